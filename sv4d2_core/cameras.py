@@ -1,0 +1,214 @@
+"""Cameras around an object: the one place where the sign and axis conventions of the project are written.
+
+World: right-handed, +y up, the object at the origin, the input camera on the +z side. A positive elevation
+lifts the camera above the object. A positive azimuth moves the camera to the viewer's right, that is
+counter-clockwise seen from above: ``eye = radius * (cos e sin a, sin e, cos e cos a)``.
+
+The network sees only differences to the input view, so elevations and azimuths are stored relative to it and
+entry 0, the input view, is (0, 0). The absolute elevation of the input is a separate number that only
+geometry uses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+OFFICIAL_AZIMUTHS_DEG = {
+    "sv4d2": (0.0, 60.0, 120.0, 180.0, 240.0),
+    "sv4d2_8views": (0.0, 30.0, 75.0, 120.0, 165.0, 210.0, 255.0, 300.0, 330.0),
+}
+DEFAULT_RADIUS = 2.0
+DEFAULT_FOV_DEG = 33.8
+
+# Camera axes: OpenGL is x right, y up, z backward; OpenCV is x right, y down, z forward.
+_OPENGL_TO_OPENCV = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """The input view and V novel views on a sphere around the object, all looking at its centre.
+
+    Args:
+        elevations_deg: [V + 1] degrees relative to the input view; entry 0 is the input view, 0.
+        azimuths_deg: [V + 1] degrees relative to the input view; entry 0 is the input view, 0.
+        radius: distance of every camera from the origin, world units (the object is about 1 large).
+        fov_deg: field of view of the square image, degrees (33.8: stated by SV3D's authors).
+        input_elevation_deg: absolute elevation of the input camera, degrees; geometry only.
+
+    Raises:
+        ValueError: lists of different lengths, non-finite angles, an input view that is not (0, 0), a novel
+            view beyond a pole, a radius or field of view out of range.
+    """
+
+    elevations_deg: tuple[float, ...]
+    azimuths_deg: tuple[float, ...]
+    radius: float = DEFAULT_RADIUS
+    fov_deg: float = DEFAULT_FOV_DEG
+    input_elevation_deg: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "elevations_deg", tuple(float(e) for e in self.elevations_deg))
+        object.__setattr__(self, "azimuths_deg", tuple(float(a) for a in self.azimuths_deg))
+        e, a = self.elevations_deg, self.azimuths_deg
+        if len(e) != len(a) or len(e) < 2:
+            raise ValueError(
+                f"Expected as many elevations as azimuths, the input view and at least one novel view; got "
+                f"{len(e)} elevations and {len(a)} azimuths. Give one entry per view, the input view first."
+            )
+        if not all(map(math.isfinite, (*e, *a, self.radius, self.fov_deg, self.input_elevation_deg))):
+            raise ValueError(f"Camera angles must be finite numbers; got elevations {e} and azimuths {a}.")
+        if e[0] != 0 or a[0] % 360 != 0:
+            raise ValueError(
+                f"The first view is the input view and must be elevation 0, azimuth 0 (angles are relative to "
+                f"it); got ({e[0]:g}, {a[0]:g}). Subtract these values from all entries."
+            )
+        absolute = [x + self.input_elevation_deg for x in e]
+        if max(map(abs, absolute)) >= 90:
+            raise ValueError(
+                f"Elevations must stay between -90 and 90 degrees; got {min(absolute):g} to {max(absolute):g} "
+                f"(relative elevation + input elevation {self.input_elevation_deg:g})."
+            )
+        if self.radius <= 0 or not 0 < self.fov_deg < 180:
+            raise ValueError(
+                f"Expected radius > 0 and 0 < fov_deg < 180; got {self.radius:g} and {self.fov_deg:g}."
+            )
+
+    @property
+    def n_views(self) -> int:
+        """V, the number of novel views (the input view is not counted)."""
+        return len(self.azimuths_deg) - 1
+
+    def select(self, novel_views: Sequence[int]) -> Cameras:
+        """Return the input view followed by the given novel views (indices 0..V-1)."""
+        keep = [0, *(i + 1 for i in novel_views)]
+        return Cameras(
+            tuple(self.elevations_deg[i] for i in keep),
+            tuple(self.azimuths_deg[i] for i in keep),
+            self.radius,
+            self.fov_deg,
+            self.input_elevation_deg,
+        )
+
+    def network_angles_rad(self) -> tuple[Tensor, Tensor]:
+        """Return the polar and azimuth angles that condition the network, each [V] float64 in [0, 2 pi).
+
+        Source: specification section 8; equal elevations all give pi / 2.
+        """
+        e = torch.tensor(self.elevations_deg, dtype=torch.float64)
+        a = torch.tensor(self.azimuths_deg, dtype=torch.float64)
+        polar = torch.deg2rad(90 - e)
+        polar = (polar[1:] - polar[0] + math.pi / 2) % (2 * math.pi)
+        from_last = torch.deg2rad((a - a[-1]) % 360)
+        azimuth = (from_last[1:] - from_last[0]) % (2 * math.pi)
+        return polar, azimuth
+
+    def eyes(self) -> Tensor:
+        """Return the camera centres, [V + 1, 3] float64, world units."""
+        e = torch.deg2rad(torch.tensor(self.elevations_deg, dtype=torch.float64) + self.input_elevation_deg)
+        a = torch.deg2rad(torch.tensor(self.azimuths_deg, dtype=torch.float64))
+        return self.radius * torch.stack([e.cos() * a.sin(), e.sin(), e.cos() * a.cos()], dim=-1)
+
+    def c2w_opengl(self) -> Tensor:
+        """Return camera-to-world matrices with OpenGL camera axes, [V + 1, 4, 4] float64."""
+        eye = self.eyes()
+        back = torch.nn.functional.normalize(eye, dim=-1)
+        up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand_as(back)
+        right = torch.nn.functional.normalize(torch.linalg.cross(up, back), dim=-1)
+        c2w = torch.eye(4, dtype=torch.float64).repeat(len(eye), 1, 1)
+        c2w[:, :3, :4] = torch.stack([right, torch.linalg.cross(back, right), back, eye], dim=-1)
+        return c2w
+
+    def c2w_opencv(self) -> Tensor:
+        """Return camera-to-world matrices with OpenCV camera axes, [V + 1, 4, 4] float64."""
+        return self.c2w_opengl() @ _OPENGL_TO_OPENCV
+
+    def w2c_opengl(self) -> Tensor:
+        """Return world-to-camera matrices with OpenGL camera axes, [V + 1, 4, 4] float64."""
+        return torch.linalg.inv(self.c2w_opengl())
+
+    def w2c_opencv(self) -> Tensor:
+        """Return world-to-camera matrices with OpenCV camera axes, [V + 1, 4, 4] float64."""
+        return torch.linalg.inv(self.c2w_opencv())
+
+    def intrinsics(self, size: int) -> Tensor:
+        """Return the pinhole matrix K of a ``size`` x ``size`` image, [3, 3] float64, pixels.
+
+        Pixel (row i, column j) covers [j, j + 1) x [i, i + 1); the principal point is size / 2.
+        """
+        focal = 0.5 * size / math.tan(math.radians(self.fov_deg) / 2)
+        return torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], dtype=torch.float64)
+
+    def rays(self, size: int) -> tuple[Tensor, Tensor]:
+        """Return origins [V + 1, 3] and unit directions [V + 1, size, size, 3] through the pixel centres."""
+        focal = float(self.intrinsics(size)[0, 0])
+        offset = (torch.arange(size, dtype=torch.float64) + 0.5 - size / 2) / focal
+        y, x = torch.meshgrid(offset, offset, indexing="ij")
+        in_camera = torch.nn.functional.normalize(torch.stack([x, -y, -torch.ones_like(x)], dim=-1), dim=-1)
+        c2w = self.c2w_opengl()
+        return c2w[:, :3, 3], torch.einsum("vij,hwj->vhwi", c2w[:, :3, :3], in_camera)
+
+    def to_json(self) -> dict:
+        """Return the fields as plain JSON values; `from_json` reads them back."""
+        return {
+            "elevations_deg": list(self.elevations_deg),
+            "azimuths_deg": list(self.azimuths_deg),
+            "radius": self.radius,
+            "fov_deg": self.fov_deg,
+            "input_elevation_deg": self.input_elevation_deg,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict) -> Cameras:
+        """Build cameras from what `to_json` returned. Raises ValueError when fields are missing."""
+        missing = {"elevations_deg", "azimuths_deg"} - data.keys()
+        if missing:
+            raise ValueError(f"Camera JSON lacks {sorted(missing)}; it has {sorted(data)}.")
+        known = ("elevations_deg", "azimuths_deg", "radius", "fov_deg", "input_elevation_deg")
+        return cls(**{key: data[key] for key in known if key in data})
+
+    @classmethod
+    def official(cls, variant: str) -> Cameras:
+        """Return the orbit that a released checkpoint was made for: ``sv4d2`` or ``sv4d2_8views``."""
+        if variant not in OFFICIAL_AZIMUTHS_DEG:
+            raise ValueError(f"Expected variant {' or '.join(OFFICIAL_AZIMUTHS_DEG)}; got {variant!r}.")
+        azimuths = OFFICIAL_AZIMUTHS_DEG[variant]
+        return cls((0.0,) * len(azimuths), azimuths)
+
+    @classmethod
+    def ring(cls, n_views: int, elevation_deg: float = 0.0) -> Cameras:
+        """Return V views evenly spaced in azimuth, all at one elevation relative to the input view.
+
+        On the input's own elevation the input takes one of V + 1 places; elsewhere the views take all V.
+        """
+        return cls.rings(n_views, (elevation_deg,))
+
+    @classmethod
+    def rings(cls, n_views_per_ring: int, elevations_deg: Sequence[float]) -> Cameras:
+        """Return several rings, each as `ring` makes it, one after the other."""
+        elevations, azimuths = [0.0], [0.0]
+        for elevation in elevations_deg:
+            shared = 1 if elevation == 0 else 0
+            for i in range(n_views_per_ring):
+                elevations.append(elevation)
+                azimuths.append(360 * (i + shared) / (n_views_per_ring + shared))
+        return cls(tuple(elevations), tuple(azimuths))
+
+    @classmethod
+    def sweep(cls, n_views: int, azimuth_deg: float = 360.0, elevation_amplitude_deg: float = 0.0) -> Cameras:
+        """Return V views along an arc from the input view, the elevation following one sine period.
+
+        Args:
+            n_views: V.
+            azimuth_deg: azimuth of the point after the last view (360: a full turn without a repeat).
+            elevation_amplitude_deg: height of the sine, degrees.
+        """
+        steps = [i / (n_views + 1) for i in range(n_views + 1)]
+        return cls(
+            (0.0, *(elevation_amplitude_deg * math.sin(2 * math.pi * s) for s in steps[1:])),
+            tuple(azimuth_deg * s for s in steps),
+        )

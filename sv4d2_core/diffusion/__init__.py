@@ -1,0 +1,1 @@
+"""Novel views by diffusion: networks, checkpoints, sampling."""

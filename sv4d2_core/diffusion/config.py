@@ -1,0 +1,144 @@
+"""Sizes of the networks, as plain numbers that a checkpoint's tensors and metadata determine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VIEW_MIXINGS = ("released_3d", "view", "joint_3d")
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of the SV4D 2.0 UNet; the defaults are the official model.
+
+    Args:
+        view_mixing: how the view block groups tokens. ``released_3d`` (official 4-view model) mixes V
+            neighbouring pixels in raster order, ``view`` (official 8-view model) the V views of one pixel,
+            ``joint_3d`` (own training only) all pixels of all views of one frame.
+        base: channels of the first level.
+        multipliers: channels of each level in units of ``base``.
+        res_blocks: residual blocks per level on the way down (one more on the way up).
+        attention_levels: number of levels, from the top, with attention blocks (the middle always has one).
+        head_channels: channels per attention head.
+        context_dim: width of the image embedding.
+        vector_dim: width of the camera vector.
+        latent_channels: channels of a latent; the UNet takes twice as many and gives as many.
+    """
+
+    view_mixing: str = "released_3d"
+    base: int = 320
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    res_blocks: int = 2
+    attention_levels: int = 3
+    head_channels: int = 64
+    context_dim: int = 1024
+    vector_dim: int = 1280
+    latent_channels: int = 4
+
+    def __post_init__(self) -> None:
+        if self.view_mixing not in VIEW_MIXINGS:
+            raise ValueError(f"Expected view_mixing {' or '.join(VIEW_MIXINGS)}; got {self.view_mixing!r}.")
+        if self.base % 32 or self.base % self.head_channels:
+            raise ValueError(
+                f"The base width must be a multiple of 32 (group norm) and of the head width "
+                f"{self.head_channels}; got {self.base}."
+            )
+
+    @property
+    def downsampling(self) -> int:
+        """Factor between the latent size and the size of the deepest level."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Sizes of the image autoencoder; the defaults are the official model."""
+
+    base: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    res_blocks: int = 2
+    latent_channels: int = 4
+
+    @property
+    def downsampling(self) -> int:
+        """Factor between the image size and the latent size."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+@dataclass(frozen=True)
+class CLIPVisionConfig:
+    """Sizes of the OpenCLIP image tower; the defaults are ViT-H/14."""
+
+    width: int = 1280
+    layers: int = 32
+    head_width: int = 80
+    mlp_width: int = 5120
+    patch: int = 14
+    image_size: int = 224
+    embed_dim: int = 1024
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that tells one SV4D 2.0 checkpoint from another; the defaults are the official ``sv4d2``.
+
+    Args:
+        variant: ``sv4d2`` or ``sv4d2_8views``.
+        n_frames: T, frames per window.
+        n_views: V, novel views per window.
+        vector_dims: widths of the conditioning constant, polar and azimuth embeddings; they sum to the
+            UNet's ``vector_dim``.
+        size: image size the model was trained at, pixels.
+        sigma_min, sigma_max: noise range of the schedule.
+        scale_factor: sampled latents are VAE latents times this.
+        guidance: shape of the guidance table (``linear``, ``spatiotemporal``, ``triangle``, ``constant``).
+        cfg_min, cfg_max: range of the guidance table.
+        trained: False for generated weights that were never trained.
+    """
+
+    variant: str = "sv4d2"
+    n_frames: int = 12
+    n_views: int = 4
+    vector_dims: tuple[int, int, int] = (256, 512, 512)
+    size: int = 576
+    sigma_min: float = 0.002
+    sigma_max: float = 700.0
+    scale_factor: float = 0.18215
+    guidance: str = "linear"
+    cfg_min: float = 1.0
+    cfg_max: float = 2.0
+    trained: bool = True
+    unet: UNetConfig = UNetConfig()
+    vae: VAEConfig = VAEConfig()
+    clip: CLIPVisionConfig = CLIPVisionConfig()
+
+    def __post_init__(self) -> None:
+        if sum(self.vector_dims) != self.unet.vector_dim:
+            raise ValueError(
+                f"The camera vector of this UNet is {self.unet.vector_dim} wide, but vector_dims "
+                f"{self.vector_dims} sum to {sum(self.vector_dims)}. Set sv4d2.vector_dims in the metadata."
+            )
+
+    @property
+    def latent_factor(self) -> int:
+        """Factor between the image size and the latent size."""
+        return self.vae.downsampling
+
+    @property
+    def size_multiple(self) -> int:
+        """Image sizes must be divisible by this (64 for official files)."""
+        return self.vae.downsampling * self.unet.downsampling
+
+
+OFFICIAL_VARIANTS = {
+    "sv4d2": ModelConfig(),
+    "sv4d2_8views": ModelConfig(
+        variant="sv4d2_8views",
+        n_frames=5,
+        n_views=8,
+        guidance="spatiotemporal",
+        cfg_min=1.5,
+        cfg_max=2.5,
+        unet=UNetConfig(view_mixing="view"),
+    ),
+}

@@ -1,0 +1,1 @@
+"""Files: videos and data sets."""

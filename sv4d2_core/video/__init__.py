@@ -1,0 +1,1 @@
+"""The clip: frames, foreground, crop."""

@@ -1,0 +1,59 @@
+"""The grid of views over time that every later step reads: T frames seen from V + 1 cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .cameras import Cameras
+
+
+@dataclass(frozen=True)
+class ViewGrid:
+    """T frames of an object from V + 1 cameras; view 0 is the processed input.
+
+    Args:
+        images: [T, V + 1, H, W, 3] float32 in 0..1, on white.
+        cameras: the V + 1 cameras.
+        masks: [T, V + 1, H, W] float32 foreground opacity in 0..1, or None.
+        fps: frames per second.
+        latents: [T, V, 4, h, w] float32 sampled latents of the novel views, or None.
+        variant: the checkpoint's variant, or "" when no model made the views.
+        trained: False when the views come from weights that were never trained.
+        seed: seed of the initial noise, or None.
+        steps: number of denoising steps, or None.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+
+    images: Tensor
+    cameras: Cameras
+    masks: Tensor | None = None
+    fps: float = 8.0
+    latents: Tensor | None = None
+    variant: str = ""
+    trained: bool = True
+    seed: int | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if len(shape) != 5 or shape[-1] != 3 or shape[1] != self.cameras.n_views + 1:
+            raise ValueError(
+                f"Expected images [T, {self.cameras.n_views + 1}, H, W, 3] for {self.cameras.n_views} novel "
+                f"views and the input view; got {list(shape)}."
+            )
+        if self.masks is not None and tuple(self.masks.shape) != shape[:4]:
+            raise ValueError(f"Expected masks {list(shape[:4])}; got {list(self.masks.shape)}.")
+
+    @property
+    def n_frames(self) -> int:
+        """T."""
+        return self.images.shape[0]
+
+    @property
+    def n_views(self) -> int:
+        """V, the number of novel views (the input view is not counted)."""
+        return self.cameras.n_views

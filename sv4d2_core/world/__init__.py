@@ -1,0 +1,1 @@
+"""A procedural world of moving objects with exact ground truth."""
