@@ -1,0 +1,348 @@
+"""The two blocks of the UNet: residual convolutions over space and time, and attention over three axes.
+
+Images are ordered (b t v), v fastest: B batch elements (the halves of guidance), T frames, V views. Blocks
+work on parts of the images, frames or pixels, so that beside the tensors that must exist whole only a part's
+intermediate results are alive; every part is exact because no operation crosses its border.
+
+Source: specification 4.3 and 4.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .attention import AttentionFunction, OneTokenAttention, SelfAttention
+from .layers import (
+    Blend,
+    FeedForward,
+    add,
+    add_dense,
+    parts,
+    recording,
+    silu,
+    sinusoidal_embedding,
+    to_tokens,
+)
+
+
+class Grid(NamedTuple):
+    """How many batch elements, frames and views the images of one pass are."""
+
+    batch: int
+    frames: int
+    views: int
+
+
+class Embedding(NamedTuple):
+    """The summed timestep and camera embedding.
+
+    Args:
+        rows: [R, D], one row per image or, when it is the same for all frames, per batch element and view.
+        row_of_image: [N] the row of each image.
+        of_views: [B * V, D] the rows of frame 0, which drive the view embedding.
+    """
+
+    rows: Tensor
+    row_of_image: Tensor
+    of_views: Tensor
+
+
+@dataclass(frozen=True)
+class BlockContext:
+    """What one attention block takes from the conditioning; constant over the denoising steps.
+
+    Args:
+        spatial: [B * T, C] output of the spatial cross-attention for each frame's image embedding.
+        view: [B * T, C] the same of the view block.
+        motion_map, motion_offset: [4, C] and [C], the motion block's cross-attention as an affine map.
+        frames: [T, C] embedding of the frame number.
+    """
+
+    spatial: Tensor
+    view: Tensor
+    motion_map: Tensor
+    motion_offset: Tensor
+    frames: Tensor
+
+
+class TemporalConvs(nn.Module):
+    """The convolutions over the whole (t v) sequence; group norms pool over all its images and pixels."""
+
+    def __init__(self, width: int, emb_dim: int, *, operations: ModuleType | Any, **kw) -> None:
+        super().__init__()
+
+        def conv() -> nn.Module:
+            return operations.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0), **kw)
+
+        self.in_layers = nn.ModuleList([operations.GroupNorm(32, width, **kw), nn.SiLU(), conv()])
+        self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(emb_dim, width, **kw))
+        self.out_layers = nn.ModuleList([operations.GroupNorm(32, width, **kw), nn.SiLU(), nn.Identity(), conv()])
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Return the residual branch of a sequence ``x`` [1, C, L, h, w] with embeddings ``emb`` [L, D]."""
+        h = self.in_layers[2](silu(self.in_layers[0](x)))
+        h = add(h, self.emb_layers(emb).T[None, :, :, None, None])
+        return self.out_layers[3](silu(self.out_layers[0](h)))
+
+
+class ResBlock(nn.Module):
+    """Residual block: convolutions within each image, then along the (t v) sequence, blended."""
+
+    def __init__(
+        self, width_in: int, width_out: int, emb_dim: int, *, operations: ModuleType | Any, **kw
+    ) -> None:
+        super().__init__()
+        ops = operations
+        self.width_out = width_out
+        self.in_layers = nn.ModuleList(
+            [ops.GroupNorm(32, width_in, **kw), nn.SiLU(), ops.Conv2d(width_in, width_out, 3, padding=1, **kw)]
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(emb_dim, width_out, **kw))
+        self.out_layers = nn.ModuleList(
+            [
+                ops.GroupNorm(32, width_out, **kw),
+                nn.SiLU(),
+                nn.Identity(),
+                ops.Conv2d(width_out, width_out, 3, padding=1, **kw),
+            ]
+        )
+        same = width_in == width_out
+        self.skip_connection = nn.Identity() if same else ops.Conv2d(width_in, width_out, 1, **kw)
+        self.time_mix_blocks = TemporalConvs(width_out, emb_dim, operations=ops, **kw)
+        self.time_mixer = Blend(**kw)
+
+    def forward(self, x: Tensor, skip: Tensor | None, emb: Embedding, grid: Grid, budget: int) -> Tensor:
+        """Return the block's output, [N, C_out, h, w].
+
+        Args:
+            x: [N, C, h, w].
+            skip: [N, C', h, w] further channels from the way down, or None.
+            emb: embedding of the images.
+            grid: B, T, V.
+            budget: bytes that the intermediate results of a part may take.
+        """
+        n, _, height, width = x.shape
+        out = torch.empty(
+            (n, self.width_out, height, width),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=torch.channels_last,
+        )
+        image_bytes = 4 * self.width_out * height * width * x.element_size()
+        projected = self.emb_layers(emb.rows)
+        for i in parts(n, image_bytes, budget):
+            inputs = x[i] if skip is None else torch.cat([x[i], skip[i]], dim=1)
+            out[i] = self._within_images(inputs, projected[emb.row_of_image[i]])
+        return self._along_sequence(out, emb, grid)
+
+    def _within_images(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.in_layers[2](silu(self.in_layers[0](x)))
+        h = add(h, emb[:, :, None, None])
+        h = self.out_layers[3](silu(self.out_layers[0](h)))
+        return add(h, self.skip_connection(x))
+
+    def _along_sequence(self, x: Tensor, emb: Embedding, grid: Grid) -> Tensor:
+        length = grid.frames * grid.views
+        share = self.time_mixer.share_of_mixed(x)
+        out = torch.empty_like(x) if recording() else x
+        for b in range(grid.batch):
+            i = slice(b * length, (b + 1) * length)
+            sequence = x[i].transpose(0, 1)[None]
+            branch = self.time_mix_blocks(sequence, emb.rows[emb.row_of_image[i]])[0].transpose(0, 1)
+            # a * x + (1 - a) * (x + branch)
+            if recording():
+                out[i] = torch.addcmul(x[i], branch, share)
+            else:
+                out[i].addcmul_(branch, share)
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention within groups of tokens, one-token cross-attention, feed-forward; pre-norm."""
+
+    def __init__(
+        self,
+        width: int,
+        head_channels: int,
+        context_dim: int,
+        *,
+        feed_forward_in: bool,
+        operations: ModuleType | Any,
+        attention: AttentionFunction,
+        **kw,
+    ) -> None:
+        super().__init__()
+        kw = {"operations": operations, **kw}
+        norm = {key: value for key, value in kw.items() if key != "operations"}
+        self.norm_in = operations.LayerNorm(width, **norm) if feed_forward_in else None
+        self.ff_in = FeedForward(width, **kw) if feed_forward_in else None
+        self.norm1 = operations.LayerNorm(width, **norm)
+        self.attn1 = SelfAttention(width, head_channels, attention=attention, **kw)
+        # norm2 feeds queries that a single context token makes irrelevant; official files hold it.
+        self.norm2 = operations.LayerNorm(width, **norm)
+        self.attn2 = OneTokenAttention(width, context_dim, **kw)
+        self.norm3 = operations.LayerNorm(width, **norm)
+        self.ff = FeedForward(width, **kw)
+
+    def forward(self, x: Tensor, cross: Tensor) -> Tensor:
+        """Return the transformed groups.
+
+        Args:
+            x: [..., L, C]; overwritten when autograd does not record.
+            cross: output of `attn2`, broadcastable to ``x``.
+        """
+        if self.ff_in is not None and self.norm_in is not None:
+            x = add(x, self.ff_in(self.norm_in(x)))
+        x = add(x, self.attn1(self.norm1(x)))
+        x = add(x, cross)
+        return add(x, self.ff(self.norm3(x)))
+
+
+class AttentionBlock(nn.Module):
+    """Attention over the pixels of an image, then over views, then over frames, each blended in."""
+
+    def __init__(
+        self,
+        width: int,
+        emb_dim: int,
+        head_channels: int,
+        context_dim: int,
+        motion_context_dim: int,
+        view_mixing: str,
+        *,
+        operations: ModuleType | Any,
+        attention: AttentionFunction,
+        **kw,
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.motion_context_dim = motion_context_dim
+        self.view_mixing = view_mixing
+
+        def block(context: int, feed_forward_in: bool) -> nn.ModuleList:
+            made = TransformerBlock(
+                width,
+                head_channels,
+                context,
+                feed_forward_in=feed_forward_in,
+                operations=operations,
+                attention=attention,
+                **kw,
+            )
+            return nn.ModuleList([made])
+
+        def embed(dim: int) -> nn.Sequential:
+            inner = operations.Linear(dim, 4 * width, **kw)
+            return nn.Sequential(inner, nn.SiLU(), operations.Linear(4 * width, width, **kw))
+
+        self.norm = operations.GroupNorm(32, width, eps=1e-6, **kw)
+        self.proj_in = operations.Linear(width, width, **kw)
+        self.transformer_blocks = block(context_dim, False)
+        self.time_mix_blocks = block(context_dim, True)
+        self.motion_blocks = block(motion_context_dim, True)
+        self.time_mix_time_embed = embed(emb_dim)
+        self.time_mix_motion_embed = embed(width)
+        self.time_mixer = Blend(**kw)
+        self.time_mixer_motion = Blend(**kw)
+        self.proj_out = operations.Linear(width, width, **kw)
+
+    def prepare(self, context: Tensor) -> BlockContext:
+        """Return everything of this block that depends only on the image embeddings [B, T, D]."""
+        numbers = torch.arange(context.shape[1], device=context.device)
+        motion_map, motion_offset = self.motion_blocks[0].attn2.affine_map(self.motion_context_dim, context)
+        return BlockContext(
+            spatial=self.transformer_blocks[0].attn2(context).flatten(0, 1),
+            view=self.time_mix_blocks[0].attn2(context).flatten(0, 1),
+            motion_map=motion_map,
+            motion_offset=motion_offset,
+            frames=self.time_mix_motion_embed(sinusoidal_embedding(numbers, self.width).to(context.dtype)),
+        )
+
+    def forward(
+        self, x: Tensor, context: BlockContext, references: Tensor, emb: Embedding, grid: Grid, budget: int
+    ) -> Tensor:
+        """Return the block's output, [N, C, h, w].
+
+        Args:
+            x: [N, C, h, w]; overwritten when autograd does not record.
+            context: from `prepare`.
+            references: [B, V, S, 4] latents of the reference views at this level.
+            emb: embedding of the images.
+            grid: B, T, V.
+            budget: bytes that the intermediate results of a part may take.
+        """
+        n, _, height, width = x.shape
+        # The widest intermediate result is the feed-forward's hidden layer.
+        token_bytes = 8 * self.width * x.element_size()
+        pixels = height * width
+        tokens = torch.empty((n, pixels, self.width), dtype=x.dtype, device=x.device)
+        frame_of_image = torch.arange(n, device=x.device) // grid.views
+        for i in parts(n, pixels * token_bytes, budget):
+            cross = context.spatial[frame_of_image[i], None]
+            tokens[i] = self.transformer_blocks[0](self.proj_in(to_tokens(self.norm(x[i]))), cross)
+        tokens = tokens.view(grid.batch, grid.frames, grid.views, pixels, self.width)
+        tokens = self._mix_views(tokens, context, self.time_mix_time_embed(emb.of_views), budget // token_bytes)
+        tokens = self._mix_frames(tokens, context, references, budget // token_bytes)
+        out = torch.empty_like(x) if recording() else x
+        for i in parts(n, pixels * token_bytes, budget):
+            images = self.proj_out(tokens.view(n, pixels, -1)[i]).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+            if recording():
+                out[i] = x[i] + images
+            else:
+                out[i].add_(images)
+        return out
+
+    def _mix_views(self, tokens: Tensor, context: BlockContext, views: Tensor, token_budget: int) -> Tensor:
+        """Return ``tokens`` [B, T, V, S, C] with the view block blended in, frame by frame."""
+        b, t, v, s, c = tokens.shape
+        block = self.time_mix_blocks[0]
+        per_view = views.view(b, 1, v, 1, c).expand(b, t, v, 1, c).flatten(0, 1)
+        rows = self._view_context_rows(b, t, s, tokens.device)
+        before = tokens.flatten(0, 1)
+        after = torch.empty_like(before) if recording() else before
+        across_views = self.view_mixing == "view"
+        group = v * s if self.view_mixing == "joint_3d" else v
+        for i in parts(b * t, v * s, token_budget):
+            frames, offsets = before[i], per_view[i]
+            if across_views:
+                frames, offsets = frames.transpose(1, 2), offsets.transpose(1, 2)
+            # As released, a group is V neighbouring pixels in raster order (specification 12a).
+            mixed = add_dense(frames, offsets)
+            mixed = block(mixed.view(len(mixed), -1, group, c), context.view[rows[i]][:, :, None])
+            mixed = mixed.view(frames.shape)
+            if across_views:
+                mixed = mixed.transpose(1, 2)
+            self.time_mixer.store(after[i], before[i], mixed)
+        return after.view(b, t, v, s, c)
+
+    def _view_context_rows(self, b: int, t: int, s: int, device: torch.device) -> Tensor:
+        """Return which rows of the view context each frame uses: [B * T, S] as released, else [B * T, 1]."""
+        frame = torch.arange(t, device=device)[:, None]
+        if self.view_mixing == "released_3d":
+            # The released code pairs group q of frame t with the embedding of frame (q T + t) // S.
+            frame = (torch.arange(s, device=device) * t + frame) // s
+        return (torch.arange(b, device=device)[:, None, None] * t + frame).flatten(0, 1)
+
+    def _mix_frames(
+        self, tokens: Tensor, context: BlockContext, references: Tensor, token_budget: int
+    ) -> Tensor:
+        """Return ``tokens`` [B, T, V, S, C] with the motion block blended in, some pixels at a time."""
+        b, t, v, s, c = tokens.shape
+        block = self.motion_blocks[0]
+        after = torch.empty_like(tokens) if recording() else tokens
+        for element in range(b):
+            for i in parts(s, t * v, token_budget):
+                before = tokens[element, :, :, i].permute(1, 2, 0, 3)
+                cross = torch.addmm(
+                    context.motion_offset, references[element, :, i].flatten(0, 1), context.motion_map
+                )
+                mixed = add_dense(before, context.frames)
+                mixed = block(mixed.view(-1, t, c), cross[:, None]).view(mixed.shape)
+                target = after[element, :, :, i].permute(1, 2, 0, 3)
+                self.time_mixer_motion.store(target, before, mixed)
+        return after

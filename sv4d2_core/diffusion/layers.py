@@ -1,0 +1,114 @@
+"""Small pieces that the networks share: embeddings, feed-forward, learned blends, work in parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def sinusoidal_embedding(values: Tensor, dim: int) -> Tensor:
+    """Return cosines then sines of ``values`` at geometrically spaced frequencies, [N, dim] float32.
+
+    Args:
+        values: [N] timesteps or angles.
+        dim: even width.
+
+    Source: specification 4.1.
+    """
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
+    angles = values.float()[:, None] * frequencies.to(values.device)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def recording() -> bool:
+    """Return whether autograd records, in which case tensors must not be updated in place."""
+    return torch.is_grad_enabled()
+
+
+def parts(total: int, item_bytes: int, budget: int) -> Iterator[slice]:
+    """Yield slices that cover ``range(total)``, each of at most ``budget`` bytes but at least one item.
+
+    While autograd records there is one slice: its graph holds all activations anyway.
+    """
+    step = total if recording() else max(1, min(total, budget // max(1, item_bytes)))
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """Return x + y, in the memory of ``x`` when autograd does not record."""
+    return x + y if recording() else x.add_(y)
+
+
+def add_dense(x: Tensor, y: Tensor) -> Tensor:
+    """Return x + y as a new tensor that is contiguous whatever the strides of ``x``."""
+    if recording():
+        return (x + y).contiguous()
+    return torch.add(x, y, out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
+
+
+def silu(x: Tensor) -> Tensor:
+    """Return SiLU(x), in the memory of ``x`` when autograd does not record."""
+    return F.silu(x, inplace=not recording())
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """Return images [N, C, h, w] as tokens [N, h * w, C] (no copy when ``x`` is channels-last)."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class Blend(nn.Module):
+    """A learned scalar blend ``a * before + (1 - a) * mixed`` with ``a = sigmoid(mix_factor)``."""
+
+    def __init__(self, **kw) -> None:
+        super().__init__()
+        self.mix_factor = nn.Parameter(torch.zeros(1, **kw))
+
+    def share_of_mixed(self, like: Tensor) -> Tensor:
+        """Return 1 - a, [1], in the dtype and on the device of ``like``."""
+        return torch.sigmoid(-self.mix_factor.to(like.device, torch.float32)).to(like.dtype)
+
+    def store(self, target: Tensor, before: Tensor, mixed: Tensor) -> None:
+        """Write the blend of ``before`` and ``mixed`` into ``target``, which may share its memory."""
+        share = self.share_of_mixed(mixed)
+        if recording():
+            target.copy_(torch.lerp(before, mixed, share))
+        else:
+            torch.lerp(before, mixed, share, out=target)
+
+
+class GEGLU(nn.Module):
+    """Linear to twice the width; the first half times the exact GELU of the second."""
+
+    def __init__(self, width: int, inner: int, *, operations: ModuleType | Any, **kw) -> None:
+        super().__init__()
+        self.proj = operations.Linear(width, 2 * inner, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gated projection of ``x`` [..., C], [..., inner]."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        gate = F.gelu(gate)
+        return gate * value if recording() else gate.mul_(value)
+
+
+class FeedForward(nn.Module):
+    """GEGLU with an inner width of four times the tokens' width, then a linear layer back."""
+
+    def __init__(self, width: int, *, operations: ModuleType | Any, **kw) -> None:
+        super().__init__()
+        gate = GEGLU(width, 4 * width, operations=operations, **kw)
+        # The official keys count a dropout layer between the two.
+        self.net = nn.ModuleList([gate, nn.Identity(), operations.Linear(4 * width, width, **kw)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the feed-forward output of the tokens ``x`` [..., C], same shape."""
+        for layer in self.net:
+            x = layer(x)
+        return x

@@ -1,0 +1,239 @@
+"""The SV4D 2.0 UNet: noisy latents of T frames from V views in, the network's prediction out.
+
+Source: specification section 4. Module names give the official checkpoint keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import AttentionFunction, scaled_dot_product
+from .blocks import AttentionBlock, BlockContext, Embedding, Grid, ResBlock
+from .config import UNetConfig
+from .layers import silu, sinusoidal_embedding, to_tokens
+
+# Parts that stay in a CPU core's cache are fastest there; a GPU wants enough work per kernel.
+_DEFAULT_BUDGET = {"cpu": 4 * 2**20}
+_DEFAULT_BUDGET_ELSEWHERE = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Window:
+    """The conditioning of one window in the form the UNet uses at every step; from `UNet.prepare`.
+
+    Args:
+        grid: B, T, V.
+        blocks: one context per attention block, in the order of execution.
+        references: reference-view latents [B, V, S, 4] by latent width and height of each level.
+    """
+
+    grid: Grid
+    blocks: tuple[BlockContext, ...]
+    references: dict[tuple[int, int], Tensor]
+
+
+class Downsample(nn.Module):
+    """Convolution with stride 2."""
+
+    def __init__(self, width: int, *, operations: ModuleType | Any, **kw) -> None:
+        super().__init__()
+        self.op = operations.Conv2d(width, width, 3, stride=2, padding=1, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` [N, C, h, w] at half the size."""
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a convolution."""
+
+    def __init__(self, width: int, *, operations: ModuleType | Any, **kw) -> None:
+        super().__init__()
+        self.conv = operations.Conv2d(width, width, 3, padding=1, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` [N, C, h, w] at twice the size."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+@dataclass
+class _Pass:
+    """The state of one forward pass that every stage reads."""
+
+    window: Window
+    emb: Embedding
+    budget: int
+    next_block: int = 0
+
+
+class Stage(nn.ModuleList):
+    """A numbered group of layers of the official layout, run in order."""
+
+    def forward(self, x: Tensor, skip: Tensor | None, state: _Pass) -> Tensor:
+        """Return the output of the last layer; ``skip`` joins the channels of the first."""
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, skip, state.emb, state.window.grid, state.budget)
+                skip = None
+            elif isinstance(layer, AttentionBlock):
+                references = state.window.references[x.shape[-2], x.shape[-1]]
+                context = state.window.blocks[state.next_block]
+                state.next_block += 1
+                x = layer(x, context, references, state.emb, state.window.grid, state.budget)
+            else:
+                x = layer(x)
+        return x
+
+
+class UNet(nn.Module):
+    """The network. ``operations`` and ``attention`` let a host supply its own layers and kernels.
+
+    ``chunk_bytes`` bounds the intermediate results of a part of the work (None: a default that is fast on
+    the device); results do not depend on it beyond rounding.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        operations: ModuleType | Any = nn,
+        attention: AttentionFunction = scaled_dot_product,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.chunk_bytes: int | None = None
+        kw: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
+        plain: dict[str, Any] = {"dtype": dtype, "device": device}
+        emb_dim = 4 * config.base
+
+        def mlp(width: int) -> nn.Sequential:
+            first = operations.Linear(width, emb_dim, **plain)
+            return nn.Sequential(first, nn.SiLU(), operations.Linear(emb_dim, emb_dim, **plain))
+
+        def attend(width: int) -> AttentionBlock:
+            return AttentionBlock(
+                width,
+                emb_dim,
+                config.head_channels,
+                config.context_dim,
+                config.latent_channels,
+                config.view_mixing,
+                attention=attention,
+                **kw,
+            )
+
+        self.time_embed = mlp(config.base)
+        self.label_emb = nn.Sequential(mlp(config.vector_dim))
+
+        width = config.base
+        first = operations.Conv2d(2 * config.latent_channels, width, 3, padding=1, **plain)
+        stages, skips = [Stage([first])], [width]
+        for level, multiplier in enumerate(config.multipliers):
+            for _ in range(config.res_blocks):
+                layers: list[nn.Module] = [ResBlock(width, config.base * multiplier, emb_dim, **kw)]
+                width = config.base * multiplier
+                if level < config.attention_levels:
+                    layers.append(attend(width))
+                stages.append(Stage(layers))
+                skips.append(width)
+            if level < len(config.multipliers) - 1:
+                stages.append(Stage([Downsample(width, **kw)]))
+                skips.append(width)
+        self.input_blocks = nn.ModuleList(stages)
+        self.middle_block = Stage(
+            [ResBlock(width, width, emb_dim, **kw), attend(width), ResBlock(width, width, emb_dim, **kw)]
+        )
+        stages = []
+        for level, multiplier in reversed(list(enumerate(config.multipliers))):
+            for index in range(config.res_blocks + 1):
+                layers = [ResBlock(width + skips.pop(), config.base * multiplier, emb_dim, **kw)]
+                width = config.base * multiplier
+                if level < config.attention_levels:
+                    layers.append(attend(width))
+                if level > 0 and index == config.res_blocks:
+                    layers.append(Upsample(width, **kw))
+                stages.append(Stage(layers))
+        self.output_blocks = nn.ModuleList(stages)
+        self.out = nn.ModuleList(
+            [
+                operations.GroupNorm(32, width, **plain),
+                nn.SiLU(),
+                operations.Conv2d(width, config.latent_channels, 3, padding=1, **plain),
+            ]
+        )
+
+    def prepare(self, context: Tensor, cond_view: Tensor) -> Window:
+        """Return the conditioning of a window, ready for all its steps.
+
+        Args:
+            context: [B, T, D] image embedding of each input frame.
+            cond_view: [B * V, 4, h, w] latents of the reference views (zeros when there are none).
+        """
+        b, t, _ = context.shape
+        views = cond_view.shape[0] // b
+        references = {}
+        height, width = cond_view.shape[-2:]
+        for _ in self.config.multipliers:
+            level = F.interpolate(cond_view, (height, width), mode="bilinear", align_corners=False)
+            references[height, width] = to_tokens(level).unflatten(0, (b, views)).contiguous()
+            height, width = height // 2, width // 2
+        blocks = (m for m in self.modules() if isinstance(m, AttentionBlock))
+        return Window(Grid(b, t, views), tuple(block.prepare(context) for block in blocks), references)
+
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor, window: Window) -> Tensor:
+        """Return the network's prediction, [N, 4, h, w].
+
+        Args:
+            x: [N, 8, h, w], N = B * T * V ordered (b t v): scaled noisy latents, then latents of the frames.
+            timesteps: [R] noise conditioning.
+            y: [R, A] camera vectors. R = N, or B * V when timesteps and vectors are the same for all frames.
+            window: from `prepare`.
+
+        Raises:
+            ValueError: sizes that do not fit together.
+        """
+        self._check(x, timesteps, y, window.grid)
+        emb = self._embed(timesteps, y.to(x.dtype), window.grid, x.dtype)
+        default = _DEFAULT_BUDGET.get(x.device.type, _DEFAULT_BUDGET_ELSEWHERE)
+        state = _Pass(window, emb, default if self.chunk_bytes is None else self.chunk_bytes)
+        x = x.contiguous(memory_format=torch.channels_last)
+        skips = []
+        for stage in self.input_blocks:
+            x = stage(x, None, state)
+            skips.append(x)
+        x = self.middle_block(x, None, state)
+        for stage in self.output_blocks:
+            x = stage(x, skips.pop(), state)
+        return self.out[2](silu(self.out[0](x)))
+
+    def _embed(self, timesteps: Tensor, y: Tensor, grid: Grid, dtype: torch.dtype) -> Embedding:
+        b, t, v = grid
+        times = sinusoidal_embedding(timesteps, self.config.base).to(dtype)
+        rows = self.time_embed(times) + self.label_emb(y)
+        if len(rows) == b * v:
+            row_of_image = torch.arange(b * v, device=rows.device).view(b, 1, v).expand(b, t, v).flatten()
+            return Embedding(rows, row_of_image, rows)
+        of_views = rows.unflatten(0, (b, t, v))[:, 0].flatten(0, 1)
+        return Embedding(rows, torch.arange(b * t * v, device=rows.device), of_views)
+
+    def _check(self, x: Tensor, timesteps: Tensor, y: Tensor, grid: Grid) -> None:
+        b, t, v = grid
+        channels, multiple = 2 * self.config.latent_channels, self.config.downsampling
+        if x.shape[0] != b * t * v or x.shape[1] != channels or any(n % multiple for n in x.shape[2:]):
+            raise ValueError(
+                f"Expected x [{b * t * v}, {channels}, h, w] for B={b}, T={t}, V={v}, with h and w divisible "
+                f"by {multiple}; got {list(x.shape)}."
+            )
+        if len(y) != len(timesteps) or len(y) not in (b * v, b * t * v):
+            raise ValueError(
+                f"Expected {b * t * v} timesteps and vectors (one per image) or {b * v} (one per view); got "
+                f"{len(timesteps)} and {len(y)}."
+            )

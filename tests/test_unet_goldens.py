@@ -1,0 +1,147 @@
+"""The UNet and its blocks against the official code's numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sv4d2_core.diffusion.attention import scaled_dot_product
+from sv4d2_core.diffusion.blocks import AttentionBlock, Embedding, Grid, ResBlock
+from sv4d2_core.diffusion.config import UNetConfig
+from sv4d2_core.diffusion.layers import sinusoidal_embedding, to_tokens
+from sv4d2_core.diffusion.unet import UNet
+
+TINY = {"base": 32, "head_channels": 16, "context_dim": 48, "vector_dim": 128}
+UNETS = [
+    "unet_3d_T12V4_8x8",
+    "unet_3d_T3V4_16x16",
+    "unet_3d_T3V4_8x8",
+    "unet_3d_T3V4_8x8_cv0",
+    "unet_view_T3V4_16x8",
+    "unet_view_T5V8_8x8",
+    "unet_view_T5V8_8x8_cv0",
+]
+
+
+def per_image(emb: torch.Tensor, grid: Grid) -> Embedding:
+    of_views = emb.unflatten(0, tuple(grid))[:, 0].flatten(0, 1)
+    return Embedding(emb, torch.arange(len(emb)), of_views)
+
+
+def unet_inputs(goldens, name):
+    spec = goldens.index[name]
+    b, t, v, h, w = (spec[key] for key in ("b", "T", "V", "h", "w"))
+    x = goldens.randn(f"in:{name}:x", (b * t * v, 8, h, w))
+    context = goldens.randn(f"in:{name}:context", (b, t, 48))
+    cond_view = spec["cv"] * goldens.randn(f"in:{name}:cond_view", (b * v, 4, h, w))
+    varies = spec.get("yvar", False)
+    y = goldens.randn(f"in:{name}:y", (b * t * v, 128) if varies else (b, v, 128)).flatten(0, -2)
+    timesteps = torch.full((len(y),), 0.25 * math.log(spec["sigma"]))
+    return spec, x, timesteps, y, context, cond_view
+
+
+def tiny_unet(goldens, view_mixing):
+    unet = UNet(UNetConfig(view_mixing=view_mixing, **TINY))
+    goldens.fill(unet, "model.diffusion_model.")
+    return unet.eval()
+
+
+def test_timestep_embedding(goldens, close):
+    arrays = goldens.arrays("timestep_embedding")
+    values = torch.tensor(goldens.index["timestep_embedding"]["t"])
+    for dim in (32, 256, 320, 512):
+        close(sinusoidal_embedding(values, dim), arrays[f"dim{dim}"], 1e-6)
+
+
+@pytest.mark.parametrize("width_out", [32, 64])
+@pytest.mark.parametrize("budget", [1, 2**30])
+def test_res_block(goldens, close, width_out, budget):
+    spec, arrays = goldens.index["resblock"], goldens.arrays("resblock")
+    name, grid = f"32_{width_out}", Grid(2, 3, 4)
+    block = ResBlock(32, width_out, 128, operations=nn)
+    goldens.fill(block, spec["key_prefix"].format(cin=32, cout=width_out))
+    x = goldens.randn(f"in:resblock:x{name}", (24, 32, 4, 4))
+    emb = per_image(goldens.randn(f"in:resblock:emb{name}", (24, 128)), grid)
+    with torch.no_grad():
+        close(block(x, None, emb, grid, budget), arrays[f"out_{name}"], 2e-5)
+    recorded = block(x, None, emb, grid, budget)
+    close(recorded.detach(), arrays[f"out_{name}"], 2e-5)
+
+
+@pytest.mark.parametrize("layout", ["3d", "view"])
+@pytest.mark.parametrize("budget", [1, 2**30])
+def test_attention_block(goldens, close, layout, budget):
+    name = f"attn_block_{layout}"
+    arrays, grid = goldens.arrays(name), Grid(2, 3, 4)
+    shapes = goldens.index[name]["shapes"]
+    mixing = "released_3d" if layout == "3d" else "view"
+    block = AttentionBlock(32, 128, 16, 48, 4, mixing, operations=nn, attention=scaled_dot_product)
+    goldens.fill(block, "attn.")
+    x, emb, context, cond_view = (
+        goldens.randn(f"in:{name}:{key}", shapes[key]) for key in ("x", "emb", "context", "cond_view")
+    )
+    references = nn.functional.interpolate(cond_view, (4, 2), mode="bilinear", align_corners=False)
+    references = to_tokens(references).unflatten(0, (2, 4))
+    for scale, key in ((1, "out"), (0, "out_condview0")):
+        with torch.no_grad():
+            prepared = block.prepare(context)
+            out = block(x.clone(), prepared, scale * references, per_image(emb, grid), grid, budget)
+        close(out, arrays[key], 2e-5)
+    recorded = block(x, block.prepare(context), references, per_image(emb, grid), grid, budget)
+    close(recorded.detach(), arrays["out"], 2e-5)
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_unet(goldens, close, name):
+    spec, x, timesteps, y, context, cond_view = unet_inputs(goldens, name)
+    unet = tiny_unet(goldens, "released_3d" if spec["use3d"] else "view")
+    arrays, seen = goldens.arrays(name), {}
+    for block, module in unet.named_modules():
+        module.register_forward_hook(lambda _m, _i, out, block=block: seen.update({block: out.detach().clone()}))
+    with torch.no_grad():
+        out = unet(x, timesteps, y, unet.prepare(context, cond_view))
+    close(out, arrays["out"], 1e-4)
+    names = goldens.names(name, "block_names")
+    compared = 0
+    for row, block in enumerate(names):
+        if block in seen and seen[block].dim() == 4:
+            flat = seen[block].contiguous().flatten()
+            statistics = torch.stack([flat.mean(), flat.std(correction=0)])
+            close(statistics, arrays["block_mean_std"][row], 1e-4)
+            close(flat[:8], arrays["block_first8"][row], 1e-4)
+            compared += 1
+    assert compared >= 25, f"only {compared} of {names} compared"
+
+
+def test_rows_shared_over_frames_change_nothing(goldens, close):
+    name = "unet_view_T5V8_8x8"
+    _, x, timesteps, y, context, cond_view = unet_inputs(goldens, name)
+    unet = tiny_unet(goldens, "view")
+    repeated = y.view(2, 1, 8, 128).expand(2, 5, 8, 128).reshape(-1, 128)
+    with torch.no_grad():
+        window = unet.prepare(context, cond_view)
+        shared = unet(x, timesteps, y, window)
+        close(unet(x, timesteps[:1].expand(80), repeated, window), shared, 1e-5)
+
+
+@pytest.mark.parametrize("mixing", ["released_3d", "view", "joint_3d"])
+def test_chunks_and_autograd_change_nothing(goldens, close, mixing):
+    _, x, timesteps, y, context, cond_view = unet_inputs(goldens, "unet_3d_T3V4_8x8")
+    unet = tiny_unet(goldens, mixing)
+    results = []
+    for chunk_bytes in (1, None, 2**40):
+        unet.chunk_bytes = chunk_bytes
+        with torch.no_grad():
+            results.append(unet(x, timesteps, y, unet.prepare(context, cond_view)))
+    recorded = unet(x, timesteps, y, unet.prepare(context, cond_view))
+    recorded.square().mean().backward()
+    for other in (*results[1:], recorded.detach()):
+        close(other, results[0], 1e-4)
+    # The softmax over one token is constant, so its queries, keys and norm never receive a gradient.
+    dead = ("attn2.to_q", "attn2.to_k", "norm2")
+    for key, parameter in unet.named_parameters():
+        if not any(part in key for part in dead):
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
