@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib.util
 import json
 from collections.abc import Callable
@@ -10,6 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from sv4d2_core.diffusion.clip_vision import CLIPVision
+from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, VAEConfig
+from sv4d2_core.diffusion.model import Model
+from sv4d2_core.diffusion.unet import UNet
+from sv4d2_core.diffusion.vae import VAEDecoder, VAEEncoder
 
 DATA = Path(__file__).parent / "data"
 WEIGHT_SEED, INPUT_SEED = 1001, 2001
@@ -71,3 +79,42 @@ def close() -> Callable[..., None]:
         assert error <= tolerance, f"max difference {error:.3g} > {tolerance:.3g}"
 
     return compare
+
+
+def tiny_config(variant: str) -> ModelConfig:
+    """Return the configuration of the goldens' tiny model."""
+    official = OFFICIAL_VARIANTS[variant]
+    return dataclasses.replace(
+        official,
+        vector_dims=(32, 48, 48),
+        size=64,
+        trained=False,
+        unet=dataclasses.replace(official.unet, base=32, head_channels=16, context_dim=48, vector_dim=128),
+        vae=VAEConfig(base=32),
+        clip=CLIPVisionConfig(width=64, layers=2, head_width=32, mlp_width=256, embed_dim=48),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(goldens: Goldens) -> Callable[[str], Model]:
+    """Return a maker of the goldens' tiny model, with the drawn weights, for a variant."""
+
+    @functools.cache
+    def make(variant: str) -> Model:
+        config = tiny_config(variant)
+        model = Model(
+            config,
+            UNet(config.unet),
+            VAEEncoder(config.vae),
+            VAEEncoder(config.vae),
+            VAEDecoder(config.vae),
+            CLIPVision(config.clip),
+        )
+        goldens.fill(model.unet, "model.diffusion_model.")
+        goldens.fill(model.frame_encoder, "conditioner.embedders.1.encoder.")
+        goldens.fill(model.view_encoder, "conditioner.embedders.4.encoder.")
+        goldens.fill(model.decoder, "first_stage_model.decoder.")
+        goldens.fill(model.clip, "conditioner.embedders.0.open_clip.model.visual.")
+        return model
+
+    return make

@@ -1,0 +1,94 @@
+"""The conditioning of one window: what the network is told about frames, cameras and earlier views.
+
+Source: specification section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from ..cameras import Cameras
+from .layers import sinusoidal_embedding
+
+# The reference embeds this constant where other models of the family embed the conditioning noise level.
+_NOISE_CONSTANT = 1e-5
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Conditioning of one window of T frames and V novel views.
+
+    Args:
+        tokens: [T, D] image embedding of each input frame.
+        frame_latents: [T, 4, h, w] unscaled latents of the input frames.
+        reference_latents: [V, 4, h, w] unscaled latents of the reference views, zeros when there are none.
+        vectors: [V, A] camera vectors.
+        uncond_vectors: [V, A] camera vectors without conditioning on the frames.
+    """
+
+    tokens: Tensor
+    frame_latents: Tensor
+    reference_latents: Tensor
+    vectors: Tensor
+    uncond_vectors: Tensor
+
+
+def camera_vectors(cameras: Cameras, dims: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Return the camera vectors of the novel views, conditional and unconditional, each [V, sum(dims)].
+
+    Args:
+        cameras: the cameras.
+        dims: widths of the noise constant's, the polar angle's and the azimuth's embedding. The
+            unconditional vectors have zeros for the first and keep the cameras.
+    """
+    polar, azimuth = cameras.network_angles_rad()
+    constant = torch.full((cameras.n_views,), _NOISE_CONSTANT)
+    parts = [sinusoidal_embedding(x, dim) for x, dim in zip((constant, polar, azimuth), dims, strict=True)]
+    return torch.cat(parts, dim=-1), torch.cat([torch.zeros_like(parts[0]), *parts[1:]], dim=-1)
+
+
+@dataclass(frozen=True)
+class GuidedInputs:
+    """The conditioning as the network takes it for guidance: unconditional first, B = 2.
+
+    Args:
+        context: [2, T, D].
+        concat: [2 T V, 4, h, w].
+        vectors: [2 V, A], the same for all frames.
+        references: [2 V, 4, h, w].
+    """
+
+    context: Tensor
+    concat: Tensor
+    vectors: Tensor
+    references: Tensor
+
+
+def guided_inputs(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> GuidedInputs:
+    """Return the network inputs for the unconditional and the conditional half, on a device and in a dtype."""
+    n_views = len(conditioning.vectors)
+    concat = repeat(conditioning.frame_latents, "t c h w -> (t v) c h w", v=n_views)
+
+    def with_zeros_first(x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(x), x]).to(device, dtype)
+
+    return GuidedInputs(
+        context=with_zeros_first(conditioning.tokens[None]),
+        concat=with_zeros_first(concat),
+        vectors=torch.cat([conditioning.uncond_vectors, conditioning.vectors]).to(device, dtype),
+        references=with_zeros_first(conditioning.reference_latents),
+    )
+
+
+def to_network_images(images: Tensor) -> Tensor:
+    """Return images [N, H, W, 3] in 0..1 as [N, 3, H, W] in -1..1."""
+    return rearrange(images, "n h w c -> n c h w") * 2 - 1
+
+
+def from_network_images(images: Tensor) -> Tensor:
+    """Return images [N, 3, H, W], about -1..1, as [N, H, W, 3] clamped to 0..1."""
+    return rearrange(((images + 1) / 2).clamp(0, 1), "n c h w -> n h w c")

@@ -1,0 +1,281 @@
+"""The procedure from a clip to a grid of novel views; the one implementation for every backend.
+
+Source: specification sections 3, 9 and 10; users' decisions on windows, noise and passes.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..video.crop import PreparedClip
+from ..video.foreground import near_white_masks
+from ..views import ViewGrid
+from .conditioning import Conditioning, camera_vectors
+from .config import ModelConfig
+from .guidance import resolve_guidance
+from .model import Backend, SamplingJob
+from .sampler import Callback
+from .schedule import first_step
+from .windows import ping_pong, plan_windows
+
+log = logging.getLogger(__name__)
+
+
+class WindowStore(Protocol):
+    """Keeps the latents of finished windows so that a later run can continue."""
+
+    def load(self, index: int) -> Tensor | None:
+        """Return the latents [T * V, 4, h, w] of a finished window, or None."""
+        ...
+
+    def save(self, index: int, latents: Tensor) -> None:
+        """Keep the latents of a finished window."""
+        ...
+
+
+def window_noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the initial noise of window ``index``: its own CPU generator seeded with ``seed + index``."""
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed + index))
+
+
+def sample_views(
+    model: Backend,
+    clip: PreparedClip | Tensor,
+    cameras: Cameras,
+    *,
+    steps: int = 50,
+    seed: int = 23,
+    cfg: float | tuple[float, float] | Tensor | None = None,
+    noise: Tensor | None = None,
+    reference_views: Tensor | None = None,
+    init_views: Tensor | None = None,
+    strength: float = 1.0,
+    fps: float | None = None,
+    store: WindowStore | None = None,
+    callback: Callback | None = None,
+) -> ViewGrid:
+    """Return the clip seen from all cameras.
+
+    Args:
+        model: a loaded `Model`, or a host's backend.
+        clip: a prepared clip, or images [T, H, W, 3] in 0..1 that are taken as they are. A clip shorter
+            than the model's window is extended by playing it back and forth, and trimmed again.
+        cameras: V novel views, or a multiple of the model's V: then several passes share the input.
+        steps: denoising steps of the full schedule.
+        seed: window k starts from CPU noise seeded with ``seed + k``.
+        cfg: guidance: None (the variant's own), a number, (min, max), or a table [T, V] of one window.
+        noise: explicit initial noise [windows, T * V, 4, h, w] in place of the seeded one.
+        reference_views: [V, H, W, 3] images of frame 0 from the novel cameras, for the first window.
+        init_views: [T, V, H, W, 3] views to start from when ``strength`` is below 1.
+        strength: share of the schedule to run.
+        fps: frames per second of the result (None: the clip's own, 8 for plain images).
+        store: keeps finished windows; what it already holds is not computed again.
+        callback: ``callback(step, total, preview)`` after each step; may raise to cancel.
+
+    Raises:
+        ValueError: inputs whose shapes or values do not fit the model.
+    """
+    config = model.config
+    images = clip if isinstance(clip, Tensor) else clip.images
+    _check_images(images, config)
+    _check_cameras(cameras, config)
+    shape = tuple(images.shape[1:])
+    _check_shape("reference_views", reference_views, (cameras.n_views, *shape))
+    _check_shape("init_views", init_views, (len(images), cameras.n_views, *shape))
+    if init_views is None and first_step(steps, strength) > 0:
+        raise ValueError(f"Strength {strength:g} starts from given views; got none. Give init_views.")
+
+    order = ping_pong(len(images), config.n_frames)
+    if len(order) > len(images):
+        log.warning(
+            "The clip has %d frames, a window needs %d: it is played back and forth and trimmed again.",
+            len(images),
+            config.n_frames,
+        )
+    starts = plan_windows(len(order), config.n_frames)
+    passes = cameras.n_views // config.n_views
+    latent_shape = (
+        config.n_frames * config.n_views,
+        config.unet.latent_channels,
+        shape[0] // config.latent_factor,
+        shape[1] // config.latent_factor,
+    )
+    _check_shape("noise", noise, (passes * len(starts), *latent_shape))
+    guidance = resolve_guidance(
+        cfg, config.guidance, config.n_frames, config.n_views, (config.cfg_min, config.cfg_max)
+    )
+    run = _Run(model, steps, strength, guidance, seed, noise, store, callback, passes * len(starts))
+    frame_latents = model.encode(images, role="frames")[order]
+    tokens = model.embed(images)[order]
+
+    views, latents = [], []
+    for number in range(passes):
+        selected = slice(number * config.n_views, (number + 1) * config.n_views)
+        references = None if reference_views is None else reference_views[selected]
+        init = None if init_views is None else init_views[order][:, selected]
+        of_pass = run.one_pass(
+            cameras.select(range(config.n_views * passes)[selected]),
+            starts,
+            number * len(starts),
+            frame_latents,
+            tokens,
+            references,
+            init,
+            latent_shape,
+        )
+        views.append(of_pass[0][: len(images)])
+        latents.append(of_pass[1][: len(images)])
+    novel = torch.cat(views, dim=1)
+    grid = torch.cat([images[:, None].float(), novel], dim=1)
+    input_masks = near_white_masks(images) if isinstance(clip, Tensor) else clip.masks
+    return ViewGrid(
+        images=grid,
+        cameras=cameras,
+        masks=torch.cat([input_masks[:, None].float(), near_white_masks(novel)], dim=1),
+        fps=fps if fps is not None else (8.0 if isinstance(clip, Tensor) else clip.fps),
+        latents=torch.cat(latents, dim=1),
+        variant=config.variant,
+        trained=config.trained,
+        seed=seed,
+        steps=steps,
+    )
+
+
+class _Run:
+    """The settings that all windows of a run share."""
+
+    def __init__(
+        self,
+        model: Backend,
+        steps: int,
+        strength: float,
+        guidance: Tensor,
+        seed: int,
+        noise: Tensor | None,
+        store: WindowStore | None,
+        callback: Callback | None,
+        n_windows: int,
+    ) -> None:
+        self.model = model
+        self.steps = steps
+        self.strength = strength
+        self.guidance = guidance
+        self.seed = seed
+        self.noise = noise
+        self.store = store
+        self.callback = callback
+        self.n_windows = n_windows
+
+    def one_pass(
+        self,
+        cameras: Cameras,
+        starts: list[int],
+        first_index: int,
+        frame_latents: Tensor,
+        tokens: Tensor,
+        references: Tensor | None,
+        init: Tensor | None,
+        latent_shape: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor]:
+        """Return images [T, V, H, W, 3] and latents [T, V, 4, h, w] of one set of V cameras."""
+        config = self.model.config
+        n_frames, n_views = len(tokens), config.n_views
+        factor = config.latent_factor
+        size = (latent_shape[2] * factor, latent_shape[3] * factor)
+        images = torch.zeros(n_frames, n_views, *size, 3)
+        latents = torch.zeros(n_frames, n_views, *latent_shape[1:])
+        vectors, uncond_vectors = camera_vectors(cameras, config.vector_dims)
+        for number, start in enumerate(starts):
+            frames = slice(start, start + config.n_frames)
+            if number > 0:
+                references = images[start]
+            if references is None:
+                reference_latents = torch.zeros(n_views, *latent_shape[1:])
+            else:
+                reference_latents = self.model.encode(references, role="views")
+            conditioning = Conditioning(
+                tokens[frames], frame_latents[frames], reference_latents, vectors, uncond_vectors
+            )
+            sampled = self._window(first_index + number, conditioning, init, frames, latent_shape)
+            latents[frames] = rearrange(sampled, "(t v) c h w -> t v c h w", v=n_views)
+            images[frames] = rearrange(self.model.decode(sampled), "(t v) h w c -> t v h w c", v=n_views)
+        return images, latents
+
+    def _window(
+        self,
+        index: int,
+        conditioning: Conditioning,
+        init: Tensor | None,
+        frames: slice,
+        latent_shape: tuple[int, ...],
+    ) -> Tensor:
+        finished = None if self.store is None else self.store.load(index)
+        if finished is not None:
+            self._progress(index, self.steps, None)
+            return finished
+        noise = window_noise(self.seed, index, latent_shape) if self.noise is None else self.noise[index]
+        if init is not None:
+            encoded = self.model.encode(init[frames].flatten(0, 1), role="frames")
+            init = encoded * self.model.config.scale_factor
+        sampled = self.model.denoise(
+            SamplingJob(
+                conditioning,
+                noise,
+                self.steps,
+                self.guidance,
+                init,
+                self.strength,
+                lambda step, _total, preview: self._progress(index, step, preview),
+            )
+        )
+        if not sampled.isfinite().all():
+            raise ValueError(
+                "The sampled latents are not finite numbers. Half precision may overflow: use bf16 or fp32."
+            )
+        if self.store is not None:
+            self.store.save(index, sampled)
+        return sampled
+
+    def _progress(self, index: int, step: int, preview: Tensor | None) -> None:
+        if self.callback is not None:
+            self.callback(index * self.steps + step, self.n_windows * self.steps, preview)
+
+
+def _check_images(images: Tensor, config: ModelConfig) -> None:
+    if images.dim() != 4 or images.shape[-1] != 3 or len(images) < 1:
+        raise ValueError(f"Expected a clip [T, H, W, 3] with T >= 1; got {list(images.shape)}.")
+    height, width = images.shape[1:3]
+    multiple = config.size_multiple
+    if height != width or height % multiple:
+        raise ValueError(
+            f"Expected square frames with a side divisible by {multiple}; got {width} x {height}. Prepare the "
+            f"clip with size {max(multiple, round(max(height, width) / multiple) * multiple)}."
+        )
+    bad = int((~images.isfinite()).sum())
+    if bad:
+        raise ValueError(f"Expected finite pixel values; got {bad} NaN or infinite ones of {images.numel()}.")
+    low, high = float(images.min()), float(images.max())
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise ValueError(
+            f"Expected pixel values in 0..1; got {low:g} to {high:g}. Divide 8-bit values by 255."
+        )
+
+
+def _check_cameras(cameras: Cameras, config: ModelConfig) -> None:
+    if cameras.n_views % config.n_views:
+        nearest = (cameras.n_views // config.n_views + 1) * config.n_views
+        raise ValueError(
+            f"{config.variant} makes {config.n_views} novel views per pass; got {cameras.n_views} (and the "
+            f"input view). Give {config.n_views}, or a multiple of it such as {nearest}, for several passes."
+        )
+
+
+def _check_shape(name: str, value: Tensor | None, expected: tuple[int, ...]) -> None:
+    if value is not None and tuple(value.shape) != expected:
+        raise ValueError(f"Expected {name} {list(expected)}; got {list(value.shape)}.")
