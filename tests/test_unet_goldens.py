@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from sv4d2_core.diffusion.attention import scaled_dot_product
-from sv4d2_core.diffusion.blocks import AttentionBlock, Embedding, Grid, ResBlock
+from sv4d2_core.diffusion.attention_block import AttentionBlock
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.layers import sinusoidal_embedding, to_tokens
+from sv4d2_core.diffusion.res_block import Embedding, Grid, ResBlock
 from sv4d2_core.diffusion.unet import UNet
 
 TINY = {"base": 32, "head_channels": 16, "context_dim": 48, "vector_dim": 128}
@@ -100,7 +101,9 @@ def test_unet(goldens, close, name):
     unet = tiny_unet(goldens, "released_3d" if spec["use3d"] else "view")
     arrays, seen = goldens.arrays(name), {}
     for block, module in unet.named_modules():
-        module.register_forward_hook(lambda _m, _i, out, block=block: seen.update({block: out.detach().clone()}))
+        module.register_forward_hook(
+            lambda _m, _i, out, block=block: seen.update({block: out.detach().clone()})
+        )
     with torch.no_grad():
         out = unet(x, timesteps, y, unet.prepare(context, cond_view))
     close(out, arrays["out"], 1e-4)

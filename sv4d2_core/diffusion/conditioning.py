@@ -69,7 +69,7 @@ class GuidedInputs:
 
 
 def guided_inputs(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> GuidedInputs:
-    """Return the network inputs for the unconditional and the conditional half, on a device and in a dtype."""
+    """Return the network inputs of the unconditional and the conditional half."""
     n_views = len(conditioning.vectors)
     concat = repeat(conditioning.frame_latents, "t c h w -> (t v) c h w", v=n_views)
 

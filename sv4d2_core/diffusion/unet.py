@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import AttentionFunction, scaled_dot_product
-from .blocks import AttentionBlock, BlockContext, Embedding, Grid, ResBlock
+from .attention_block import AttentionBlock, BlockContext
 from .config import UNetConfig
 from .layers import silu, sinusoidal_embedding, to_tokens
+from .res_block import Embedding, Grid, ResBlock
 
 # Parts that stay in a CPU core's cache are fastest there; a GPU wants enough work per kernel.
 _DEFAULT_BUDGET = {"cpu": 4 * 2**20}
@@ -24,7 +25,7 @@ _DEFAULT_BUDGET_ELSEWHERE = 512 * 2**20
 
 
 @dataclass(frozen=True)
-class Window:
+class PreparedWindow:
     """The conditioning of one window in the form the UNet uses at every step; from `UNet.prepare`.
 
     Args:
@@ -66,7 +67,7 @@ class Upsample(nn.Module):
 class _Pass:
     """The state of one forward pass that every stage reads."""
 
-    window: Window
+    window: PreparedWindow
     emb: Embedding
     budget: int
     next_block: int = 0
@@ -170,7 +171,7 @@ class UNet(nn.Module):
             ]
         )
 
-    def prepare(self, context: Tensor, cond_view: Tensor) -> Window:
+    def prepare(self, context: Tensor, cond_view: Tensor) -> PreparedWindow:
         """Return the conditioning of a window, ready for all its steps.
 
         Args:
@@ -186,9 +187,11 @@ class UNet(nn.Module):
             references[height, width] = to_tokens(level).unflatten(0, (b, views)).contiguous()
             height, width = height // 2, width // 2
         blocks = (m for m in self.modules() if isinstance(m, AttentionBlock))
-        return Window(Grid(b, t, views), tuple(block.prepare(context) for block in blocks), references)
+        return PreparedWindow(
+            Grid(b, t, views), tuple(block.prepare(context) for block in blocks), references
+        )
 
-    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor, window: Window) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor, window: PreparedWindow) -> Tensor:
         """Return the network's prediction, [N, 4, h, w].
 
         Args:

@@ -81,7 +81,7 @@ class Upsample(nn.Module):
 
 
 class _Level(nn.Module):
-    """The blocks of one resolution; ``downsample`` or ``upsample`` follows where the official keys have it."""
+    """The blocks of one resolution and, under its official name, the change of resolution after them."""
 
     def __init__(self, blocks: list[nn.Module], name: str = "", sampler: nn.Module | None = None) -> None:
         super().__init__()

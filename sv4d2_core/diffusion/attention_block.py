@@ -1,55 +1,20 @@
-"""The two blocks of the UNet: residual convolutions over space and time, and attention over three axes.
+"""The attention block of the UNet: over the pixels of an image, then over views, then over frames.
 
-Images are ordered (b t v), v fastest: B batch elements (the halves of guidance), T frames, V views. Blocks
-work on parts of the images, frames or pixels, so that beside the tensors that must exist whole only a part's
-intermediate results are alive; every part is exact because no operation crosses its border.
-
-Source: specification 4.3 and 4.4.
+Works in parts as `res_block` does. Source: specification 4.4.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .attention import AttentionFunction, OneTokenAttention, SelfAttention
-from .layers import (
-    Blend,
-    FeedForward,
-    add,
-    add_dense,
-    parts,
-    recording,
-    silu,
-    sinusoidal_embedding,
-    to_tokens,
-)
-
-
-class Grid(NamedTuple):
-    """How many batch elements, frames and views the images of one pass are."""
-
-    batch: int
-    frames: int
-    views: int
-
-
-class Embedding(NamedTuple):
-    """The summed timestep and camera embedding.
-
-    Args:
-        rows: [R, D], one row per image or, when it is the same for all frames, per batch element and view.
-        row_of_image: [N] the row of each image.
-        of_views: [B * V, D] the rows of frame 0, which drive the view embedding.
-    """
-
-    rows: Tensor
-    row_of_image: Tensor
-    of_views: Tensor
+from .layers import Blend, FeedForward, add, add_dense, parts, recording, sinusoidal_embedding, to_tokens
+from .res_block import Embedding, Grid
 
 
 @dataclass(frozen=True)
@@ -68,98 +33,6 @@ class BlockContext:
     motion_map: Tensor
     motion_offset: Tensor
     frames: Tensor
-
-
-class TemporalConvs(nn.Module):
-    """The convolutions over the whole (t v) sequence; group norms pool over all its images and pixels."""
-
-    def __init__(self, width: int, emb_dim: int, *, operations: ModuleType | Any, **kw) -> None:
-        super().__init__()
-
-        def conv() -> nn.Module:
-            return operations.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0), **kw)
-
-        self.in_layers = nn.ModuleList([operations.GroupNorm(32, width, **kw), nn.SiLU(), conv()])
-        self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(emb_dim, width, **kw))
-        self.out_layers = nn.ModuleList([operations.GroupNorm(32, width, **kw), nn.SiLU(), nn.Identity(), conv()])
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """Return the residual branch of a sequence ``x`` [1, C, L, h, w] with embeddings ``emb`` [L, D]."""
-        h = self.in_layers[2](silu(self.in_layers[0](x)))
-        h = add(h, self.emb_layers(emb).T[None, :, :, None, None])
-        return self.out_layers[3](silu(self.out_layers[0](h)))
-
-
-class ResBlock(nn.Module):
-    """Residual block: convolutions within each image, then along the (t v) sequence, blended."""
-
-    def __init__(
-        self, width_in: int, width_out: int, emb_dim: int, *, operations: ModuleType | Any, **kw
-    ) -> None:
-        super().__init__()
-        ops = operations
-        self.width_out = width_out
-        self.in_layers = nn.ModuleList(
-            [ops.GroupNorm(32, width_in, **kw), nn.SiLU(), ops.Conv2d(width_in, width_out, 3, padding=1, **kw)]
-        )
-        self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(emb_dim, width_out, **kw))
-        self.out_layers = nn.ModuleList(
-            [
-                ops.GroupNorm(32, width_out, **kw),
-                nn.SiLU(),
-                nn.Identity(),
-                ops.Conv2d(width_out, width_out, 3, padding=1, **kw),
-            ]
-        )
-        same = width_in == width_out
-        self.skip_connection = nn.Identity() if same else ops.Conv2d(width_in, width_out, 1, **kw)
-        self.time_mix_blocks = TemporalConvs(width_out, emb_dim, operations=ops, **kw)
-        self.time_mixer = Blend(**kw)
-
-    def forward(self, x: Tensor, skip: Tensor | None, emb: Embedding, grid: Grid, budget: int) -> Tensor:
-        """Return the block's output, [N, C_out, h, w].
-
-        Args:
-            x: [N, C, h, w].
-            skip: [N, C', h, w] further channels from the way down, or None.
-            emb: embedding of the images.
-            grid: B, T, V.
-            budget: bytes that the intermediate results of a part may take.
-        """
-        n, _, height, width = x.shape
-        out = torch.empty(
-            (n, self.width_out, height, width),
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=torch.channels_last,
-        )
-        image_bytes = 4 * self.width_out * height * width * x.element_size()
-        projected = self.emb_layers(emb.rows)
-        for i in parts(n, image_bytes, budget):
-            inputs = x[i] if skip is None else torch.cat([x[i], skip[i]], dim=1)
-            out[i] = self._within_images(inputs, projected[emb.row_of_image[i]])
-        return self._along_sequence(out, emb, grid)
-
-    def _within_images(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.in_layers[2](silu(self.in_layers[0](x)))
-        h = add(h, emb[:, :, None, None])
-        h = self.out_layers[3](silu(self.out_layers[0](h)))
-        return add(h, self.skip_connection(x))
-
-    def _along_sequence(self, x: Tensor, emb: Embedding, grid: Grid) -> Tensor:
-        length = grid.frames * grid.views
-        share = self.time_mixer.share_of_mixed(x)
-        out = torch.empty_like(x) if recording() else x
-        for b in range(grid.batch):
-            i = slice(b * length, (b + 1) * length)
-            sequence = x[i].transpose(0, 1)[None]
-            branch = self.time_mix_blocks(sequence, emb.rows[emb.row_of_image[i]])[0].transpose(0, 1)
-            # a * x + (1 - a) * (x + branch)
-            if recording():
-                out[i] = torch.addcmul(x[i], branch, share)
-            else:
-                out[i].addcmul_(branch, share)
-        return out
 
 
 class TransformerBlock(nn.Module):
@@ -286,11 +159,15 @@ class AttentionBlock(nn.Module):
             cross = context.spatial[frame_of_image[i], None]
             tokens[i] = self.transformer_blocks[0](self.proj_in(to_tokens(self.norm(x[i]))), cross)
         tokens = tokens.view(grid.batch, grid.frames, grid.views, pixels, self.width)
-        tokens = self._mix_views(tokens, context, self.time_mix_time_embed(emb.of_views), budget // token_bytes)
+        tokens = self._mix_views(
+            tokens, context, self.time_mix_time_embed(emb.of_views), budget // token_bytes
+        )
         tokens = self._mix_frames(tokens, context, references, budget // token_bytes)
         out = torch.empty_like(x) if recording() else x
         for i in parts(n, pixels * token_bytes, budget):
-            images = self.proj_out(tokens.view(n, pixels, -1)[i]).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+            images = (
+                self.proj_out(tokens.view(n, pixels, -1)[i]).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+            )
             if recording():
                 out[i] = x[i] + images
             else:

@@ -1,0 +1,112 @@
+"""What a person should know about a clip before minutes of sampling are spent on it."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+# Frames that one run of the released 4-view model takes at once.
+_WINDOW_FRAMES = 12
+# Below this share of the frame the object is called tiny.
+_TINY_SHARE = 0.02
+# Above this enlargement the views cannot be sharp.
+_LARGEST_ENLARGEMENT = 2.0
+# Below this share of the crop another centring would show the object much larger.
+_SMALL_IN_CROP = 0.6
+# A step of the box's centre between two frames, in object sizes, that looks like a wrong mask.
+_JUMP = 0.5
+# Mean change of the object's pixels against the first frame, 0..1, below which it stands still.
+_LITTLE_MOTION = 0.05
+
+
+def describe_clip(
+    source: str,
+    fps: float,
+    foreground: np.ndarray,  # [T, H, W] opacity, 0 is background
+    boxes: np.ndarray,  # [T, 4] left, top, right, bottom; all zero where the frame is empty
+    images: Tensor,  # [T, size, size, 3] prepared, 0..1
+    masks: Tensor,  # [T, size, size] prepared, 0..1
+    side: float,
+    object_ratio: float,
+) -> tuple[str, ...]:
+    """Return lines for people: first what the clip is, then what may spoil the result.
+
+    Args:
+        source: what told the object from the background (mask, alpha or near-white background).
+        fps: frames per second.
+        side: side of the crop in source pixels.
+        object_ratio: share of the side that the farthest reach of the object takes.
+    """
+    n_frames, height, width = foreground.shape
+    present = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
+    extents = (boxes[present, 2:] - boxes[present, :2]).max(axis=-1)
+    size = images.shape[1]
+    share = float(np.mean([np.count_nonzero(foreground[t]) for t in present])) / (height * width)
+    lines = [
+        f"{n_frames} frames of {width} x {height} at {fps:.4g} fps, object from {source}; it fills "
+        f"{100 * share:.2g} % of the frame; a square of {side:.0f} pixels becomes {size}"
+    ]
+    lines += _borders(boxes[present], height, width, n_frames)
+    if len(present) < n_frames:
+        empty = [str(t) for t in range(n_frames) if t not in set(present.tolist())]
+        lines.append(f"{len(empty)} of {n_frames} frames are empty: {', '.join(empty)} (counted from 0)")
+    if share < _TINY_SHARE:
+        lines.append(f"object is tiny: {100 * share:.2g} % of the frame, {int(extents.max())} pixels large")
+    if size / side > _LARGEST_ENLARGEMENT:
+        lines.append(f"the crop is enlarged {size / side:.1f} times: expect soft views")
+    in_crop = float(np.median(extents)) / (object_ratio * side)
+    if in_crop < _SMALL_IN_CROP:
+        lines.append(
+            f"object takes only {100 * in_crop:.0f} % of the room in the crop, as it moves or stands off the "
+            f"centre: centering smooth or per_frame shows it larger"
+        )
+    lines += _jumps(boxes, present, extents)
+    if n_frames < _WINDOW_FRAMES:
+        counted = "1 frame" if n_frames == 1 else f"{n_frames} frames"
+        lines.append(f"only {counted}: the 4-view model works on {_WINDOW_FRAMES} at once")
+    if n_frames > 1:
+        lines += _motion(images, masks, present)
+    return tuple(lines)
+
+
+def _borders(boxes: np.ndarray, height: int, width: int, n_frames: int) -> list[str]:
+    touching = {
+        "left": boxes[:, 0] == 0,
+        "top": boxes[:, 1] == 0,
+        "right": boxes[:, 2] == width,
+        "bottom": boxes[:, 3] == height,
+    }
+    return [
+        f"object touches the {border} border in {int(hits.sum())} of {n_frames} frames: what is cut off "
+        f"there is missing in all views"
+        for border, hits in touching.items()
+        if hits.any()
+    ]
+
+
+def _jumps(boxes: np.ndarray, present: np.ndarray, extents: np.ndarray) -> list[str]:
+    """Return a line when the box leaps between neighbouring frames, as it does where a mask fails."""
+    centers = (boxes[present, :2] + boxes[present, 2:]) / 2
+    steps = np.abs(np.diff(centers, axis=0)).max(axis=-1) / max(float(np.median(extents)), 1.0)
+    jumps = present[1:][(steps > _JUMP) & (np.diff(present) == 1)]
+    if not len(jumps):
+        return []
+    frames = ", ".join(map(str, jumps))
+    return [f"object jumps by {100 * steps.max():.0f} % of its size at frame {frames}: check the mask there"]
+
+
+def _motion(images: Tensor, masks: Tensor, present: np.ndarray) -> list[str]:
+    first, others = int(present[0]), present[1:].tolist()
+    changes = [
+        float(
+            (images[t] - images[first]).abs().mean(dim=-1).sum()
+            / masks[t].maximum(masks[first]).sum().clamp(min=1)
+        )
+        for t in others
+    ]
+    if changes and max(changes) >= _LITTLE_MOTION:
+        return []
+    return [
+        f"little motion (largest change {100 * max(changes, default=0.0):.1f} % of the grey range): SV4D 2.0 "
+        f"works best on moving objects"
+    ]

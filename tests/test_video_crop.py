@@ -1,0 +1,264 @@
+"""The crop: the recorded numbers of the reference, every canvas, every centring, and its undoing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+import torch
+
+from sv4d2_core.video.crop import CENTERINGS, CropPath, prepare_clip
+from sv4d2_core.video.frames import Clip
+
+torch.set_num_threads(1)
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+INDEX = json.loads((GOLDEN / "index.json").read_text())
+SAME_PILLOW = PIL.__version__.split(".")[0] == INDEX["preprocess"]["pillow"].split(".")[0]
+TOLERANCE = 0 if SAME_PILLOW else 2
+CANVASES = {"square": (400, 400), "16:9": (400, 712), "9:16": (712, 400)}
+
+
+def grey_levels(images: torch.Tensor) -> np.ndarray:
+    return (images * 255).round().numpy().astype(int)
+
+
+def textured_object(height: int = 60, width: int = 90) -> np.ndarray:
+    """RGBA ellipse with a pattern that shows every shift, in a box of the given size."""
+    y, x = np.mgrid[:height, :width]
+    inside = ((y + 0.5 - height / 2) / (height / 2)) ** 2 + ((x + 0.5 - width / 2) / (width / 2)) ** 2 <= 1
+    rgba = np.stack([x * 2 % 200, y * 3 % 220, (x // 8 + y // 8) % 2 * 180, inside * 255], axis=-1)
+    return (rgba * inside[..., None]).astype(np.uint8)
+
+
+def draw(canvas: tuple[int, int], corners: list[tuple[int, int]], kind: str = "rgba", **shape) -> Clip:
+    """A clip with the object's left top corner at (x, y) in each frame; empty where it is None."""
+    thing = textured_object(**shape)
+    frames = np.zeros((len(corners), *canvas, 4), np.uint8)
+    for frame, corner in zip(frames, corners, strict=True):
+        if corner is not None:
+            x, y = corner
+            frame[y : y + thing.shape[0], x : x + thing.shape[1]] = thing
+    rgb, alpha = frames[..., :3].copy(), frames[..., 3].copy()
+    if kind == "rgba":
+        return Clip(frames)
+    if kind == "mask":
+        return Clip(np.where(alpha[..., None] > 0, rgb, 77).astype(np.uint8), masks=alpha)
+    return Clip(np.where(alpha[..., None] > 0, rgb, 255).astype(np.uint8))
+
+
+def box_of(mask: torch.Tensor) -> tuple[int, int, int, int]:
+    rows, columns = np.nonzero(mask.numpy() > 0.5)
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+@pytest.mark.parametrize("case", sorted(INDEX["preprocess"]["cases"]))
+def test_recorded_clips_are_reproduced(case):
+    with np.load(GOLDEN / "preprocess.npz") as golden:
+        source, expected = golden[f"in_{case}"], golden[f"fixed_{case}"]
+    prepared = prepare_clip(Clip(source), size=64, ignore_specks=False)
+    assert np.abs(grey_levels(prepared.images) - expected).max() <= TOLERANCE
+    if source.shape[-1] == 4:
+        masked = Clip(source[..., :3].copy(), masks=source[..., 3].copy())
+        again = prepare_clip(masked, size=64, ignore_specks=False)
+        assert np.abs(grey_levels(again.images) - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", ["e2e_sv4d2_12", "e2e_sv4d2_21", "e2e_8views_9"])
+def test_recorded_end_to_end_clips_are_reproduced(case):
+    with np.load(GOLDEN / f"{case}_input.npz") as golden:
+        source, expected = golden["clip"], golden["processed"]
+    prepared = prepare_clip(Clip(source), size=64, ignore_specks=False)
+    assert prepared.images.dtype == prepared.masks.dtype == torch.float32
+    assert np.abs(grey_levels(prepared.images) - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["rgba", "rgb", "mask"])
+@pytest.mark.parametrize("centering", CENTERINGS)
+def test_equal_offsets_from_the_centre_give_equal_crops_on_every_canvas(centering, kind):
+    offsets = [(-80, -60), (-70, -50), (-62, -35), (-40, -30), (-35, -5), (-10, 0)]
+    results = []
+    for height, width in CANVASES.values():
+        corners = [(width // 2 + x, height // 2 + y) for x, y in offsets]
+        results.append(prepare_clip(draw((height, width), corners, kind), size=96, centering=centering))
+    for other in results[1:]:
+        assert other.crop.side == pytest.approx(results[0].crop.side)
+        assert np.abs(grey_levels(other.images) - grey_levels(results[0].images)).max() <= 1
+
+
+@pytest.mark.parametrize("canvas", [(401, 401), (401, 713), (711, 399)])
+def test_odd_canvases_differ_by_less_than_a_pixel_or_two_halves(canvas):
+    even = prepare_clip(draw((400, 400), [(140, 150), (150, 160)]), size=96).crop
+    height, width = canvas
+    shift_x, shift_y = (width - 400) // 2, (height - 400) // 2
+    odd = prepare_clip(draw(canvas, [(140 + shift_x, 150 + shift_y), (150 + shift_x, 160 + shift_y)])).crop
+    assert abs(odd.side - even.side) <= 3
+    difference = np.asarray(odd.centers) - (shift_x, shift_y) - np.asarray(even.centers)
+    assert np.abs(difference).max() <= 1.5
+
+
+@pytest.mark.parametrize("centering", ["per_frame", "smooth"])
+def test_the_place_on_the_canvas_does_not_matter_when_the_crop_follows(centering):
+    steps = [(0, 0), (9, 4), (15, 11), (30, 13), (37, 20)]
+    places = [
+        ((400, 400), (200, 100)),
+        ((400, 712), (0, 0)),
+        ((400, 712), (580, 310)),
+        ((712, 400), (5, 600)),
+    ]
+    results = []
+    for canvas, (x0, y0) in places:
+        corners = [(x0 + x, y0 + y) for x, y in steps]
+        results.append(prepare_clip(draw(canvas, corners), size=96, centering=centering))
+    for other in results[1:]:
+        assert np.abs(grey_levels(other.images) - grey_levels(results[0].images)).max() <= 1
+
+
+def test_per_frame_puts_each_box_in_the_middle_at_one_scale():
+    corners = [(0, 0), (100, 31), (250, 77), (310, 340)]
+    prepared = prepare_clip(draw((400, 400), corners), size=200, centering="per_frame")
+    for mask in prepared.masks:
+        left, top, right, bottom = box_of(mask)
+        assert abs((left + right) / 2 - 100) <= 0.5 and abs((top + bottom) / 2 - 100) <= 0.5
+        assert right - left == pytest.approx(180, abs=2)
+
+
+def test_smooth_follows_steady_motion_exactly_and_calms_a_trembling_one():
+    steady = draw((400, 712), [(20 + 25 * t, 100 + 6 * t) for t in range(21)])
+    smooth, own = (prepare_clip(steady, size=64, centering=mode).crop for mode in ("smooth", "per_frame"))
+    np.testing.assert_allclose(smooth.centers, own.centers, atol=1e-6)
+    assert smooth.side == pytest.approx(own.side)
+    trembling = draw((400, 712), [(20 + 25 * t, 100 + 12 * (t % 2)) for t in range(21)])
+    smooth, own = (prepare_clip(trembling, size=64, centering=mode).crop for mode in ("smooth", "per_frame"))
+    calm, restless = (np.abs(np.diff(c.centers, n=2, axis=0)).max() for c in (smooth, own))
+    assert restless == pytest.approx(24) and calm < 6
+
+
+@pytest.mark.parametrize("centering", CENTERINGS)
+@pytest.mark.parametrize("object_ratio", [0.5, 0.9, 1.0])
+def test_the_object_stays_within_its_share_of_the_crop(centering, object_ratio):
+    corners = [(30, 200), (60, 40), (300, 300), (20, 330), (200, 10), (205, 15), (90, 90), (0, 0)]
+    size = 180
+    prepared = prepare_clip(
+        draw((400, 712), corners), size=size, centering=centering, object_ratio=object_ratio
+    )
+    margin = (1 - object_ratio) / 2 * size
+    boxes = np.array([box_of(mask) for mask in prepared.masks])
+    assert boxes.min() >= margin - 1.5 and boxes.max() <= size - margin + 1.5
+    assert min(boxes.min() - margin, size - margin - boxes.max()) <= 1.5, "the farthest reach fills the share"
+
+
+@pytest.mark.parametrize("centering", CENTERINGS)
+@pytest.mark.parametrize("canvas", [(300, 451), (333, 300)])
+def test_crop_path_maps_prepared_pixels_back_to_the_source(centering, canvas):
+    corners = [(11, 35), (60, 90), (121, 160), (205, 239)]
+    clip = draw(canvas, corners, height=60, width=81)
+    prepared = prepare_clip(clip, size=128, centering=centering)
+    crop = CropPath.from_json(json.loads(json.dumps(prepared.crop.to_json())))
+    assert crop == prepared.crop
+    for t, mask in enumerate(prepared.masks):
+        weights = mask.numpy()
+        y, x = np.mgrid[:128, :128] + 0.5
+        centroid = (np.average(x, weights=weights), np.average(y, weights=weights))
+        in_source = crop.source_from_crop(t, centroid)
+        np.testing.assert_allclose(in_source, (corners[t][0] + 40.5, corners[t][1] + 30), atol=0.15)
+        points = np.random.default_rng(t).uniform(-50, 200, (7, 2))
+        np.testing.assert_allclose(crop.crop_from_source(t, crop.source_from_crop(t, points)), points)
+
+
+def test_crop_path_json_that_lacks_fields_is_refused():
+    crop = CropPath(((1.0, 2.0),), 10.0, 64, 20, 30)
+    data = crop.to_json()
+    del data["side"]
+    with pytest.raises(ValueError, match=r"lacks \['side'\]"):
+        CropPath.from_json(data)
+
+
+@pytest.mark.parametrize("kind", ["rgba", "rgb", "mask"])
+def test_a_speck_does_not_set_the_box(kind):
+    clean = draw((400, 400), [(150, 160)] * 3, kind)
+    spoiled = draw((400, 400), [(150, 160)] * 3, kind)
+    spoiled.frames[1, 3:9, 3:9] = (0, 0, 0, 255)[: spoiled.frames.shape[-1]]
+    if spoiled.masks is not None:
+        spoiled.masks[1, 3:9, 3:9] = 255
+    assert torch.equal(prepare_clip(clean, size=64).images, prepare_clip(spoiled, size=64).images)
+    assert prepare_clip(spoiled, size=64, ignore_specks=False).crop.side > 1.5 * prepare_clip(clean).crop.side
+
+
+@pytest.mark.parametrize("centering", CENTERINGS)
+def test_empty_frames_stay_white_and_do_not_set_the_box(centering):
+    corners = [None, (150, 160), None, None, (153, 166), None]
+    prepared = prepare_clip(draw((400, 400), corners), size=64, centering=centering)
+    full = prepare_clip(draw((400, 400), [(150, 160), (153, 166)]), size=64, centering=centering)
+    assert prepared.crop.side == pytest.approx(full.crop.side, rel=0.02)
+    for t, corner in enumerate(corners):
+        assert (prepared.masks[t].max() > 0.99) == (corner is not None)
+        if corner is None:
+            assert prepared.images[t].min() == 1
+    assert any("4 of 6 frames are empty: 0, 2, 3, 5" in line for line in prepared.report)
+
+
+@pytest.mark.parametrize("centering", CENTERINGS)
+@pytest.mark.parametrize("n_frames", [1, 2, 3])
+def test_any_number_of_frames_works(centering, n_frames):
+    prepared = prepare_clip(draw((200, 300), [(99, 70)] * n_frames), size=64, centering=centering)
+    assert prepared.images.shape == (n_frames, 64, 64, 3)
+    assert prepared.masks.shape == (n_frames, 64, 64)
+    assert len(prepared.crop.centers) == prepared.n_frames == n_frames
+
+
+def test_hidden_colours_do_not_bleed_into_the_edges():
+    clip = draw((200, 200), [(55, 70)])
+    clip.frames[clip.frames[..., 3] > 0, :3] = 200
+    hidden = Clip(clip.frames.copy())
+    hidden.frames[hidden.frames[..., 3] == 0, :3] = (0, 255, 0)
+    levels = grey_levels(prepare_clip(hidden, size=64).images)
+    np.testing.assert_array_equal(levels, grey_levels(prepare_clip(clip, size=64).images))
+    assert np.ptp(levels, axis=-1).max() <= 1
+
+
+def test_images_are_on_white_and_masks_match_them():
+    clip = draw((200, 300), [(20, 70), (150, 90)], "mask")
+    prepared = prepare_clip(clip, size=96)
+    assert 0 <= prepared.images.min() and prepared.images.max() == 1
+    assert (prepared.images[prepared.masks == 0] == 1).all(), "the grey surroundings are gone"
+    assert (prepared.images[prepared.masks > 0.9] < 1).any(dim=-1).all()
+    alone = prepare_clip(draw((200, 300), [(20, 70), (150, 90)], "rgb"), size=96)
+    assert (alone.masks - prepared.masks).abs().mean() < 0.01
+
+
+def test_an_object_that_fills_the_frame_gets_a_margin():
+    frames = np.full((2, 90, 160, 3), 80, np.uint8)
+    prepared = prepare_clip(Clip(frames, masks=np.full((2, 90, 160), 255, np.uint8)), size=100)
+    assert box_of(prepared.masks[0])[0] == pytest.approx(5, abs=1)
+    assert prepared.crop.side == int(160 / 0.9)
+    assert len([line for line in prepared.report if "touches" in line]) == 4
+
+
+def test_the_clip_is_not_changed_and_its_rate_and_name_are_kept():
+    clip = draw((120, 120), [(10, 20)] * 2)
+    clip = Clip(clip.frames, 12.5, None, "walk.gif")
+    before = clip.frames.copy()
+    prepared = prepare_clip(clip, size=32)
+    np.testing.assert_array_equal(clip.frames, before)
+    assert (prepared.fps, prepared.name) == (12.5, "walk.gif")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "got 0"),
+        ({"size": -64}, "got -64"),
+        ({"size": 57.5}, "got 57.5"),
+        ({"centering": "middle"}, "global or per_frame or smooth; got 'middle'"),
+        ({"object_ratio": 0.001}, "0.1 to 1; got 0.001"),
+        ({"object_ratio": 1.2}, "got 1.2"),
+        ({"object_ratio": float("nan")}, "got nan"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        prepare_clip(draw((100, 100), [(5, 5)]), **options)

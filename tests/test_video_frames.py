@@ -1,0 +1,341 @@
+"""Reading clips: every kind of source, picking frames, masks, and what is said about bad input."""
+
+from __future__ import annotations
+
+import struct
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sv4d2_core.video.frames import Clip, load_clip
+
+HEIGHT, WIDTH = 32, 48
+
+
+def drawn_clip(n_frames: int = 5) -> np.ndarray:
+    """RGB frames whose red level is 20 * t in the left half, on white."""
+    frames = np.full((n_frames, HEIGHT, WIDTH, 3), 255, np.uint8)
+    for t in range(n_frames):
+        frames[t, :, : WIDTH // 2] = (20 * (t % 12), 100, 50)
+    return frames
+
+
+def index_of(frame: np.ndarray) -> int:
+    return round(float(frame[4:-4, 4:16, 0].mean()) / 20)
+
+
+def write_video(path, frames, codec="libx264", pix_fmt="yuv444p", rate=10, **options):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        stream.options = {"crf": "0", **options}
+        for frame in frames:
+            source = av.VideoFrame.from_ndarray(frame, format="rgba" if frame.shape[-1] == 4 else "rgb24")
+            container.mux(stream.encode(source))
+        container.mux(stream.encode())
+    return path
+
+
+def write_folder(folder, frames, pattern="frame_{}.png"):
+    folder.mkdir()
+    for t, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / pattern.format(t))
+    return folder
+
+
+def cutout(n_frames: int = 4) -> np.ndarray:
+    frames = np.zeros((n_frames, HEIGHT, WIDTH, 4), np.uint8)
+    for t in range(n_frames):
+        frames[t, 8:24, 8 + 4 * t : 24 + 4 * t] = (200, 60, 40, 255)
+        frames[t, 8:12, 8 + 4 * t : 12 + 4 * t] = 0
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pix_fmt"),
+    [("mp4", "libx264", "yuv444p"), ("mov", "libx264", "yuv420p"), ("webm", "libvpx-vp9", "yuv420p")],
+)
+def test_videos_give_their_frames_and_rate(tmp_path, suffix, codec, pix_fmt):
+    clip = load_clip(write_video(tmp_path / f"a.{suffix}", drawn_clip(), codec, pix_fmt))
+    assert clip.frames.shape == (5, HEIGHT, WIDTH, 3)
+    assert [index_of(frame) for frame in clip.frames] == [0, 1, 2, 3, 4]
+    assert clip.fps == pytest.approx(10)
+    assert clip.frames[:, :, -8:].min() >= 250
+    assert str(tmp_path) in clip.name
+
+
+def test_start_every_and_frames_pick_and_divide_the_rate(tmp_path):
+    path = write_video(tmp_path / "a.mp4", drawn_clip(10))
+    clip = load_clip(path, start=1, every=3, frames=2)
+    assert [index_of(frame) for frame in clip.frames] == [1, 4]
+    assert clip.fps == pytest.approx(10 / 3)
+    assert load_clip(path, start=1, every=3, frames=None).n_frames == 3
+    assert load_clip(path, every=2, fps=24).fps == 24
+
+
+def test_default_takes_the_first_21_frames(tmp_path):
+    assert load_clip(write_video(tmp_path / "a.mp4", drawn_clip(25))).n_frames == 21
+
+
+def test_decoding_stops_after_the_last_picked_frame(tmp_path):
+    """A damaged tail does not matter when only the first frames are asked for."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "a.mkv", noise, g="1")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert load_clip(path, frames=5).n_frames == 5
+
+
+@pytest.mark.parametrize(("clockwise", "turns"), [(90, -1), (270, 1)])
+def test_a_stored_rotation_is_applied(tmp_path, clockwise, turns):
+    path = write_video(tmp_path / "a.mp4", drawn_clip(2))
+    data = bytearray(path.read_bytes())
+    sine = 0x10000 if clockwise == 90 else -0x10000
+    matrix = data.index(b"tkhd") + 44
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, sine, 0, -sine, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    frames = load_clip(path).frames
+    assert frames.shape == (2, WIDTH, HEIGHT, 3)
+    assert np.abs(frames.astype(int) - np.rot90(drawn_clip(2), turns, axes=(1, 2))).mean() < 4
+
+
+def test_bt709_colours_are_kept(tmp_path):
+    frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), (200, 40, 60), np.uint8), format="rgb24")
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt, stream.options = "yuv444p", {"crf": "0"}
+        stream.codec_context.colorspace = 1
+        container.mux(stream.encode(frame.reformat(format="yuv444p", dst_colorspace="ITU709")))
+        container.mux(stream.encode())
+    assert np.abs(load_clip(path).frames[0, 16, 16].astype(int) - (200, 40, 60)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pix_fmt"), [("webm", "libvpx-vp9", "yuva420p"), ("mov", "png", "rgba")]
+)
+def test_videos_with_alpha_keep_it(tmp_path, suffix, codec, pix_fmt):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    frames = cutout()
+    clip = load_clip(write_video(tmp_path / f"a.{suffix}", frames, codec, pix_fmt))
+    assert clip.frames.shape == frames.shape
+    assert np.abs(clip.frames[..., 3].astype(int) - frames[..., 3]).mean() < 4
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_animations_give_composed_frames_alpha_and_rate(tmp_path, suffix):
+    frames = cutout()
+    images = [Image.fromarray(frame) for frame in frames]
+    path = tmp_path / f"a.{suffix}"
+    extra = {"lossless": True} if suffix == "webp" else {}
+    images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0, disposal=2, **extra)
+    clip = load_clip(path)
+    assert clip.fps == pytest.approx(20)
+    np.testing.assert_array_equal(clip.frames[..., 3], frames[..., 3])
+    inside = frames[..., 3] > 0
+    assert np.abs(clip.frames[inside].astype(int) - frames[inside]).max() <= 4
+    assert load_clip(path, every=2).fps == pytest.approx(10)
+    np.testing.assert_array_equal(load_clip(path, start=1, every=2).frames, clip.frames[1::2])
+
+
+def test_opaque_gif_on_white(tmp_path):
+    images = [Image.fromarray(frame) for frame in drawn_clip(3)]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=100)
+    clip = load_clip(tmp_path / "a.gif")
+    assert [index_of(frame) for frame in clip.frames] == [0, 1, 2]
+    assert clip.frames.shape[-1] == 3 or clip.frames[..., 3].min() == 255
+
+
+def test_folder_and_pattern_are_read_in_natural_order(tmp_path):
+    folder = write_folder(tmp_path / "frames", drawn_clip(12))
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "._frame_0.png").write_bytes(b"left by another system")
+    for source in (folder, str(folder / "frame_*.png"), str(folder / "*")):
+        clip = load_clip(source)
+        assert [index_of(frame) for frame in clip.frames] == list(range(12))
+        assert clip.fps == 8
+    assert [index_of(frame) for frame in load_clip(folder, start=9, every=2).frames] == [9, 11]
+
+
+def test_pattern_that_finds_one_video_reads_it(tmp_path):
+    write_video(tmp_path / "clip_01.mp4", drawn_clip(3))
+    assert load_clip(str(tmp_path / "*.mp4")).n_frames == 3
+
+
+def test_a_path_with_brackets_is_no_pattern(tmp_path):
+    write_folder(tmp_path / "shot[1]", drawn_clip(2))
+    assert load_clip(tmp_path / "shot[1]").n_frames == 2
+
+
+def test_one_image_is_a_clip_of_one_frame(tmp_path):
+    Image.fromarray(drawn_clip(1)[0]).save(tmp_path / "a.jpg")
+    assert load_clip(tmp_path / "a.jpg").frames.shape == (1, HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "I;16", "I", "F", "RGBA", "CMYK"])
+def test_every_image_mode_gives_the_same_grey(tmp_path, mode):
+    grey = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    grey[8:24, 8:24] = 0 if mode == "1" else 102
+    if mode in ("I;16", "I"):
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+        image = image.convert("I") if mode == "I" else image
+    elif mode == "F":
+        image = Image.fromarray(grey.astype(np.float32) / 255)
+    else:
+        image = Image.fromarray(grey).convert(mode)
+    path = tmp_path / ("a.tif" if mode in ("F", "CMYK", "I") else "a.png")
+    image.save(path)
+    frames = load_clip(path).frames
+    assert np.abs(frames[0, ..., :3].astype(int) - grey[..., None]).max() <= 1
+
+
+def test_palette_transparency_becomes_alpha(tmp_path):
+    image = Image.fromarray(cutout(1)[0])
+    image.quantize(8).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(load_clip(tmp_path / "a.png").frames[..., 3], cutout(1)[..., 3])
+
+
+def test_frames_with_and_without_alpha_mix(tmp_path):
+    folder = write_folder(tmp_path / "frames", drawn_clip(1))
+    Image.fromarray(cutout(1)[0]).save(folder / "frame_1.png")
+    clip = load_clip(folder)
+    assert clip.frames.shape == (2, HEIGHT, WIDTH, 4)
+    assert clip.frames[0, ..., 3].min() == 255
+    np.testing.assert_array_equal(clip.frames[1], cutout(1)[0])
+
+
+def test_masks_are_picked_like_the_frames(tmp_path):
+    levels = np.zeros((10, HEIGHT, WIDTH), np.uint8)
+    levels += (np.arange(10, dtype=np.uint8) * 20)[:, None, None]
+    folder = write_folder(tmp_path / "masks", levels)
+    video = write_video(tmp_path / "a.mp4", drawn_clip(10))
+    clip = load_clip(video, start=2, every=3, mask=folder)
+    assert clip.masks is not None and clip.masks[:, 0, 0].tolist() == [40, 100, 160]
+
+
+def test_mask_video_and_mask_alpha(tmp_path):
+    frames = cutout(4)
+    white = np.repeat(frames[..., 3:], 3, axis=-1)
+    video = write_video(tmp_path / "mask.mp4", white)
+    folder = write_folder(tmp_path / "cutouts", frames)
+    clip = write_folder(tmp_path / "frames", drawn_clip(4))
+    for source, tolerance in ((video, 3), (folder, 0)):
+        masks = load_clip(clip, mask=source).masks
+        assert masks is not None
+        assert np.abs(masks.astype(int) - frames[..., 3]).max() <= tolerance
+
+
+def test_one_mask_serves_all_frames(tmp_path):
+    folder = write_folder(tmp_path / "frames", drawn_clip(6))
+    Image.fromarray(cutout(1)[0, ..., 3]).save(tmp_path / "mask.png")
+    clip = load_clip(folder, start=2, mask=tmp_path / "mask.png")
+    np.testing.assert_array_equal(clip.masks, np.repeat(cutout(1)[..., 3], 4, axis=0))
+
+
+def test_wrong_mask_count_and_size_are_named(tmp_path):
+    frames = write_folder(tmp_path / "frames", drawn_clip(6))
+    few = write_folder(tmp_path / "few", cutout(4)[..., 3])
+    with pytest.raises(ValueError, match=r"Expected 6 masks.*got 4"):
+        load_clip(frames, mask=few)
+    with pytest.raises(ValueError, match=r"Expected 1 masks.*got 0 of 4"):
+        load_clip(frames, start=5, mask=few)
+    small = write_folder(tmp_path / "small", np.zeros((6, 16, 24), np.uint8))
+    with pytest.raises(ValueError, match=r"48 x 32; got 24 x 16"):
+        load_clip(frames, mask=small)
+
+
+def test_missing_sources_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing at .*nowhere\.mp4"):
+        load_clip(tmp_path / "nowhere.mp4")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("x")
+    with pytest.raises(FileNotFoundError, match=r"Expected images .*got 1 files"):
+        load_clip(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match=r"got 0 files"):
+        load_clip(str(tmp_path / "empty" / "*.png"))
+    with pytest.raises(FileNotFoundError, match="mask"):
+        load_clip(write_folder(tmp_path / "frames", drawn_clip(1)), mask=tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.png", "a.gif", "a.txt"])
+@pytest.mark.parametrize("content", [b"", b"this is not a picture at all\n" * 50])
+def test_unreadable_files_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"Expected .*{name}"):
+        load_clip(tmp_path / name)
+
+
+def test_truncated_image_and_sound_without_picture(tmp_path):
+    folder = write_folder(tmp_path / "frames", drawn_clip(2))
+    whole = (folder / "frame_1.png").read_bytes()
+    (folder / "frame_1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"readable image; .*frame_1\.png"):
+        load_clip(folder)
+    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+    with pytest.raises(ValueError, match=r"Expected a video; .*sound\.wav holds none .*audio"):
+        load_clip(tmp_path / "sound.wav")
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "avi"])
+def test_video_without_frames(tmp_path, suffix):
+    path = tmp_path / f"empty.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(ValueError, match=r"Expected .*(got 0|after 0 frames|holds none)"):
+        load_clip(path)
+
+
+def test_bad_picks_and_sizes(tmp_path):
+    folder = write_folder(tmp_path / "frames", drawn_clip(3))
+    for wrong in ({"frames": 0}, {"start": -1}, {"every": 0}):
+        with pytest.raises(ValueError, match="Expected frames >= 1"):
+            load_clip(folder, **wrong)
+    with pytest.raises(ValueError, match=r"at least 8 frames .*got 3"):
+        load_clip(folder, start=7)
+    with pytest.raises(ValueError, match="fps = 0"):
+        load_clip(folder, fps=0)
+    Image.new("RGB", (20, 10)).save(folder / "frame_3.png")
+    with pytest.raises(ValueError, match=r"48 x 32 for the first and 20 x 10 for number 4"):
+        load_clip(folder)
+
+
+def test_from_tensors_rounds_and_repeats_a_single_mask():
+    images = torch.rand(3, 4, 5, 3, generator=torch.Generator().manual_seed(0))
+    clip = Clip.from_tensors(images, torch.ones(1, 4, 5), fps=12)
+    np.testing.assert_array_equal(clip.frames, (images * 255).round().numpy().astype(np.uint8))
+    assert clip.masks is not None and clip.masks.shape == (3, 4, 5) and clip.masks.min() == 255
+    assert clip.fps == 12
+    assert Clip.from_tensors(images.half(), torch.ones(4, 5)).masks is not None
+
+
+def test_from_tensors_refuses_what_is_no_clip():
+    images = torch.zeros(2, 4, 5, 3)
+    broken = images.clone()
+    broken[1, 2, 3] = float("nan")
+    with pytest.raises(ValueError, match=r"got 3 NaN or infinite values of 120"):
+        Clip.from_tensors(broken)
+    with pytest.raises(ValueError, match="0 to 255"):
+        Clip.from_tensors(torch.linspace(0, 255, 120).view(2, 4, 5, 3))
+    with pytest.raises(ValueError, match=r"\[2, 4, 5, 2\]"):
+        Clip.from_tensors(torch.zeros(2, 4, 5, 2))
+    with pytest.raises(ValueError, match=r"\[4, 5, 3\]"):
+        Clip.from_tensors(images[0])
+    with pytest.raises(ValueError, match=r"\[0, 4, 5, 3\]"):
+        Clip.from_tensors(images[:0])
+    with pytest.raises(ValueError, match=r"one mask per frame \(2\).*got 3"):
+        Clip.from_tensors(images, torch.zeros(3, 4, 5))
+    with pytest.raises(ValueError, match=r"5 x 4; got 6 x 4"):
+        Clip.from_tensors(images, torch.zeros(2, 4, 6))
+    with pytest.raises(ValueError, match="masks"):
+        Clip.from_tensors(images, torch.full((2, 4, 5), float("inf")))

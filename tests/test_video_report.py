@@ -1,0 +1,76 @@
+"""The report: every warning appears when it should, and not on a good clip."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sv4d2_core.video.crop import prepare_clip
+from sv4d2_core.video.frames import Clip
+
+torch.set_num_threads(1)
+
+
+def moving_square(
+    corners: list[tuple[int, int]], side: int = 100, canvas: int = 240, waving: bool = True
+) -> Clip:
+    """A square on white at (x, y) in each frame, its stripes moving when it waves."""
+    frames = np.full((len(corners), canvas, canvas, 3), 255, np.uint8)
+    for t, (x, y) in enumerate(corners):
+        part = frames[t, y : y + side, x : x + side]
+        rows = np.arange(part.shape[0])[:, None, None] + (3 * t if waving else 0)
+        part[:] = np.where(rows // 8 % 2, 40, 200)
+    return Clip(frames, 10.0)
+
+
+def report(clip: Clip, **options) -> str:
+    return "\n".join(prepare_clip(clip, size=160, **options).report)
+
+
+def test_a_good_clip_gives_one_line():
+    lines = prepare_clip(moving_square([(70, 70)] * 21), size=160).report
+    assert len(lines) == 1
+    for fact in ("21 frames of 240 x 240", "10 fps", "near-white background", "17 %", "becomes 160"):
+        assert fact in lines[0]
+
+
+def test_touched_borders_are_counted():
+    text = report(moving_square([(0, 70)] * 3 + [(70, 140)] * 2 + [(70, 70)] * 16))
+    assert "left border in 3 of 21 frames" in text
+    assert "bottom border in 2 of 21 frames" in text
+    assert "right border" not in text and "top border" not in text
+
+
+def test_a_tiny_object_and_its_enlargement():
+    text = report(moving_square([(110, 110)] * 21, side=30))
+    assert "object is tiny: 1.6 % of the frame, 30 pixels large" in text
+    assert "enlarged 3.6 times" in text
+
+
+def test_an_object_that_wanders_is_shown_a_better_centring():
+    wander = moving_square([(8 * t, 70) for t in range(21)], side=70)
+    assert "centering smooth or per_frame" in report(wander)
+    assert "centering smooth" not in report(wander, centering="smooth")
+
+
+def test_a_jump_is_named():
+    text = report(moving_square([(70, 70)] * 10 + [(10, 70)] * 11))
+    assert "object jumps by 60 % of its size at frame 10" in text
+
+
+@pytest.mark.parametrize(("n_frames", "warned"), [(1, True), (11, True), (12, False)])
+def test_few_frames(n_frames, warned):
+    text = report(moving_square([(70, 70)] * n_frames))
+    assert (f"only {n_frames} frame" in text) == warned
+    assert "little motion" not in text
+
+
+def test_little_motion():
+    assert "little motion (largest change 0.0 %" in report(moving_square([(70, 70)] * 12, waving=False))
+
+
+def test_empty_frames_are_listed():
+    clip = moving_square([(70, 70)] * 13)
+    clip.frames[[4, 7]] = 255
+    assert "2 of 13 frames are empty: 4, 7 (counted from 0)" in report(clip)
