@@ -37,7 +37,13 @@ class SelfAttention(nn.Module):
     """Multi-head attention of every group of tokens to itself; the projections have no input bias."""
 
     def __init__(
-        self, width: int, head_channels: int, *, operations: ModuleType | Any, attention: AttentionFunction, **kw
+        self,
+        width: int,
+        head_channels: int,
+        *,
+        operations: ModuleType | Any,
+        attention: AttentionFunction,
+        **kw,
     ) -> None:
         super().__init__()
         self.heads = width // head_channels

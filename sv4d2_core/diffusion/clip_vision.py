@@ -26,7 +26,9 @@ def _blur_axis(x: Tensor, factor: float, axis: int) -> Tensor:
     taps += 1 - taps % 2
     offsets = torch.arange(taps, dtype=x.dtype, device=x.device) - taps // 2
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).view(1, 1, -1, 1) if axis == 2 else (kernel / kernel.sum()).view(1, 1, 1, -1)
+    kernel = (
+        (kernel / kernel.sum()).view(1, 1, -1, 1) if axis == 2 else (kernel / kernel.sum()).view(1, 1, 1, -1)
+    )
     half = taps // 2
     padding = (0, 0, half, half) if axis == 2 else (half, half, 0, 0)
     padded = F.pad(x, padding, mode="reflect")

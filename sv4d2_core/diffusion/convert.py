@@ -1,0 +1,171 @@
+"""Writes checkpoints in the official layout: smaller copies of a file, and untrained ones of any size."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoint import (
+    build_networks,
+    check_tensors,
+    encoders_are_equal,
+    open_tensors,
+    required_shapes,
+    warn_of_unexpected,
+)
+from .config import ModelConfig
+from .layout import PARTS, SHARED_ENCODER, CheckpointError, metadata_of, read_config, read_header
+from .safetensors_stream import DTYPE_NAMES, write_safetensors
+
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+_VIEW_ENCODER = next(part for part in PARTS if part.name == "view_encoder")
+_DECODER = next(part for part in PARTS if part.name == "decoder")
+
+# OpenCLIP's text tower, of which the official files still hold these tensors.
+_TEXT_TOKENS = 77
+_TEXT_VOCABULARY = 49408
+
+
+def convert_checkpoint(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    dtype: torch.dtype = torch.float16,
+    variant: str = "auto",
+    overwrite: bool = False,
+) -> Path:
+    """Write a copy that holds only what inference needs, in ``dtype``, and return its path.
+
+    The layout and the keys stay official. Left out are the parts that nothing reads, and the views' VAE
+    encoder where it equals the frames'. The VAE decoder keeps its dtype, so that loading the copy gives
+    the same weights as loading the source in ``dtype``. The sizes, the variant and the source's own
+    metadata go into the metadata. One tensor at a time is in memory.
+
+    Raises:
+        FileNotFoundError: there is no source, or no folder for the target.
+        FileExistsError: the target exists and ``overwrite`` is not set.
+        CheckpointError: the source cannot be used, see `load_checkpoint`, or exceeds the range of ``dtype``.
+        OSError: the disk is full; nothing of the target is left.
+        ValueError: a dtype that is not float32, float16 or bfloat16, or a target that is the source.
+    """
+    source, target = Path(source), Path(target)
+    if dtype not in DTYPE_NAMES:
+        raise ValueError(
+            f"Expected dtype float16, bfloat16 or float32; got {dtype}. Choose one of the three."
+        )
+    header = read_header(source)
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"The target {target} is the source itself. Give the copy another name.")
+    config = read_config(header, variant)
+    networks = build_networks(config)
+    required = required_shapes(header, networks)
+    check_tensors(header, required)
+    warn_of_unexpected(header, required)
+    metadata = {**header.metadata, **metadata_of(config), "format": "pt"}
+    metadata.pop(SHARED_ENCODER, None)
+    with open_tensors(header) as file:
+        if encoders_are_equal(header, file, networks["frame_encoder"]):
+            required = {key: shape for key, shape in required.items() if not _VIEW_ENCODER.owns(key)}
+            metadata[SHARED_ENCODER] = "true"
+        tensors = {}
+        for key, shape in required.items():
+            stored = _DTYPES[header.tensors[key].dtype]
+            tensors[key] = (stored if _DECODER.owns(key) else dtype, shape)
+
+        def read(key: str) -> Tensor:
+            tensor = file.get_tensor(key)
+            narrowed = tensor.to(tensors[key][0])
+            if not narrowed.isfinite().all() and tensor.isfinite().all():
+                raise CheckpointError(
+                    f"{source.name} holds values up to {tensor.abs().max():.3g} in {key}, beyond the range "
+                    f"of {dtype}. Convert to bfloat16 instead."
+                )
+            return narrowed
+
+        return write_safetensors(target, tensors, read, metadata, overwrite)
+
+
+def write_random_checkpoint(
+    path: str | os.PathLike[str],
+    config: ModelConfig,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    full_layout: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write a complete checkpoint of random, untrained weights, marked as such, and return its path.
+
+    Args:
+        path: target file.
+        config: sizes; the same config, with ``trained`` False, is read back.
+        seed: every tensor depends on the seed and its key alone.
+        dtype: of all tensors.
+        full_layout: also write the parts of the official file that nothing reads (all its 3204 keys).
+        overwrite: replace an existing file.
+
+    Raises:
+        FileExistsError: the file exists and ``overwrite`` is not set.
+        OSError: the folder is missing or the disk is full.
+    """
+    shapes = official_shapes(config)
+    metadata = {**metadata_of(config), "sv4d2.trained": "false", "format": "pt"}
+    if not full_layout:
+        needed = [part for part in PARTS if part is not _VIEW_ENCODER]
+        shapes = {key: shape for key, shape in shapes.items() if any(part.owns(key) for part in needed)}
+        metadata[SHARED_ENCODER] = "true"
+
+    def read(key: str) -> Tensor:
+        # The three conditioning autoencoders are the same network.
+        canonical = re.sub(r"^conditioner\.embedders\.[45]\.", "conditioner.embedders.1.", key)
+        return _random_weight(seed, canonical, shapes[key]).to(dtype)
+
+    tensors = {key: (dtype, shape) for key, shape in shapes.items()}
+    return write_safetensors(path, tensors, read, metadata, overwrite)
+
+
+def official_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return key and shape of every tensor in an official file of these sizes, used or not."""
+    local = {
+        name: {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+        for name, network in build_networks(config).items()
+    }
+    shapes = {part.prefix + key: shape for part in PARTS for key, shape in local[part.name].items()}
+    latent = config.vae.latent_channels
+    autoencoder = {
+        **local["frame_encoder"],
+        **{f"decoder.{key}": shape for key, shape in local["decoder"].items()},
+        "post_quant_conv.weight": (latent, latent, 1, 1),
+        "post_quant_conv.bias": (latent,),
+    }
+    for index in (1, 4, 5):
+        prefix = f"conditioner.embedders.{index}.encoder."
+        shapes |= {prefix + key: shape for key, shape in autoencoder.items()}
+    width = config.clip.embed_dim
+    text_tower = {
+        "positional_embedding": (_TEXT_TOKENS, width),
+        "text_projection": (width, width),
+        "logit_scale": (),
+        "token_embedding.weight": (_TEXT_VOCABULARY, width),
+        "ln_final.weight": (width,),
+        "ln_final.bias": (width,),
+    }
+    return shapes | {f"conditioner.embedders.0.open_clip.model.{key}": s for key, s in text_tower.items()}
+
+
+def _random_weight(seed: int, key: str, shape: tuple[int, ...]) -> Tensor:
+    """Return weights that keep activations of ordinary size: unit gain, norms near 1, small biases."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    normal = torch.randn(shape, generator=generator)
+    if key.endswith("mix_factor"):
+        return normal
+    if len(shape) >= 2:
+        return normal.mul_(math.prod(shape[1:]) ** -0.5)
+    if len(shape) == 1 and key.endswith(".weight"):
+        return normal.mul_(0.1).add_(1.0)
+    return normal.mul_(0.1)

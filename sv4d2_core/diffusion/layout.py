@@ -1,0 +1,211 @@
+"""What is in an official SV4D 2.0 file: its parts, and the sizes that its tensors and metadata determine."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+
+from .config import OFFICIAL_VARIANTS, ModelConfig
+from .identify import UNET_PREFIX, identify, is_sv4d2
+from .safetensors_stream import NEEDED, CheckpointError, Header, TensorInfo, read_header
+from .sizes import MetadataReader, positive_int, read_clip, read_unet, read_vae, three_ints, true_or_false
+
+__all__ = [
+    "EXPECTED_UNUSED",
+    "NEEDED",
+    "PARTS",
+    "SHARED_ENCODER",
+    "CheckpointError",
+    "Header",
+    "TensorInfo",
+    "metadata_of",
+    "parts_of",
+    "read_config",
+    "read_header",
+    "require_parts",
+    "variant_of",
+]
+
+SHARED_ENCODER = "sv4d2.shared_encoder"
+
+# Metadata that belongs to a variant, so that choosing another variant by hand sets it aside.
+_OF_THE_VARIANT = ("variant", "view_mixing", "n_frames", "n_views", "guidance", "cfg_min", "cfg_max")
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network inside the file.
+
+    Args:
+        name: field of `Model` that holds it.
+        title: what a message calls it.
+        prefix: what its keys start with.
+        subsets: what its keys go on with; keys elsewhere under the prefix belong to no part.
+    """
+
+    name: str
+    title: str
+    prefix: str
+    subsets: tuple[str, ...] = ("",)
+
+    def owns(self, key: str) -> bool:
+        """Return whether a key belongs to this part."""
+        return key.startswith(self.prefix) and key.removeprefix(self.prefix).startswith(self.subsets)
+
+
+PARTS = (
+    Part("unet", "UNet", UNET_PREFIX),
+    Part("clip", "CLIP image tower", "conditioner.embedders.0.open_clip.model.visual."),
+    Part(
+        "frame_encoder",
+        "VAE encoder of the frames",
+        "conditioner.embedders.1.encoder.",
+        ("encoder.", "quant_conv."),
+    ),
+    Part(
+        "view_encoder",
+        "VAE encoder of the views",
+        "conditioner.embedders.4.encoder.",
+        ("encoder.", "quant_conv."),
+    ),
+    Part("decoder", "VAE decoder", "first_stage_model.decoder."),
+)
+_PREFIX = {part.name: part.prefix for part in PARTS}
+
+# Parts of the official file that inference never reads: the motion encoder, the decoders of the two other
+# conditioning autoencoders, and what is left of CLIP's text tower.
+EXPECTED_UNUSED = re.compile(
+    r"conditioner\.embedders\.5\."
+    r"|conditioner\.embedders\.[14]\.encoder\.(decoder|post_quant_conv)\."
+    r"|conditioner\.embedders\.0\.open_clip\.(?!model\.visual\.)"
+)
+
+
+def parts_of(header: Header) -> tuple[Part, ...]:
+    """Return the parts that a file must hold: all, or all but a view encoder declared shared."""
+    shared = header.metadata.get(SHARED_ENCODER) == "true"
+    return tuple(
+        part
+        for part in PARTS
+        if not (shared and part.name == "view_encoder" and not any(map(part.owns, header.tensors)))
+    )
+
+
+def require_parts(header: Header) -> None:
+    """Raise CheckpointError, with the file's kind, unless it is an SV4D 2.0 file with every part present."""
+    if not is_sv4d2(header):
+        raise CheckpointError(f"{header.path.name} is {identify(header)}. {NEEDED}")
+    absent = [p for p in parts_of(header) if not any(map(p.owns, header.tensors))]
+    if absent:
+        names = ", ".join(f"{p.title} ({p.prefix}*)" for p in absent)
+        raise CheckpointError(
+            f"{header.path.name} is an SV4D 2.0 model without {len(absent)} of its parts: {names}. {NEEDED}"
+        )
+
+
+def variant_of(header: Header, variant: str = "auto", name: str = "") -> str:
+    """Return ``sv4d2`` or ``sv4d2_8views``: as asked, else from the metadata, else from the file name.
+
+    The weights of the two variants have the same shapes, so they cannot tell.
+
+    Raises:
+        CheckpointError: an unknown variant, or nothing that tells which one it is.
+    """
+    names = " or ".join(OFFICIAL_VARIANTS)
+    if variant != "auto":
+        if variant not in OFFICIAL_VARIANTS:
+            raise CheckpointError(f"Expected variant auto, {names}; got {variant!r}. Choose one of these.")
+        return variant
+    stored = header.metadata.get("sv4d2.variant")
+    if stored is not None:
+        if stored not in OFFICIAL_VARIANTS:
+            raise CheckpointError(
+                f"{header.path.name} names its variant {stored!r} (metadata sv4d2.variant); expected "
+                f"{names}. Choose one by hand."
+            )
+        return stored
+    name = (name or header.path.name).lower()
+    if re.search(r"8[-_ ]?views?", name):
+        return "sv4d2_8views"
+    if "sv4d2" in name:
+        return "sv4d2"
+    raise CheckpointError(
+        f"The variant of {name!r} cannot be told: the weights of both have the same shapes, the file has no "
+        f"metadata sv4d2.variant, and its name holds neither 'sv4d2' nor '8views'. Choose variant {names} by "
+        f"hand, or rename the file to sv4d2.safetensors or sv4d2_8views.safetensors."
+    )
+
+
+def read_config(header: Header, variant: str = "auto", name: str = "") -> ModelConfig:
+    """Return the sizes of a checkpoint: from its tensors, then its metadata, else the official values.
+
+    Args:
+        header: what `read_header` returned.
+        variant: ``sv4d2``, ``sv4d2_8views`` or ``auto``.
+        name: file name that ``auto`` may read the variant from; default the header's.
+
+    Raises:
+        CheckpointError: not an SV4D 2.0 file, parts or keys missing, sizes that contradict each other,
+            metadata that cannot be read, or a variant that cannot be told.
+    """
+    require_parts(header)
+    chosen = variant_of(header, variant, name)
+    metadata = {k.removeprefix("sv4d2."): v for k, v in header.metadata.items() if k.startswith("sv4d2.")}
+    if metadata.get("variant", chosen) != chosen:
+        _logger.warning(
+            "%s says that it is %s; used as %s, as chosen.", header.path.name, metadata["variant"], chosen
+        )
+        metadata = {k: v for k, v in metadata.items() if k not in _OF_THE_VARIANT}
+    official = OFFICIAL_VARIANTS[chosen]
+    try:
+        unet = read_unet(header, _PREFIX["unet"], metadata, official.unet)
+        read = MetadataReader(metadata, official)
+        return ModelConfig(
+            variant=chosen,
+            n_frames=read("n_frames", positive_int),
+            n_views=read("n_views", positive_int),
+            vector_dims=read("vector_dims", three_ints),
+            size=read("size", positive_int),
+            sigma_min=read("sigma_min", float),
+            sigma_max=read("sigma_max", float),
+            scale_factor=read("scale_factor", float),
+            guidance=read("guidance", str),
+            cfg_min=read("cfg_min", float),
+            cfg_max=read("cfg_max", float),
+            trained=read("trained", true_or_false),
+            unet=unet,
+            vae=read_vae(header, _PREFIX["frame_encoder"]),
+            clip=read_clip(header, _PREFIX["clip"], metadata, official.clip),
+        )
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(
+            f"The sizes of {header.path.name} do not fit together: {error} A file of another size than the "
+            f"official one must name in its metadata what tensors cannot tell: sv4d2.num_head_channels, "
+            f"sv4d2.vector_dims, sv4d2.clip_head_width."
+        ) from error
+
+
+def metadata_of(config: ModelConfig) -> dict[str, str]:
+    """Return the metadata from which, with the tensors, `read_config` builds the same config again."""
+    return {
+        "sv4d2.variant": config.variant,
+        "sv4d2.view_mixing": config.unet.view_mixing,
+        "sv4d2.num_head_channels": str(config.unet.head_channels),
+        "sv4d2.vector_dims": ",".join(map(str, config.vector_dims)),
+        "sv4d2.clip_head_width": str(config.clip.head_width),
+        "sv4d2.n_frames": str(config.n_frames),
+        "sv4d2.n_views": str(config.n_views),
+        "sv4d2.size": str(config.size),
+        "sv4d2.sigma_min": repr(config.sigma_min),
+        "sv4d2.sigma_max": repr(config.sigma_max),
+        "sv4d2.scale_factor": repr(config.scale_factor),
+        "sv4d2.guidance": config.guidance,
+        "sv4d2.cfg_min": repr(config.cfg_min),
+        "sv4d2.cfg_max": repr(config.cfg_max),
+        "sv4d2.trained": "true" if config.trained else "false",
+    }

@@ -1,0 +1,195 @@
+"""The safetensors format read as a header and written as a stream, one tensor in memory at a time.
+
+A file is 8 bytes of header length (little-endian), a JSON header that gives dtype, shape and byte range of
+each tensor, then the raw bytes. The library's own writer wants all tensors at once, and its reader's errors
+do not say what a wrong file is; the tensors themselves are read by the library.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NEEDED = (
+    "Needed is a Stable Video 4D 2.0 checkpoint, sv4d2.safetensors or sv4d2_8views.safetensors "
+    "(huggingface.co/stabilityai/sv4d2.0, about 12 GB each), or a file that `sv4d2 convert` made of one."
+)
+
+DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+_LARGEST_HEADER = 100_000_000
+
+# First bytes of files that people take for a checkpoint, and what they are.
+_SIGNATURES = (
+    (
+        b"PK\x03\x04",
+        "a PyTorch pickle or another zip archive (.ckpt, .pt); pickles can run code and are not read",
+    ),
+    (b"\x80", "a pickle (.ckpt, .pt); pickles can run code and are not read"),
+    (b"GGUF", "a GGUF file (a quantised model)"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"version https://git-lfs", "a Git LFS pointer; the file itself was not downloaded (git lfs pull)"),
+    (b"<", "a web page; the download saved an error or login page in place of the file"),
+    (b"Access to model", "a refusal of the download server, saved in place of the file"),
+    (b"Invalid", "a refusal of the download server, saved in place of the file"),
+)
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used as a checkpoint; the text says what it is and what is needed."""
+
+
+class TensorInfo(NamedTuple):
+    """Data type by its safetensors name (``F32``, ``F16``, ...) and shape of a stored tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself before any tensor is read.
+
+    Args:
+        path: the file.
+        tensors: data type and shape of each key.
+        metadata: the ``__metadata__`` strings.
+        file_size: bytes on disk.
+    """
+
+    path: Path
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    file_size: int
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Return keys, shapes and metadata of a safetensors file without reading its tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: a folder, an empty or truncated file, a pickle or anything that is not safetensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"Expected a checkpoint file; {path} is a folder. {NEEDED}")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}. {NEEDED}")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(64)
+        if not start:
+            raise CheckpointError(f"{path.name} is empty (0 bytes): the download did not start. {NEEDED}")
+        length = int.from_bytes(start[:8], "little")
+        # The length is checked before the signatures: any byte may begin a valid length.
+        if len(start) < 9 or start[8:9] != b"{" or length > _LARGEST_HEADER:
+            raise CheckpointError(
+                f"{path.name} is not a safetensors file: {_guess_format(start, size)}. {NEEDED}"
+            )
+        if size < 8 + length:
+            raise CheckpointError(
+                f"{path.name} is truncated: it ends inside its header ({size:,} of at least {8 + length:,} "
+                f"bytes). Download it again."
+            )
+        file.seek(8)
+        text = file.read(length)
+    try:
+        table = json.loads(text)
+        metadata = {str(k): str(v) for k, v in (table.pop("__metadata__", None) or {}).items()}
+        tensors = {key: TensorInfo(row["dtype"], tuple(map(int, row["shape"]))) for key, row in table.items()}
+        end = 8 + length + max((int(row["data_offsets"][1]) for row in table.values()), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path.name} looks like a safetensors file, but its header cannot be read ({error}): the file "
+            f"is damaged. Download it again."
+        ) from error
+    if size != end:
+        what = "truncated" if size < end else "damaged"
+        raise CheckpointError(
+            f"{path.name} is {what}: its header describes {end:,} bytes, the file has {size:,} "
+            f"({size / end:.1%}). Download it again."
+        )
+    return Header(path, tensors, metadata, size)
+
+
+def write_safetensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    read: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+    overwrite: bool = False,
+) -> Path:
+    """Write a safetensors file tensor by tensor; the target appears complete or not at all.
+
+    Args:
+        path: target; it is written under a temporary name in the same folder and then renamed.
+        tensors: dtype and shape of every key.
+        read: returns the tensor of a key, of that dtype and shape; called once per key.
+        metadata: strings for ``__metadata__``.
+        overwrite: replace an existing target.
+
+    Raises:
+        FileExistsError: the target exists and ``overwrite`` is not set.
+        OSError: the folder is missing or the disk is full; the temporary file is removed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"Expected the name of a file to write; {path} is a folder. Add a file name.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already. Give another name, or allow it to be overwritten.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder {path.parent} does not exist. Create it or give another target.")
+    # Wide types first, as the library does: every tensor then starts at a multiple of its element size.
+    order = sorted(tensors, key=lambda key: -tensors[key][0].itemsize)
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for key in order:
+        dtype, shape = tensors[key]
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[key] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for key in order:
+                file.write(_raw_bytes(read(key), key, *tensors[key]))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"Writing {path} ({end / 1e9:.2f} GB) failed: {error.strerror or error}. The incomplete file was "
+            f"removed; make room there or give another target.",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _raw_bytes(tensor: Tensor, key: str, dtype: torch.dtype, shape: tuple[int, ...]) -> memoryview:
+    if tensor.dtype != dtype or tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"Expected {key} as {dtype} {list(shape)}; got {tensor.dtype} {list(tensor.shape)}.")
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _guess_format(start: bytes, size: int) -> str:
+    for signature, what in _SIGNATURES:
+        if start.startswith(signature):
+            return f"it is {what}"
+    return f"it is {size:,} bytes of another format"

@@ -1,0 +1,214 @@
+"""Writing checkpoints: the streamed format, conversion, untrained files, and no half-written targets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sv4d2_core.diffusion.checkpoint import describe_checkpoint, load_checkpoint
+from sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
+from sv4d2_core.diffusion.convert import convert_checkpoint, official_shapes, write_random_checkpoint
+from sv4d2_core.diffusion.layout import CheckpointError, read_config, read_header
+from sv4d2_core.diffusion.safetensors_stream import write_safetensors
+
+ROOT = Path(__file__).parents[1]
+OFFICIAL = json.loads((ROOT / "tests" / "data" / "official_manifest.json").read_text())
+CONFIG = ModelConfig(
+    vector_dims=(32, 48, 48),
+    trained=False,
+    unet=UNetConfig(
+        base=32, multipliers=(1, 2), attention_levels=1, head_channels=16, context_dim=48, vector_dim=128
+    ),
+    vae=VAEConfig(base=32, multipliers=(1, 2)),
+    clip=CLIPVisionConfig(width=64, layers=2, head_width=32, mlp_width=256, embed_dim=48),
+)
+UNET_KEY = "model.diffusion_model.time_embed.0.weight"
+VIEWS_KEY = "conditioner.embedders.4.encoder.quant_conv.bias"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Return an untrained file in the full official layout: the three autoencoders are equal."""
+    torch.set_num_threads(1)
+    return write_random_checkpoint(
+        tmp_path_factory.mktemp("source") / "my_sv4d2.safetensors", CONFIG, seed=7, full_layout=True
+    )
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    parts = ("unet", "clip", "frame_encoder", "view_encoder", "decoder")
+    return {f"{p}.{k}": v for p in parts for k, v in getattr(model, p).state_dict().items()}
+
+
+def assert_equal_weights(a, b) -> None:
+    a, b = weights(a), weights(b)
+    assert a.keys() == b.keys()
+    for key in a:
+        assert a[key].dtype == b[key].dtype and torch.equal(a[key], b[key]), key
+
+
+def test_library_reads_what_is_streamed(tmp_path):
+    tensors = {
+        "odd": torch.randn(3).half(),
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 4),
+        "strided": torch.randn(4, 6).t(),
+        "brain": torch.randn(5, 1).bfloat16(),
+        "ünï": torch.randn(2),
+    }
+    path = tmp_path / "x.safetensors"
+    shapes = {k: (v.dtype, tuple(v.shape)) for k, v in tensors.items()}
+    assert write_safetensors(path, shapes, tensors.__getitem__, {"note": "é"}) == path
+    read = load_file(path)
+    assert read.keys() == tensors.keys()
+    for key, value in tensors.items():
+        assert read[key].dtype == value.dtype and torch.equal(read[key], value), key
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"note": "é"}
+    assert read_header(path).tensors["strided"].shape == (6, 4)
+
+
+def test_streaming_refuses_another_shape(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(ValueError, match=r"Expected a as torch.float32 \[2\]; got torch.float32 \[3\]"):
+        write_safetensors(path, {"a": (torch.float32, (2,))}, lambda key: torch.zeros(3), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_official_shapes_are_the_recorded_ones():
+    shapes = official_shapes(ModelConfig())
+    assert {k: list(s) for k, s in shapes.items()} == OFFICIAL
+
+
+def test_random_checkpoint_is_untrained_seeded_and_complete(tmp_path, source):
+    full = load_file(source)
+    assert {k: tuple(v.shape) for k, v in full.items()} == official_shapes(CONFIG)
+    assert read_config(read_header(source)) == CONFIG
+    assert "UNTRAINED" in str(describe_checkpoint(source))
+    small = write_random_checkpoint(tmp_path / "sv4d2.safetensors", CONFIG, seed=7)
+    assert all(torch.equal(value, full[key]) for key, value in load_file(small).items())
+    assert_equal_weights(load_checkpoint(small), load_checkpoint(source))
+    other = load_file(write_random_checkpoint(tmp_path / "b.safetensors", CONFIG, seed=8))
+    assert not torch.equal(other[UNET_KEY], full[UNET_KEY])
+    norm = full["model.diffusion_model.out.0.weight"]
+    assert abs(norm.mean() - 1) < 0.1 and 0.03 < norm.std() < 0.3
+    matrix = full["model.diffusion_model.time_embed.2.weight"]
+    assert abs(matrix.std() * matrix.shape[1] ** 0.5 - 1) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_converted_file_loads_like_its_source(tmp_path, source, dtype):
+    target = convert_checkpoint(source, tmp_path / "small.safetensors", dtype)
+    assert_equal_weights(load_checkpoint(target, dtype=dtype), load_checkpoint(source, dtype=dtype))
+    assert read_config(read_header(target)) == CONFIG
+    assert [p.name for p in tmp_path.iterdir()] == ["small.safetensors"]
+    info = describe_checkpoint(target)
+    assert not info.unexpected and all(part.title != "not used" for part in info.parts)
+    if dtype != torch.float32:
+        assert target.stat().st_size < 0.5 * source.stat().st_size
+
+
+def test_equal_encoders_are_stored_once_and_different_ones_twice(tmp_path, source):
+    target = convert_checkpoint(source, tmp_path / "a.safetensors")
+    assert read_header(target).metadata["sv4d2.shared_encoder"] == "true"
+    assert VIEWS_KEY not in read_header(target).tensors
+    again = convert_checkpoint(target, tmp_path / "again.safetensors")
+    assert_equal_weights(load_checkpoint(again), load_checkpoint(target))
+
+    tensors = load_file(source)
+    tensors[VIEWS_KEY] = tensors[VIEWS_KEY] + 1
+    other = tmp_path / "other.safetensors"
+    save_file(tensors, other, read_header(source).metadata)
+    target = convert_checkpoint(other, tmp_path / "b.safetensors")
+    assert "sv4d2.shared_encoder" not in read_header(target).metadata
+    model = load_checkpoint(target, dtype=torch.float16)
+    assert model.view_encoder is not model.frame_encoder
+
+
+def test_metadata_keeps_the_sources_and_records_the_variant(tmp_path, source):
+    renamed = tmp_path / "model.safetensors"
+    metadata = {k: v for k, v in read_header(source).metadata.items() if k != "sv4d2.variant"}
+    save_file(load_file(source), renamed, metadata | {"modelspec.author": "somebody"})
+    with pytest.raises(CheckpointError, match="sv4d2 or sv4d2_8views"):
+        convert_checkpoint(renamed, tmp_path / "x.safetensors")
+    target = convert_checkpoint(renamed, tmp_path / "x.safetensors", variant="sv4d2_8views")
+    written = read_header(target).metadata
+    assert written["modelspec.author"] == "somebody"
+    assert written["sv4d2.variant"] == "sv4d2_8views"
+    assert load_checkpoint(target).config.variant == "sv4d2_8views"
+
+
+def test_targets_are_protected(tmp_path, source):
+    target = tmp_path / "x.safetensors"
+    target.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match="exists already"):
+        convert_checkpoint(source, target)
+    assert target.read_bytes() == b"precious"
+    convert_checkpoint(source, target, overwrite=True)
+    assert load_checkpoint(target).config == CONFIG
+    with pytest.raises(ValueError, match="is the source itself"):
+        convert_checkpoint(target, target, overwrite=True)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        convert_checkpoint(source, tmp_path / "nowhere" / "x.safetensors")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        convert_checkpoint(source, tmp_path)
+    with pytest.raises(ValueError, match="got torch.int8"):
+        convert_checkpoint(source, tmp_path / "y.safetensors", torch.int8)
+
+
+def test_values_beyond_half_precision_are_not_written_as_infinity(tmp_path, source):
+    tensors = load_file(source)
+    tensors[UNET_KEY][0, 0] = 1e5
+    large = tmp_path / "large.safetensors"
+    save_file(tensors, large, read_header(source).metadata)
+    with pytest.raises(CheckpointError, match=r"1e\+05 in .*time_embed.*bfloat16"):
+        convert_checkpoint(large, tmp_path / "x.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["large.safetensors"]
+    convert_checkpoint(large, tmp_path / "x.safetensors", torch.bfloat16)
+
+
+def test_interruption_leaves_the_old_target(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"old")
+
+    def read(key: str) -> torch.Tensor:
+        if key == "b":
+            raise KeyboardInterrupt
+        return torch.zeros(1000)
+
+    shapes = {key: (torch.float32, (1000,)) for key in "ab"}
+    with pytest.raises(KeyboardInterrupt):
+        write_safetensors(path, shapes, read, {}, overwrite=True)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x.safetensors", b"old")]
+
+
+DISK_FULL_SCRIPT = """
+import resource, sys
+from sv4d2_core.diffusion.convert import convert_checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    convert_checkpoint(sys.argv[1], sys.argv[2])
+except OSError as error:
+    sys.stdout.write(str(error))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE stands for a full disk and is POSIX only")
+def test_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, source):
+    target = tmp_path / "x.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-c", DISK_FULL_SCRIPT, str(source), str(target)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "x.safetensors" in done.stdout and "The incomplete file was removed" in done.stdout
+    assert not list(tmp_path.iterdir())

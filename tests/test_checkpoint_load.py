@@ -1,0 +1,280 @@
+"""Loading: the right weights in the right place and dtype, clear errors, no memory beyond the weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sv4d2_core.diffusion.checkpoint import describe_checkpoint, load_checkpoint
+from sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
+from sv4d2_core.diffusion.convert import write_random_checkpoint
+from sv4d2_core.diffusion.layout import CheckpointError
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "data"
+METADATA = {
+    "sv4d2.variant": "sv4d2",
+    "sv4d2.num_head_channels": "16",
+    "sv4d2.vector_dims": "32,48,48",
+    "sv4d2.clip_head_width": "32",
+}
+SMALL = ModelConfig(
+    vector_dims=(32, 48, 48),
+    unet=UNetConfig(
+        base=32, multipliers=(1,), attention_levels=1, head_channels=16, context_dim=48, vector_dim=128
+    ),
+    vae=VAEConfig(base=32, multipliers=(1, 2)),
+    clip=CLIPVisionConfig(width=64, layers=1, head_width=32, mlp_width=256, embed_dim=48),
+)
+UNET_KEY = "model.diffusion_model.time_embed.0.weight"
+FRAMES = "conditioner.embedders.1.encoder."
+VIEWS = "conditioner.embedders.4.encoder."
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, torch.Tensor]:
+    """Return the tensors of the tiny checkpoint in the official layout, seed 1001."""
+    torch.set_num_threads(1)
+    spec = importlib.util.spec_from_file_location("generator", DATA / "generator.py")
+    assert spec is not None and spec.loader is not None
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    shapes = json.loads((DATA / "tiny_manifest.json").read_text())
+    return {k: torch.as_tensor(generator.weight(1001, k, s)).reshape(s) for k, s in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tiny, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "model.safetensors"
+    save_file(tiny, path, METADATA)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory) -> Path:
+    """Return an untrained file in the full official layout, of the smallest sizes."""
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("small") / "model.safetensors"
+    return write_random_checkpoint(path, SMALL, full_layout=True)
+
+
+@pytest.fixture(scope="module")
+def small(small_file) -> dict[str, torch.Tensor]:
+    return load_file(small_file)
+
+
+def networks(model):
+    return (model.unet, model.clip, model.frame_encoder, model.view_encoder, model.decoder)
+
+
+def test_every_weight_is_the_files(tiny, tiny_file, caplog):
+    model = load_checkpoint(tiny_file)
+    prefixes = {
+        "model.diffusion_model.": model.unet,
+        "conditioner.embedders.0.open_clip.model.visual.": model.clip,
+        FRAMES: model.frame_encoder,
+        VIEWS: model.view_encoder,
+        "first_stage_model.decoder.": model.decoder,
+    }
+    for prefix, network in prefixes.items():
+        state = network.state_dict()
+        assert state
+        for key, value in state.items():
+            assert torch.equal(value, tiny[prefix + key]), prefix + key
+    assert model.config.unet.base == 32
+    assert model.view_encoder is not model.frame_encoder
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_weights_frozen_and_a_float32_decoder(tiny, tiny_file, dtype):
+    model = load_checkpoint(tiny_file, dtype=dtype)
+    for network in networks(model):
+        assert not network.training
+        wanted = torch.float32 if network is model.decoder else dtype
+        for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+            assert tensor.device.type == "cpu" and not tensor.requires_grad, name
+            assert tensor.dtype == wanted, name
+    assert torch.equal(model.unet.state_dict()["time_embed.0.weight"], tiny[UNET_KEY].to(dtype))
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_narrow_files_widen(small, tmp_path, stored):
+    path = tmp_path / "sv4d2.safetensors"
+    save_file({k: v.to(stored) for k, v in small.items()}, path, METADATA)
+    weight = load_checkpoint(path).unet.state_dict()["time_embed.0.weight"]
+    assert torch.equal(weight, small[UNET_KEY].to(stored).float())
+
+
+def test_weights_do_not_depend_on_the_file_afterwards(small, tmp_path):
+    path = tmp_path / "sv4d2.safetensors"
+    save_file(small, path, METADATA)
+    model = load_checkpoint(path)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(model.unet.state_dict()["time_embed.0.weight"], small[UNET_KEY])
+
+
+def test_equal_encoders_become_one(small, small_file, tmp_path):
+    assert torch.equal(small[FRAMES + "quant_conv.bias"], small[VIEWS + "quant_conv.bias"])
+    model = load_checkpoint(small_file)
+    assert model.view_encoder is model.frame_encoder
+    path = tmp_path / "sv4d2.safetensors"
+    save_file(small | {VIEWS + "quant_conv.bias": small[VIEWS + "quant_conv.bias"] + 1e-3}, path, METADATA)
+    model = load_checkpoint(path)
+    assert model.view_encoder is not model.frame_encoder
+
+
+def test_missing_view_encoder_is_an_error_unless_declared_shared(small, tmp_path):
+    path = tmp_path / "sv4d2.safetensors"
+    without = {k: v for k, v in small.items() if not k.startswith(VIEWS)}
+    save_file(without, path, METADATA)
+    with pytest.raises(CheckpointError, match="without 1 of its parts: VAE encoder of the views"):
+        load_checkpoint(path)
+    save_file(without, path, METADATA | {"sv4d2.shared_encoder": "true"})
+    model = load_checkpoint(path)
+    assert model.view_encoder is model.frame_encoder
+
+
+def test_missing_keys_are_counted_and_named(small, tmp_path):
+    path = tmp_path / "sv4d2.safetensors"
+    lost = [k for k in small if ".motion_blocks.0.norm2." in k]
+    save_file({k: v for k, v in small.items() if k not in lost}, path, METADATA)
+    with pytest.raises(CheckpointError, match=rf"lacks {len(lost)} keys that the model needs: {lost[0]}"):
+        load_checkpoint(path)
+
+
+def test_unexpected_keys_are_one_warning(small, tmp_path, caplog):
+    path = tmp_path / "sv4d2.safetensors"
+    save_file(small | {f"model_ema.{i}": torch.zeros(1) for i in range(5)}, path, METADATA)
+    with caplog.at_level(logging.WARNING):
+        load_checkpoint(path)
+    assert len(caplog.records) == 1
+    assert "5 unexpected keys not used: model_ema.0, model_ema.1, model_ema.2, ..." in caplog.text
+
+
+def test_wrong_shape_shows_both(small, tmp_path):
+    path = tmp_path / "sv4d2.safetensors"
+    save_file(small | {UNET_KEY: torch.zeros(128, 31)}, path, METADATA)
+    with pytest.raises(CheckpointError, match=rf"{UNET_KEY} \[128, 32\]; got \[128, 31\]"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.float64])
+def test_other_dtypes_are_refused(small, tmp_path, dtype):
+    path = tmp_path / "sv4d2.safetensors"
+    save_file(small | {UNET_KEY: small[UNET_KEY].to(dtype)}, path, METADATA)
+    with pytest.raises(CheckpointError, match=r"1 tensor of type (F8_E4M3|I8|F64) .*expected F32, F16, BF16"):
+        load_checkpoint(path)
+
+
+def test_other_dtype_in_an_unused_part_does_not_matter(small, tmp_path):
+    path = tmp_path / "sv4d2.safetensors"
+    key = "conditioner.embedders.0.open_clip.model.logit_scale"
+    save_file(small | {key: torch.zeros((), dtype=torch.int64)}, path, METADATA)
+    load_checkpoint(path)
+
+
+def test_asking_for_another_dtype(small_file):
+    with pytest.raises(ValueError, match="float32, float16 or bfloat16; got torch.float64"):
+        load_checkpoint(small_file, dtype=torch.float64)
+
+
+def test_overlapping_tensors_are_found_by_the_library(small, tmp_path):
+    path = tmp_path / "sv4d2.safetensors"
+    save_file(small, path, METADATA)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + length])
+    table[UNET_KEY]["data_offsets"] = [0, 4]
+    text = json.dumps(table, separators=(",", ":")).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_description_of_a_good_file(small, small_file):
+    info = describe_checkpoint(small_file)
+    assert (info.variant, info.missing, info.unexpected, info.problem) == ("sv4d2", (), (), "")
+    assert sum(part.parameters for part in info.parts) == sum(v.numel() for v in small.values())
+    assert sum(part.n_bytes for part in info.parts) == sum(v.nbytes for v in small.values())
+    text = str(info)
+    for words in ("variant sv4d2", "UNet", "CLIP image tower", "not used", "F32", "sv4d2 convert"):
+        assert words in text
+
+
+def test_description_when_the_variant_cannot_be_told(small, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(small, path, {k: v for k, v in METADATA.items() if k != "sv4d2.variant"})
+    info = describe_checkpoint(path)
+    assert info.variant is None
+    assert "variant cannot be told" in str(info)
+    assert "Choose variant sv4d2 or sv4d2_8views" in str(info)
+
+
+def test_description_of_incomplete_and_foreign_files(small, tmp_path):
+    path = tmp_path / "sv4d2.safetensors"
+    lost = "first_stage_model.decoder.conv_in.bias"
+    save_file({k: v for k, v in small.items() if k != lost} | {"extra": torch.zeros(1)}, path, METADATA)
+    info = describe_checkpoint(path)
+    assert (info.missing, info.unexpected) == ((lost,), ("extra",))
+    assert "lacks 1 key" in str(info)
+    save_file({"a.lora_up.weight": torch.zeros(4, 4)}, path)
+    info = describe_checkpoint(path)
+    assert info.config is None
+    assert "is a LoRA" in str(info)
+
+
+MEMORY_SCRIPT = """
+import re, sys, threading, time
+import torch
+from sv4d2_core.diffusion.checkpoint import load_checkpoint
+torch.set_num_threads(1)
+
+def anonymous_bytes():
+    return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+def watch():
+    while not done.is_set():
+        peak[0] = max(peak[0], anonymous_bytes())
+        time.sleep(0.001)
+
+before = anonymous_bytes()
+peak, done = [before], threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+model = load_checkpoint(sys.argv[1], dtype=torch.float16)
+done.set()
+watcher.join()
+peak[0] = max(peak[0], anonymous_bytes())
+networks = (model.unet, model.clip, model.frame_encoder, model.decoder)
+weights = sum(p.nbytes for n in networks for p in n.parameters())
+sys.stdout.write(f"{peak[0] - before} {weights}")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is read from Linux's /proc")
+def test_loading_needs_no_memory_beyond_the_weights(tmp_path):
+    path = tmp_path / "bench.safetensors"
+    config = ModelConfig(
+        vector_dims=(64, 96, 96),
+        unet=UNetConfig(base=64, head_channels=32, context_dim=256, vector_dim=256),
+        vae=VAEConfig(base=32),
+        clip=CLIPVisionConfig(width=64, layers=2, head_width=32, mlp_width=256, embed_dim=256),
+    )
+    write_random_checkpoint(path, config)
+    assert path.stat().st_size > 300e6
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY_SCRIPT, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    growth, weights = map(int, done.stdout.split())
+    assert weights < 0.55 * path.stat().st_size
+    assert growth <= 1.15 * weights + 4e6
