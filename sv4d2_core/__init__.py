@@ -1,0 +1,26 @@
+"""Stable Video 4D 2.0: one clip of a moving object in, consistent novel-view videos out."""
+
+from .cameras import Cameras
+from .diffusion.checkpoint import load_checkpoint
+from .diffusion.convert import convert_checkpoint
+from .diffusion.novel_views import sample_views
+from .export.folder import read_views, write_views
+from .video.crop import PreparedClip, prepare_clip
+from .video.frames import Clip, load_clip
+from .views import ViewGrid
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cameras",
+    "Clip",
+    "PreparedClip",
+    "ViewGrid",
+    "convert_checkpoint",
+    "load_checkpoint",
+    "load_clip",
+    "prepare_clip",
+    "read_views",
+    "sample_views",
+    "write_views",
+]

@@ -64,14 +64,14 @@ class Cameras:
             raise ValueError(f"Camera angles must be finite numbers; got elevations {e} and azimuths {a}.")
         if e[0] != 0 or a[0] % 360 != 0:
             raise ValueError(
-                f"The first view is the input view and must be elevation 0, azimuth 0 (angles are relative to "
-                f"it); got ({e[0]:g}, {a[0]:g}). Subtract these values from all entries."
+                f"The first view is the input view and must be elevation 0, azimuth 0 (angles are relative "
+                f"to it); got ({e[0]:g}, {a[0]:g}). Subtract these values from all entries."
             )
         absolute = [x + self.input_elevation_deg for x in e]
         if max(map(abs, absolute)) >= 90:
             raise ValueError(
-                f"Elevations must stay between -90 and 90 degrees; got {min(absolute):g} to {max(absolute):g} "
-                f"(relative elevation + input elevation {self.input_elevation_deg:g})."
+                f"Elevations must stay between -90 and 90 degrees; got {min(absolute):g} to "
+                f"{max(absolute):g} (relative elevation + input elevation {self.input_elevation_deg:g})."
             )
         if self.radius <= 0 or not 0 < self.fov_deg < 180:
             raise ValueError(
@@ -180,6 +180,47 @@ class Cameras:
         return cls((0.0,) * len(azimuths), azimuths)
 
     @classmethod
+    def from_lists(
+        cls,
+        n_views_per_pass: int,
+        azimuths_deg: Sequence[float] | None = None,
+        elevations_deg: Sequence[float] | None = None,
+        input_elevation_deg: float = 0.0,
+    ) -> Cameras:
+        """Return cameras from a user's lists, which may leave out the input view.
+
+        Args:
+            n_views_per_pass: V of the model; lists hold a multiple of V, or one more with the input first.
+            azimuths_deg: None: the official orbit for this V, else an even ring.
+            elevations_deg: None: the input's elevation for all.
+            input_elevation_deg: absolute elevation of the input view.
+
+        Raises:
+            ValueError: a single elevation for several views, or a count that fits no number of passes.
+        """
+        if elevations_deg is not None and len(elevations_deg) == 1 < n_views_per_pass:
+            raise ValueError(
+                f"Expected one elevation per view; got the single value {elevations_deg[0]:g}. Elevations "
+                f"are relative to the input view: one value for all views, the input included, would change "
+                f"nothing. List them, or place all novel views on a ring there (--ring-elevation)."
+            )
+        if azimuths_deg is None:
+            azimuths_deg = cls.default(n_views_per_pass).azimuths_deg
+        azimuths = _with_input_view("azimuths", azimuths_deg, n_views_per_pass)
+        elevations = [0.0] * len(azimuths)
+        if elevations_deg is not None:
+            elevations = _with_input_view("elevations", elevations_deg, n_views_per_pass)
+        return cls(tuple(elevations), tuple(azimuths), input_elevation_deg=input_elevation_deg)
+
+    @classmethod
+    def default(cls, n_views: int) -> Cameras:
+        """Return the official orbit that has ``n_views`` novel views, else an even ring."""
+        for variant, azimuths in OFFICIAL_AZIMUTHS_DEG.items():
+            if len(azimuths) == n_views + 1:
+                return cls.official(variant)
+        return cls.ring(n_views)
+
+    @classmethod
     def ring(cls, n_views: int, elevation_deg: float = 0.0) -> Cameras:
         """Return V views evenly spaced in azimuth, all at one elevation relative to the input view.
 
@@ -212,3 +253,17 @@ class Cameras:
             (0.0, *(elevation_amplitude_deg * math.sin(2 * math.pi * s) for s in steps[1:])),
             tuple(azimuth_deg * s for s in steps),
         )
+
+
+def _with_input_view(name: str, angles_deg: Sequence[float], n_views_per_pass: int) -> list[float]:
+    """Return a user's list of angles with the input view's 0 in front, if it was left out."""
+    count, v = len(angles_deg), n_views_per_pass
+    if count > 1 and (count - 1) % v == 0 and (count % v or angles_deg[0] == 0):
+        return [float(x) for x in angles_deg]
+    if count and count % v == 0:
+        return [0.0, *map(float, angles_deg)]
+    following = (count // v + 1) * v
+    raise ValueError(
+        f"Expected {v} {name} (one per novel view), {v + 1} with the input view first, or a multiple of {v} "
+        f"novel views; got {count}. The next count that fits is {following}."
+    )

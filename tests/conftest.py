@@ -13,8 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.clip_vision import CLIPVision
-from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, VAEConfig
+from sv4d2_core.diffusion.config import (
+    OFFICIAL_VARIANTS,
+    CLIPVisionConfig,
+    ModelConfig,
+    UNetConfig,
+    VAEConfig,
+)
+from sv4d2_core.diffusion.convert import write_random_checkpoint
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.diffusion.vae import VAEDecoder, VAEEncoder
@@ -118,3 +126,40 @@ def tiny_model(goldens: Goldens) -> Callable[[str], Model]:
         return model
 
     return make
+
+
+def micro_config(n_frames: int = 3, n_views: int = 2, view_mixing: str = "view") -> ModelConfig:
+    """Return a two-level model of the same structure whose forward pass takes milliseconds."""
+    return ModelConfig(
+        n_frames=n_frames,
+        n_views=n_views,
+        vector_dims=(32, 48, 48),
+        size=32,
+        trained=False,
+        unet=UNetConfig(
+            view_mixing=view_mixing,
+            base=32,
+            multipliers=(1, 2),
+            res_blocks=1,
+            attention_levels=1,
+            head_channels=16,
+            context_dim=48,
+            vector_dim=128,
+        ),
+        vae=VAEConfig(base=32, multipliers=(1, 2), res_blocks=1),
+        clip=CLIPVisionConfig(
+            width=64, layers=1, head_width=32, mlp_width=64, patch=28, image_size=56, embed_dim=48
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of an untrained model with T = 3 and V = 2."""
+    path = tmp_path_factory.mktemp("checkpoint") / "micro.safetensors"
+    return write_random_checkpoint(path, micro_config(), seed=3)
+
+
+@pytest.fixture(scope="session")
+def micro_model(micro_checkpoint: Path) -> Model:
+    return load_checkpoint(micro_checkpoint)

@@ -254,8 +254,8 @@ def _check_images(images: Tensor, config: ModelConfig) -> None:
     multiple = config.size_multiple
     if height != width or height % multiple:
         raise ValueError(
-            f"Expected square frames with a side divisible by {multiple}; got {width} x {height}. Prepare the "
-            f"clip with size {max(multiple, round(max(height, width) / multiple) * multiple)}."
+            f"Expected square frames with a side divisible by {multiple}; got {width} x {height}. Prepare "
+            f"the clip with size {max(multiple, round(max(height, width) / multiple) * multiple)}."
         )
     bad = int((~images.isfinite()).sum())
     if bad:

@@ -44,8 +44,10 @@ def first_step(steps: int, strength: float) -> int:
     """Return the step of the full schedule at which denoising of given strength starts.
 
     Raises:
-        ValueError: a strength outside (0, 1], or one so small that no step is left.
+        ValueError: no steps, a strength outside (0, 1], or one so small that no step is left.
     """
+    if steps < 1:
+        raise ValueError(f"Expected at least 1 step; got {steps}.")
     start = round((1 - strength) * steps)
     if not 0 < strength <= 1 or start >= steps:
         raise ValueError(

@@ -1,0 +1,57 @@
+"""The shell's door: ``python -m sv4d2_core`` or ``sv4d2``.
+
+Exit codes: 0 success, 2 bad usage or input (one readable message), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import sys
+from collections.abc import Sequence
+
+import torch
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    from .commands import checkpoints, demo, views
+
+    parser = argparse.ArgumentParser(
+        prog="sv4d2", description="Stable Video 4D 2.0: a clip of a moving object in, novel views out."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, add_arguments, run, text in (
+        ("views", views.add_arguments, views.run, "make novel-view videos from a clip"),
+        ("convert", checkpoints.add_convert_arguments, checkpoints.run_convert, "write a smaller checkpoint"),
+        ("info", checkpoints.add_info_arguments, checkpoints.run_info, "say what a checkpoint file is"),
+        ("demo", demo.add_arguments, demo.run, "run the whole job on a generated clip"),
+    ):
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        add_arguments(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    args = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return _fail("Interrupted. Finished windows are kept; the same command continues.", 130)
+    except torch.OutOfMemoryError:
+        return _fail("The memory is exhausted. Use a smaller --size or set --memory-gb lower.", 2)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return _fail(f"The disk is full ({error}). Free some space; the same command continues.", 2)
+        return _fail(str(error), 2)
+    except ValueError as error:
+        return _fail(str(error), 2)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"sv4d2: {message}", file=sys.stderr)
+    return code

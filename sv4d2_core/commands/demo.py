@@ -1,0 +1,100 @@
+"""`sv4d2 demo`: the whole job on a generated clip, with a generated or a given checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, VAEConfig
+from ..diffusion.convert import write_random_checkpoint
+from ..diffusion.layout import read_config, read_header
+from ..export.pictures import contact_sheet
+from ..views import ViewGrid
+from ..world.anatomy import make_creature
+from ..world.render import render_views
+from . import views
+
+log = logging.getLogger(__name__)
+
+_N_FRAMES = 21
+_FPS = 8.0
+_SMALL_STEPS = 6
+
+
+def small_config() -> ModelConfig:
+    """Return a model of the official structure that is small enough for a CPU."""
+    official = OFFICIAL_VARIANTS["sv4d2"]
+    return dataclasses.replace(
+        official,
+        vector_dims=(32, 48, 48),
+        size=128,
+        trained=False,
+        unet=dataclasses.replace(official.unet, base=32, head_channels=16, context_dim=48, vector_dim=128),
+        vae=VAEConfig(base=32),
+        clip=CLIPVisionConfig(width=64, layers=2, head_width=32, mlp_width=256, embed_dim=48),
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="a real checkpoint (default: untrained)"
+    )
+    parser.add_argument("--seed", type=int, default=5, metavar="N", help="which creature (default 5)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the clip, the true views of it and a checkpoint, then run `views`; return the exit code."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint, options = args.checkpoint, []
+    if checkpoint is None:
+        checkpoint = args.out / "untrained_sv4d2.safetensors"
+        log.info("Writing a small UNTRAINED checkpoint in the official layout: %s", checkpoint)
+        write_random_checkpoint(checkpoint, small_config(), overwrite=True)
+        options = ["--steps", str(_SMALL_STEPS)]
+    config = read_config(read_header(checkpoint))
+    truth = render_views(
+        make_creature(args.seed), Cameras.default(config.n_views), _N_FRAMES, config.size, _FPS
+    )
+    _write_clip(args.out / "sample_clip", truth)
+    contact_sheet(truth).save(args.out / "true_views.png")
+    log.info(
+        "Sample clip: %s; its true novel views: %s", args.out / "sample_clip", args.out / "true_views.png"
+    )
+
+    parser = argparse.ArgumentParser(prog="sv4d2 views")
+    views.add_arguments(parser)
+    command = [
+        str(args.out / "sample_clip"),
+        "--checkpoint",
+        str(checkpoint),
+        "--out",
+        str(args.out / "views"),
+    ]
+    command += ["--fps", f"{_FPS:g}", "--overwrite", *options]
+    log.info("Running: sv4d2 views %s", " ".join(command))
+    return views.run(parser.parse_args(command))
+
+
+def _write_clip(folder: Path, truth: ViewGrid) -> None:
+    """Write the input view as PNGs with alpha."""
+    folder.mkdir(exist_ok=True)
+    for number, picture in enumerate(_with_alpha(truth)):
+        Image.fromarray(picture.numpy()).save(folder / f"{number:05d}.png")
+
+
+def _with_alpha(truth: ViewGrid) -> Tensor:
+    """Return the input view as 8-bit RGBA [T, H, W, 4], the white background taken out again."""
+    if truth.masks is None:
+        raise ValueError("Expected views with masks; the grid has none.")
+    alpha = truth.masks[:, 0, ..., None]
+    straight = (truth.images[:, 0] - (1 - alpha)) / alpha.clamp(min=1e-3)
+    return (torch.cat([straight, alpha], dim=-1).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,0 +1,169 @@
+"""The folder of views: everything a run leaves for people and for reconstruction programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+
+from ..cameras import Cameras
+from ..views import ViewGrid
+from .dataset import cameras_json, transforms_json
+from .pictures import UNTRAINED_LABEL, contact_sheet, read_frames, write_frames
+from .staging import all_or_nothing
+from .video import write_video
+
+RUN_FILE = "run.json"
+CAMERAS_FILE = "cameras.json"
+_LATENTS_FILE = "latents/latents.safetensors"
+_LATENTS_KEY = "latents"
+# Every name that `write_views` may make, so that no view of an earlier, larger grid survives a replacement.
+_OURS = re.compile(
+    r"run\.json|cameras\.json|transforms(_train)?\.json|contact_sheet\.png|view_\d+\.mp4|frames|masks|latents"
+)
+
+
+def write_views(
+    folder: Path,
+    grid: ViewGrid,
+    *,
+    crop: dict | None,
+    run: dict,
+    save_latents: bool = False,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write a grid of views as videos, frames, masks, contact sheet, camera files and ``run.json``.
+
+    All or nothing: the files are made in a staging folder and moved into place when all are complete,
+    ``run.json`` last. After any failure ``folder`` is as it was.
+
+    Args:
+        folder: made if missing; files of other names in it are left alone.
+        grid: square images of even size.
+        crop: how the input was cut out of the source clip, JSON values, or None.
+        run: settings, versions, timings, peak memory: JSON values; the grid's own facts (seed, steps,
+            variant, trained, fps, sizes) are added and win over equal names.
+        save_latents: also write the sampled latents, float16.
+        overwrite: replace an earlier folder of views.
+
+    Returns:
+        The entries made in ``folder``, ``run.json`` last.
+
+    Raises:
+        FileExistsError: ``folder`` holds views already and ``overwrite`` is off.
+        ValueError: images that are not square and even, latents that are not there, values JSON cannot hold.
+        OSError: the disk is full or read-only; the text says which folder and what to do.
+    """
+    folder = Path(folder)
+    _check(grid, save_latents)
+    existing = existing_views(folder)
+    if existing and not overwrite:
+        raise FileExistsError(
+            f"Expected a folder without views; {folder / existing[0]} exists already. Choose another folder "
+            "or overwrite it."
+        )
+    size, has_masks = grid.images.shape[2], grid.masks is not None
+    cameras = _json(cameras_json(grid.cameras, size, grid.fps, grid.n_frames, crop))
+    transforms = _json(transforms_json(grid.cameras, size, grid.fps, grid.n_frames, has_masks))
+    report = _json({**run, **_provenance(grid)})
+
+    with all_or_nothing(folder, existing, RUN_FILE, _upper_estimate(grid)) as staging:
+        for v in range(grid.n_views + 1):
+            write_video(staging / f"view_{v:02d}.mp4", grid.images[:, v], grid.fps)
+            write_frames(staging / "frames" / f"view_{v:02d}", grid.images[:, v])
+            if grid.masks is not None:
+                write_frames(staging / "masks" / f"view_{v:02d}", grid.masks[:, v])
+        contact_sheet(grid).save(staging / "contact_sheet.png")
+        if save_latents and grid.latents is not None:
+            (staging / _LATENTS_FILE).parent.mkdir()
+            half = grid.latents.detach().to("cpu", torch.float16).contiguous()
+            (staging / _LATENTS_FILE).write_bytes(save({_LATENTS_KEY: half}))
+        (staging / CAMERAS_FILE).write_text(cameras)
+        (staging / "transforms_train.json").write_text(transforms)
+        (staging / "transforms.json").write_text(transforms)
+        (staging / RUN_FILE).write_text(report)
+        names = sorted(path.name for path in staging.iterdir() if path.name != RUN_FILE)
+    return [folder / name for name in (*names, RUN_FILE)]
+
+
+def read_views(folder: Path) -> ViewGrid:
+    """Return the grid that `write_views` wrote: images and masks to 8 bits, latents to 16 bits.
+
+    Raises:
+        FileNotFoundError: ``folder`` is not a complete folder of views.
+    """
+    folder = Path(folder)
+    for name in (RUN_FILE, CAMERAS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"Expected a complete folder of views; {folder} has no {name}. Give the folder that holds "
+                f"{RUN_FILE} and view_00.mp4, or make the views again."
+            )
+    run = json.loads((folder / RUN_FILE).read_text())
+    cameras = Cameras.from_json(json.loads((folder / CAMERAS_FILE).read_text()))
+    images = _read_grid(folder / "frames", cameras.n_views + 1, run["n_frames"])
+    masks = None
+    if (folder / "masks").is_dir():
+        masks = _read_grid(folder / "masks", cameras.n_views + 1, run["n_frames"])
+    latents = None
+    if (folder / _LATENTS_FILE).is_file():
+        latents = load((folder / _LATENTS_FILE).read_bytes())[_LATENTS_KEY].float()
+    provenance = {key: run[key] for key in ("fps", "variant", "trained", "seed", "steps")}
+    return ViewGrid(images, cameras, masks, latents=latents, **provenance)
+
+
+def _check(grid: ViewGrid, save_latents: bool) -> None:
+    height, width = grid.images.shape[2:4]
+    if height != width or height % 2:
+        raise ValueError(
+            f"Expected square images of even size (the cameras are square); got {height} x {width}. Resize "
+            "or pad the views first."
+        )
+    if save_latents and grid.latents is None:
+        raise ValueError("Expected latents to save; the grid has none. Leave save_latents off.")
+
+
+def existing_views(folder: Path) -> list[str]:
+    """Return the names in ``folder`` that a new folder of views replaces."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if _OURS.fullmatch(path.name))
+
+
+def _provenance(grid: ViewGrid) -> dict:
+    facts = {
+        "variant": grid.variant,
+        "trained": grid.trained,
+        "seed": grid.seed,
+        "steps": grid.steps,
+        "fps": grid.fps,
+        "n_frames": grid.n_frames,
+        "n_views": grid.n_views,
+        "size": grid.images.shape[2],
+    }
+    return facts if grid.trained else {**facts, "warning": UNTRAINED_LABEL}
+
+
+def _json(content: dict) -> str:
+    """Return JSON text. Raises ValueError for values that JSON cannot hold, before anything is written."""
+    try:
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    except TypeError as error:
+        raise ValueError(
+            f"Expected plain JSON values in crop and run; {error}. Convert them first."
+        ) from error
+
+
+def _upper_estimate(grid: ViewGrid) -> int:
+    """Return the bytes of uncompressed frames, masks and latents: more than the folder will take."""
+    pixels = grid.images.numel() // 3
+    latents = 0 if grid.latents is None else 2 * grid.latents.numel()
+    return 4 * pixels + latents
+
+
+def _read_grid(folder: Path, n_cameras: int, n_frames: int) -> torch.Tensor:
+    views = [torch.from_numpy(read_frames(folder / f"view_{v:02d}", n_frames)) for v in range(n_cameras)]
+    return torch.stack(views, dim=1).float() / 255

@@ -1,0 +1,151 @@
+"""Videos and the contact sheet."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.export import pictures, video
+from sv4d2_core.export.pictures import contact_sheet, pick_frames, to_bytes
+from sv4d2_core.export.video import write_video
+from sv4d2_core.views import ViewGrid
+from sv4d2_core.world import make_creature, render_views
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def grid() -> ViewGrid:
+    return render_views(make_creature(3), Cameras((0, 10), (0, 75)), 5, 64)
+
+
+def decoded(path) -> tuple[np.ndarray, av.VideoStream]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]), stream
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
+def test_video_keeps_frames_colours_and_rate(tmp_path, grid, monkeypatch, encoder):
+    if encoder not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {encoder}")
+    monkeypatch.setattr(video, "_encoder", lambda: encoder)
+    write_video(tmp_path / "a.mp4", grid.images[:, 0], 7.5)
+    frames, stream = decoded(tmp_path / "a.mp4")
+    original = to_bytes(grid.images[:, 0]).astype(float)
+    assert frames.shape == (5, 64, 64, 3)
+    assert float(stream.average_rate) == 7.5
+    assert stream.codec_context.pix_fmt == "yuv420p"
+    # White stays white and the mean colour stays: range and matrix were tagged as they were used.
+    assert abs(frames[:, :4, :4].astype(float) - 255).max() <= 2
+    assert abs(frames.mean((0, 1, 2)) - original.mean((0, 1, 2))).max() < 1.5
+    assert 10 * np.log10(255**2 / ((frames - original) ** 2).mean()) > 28
+
+
+@pytest.mark.parametrize("colour", [(1.0, 0.0, 0.0), (0.1, 0.8, 0.3), (0.2, 0.3, 0.9)])
+def test_video_colours_are_those_of_bt709_in_limited_range(tmp_path, colour):
+    """The stored planes by the formula of the standard: what decoders make of the tags is their affair."""
+    write_video(tmp_path / "a.mp4", torch.tensor(colour).expand(3, 32, 32, 3), 8)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frame = next(container.decode(video=0))
+    r, g, b = colour
+    luma = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    expected = 16 + 219 * luma, 128 + 112 * (b - luma) / 0.9278, 128 + 112 * (r - luma) / 0.7874
+    planes = [np.frombuffer(plane, np.uint8)[0] for plane in frame.planes]
+    assert planes == pytest.approx(expected, abs=2)
+    assert (frame.colorspace, frame.color_range) == (1, 1)
+
+
+def test_the_index_stands_before_the_pictures_so_that_browsers_start_at_once(tmp_path, grid):
+    write_video(tmp_path / "a.mp4", grid.images[:, 0], 8)
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert 0 < content.index(b"moov") < content.index(b"mdat")
+
+
+@pytest.mark.parametrize("fps", [8, 23.976, 29.97, 0.5])
+def test_odd_rates(tmp_path, grid, fps):
+    write_video(tmp_path / "a.mp4", grid.images[:, 0], fps)
+    frames, stream = decoded(tmp_path / "a.mp4")
+    assert len(frames) == 5
+    assert float(stream.average_rate) == pytest.approx(fps, rel=1e-3)
+
+
+def test_what_a_video_cannot_hold_is_refused(tmp_path, grid):
+    with pytest.raises(ValueError, match="even height and width; got 5 of 64 x 63"):
+        write_video(tmp_path / "a.mp4", grid.images[:, 0, :, :63], 8)
+    with pytest.raises(ValueError, match="positive frame rate; got 0"):
+        write_video(tmp_path / "a.mp4", grid.images[:, 0], 0)
+
+
+def test_without_x264_the_fallback_is_announced(monkeypatch, caplog):
+    monkeypatch.setattr(video.av, "codecs_available", {"mpeg4"})
+    with caplog.at_level(logging.WARNING):
+        assert video._encoder() == "mpeg4"
+    assert "libx264" in caplog.text
+
+
+def test_bytes_round_to_the_nearest_level():
+    levels = torch.arange(256) / 255
+    assert to_bytes(levels).tolist() == list(range(256))
+    assert to_bytes(torch.tensor([-0.2, 0.4 / 255, 0.6 / 255, 1.7])).tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize(
+    "n_frames, expected", [(1, [0]), (3, [0, 1, 2]), (12, list(range(12))), (23, list(range(0, 23, 2)))]
+)
+def test_columns_are_evenly_picked(n_frames, expected):
+    assert pick_frames(n_frames, 12) == expected
+    assert len(set(pick_frames(57, 12))) == 12 and pick_frames(57, 12)[-1] == 56
+
+
+def test_contact_sheet_has_a_row_per_view_and_a_column_per_frame(grid):
+    marked = grid.images.clone()
+    for t in range(5):
+        for v in range(2):
+            marked[t, v] = torch.tensor([t / 5 + 0.1, v / 2 + 0.2, 0.0])
+    sheet = np.asarray(contact_sheet(replace(grid, images=marked, masks=None)))
+    centres = {}
+    for t in range(5):
+        for v in range(2):
+            colour = to_bytes(marked[t, v, 0, 0])
+            rows, columns = np.nonzero((sheet == colour).all(-1))
+            assert len(rows) == 64 * 64
+            centres[t, v] = rows.mean(), columns.mean()
+    assert all(centres[t, 0][0] == centres[0, 0][0] < centres[t, 1][0] for t in range(5))
+    assert all(centres[t, 1][1] < centres[t + 1, 0][1] for t in range(4))
+
+
+def test_contact_sheet_is_small_for_large_grids():
+    grid = ViewGrid(torch.ones(40, 3, 576, 576, 3), Cameras.ring(2))
+    sheet = contact_sheet(grid)
+    assert 12 * 160 < sheet.width < 12 * 160 + 200
+    assert 3 * 160 < sheet.height < 3 * 160 + 100
+
+
+def test_untrained_weights_are_announced_in_large_red_letters(grid, monkeypatch):
+    words = []
+    text = pictures.ImageDraw.ImageDraw.text
+
+    def recording(self, position, string, *args, **kwargs):
+        words.append(string)
+        return text(self, position, string, *args, **kwargs)
+
+    monkeypatch.setattr(pictures.ImageDraw.ImageDraw, "text", recording)
+    plain = contact_sheet(replace(grid, variant="sv4d2", steps=20, seed=3))
+    assert words[0] == "SV4D 2.0 sv4d2  |  20 steps  |  seed 3  |  5 frames at 8 fps"
+    assert "view 1\nazim 75°\nelev 10°" in words and "4" in words
+    assert not any("UNTRAINED" in word for word in words)
+    labelled = contact_sheet(replace(grid, trained=False))
+    assert "UNTRAINED WEIGHTS: noise is expected" in words
+    assert red_pixels(labelled) > 200 + red_pixels(plain)
+
+
+def red_pixels(sheet: Image.Image) -> int:
+    return int((np.asarray(sheet) == (255, 0, 0)).all(-1).sum())

@@ -1,0 +1,139 @@
+"""Writing a folder is one step: after any failure the folder is as it was."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sv4d2_core.export.staging import all_or_nothing
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write(folder: Path, text: str, existing=(), fail: BaseException | None = None) -> None:
+    with all_or_nothing(folder, existing, "run.json", needed_bytes=123_000_000) as staging:
+        (staging / "run.json").write_text(text)
+        (staging / "frames").mkdir()
+        (staging / "frames" / "0.png").write_text(text)
+        if fail is not None:
+            raise fail
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_entries_appear_together_and_the_staging_folder_is_gone(tmp_path):
+    write(tmp_path / "a" / "b", "new")
+    assert tree(tmp_path / "a" / "b") == {"run.json": "new", "frames/0.png": "new"}
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["frames", "run.json"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("x"), OSError(errno.ENOSPC, "full")])
+def test_failure_leaves_nothing_not_even_the_folders_it_made(tmp_path, error):
+    with pytest.raises(type(error)):
+        write(tmp_path / "a" / "b", "new", fail=error)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_failure_keeps_the_old_entries(tmp_path, error):
+    write(tmp_path, "old")
+    (tmp_path / "mine.txt").write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(type(error)):
+        write(tmp_path, "new", existing=["frames", "run.json"], fail=error)
+    assert tree(tmp_path) == before
+    write(tmp_path, "new", existing=["frames", "run.json"])
+    assert tree(tmp_path) == {"run.json": "new", "frames/0.png": "new", "mine.txt": "mine"}
+
+
+def test_a_move_that_fails_half_way_is_undone(tmp_path, monkeypatch):
+    write(tmp_path, "old")
+    before, moved, rename = tree(tmp_path), [], Path.rename
+
+    def failing(self, target):
+        if len(moved) == 3:  # both old entries are out, one new entry is in
+            moved.append("failed")
+            raise PermissionError(errno.EACCES, "held open by another program")
+        moved.append(self.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(PermissionError, match="Choose another folder"):
+        write(tmp_path, "new", existing=["frames", "run.json"])
+    assert moved[:3] == ["run.json", "frames", "frames"]
+    assert tree(tmp_path) == before
+
+
+def test_the_marker_goes_first_and_comes_last(tmp_path, monkeypatch):
+    write(tmp_path, "old")
+    order, rename = [], Path.rename
+
+    def recording(self, target):
+        order.append((self.name, "out" if self.parent == tmp_path else "in"))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", recording)
+    write(tmp_path, "new", existing=["frames", "run.json"])
+    assert order[0] == ("run.json", "out")
+    assert order[-1] == ("run.json", "in")
+
+
+def test_leftovers_of_a_killed_program_are_swept_up(tmp_path):
+    (tmp_path / ".partial" / "new").mkdir(parents=True)
+    (tmp_path / ".partial" / "new" / "stale.txt").write_text("stale")
+    write(tmp_path, "new")
+    assert tree(tmp_path) == {"run.json": "new", "frames/0.png": "new"}
+
+
+def test_the_cause_is_explained_and_the_error_number_kept(tmp_path):
+    for number in (errno.ENOSPC, errno.EFBIG):
+        with pytest.raises(OSError, match=r"up to 123 MB of space in .*out; .*Free some space") as caught:
+            write(tmp_path / "out", "new", fail=OSError(number, "full"))
+        assert caught.value.errno == number
+    with pytest.raises(OSError, match=r"out refuses to be written .*Choose another") as caught:
+        write(tmp_path / "out", "new", fail=OSError(errno.EROFS, "Read-only file system"))
+    assert caught.value.errno == errno.EROFS
+    with pytest.raises(OSError, match="^.Errno 5. broken$"):
+        write(tmp_path / "out", "new", fail=OSError(errno.EIO, "broken"))
+
+
+def test_a_file_in_the_folders_place_is_explained(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OSError, match="a file stands at"):
+        write(tmp_path / "out", "new")
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+FULL_DISK = """
+import resource, sys
+import torch
+from pathlib import Path
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.export.folder import write_views
+from sv4d2_core.views import ViewGrid
+
+torch.set_num_threads(1)
+grid = ViewGrid(torch.rand(2, 3, 64, 64, 3), Cameras.ring(2))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    write_views(Path(sys.argv[1]), grid, crop=None, run={})
+except OSError as error:
+    sys.exit("full: " + str(error))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX feature")
+@pytest.mark.parametrize("limit", [0, 4000])
+def test_a_file_that_does_not_fit_leaves_nothing_behind(tmp_path, limit):
+    """The videos are written by libav, the rest by Python: neither may leave a short file."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "out"), str(limit)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1, result.stderr
+    assert "full: [Errno 27] Expected up to 1 MB of space" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,186 @@
+"""The pipeline: windows, short clips, passes, seeds, resume, cancel, bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.diffusion.novel_views import sample_views, window_noise
+from sv4d2_core.diffusion.schedule import first_step
+from sv4d2_core.diffusion.windows import ping_pong, plan_windows
+
+CAMERAS = Cameras((0, 0, 0), (0, 90, 180))
+
+
+def clip(n_frames, size=32):
+    return torch.rand(n_frames, size, size, 3, generator=torch.Generator().manual_seed(n_frames))
+
+
+class Memory:
+    """A store that keeps windows in memory and counts what it is asked for."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def load(self, index):
+        return self.kept.get(index)
+
+    def save(self, index, latents):
+        self.kept[index] = latents
+
+
+@pytest.mark.parametrize("window", [5, 12])
+@pytest.mark.parametrize("n_frames", [5, 12, 13, 21, 23, 24, 34, 50])
+def test_windows_cover_everything_once(n_frames, window):
+    if n_frames < window:
+        with pytest.raises(ValueError, match=f"at least {window} frames.*got {n_frames}"):
+            plan_windows(n_frames, window)
+        return
+    starts = plan_windows(n_frames, window)
+    assert len(set(starts)) == len(starts)
+    assert {f for s in starts for f in range(s, s + window)} == set(range(n_frames))
+    assert all(1 <= later - earlier <= window - 1 for earlier, later in zip(starts, starts[1:], strict=False))
+
+
+def test_ping_pong():
+    assert ping_pong(3, 8) == [0, 1, 2, 1, 0, 1, 2, 1]
+    assert ping_pong(1, 3) == [0, 0, 0]
+    assert ping_pong(5, 3) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 4, 7])
+def test_any_number_of_frames(micro_model, n_frames):
+    images = clip(n_frames)
+    grid = sample_views(micro_model, images, CAMERAS, steps=2)
+    assert grid.images.shape == (n_frames, 3, 32, 32, 3)
+    assert grid.latents is not None and grid.latents.shape == (n_frames, 2, 4, 16, 16)
+    assert torch.equal(grid.images[:, 0], images)
+    assert 0 <= grid.images.min() and grid.images.max() <= 1
+    assert grid.seed == 23 and grid.steps == 2 and not grid.trained
+
+
+def test_seed_decides_and_matches_the_stated_noise(micro_model):
+    images = clip(5)
+    first = sample_views(micro_model, images, CAMERAS, steps=2, seed=1)
+    again = sample_views(micro_model, images, CAMERAS, steps=2, seed=1)
+    other = sample_views(micro_model, images, CAMERAS, steps=2, seed=2)
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images)
+    noise = torch.stack([window_noise(1, k, (6, 4, 16, 16)) for k in range(2)])
+    torch.manual_seed(1)
+    assert torch.equal(noise[0], torch.randn(6, 4, 16, 16))
+    explicit = sample_views(micro_model, images, CAMERAS, steps=2, seed=9, noise=noise)
+    assert torch.equal(first.images, explicit.images)
+
+
+def test_frames_are_encoded_once(micro_model):
+    calls = []
+
+    class Counting:
+        config = micro_model.config
+        decode, denoise = micro_model.decode, micro_model.denoise
+
+        def encode(self, images, role):
+            calls.append((role, len(images)))
+            return micro_model.encode(images, role)
+
+        def embed(self, images):
+            calls.append(("embed", len(images)))
+            return micro_model.embed(images)
+
+    sample_views(Counting(), clip(7), CAMERAS, steps=1)
+    assert calls == [("frames", 7), ("embed", 7), ("views", 2), ("views", 2)]
+
+
+def test_several_passes_share_the_input(micro_model):
+    images = clip(4)
+    cameras = Cameras((0, 0, 0, 10, 20), (0, 90, 180, 45, 270))
+    both = sample_views(micro_model, images, cameras, steps=2, seed=5)
+    assert both.images.shape[1] == 5
+    first = sample_views(micro_model, images, cameras.select([0, 1]), steps=2, seed=5)
+    second = sample_views(micro_model, images, cameras.select([2, 3]), steps=2, seed=5 + 2)
+    assert torch.equal(both.images[:, :3], first.images)
+    assert torch.equal(both.images[:, 3:], second.images[:, 1:])
+
+
+def test_reference_views_matter_in_every_window_but_are_not_required(micro_model):
+    images, references = clip(3), torch.rand(2, 32, 32, 3)
+    with_references = sample_views(micro_model, images, CAMERAS, steps=2, reference_views=references)
+    without = sample_views(micro_model, images, CAMERAS, steps=2)
+    assert not torch.equal(with_references.images, without.images)
+
+
+def test_weak_strength_stays_near_the_given_views(micro_model):
+    images, init = clip(3), torch.rand(3, 2, 32, 32, 3)
+    encoded = micro_model.encode(init.flatten(0, 1), "frames") * micro_model.config.scale_factor
+    distances = []
+    for strength in (0.05, 0.5, 1.0):
+        grid = sample_views(micro_model, images, CAMERAS, steps=20, init_views=init, strength=strength)
+        assert grid.latents is not None
+        distances.append((grid.latents.flatten(0, 1) - encoded).abs().mean().item())
+    assert distances[0] < distances[1] < distances[2]
+    assert first_step(50, 0.35) == 32
+
+
+def test_guidance_of_one_is_the_conditional_prediction_alone(micro_model):
+    images = clip(3)
+    constant = sample_views(micro_model, images, CAMERAS, steps=2, cfg=1.5)
+    table = sample_views(micro_model, images, CAMERAS, steps=2, cfg=torch.full((3, 2), 1.5))
+    ranged = sample_views(micro_model, images, CAMERAS, steps=2, cfg=(1.5, 1.5))
+    assert torch.equal(constant.images, table.images) and torch.equal(constant.images, ranged.images)
+    assert not torch.equal(
+        constant.images, sample_views(micro_model, images, CAMERAS, steps=2, cfg=3.0).images
+    )
+
+
+def test_cancel_and_continue_gives_the_same_bits(micro_model):
+    images, whole, store = clip(7), Memory(), Memory()
+    expected = sample_views(micro_model, images, CAMERAS, steps=3, store=whole)
+    assert sorted(whole.kept) == [0, 1, 2]
+    seen = []
+
+    def cancel(step, total, _preview):
+        seen.append((step, total))
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_views(micro_model, images, CAMERAS, steps=3, store=store, callback=cancel)
+    assert seen[-1] == (5, 9) and sorted(store.kept) == [0]
+    steps = []
+    continued = sample_views(
+        micro_model, images, CAMERAS, steps=3, store=store, callback=lambda s, _t, _p: steps.append(s)
+    )
+    assert steps == [3, 4, 5, 6, 7, 8, 9]
+    assert torch.equal(continued.images, expected.images)
+    assert torch.equal(continued.latents, expected.latents)
+
+
+BAD = {
+    "size": ({"clip": clip(3, 34)}, r"divisible by 4; got 34 x 34"),
+    "not square": ({"clip": torch.rand(3, 32, 64, 3)}, r"square.*got 64 x 32"),
+    "no frames": ({"clip": torch.rand(0, 32, 32, 3)}, r"T >= 1; got \[0"),
+    "channels": ({"clip": torch.rand(3, 32, 32, 4)}, r"got \[3, 32, 32, 4\]"),
+    "nan": ({"clip": clip(3).index_fill(0, torch.tensor([1]), torch.nan)}, r"3072 NaN"),
+    "bytes": ({"clip": clip(3) * 255}, r"0\.\.1; got .* Divide"),
+    "cameras": ({"cameras": Cameras((0,) * 4, (0, 1, 2, 3))}, r"2 novel views per pass; got 3.* 4,"),
+    "references": (
+        {"reference_views": torch.rand(3, 32, 32, 3)},
+        r"reference_views \[2, 32, 32, 3\]; got \[3",
+    ),
+    "noise": ({"noise": torch.rand(1, 6, 4, 8, 8)}, r"noise \[1, 6, 4, 16, 16\]; got"),
+    "strength": ({"strength": 0.5}, r"Give init_views"),
+    "strength 0": ({"strength": 0.0, "init_views": torch.rand(3, 2, 32, 32, 3)}, r"0 < strength <= 1"),
+    "steps": ({"steps": 0}, r"step"),
+    "table": ({"cfg": torch.ones(2, 2)}, r"\[3, 2\] \(frames, views\); got \[2, 2\]"),
+    "cfg": ({"cfg": float("nan")}, r"finite"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named(micro_model, name):
+    changes, message = BAD[name]
+    arguments = {"clip": clip(3), "cameras": CAMERAS, "steps": 2, **changes}
+    with pytest.raises(ValueError, match=message):
+        sample_views(micro_model, arguments.pop("clip"), arguments.pop("cameras"), **arguments)
