@@ -27,8 +27,8 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         [G, L, heads * d].
     """
     if q.shape[0] > MAX_ATTENTION_BATCH:
-        parts = zip(*(x.split(MAX_ATTENTION_BATCH) for x in (q, k, v)), strict=True)
-        return torch.cat([scaled_dot_product(*part, heads) for part in parts])
+        batches = (x.split(MAX_ATTENTION_BATCH) for x in (q, k, v))
+        return torch.cat([scaled_dot_product(q, k, v, heads) for q, k, v in zip(*batches, strict=True)])
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -127,10 +127,13 @@ class AttentionBlock(nn.Module):
     def prepare(self, context: Tensor) -> BlockContext:
         """Return everything of this block that depends only on the image embeddings [B, T, D]."""
         numbers = torch.arange(context.shape[1], device=context.device)
-        motion_map, motion_offset = self.motion_blocks[0].attn2.affine_map(self.motion_context_dim, context)
+        spatial, view, motion = map(
+            _only, (self.transformer_blocks, self.time_mix_blocks, self.motion_blocks)
+        )
+        motion_map, motion_offset = motion.attn2.affine_map(self.motion_context_dim, context)
         return BlockContext(
-            spatial=self.transformer_blocks[0].attn2(context).flatten(0, 1),
-            view=self.time_mix_blocks[0].attn2(context).flatten(0, 1),
+            spatial=spatial.attn2(context).flatten(0, 1),
+            view=view.attn2(context).flatten(0, 1),
             motion_map=motion_map,
             motion_offset=motion_offset,
             frames=self.time_mix_motion_embed(sinusoidal_embedding(numbers, self.width).to(context.dtype)),
@@ -223,3 +226,8 @@ class AttentionBlock(nn.Module):
                 target = after[element, :, :, i].permute(1, 2, 0, 3)
                 self.time_mixer_motion.store(target, before, mixed)
         return after
+
+
+def _only(blocks: nn.ModuleList) -> TransformerBlock:
+    """Return the one block of a list that the official keys number."""
+    return cast(TransformerBlock, blocks[0])

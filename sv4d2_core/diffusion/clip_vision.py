@@ -75,7 +75,8 @@ class _PackedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.in_proj_weight.to(x), self.in_proj_bias.to(x)
-        return self.out_proj(self.attention(*F.linear(x, weight, bias).chunk(3, dim=-1), self.heads))
+        q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
+        return self.out_proj(self.attention(q, k, v, self.heads))
 
 
 class _MLP(nn.Module):

@@ -89,14 +89,14 @@ class Model:
     def encode(self, images: Tensor, role: EncoderRole) -> Tensor:
         """Return unscaled latents [N, 4, h, w] of images [N, H, W, 3] in 0..1."""
         encoder = self.frame_encoder if role == "frames" else self.view_encoder
-        like = encoder.quant_conv.weight
+        like = next(encoder.parameters())
         pixels = to_network_images(images.float())
         return torch.cat([encoder(x.to(like)).float().cpu() for x in pixels.split(self.encode_batch)])
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [N, H, W, 3] in 0..1 of scaled (sampled) latents [N, 4, h, w]."""
-        like = self.decoder.conv_in.weight
+        like = next(self.decoder.parameters())
         batches = (latents / self.config.scale_factor).split(self.decode_batch)
         return torch.cat([from_network_images(self.decoder(x.to(like)).float()).cpu() for x in batches])
 
@@ -110,7 +110,7 @@ class Model:
     @torch.inference_mode()
     def denoise(self, job: SamplingJob) -> Tensor:
         """Return the sampled latents of a window, [T * V, 4, h, w] float32."""
-        like = self.unet.time_embed[0].weight
+        like = next(self.unet.parameters())
         inputs = guided_inputs(job.conditioning, like.device, like.dtype)
         denoise = guided_denoiser(self.unet, inputs, job.guidance)
         sigmas = karras_sigmas(job.steps, self.config.sigma_min, self.config.sigma_max)
