@@ -12,9 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sv4d2_core.diffusion.checkpoint import describe_checkpoint, load_checkpoint
+from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
 from sv4d2_core.diffusion.convert import convert_checkpoint, official_shapes, write_random_checkpoint
+from sv4d2_core.diffusion.describe import describe_checkpoint
 from sv4d2_core.diffusion.layout import CheckpointError, read_config, read_header
 from sv4d2_core.diffusion.safetensors_stream import write_safetensors
 

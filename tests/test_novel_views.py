@@ -90,7 +90,7 @@ def test_frames_are_encoded_once(micro_model):
             return micro_model.embed(images)
 
     sample_views(Counting(), clip(7), CAMERAS, steps=1)
-    assert calls == [("frames", 7), ("embed", 7), ("views", 2), ("views", 2)]
+    assert calls == [("embed", 7), ("frames", 7), ("views", 2), ("views", 2)]
 
 
 def test_several_passes_share_the_input(micro_model):

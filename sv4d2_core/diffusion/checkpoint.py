@@ -1,12 +1,11 @@
-"""Loads an SV4D 2.0 checkpoint tensor by tensor, and says what a file is."""
+"""Loads an SV4D 2.0 checkpoint tensor by tensor."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -25,7 +24,6 @@ from .layout import (
     parts_of,
     read_config,
     read_header,
-    variant_of,
 )
 from .model import Model
 from .safetensors_stream import DTYPE_NAMES
@@ -33,7 +31,6 @@ from .unet import UNet
 from .vae import VAEDecoder, VAEEncoder
 
 _READABLE = tuple(DTYPE_NAMES.values())
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
 _PREFIX = {part.name: part.prefix for part in PARTS}
 
 _logger = logging.getLogger(__name__)
@@ -113,31 +110,33 @@ def required_shapes(header: Header, networks: dict[str, nn.Module]) -> dict[str,
 def check_tensors(header: Header, required: dict[str, tuple[int, ...]]) -> None:
     """Raise CheckpointError for missing keys, wrong shapes or data types that are not read."""
     name = header.path.name
-    if missing := _missing(header, required):
+    if missing := missing_keys(header, required):
         raise CheckpointError(
-            f"{name} lacks {_count(missing, 'key')} that the model needs: {_first(missing)}. The file is "
-            f"incomplete or belongs to another model. {NEEDED}"
+            f"{name} lacks {count_text(missing, 'key')} that the model needs: {first_text(missing)}. The "
+            f"file is incomplete or belongs to another model. {NEEDED}"
         )
     wrong = [key for key, shape in required.items() if header.tensors[key].shape != shape]
     if wrong:
         key = wrong[0]
         raise CheckpointError(
-            f"{name} has {_count(wrong, 'tensor')} of another shape: expected {key} {list(required[key])}; "
-            f"got {list(header.tensors[key].shape)}. {NEEDED}"
+            f"{name} has {count_text(wrong, 'tensor')} of another shape: expected {key} "
+            f"{list(required[key])}; got {list(header.tensors[key].shape)}. {NEEDED}"
         )
     unreadable = [key for key in required if header.tensors[key].dtype not in _READABLE]
     if unreadable:
         dtypes = ", ".join(sorted({header.tensors[key].dtype for key in unreadable}))
         raise CheckpointError(
-            f"{name} holds {_count(unreadable, 'tensor')} of type {dtypes} ({_first(unreadable)}); expected "
-            f"{', '.join(_READABLE)}. Use the official file or an fp16/bf16 conversion of it."
+            f"{name} holds {count_text(unreadable, 'tensor')} of type {dtypes} ({first_text(unreadable)}); "
+            f"expected {', '.join(_READABLE)}. Use the official file or an fp16/bf16 conversion of it."
         )
 
 
 def warn_of_unexpected(header: Header, required: dict[str, tuple[int, ...]]) -> None:
     """Log one line when a file holds keys that are neither needed nor known parts of the official file."""
-    if keys := _unexpected(header, required):
-        _logger.warning("%s: %s not used: %s", header.path.name, _count(keys, "unexpected key"), _first(keys))
+    if keys := unexpected_keys(header, required):
+        _logger.warning(
+            "%s: %s not used: %s", header.path.name, count_text(keys, "unexpected key"), first_text(keys)
+        )
 
 
 @contextmanager
@@ -173,129 +172,24 @@ def _fill(network: nn.Module, file: Any, prefix: str, dtype: torch.dtype, device
     network.requires_grad_(False).eval()
     left = [k for k, t in chain(network.named_parameters(), network.named_buffers()) if t.is_meta]
     if left:
-        raise RuntimeError(f"No values for {_first(left)} of {prefix}*: these are not in the state dict.")
+        raise RuntimeError(f"No values for {first_text(left)} of {prefix}*: these are not in the state dict.")
 
 
-@dataclass(frozen=True)
-class PartInfo:
-    """Size of one part of a file: number of parameters, bytes, and the data types that occur."""
-
-    title: str
-    parameters: int
-    n_bytes: int
-    dtypes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a safetensors file is, for people.
-
-    Args:
-        name: file name.
-        n_bytes: size on disk.
-        variant: the variant that ``auto`` would take, or None when it cannot be told.
-        config: the sizes, or None when the file cannot be used.
-        parts: what is inside; the last one counts what inference does not read.
-        missing: keys that the model needs and the file lacks.
-        unexpected: keys that are neither needed nor known parts of the official file.
-        problem: why the file cannot be loaded, or "".
-    """
-
-    name: str
-    n_bytes: int
-    variant: str | None
-    config: ModelConfig | None
-    parts: tuple[PartInfo, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    problem: str
-
-    def __str__(self) -> str:
-        lines = [f"{self.name}: {self.n_bytes / 1e9:.2f} GB"]
-        if self.config is not None:
-            trained = "trained" if self.config.trained else "UNTRAINED random weights"
-            lines[0] += f", SV4D 2.0, variant {self.variant or 'cannot be told'}, {trained}"
-        for part in self.parts:
-            size = f"{part.parameters / 1e6:10.2f} M  {part.n_bytes / 1e9:6.3f} GB  {' '.join(part.dtypes)}"
-            lines.append(f"  {part.title:<26}{size}")
-        if self.missing:
-            lines.append(f"  missing: {_count(self.missing, 'key')}: {_first(self.missing)}")
-        if self.unexpected:
-            lines.append(f"  unexpected: {_count(self.unexpected, 'key')}: {_first(self.unexpected)}")
-        lines.append(self.advice)
-        return "\n".join(lines)
-
-    @property
-    def advice(self) -> str:
-        """What to do with the file, one sentence or two."""
-        if self.problem:
-            return self.problem
-        unused = sum(part.n_bytes for part in self.parts if part.title == _UNUSED)
-        if unused or any("F32" in part.dtypes for part in self.parts if part.title == PARTS[0].title):
-            return "Ready to load. `sv4d2 convert` writes a smaller copy (fp16, only what is needed)."
-        return "Ready to load."
-
-
-_UNUSED = "not used"
-
-
-def describe_checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
-    """Return what a safetensors file is; its tensors are not read.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: not a safetensors file, or a damaged one; the text says what it is.
-    """
-    header = read_header(path)
-    variant = config = None
-    problem = ""
-    missing: list[str] = []
-    unexpected: list[str] = []
-    try:
-        # Only one problem is reported, so the sizes are read even where the variant cannot be told.
-        config = read_config(header, "auto" if "sv4d2.variant" in header.metadata else "sv4d2")
-        required = required_shapes(header, build_networks(config))
-        missing, unexpected = _missing(header, required), _unexpected(header, required)
-        check_tensors(header, required)
-        variant = variant_of(header)
-        config = read_config(header)
-    except CheckpointError as error:
-        problem = str(error)
-    return CheckpointInfo(
-        name=header.path.name,
-        n_bytes=header.file_size,
-        variant=variant,
-        config=config,
-        parts=tuple(_part_infos(header)),
-        missing=tuple(missing),
-        unexpected=tuple(unexpected),
-        problem=problem,
-    )
-
-
-def _part_infos(header: Header) -> Iterator[PartInfo]:
-    rest = dict(header.tensors)
-    groups = [(part.title, [key for key in rest if part.owns(key)]) for part in PARTS]
-    used = {key for _, keys in groups for key in keys}
-    for title, keys in [*groups, (_UNUSED, [key for key in rest if key not in used])]:
-        infos = [rest[key] for key in keys]
-        if infos:
-            n_bytes = sum(info.numel * _BYTES.get(info.dtype, 1) for info in infos)
-            dtypes = tuple(sorted({info.dtype for info in infos}))
-            yield PartInfo(title, sum(info.numel for info in infos), n_bytes, dtypes)
-
-
-def _missing(header: Header, required: Iterable[str]) -> list[str]:
+def missing_keys(header: Header, required: Iterable[str]) -> list[str]:
+    """Return the keys that the model needs and the file lacks."""
     return [key for key in required if key not in header.tensors]
 
 
-def _unexpected(header: Header, required: dict[str, tuple[int, ...]]) -> list[str]:
+def unexpected_keys(header: Header, required: dict[str, tuple[int, ...]]) -> list[str]:
+    """Return the keys that are neither needed nor known parts of the official file."""
     return [key for key in header.tensors if key not in required and not EXPECTED_UNUSED.match(key)]
 
 
-def _count(keys: list[str] | tuple[str, ...], noun: str) -> str:
+def count_text(keys: Sequence[str], noun: str) -> str:
+    """Return for example ``3 keys``."""
     return f"{len(keys)} {noun}{'' if len(keys) == 1 else 's'}"
 
 
-def _first(keys: list[str] | tuple[str, ...]) -> str:
+def first_text(keys: Sequence[str]) -> str:
+    """Return the first three keys."""
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

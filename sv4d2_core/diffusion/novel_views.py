@@ -6,6 +6,7 @@ Source: specification sections 3, 9 and 10; users' decisions on windows, noise a
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -106,29 +107,31 @@ def sample_views(
         shape[0] // config.latent_factor,
         shape[1] // config.latent_factor,
     )
+    passes = cameras.n_views // config.n_views
     _check_shape("noise", noise, (passes * len(starts), *latent_shape))
-    guidance = resolve_guidance(
-        cfg, config.guidance, config.n_frames, config.n_views, (config.cfg_min, config.cfg_max)
+    run = _Run(
+        model=model,
+        steps=steps,
+        strength=strength,
+        guidance=resolve_guidance(
+            cfg, config.guidance, config.n_frames, config.n_views, (config.cfg_min, config.cfg_max)
+        ),
+        seed=seed,
+        noise=noise,
+        store=store,
+        callback=callback,
+        starts=starts,
+        n_windows=passes * len(starts),
+        latent_shape=latent_shape,
+        tokens=model.embed(images)[order],
+        frame_latents=model.encode(images, role="frames")[order],
     )
-    run = _Run(model, steps, strength, guidance, seed, noise, store, callback, passes * len(starts))
-    frame_latents = model.encode(images, role="frames")[order]
-    tokens = model.embed(images)[order]
-
     views, latents = [], []
     for number in range(passes):
-        selected = slice(number * config.n_views, (number + 1) * config.n_views)
-        references = None if reference_views is None else reference_views[selected]
-        init = None if init_views is None else init_views[order][:, selected]
-        of_pass = run.one_pass(
-            cameras.select(range(config.n_views * passes)[selected]),
-            starts,
-            number * len(starts),
-            frame_latents,
-            tokens,
-            references,
-            init,
-            latent_shape,
-        )
+        selected = range(number * config.n_views, (number + 1) * config.n_views)
+        references = None if reference_views is None else reference_views[list(selected)]
+        init = None if init_views is None else init_views[order][:, list(selected)]
+        of_pass = run.one_pass(number, cameras.select(selected), references, init)
         views.append(of_pass[0][: len(images)])
         latents.append(of_pass[1][: len(images)])
     novel = torch.cat(views, dim=1)
@@ -147,91 +150,80 @@ def sample_views(
     )
 
 
+@dataclass(frozen=True)
 class _Run:
-    """The settings that all windows of a run share."""
+    """What all windows of a run share.
 
-    def __init__(
-        self,
-        model: Backend,
-        steps: int,
-        strength: float,
-        guidance: Tensor,
-        seed: int,
-        noise: Tensor | None,
-        store: WindowStore | None,
-        callback: Callback | None,
-        n_windows: int,
-    ) -> None:
-        self.model = model
-        self.steps = steps
-        self.strength = strength
-        self.guidance = guidance
-        self.seed = seed
-        self.noise = noise
-        self.store = store
-        self.callback = callback
-        self.n_windows = n_windows
+    Args:
+        starts: first frame of each window of a pass.
+        n_windows: of all passes.
+        latent_shape: of one window, [T * V, 4, h, w].
+        tokens: [frames, D] image embeddings.
+        frame_latents: [frames, 4, h, w] latents of the input frames.
+    """
+
+    model: Backend
+    steps: int
+    strength: float
+    guidance: Tensor
+    seed: int
+    noise: Tensor | None
+    store: WindowStore | None
+    callback: Callback | None
+    starts: list[int]
+    n_windows: int
+    latent_shape: tuple[int, ...]
+    tokens: Tensor
+    frame_latents: Tensor
 
     def one_pass(
-        self,
-        cameras: Cameras,
-        starts: list[int],
-        first_index: int,
-        frame_latents: Tensor,
-        tokens: Tensor,
-        references: Tensor | None,
-        init: Tensor | None,
-        latent_shape: tuple[int, ...],
+        self, number: int, cameras: Cameras, references: Tensor | None, init: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return images [T, V, H, W, 3] and latents [T, V, 4, h, w] of one set of V cameras."""
+        """Return images [frames, V, H, W, 3] and latents [frames, V, 4, h, w] from one set of V cameras."""
         config = self.model.config
-        n_frames, n_views = len(tokens), config.n_views
-        factor = config.latent_factor
-        size = (latent_shape[2] * factor, latent_shape[3] * factor)
-        images = torch.zeros(n_frames, n_views, *size, 3)
-        latents = torch.zeros(n_frames, n_views, *latent_shape[1:])
+        n_frames, n_views = len(self.tokens), config.n_views
+        height, width = (n * config.latent_factor for n in self.latent_shape[2:])
+        images = torch.zeros(n_frames, n_views, height, width, 3)
+        latents = torch.zeros(n_frames, n_views, *self.latent_shape[1:])
         vectors, uncond_vectors = camera_vectors(cameras, config.vector_dims)
-        for number, start in enumerate(starts):
+        for index, start in enumerate(self.starts, number * len(self.starts)):
             frames = slice(start, start + config.n_frames)
-            if number > 0:
+            if start > 0:
                 references = images[start]
             if references is None:
-                reference_latents = torch.zeros(n_views, *latent_shape[1:])
+                reference_latents = torch.zeros(n_views, *self.latent_shape[1:])
             else:
                 reference_latents = self.model.encode(references, role="views")
             conditioning = Conditioning(
-                tokens[frames], frame_latents[frames], reference_latents, vectors, uncond_vectors
+                self.tokens[frames], self.frame_latents[frames], reference_latents, vectors, uncond_vectors
             )
-            sampled = self._window(first_index + number, conditioning, init, frames, latent_shape)
+            sampled = self._window(index, conditioning, None if init is None else init[frames])
             latents[frames] = rearrange(sampled, "(t v) c h w -> t v c h w", v=n_views)
             images[frames] = rearrange(self.model.decode(sampled), "(t v) h w c -> t v h w c", v=n_views)
         return images, latents
 
-    def _window(
-        self,
-        index: int,
-        conditioning: Conditioning,
-        init: Tensor | None,
-        frames: slice,
-        latent_shape: tuple[int, ...],
-    ) -> Tensor:
+    def _window(self, index: int, conditioning: Conditioning, init: Tensor | None) -> Tensor:
+        """Return the latents of one window, from the store if it has them."""
         finished = None if self.store is None else self.store.load(index)
         if finished is not None:
             self._progress(index, self.steps, None)
             return finished
-        noise = window_noise(self.seed, index, latent_shape) if self.noise is None else self.noise[index]
         if init is not None:
-            encoded = self.model.encode(init[frames].flatten(0, 1), role="frames")
+            encoded = self.model.encode(init.flatten(0, 1), role="frames")
             init = encoded * self.model.config.scale_factor
         sampled = self.model.denoise(
             SamplingJob(
-                conditioning,
-                noise,
-                self.steps,
-                self.guidance,
-                init,
-                self.strength,
-                lambda step, _total, preview: self._progress(index, step, preview),
+                conditioning=conditioning,
+                noise=(
+                    window_noise(self.seed, index, self.latent_shape)
+                    if self.noise is None
+                    else self.noise[index]
+                ),
+                steps=self.steps,
+                guidance=self.guidance,
+                init=init,
+                strength=self.strength,
+                callback=lambda step, _total, preview: self._progress(index, step, preview),
             )
         )
         if not sampled.isfinite().all():

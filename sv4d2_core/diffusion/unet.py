@@ -19,9 +19,10 @@ from .config import UNetConfig
 from .layers import silu, sinusoidal_embedding, to_tokens
 from .res_block import Embedding, Grid, ResBlock
 
-# Parts that stay in a CPU core's cache are fastest there; a GPU wants enough work per kernel.
-_DEFAULT_BUDGET = {"cpu": 4 * 2**20}
-_DEFAULT_BUDGET_ELSEWHERE = 512 * 2**20
+# On a CPU, parts of about this many tokens of the first level stay in the cache and still outweigh the cost
+# of reading the deeper levels' weights once per part; a GPU wants enough work per kernel.
+_CPU_TOKENS = 2048
+_GPU_BUDGET = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,7 @@ class UNet(nn.Module):
         """
         self._check(x, timesteps, y, window.grid)
         emb = self._embed(timesteps, y.to(x.dtype), window.grid, x.dtype)
-        default = _DEFAULT_BUDGET.get(x.device.type, _DEFAULT_BUDGET_ELSEWHERE)
-        state = _Pass(window, emb, default if self.chunk_bytes is None else self.chunk_bytes)
+        state = _Pass(window, emb, self._budget(x))
         x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for stage in self.input_blocks:
@@ -216,6 +216,12 @@ class UNet(nn.Module):
         for stage in self.output_blocks:
             x = stage(x, skips.pop(), state)
         return self.out[2](silu(self.out[0](x)))
+
+    def _budget(self, x: Tensor) -> int:
+        if self.chunk_bytes is not None:
+            return self.chunk_bytes
+        on_cpu = x.device.type == "cpu"
+        return _CPU_TOKENS * 8 * self.config.base * x.element_size() if on_cpu else _GPU_BUDGET
 
     def _embed(self, timesteps: Tensor, y: Tensor, grid: Grid, dtype: torch.dtype) -> Embedding:
         b, t, v = grid

@@ -1,0 +1,94 @@
+"""The repository itself: metadata, dependencies, layers, public names."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import tomllib
+
+import sv4d2_core
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SOURCES = sorted((ROOT / "sv4d2_core").rglob("*.py"))
+
+# Higher floors may import lower ones, never the other way round.
+FLOORS = [
+    {"cameras", "views", "world"},
+    {"video"},
+    {"diffusion"},
+    {"export"},
+    {"commands", "cli", "__main__", "__init__"},
+]
+
+
+def requirements(path):
+    lines = (ROOT / path).read_text().splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def imported_modules(path):
+    """Return absolute names, relative ones resolved against ``sv4d2_core``."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module or "") if part)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def floor_of(room):
+    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def test_requirements_hold_no_torch_and_no_pins():
+    names = requirements("requirements.txt")
+    assert names == {"trimesh", "scikit-image", "fast-simplification"}
+    assert names <= set(PROJECT["project"]["dependencies"])
+
+
+def test_stand_alone_packages_are_those_the_tests_install():
+    extras = PROJECT["project"]["optional-dependencies"]
+    expected = {name for extra in ("standalone", "video", "dev") for name in extras[extra]}
+    assert {re.split(r"[<>=]", name)[0] for name in expected} - {"torch"} == requirements(
+        "tests/requirements.txt"
+    )
+
+
+def test_registry_metadata():
+    assert re.fullmatch(r"[a-z0-9-]+", PROJECT["project"]["name"])
+    assert "comfyui" not in PROJECT["project"]["name"]
+    assert PROJECT["project"]["license"] == {"file": "LICENSE"}
+    assert PROJECT["tool"]["comfy"]["requires-comfyui"] == ">=0.3.64"
+    assert PROJECT["project"]["version"] == sv4d2_core.__version__
+
+
+def test_imports_only_run_down_and_never_reach_the_host():
+    host = {"comfy", "comfy_api", "folder_paths", "nodes", "comfy_extras"}
+    seen = set()
+    for path in SOURCES:
+        room = path.relative_to(ROOT / "sv4d2_core").with_suffix("").parts[0]
+        for module in imported_modules(path):
+            parts = module.split(".")
+            assert parts[0] not in host, f"{path} imports {module}"
+            if parts[0] == "sv4d2_core" and len(parts) > 1:
+                seen.add((room, parts[1]))
+                assert floor_of(parts[1]) <= floor_of(room), f"{path} imports {module} from above"
+    assert ("diffusion", "video") in seen and ("commands", "diffusion") in seen
+
+
+def test_files_stay_small_and_docstrings_are_there():
+    for path in SOURCES:
+        text = path.read_text()
+        assert text.count("\n") <= 300, f"{path} has more than 300 lines"
+        assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+
+
+def test_public_names_exist():
+    assert len(sv4d2_core.__all__) == len(set(sv4d2_core.__all__)) <= 15
+    for name in sv4d2_core.__all__:
+        assert getattr(sv4d2_core, name).__doc__, name
