@@ -16,14 +16,14 @@ import torch
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    from .commands import checkpoints, demo, views
+    from .commands import checkpoints, demo, views, views_arguments
 
     parser = argparse.ArgumentParser(
         prog="sv4d2", description="Stable Video 4D 2.0: a clip of a moving object in, novel views out."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, add_arguments, run, text in (
-        ("views", views.add_arguments, views.run, "make novel-view videos from a clip"),
+        ("views", views_arguments.add_arguments, views.run, "make novel-view videos from a clip"),
         ("convert", checkpoints.add_convert_arguments, checkpoints.run_convert, "write a smaller checkpoint"),
         ("info", checkpoints.add_info_arguments, checkpoints.run_info, "say what a checkpoint file is"),
         ("demo", demo.add_arguments, demo.run, "run the whole job on a generated clip"),

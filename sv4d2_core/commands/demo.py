@@ -19,7 +19,7 @@ from ..export.pictures import contact_sheet
 from ..views import ViewGrid
 from ..world.anatomy import make_creature
 from ..world.render import render_views
-from . import views
+from . import views, views_arguments
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
     parser = argparse.ArgumentParser(prog="sv4d2 views")
-    views.add_arguments(parser)
+    views_arguments.add_arguments(parser)
     command = [
         str(args.out / "sample_clip"),
         "--checkpoint",

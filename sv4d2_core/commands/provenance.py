@@ -1,14 +1,12 @@
-"""Facts about a run that make it comparable and repeatable: versions, memory, fingerprints of its inputs."""
+"""Facts about a run that make it comparable and repeatable: versions and fingerprints of its inputs."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 _SAMPLE = 2**20
@@ -23,19 +21,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed as a package"
     return found
-
-
-def peak_memory_gb(device: torch.device) -> dict[str, float]:
-    """Return the peak memory of this process so far, GB: resident, and on the GPU where one is used."""
-    peak = {}
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak["resident"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
-    if device.type == "cuda":
-        peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
-    return peak
 
 
 def tensor_fingerprint(tensor: Tensor) -> str:

@@ -1,0 +1,106 @@
+"""The options of `sv4d2 views` and what they mean together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from ..cameras import Cameras
+from ..diffusion.config import ModelConfig
+from ..video.crop import CENTERINGS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("input", metavar="INPUT", help="video, GIF, image, folder of images or a quoted glob")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="safetensors file")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--variant", default="auto", choices=("auto", "sv4d2", "sv4d2_8views"))
+
+    clip = parser.add_argument_group("the clip")
+    clip.add_argument(
+        "--frames", type=_at_least(1), default=21, metavar="N", help="frames to use (default 21)"
+    )
+    clip.add_argument("--start", type=_at_least(0), default=0, metavar="N", help="first frame (default 0)")
+    clip.add_argument(
+        "--every", type=_at_least(1), default=1, metavar="N", help="use every Nth frame (default 1)"
+    )
+    clip.add_argument(
+        "--fps", type=float, metavar="N", help="frames per second of the results (default: the clip's)"
+    )
+    clip.add_argument("--mask", metavar="PATH", help="masks of the object, white on black, read like INPUT")
+    clip.add_argument("--size", type=_at_least(1), metavar="N", help="image size (default: the model's, 576)")
+    clip.add_argument(
+        "--centering",
+        default="global",
+        choices=CENTERINGS,
+        help="global: one crop around the frame centre; per_frame, smooth: follow the object",
+    )
+
+    cameras = parser.add_argument_group("the cameras (degrees relative to the input view)")
+    cameras.add_argument("--azimuths", type=float, nargs="+", metavar="DEG", help="one per novel view")
+    cameras.add_argument("--elevations", type=float, nargs="+", metavar="DEG", help="one per novel view")
+    cameras.add_argument(
+        "--ring-elevation", type=float, metavar="DEG", help="all novel views at this elevation"
+    )
+    cameras.add_argument(
+        "--input-elevation",
+        type=float,
+        default=0.0,
+        metavar="DEG",
+        help="absolute elevation of the input camera, for the camera files only (default 0)",
+    )
+
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument(
+        "--steps", type=_at_least(1), default=50, metavar="N", help="denoising steps (default 50)"
+    )
+    sampling.add_argument("--seed", type=int, default=23, metavar="N", help="seed of the noise (default 23)")
+    sampling.add_argument("--cfg-min", type=float, metavar="X", help="guidance where it is weakest")
+    sampling.add_argument("--cfg-max", type=float, metavar="X", help="guidance where it is strongest")
+    sampling.add_argument(
+        "--reference-views",
+        type=Path,
+        metavar="DIR",
+        help="images of frame 0, one per novel camera, in order",
+    )
+
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    machine.add_argument("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
+    machine.add_argument("--memory-gb", type=float, metavar="N", help="work within this much memory")
+    machine.add_argument("--save-latents", action="store_true", help="also write the sampled latents")
+    machine.add_argument("--overwrite", action="store_true", help="replace results of other settings in DIR")
+
+
+def cameras_of(args: argparse.Namespace, config: ModelConfig) -> Cameras:
+    """Return the cameras that the options ask for. Raises ValueError where they contradict each other."""
+    elevations = args.elevations
+    if args.ring_elevation is not None:
+        if elevations is not None:
+            raise ValueError(
+                "Give either --elevations (one per view) or --ring-elevation (one for all), not both."
+            )
+        n_views = config.n_views if args.azimuths is None else len(args.azimuths)
+        n_views -= n_views % config.n_views
+        elevations = [args.ring_elevation] * n_views
+    return Cameras.from_lists(config.n_views, args.azimuths, elevations, args.input_elevation)
+
+
+def guidance_range_of(args: argparse.Namespace, config: ModelConfig) -> tuple[float, float]:
+    """Return the guidance range, the variant's own where an option is not given."""
+    low = config.cfg_min if args.cfg_min is None else args.cfg_min
+    high = config.cfg_max if args.cfg_max is None else args.cfg_max
+    return low, high
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from ``minimum`` on."""
+
+    def parse(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {minimum}, got {text}")
+        return int(text)
+
+    return parse
