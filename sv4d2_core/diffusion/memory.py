@@ -16,7 +16,7 @@ _CHUNK_OVERHEAD = 3
 # Images of the first level's width that exist whole at the peak: skips, inputs and outputs of a block.
 _WHOLE_IMAGES = 11
 # The same for one image in the autoencoder, in units of its first level's width at full resolution.
-_VAE_IMAGES = 6
+_VAE_IMAGES = 8
 
 
 @dataclass(frozen=True)
