@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
-READY := $(VENV)/.ready
+READY := $(VENV)/.ready-$(shell echo "$(TORCH)" | cksum | cut -d " " -f 1)
 
 .PHONY: demo test lint bench
 

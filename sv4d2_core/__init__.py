@@ -1,5 +1,7 @@
 """Stable Video 4D 2.0: one clip of a moving object in, consistent novel-view videos out."""
 
+__version__ = "0.1.0"
+
 from .cameras import Cameras
 from .diffusion.checkpoint import load_checkpoint
 from .diffusion.convert import convert_checkpoint
@@ -8,8 +10,6 @@ from .export.folder import read_views, write_views
 from .video.crop import PreparedClip, prepare_clip
 from .video.frames import Clip, load_clip
 from .views import ViewGrid
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Cameras",

@@ -6,12 +6,15 @@ Exit codes: 0 success, 2 bad usage or input (one readable message), 130 interrup
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import sys
 from collections.abc import Sequence
 
 import torch
+
+from .export.staging import DISK_FULL
+
+_OUT_OF_MEMORY = "The memory is exhausted ({}). Use a smaller --size, or set --memory-gb to what is free."
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,15 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except KeyboardInterrupt:
-        return _fail("Interrupted. Finished windows are kept; the same command continues.", 130)
-    except torch.OutOfMemoryError:
-        return _fail("The memory is exhausted. Use a smaller --size or set --memory-gb lower.", 2)
+        return _fail("Interrupted.", 130)
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        return _fail(_OUT_OF_MEMORY.format(error), 2)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in DISK_FULL and error.filename:
             return _fail(f"The disk is full ({error}). Free some space; the same command continues.", 2)
         return _fail(str(error), 2)
     except ValueError as error:
         return _fail(str(error), 2)
+    except RuntimeError as error:
+        # torch has no class of its own for memory that a CPU does not have.
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            return _fail(_OUT_OF_MEMORY.format(str(error).splitlines()[0]), 2)
+        raise
 
 
 def _fail(message: str, code: int) -> int:

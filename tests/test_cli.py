@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,119 @@ def test_full_disk_is_one_message_and_continues_later(clip_folder, micro_checkpo
     assert "Traceback" not in done.stderr
     assert not [path for path in out.rglob("*") if path.is_file()]
     assert main(arguments) == 0
+
+
+def test_a_users_own_files_are_never_replaced(clip_folder, micro_checkpoint, tmp_path, capsys):
+    project = tmp_path / "project"
+    shutil.copytree(clip_folder, project / "frames")
+    before = contents(project)
+    for more in ((), ("--overwrite",)):
+        arguments = command(project / "frames", micro_checkpoint, project, *more)
+        assert "did not write" in fails(capsys, arguments)
+    assert contents(project) == before
+    assert "apart from the input" in fails(capsys, command(clip_folder, micro_checkpoint, clip_folder))
+    out = tmp_path / "out"
+    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    inside = command(out / "frames" / "view_00", micro_checkpoint, out, "--overwrite")
+    assert "apart from the input" in fails(capsys, inside)
+
+
+def test_missing_results_are_made_again_from_the_windows(clip_folder, micro_checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    before = contents(out)
+    (out / "frames/view_01/00003.png").unlink()
+    (out / "view_02.mp4").unlink()
+    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    assert contents(out) == before
+    assert json.loads((out / "run.json").read_text())["resumed_windows"] == 3
+
+
+def test_output_options_alone_sample_nothing_again(clip_folder, micro_checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    message = fails(capsys, command(clip_folder, micro_checkpoint, out, "--fps", 12))
+    assert "(fps)" in message and "Nothing would be sampled again" in message
+    assert main(command(clip_folder, micro_checkpoint, out, "--fps", 12, "--overwrite")) == 0
+    run = json.loads((out / "run.json").read_text())
+    assert run["resumed_windows"] == 3 and run["fps"] == 12
+
+
+def test_damaged_and_orphaned_windows_are_not_trusted(clip_folder, micro_checkpoint, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    expected = contents(out)
+    shutil.copytree(out / ".windows", other / ".windows")
+    (other / ".windows/settings.json").unlink()
+    assert main(command(clip_folder, micro_checkpoint, other, "--seed", 99)) == 0
+    assert json.loads((other / "run.json").read_text())["resumed_windows"] == 0
+    damaged = tmp_path / "damaged"
+    shutil.copytree(out / ".windows", damaged / ".windows")
+    (damaged / ".windows/window_001.safetensors").write_bytes(b"nothing")
+    assert main(command(clip_folder, micro_checkpoint, damaged)) == 0
+    assert json.loads((damaged / "run.json").read_text())["resumed_windows"] == 2
+    assert contents(damaged) == expected
+
+
+def test_another_checkpoint_of_the_same_size_is_another_run(clip_folder, micro_checkpoint, tmp_path, capsys):
+    out, copy = tmp_path / "out", tmp_path / "copy.safetensors"
+    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    content = bytearray(micro_checkpoint.read_bytes())
+    content[-2000:-1000] = bytes(1000)
+    copy.write_bytes(content)
+    assert "(checkpoint)" in fails(capsys, command(clip_folder, copy, out))
+
+
+def test_bad_sampling_options_keep_finished_windows(clip_folder, micro_checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    before = contents(out)
+    for more in (("--cfg-max", "nan"), ("--seed", 10**20), ("--cfg-min", 5), ("--memory-gb", 0.001)):
+        fails(capsys, command(clip_folder, micro_checkpoint, out, *more, "--overwrite"))
+        assert contents(out) == before
+
+
+def test_two_runs_never_share_a_folder(clip_folder, micro_checkpoint, tmp_path, capsys):
+    from sv4d2_core.commands.output_folder import exclusive
+
+    out = tmp_path / "out"
+    with exclusive(out):
+        assert "Another process" in fails(capsys, command(clip_folder, micro_checkpoint, out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("moves", [1, 6, 9, 14])
+def test_killed_while_results_are_exchanged(clip_folder, micro_checkpoint, tmp_path, moves):
+    """The process dies at some point of moving old results out and new ones in."""
+    out = tmp_path / "out"
+    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    before = contents(out)
+    script = (
+        "import os, pathlib, sys\n"
+        "from sv4d2_core.cli import main\n"
+        "rename, left = pathlib.Path.rename, [int(sys.argv.pop(1))]\n"
+        "def dying(self, target):\n"
+        "    left[0] -= 1\n"
+        "    return os._exit(9) if left[0] < 0 else rename(self, target)\n"
+        "pathlib.Path.rename = dying\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    again = command(clip_folder, micro_checkpoint, out, "--fps", "12", "--overwrite")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(moves), *again],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 9 and (out / ".partial").exists()
+    assert main(command(clip_folder, micro_checkpoint, out)) == 0, "the old results are complete again"
+    assert contents(out) == before
+    assert main(again) == 0
+    assert json.loads((out / "run.json").read_text())["fps"] == 12
+
+
+def test_half_precision_runs(clip_folder, micro_checkpoint, tmp_path):
+    out = tmp_path / "out"
+    assert main(command(clip_folder, micro_checkpoint, out, "--dtype", "bf16")) == 0
+    assert json.loads((out / "run.json").read_text())["settings"]["dtype"] == "bfloat16"
 
 
 def test_ring_elevation_and_passes(clip_folder, micro_checkpoint, tmp_path):

@@ -104,7 +104,7 @@ def test_several_passes_share_the_input(micro_model):
     assert torch.equal(both.images[:, 3:], second.images[:, 1:])
 
 
-def test_reference_views_matter_in_every_window_but_are_not_required(micro_model):
+def test_reference_views_change_the_first_window(micro_model):
     images, references = clip(3), torch.rand(2, 32, 32, 3)
     with_references = sample_views(micro_model, images, CAMERAS, steps=2, reference_views=references)
     without = sample_views(micro_model, images, CAMERAS, steps=2)
@@ -123,7 +123,7 @@ def test_weak_strength_stays_near_the_given_views(micro_model):
     assert first_step(50, 0.35) == 32
 
 
-def test_guidance_of_one_is_the_conditional_prediction_alone(micro_model):
+def test_the_forms_of_guidance_agree(micro_model):
     images = clip(3)
     constant = sample_views(micro_model, images, CAMERAS, steps=2, cfg=1.5)
     table = sample_views(micro_model, images, CAMERAS, steps=2, cfg=torch.full((3, 2), 1.5))
@@ -162,9 +162,14 @@ BAD = {
     "not square": ({"clip": torch.rand(3, 32, 64, 3)}, r"square.*got 64 x 32"),
     "no frames": ({"clip": torch.rand(0, 32, 32, 3)}, r"T >= 1; got \[0"),
     "channels": ({"clip": torch.rand(3, 32, 32, 4)}, r"got \[3, 32, 32, 4\]"),
-    "nan": ({"clip": clip(3).index_fill(0, torch.tensor([1]), torch.nan)}, r"3072 NaN"),
-    "bytes": ({"clip": clip(3) * 255}, r"0\.\.1; got .* Divide"),
+    "dimensions": ({"clip": torch.rand(3, 32, 32)}, r"got \[3, 32, 32\]"),
+    "nan": ({"clip": clip(3).index_fill(0, torch.tensor([1]), torch.nan)}, r"in clip; got 3072 NaN"),
+    "bytes": ({"clip": clip(3) * 255}, r"0\.\.1 in clip; got .* Divide"),
     "cameras": ({"cameras": Cameras((0,) * 4, (0, 1, 2, 3))}, r"2 novel views per pass; got 3.* 4,"),
+    "nan noise": ({"noise": torch.full((1, 6, 4, 16, 16), torch.nan)}, r"finite values in noise"),
+    "range": ({"cfg": (2.0, 1.0)}, r"minimum <= maximum; got 2 to 1"),
+    "three": ({"cfg": (1.0, 2.0, 3.0)}, r"3 values"),
+    "reference values": ({"reference_views": torch.full((2, 32, 32, 3), 9.0)}, r"0\.\.1 in reference_views"),
     "references": (
         {"reference_views": torch.rand(3, 32, 32, 3)},
         r"reference_views \[2, 32, 32, 3\]; got \[3",

@@ -148,3 +148,65 @@ def test_chunks_and_autograd_change_nothing(goldens, close, mixing):
     for key, parameter in unet.named_parameters():
         if not any(part in key for part in dead):
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
+
+
+def test_attention_never_sees_more_groups_than_the_limit(goldens, close, monkeypatch):
+    _, x, timesteps, y, context, cond_view = unet_inputs(goldens, "unet_3d_T3V4_8x8")
+    largest = []
+
+    def counting(q, k, v, heads):
+        largest.append(len(q))
+        return scaled_dot_product(q, k, v, heads)
+
+    results = []
+    for limit in (32_768, 7):
+        monkeypatch.setattr("sv4d2_core.diffusion.attention.MAX_ATTENTION_BATCH", limit)
+        unet = UNet(UNetConfig(view_mixing="released_3d", **TINY), attention=counting)
+        goldens.fill(unet, "model.diffusion_model.")
+        unet.chunk_bytes = 2**40
+        largest.clear()
+        with torch.no_grad():
+            results.append(unet(x, timesteps, y, unet.prepare(context, cond_view)))
+        assert 1 < max(largest) <= limit
+    close(results[1], results[0], 1e-4)
+
+
+def test_joint_mixing_attends_over_all_pixels_of_all_views(close):
+    torch.manual_seed(0)
+    pixels, width = 4, 32
+    block = AttentionBlock(width, 128, 16, 48, 4, "joint_3d", operations=nn, attention=scaled_dot_product)
+    tokens, context = torch.randn(1, 2, 3, pixels, width), torch.randn(1, 2, 48)
+    views = torch.randn(3, width)
+    with torch.no_grad():
+        expected = torch.empty_like(tokens)
+        mixer = block.time_mix_blocks[0]
+        share = torch.sigmoid(block.time_mixer.mix_factor)
+        for t in range(2):
+            joint = (tokens[0, t] + views[:, None]).reshape(1, 3 * pixels, width)
+            joint = joint + mixer.ff_in(mixer.norm_in(joint))
+            normed = mixer.norm1(joint)
+            q, k, v = (
+                layer(normed).view(1, -1, 2, 16).transpose(1, 2)
+                for layer in (mixer.attn1.to_q, mixer.attn1.to_k, mixer.attn1.to_v)
+            )
+            scores = torch.softmax(q @ k.transpose(-1, -2) / 4, dim=-1)
+            joint = joint + mixer.attn1.to_out((scores @ v).transpose(1, 2).reshape(1, -1, width))
+            joint = joint + mixer.attn2.to_out(mixer.attn2.to_v(context[0, t]))
+            joint = joint + mixer.ff(mixer.norm3(joint))
+            expected[0, t] = share * tokens[0, t] + (1 - share) * joint.view(3, pixels, width)
+        actual = block._mix_views(tokens.clone(), block.prepare(context), views, 1)
+    close(actual, expected, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_close(goldens, dtype):
+    _, x, timesteps, y, context, cond_view = unet_inputs(goldens, "unet_view_T3V4_16x8")
+    unet = tiny_unet(goldens, "view")
+    with torch.no_grad():
+        expected = unet(x, timesteps, y, unet.prepare(context, cond_view))
+        half = unet.to(dtype)
+        window = half.prepare(context.to(dtype), cond_view.to(dtype))
+        actual = half(x.to(dtype), timesteps, y.to(dtype), window)
+    assert actual.dtype == dtype
+    error = (actual.float() - expected).abs().mean() / expected.abs().mean()
+    assert error < (0.05 if dtype == torch.bfloat16 else 0.01), error.item()

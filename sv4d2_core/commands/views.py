@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +16,20 @@ from ..cameras import Cameras
 from ..diffusion.checkpoint import load_checkpoint
 from ..diffusion.config import ModelConfig
 from ..diffusion.layout import read_config, read_header
-from ..diffusion.memory import apply_plan, plan_memory, weight_bytes
+from ..diffusion.memory import MemoryPlan, apply_plan, plan_memory
 from ..diffusion.model import Model
 from ..diffusion.novel_views import sample_views
-from ..diffusion.window_store import SettingsDiffer, WindowFolder
-from ..export.folder import RUN_FILE, existing_views, write_views
+from ..diffusion.window_store import WindowFolder
+from ..export.folder import write_views
 from ..video.crop import PreparedClip, prepare_clip
 from ..video.frames import load_clip
 from ..views import ViewGrid
 from .machine import choose_device, choose_dtype
+from .output_folder import exclusive, is_complete, refuse_inputs_inside
 from .peak_memory import PeakMemory
 from .provenance import file_fingerprint, tensor_fingerprint, versions
 from .references import load_reference_views
-from .views_arguments import cameras_of, guidance_range_of
+from .views_arguments import cameras_of, check_sampling, guidance_range_of
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +50,7 @@ class _Job:
     dtype: torch.dtype
     clip: PreparedClip
     references: Tensor | None
+    plan: MemoryPlan | None
     settings: dict
     output: dict
 
@@ -63,31 +63,45 @@ def run(args: argparse.Namespace) -> int:
     """
     began = time.perf_counter()
     job = _prepare(args)
-    if _is_complete(job):
-        log.info("%s is already complete with these settings.", args.out)
-        return 0
-    if (present := existing_views(args.out)) and not args.overwrite:
-        raise SettingsDiffer(
-            f"{args.out / present[0]} exists already and is not from a run with these settings. Choose "
-            f"another folder or overwrite it (--overwrite)."
-        )
-    _check_writable(args.out)
+    with exclusive(args.out):
+        if is_complete(args.out, job.settings, job.output, args.overwrite):
+            log.info("%s is already complete with these settings.", args.out)
+            return 0
+        store = WindowFolder(args.out / ".windows", job.settings, discard=args.overwrite)
+        try:
+            _make(job, store, time.perf_counter() - began)
+        except KeyboardInterrupt:
+            log.warning(
+                "Finished windows are kept (%d so far); the same command continues.", store.finished()
+            )
+            raise
+    if not job.config.trained:
+        log.warning("UNTRAINED WEIGHTS: the novel views are noise. Give a trained --checkpoint.")
+    log.info("Done in %.0f s. Look at %s", time.perf_counter() - began, args.out / "contact_sheet.png")
+    return 0
+
+
+def _make(job: _Job, store: WindowFolder, prepare_s: float) -> None:
+    """Load the model, sample what is missing and write the folder."""
     with PeakMemory(job.device) as memory:
         loading = time.perf_counter()
         model = _load(job)
-        store = WindowFolder(args.out / ".windows", job.settings, discard=args.overwrite)
         resumed = store.finished()
         sampling = time.perf_counter()
         grid = _sample(job, model, store)
         finished = time.perf_counter()
+    args = job.args
+    crop = {
+        **job.clip.crop.to_json(),
+        "source_frames": [args.start + args.every * t for t in range(len(job.clip.images))],
+    }
     report = {
         "settings": job.settings,
         "output": job.output,
-        "input": str(args.input),
-        "checkpoint": args.checkpoint.name,
+        "options": {key: _plain(value) for key, value in vars(args).items() if key != "run"},
         "versions": versions(),
         "seconds": {
-            "prepare": round(loading - began, 2),
+            "prepare": round(prepare_s, 2),
             "load": round(sampling - loading, 2),
             "sample": round(finished - sampling, 2),
         },
@@ -95,20 +109,8 @@ def run(args: argparse.Namespace) -> int:
         "peak_memory_gb": memory.gigabytes(),
         "clip_report": list(job.clip.report),
     }
-    write_views(
-        args.out,
-        grid,
-        crop=job.clip.crop.to_json(),
-        run=report,
-        save_latents=args.save_latents,
-        overwrite=args.overwrite,
-    )
-    if not job.config.trained:
-        log.warning(
-            "UNTRAINED WEIGHTS: the novel views are noise. Give a trained --checkpoint for real ones."
-        )
-    log.info("Done in %.0f s. Look at %s", time.perf_counter() - began, args.out / "contact_sheet.png")
-    return 0
+    # Whose the present entries are has been settled before the work began.
+    write_views(args.out, grid, crop=crop, run=report, save_latents=args.save_latents, overwrite=True)
 
 
 def _prepare(args: argparse.Namespace) -> _Job:
@@ -117,8 +119,12 @@ def _prepare(args: argparse.Namespace) -> _Job:
     cameras = cameras_of(args, config)
     size = args.size or config.size
     _check_size(size, config)
+    check_sampling(args, config)
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
+    plan = None if args.memory_gb is None else plan_memory(config, dtype, size, args.memory_gb)
+    given = (args.input, args.mask, args.reference_views, args.checkpoint)
+    refuse_inputs_inside(args.out, [Path(path) for path in given if path is not None])
     clip = load_clip(
         args.input, frames=args.frames, start=args.start, every=args.every, fps=args.fps, mask=args.mask
     )
@@ -149,24 +155,30 @@ def _prepare(args: argparse.Namespace) -> _Job:
         "save_latents": args.save_latents,
         "input_elevation_deg": args.input_elevation,
     }
-    return _Job(args, config, cameras, device, dtype, prepared, references, settings, output)
+    return _Job(args, config, cameras, device, dtype, prepared, references, plan, settings, output)
 
 
 def _load(job: _Job) -> Model:
     model = load_checkpoint(job.args.checkpoint, job.args.variant, job.dtype, job.device)
-    if job.args.memory_gb is not None:
-        size = job.settings["size"]
-        plan = plan_memory(job.config, weight_bytes(model), job.dtype.itemsize, size, job.args.memory_gb)
-        apply_plan(model, plan)
-        log.info("Memory plan: at most about %.1f GiB.", plan.estimated_bytes / 2**30)
+    if job.plan is not None:
+        apply_plan(model, job.plan)
+        log.info("Memory plan: at most about %.1f GiB.", job.plan.estimated_bytes / 2**30)
+        if job.device.type == "cuda":
+            total = torch.cuda.get_device_properties(job.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(
+                min(1.0, job.args.memory_gb * 2**30 / total), job.device
+            )
     return model
 
 
 def _sample(job: _Job, model: Model, store: WindowFolder) -> ViewGrid:
     with tqdm(desc="sampling", unit="step", dynamic_ncols=True) as bar:
 
-        def progress(step: int, total: int, _preview: Tensor | None) -> None:
+        def progress(step: int, total: int, preview: Tensor | None) -> None:
             bar.total = total
+            if preview is None:
+                # A window of an earlier run: no work of this one, so the time left must not count it.
+                bar.initial = bar.n = step
             bar.update(step - bar.n)
 
         return sample_views(
@@ -191,17 +203,6 @@ def _check_size(size: int, config: ModelConfig) -> None:
         )
 
 
-def _check_writable(folder: Path) -> None:
-    """Refuse an output folder that cannot be written, before the long work begins."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"Expected a writable output folder; {existing} is not. Choose another --out.")
-
-
-def _is_complete(job: _Job) -> bool:
-    """Return whether the output folder holds the finished results of exactly this job."""
-    try:
-        run = json.loads((job.args.out / RUN_FILE).read_text())
-    except (OSError, json.JSONDecodeError):
-        return False
-    return run.get("settings") == job.settings and run.get("output") == job.output
+def _plain(value: object) -> object:
+    """Return an option as a JSON value."""
+    return str(value) if isinstance(value, Path) else value

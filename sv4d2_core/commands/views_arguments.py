@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ..cameras import Cameras
 from ..diffusion.config import ModelConfig
+from ..diffusion.guidance import guidance_table
 from ..video.crop import CENTERINGS
 
 
@@ -69,23 +72,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     machine.add_argument("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
-    machine.add_argument("--memory-gb", type=float, metavar="N", help="work within this much memory")
+    machine.add_argument(
+        "--memory-gb", type=_positive_number, metavar="N", help="work within this much memory"
+    )
     machine.add_argument("--save-latents", action="store_true", help="also write the sampled latents")
     machine.add_argument("--overwrite", action="store_true", help="replace results of other settings in DIR")
 
 
 def cameras_of(args: argparse.Namespace, config: ModelConfig) -> Cameras:
     """Return the cameras that the options ask for. Raises ValueError where they contradict each other."""
-    elevations = args.elevations
-    if args.ring_elevation is not None:
-        if elevations is not None:
-            raise ValueError(
-                "Give either --elevations (one per view) or --ring-elevation (one for all), not both."
-            )
-        n_views = config.n_views if args.azimuths is None else len(args.azimuths)
-        n_views -= n_views % config.n_views
-        elevations = [args.ring_elevation] * n_views
-    return Cameras.from_lists(config.n_views, args.azimuths, elevations, args.input_elevation)
+    if args.ring_elevation is None:
+        return Cameras.from_lists(config.n_views, args.azimuths, args.elevations, args.input_elevation)
+    if args.elevations is not None:
+        raise ValueError(
+            "Give either --elevations (one per view) or --ring-elevation (one for all), not both."
+        )
+    level = Cameras.from_lists(config.n_views, args.azimuths, None, args.input_elevation)
+    return replace(level, elevations_deg=(0.0, *[args.ring_elevation] * level.n_views))
+
+
+def check_sampling(args: argparse.Namespace, config: ModelConfig) -> None:
+    """Raise ValueError for sampling options that cannot work, before anything is loaded or written."""
+    guidance_table(config.guidance, config.n_frames, config.n_views, *guidance_range_of(args, config))
+    if not -(2**63) <= args.seed < 2**62:
+        raise ValueError(f"Expected a --seed between -2^63 and 2^62; got {args.seed}.")
 
 
 def guidance_range_of(args: argparse.Namespace, config: ModelConfig) -> tuple[float, float]:
@@ -104,3 +114,13 @@ def _at_least(minimum: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _positive_number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value

@@ -26,9 +26,6 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     Returns:
         [G, L, heads * d].
     """
-    if q.shape[0] > MAX_ATTENTION_BATCH:
-        batches = (x.split(MAX_ATTENTION_BATCH) for x in (q, k, v))
-        return torch.cat([scaled_dot_product(q, k, v, heads) for q, k, v in zip(*batches, strict=True)])
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
@@ -56,7 +53,12 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attention output for groups of tokens ``x`` [..., L, C], same shape."""
         groups = x.flatten(0, -3)
-        mixed = self.attention(self.to_q(groups), self.to_k(groups), self.to_v(groups), self.heads)
+        q, k, v = self.to_q(groups), self.to_k(groups), self.to_v(groups)
+        if len(groups) <= MAX_ATTENTION_BATCH:
+            mixed = self.attention(q, k, v, self.heads)
+        else:
+            batches = zip(*(x.split(MAX_ATTENTION_BATCH) for x in (q, k, v)), strict=True)
+            mixed = torch.cat([self.attention(q, k, v, self.heads) for q, k, v in batches])
         return self.to_out(mixed).view(x.shape)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+GUIDANCE_SHAPES = ("linear", "spatiotemporal", "triangle", "constant")
 VIEW_MIXINGS = ("released_3d", "view", "joint_3d")
 
 
@@ -113,6 +115,19 @@ class ModelConfig:
     clip: CLIPVisionConfig = CLIPVisionConfig()
 
     def __post_init__(self) -> None:
+        if self.n_frames < 2 or self.n_views < 1 or self.size < 1:
+            raise ValueError(
+                f"Expected at least 2 frames, 1 view and a positive size; got {self.n_frames}, "
+                f"{self.n_views} and {self.size}. Correct sv4d2.n_frames, sv4d2.n_views or sv4d2.size in "
+                f"the metadata."
+            )
+        if not 0 < self.sigma_min < self.sigma_max < math.inf or not 0 < self.scale_factor < math.inf:
+            raise ValueError(
+                f"Expected 0 < sigma_min < sigma_max and scale_factor > 0; got {self.sigma_min:g}, "
+                f"{self.sigma_max:g} and {self.scale_factor:g}. Correct them in the metadata."
+            )
+        if self.guidance not in GUIDANCE_SHAPES:
+            raise ValueError(f"Expected guidance {', '.join(GUIDANCE_SHAPES)}; got {self.guidance!r}.")
         if sum(self.vector_dims) != self.unet.vector_dim:
             raise ValueError(
                 f"The camera vector of this UNet is {self.unet.vector_dim} wide, but vector_dims "

@@ -5,10 +5,12 @@ Source: specification section 6.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-GUIDANCE_SHAPES = ("linear", "spatiotemporal", "triangle", "constant")
+from .config import GUIDANCE_SHAPES
 
 
 def _triangle(n_views: int) -> Tensor:
@@ -29,8 +31,13 @@ def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_
         cfg_min, cfg_max: range of the scale.
 
     Raises:
-        ValueError: an unknown shape.
+        ValueError: an unknown shape, or a range that is not finite and rising.
     """
+    if not (math.isfinite(cfg_min) and math.isfinite(cfg_max) and cfg_min <= cfg_max):
+        raise ValueError(
+            f"Expected a finite guidance range with minimum <= maximum; got {cfg_min:g} to {cfg_max:g}. "
+            f"Give both ends."
+        )
     if shape == "linear":
         position = torch.linspace(0, 1, n_frames * n_views).view(n_frames, n_views)
     elif shape == "spatiotemporal":
@@ -70,8 +77,11 @@ def resolve_guidance(
         table = cfg.float()
     elif isinstance(cfg, (int, float)):
         table = guidance_table("constant", n_frames, n_views, float(cfg), float(cfg))
+    elif cfg is not None and len(cfg) != 2:
+        raise ValueError(f"Expected a guidance range (min, max); got {len(cfg)} values: {cfg}.")
     else:
-        table = guidance_table(shape, n_frames, n_views, *(default_range if cfg is None else cfg))
+        low, high = default_range if cfg is None else cfg
+        table = guidance_table(shape, n_frames, n_views, float(low), float(high))
     if not table.isfinite().all():
         raise ValueError(f"Guidance scales must be finite numbers; got {cfg}.")
     return table

@@ -22,8 +22,8 @@ def sinusoidal_embedding(values: Tensor, dim: int) -> Tensor:
     Source: specification 4.1.
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
-    angles = values.float()[:, None] * frequencies.to(values.device)
+    exponents = torch.arange(half, dtype=torch.float32, device=values.device) / half
+    angles = values.float()[:, None] * torch.exp(-math.log(10000) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from .checkpoint import build_networks, stored_dtype
 from .config import ModelConfig
 from .model import Model
 
@@ -35,34 +38,33 @@ class MemoryPlan:
     estimated_bytes: int
 
 
-def weight_bytes(model: Model) -> int:
-    """Return the bytes of all weights of a model, shared ones counted once."""
-    networks = {
-        id(n): n for n in (model.unet, model.frame_encoder, model.view_encoder, model.decoder, model.clip)
-    }
-    return sum(p.numel() * p.element_size() for n in networks.values() for p in n.parameters())
+def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of all weights once they are loaded in ``dtype``."""
+    return sum(
+        parameter.numel() * stored_dtype(name, dtype).itemsize
+        for name, network in build_networks(config).items()
+        for parameter in network.parameters()
+    )
 
 
-def plan_memory(
-    config: ModelConfig, weights: int, element_size: int, size: int, budget_gb: float
-) -> MemoryPlan:
+def plan_memory(config: ModelConfig, dtype: torch.dtype, size: int, budget_gb: float) -> MemoryPlan:
     """Return the plan that uses a budget best.
 
     Args:
         config: sizes of the model.
-        weights: bytes of all weights.
-        element_size: bytes per activation in the UNet.
+        dtype: of weights and activations.
         size: image size, pixels.
         budget_gb: memory for weights and activations, GiB.
 
     Raises:
         ValueError: the budget is too small for even the smallest parts; says how much is needed.
     """
+    weights = weight_bytes(config, dtype)
     pixels = (size // config.latent_factor) ** 2
     images = 2 * config.n_frames * config.n_views
-    whole = _WHOLE_IMAGES * images * pixels * config.unet.base * element_size
+    whole = _WHOLE_IMAGES * images * pixels * config.unet.base * dtype.itemsize
     # The smallest part of the view block is one frame of all views, the widest result its hidden layer.
-    frame = config.n_views * pixels * 8 * config.unet.base * element_size
+    frame = config.n_views * pixels * 8 * config.unet.base * dtype.itemsize
     smallest = max(_SMALLEST_CHUNK, frame)
     # The decoder runs in float32.
     per_image = _VAE_IMAGES * size * size * config.vae.base * 4

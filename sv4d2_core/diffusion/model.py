@@ -85,7 +85,7 @@ class Model:
     encode_batch: int = 8
     decode_batch: int = 4
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, images: Tensor, role: EncoderRole) -> Tensor:
         """Return unscaled latents [N, 4, h, w] of images [N, H, W, 3] in 0..1."""
         encoder = self.frame_encoder if role == "frames" else self.view_encoder
@@ -93,21 +93,21 @@ class Model:
         pixels = to_network_images(images.float())
         return torch.cat([encoder(x.to(like)).float().cpu() for x in pixels.split(self.encode_batch)])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [N, H, W, 3] in 0..1 of scaled (sampled) latents [N, 4, h, w]."""
         like = next(self.decoder.parameters())
         batches = (latents / self.config.scale_factor).split(self.decode_batch)
         return torch.cat([from_network_images(self.decoder(x.to(like)).float()).cpu() for x in batches])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """Return one context token per image [N, H, W, 3], [N, D]."""
         device = self.clip.proj.device
         pixels = to_network_images(images.float())
         return torch.cat([self.clip(x.to(device)).float().cpu() for x in pixels.split(self.encode_batch)])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def denoise(self, job: SamplingJob) -> Tensor:
         """Return the sampled latents of a window, [T * V, 4, h, w] float32."""
         like = next(self.unet.parameters())

@@ -84,11 +84,14 @@ def sample_views(
     """
     config = model.config
     images = clip if isinstance(clip, Tensor) else clip.images
-    _check_images(images, config)
+    images = _checked("clip", images, (len(images), *images.shape[1:3], 3))
+    _check_size(images, config)
     _check_cameras(cameras, config)
     shape = tuple(images.shape[1:])
-    _check_shape("reference_views", reference_views, (cameras.n_views, *shape))
-    _check_shape("init_views", init_views, (len(images), cameras.n_views, *shape))
+    if reference_views is not None:
+        reference_views = _checked("reference_views", reference_views, (cameras.n_views, *shape))
+    if init_views is not None:
+        init_views = _checked("init_views", init_views, (len(images), cameras.n_views, *shape))
     if init_views is None and first_step(steps, strength) > 0:
         raise ValueError(f"Strength {strength:g} starts from given views; got none. Give init_views.")
 
@@ -100,7 +103,6 @@ def sample_views(
             config.n_frames,
         )
     starts = plan_windows(len(order), config.n_frames)
-    passes = cameras.n_views // config.n_views
     latent_shape = (
         config.n_frames * config.n_views,
         config.unet.latent_channels,
@@ -108,7 +110,8 @@ def sample_views(
         shape[1] // config.latent_factor,
     )
     passes = cameras.n_views // config.n_views
-    _check_shape("noise", noise, (passes * len(starts), *latent_shape))
+    if noise is not None:
+        noise = _checked("noise", noise, (passes * len(starts), *latent_shape), in_unit_range=False)
     run = _Run(
         model=model,
         steps=steps,
@@ -135,7 +138,7 @@ def sample_views(
         views.append(of_pass[0][: len(images)])
         latents.append(of_pass[1][: len(images)])
     novel = torch.cat(views, dim=1)
-    grid = torch.cat([images[:, None].float(), novel], dim=1)
+    grid = torch.cat([images[:, None], novel], dim=1)
     input_masks = near_white_masks(images) if isinstance(clip, Tensor) else clip.masks
     return ViewGrid(
         images=grid,
@@ -228,7 +231,8 @@ class _Run:
         )
         if not sampled.isfinite().all():
             raise ValueError(
-                "The sampled latents are not finite numbers. Half precision may overflow: use bf16 or fp32."
+                "Expected finite latents from the sampler; got NaN or infinite ones. Half precision may have "
+                "overflowed: use bf16 or fp32. If it is not in use, the checkpoint is damaged."
             )
         if self.store is not None:
             self.store.save(index, sampled)
@@ -239,23 +243,31 @@ class _Run:
             self.callback(index * self.steps + step, self.n_windows * self.steps, preview)
 
 
-def _check_images(images: Tensor, config: ModelConfig) -> None:
-    if images.dim() != 4 or images.shape[-1] != 3 or len(images) < 1:
-        raise ValueError(f"Expected a clip [T, H, W, 3] with T >= 1; got {list(images.shape)}.")
+def _checked(name: str, value: Tensor, shape: tuple[int, ...], in_unit_range: bool = True) -> Tensor:
+    """Return ``value`` as float32 on the CPU, detached; raise ValueError when shape or values are wrong."""
+    if tuple(value.shape) != shape or 0 in shape:
+        expected = "[T, H, W, 3] with T >= 1" if name == "clip" else str(list(shape))
+        raise ValueError(f"Expected {name} {expected}; got {list(value.shape)}.")
+    value = value.detach().to("cpu", torch.float32)
+    bad = int((~value.isfinite()).sum())
+    if bad:
+        raise ValueError(f"Expected finite values in {name}; got {bad} NaN or infinite of {value.numel()}.")
+    low, high = float(value.min()), float(value.max())
+    if in_unit_range and not -1e-3 <= low <= high <= 1 + 1e-3:
+        raise ValueError(
+            f"Expected values in 0..1 in {name}; got {low:g} to {high:g}. Divide 8-bit values by 255."
+        )
+    return value
+
+
+def _check_size(images: Tensor, config: ModelConfig) -> None:
     height, width = images.shape[1:3]
     multiple = config.size_multiple
     if height != width or height % multiple:
+        nearest = max(multiple, round(max(height, width) / multiple) * multiple)
         raise ValueError(
             f"Expected square frames with a side divisible by {multiple}; got {width} x {height}. Prepare "
-            f"the clip with size {max(multiple, round(max(height, width) / multiple) * multiple)}."
-        )
-    bad = int((~images.isfinite()).sum())
-    if bad:
-        raise ValueError(f"Expected finite pixel values; got {bad} NaN or infinite ones of {images.numel()}.")
-    low, high = float(images.min()), float(images.max())
-    if low < -1e-3 or high > 1 + 1e-3:
-        raise ValueError(
-            f"Expected pixel values in 0..1; got {low:g} to {high:g}. Divide 8-bit values by 255."
+            f"the clip with size {nearest}."
         )
 
 
@@ -266,8 +278,3 @@ def _check_cameras(cameras: Cameras, config: ModelConfig) -> None:
             f"{config.variant} makes {config.n_views} novel views per pass; got {cameras.n_views} (and the "
             f"input view). Give {config.n_views}, or a multiple of it such as {nearest}, for several passes."
         )
-
-
-def _check_shape(name: str, value: Tensor | None, expected: tuple[int, ...]) -> None:
-    if value is not None and tuple(value.shape) != expected:
-        raise ValueError(f"Expected {name} {list(expected)}; got {list(value.shape)}.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import scaled_dot_product
+from .attention import AttentionFunction, scaled_dot_product
 from .config import VAEConfig
 from .layers import add, silu, to_tokens
 
@@ -44,15 +44,18 @@ class ResnetBlock(nn.Module):
 class PixelAttention(nn.Module):
     """Single-head attention over the pixels of each image."""
 
-    def __init__(self, width: int, *, operations: ModuleType | Any, **kw) -> None:
+    def __init__(
+        self, width: int, *, operations: ModuleType | Any, attention: AttentionFunction, **kw
+    ) -> None:
         super().__init__()
+        self.attention = attention
         self.norm = _norm(width, operations, **kw)
         self.q, self.k, self.v, self.proj_out = (operations.Conv2d(width, width, 1, **kw) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` [N, C, H, W] plus its attention output."""
         h = self.norm(x)
-        out = scaled_dot_product(to_tokens(self.q(h)), to_tokens(self.k(h)), to_tokens(self.v(h)), heads=1)
+        out = self.attention(to_tokens(self.q(h)), to_tokens(self.k(h)), to_tokens(self.v(h)), 1)
         return x + self.proj_out(out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2))
 
 
@@ -99,10 +102,10 @@ class _Level(nn.Module):
 
 
 class _Middle(nn.Module):
-    def __init__(self, width: int, **kw) -> None:
+    def __init__(self, width: int, *, attention: AttentionFunction, **kw) -> None:
         super().__init__()
         self.block_1 = ResnetBlock(width, width, **kw)
-        self.attn_1 = PixelAttention(width, **kw)
+        self.attn_1 = PixelAttention(width, attention=attention, **kw)
         self.block_2 = ResnetBlock(width, width, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +113,9 @@ class _Middle(nn.Module):
 
 
 class _EncoderLayers(nn.Module):
-    def __init__(self, config: VAEConfig, operations: ModuleType | Any, **plain) -> None:
+    def __init__(
+        self, config: VAEConfig, operations: ModuleType | Any, attention: AttentionFunction, **plain
+    ) -> None:
         super().__init__()
         kw = {"operations": operations, **plain}
         width = config.base
@@ -124,7 +129,7 @@ class _EncoderLayers(nn.Module):
             last = index == len(config.multipliers) - 1
             levels.append(_Level(blocks, "downsample", None if last else Downsample(width, **kw)))
         self.down = nn.ModuleList(levels)
-        self.mid = _Middle(width, **kw)
+        self.mid = _Middle(width, attention=attention, **kw)
         self.norm_out = _norm(width, operations, **plain)
         self.conv_out = operations.Conv2d(width, 2 * config.latent_channels, 3, padding=1, **plain)
 
@@ -143,13 +148,14 @@ class VAEEncoder(nn.Module):
         config: VAEConfig,
         *,
         operations: ModuleType | Any = nn,
+        attention: AttentionFunction = scaled_dot_product,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         channels = 2 * config.latent_channels
-        self.encoder = _EncoderLayers(config, operations, dtype=dtype, device=device)
+        self.encoder = _EncoderLayers(config, operations, attention, dtype=dtype, device=device)
         self.quant_conv = operations.Conv2d(channels, channels, 1, dtype=dtype, device=device)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -165,6 +171,7 @@ class VAEDecoder(nn.Module):
         config: VAEConfig,
         *,
         operations: ModuleType | Any = nn,
+        attention: AttentionFunction = scaled_dot_product,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -174,7 +181,7 @@ class VAEDecoder(nn.Module):
         kw = {"operations": operations, **plain}
         width = config.base * config.multipliers[-1]
         self.conv_in = operations.Conv2d(config.latent_channels, width, 3, padding=1, **plain)
-        self.mid = _Middle(width, **kw)
+        self.mid = _Middle(width, attention=attention, **kw)
         levels: list[nn.Module] = []
         for index, multiplier in reversed(list(enumerate(config.multipliers))):
             blocks: list[nn.Module] = []

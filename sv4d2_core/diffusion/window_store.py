@@ -16,16 +16,18 @@ _SETTINGS = "settings.json"
 
 
 class SettingsDiffer(ValueError):
-    """The folder holds windows of a run with other settings."""
+    """The folder holds results of a run with other settings."""
 
 
 class WindowFolder:
     """Keeps each window's latents as float32 in a file of its own, together with the run's settings.
 
+    Nothing is written or removed before the first `save`.
+
     Args:
-        folder: made if missing.
+        folder: where the windows are or will be.
         settings: everything that determines the latents, JSON values.
-        discard: remove windows of other settings instead of refusing.
+        discard: replace windows of other settings instead of refusing.
 
     Raises:
         SettingsDiffer: the folder belongs to a run with other settings and ``discard`` is off.
@@ -33,54 +35,68 @@ class WindowFolder:
 
     def __init__(self, folder: Path, settings: dict, *, discard: bool = False) -> None:
         self.folder = folder
+        self.settings = settings
         known = self._read_settings()
-        if known is not None and known != settings:
-            if not discard:
-                changed = sorted(
-                    key for key in known.keys() | settings if known.get(key) != settings.get(key)
-                )
-                raise SettingsDiffer(
-                    f"{folder.parent} holds a run with other settings ({', '.join(changed)}). Choose another "
-                    f"folder, use the same settings to continue, or overwrite it (--overwrite)."
-                )
-            shutil.rmtree(folder)
-            known = None
-        if known is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._replace(_SETTINGS, json.dumps(settings, indent=2).encode())
+        self._usable = known == settings
+        if known is not None and not self._usable and not discard:
+            raise SettingsDiffer(
+                f"{folder.parent} holds an unfinished run with other settings "
+                f"({', '.join(changed_settings(known, settings))}). Choose another folder, use the same "
+                f"settings to continue, or replace it (--overwrite)."
+            )
 
     def finished(self) -> int:
-        """Return how many windows are kept."""
-        return len(list(self.folder.glob("window_*.safetensors")))
+        """Return how many windows are kept and intact."""
+        if not self._usable:
+            return 0
+        return sum(_read(path) is not None for path in self.folder.glob("window_*.safetensors"))
 
     def load(self, index: int) -> Tensor | None:
         """Return the latents of a finished window, or None (also when its file is damaged)."""
-        try:
-            return load(self._path(index).read_bytes())[_KEY]
-        except (FileNotFoundError, SafetensorError):
-            return None
+        return _read(self._path(index)) if self._usable else None
 
     def save(self, index: int, latents: Tensor) -> None:
         """Keep the latents of a window; the file appears complete or not at all."""
-        self._replace(self._path(index).name, save({_KEY: latents.float().contiguous()}))
+        if not self._usable:
+            # Also drops windows whose settings are lost: nothing says what they belong to.
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            _write(self.folder / _SETTINGS, json.dumps(self.settings, indent=2).encode())
+            self._usable = True
+        _write(self._path(index), save({_KEY: latents.detach().float().cpu().contiguous()}))
 
     def _path(self, index: int) -> Path:
         return self.folder / f"window_{index:03d}.safetensors"
 
     def _read_settings(self) -> dict | None:
         try:
-            return json.loads((self.folder / _SETTINGS).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            settings = json.loads((self.folder / _SETTINGS).read_text())
+        except (OSError, ValueError):
             return None
+        return settings if isinstance(settings, dict) else None
 
-    def _replace(self, name: str, content: bytes) -> None:
-        temporary = self.folder / f".{name}.part"
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.folder / name)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+
+def changed_settings(known: dict, settings: dict) -> list[str]:
+    """Return the names of the settings in which two runs differ."""
+    return sorted(key for key in known.keys() | settings if known.get(key) != settings.get(key))
+
+
+def _read(path: Path) -> Tensor | None:
+    try:
+        latents = load(path.read_bytes())[_KEY]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return latents if latents.dim() == 4 and bool(latents.isfinite().all()) else None
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -13,15 +13,15 @@ from ..cameras import Cameras
 from ..views import ViewGrid
 from .dataset import cameras_json, transforms_json
 from .pictures import UNTRAINED_LABEL, contact_sheet, read_frames, write_frames
-from .staging import all_or_nothing
+from .staging import all_or_nothing, recover
 from .video import write_video
 
 RUN_FILE = "run.json"
 CAMERAS_FILE = "cameras.json"
 _LATENTS_FILE = "latents/latents.safetensors"
 _LATENTS_KEY = "latents"
-# Every name that `write_views` may make, so that no view of an earlier, larger grid survives a replacement.
-_OURS = re.compile(
+# Every name that `write_views` may make.
+_NAMES = re.compile(
     r"run\.json|cameras\.json|transforms(_train)?\.json|contact_sheet\.png|view_\d+\.mp4|frames|masks|latents"
 )
 
@@ -30,8 +30,8 @@ def write_views(
     folder: Path,
     grid: ViewGrid,
     *,
-    crop: dict | None,
-    run: dict,
+    crop: dict | None = None,
+    run: dict | None = None,
     save_latents: bool = False,
     overwrite: bool = False,
 ) -> list[Path]:
@@ -47,19 +47,22 @@ def write_views(
         run: settings, versions, timings, peak memory: JSON values; the grid's own facts (seed, steps,
             variant, trained, fps, sizes) are added and win over equal names.
         save_latents: also write the sampled latents, float16.
-        overwrite: replace an earlier folder of views.
+        overwrite: replace what an earlier call wrote here; entries of other origin are never touched.
 
     Returns:
         The entries made in ``folder``, ``run.json`` last.
 
     Raises:
-        FileExistsError: ``folder`` holds views already and ``overwrite`` is off.
+        FileExistsError: ``folder`` holds views already and ``overwrite`` is off, or it holds entries of
+            these names that `write_views` did not make.
         ValueError: images that are not square and even, latents that are not there, values JSON cannot hold.
         OSError: the disk is full or read-only; the text says which folder and what to do.
     """
     folder = Path(folder)
     _check(grid, save_latents)
-    existing = existing_views(folder)
+    recover(folder)
+    existing = [name for name in entries_of(read_run(folder)) if (folder / name).exists()]
+    refuse_foreign_entries(folder)
     if existing and not overwrite:
         raise FileExistsError(
             f"Expected a folder without views; {folder / existing[0]} exists already. Choose another folder "
@@ -68,7 +71,8 @@ def write_views(
     size, has_masks = grid.images.shape[2], grid.masks is not None
     cameras = _json(cameras_json(grid.cameras, size, grid.fps, grid.n_frames, crop))
     transforms = _json(transforms_json(grid.cameras, size, grid.fps, grid.n_frames, has_masks))
-    report = _json({**run, **_provenance(grid)})
+    run = {**(run or {}), **_provenance(grid)}
+    _json(run)
 
     with all_or_nothing(folder, existing, RUN_FILE, _upper_estimate(grid)) as staging:
         for v in range(grid.n_views + 1):
@@ -84,9 +88,9 @@ def write_views(
         (staging / CAMERAS_FILE).write_text(cameras)
         (staging / "transforms_train.json").write_text(transforms)
         (staging / "transforms.json").write_text(transforms)
-        (staging / RUN_FILE).write_text(report)
-        names = sorted(path.name for path in staging.iterdir() if path.name != RUN_FILE)
-    return [folder / name for name in (*names, RUN_FILE)]
+        names = [*sorted(path.name for path in staging.iterdir()), RUN_FILE]
+        (staging / RUN_FILE).write_text(_json({**run, "entries": names}))
+    return [folder / name for name in names]
 
 
 def read_views(folder: Path) -> ViewGrid:
@@ -126,11 +130,44 @@ def _check(grid: ViewGrid, save_latents: bool) -> None:
         raise ValueError("Expected latents to save; the grid has none. Leave save_latents off.")
 
 
-def existing_views(folder: Path) -> list[str]:
-    """Return the names in ``folder`` that a new folder of views replaces."""
+def read_run(folder: Path) -> dict:
+    """Return the content of ``run.json``, or nothing when there is none that can be read."""
+    try:
+        run = json.loads((folder / RUN_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return run if isinstance(run, dict) else {}
+
+
+def entries_of(run: dict) -> list[str]:
+    """Return the names that a folder's ``run.json`` says `write_views` made there."""
+    return [name for name in run.get("entries", []) if isinstance(name, str) and _NAMES.fullmatch(name)]
+
+
+def refuse_foreign_entries(folder: Path) -> None:
+    """Raise FileExistsError when `write_views` would replace entries of ``folder`` that it did not make."""
     if not folder.is_dir():
-        return []
-    return sorted(path.name for path in folder.iterdir() if _OURS.fullmatch(path.name))
+        return
+    ours = set(entries_of(read_run(folder)))
+    foreign = sorted(
+        path.name for path in folder.iterdir() if _NAMES.fullmatch(path.name) and path.name not in ours
+    )
+    if foreign:
+        raise FileExistsError(
+            f"{folder} holds {', '.join(foreign[:3])}{' ...' if len(foreign) > 3 else ''}, which this "
+            f"program did not write and never replaces. Choose another folder or move them away."
+        )
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Return which files of a folder of views are gone, relative to it."""
+    run = read_run(folder)
+    expected = entries_of(run)
+    for kind in ("frames", "masks"):
+        if kind in expected:
+            views, frames = range(run["n_views"] + 1), range(run["n_frames"])
+            expected += [f"{kind}/view_{v:02d}/{t:05d}.png" for v in views for t in frames]
+    return [name for name in expected if not (folder / name).exists()]
 
 
 def _provenance(grid: ViewGrid) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 STAGING_NAME = ".partial"
+_SWAP_FILE = "swap.json"
 
 # A file size limit (EFBIG) and a quota (EDQUOT, not known to every system) look the same to the user.
-_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -35,8 +37,7 @@ def all_or_nothing(folder: Path, existing: Sequence[str], marker: str, needed_by
     staging = folder / STAGING_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if staging.exists():
-            shutil.rmtree(staging)
+        recover(folder)
         (staging / "new").mkdir(parents=True)
         (staging / "old").mkdir()
         yield staging / "new"
@@ -52,12 +53,29 @@ def all_or_nothing(folder: Path, existing: Sequence[str], marker: str, needed_by
     shutil.rmtree(staging, ignore_errors=True)
 
 
+def recover(folder: Path) -> None:
+    """Bring ``folder`` back to what it was before a program that was killed began to replace entries."""
+    staging = folder / STAGING_NAME
+    if not staging.is_dir():
+        return
+    swap = staging / _SWAP_FILE
+    if swap.is_file():
+        for name in json.loads(swap.read_text()):
+            if not (staging / "new" / name).exists():
+                # Moved in already; parking it in the staging folder removes it with that.
+                (folder / name).rename(staging / "new" / name)
+        for path in (staging / "old").iterdir():
+            path.rename(folder / path.name)
+    shutil.rmtree(staging)
+
+
 def _swap(folder: Path, staging: Path, existing: Sequence[str], marker: str) -> None:
     """Move the ``existing`` entries out of ``folder`` and the new ones in; undo all of it if one move fails.
 
     Renames within one file system need no space, but a file held open stops them on Windows.
     """
     fresh = [path.name for path in (staging / "new").iterdir()]
+    (staging / _SWAP_FILE).write_text(json.dumps(fresh))
     moves = [
         (folder / name, staging / "old" / name) for name in sorted(existing, key=lambda name: name != marker)
     ]
@@ -76,7 +94,7 @@ def _swap(folder: Path, staging: Path, existing: Sequence[str], marker: str) -> 
 
 def _explanation(error: OSError, folder: Path, needed_bytes: int) -> str:
     """Return what the user should do, or "" where the cause is not known."""
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         megabytes = math.ceil(needed_bytes / 1e6)
         return (
             f"Expected up to {megabytes} MB of space in {folder}; the disk, quota or file size limit is "
