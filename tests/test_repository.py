@@ -6,8 +6,6 @@ import ast
 import re
 from pathlib import Path
 
-import tomllib
-
 import sv4d2_core
 
 try:

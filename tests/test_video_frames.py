@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -127,6 +128,53 @@ def test_videos_with_alpha_keep_it(tmp_path, suffix, codec, pix_fmt):
     assert np.abs(clip.frames[..., 3].astype(int) - frames[..., 3]).mean() < 4
 
 
+@pytest.mark.parametrize(("aspect", "turned"), [((2, 1), False), ((1, 2), False), ((2, 1), True)])
+def test_pixels_that_are_not_square_are_made_square(tmp_path, aspect, turned):
+    """A stored 48 x 32 picture; the stored rotation comes after the stretch."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
+        stream.options = {"crf": "0"}
+        stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(drawn_clip(2)[1], format="rgb24")))
+        container.mux(stream.encode())
+    if turned:
+        data = bytearray(path.read_bytes())
+        matrix = data.index(b"tkhd") + 44
+        data[matrix : matrix + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 1 << 30)
+        path.write_bytes(data)
+    frame = load_clip(path).frames[0]
+    width = WIDTH * aspect[0] // aspect[1]
+    upright = np.rot90(frame) if turned else frame
+    assert upright.shape == (HEIGHT, width, 3)
+    red = upright[:, :, 0].astype(int)
+    assert np.abs(red[:, : width // 2 - 6] - 20).max() <= 3
+    assert red[:, width // 2 + 6 :].min() >= 250
+
+
+def test_square_pixels_stay_bit_for_bit(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "a.mov", noise, "png", "rgb24")
+    np.testing.assert_array_equal(load_clip(path).frames, noise)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_tags_that_are_not_utf8_do_not_matter(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Paragraph 7"
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for frame in drawn_clip(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    assert b"Paragraph 7" in data
+    path.write_bytes(data.replace(b"Paragraph 7", b"Paragr\xa7ph 7"))
+    assert load_clip(path).n_frames == 2
+
+
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
 def test_animations_give_composed_frames_alpha_and_rate(tmp_path, suffix):
     frames = cutout()
@@ -237,6 +285,49 @@ def test_one_mask_serves_all_frames(tmp_path):
     np.testing.assert_array_equal(clip.masks, np.repeat(cutout(1)[..., 3], 4, axis=0))
 
 
+@pytest.mark.parametrize("kind", ["palette", "rgb", "rgba"])
+def test_coloured_masks_are_labels(tmp_path, kind):
+    """The palette of DAVIS: every object has a colour of its own, some of them dark."""
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[4:12, 4:12], labels[16:24, 20:30], labels[26:30, 40:44] = 1, 2, 3
+    image = Image.fromarray(labels, "P") if kind == "palette" else None
+    colours = np.array([(0, 0, 0), (128, 0, 0), (0, 64, 0), (128, 128, 128)], np.uint8)
+    if image is not None:
+        image.putpalette(colours.tobytes())
+    else:
+        image = Image.fromarray(colours[labels]).convert(kind.upper())
+    image.save(tmp_path / "mask.png")
+    masks = load_clip(write_folder(tmp_path / "frames", drawn_clip(2)), mask=tmp_path / "mask.png").masks
+    np.testing.assert_array_equal(masks, np.repeat(np.where(labels > 0, 255, 0)[None], 2, axis=0))
+
+
+def test_grey_masks_keep_their_levels_in_spite_of_chroma_noise(tmp_path):
+    levels = np.linspace(0, 240, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH, 1) + np.array([0, 3, 6])
+    Image.fromarray(levels.astype(np.uint8)).save(tmp_path / "mask.png")
+    masks = load_clip(write_folder(tmp_path / "frames", drawn_clip(1)), mask=tmp_path / "mask.png").masks
+    assert masks is not None and np.abs(masks[0] - levels[..., 1]).max() <= 1
+
+
+@pytest.mark.parametrize("label", [1, 127])
+def test_label_masks_are_refused_with_advice(tmp_path, label):
+    folder = write_folder(tmp_path / "frames", drawn_clip(3))
+    masks = write_folder(tmp_path / "masks", np.where(cutout(3)[..., 3] > 0, label, 0).astype(np.uint8))
+    advice = rf"up to 255 \(white = object\); the largest value is {label},.*save them as 0 and 255"
+    with pytest.raises(ValueError, match=advice):
+        load_clip(folder, mask=masks)
+    images = torch.zeros(1, HEIGHT, WIDTH, 3)
+    with pytest.raises(ValueError, match=advice):
+        Clip.from_tensors(images, torch.full((HEIGHT, WIDTH), label / 255))
+    assert Clip.from_tensors(images, torch.full((HEIGHT, WIDTH), 128 / 255)).masks is not None
+
+
+def test_one_bright_frame_is_enough_for_faint_masks(tmp_path):
+    levels = np.array([0, 3, 60, 255], np.uint8)[:, None, None] + np.zeros((4, HEIGHT, WIDTH), np.uint8)
+    folder = write_folder(tmp_path / "frames", drawn_clip(4))
+    masks = load_clip(folder, mask=write_folder(tmp_path / "masks", levels)).masks
+    np.testing.assert_array_equal(masks, levels)
+
+
 def test_wrong_mask_count_and_size_are_named(tmp_path):
     frames = write_folder(tmp_path / "frames", drawn_clip(6))
     few = write_folder(tmp_path / "few", cutout(4)[..., 3])
@@ -262,6 +353,27 @@ def test_missing_sources_are_named(tmp_path):
         load_clip(write_folder(tmp_path / "frames", drawn_clip(1)), mask=tmp_path / "mask.png")
 
 
+@pytest.mark.parametrize(
+    "path", ["a\0b.mp4", "x" * 300 + ".mp4", "x" * 300 + "/*.png", "~nobody_at_all/a.mp4"]
+)
+def test_impossible_paths_give_a_readable_message(path):
+    with pytest.raises((ValueError, FileNotFoundError), match="Expected ") as caught:
+        load_clip(path)
+    assert "\0" not in str(caught.value)
+
+
+def test_links_to_nothing_are_named(tmp_path):
+    link = tmp_path / "a.mp4"
+    link.symlink_to(tmp_path / "gone.mp4")
+    with pytest.raises(FileNotFoundError, match=r"a\.mp4 is a link to .*gone\.mp4, which is not there"):
+        load_clip(link)
+    folder = write_folder(tmp_path / "frames", drawn_clip(2))
+    (folder / "frame_2.png").symlink_to(tmp_path / "gone.png")
+    for source in (folder, str(folder / "*.png")):
+        with pytest.raises(ValueError, match=r"Expected .*frame_2\.png"):
+            load_clip(source)
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.png", "a.gif", "a.txt"])
 @pytest.mark.parametrize("content", [b"", b"this is not a picture at all\n" * 50])
 def test_unreadable_files_are_named(tmp_path, name, content):
@@ -283,6 +395,66 @@ def test_truncated_image_and_sound_without_picture(tmp_path):
         container.mux(stream.encode(sound))
     with pytest.raises(ValueError, match=r"Expected a video; .*sound\.wav holds none .*audio"):
         load_clip(tmp_path / "sound.wav")
+
+
+def test_a_drawing_is_no_video(tmp_path):
+    path = tmp_path / "a.svg"
+    path.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="5"/></svg>')
+    with pytest.raises(ValueError, match=r"Expected .*a\.svg.*mp4"):
+        load_clip(path)
+
+
+def test_video_of_an_unknown_codec(tmp_path):
+    path = write_video(tmp_path / "a.mp4", drawn_clip(2))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(ValueError, match=r"Expected .*a\.mp4 is in a format that cannot be decoded"):
+        load_clip(path)
+
+
+def test_an_image_too_large_to_be_meant(tmp_path):
+    path = tmp_path / "a.bmp"
+    Image.new("L", (8, 8)).save(path)
+    data = bytearray(path.read_bytes())
+    data[18:26] = struct.pack("<ii", 20000, 20000)
+    path.write_bytes(data)
+    for source in (path, write_folder(tmp_path / "frames", drawn_clip(1))):
+        if source != path:
+            (source / "a.bmp").write_bytes(data)
+        with pytest.raises(ValueError, match=r"readable image; .*a\.bmp is not: .*400000000 pixels.*smaller"):
+            load_clip(source)
+
+
+def test_gif_with_a_picture_of_no_size_is_named(tmp_path):
+    path = tmp_path / "a.gif"
+    Image.fromarray(cutout(1)[0, ..., 3]).save(path)
+    data = bytearray(path.read_bytes())
+    descriptor = data.index(b"\x2c" + struct.pack("<4H", 0, 0, WIDTH, HEIGHT))
+    data[descriptor + 1 : descriptor + 9] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"readable image; .*a\.gif is not: .*outside image"):
+        load_clip(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif", "bmp"])
+def test_damaged_images_raise_nothing_but_named_value_errors(tmp_path, suffix):
+    image = Image.fromarray(drawn_clip(1)[0])
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, **({"save_all": True, "append_images": [image]} if suffix in ("gif", "webp") else {}))
+    whole = path.read_bytes()
+    draw = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in draw.integers(0, min(len(data), 200), 8):
+            data[place] = draw.integers(0, 256)
+        path.write_bytes(data[: draw.integers(20, len(data) + 1)])
+        try:
+            load_clip(path)
+        except ValueError as error:
+            assert "Expected " in str(error) and str(path) in str(error)
+            refused += 1
+    assert refused >= 10
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4", "avi"])
@@ -308,6 +480,21 @@ def test_bad_picks_and_sizes(tmp_path):
     Image.new("RGB", (20, 10)).save(folder / "frame_3.png")
     with pytest.raises(ValueError, match=r"48 x 32 for the first and 20 x 10 for number 4"):
         load_clip(folder)
+
+
+@pytest.mark.parametrize("fps", [0, -8, 0.09, 1001, 1e9, float("nan"), float("inf"), -float("inf")])
+def test_impossible_frame_rates_are_refused(tmp_path, fps):
+    with pytest.raises(ValueError, match=r"frame rate from 0\.1 to 1000; got fps = "):
+        Clip(drawn_clip(1), fps)
+    with pytest.raises(ValueError, match=r"frame rate from 0\.1 to 1000; got fps = .*frames"):
+        load_clip(write_folder(tmp_path / "frames", drawn_clip(1)), fps=fps)
+
+
+def test_extreme_frame_rates_that_are_allowed(tmp_path):
+    folder = write_folder(tmp_path / "frames", drawn_clip(1))
+    assert [load_clip(folder, fps=fps).fps for fps in (0.1, 1000)] == [0.1, 1000]
+    with pytest.raises(ValueError, match=r"fps = 0\.08"):
+        load_clip(folder, every=100)
 
 
 def test_from_tensors_rounds_and_repeats_a_single_mask():

@@ -62,7 +62,8 @@ def test_a_jump_is_named():
 @pytest.mark.parametrize(("n_frames", "warned"), [(1, True), (11, True), (12, False)])
 def test_few_frames(n_frames, warned):
     text = report(moving_square([(70, 70)] * n_frames))
-    assert (f"only {n_frames} frame" in text) == warned
+    assert (f"only {n_frames} frame" in text) == warned == ("sampler extends a clip" in text)
+    assert "4-view" not in text, "the report does not know which model comes next"
     assert "little motion" not in text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import shlex
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from ..views import ViewGrid
 from ..world.anatomy import make_creature
 from ..world.render import render_views
 from . import views, views_arguments
+from .output_folder import exclusive
 
 log = logging.getLogger(__name__)
 
@@ -48,40 +50,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="a real checkpoint (default: untrained)"
     )
-    parser.add_argument("--seed", type=int, default=5, metavar="N", help="which creature (default 5)")
+    parser.add_argument("--creature", type=int, default=5, metavar="N", help="which creature (default 5)")
+    parser.add_argument(
+        "--options",
+        default="",
+        metavar="TEXT",
+        help="further options of `sv4d2 views`, such as --options='--steps 20 --device cuda'",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the clip, the true views of it and a checkpoint, then run `views`; return the exit code."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    checkpoint, options = args.checkpoint, []
-    if checkpoint is None:
-        checkpoint = args.out / "untrained_sv4d2.safetensors"
-        log.info("Writing a small UNTRAINED checkpoint in the official layout: %s", checkpoint)
-        write_random_checkpoint(checkpoint, small_config(), overwrite=True)
-        options = ["--steps", str(_SMALL_STEPS)]
-    config = read_config(read_header(checkpoint))
+    config = small_config() if args.checkpoint is None else read_config(read_header(args.checkpoint))
     truth = render_views(
-        make_creature(args.seed), Cameras.default(config.n_views), _N_FRAMES, config.size, _FPS
+        make_creature(args.creature), Cameras.default(config.n_views), _N_FRAMES, config.size, _FPS
     )
-    _write_clip(args.out / "sample_clip", truth)
-    contact_sheet(truth).save(args.out / "true_views.png")
-    log.info(
-        "Sample clip: %s; its true novel views: %s", args.out / "sample_clip", args.out / "true_views.png"
-    )
-
-    parser = argparse.ArgumentParser(prog="sv4d2 views")
-    views_arguments.add_arguments(parser)
-    command = [
-        str(args.out / "sample_clip"),
-        "--checkpoint",
-        str(checkpoint),
-        "--out",
-        str(args.out / "views"),
-    ]
-    command += ["--fps", f"{_FPS:g}", "--overwrite", *options]
-    log.info("Running: sv4d2 views %s", " ".join(command))
-    return views.run(parser.parse_args(command))
+    with exclusive(args.out):
+        checkpoint, options = args.checkpoint, []
+        if checkpoint is None:
+            checkpoint = args.out / "untrained_sv4d2.safetensors"
+            log.info("Writing a small UNTRAINED checkpoint in the official layout: %s", checkpoint)
+            write_random_checkpoint(checkpoint, config, overwrite=True)
+            options = ["--steps", str(_SMALL_STEPS)]
+        clip = args.out / "sample_clip"
+        _write_clip(clip, truth)
+        contact_sheet(truth).save(args.out / "true_views.png")
+        log.info("Sample clip: %s; its true novel views: %s", clip, args.out / "true_views.png")
+        command = [str(clip), "--checkpoint", str(checkpoint), "--out", str(args.out / "views")]
+        command += ["--fps", f"{_FPS:g}", "--overwrite", *options, *shlex.split(args.options)]
+        log.info("Running: sv4d2 views %s", shlex.join(command))
+        parser = argparse.ArgumentParser(prog="sv4d2 views")
+        views_arguments.add_arguments(parser)
+        return views.run(parser.parse_args(command))
 
 
 def _write_clip(folder: Path, truth: ViewGrid) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from .pictures import DEFAULT_FPS, read_pictures, to_uint8
+
+# Frames per second that a clip can have.
+_FPS_RANGE = (0.1, 1000.0)
+# Masks that stay below this grey level everywhere hold labels (0 and 1), not opacity.
+_LOWEST_WHITE = 128
+# Difference between the channels (0..255) that lossy compression leaves in a grey picture.
+_CHROMA_NOISE = 8
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class Clip:
         name: where the clip came from, for messages.
 
     Raises:
-        ValueError: wrong shapes or types, no frames, a frame rate that is not positive.
+        ValueError: wrong shapes or types, no frames, a frame rate outside 0.1..1000, masks that hold small
+            numbers instead of 255.
     """
 
     frames: np.ndarray
@@ -39,8 +46,7 @@ class Clip:
                 f"Expected frames uint8 [T, H, W, 3 or 4] with at least one frame; got {self.frames.dtype} "
                 f"{list(shape)}."
             )
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            raise ValueError(f"Expected a frame rate above 0; got fps = {self.fps:g}.")
+        _check_fps(self.fps, self.name)
         if self.masks is None:
             return
         if self.masks.dtype != np.uint8 or self.masks.ndim != 3:
@@ -56,6 +62,12 @@ class Clip:
             raise ValueError(
                 f"Expected masks of the frames' size {_size_text(shape[1:3])}; got "
                 f"{_size_text(self.masks.shape[1:])}. Resize the masks to the frames."
+            )
+        largest = int(self.masks.max())
+        if 0 < largest < _LOWEST_WHITE:
+            raise ValueError(
+                f"Expected masks up to 255 (white = object); the largest value is {largest}, so the object "
+                f"would be nearly transparent. If they hold labels, save them as 0 and 255."
             )
 
     @property
@@ -108,7 +120,8 @@ def load_clip(
         every: take each ``every``-th frame from there.
         fps: frame rate of the result; None: the source's rate (8 for images) divided by ``every``.
         mask: where the masks are, any kind that ``path`` may be; white (or opaque, where a mask has
-            transparency) is the object. Frames are picked as for ``path``; one mask serves all frames.
+            transparency) is the object; in coloured masks all that is not black. Frames are picked as for
+            ``path``; one mask serves all frames.
 
     Raises:
         FileNotFoundError: nothing is there, or a folder or pattern gives no images.
@@ -119,6 +132,8 @@ def load_clip(
             f"Expected frames >= 1 (or none for all), start >= 0 and every >= 1; got frames = {frames}, "
             f"start = {start}, every = {every}."
         )
+    if fps is not None:
+        _check_fps(fps, str(path))
     pick = slice(start, None if frames is None else start + (frames - 1) * every + 1, every)
     pictures, source_fps, total = read_pictures(path, pick)
     if not pictures:
@@ -143,10 +158,26 @@ def _read_masks(path: str | Path, pick: slice, n_frames: int) -> np.ndarray:
 
 
 def _opacity(picture: np.ndarray) -> np.ndarray:
-    """Return a mask picture's [H, W] opacity: its alpha where it has some, else its grey level."""
+    """Return a mask picture's [H, W] opacity: its alpha where it has some, else its grey level.
+
+    Colours are labels, whose brightness says nothing: every pixel that is not black is the object.
+    """
     if picture.shape[-1] == 4 and picture[..., 3].min() < 255:
         return picture[..., 3]
-    return np.rint(picture[..., :3].mean(axis=-1)).astype(np.uint8)
+    rgb = picture[..., :3]
+    brightest = rgb.max(axis=-1)
+    if (brightest - rgb.min(axis=-1)).max() > _CHROMA_NOISE:
+        return np.where(brightest > _CHROMA_NOISE, 255, 0).astype(np.uint8)
+    return np.rint(rgb.mean(axis=-1)).astype(np.uint8)
+
+
+def _check_fps(fps: float, name: str) -> None:
+    low, high = _FPS_RANGE
+    if not low <= fps <= high:
+        raise ValueError(
+            f"Expected a frame rate from {low:g} to {high:g}; got fps = {fps:g} for {name or 'the clip'}. "
+            f"Give the frame rate (fps) that it should play at."
+        )
 
 
 def _with_equal_channels(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +21,8 @@ IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".t
 
 # Animations that state no duration are shown by browsers at ten frames per second.
 _DEFAULT_DURATION_MS = 100.0
+# A pixel that is wider or higher than this many times the other is damage, not a wide-screen format.
+_LARGEST_PIXEL_ASPECT = 8
 
 
 def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
@@ -32,14 +36,26 @@ def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], floa
 
     Raises:
         FileNotFoundError: nothing is there, or a folder or pattern gives no images.
-        ValueError: a file cannot be read.
+        ValueError: a file cannot be read, or the path cannot exist.
     """
-    files = _find(path)
+    files = _find_named(path)
     if len(files) > 1:
         return [_read_image(file) for file in files[pick]], DEFAULT_FPS, len(files)
     if files[0].suffix.lower() in IMAGE_SUFFIXES:
         return _read_animation(files[0], pick)
     return _read_video(files[0], pick)
+
+
+def _find_named(path: str | Path) -> list[Path]:
+    """Return what `_find` returns; what the system says about an impossible path becomes a ValueError."""
+    try:
+        if "\0" in str(path):
+            raise ValueError("it holds a NUL byte")
+        return _find(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"Expected a path; got {str(path)!r}: {_reason(error)}. Check the path.") from error
 
 
 def _find(path: str | Path) -> list[Path]:
@@ -48,11 +64,17 @@ def _find(path: str | Path) -> list[Path]:
     if place.is_file():
         return [place]
     if place.is_dir():
-        found = [file for file in place.iterdir() if file.is_file()]
+        # A link to nothing counts, so that it is named when it is opened, not silently left out.
+        found = [file for file in place.iterdir() if not file.is_dir()]
     elif glob.has_magic(str(path)):
-        found = [file for file in map(Path, glob.glob(str(place), recursive=True)) if file.is_file()]
+        found = [file for file in map(Path, glob.glob(str(place), recursive=True)) if not file.is_dir()]
         if len(found) == 1:
             return found
+    elif place.is_symlink():
+        raise FileNotFoundError(
+            f"Expected a file or a folder; {path} is a link to {os.readlink(place)}, which is not there. "
+            f"Give the file itself."
+        )
     else:
         raise FileNotFoundError(
             f"Expected a video, an image, a folder or a pattern; there is nothing at {path}."
@@ -75,28 +97,42 @@ def _natural_key(file: Path) -> list[tuple[int, str]]:
 
 
 def _read_image(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            return _pixels(ImageOps.exif_transpose(image), file)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"Expected a readable image; {file} is not: {error}.") from error
+    with _naming(file), Image.open(file) as image:
+        return _pixels(ImageOps.exif_transpose(image), file)
 
 
 def _read_animation(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
     """Read an image file that may hold several frames; PIL gives them composed, with their alpha."""
-    try:
-        with Image.open(file) as image:
-            total = getattr(image, "n_frames", 1)
-            if total == 1:
-                return [_read_image(file)] if pick.start == 0 else [], DEFAULT_FPS, 1
-            pictures, durations = [], []
-            for index in range(total)[pick]:
-                image.seek(index)
-                pictures.append(_pixels(image, file))
-                durations.append(float(image.info.get("duration") or _DEFAULT_DURATION_MS))
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ValueError(f"Expected a readable image or animation; {file} is not: {error}.") from error
+    pictures, durations = [], []
+    with _naming(file), Image.open(file) as image:
+        total = getattr(image, "n_frames", 1)
+        for index in range(total)[pick] if total > 1 else ():
+            image.seek(index)
+            pictures.append(_pixels(image, file))
+            durations.append(float(image.info.get("duration") or _DEFAULT_DURATION_MS))
+    if total == 1 and pick.start == 0:
+        pictures = [_read_image(file)]
     return pictures, 1000 * len(durations) / sum(durations) if durations else DEFAULT_FPS, total
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Turn whatever Pillow raises into one message that names the file.
+
+    Damaged files raise nearly anything in there (struct.error, IndexError, SyntaxError, ...), and images too
+    large to be meant raise DecompressionBombError.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"Expected a readable image; {file} is not: {_reason(error)}. Save it again as PNG, or make it "
+            f"smaller where it is too large."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__
 
 
 def _pixels(image: Image.Image, file: Path) -> np.ndarray:
@@ -115,19 +151,14 @@ def _read_video(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
     pictures: list[np.ndarray] = []
     total = 0
     try:
-        with av.open(str(file)) as container:
-            # FFmpeg takes any text for pictures of a terminal ("tty").
-            if not container.streams.video or container.format.name == "tty":
-                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-                raise ValueError(
-                    f"Expected a video; {file} holds none (format {container.format.name}, streams: "
-                    f"{kinds}). Give a video file or a folder of images."
-                )
-            stream = container.streams.video[0]
+        # Old files carry titles that are not UTF-8; they do not matter here.
+        with av.open(str(file), metadata_errors="ignore") as container:
+            stream = _video_stream(container, file)
+            aspect = _pixel_aspect(stream, file)
             rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
             for frame in _decode(container, stream):
                 if total >= pick.start and (total - pick.start) % pick.step == 0:
-                    pictures.append(_video_pixels(frame))
+                    pictures.append(_video_pixels(frame, aspect))
                 total += 1
                 if pick.stop is not None and total >= pick.stop:
                     break
@@ -137,6 +168,35 @@ def _read_video(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
             f"give a folder of images."
         ) from error
     return pictures, rate, total
+
+
+def _video_stream(container: InputContainer, file: Path) -> av.VideoStream:
+    # FFmpeg takes any text for pictures of a terminal ("tty").
+    if not container.streams.video or container.format.name == "tty":
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+        raise ValueError(
+            f"Expected a video; {file} holds none (format {container.format.name}, streams: "
+            f"{kinds}). Give a video file or a folder of images."
+        )
+    stream = container.streams.video[0]
+    # PyAV leaves the context out where FFmpeg has no decoder: drawings (svg), damaged headers.
+    if cast(object, stream.codec_context) is None:
+        raise ValueError(
+            f"Expected a readable video; {file} is in a format that cannot be decoded (container "
+            f"{container.format.name}), or damaged. Convert it to mp4, or give a folder of images."
+        )
+    return stream
+
+
+def _pixel_aspect(stream: av.VideoStream, file: Path) -> float:
+    """Return how many times as wide as high a pixel is to be shown; 1 where the file does not say."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:
+        raise ValueError(
+            f"Expected pixels about as wide as high; {file} has a sample aspect ratio of {aspect:g}. Convert "
+            f"it to a video with square pixels, or give a folder of images."
+        )
+    return aspect
 
 
 def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
@@ -151,10 +211,13 @@ def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Vi
     yield from container.decode(stream)
 
 
-def _video_pixels(frame: av.VideoFrame) -> np.ndarray:
-    """Return uint8 [H, W, 3 or 4], upright: a phone stores the rotation beside the frame."""
+def _video_pixels(frame: av.VideoFrame, aspect: float) -> np.ndarray:
+    """Return uint8 [H, W, 3 or 4] in square pixels, upright: a phone stores the rotation beside the frame."""
     has_alpha = any(component.is_alpha for component in frame.format.components)
     pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
+    if aspect != 1:
+        size = (max(round(frame.width * aspect), 1), frame.height)
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
     quarter_turns = round(getattr(frame, "rotation", 0) / 90)
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-# Frames that one run of the released 4-view model takes at once.
-_WINDOW_FRAMES = 12
+# Below this many frames a clip is called short; the released models look at 5 or 12 at once.
+_FEW_FRAMES = 12
 # Below this share of the frame the object is called tiny.
 _TINY_SHARE = 0.02
 # Above this enlargement the views cannot be sharp.
@@ -61,9 +61,9 @@ def describe_clip(
             f"centre: centering smooth or per_frame shows it larger"
         )
     lines += _jumps(boxes, present, extents)
-    if n_frames < _WINDOW_FRAMES:
+    if n_frames < _FEW_FRAMES:
         counted = "1 frame" if n_frames == 1 else f"{n_frames} frames"
-        lines.append(f"only {counted}: the 4-view model works on {_WINDOW_FRAMES} at once")
+        lines.append(f"only {counted}: the sampler extends a clip that is shorter than the model's window")
     if n_frames > 1:
         lines += _motion(images, masks, present)
     return tuple(lines)
