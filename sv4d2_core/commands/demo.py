@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _N_FRAMES = 21
 _FPS = 8.0
-_SMALL_STEPS = 6
+_SMALL_STEPS = 4
 
 
 def small_config() -> ModelConfig:

@@ -14,6 +14,8 @@ AttentionFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 # CUDA kernels put the batch on a grid axis that ends at 65,535; half of it also suits the kernels' padding.
 MAX_ATTENTION_BATCH = 32_768
+# The CPU's attention kernel has a fixed cost per group that outweighs the work of groups up to this length.
+_SMALL_GROUP = 16
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -27,7 +29,19 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         [G, L, heads * d].
     """
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    if q.device.type == "cpu" and q.shape[2] <= _SMALL_GROUP:
+        out = _small_groups(q, k, v)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(1, 2).flatten(2)
+
+
+def _small_groups(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return the attention output for many short groups [G, heads, L, d] through plain matrix products."""
+    shape = q.shape
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    scores = torch.bmm(q * shape[-1] ** -0.5, k.transpose(1, 2))
+    return torch.bmm(scores.softmax(dim=-1), v).view(shape)
 
 
 class SelfAttention(nn.Module):

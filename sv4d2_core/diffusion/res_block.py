@@ -123,16 +123,17 @@ class ResBlock(nn.Module):
         return add(h, self.skip_connection(x))
 
     def _along_sequence(self, x: Tensor, emb: Embedding, grid: Grid) -> Tensor:
-        length = grid.frames * grid.views
         share = self.time_mixer.share_of_mixed(x)
+        # [B, C, L, h, w]; a slice with its batch axis is channels-last to the convolutions, without a copy.
+        sequences = x.unflatten(0, (grid.batch, -1)).transpose(1, 2)
+        rows = emb.row_of_image.view(grid.batch, -1)
         out = torch.empty_like(x) if recording() else x
+        targets = out.unflatten(0, (grid.batch, -1)).transpose(1, 2)
         for b in range(grid.batch):
-            i = slice(b * length, (b + 1) * length)
-            sequence = x[i].transpose(0, 1)[None]
-            branch = self.time_mix_blocks(sequence, emb.rows[emb.row_of_image[i]])[0].transpose(0, 1)
+            branch = self.time_mix_blocks(sequences[b : b + 1], emb.rows[rows[b]])[0]
             # a * x + (1 - a) * (x + branch)
             if recording():
-                out[i] = torch.addcmul(x[i], branch, share)
+                targets[b] = torch.addcmul(sequences[b], branch, share)
             else:
-                out[i].addcmul_(branch, share)
+                targets[b].addcmul_(branch, share)
         return out

@@ -57,7 +57,7 @@ def seconds(call: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def matrix_product_rate(device: torch.device, dtype: torch.dtype, size: int, repeats: int = 8) -> float:
+def matrix_product_rate(device: torch.device, dtype: torch.dtype, size: int, repeats: int = 20) -> float:
     """Return the best rate of a square matrix product, in floating-point operations per second."""
     a, b = torch.randn(2, size, size, device=device).to(dtype)
     return 2 * size**3 / min(seconds(lambda: a @ b, device) for _ in range(repeats))

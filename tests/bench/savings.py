@@ -208,15 +208,15 @@ def _mix_frames_by_copies(
     self: AttentionBlock, tokens: Tensor, context: BlockContext, references: Tensor, token_budget: int
 ) -> Tensor:
     b, t, v, s, c = tokens.shape
-    after = None
+    after = tokens
     for i in attention_block.parts(s, b * t * v, token_budget):
         before = tokens[:, :, :, i]
         cross = torch.addmm(context.motion_offset, references[:, :, i].flatten(0, 2), context.motion_map)
         mixed = (before + context.frames[:, None, None]).permute(0, 2, 3, 1, 4)
         mixed = self.motion_blocks[0](mixed.reshape(-1, t, c), cross[:, None]).view(mixed.shape)
         mixed = mixed.permute(0, 3, 1, 2, 4).contiguous()
-        if after is None:
-            after = torch.empty_like(tokens) if attention_block.recording() else tokens
+        if after is tokens and attention_block.recording():
+            after = torch.empty_like(tokens)
         self.time_mixer_motion.store(after[:, :, :, i], before, mixed)
     return after
 
