@@ -158,7 +158,7 @@ def test_cancel_and_continue_gives_the_same_bits(micro_model):
 
 
 BAD = {
-    "size": ({"clip": clip(3, 34)}, r"divisible by 4; got 34 x 34"),
+    "size": ({"clip": clip(3, 34)}, r"divisible by 4; got 34. The nearest sizes are 32 and 36"),
     "not square": ({"clip": torch.rand(3, 32, 64, 3)}, r"square.*got 64 x 32"),
     "no frames": ({"clip": torch.rand(0, 32, 32, 3)}, r"T >= 1; got \[0"),
     "channels": ({"clip": torch.rand(3, 32, 32, 4)}, r"got \[3, 32, 32, 4\]"),

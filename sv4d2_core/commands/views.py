@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..cameras import Cameras
 from ..diffusion.checkpoint import load_checkpoint
 from ..diffusion.config import ModelConfig
+from ..diffusion.inputs import check_size
 from ..diffusion.layout import read_config, read_header
 from ..diffusion.memory import MemoryPlan, apply_plan, plan_memory
 from ..diffusion.model import Model
@@ -118,7 +119,7 @@ def _prepare(args: argparse.Namespace) -> _Job:
     config = read_config(read_header(args.checkpoint), args.variant)
     cameras = cameras_of(args, config)
     size = args.size or config.size
-    _check_size(size, config)
+    check_size(size, config)
     check_sampling(args, config)
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
@@ -191,15 +192,6 @@ def _sample(job: _Job, model: Model, store: WindowFolder) -> ViewGrid:
             reference_views=job.references,
             store=store,
             callback=progress,
-        )
-
-
-def _check_size(size: int, config: ModelConfig) -> None:
-    if size % config.size_multiple:
-        lower = size // config.size_multiple * config.size_multiple
-        raise ValueError(
-            f"Expected --size divisible by {config.size_multiple}; got {size}. The nearest sizes are "
-            f"{' and '.join(str(x) for x in (lower, lower + config.size_multiple) if x)}."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from .safetensors_stream import Header
 
@@ -13,11 +13,21 @@ _CLIP_STARTS = ("visual.", "open_clip.", "vision_model.", "text_model.", "transf
 _VAE_STARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "first_stage_model.", "vae.")
 
 
+def unet_prefix(keys: Collection[str]) -> str | None:
+    """Return what the keys of an SV4D 2.0 UNet start with, or None where there is no such UNet.
+
+    Only SV4D 2.0 blends its motion blocks by a factor of their own; SV4D 1 and SV3D have no such key.
+    """
+    first = "input_blocks.0.0.weight"
+    prefixes = (key.removesuffix(first) for key in keys if key.endswith(first))
+    return next(
+        (p for p in prefixes if any(k.startswith(p) and ".time_mixer_motion." in k for k in keys)), None
+    )
+
+
 def is_sv4d2(header: Header) -> bool:
     """Return whether the UNet of an official-layout file is SV4D 2.0's (other parts may still be missing)."""
-    return UNET_PREFIX + "input_blocks.0.0.weight" in header.tensors and any(
-        key.startswith(UNET_PREFIX) and ".time_mixer_motion." in key for key in header.tensors
-    )
+    return unet_prefix(header.tensors) == UNET_PREFIX
 
 
 def identify(header: Header) -> str:

@@ -67,9 +67,11 @@ def to_tokens(x: Tensor) -> Tensor:
 class Blend(nn.Module):
     """A learned scalar blend ``a * before + (1 - a) * mixed`` with ``a = sigmoid(mix_factor)``."""
 
-    def __init__(self, **kw) -> None:
+    def __init__(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> None:
         super().__init__()
-        self.mix_factor = nn.Parameter(torch.zeros(1, **kw))
+        # Eight bits would move the blend by percents and save nothing.
+        exact = dtype is None or dtype.itemsize > 1
+        self.mix_factor = nn.Parameter(torch.zeros(1, dtype=dtype if exact else torch.float32, device=device))
 
     def share_of_mixed(self, like: Tensor) -> Tensor:
         """Return 1 - a, [1], in the dtype and on the device of ``like``."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from .config import OFFICIAL_VARIANTS, ModelConfig
-from .identify import UNET_PREFIX, identify, is_sv4d2
+from .config import OFFICIAL_VARIANTS, ModelConfig, UNetConfig
+from .identify import UNET_PREFIX, identify, is_sv4d2, unet_prefix
 from .safetensors_stream import NEEDED, CheckpointError, Header, TensorInfo, read_header
 from .sizes import MetadataReader, positive_int, read_clip, read_unet, read_vae, three_ints, true_or_false
 
@@ -23,6 +25,7 @@ __all__ = [
     "parts_of",
     "read_config",
     "read_header",
+    "read_unet_only",
     "require_parts",
     "variant_of",
 ]
@@ -152,6 +155,36 @@ def read_config(header: Header, variant: str = "auto", name: str = "") -> ModelC
             metadata that cannot be read, or a variant that cannot be told.
     """
     require_parts(header)
+    chosen, metadata = _variant_and_metadata(header, variant, name)
+    official = OFFICIAL_VARIANTS[chosen]
+    with _sizes_that_fit(header):
+        unet = read_unet(header, _PREFIX["unet"], metadata, official.unet)
+        return replace(
+            _with_unet(chosen, metadata, unet),
+            vae=read_vae(header, _PREFIX["frame_encoder"]),
+            clip=read_clip(header, _PREFIX["clip"], metadata, official.clip),
+        )
+
+
+def read_unet_only(header: Header, variant: str = "auto") -> tuple[ModelConfig, str]:
+    """Return the sizes of a file that holds at least the UNet, and what its UNet's keys start with.
+
+    The autoencoder's and the image tower's sizes are the official ones.
+
+    Raises:
+        CheckpointError: no SV4D 2.0 UNet, or as `read_config`.
+    """
+    prefix = unet_prefix(header.tensors)
+    if prefix is None:
+        raise CheckpointError(f"{header.path.name} is {identify(header)}. {NEEDED}")
+    chosen, metadata = _variant_and_metadata(header, variant)
+    with _sizes_that_fit(header):
+        unet = read_unet(header, prefix, metadata, OFFICIAL_VARIANTS[chosen].unet)
+        return _with_unet(chosen, metadata, unet), prefix
+
+
+def _variant_and_metadata(header: Header, variant: str, name: str = "") -> tuple[str, dict[str, str]]:
+    """Return the variant, and our metadata without what belongs to a variant that was not chosen."""
     chosen = variant_of(header, variant, name)
     metadata = {k.removeprefix("sv4d2."): v for k, v in header.metadata.items() if k.startswith("sv4d2.")}
     if metadata.get("variant", chosen) != chosen:
@@ -159,27 +192,34 @@ def read_config(header: Header, variant: str = "auto", name: str = "") -> ModelC
             "%s says that it is %s; used as %s, as chosen.", header.path.name, metadata["variant"], chosen
         )
         metadata = {k: v for k, v in metadata.items() if k not in _OF_THE_VARIANT}
-    official = OFFICIAL_VARIANTS[chosen]
+    return chosen, metadata
+
+
+def _with_unet(variant: str, metadata: dict[str, str], unet: UNetConfig) -> ModelConfig:
+    """Return a model's sizes and sampling defaults; autoencoder and image tower are the official ones."""
+    read = MetadataReader(metadata, OFFICIAL_VARIANTS[variant])
+    return ModelConfig(
+        variant=variant,
+        n_frames=read("n_frames", positive_int),
+        n_views=read("n_views", positive_int),
+        vector_dims=read("vector_dims", three_ints),
+        size=read("size", positive_int),
+        sigma_min=read("sigma_min", float),
+        sigma_max=read("sigma_max", float),
+        scale_factor=read("scale_factor", float),
+        guidance=read("guidance", str),
+        cfg_min=read("cfg_min", float),
+        cfg_max=read("cfg_max", float),
+        trained=read("trained", true_or_false),
+        unet=unet,
+    )
+
+
+@contextmanager
+def _sizes_that_fit(header: Header) -> Iterator[None]:
+    """Turn a contradiction between sizes into an error that says what a file must name."""
     try:
-        unet = read_unet(header, _PREFIX["unet"], metadata, official.unet)
-        read = MetadataReader(metadata, official)
-        return ModelConfig(
-            variant=chosen,
-            n_frames=read("n_frames", positive_int),
-            n_views=read("n_views", positive_int),
-            vector_dims=read("vector_dims", three_ints),
-            size=read("size", positive_int),
-            sigma_min=read("sigma_min", float),
-            sigma_max=read("sigma_max", float),
-            scale_factor=read("scale_factor", float),
-            guidance=read("guidance", str),
-            cfg_min=read("cfg_min", float),
-            cfg_max=read("cfg_max", float),
-            trained=read("trained", true_or_false),
-            unet=unet,
-            vae=read_vae(header, _PREFIX["frame_encoder"]),
-            clip=read_clip(header, _PREFIX["clip"], metadata, official.clip),
-        )
+        yield
     except CheckpointError:
         raise
     except ValueError as error:

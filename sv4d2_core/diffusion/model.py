@@ -31,6 +31,7 @@ class SamplingJob:
         guidance: [T, V] guidance scales.
         init: [T * V, 4, h, w] scaled latents to start near, or None.
         strength: share of the schedule to run.
+        seed: of the noise that a stochastic sampler adds on its way.
         callback: progress of this window.
     """
 
@@ -40,6 +41,7 @@ class SamplingJob:
     guidance: Tensor
     init: Tensor | None = None
     strength: float = 1.0
+    seed: int = 0
     callback: Callback | None = None
 
 

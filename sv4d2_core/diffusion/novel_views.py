@@ -18,8 +18,8 @@ from ..video.crop import PreparedClip
 from ..video.foreground import near_white_masks
 from ..views import ViewGrid
 from .conditioning import Conditioning, camera_vectors
-from .config import ModelConfig
 from .guidance import resolve_guidance
+from .inputs import check_cameras, checked, checked_clip
 from .model import Backend, SamplingJob
 from .sampler import Callback
 from .schedule import first_step
@@ -83,15 +83,13 @@ def sample_views(
         ValueError: inputs whose shapes or values do not fit the model.
     """
     config = model.config
-    images = clip if isinstance(clip, Tensor) else clip.images
-    images = _checked("clip", images, (len(images), *images.shape[1:3], 3))
-    _check_size(images, config)
-    _check_cameras(cameras, config)
+    images = checked_clip(clip if isinstance(clip, Tensor) else clip.images, config)
+    check_cameras(cameras, config)
     shape = tuple(images.shape[1:])
     if reference_views is not None:
-        reference_views = _checked("reference_views", reference_views, (cameras.n_views, *shape))
+        reference_views = checked("reference_views", reference_views, (cameras.n_views, *shape))
     if init_views is not None:
-        init_views = _checked("init_views", init_views, (len(images), cameras.n_views, *shape))
+        init_views = checked("init_views", init_views, (len(images), cameras.n_views, *shape))
     if init_views is None and first_step(steps, strength) > 0:
         raise ValueError(f"Strength {strength:g} starts from given views; got none. Give init_views.")
 
@@ -111,7 +109,7 @@ def sample_views(
     )
     passes = cameras.n_views // config.n_views
     if noise is not None:
-        noise = _checked("noise", noise, (passes * len(starts), *latent_shape), in_unit_range=False)
+        noise = checked("noise", noise, (passes * len(starts), *latent_shape), in_unit_range=False)
     run = _Run(
         model=model,
         steps=steps,
@@ -153,6 +151,57 @@ def sample_views(
     )
 
 
+def window_conditioning(
+    model: Backend,
+    clip: Tensor,
+    cameras: Cameras,
+    start: int = 0,
+    reference_views: Tensor | None = None,
+) -> Conditioning:
+    """Return the conditioning of one window, for callers that sample it by themselves.
+
+    Args:
+        model: a loaded `Model`, or a host's backend.
+        clip: images [T, H, W, 3] in 0..1; a clip shorter than the window is played back and forth.
+        cameras: exactly the model's V novel views.
+        start: first frame of the window.
+        reference_views: [V, H, W, 3] images of that frame from the novel cameras, or None.
+
+    Raises:
+        ValueError: inputs whose shapes or values do not fit the model, a window beyond the clip.
+    """
+    config = model.config
+    images = checked_clip(clip, config)
+    if cameras.n_views != config.n_views:
+        raise ValueError(
+            f"One window of {config.variant} has {config.n_views} novel views; got {cameras.n_views}. Give "
+            f"{config.n_views} cameras, or sample all views with sample_views (SV4D2 Sampler)."
+        )
+    order = ping_pong(len(images), config.n_frames)
+    if not 0 <= start <= len(order) - config.n_frames:
+        raise ValueError(
+            f"Expected a window of {config.n_frames} frames inside the clip of {len(order)}, so a start from "
+            f"0 to {len(order) - config.n_frames}; got {start}."
+        )
+    frames = images[order[start : start + config.n_frames]]
+    references = None
+    if reference_views is not None:
+        references = checked("reference_views", reference_views, (cameras.n_views, *images.shape[1:]))
+    return _conditioning(model, model.embed(frames), model.encode(frames, role="frames"), cameras, references)
+
+
+def _conditioning(
+    model: Backend, tokens: Tensor, frame_latents: Tensor, cameras: Cameras, references: Tensor | None
+) -> Conditioning:
+    """Return a window's conditioning from what its frames were encoded to."""
+    if references is None:
+        reference_latents = torch.zeros(cameras.n_views, *frame_latents.shape[1:])
+    else:
+        reference_latents = model.encode(references, role="views")
+    vectors, uncond_vectors = camera_vectors(cameras, model.config.vector_dims)
+    return Conditioning(tokens, frame_latents, reference_latents, vectors, uncond_vectors)
+
+
 @dataclass(frozen=True)
 class _Run:
     """What all windows of a run share.
@@ -188,29 +237,29 @@ class _Run:
         height, width = (n * config.latent_factor for n in self.latent_shape[2:])
         images = torch.zeros(n_frames, n_views, height, width, 3)
         latents = torch.zeros(n_frames, n_views, *self.latent_shape[1:])
-        vectors, uncond_vectors = camera_vectors(cameras, config.vector_dims)
         for index, start in enumerate(self.starts, number * len(self.starts)):
             frames = slice(start, start + config.n_frames)
             if start > 0:
                 references = images[start]
-            if references is None:
-                reference_latents = torch.zeros(n_views, *self.latent_shape[1:])
-            else:
-                reference_latents = self.model.encode(references, role="views")
-            conditioning = Conditioning(
-                self.tokens[frames], self.frame_latents[frames], reference_latents, vectors, uncond_vectors
-            )
-            sampled = self._window(index, conditioning, None if init is None else init[frames])
+            sampled = self._finished(index)
+            if sampled is None:
+                conditioning = _conditioning(
+                    self.model, self.tokens[frames], self.frame_latents[frames], cameras, references
+                )
+                sampled = self._window(index, conditioning, None if init is None else init[frames])
             latents[frames] = rearrange(sampled, "(t v) c h w -> t v c h w", v=n_views)
             images[frames] = rearrange(self.model.decode(sampled), "(t v) h w c -> t v h w c", v=n_views)
         return images, latents
 
-    def _window(self, index: int, conditioning: Conditioning, init: Tensor | None) -> Tensor:
-        """Return the latents of one window, from the store if it has them."""
+    def _finished(self, index: int) -> Tensor | None:
+        """Return the latents of a window that the store has, or None."""
         finished = None if self.store is None else self.store.load(index)
         if finished is not None:
             self._progress(index, self.steps, None)
-            return finished
+        return finished
+
+    def _window(self, index: int, conditioning: Conditioning, init: Tensor | None) -> Tensor:
+        """Return the latents of one window, sampled and kept in the store."""
         if init is not None:
             encoded = self.model.encode(init.flatten(0, 1), role="frames")
             init = encoded * self.model.config.scale_factor
@@ -226,6 +275,7 @@ class _Run:
                 guidance=self.guidance,
                 init=init,
                 strength=self.strength,
+                seed=self.seed + index,
                 callback=lambda step, _total, preview: self._progress(index, step, preview),
             )
         )
@@ -241,40 +291,3 @@ class _Run:
     def _progress(self, index: int, step: int, preview: Tensor | None) -> None:
         if self.callback is not None:
             self.callback(index * self.steps + step, self.n_windows * self.steps, preview)
-
-
-def _checked(name: str, value: Tensor, shape: tuple[int, ...], in_unit_range: bool = True) -> Tensor:
-    """Return ``value`` as float32 on the CPU, detached; raise ValueError when shape or values are wrong."""
-    if tuple(value.shape) != shape or 0 in shape:
-        expected = "[T, H, W, 3] with T >= 1" if name == "clip" else str(list(shape))
-        raise ValueError(f"Expected {name} {expected}; got {list(value.shape)}.")
-    value = value.detach().to("cpu", torch.float32)
-    bad = int((~value.isfinite()).sum())
-    if bad:
-        raise ValueError(f"Expected finite values in {name}; got {bad} NaN or infinite of {value.numel()}.")
-    low, high = float(value.min()), float(value.max())
-    if in_unit_range and not -1e-3 <= low <= high <= 1 + 1e-3:
-        raise ValueError(
-            f"Expected values in 0..1 in {name}; got {low:g} to {high:g}. Divide 8-bit values by 255."
-        )
-    return value
-
-
-def _check_size(images: Tensor, config: ModelConfig) -> None:
-    height, width = images.shape[1:3]
-    multiple = config.size_multiple
-    if height != width or height % multiple:
-        nearest = max(multiple, round(max(height, width) / multiple) * multiple)
-        raise ValueError(
-            f"Expected square frames with a side divisible by {multiple}; got {width} x {height}. Prepare "
-            f"the clip with size {nearest}."
-        )
-
-
-def _check_cameras(cameras: Cameras, config: ModelConfig) -> None:
-    if cameras.n_views % config.n_views:
-        nearest = (cameras.n_views // config.n_views + 1) * config.n_views
-        raise ValueError(
-            f"{config.variant} makes {config.n_views} novel views per pass; got {cameras.n_views} (and the "
-            f"input view). Give {config.n_views}, or a multiple of it such as {nearest}, for several passes."
-        )

@@ -5,7 +5,8 @@ Source: specification section 4. Module names give the official checkpoint keys.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -71,6 +72,7 @@ class _Pass:
     window: PreparedWindow
     emb: Embedding
     budget: int
+    before_layer: Callable[[], None] | None
     next_block: int = 0
 
 
@@ -80,6 +82,8 @@ class Stage(nn.ModuleList):
     def forward(self, x: Tensor, skip: Tensor | None, state: _Pass) -> Tensor:
         """Return the output of the last layer; ``skip`` joins the channels of the first."""
         for layer in self:
+            if state.before_layer is not None:
+                state.before_layer()
             if isinstance(layer, ResBlock):
                 x = layer(x, skip, state.emb, state.window.grid, state.budget)
                 skip = None
@@ -97,7 +101,8 @@ class UNet(nn.Module):
     """The network. ``operations`` and ``attention`` let a host supply its own layers and kernels.
 
     ``chunk_bytes`` bounds the intermediate results of a part of the work (None: a default that is fast on
-    the device); results do not depend on it beyond rounding.
+    the device); results do not depend on it beyond rounding. ``before_layer`` is called before each layer and
+    may raise to cancel a pass.
     """
 
     def __init__(
@@ -112,6 +117,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.chunk_bytes: int | None = None
+        self.before_layer: Callable[[], None] | None = None
         kw: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
         plain: dict[str, Any] = {"dtype": dtype, "device": device}
         emb_dim = 4 * config.base
@@ -187,10 +193,18 @@ class UNet(nn.Module):
             level = F.interpolate(cond_view, (height, width), mode="bilinear", align_corners=False)
             references[height, width] = to_tokens(level).unflatten(0, (b, views)).contiguous()
             height, width = height // 2, width // 2
-        blocks = (m for m in self.modules() if isinstance(m, AttentionBlock))
-        return PreparedWindow(
-            Grid(b, t, views), tuple(block.prepare(context) for block in blocks), references
-        )
+        blocks = tuple(block.prepare(context) for block in self._attention_blocks())
+        return PreparedWindow(Grid(b, t, views), blocks, references)
+
+    def set_view_mixing(self, view_mixing: str) -> None:
+        """Change how the view blocks group tokens; the same weights fit every kind (`UNetConfig`)."""
+        if view_mixing != self.config.view_mixing:
+            self.config = replace(self.config, view_mixing=view_mixing)
+            for block in self._attention_blocks():
+                block.view_mixing = view_mixing
+
+    def _attention_blocks(self) -> Iterator[AttentionBlock]:
+        return (m for m in self.modules() if isinstance(m, AttentionBlock))
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor, window: PreparedWindow) -> Tensor:
         """Return the network's prediction, [N, 4, h, w].
@@ -206,7 +220,7 @@ class UNet(nn.Module):
         """
         self._check(x, timesteps, y, window.grid)
         emb = self._embed(timesteps, y.to(x.dtype), window.grid, x.dtype)
-        state = _Pass(window, emb, self._budget(x))
+        state = _Pass(window, emb, self._budget(x), self.before_layer)
         x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for stage in self.input_blocks:

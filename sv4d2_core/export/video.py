@@ -14,8 +14,8 @@ from torch import Tensor
 from .pictures import to_bytes
 
 # At rate factor 12 the eye cannot tell H.264 from the frames (0 is lossless, 23 is x264's default); quantiser
-# 2 of the fallback comes close.
-_ENCODER_OPTIONS = {"libx264": {"crf": "12"}, "mpeg4": {"qmin": "2", "qmax": "2"}}
+# 2 of the fallback comes close. With B-frames the bits of small pictures vary from one call to the next.
+_ENCODER_OPTIONS = {"libx264": {"crf": "12", "bf": "0"}, "mpeg4": {"qmin": "2", "qmax": "2"}}
 _BT709 = 1
 _LIMITED_RANGE = 1
 
