@@ -8,8 +8,6 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from torch import Tensor
-
 from .. import __version__
 
 _SMALL, _BLOCK, _STRIDE = 2**26, 2**12, 2**22
@@ -22,13 +20,6 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-def tensor_fingerprint(tensor: Tensor) -> str:
-    """Return a hash of a tensor's shape and values."""
-    digest = hashlib.sha256(str((tuple(tensor.shape), str(tensor.dtype))).encode())
-    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def file_fingerprint(path: Path) -> str:

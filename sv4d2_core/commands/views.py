@@ -20,7 +20,7 @@ from ..diffusion.layout import read_config, read_header
 from ..diffusion.memory import MemoryPlan, apply_plan, plan_memory
 from ..diffusion.model import Model
 from ..diffusion.novel_views import sample_views
-from ..diffusion.window_store import WindowFolder
+from ..diffusion.window_store import WindowFolder, tensor_fingerprint
 from ..export.folder import write_views
 from ..video.crop import PreparedClip, prepare_clip
 from ..video.frames import load_clip
@@ -28,7 +28,7 @@ from ..views import ViewGrid
 from .machine import choose_device, choose_dtype
 from .output_folder import exclusive, is_complete, refuse_inputs_inside
 from .peak_memory import PeakMemory
-from .provenance import file_fingerprint, tensor_fingerprint, versions
+from .provenance import file_fingerprint, versions
 from .references import load_reference_views
 from .views_arguments import cameras_of, check_sampling, guidance_range_of
 

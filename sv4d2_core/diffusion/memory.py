@@ -47,6 +47,29 @@ def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     )
 
 
+def activation_bytes(
+    config: ModelConfig, images: int, pixels: int, itemsize: int, chunk_bytes: int = _LARGEST_CHUNK
+) -> int:
+    """Return the estimated peak of the UNet's activations in one forward pass.
+
+    Args:
+        config: sizes of the model.
+        images: latents in the pass, B * T * V.
+        pixels: h * w of a latent.
+        itemsize: bytes per number.
+        chunk_bytes: bound for a part's intermediate results (`UNet.chunk_bytes`).
+    """
+    whole = _whole_bytes(config, images, pixels, itemsize)
+    # The smallest part of the view block is one frame of all views, the widest result its hidden layer.
+    frame = config.n_views * pixels * 8 * config.unet.base * itemsize
+    return whole + _CHUNK_OVERHEAD * max(chunk_bytes, frame)
+
+
+def _whole_bytes(config: ModelConfig, images: int, pixels: int, itemsize: int) -> int:
+    """Return the bytes of what must exist whole at the peak."""
+    return _WHOLE_IMAGES * images * pixels * config.unet.base * itemsize
+
+
 def plan_memory(config: ModelConfig, dtype: torch.dtype, size: int, budget_gb: float) -> MemoryPlan:
     """Return the plan that uses a budget best.
 
@@ -62,13 +85,13 @@ def plan_memory(config: ModelConfig, dtype: torch.dtype, size: int, budget_gb: f
     weights = weight_bytes(config, dtype)
     pixels = (size // config.latent_factor) ** 2
     images = 2 * config.n_frames * config.n_views
-    whole = _WHOLE_IMAGES * images * pixels * config.unet.base * dtype.itemsize
-    # The smallest part of the view block is one frame of all views, the widest result its hidden layer.
-    frame = config.n_views * pixels * 8 * config.unet.base * dtype.itemsize
-    smallest = max(_SMALLEST_CHUNK, frame)
+
+    def unet(chunk: int) -> int:
+        return activation_bytes(config, images, pixels, dtype.itemsize, chunk)
+
     # The decoder runs in float32.
     per_image = _VAE_IMAGES * size * size * config.vae.base * 4
-    needed = weights + max(whole + _CHUNK_OVERHEAD * smallest, per_image)
+    needed = weights + max(unet(_SMALLEST_CHUNK), per_image)
     budget = int(budget_gb * _GIB)
     if needed > budget:
         raise ValueError(
@@ -76,9 +99,10 @@ def plan_memory(config: ModelConfig, dtype: torch.dtype, size: int, budget_gb: f
             f"{weights / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use a smaller --size, a half "
             f"precision --dtype, or a larger --memory-gb."
         )
+    whole = _whole_bytes(config, images, pixels, dtype.itemsize)
     chunk = min(_LARGEST_CHUNK, (budget - weights - whole) // _CHUNK_OVERHEAD)
     batch = max(1, min(8, (budget - weights) // per_image))
-    peak = weights + max(whole + _CHUNK_OVERHEAD * max(chunk, smallest), batch * per_image)
+    peak = weights + max(unet(chunk), batch * per_image)
     return MemoryPlan(chunk, batch, min(4, batch), peak)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -79,6 +80,13 @@ class WindowFolder:
 def changed_settings(known: dict, settings: dict) -> list[str]:
     """Return the names of the settings in which two runs differ."""
     return sorted(key for key in known.keys() | settings if known.get(key) != settings.get(key))
+
+
+def tensor_fingerprint(tensor: Tensor) -> str:
+    """Return a hash of a tensor's shape and values, for the settings of a store."""
+    digest = hashlib.sha256(str((tuple(tensor.shape), str(tensor.dtype))).encode())
+    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _read(path: Path) -> Tensor | None:

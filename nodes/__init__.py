@@ -1,0 +1,44 @@
+"""The ComfyUI door: nodes that hand the sockets' values to the core."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .camera_info import SV4D2CamerasToCameraInfo
+from .camera_orbit import SV4D2CameraOrbit
+from .host_model import register
+from .loaders import SV4D2CheckpointLoader, SV4D2UNETLoader
+from .one_window import SV4D2Conditioning, SV4D2Guidance
+from .prepare_clip import SV4D2PrepareClip
+from .replacements import register_replacements
+from .sampler import SV4D2Sampler
+from .views_folder import SV4D2LoadViews, SV4D2SaveViews
+from .views_images import SV4D2ImagesToViews, SV4D2ViewsToImages
+from .views_video import SV4D2ViewsGridVideo
+
+
+class SV4D2Extension(ComfyExtension):
+    """All nodes of this pack."""
+
+    async def on_load(self) -> None:
+        """Register what newer hosts want to know before the nodes."""
+        await register_replacements()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return the node classes."""
+        register()
+        return [
+            SV4D2CheckpointLoader,
+            SV4D2UNETLoader,
+            SV4D2PrepareClip,
+            SV4D2CameraOrbit,
+            *([SV4D2CamerasToCameraInfo] if hasattr(io, "Load3DCamera") else []),
+            SV4D2Conditioning,
+            SV4D2Guidance,
+            SV4D2Sampler,
+            SV4D2ViewsToImages,
+            SV4D2ImagesToViews,
+            SV4D2ViewsGridVideo,
+            SV4D2LoadViews,
+            SV4D2SaveViews,
+        ]

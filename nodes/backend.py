@@ -1,0 +1,137 @@
+"""ComfyUI's VAE, CLIP vision and samplers as a backend of the core's pipeline."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..sv4d2_core.diffusion.clip_vision import preprocess_for_clip
+from ..sv4d2_core.diffusion.conditioning import to_network_images
+from ..sv4d2_core.diffusion.config import ModelConfig
+from ..sv4d2_core.diffusion.model import EncoderRole, SamplingJob
+from ..sv4d2_core.diffusion.schedule import first_step
+from .guidance import Guidance, with_guidance
+from .window_conds import both_halves
+
+log = logging.getLogger(__name__)
+
+# Images per call of the autoencoder and the image tower: a job can be cancelled between two calls.
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class HostBackend:
+    """The four abilities that the pipeline asks for, out of what the sockets bring.
+
+    Args:
+        patcher: MODEL.
+        clip_vision: CLIP_VISION.
+        vae: VAE; where `loading.load_checkpoint` gave it a second one, that encodes reference views.
+        config: sizes and sampling defaults of the model.
+        sampler: one of the host's samplers.
+        scheduler: one of the host's schedulers.
+    """
+
+    patcher: Any
+    clip_vision: Any
+    vae: Any
+    config: ModelConfig
+    sampler: str = "euler"
+    scheduler: str = "karras"
+
+    def encode(self, images: Tensor, role: EncoderRole) -> Tensor:
+        """Return unscaled latents [N, 4, h, w] of images [N, H, W, 3] in 0..1."""
+        vae = self.vae
+        if role == "views":
+            if not hasattr(vae, "sv4d2_views"):
+                log.info("SV4D2: this VAE encodes frames and views alike; SV4D2 Load Checkpoint can differ.")
+            vae = getattr(vae, "sv4d2_views", None) or vae
+        return torch.cat([vae.encode(batch).float().cpu() for batch in _batches(images)])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [N, H, W, 3] in 0..1 of scaled latents [N, 4, h, w]."""
+        unscaled = latents / self.config.scale_factor
+        return torch.cat([self.vae.decode(batch).float().cpu() for batch in _batches(unscaled)])
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return one context token per image [N, H, W, 3], [N, D].
+
+        The images are resized as the reference does it; the host's own preparation crops, resizes
+        differently and rounds to 8 bits.
+        """
+        comfy.model_management.load_model_gpu(self.clip_vision.patcher)
+        tokens = []
+        for batch in _batches(images):
+            pixels = preprocess_for_clip(to_network_images(batch.float()), self.clip_vision.image_size)
+            outputs = self.clip_vision.model(
+                pixel_values=pixels.to(self.clip_vision.load_device), intermediate_output=-2
+            )
+            tokens.append(outputs[2].float().cpu())
+        return torch.cat(tokens)
+
+    def denoise(self, job: SamplingJob) -> Tensor:
+        """Return the sampled, scaled latents of a window, [T * V, 4, h, w] float32."""
+        patcher = with_guidance(self.patcher, Guidance(), job.guidance)
+        sampler = comfy.samplers.KSampler(
+            patcher,
+            steps=job.steps,
+            device=patcher.load_device,
+            sampler=self.sampler,
+            scheduler=self.scheduler,
+            model_options=patcher.model_options,
+        )
+        steps = len(sampler.sigmas) - 1
+        start = first_step(steps, job.strength)
+
+        def progress(step: int, denoised: Tensor, _x: Tensor, _total: int) -> None:
+            if job.callback is not None:
+                job.callback(start + step + 1, steps, denoised)
+
+        cond, uncond = both_halves(job.conditioning, self.config.unet.view_mixing)
+        scale = self.config.scale_factor
+        sampled = sampler.sample(
+            job.noise,
+            cond.to_host(),
+            uncond.to_host(),
+            cfg=1.0,
+            latent_image=torch.zeros_like(job.noise) if job.init is None else job.init / scale,
+            start_step=start,
+            callback=progress,
+            disable_pbar=True,
+            seed=job.seed,
+        )
+        return sampled.float().cpu() * scale
+
+
+def backend_of(patcher: Any, clip_vision: Any, vae: Any, config: ModelConfig, **sampling: str) -> HostBackend:
+    """Return the backend of a node's sockets.
+
+    Raises:
+        ValueError: a CLIP vision model or a VAE that does not fit SV4D 2.0.
+    """
+    projection = getattr(clip_vision.model, "visual_projection", None)
+    width = getattr(projection, "out_features", None)
+    if width != config.unet.context_dim:
+        raise ValueError(
+            f"Expected a CLIP vision model with embeddings of width {config.unet.context_dim} (OpenCLIP "
+            f"ViT-H, part of the SV4D 2.0 checkpoint); got {width}. Connect clip_vision of SV4D2 Load "
+            f"Checkpoint."
+        )
+    if vae.latent_channels != config.unet.latent_channels:
+        raise ValueError(
+            f"Expected a VAE with {config.unet.latent_channels} latent channels; got {vae.latent_channels}. "
+            f"Connect vae of SV4D2 Load Checkpoint."
+        )
+    return HostBackend(patcher, clip_vision, vae, config, **sampling)
+
+
+def _batches(tensor: Tensor) -> Any:
+    for batch in tensor.split(_BATCH):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield batch

@@ -1,0 +1,178 @@
+"""SV4D 2.0 as a model that ComfyUI detects, loads, patches and samples like its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.conds
+import comfy.model_base
+import comfy.model_management
+import comfy.supported_models
+import torch
+from torch import Tensor
+
+from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig
+from ..sv4d2_core.diffusion.identify import unet_prefix
+from ..sv4d2_core.diffusion.layout import Header, TensorInfo, read_unet_only
+from ..sv4d2_core.diffusion.memory import activation_bytes
+from .host_unet import HostUNet
+from .window_conds import WindowConds
+
+log = logging.getLogger(__name__)
+
+# The host's stock loaders know neither the file's name nor its metadata, ours sets both aside here.
+_declared: ContextVar[ModelConfig | None] = ContextVar("sv4d2_config", default=None)
+
+
+@contextmanager
+def declared(config: ModelConfig) -> Iterator[None]:
+    """Let models that the host builds meanwhile have these sizes."""
+    token = _declared.set(config)
+    try:
+        yield
+    finally:
+        _declared.reset(token)
+
+
+class FixedCond(comfy.conds.CONDRegular):
+    """A condition whose first axis is not the batch of images: never repeated or cut to fit it."""
+
+    def process_cond(self, batch_size: int, **kwargs: Any) -> FixedCond:
+        """Return the condition unchanged."""
+        return self._copy_with(self.cond)
+
+
+class SV4D2Model(comfy.model_base.BaseModel):
+    """The diffusion model; ``sv4d2_config`` has its sizes.
+
+    ``variant_known`` is False when a stock loader built it: the weights of both variants have the same
+    shapes, so the number of cameras must tell (`config_for`).
+    """
+
+    def __init__(self, model_config: Any, config: ModelConfig, variant_known: bool, device: Any) -> None:
+        super().__init__(
+            model_config,
+            comfy.model_base.ModelType.V_PREDICTION_EDM,
+            device=device,
+            unet_model=partial(HostUNet, config.unet),
+        )
+        self.sv4d2_config = config
+        self.variant_known = variant_known
+
+    def config_for(self, n_views: int) -> ModelConfig:
+        """Return the sizes and defaults to use for a number of novel views."""
+        if self.variant_known:
+            return self.sv4d2_config
+        eight = OFFICIAL_VARIANTS["sv4d2_8views"]
+        config = eight if n_views % eight.n_views == 0 else OFFICIAL_VARIANTS["sv4d2"]
+        log.info(
+            "SV4D2: a stock loader does not know the variant; with %d cameras it is taken as %s. Use SV4D2 "
+            "Load Checkpoint to choose.",
+            n_views,
+            config.variant,
+        )
+        return config
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the conditions of one window in the form that `HostUNet` takes.
+
+        Raises:
+            ValueError: conditioning of another model, latents of another size, a masked area.
+        """
+        window = WindowConds.of_host(kwargs)
+        window.check_noise(kwargs["noise"])
+        if kwargs.get("area") is not None:
+            raise ValueError("SV4D 2.0 cannot be limited to an area. Remove the Set Area node.")
+        device = kwargs["device"]
+
+        def fixed(tensor: Tensor) -> FixedCond:
+            return FixedCond(tensor.to(device))
+
+        return {
+            "c_concat": comfy.conds.CONDNoiseShape(window.concat.to(device)),
+            "c_crossattn": fixed(window.context),
+            "y": fixed(window.vectors),
+            "references": fixed(window.references),
+            "view_mixing": comfy.conds.CONDConstant(window.view_mixing),
+        }
+
+    def memory_required(self, input_shape: list[int], cond_shapes: Any = None) -> float:
+        """Return the bytes of activations for latents of a shape (`memory.activation_bytes`)."""
+        dtype = self.manual_cast_dtype or self.get_dtype()
+        side = input_shape[-2] * input_shape[-1]
+        return float(activation_bytes(self.sv4d2_config, input_shape[0], side, dtype.itemsize))
+
+
+class SV4D2(comfy.supported_models.SV3D_p):
+    """The entry in the host's list of models: how a file is recognised and what is built of it."""
+
+    # The decoder of the first stage replaces the one that is stored beside the encoder.
+    vae_key_prefix = ["conditioner.embedders.1.encoder.", "first_stage_model."]
+
+    @classmethod
+    def matches(cls, unet_config: dict[str, Any], state_dict: dict[str, Any] | None = None) -> bool:
+        """Return whether a state dict holds an SV4D 2.0 UNet, under any prefix."""
+        return state_dict is not None and unet_prefix(state_dict.keys()) is not None
+
+    def get_model(self, state_dict: dict[str, Any], prefix: str = "", device: Any = None) -> SV4D2Model:
+        """Return the model, without weights."""
+        config = _declared.get()
+        known = config is not None
+        if config is None:
+            config = _config_of_tensors(state_dict)
+        self.sampling_settings = {"sigma_min": config.sigma_min, "sigma_max": config.sigma_max}
+        self.latent_format.scale_factor = config.scale_factor
+        return SV4D2Model(self, config, known, device)
+
+    def process_vae_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return the autoencoder's weights in the form that the host's AutoencoderKL takes."""
+        return with_identity_post_quant(state_dict)
+
+
+def with_identity_post_quant(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return an autoencoder's weights with a ``post_quant_conv`` that changes nothing.
+
+    SV4D 2.0 decodes latents without that layer, the host's AutoencoderKL has it.
+    """
+    weight = state_dict["decoder.conv_in.weight"]
+    channels = weight.shape[1]
+    return {
+        **state_dict,
+        "post_quant_conv.weight": torch.eye(channels, dtype=weight.dtype)[:, :, None, None],
+        "post_quant_conv.bias": torch.zeros(channels, dtype=weight.dtype),
+    }
+
+
+def sv4d2_model(patcher: Any, socket: str = "model") -> SV4D2Model:
+    """Return the model inside a MODEL socket's value.
+
+    Raises:
+        ValueError: it is a model of another kind.
+    """
+    model = getattr(patcher, "model", None)
+    if not isinstance(model, SV4D2Model):
+        raise ValueError(
+            f"Expected a Stable Video 4D 2.0 model in the socket {socket!r}; got {type(model).__name__}. "
+            f"Connect SV4D2 Load Checkpoint (files sv4d2.safetensors or sv4d2_8views.safetensors)."
+        )
+    return model
+
+
+def register() -> None:
+    """Put SV4D 2.0 in front of the host's list of models, once."""
+    if SV4D2 not in comfy.supported_models.models:
+        # In front, because the host would take the same keys for SV3D.
+        comfy.supported_models.models.insert(0, SV4D2)
+
+
+def _config_of_tensors(state_dict: dict[str, Tensor]) -> ModelConfig:
+    """Return the sizes that shapes alone tell, as the 4-view variant."""
+    tensors = {key: TensorInfo(str(x.dtype), tuple(x.shape)) for key, x in state_dict.items()}
+    header = Header(Path("this file"), tensors, {}, 0)
+    return read_unet_only(header, "sv4d2")[0]

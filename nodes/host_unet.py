@@ -1,0 +1,89 @@
+"""The core's UNet as ComfyUI calls a diffusion model: its layers, its attention, its cancelling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ..sv4d2_core.diffusion.config import UNetConfig
+from ..sv4d2_core.diffusion.unet import UNet
+
+
+class HostUNet(UNet):
+    """The UNet with ComfyUI's ``operations`` and attention, taking all conditioning at every call."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        operations: Any,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        **_detected: Any,
+    ) -> None:
+        """Build the network of ``config``; what the host detected by itself is not needed."""
+        super().__init__(config, operations=operations, attention=self._attention, dtype=dtype, device=device)
+        # The host reads the weights' type from here.
+        self.dtype = dtype
+        self.before_layer = _raise_if_cancelled
+        self._options: dict[str, Any] = {}
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **conds: Any,
+    ) -> Tensor:
+        """Return the network's prediction, [N, 4, h, w], for any number B of batch elements.
+
+        Args:
+            x: [N, 8, h, w], N = B * T * V ordered (b t v).
+            timesteps: [N], the same for all frames.
+            context: [B, T, D] image embedding of each input frame.
+            control: not supported, ignored.
+            transformer_options: the host's patches and wrappers.
+            conds: ``y`` [B * V, A] camera vectors, ``references`` [B * V, 4, h, w], ``view_mixing``.
+        """
+        options = transformer_options or {}
+        return comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            self._predict,
+            self,
+            comfy.patcher_extension.get_all_wrappers(
+                comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
+            ),
+        ).execute(x, timesteps, context, control, options, **conds)
+
+    def _predict(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: Any,
+        transformer_options: dict[str, Any],
+        *,
+        y: Tensor,
+        references: Tensor,
+        view_mixing: str,
+        **_: Any,
+    ) -> Tensor:
+        self._options = transformer_options
+        self.set_view_mixing(view_mixing)
+        batch, frames = context.shape[:2]
+        of_first_frame = timesteps.unflatten(0, (batch, frames, -1))[:, 0].flatten()
+        return super().forward(x, of_first_frame, y, self.prepare(context, references))
+
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        return optimized_attention(q, k, v, heads=heads, transformer_options=self._options)
+
+
+def _raise_if_cancelled() -> None:
+    if not torch.compiler.is_compiling():
+        comfy.model_management.throw_exception_if_processing_interrupted()

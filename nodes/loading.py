@@ -1,0 +1,159 @@
+"""Turns a checkpoint into what travels through MODEL, CLIP_VISION and VAE sockets."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.sd
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..sv4d2_core.diffusion.checkpoint import (
+    build_networks,
+    check_tensors,
+    encoders_are_equal,
+    open_tensors,
+    required_shapes,
+    warn_of_unexpected,
+)
+from ..sv4d2_core.diffusion.config import CLIPVisionConfig, VAEConfig
+from ..sv4d2_core.diffusion.layout import PARTS, read_config, read_header, read_unet_only
+from ..sv4d2_core.diffusion.unet import UNet
+from .host_model import declared, with_identity_post_quant
+
+WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
+    "default": None,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+_PREFIX = {part.name: part.prefix for part in PARTS}
+
+
+def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, Any, Any]:
+    """Return MODEL, CLIP_VISION and VAE of a whole checkpoint.
+
+    The VAE carries as ``sv4d2_views`` a second VAE that encodes reference views, or None where the file has
+    one encoder for frames and views.
+
+    Raises:
+        CheckpointError: the file is something else, damaged or incomplete, or its variant cannot be told.
+    """
+    header = read_header(path)
+    config = read_config(header, variant)
+    networks = build_networks(config)
+    required = required_shapes(header, networks)
+    check_tensors(header, required)
+    warn_of_unexpected(header, required)
+    with open_tensors(header) as file:
+        one_encoder = encoders_are_equal(header, file, networks["frame_encoder"])
+    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    with declared(config):
+        model = comfy.sd.load_state_dict_guess_config(
+            state_dict,
+            output_vae=False,
+            output_clip=False,
+            output_clipvision=False,
+            model_options=_model_options(weight_dtype),
+        )[0]
+    vae = _build_vae(state_dict, "frame_encoder", config.vae)
+    vae.sv4d2_views = None
+    if not one_encoder:
+        vae.sv4d2_views = _build_vae(state_dict, "view_encoder", config.vae)
+        # It only encodes.
+        vae.sv4d2_views.first_stage_model.decoder = torch.nn.Identity()
+    return model, _build_clip_vision(state_dict, config.clip), vae
+
+
+def load_unet(path: str, variant: str, weight_dtype: str) -> Any:
+    """Return the MODEL of a file that holds at least the UNet, with or without the official prefix.
+
+    Raises:
+        CheckpointError: the file holds no complete SV4D 2.0 UNet, or its variant cannot be told.
+    """
+    header = read_header(path)
+    config, prefix = read_unet_only(header, variant)
+    shapes = UNet(config.unet, device="meta").state_dict()
+    check_tensors(header, {prefix + key: tuple(tensor.shape) for key, tensor in shapes.items()})
+    with declared(config):
+        return comfy.sd.load_diffusion_model_state_dict(
+            comfy.utils.load_torch_file(path, safe_load=True), model_options=_model_options(weight_dtype)
+        )
+
+
+def _model_options(weight_dtype: str) -> dict[str, Any]:
+    dtype = WEIGHT_DTYPES[weight_dtype]
+    return {} if dtype is None else {"dtype": dtype}
+
+
+def _build_vae(state_dict: dict[str, Tensor], encoder: str, config: VAEConfig) -> Any:
+    """Return the host's VAE of one of the encoders and the decoder."""
+    prefix = _PREFIX[encoder]
+    parts = {
+        key.removeprefix(prefix): tensor
+        for key, tensor in state_dict.items()
+        if key.startswith((prefix + "encoder.", prefix + "quant_conv."))
+    }
+    for key, tensor in state_dict.items():
+        if key.startswith(_PREFIX["decoder"]):
+            parts["decoder." + key.removeprefix(_PREFIX["decoder"])] = tensor
+    # The host knows the official sizes by itself.
+    sizes = None if config == VAEConfig() else {"params": _host_sizes(config)}
+    vae = comfy.sd.VAE(sd=with_identity_post_quant(parts), config=sizes)
+    vae.downscale_ratio = vae.upscale_ratio = config.downsampling
+    return vae
+
+
+def _host_sizes(config: VAEConfig) -> dict[str, Any]:
+    """Return an autoencoder's sizes in the host's words."""
+    sizes = {
+        "double_z": True,
+        "z_channels": config.latent_channels,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": config.base,
+        "ch_mult": list(config.multipliers),
+        "num_res_blocks": config.res_blocks,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    return {"ddconfig": sizes, "embed_dim": config.latent_channels}
+
+
+def _build_clip_vision(state_dict: dict[str, Tensor], config: CLIPVisionConfig) -> Any:
+    """Return the host's CLIP vision model of the checkpoint's image tower."""
+    sizes = {
+        "model_type": "clip_vision_model",
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.width // config.head_width,
+        "intermediate_size": config.mlp_width,
+        "hidden_act": "gelu",
+        "num_channels": 3,
+        "patch_size": config.patch,
+        "image_size": config.image_size,
+        "projection_dim": config.embed_dim,
+    }
+    # The host reads sizes from a file only.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip_vision.json"
+        path.write_text(json.dumps(sizes))
+        clip_vision = comfy.clip_vision.ClipVisionModel(str(path))
+    prefix = _PREFIX["clip"]
+    tower = {key: tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
+    missing, _ = clip_vision.load_sd(comfy.clip_vision.convert_to_transformers(tower, prefix))
+    if missing:
+        raise RuntimeError(
+            f"This ComfyUI names CLIP vision's weights differently; not found: {missing[:3]}. Please report "
+            f"it with the version of ComfyUI."
+        )
+    return clip_vision

@@ -1,0 +1,20 @@
+"""The socket types that ComfyUI does not have, and what a schema may say on newer hosts only."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from comfy_api.latest import io
+
+# Carries `sv4d2_core.cameras.Cameras`.
+CamerasType = io.Custom("SV4D2_CAMERAS")
+# Carries `sv4d2_core.views.ViewGrid`.
+ViewsType = io.Custom("SV4D2_VIEWS")
+
+_SCHEMA_FIELDS = {field.name for field in fields(io.Schema)}
+
+
+def aliases(*words: str) -> dict[str, Any]:
+    """Return further search words of a node as keyword of `io.Schema`, or nothing where it has none."""
+    return {"search_aliases": list(words)} if "search_aliases" in _SCHEMA_FIELDS else {}
