@@ -34,11 +34,12 @@ def window_store(settings: dict[str, Any]) -> WindowFolder:
         settings: everything that determines the latents, JSON values.
     """
     root = Path(folder_paths.get_temp_directory()) / _FOLDER
-    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+    text = json.dumps(settings, sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:24]
     runs = sorted(root.glob("*"), key=lambda run: run.stat().st_mtime) if root.is_dir() else []
     for run in [run for run in runs if run.name != name][: 1 - _KEPT]:
         shutil.rmtree(run, ignore_errors=True)
-    return WindowFolder(root / name, settings)
+    return WindowFolder(root / name, json.loads(text))
 
 
 def model_identity(patcher: Any) -> list[Any]:

@@ -1,0 +1,257 @@
+"""The sampler node against the core's own pipeline, and what it does with finished windows and bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+
+import pytest
+import torch
+
+T, V = 3, 2
+DEFAULTS = {
+    "seed": 5,
+    "steps": 3,
+    "sampler_name": "euler",
+    "scheduler": "karras",
+    "guidance": "model default",
+    "cfg_min": 1.0,
+    "cfg_max": 2.0,
+    "denoise": 1.0,
+    "fps": 8.0,
+}
+
+
+@pytest.fixture(scope="module")
+def nodes_of(pack):
+    """Return an importer of the pack's own modules in nodes/."""
+    package = next(iter(pack.values())).__module__.rsplit(".", 1)[0]
+    return lambda name: importlib.import_module(f"{package}.{name}")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(core, tmp_path_factory, tiny_checkpoint):
+    """Return a maker of checkpoints whose two VAE encoders are equal or different."""
+    folder = tmp_path_factory.mktemp("encoders")
+
+    def make(equal: bool):
+        from safetensors import safe_open
+        from safetensors.torch import save_file
+
+        with safe_open(tiny_checkpoint, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            metadata = {k: v for k, v in file.metadata().items() if k != "sv4d2.shared_encoder"}
+        frames, views = (f"conditioner.embedders.{i}.encoder." for i in (1, 4))
+        for key in [key for key in tensors if key.startswith(frames)]:
+            tensors[views + key.removeprefix(frames)] = tensors[key] * (1 if equal else 1.1)
+        path = folder / f"{equal}.safetensors"
+        save_file(tensors, path, metadata)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def loaded(nodes_of, tiny_checkpoint):
+    return nodes_of("loading").load_checkpoint(str(tiny_checkpoint), "auto", "default")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return torch.rand(7, 32, 32, 3, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def cameras(core):
+    return core("cameras").Cameras.ring(V)
+
+
+def sample(pack, loaded, clip, cameras, **changes):
+    with torch.inference_mode():
+        return pack["SV4D2Sampler"].execute(*loaded, clip, cameras, **{**DEFAULTS, **changes}).args
+
+
+def close(actual, expected):
+    return float((actual - expected).abs().max()) < 1e-3 * float(expected.max() - expected.min())
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_the_node_equals_the_core(pack, core, nodes_of, checkpoint, clip, cameras, host_dirs, equal):
+    path = checkpoint(equal)
+    loaded = nodes_of("loading").load_checkpoint(str(path), "auto", "default")
+    assert (loaded[2].sv4d2_views is None) == equal
+    views, images, latent = sample(pack, loaded, clip, cameras)
+    model = core("diffusion.checkpoint").load_checkpoint(path)
+    expected = core("diffusion.novel_views").sample_views(model, clip, cameras, steps=3, seed=5)
+    assert close(views.latents, expected.latents) and close(views.images, expected.images)
+    assert images.shape == (V * 7, 32, 32, 3) and torch.equal(images[7], views.images[0, 2])
+    with torch.inference_mode():
+        decoded = loaded[2].decode(latent["samples"][7:8])
+    assert close(decoded[0], views.images[0, 2])
+    if not equal:
+        loaded[2].sv4d2_views = None
+        assert not close(sample(pack, loaded, clip, cameras)[0].latents, expected.latents)
+
+
+def test_tokens_are_the_core_s_and_not_the_host_s(host, core, nodes_of, loaded, tiny_checkpoint):
+    import comfy.clip_vision
+
+    model = core("diffusion.checkpoint").load_checkpoint(tiny_checkpoint)
+    backend = nodes_of("backend").HostBackend(*loaded, model.config)
+    images = torch.rand(2, 100, 100, 3, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        ours = backend.embed(images)
+        pixels = comfy.clip_vision.clip_preprocess(images, size=56, crop=False)
+        stock = loaded[1].model(pixel_values=pixels)[2]
+    expected = model.embed(images)
+    # The host keeps this model in half precision; its own preparation of pixels adds far more.
+    scale = float(expected.abs().max())
+    assert float((ours - expected).abs().max()) < 1e-3 * scale
+    assert float((stock - expected).abs().max()) > 1e-2 * scale
+
+
+def test_given_views_several_passes_references_and_mask(pack, core, loaded, clip, host_dirs, tiny_checkpoint):
+    cameras = core("cameras").Cameras.ring(2 * V)
+    first = sample(pack, loaded, clip, cameras)[0]
+    mask = torch.zeros(7, 32, 32)
+    mask[:, 4:20, 4:20] = 1
+    given = {"reference_views": first.images[0, 1:], "guidance": "triangle", "cfg_min": 1.0, "cfg_max": 3.0}
+    views = sample(pack, loaded, clip, cameras, init_views=first, denoise=0.6, mask=mask, **given)[0]
+    model = core("diffusion.checkpoint").load_checkpoint(tiny_checkpoint)
+    table = core("diffusion.guidance").guidance_table("triangle", T, V, 1.0, 3.0)
+    expected = core("diffusion.novel_views").sample_views(
+        model,
+        clip,
+        cameras,
+        steps=3,
+        seed=5,
+        cfg=table,
+        reference_views=first.images[0, 1:],
+        init_views=first.images[:, 1:],
+        strength=0.6,
+    )
+    assert close(views.images, expected.images) and torch.equal(views.masks[:, 0], mask)
+
+
+def test_guidance_of_the_model_is_used(pack, loaded, clip, cameras, host_dirs):
+    model = pack["SV4D2Guidance"].execute(loaded[0], "constant", 1.0, 4.0)[0]
+    through_model = sample(pack, (model, *loaded[1:]), clip, cameras)[0]
+    through_widgets = sample(pack, loaded, clip, cameras, guidance="constant", cfg_max=4.0)[0]
+    default = sample(pack, loaded, clip, cameras)[0]
+    assert torch.equal(through_model.latents, through_widgets.latents)
+    assert not torch.equal(through_model.latents, default.latents)
+
+
+@pytest.fixture
+def counted(loaded, monkeypatch):
+    """Return the list of forward passes that the model makes."""
+    calls = []
+    apply_model = loaded[0].model.apply_model
+
+    def recorded(*args, **kwargs):
+        calls.append(1)
+        return apply_model(*args, **kwargs)
+
+    monkeypatch.setattr(loaded[0].model, "apply_model", recorded)
+    return calls
+
+
+def test_cancel_inside_a_pass_keeps_finished_windows(
+    host, pack, loaded, clip, cameras, host_dirs, monkeypatch, counted
+):
+    import comfy.model_management as management
+
+    whole = sample(pack, loaded, clip, cameras, seed=77)[0]
+    assert len(counted) == 3 * 3
+    counted.clear()
+    layers = []
+
+    def cancel_in_the_second_window():
+        layers.append(1)
+        if len(counted) == 5 and len(layers) % 7 == 0:
+            management.interrupt_current_processing()
+        management.throw_exception_if_processing_interrupted()
+
+    unet = loaded[0].model.diffusion_model
+    with monkeypatch.context() as patch:
+        patch.setattr(unet, "before_layer", cancel_in_the_second_window)
+        with pytest.raises(management.InterruptProcessingException):
+            sample(pack, loaded, clip, cameras, seed=78)
+    assert len(counted) == 5
+    counted.clear()
+    resumed = sample(pack, loaded, clip, cameras, seed=78)[0]
+    assert len(counted) == 2 * 3
+    counted.clear()
+    again = sample(pack, loaded, clip, cameras, seed=78)[0]
+    assert not counted and torch.equal(again.images, resumed.images)
+    assert not torch.equal(again.images, whole.images)
+
+
+def test_finished_windows_belong_to_their_settings(pack, core, loaded, clip, cameras, host_dirs, counted):
+    import comfy.sd
+
+    sample(pack, loaded, clip, cameras)
+    changes = [
+        {"seed": 6},
+        {"steps": 2},
+        {"scheduler": "exponential"},
+        {"sampler_name": "heun"},
+        {"guidance": "constant"},
+        {"reference_views": clip[:V]},
+    ]
+    name = "diffusion_model.input_blocks.1.1.proj_in"
+    width = loaded[0].model.state_dict()[f"{name}.weight"].shape[0]
+    lora = {f"{name}.lora_up.weight": torch.ones(width, 1), f"{name}.lora_down.weight": torch.ones(1, width)}
+    patched = comfy.sd.load_lora_for_models(loaded[0], None, lora, 1.0, 0.0)[0]
+    jobs = [(loaded, clip, cameras, change) for change in changes]
+    jobs += [
+        ((patched, *loaded[1:]), clip, cameras, {}),
+        (loaded, clip.flip(0), cameras, {}),
+        (loaded, clip, core("cameras").Cameras.ring(V, 20.0), {}),
+    ]
+    for models, frames, orbit, change in jobs:
+        counted.clear()
+        sample(pack, models, frames, orbit, **change)
+        assert counted, change
+    counted.clear()
+    sample(pack, loaded, clip, dataclasses.replace(cameras, radius=3.0), fps=24.0)
+    assert not counted
+
+
+def test_progress_covers_all_windows_and_shows_all_views(pack, loaded, clip, cameras, host_dirs, monkeypatch):
+    import comfy.utils
+
+    seen = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_kw: seen.append(args))
+    sample(pack, loaded, clip, cameras, seed=99)
+    assert [args[:2] for args in seen] == [(i + 1, 9) for i in range(9)]
+    kind, picture, _ = seen[0][2]
+    assert kind == "JPEG" and picture.size == (T * 16, V * 16)
+
+
+def test_wrong_inputs_are_explained(pack, core, loaded, clip, cameras, host_dirs, monkeypatch):
+    import comfy.model_management as management
+
+    ring = core("cameras").Cameras.ring
+    cases = [
+        (clip, ring(3), {}, "makes 2 novel views per pass; got 3"),
+        (torch.rand(3, 32, 32, 4), cameras, {}, "3 channels on white; got 4. Connect SV4D2 Prepare Clip"),
+        (torch.rand(3, 32, 48, 3), cameras, {}, "square frames.*got 48 x 32"),
+        (torch.rand(3, 34, 34, 3), cameras, {}, "divisible by 4; got 34"),
+        (clip, cameras, {"mask": torch.zeros(7, 16, 16)}, r"mask \[7, 32, 32\].*got \[7, 16, 16\]"),
+        (clip, cameras, {"denoise": 0.5}, "starts from given views; got none"),
+        (clip, cameras, {"reference_views": clip[:1]}, r"reference_views \[2, 32, 32, 3\]; got \[1"),
+        (clip, cameras, {"guidance": "linear", "cfg_min": 3.0}, "minimum <= maximum; got 3 to 2"),
+    ]
+    for frames, orbit, change, message in cases:
+        with pytest.raises(ValueError, match=message):
+            sample(pack, loaded, frames, orbit, **change)
+    with pytest.raises(ValueError, match="embeddings of width 48"):
+        sample(pack, (loaded[0], type("Other", (), {"model": None})(), loaded[2]), clip, cameras)
+    monkeypatch.setattr(management, "get_free_memory", lambda *_args: 1e5)
+    with pytest.raises(ValueError, match="7 frames of 32 x 32 from 2 views need about .* Lower frames"):
+        sample(pack, loaded, clip, cameras)
+
+
+def test_one_frame_is_played_as_a_window(pack, loaded, clip, cameras, host_dirs):
+    assert sample(pack, loaded, clip[:1], cameras)[0].images.shape == (1, V + 1, 32, 32, 3)
