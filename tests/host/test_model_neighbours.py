@@ -1,0 +1,205 @@
+"""Stock loaders with our files, and other models beside our pack."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+T, V = 3, 2
+
+
+@pytest.fixture(scope="module")
+def official_widths(core, tmp_path_factory):
+    """Return a checkpoint whose heads, vectors and autoencoder have the official widths, otherwise small."""
+    config = core("diffusion.config")
+    model = config.ModelConfig(
+        trained=False,
+        unet=config.UNetConfig(base=64, multipliers=(1, 2), res_blocks=1, attention_levels=1, context_dim=48),
+        clip=config.CLIPVisionConfig(
+            width=64, layers=1, head_width=32, mlp_width=64, patch=28, image_size=56, embed_dim=48
+        ),
+    )
+    path = tmp_path_factory.mktemp("official") / "sv4d2_small.safetensors"
+    return core("diffusion.convert").write_random_checkpoint(path, model, seed=3, dtype=torch.float16)
+
+
+@pytest.fixture
+def named(official_widths, host_dirs):
+    """Return the name under which the stock loaders find the checkpoint."""
+    for kind in ("checkpoints", "diffusion_models"):
+        (host_dirs.models / kind / official_widths.name).symlink_to(official_widths)
+    return official_widths.name
+
+
+def predict(patcher, config, view_mixing):
+    """Return the host model's prediction for drawn conditions of one window."""
+    import comfy.model_management
+
+    comfy.model_management.load_model_gpu(patcher)
+    t, v = config.n_frames, config.n_views
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator)
+
+    conds = {
+        "c_concat": draw(t * v, 4, 8, 8),
+        "c_crossattn": draw(1, t, 48),
+        "y": draw(v, 1280),
+        "references": draw(v, 4, 8, 8),
+        "view_mixing": view_mixing,
+    }
+    with torch.inference_mode():
+        return patcher.model.apply_model(draw(t * v, 4, 8, 8), torch.full((t * v,), 2.0), **conds)
+
+
+def test_stock_loaders_build_the_same_model(host, pack, core, named, official_widths):
+    from comfy_extras.nodes_video_model import ImageOnlyCheckpointLoader
+
+    ours, _, our_vae = pack["SV4D2CheckpointLoader"].execute(named, "auto", "default").args
+    config = ours.model.sv4d2_config
+    expected = predict(ours, config, "released_3d")
+    with torch.inference_mode():
+        image = torch.rand(1, 64, 64, 3)
+        latent, decoded = our_vae.encode(image), our_vae.decode(torch.ones(1, 4, 8, 8))
+    core_model = core("diffusion.checkpoint").load_checkpoint(official_widths)
+    assert (latent - core_model.encode(image, "frames")).abs().max() < 1e-3
+    scaled = torch.ones(1, 4, 8, 8) * config.scale_factor
+    assert (decoded - core_model.decode(scaled)).abs().max() < 1e-3
+
+    stock = {
+        "ImageOnlyCheckpointLoader": ImageOnlyCheckpointLoader().load_checkpoint(named),
+        "CheckpointLoaderSimple": host.CheckpointLoaderSimple().load_checkpoint(named),
+    }
+    for name, loaded in stock.items():
+        assert torch.equal(predict(loaded[0], config, "released_3d"), expected), name
+        with torch.inference_mode():
+            assert torch.equal(loaded[2].encode(image), latent), name
+            assert torch.equal(loaded[2].decode(torch.ones(1, 4, 8, 8)), decoded), name
+    unet = host.UNETLoader().load_unet(named, "default")[0]
+    assert torch.equal(predict(unet, config, "released_3d"), expected)
+    fp8 = host.UNETLoader().load_unet(named, "fp8_e4m3fn")[0]
+    assert not torch.equal(predict(fp8, config, "released_3d"), expected)
+
+
+def test_stock_loaded_variant_follows_the_number_of_cameras(host, pack, core, named, caplog):
+    model = host.UNETLoader().load_unet(named, "default")[0]
+    with caplog.at_level("INFO"):
+        assert model.model.config_for(4).variant == "sv4d2"
+        assert model.model.config_for(16).variant == "sv4d2_8views"
+    assert "with 16 cameras it is taken as sv4d2_8views. Use SV4D2 Load Checkpoint to choose" in caplog.text
+    chosen = pack["SV4D2UNETLoader"].execute(named, "sv4d2_8views", "default")[0]
+    assert chosen.model.config_for(4).variant == "sv4d2_8views"
+
+
+def test_unet_only_files_with_and_without_prefix(pack, core, named, official_widths, host_dirs):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    prefix = "model.diffusion_model."
+    with safe_open(official_widths, "pt") as file:
+        metadata = file.metadata()
+        unet = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}
+    expected = pack["SV4D2UNETLoader"].execute(named, "auto", "default")[0]
+    config = expected.model.sv4d2_config
+    expected = predict(expected, config, "view")
+    folder = host_dirs.models / "diffusion_models"
+    bare = {key.removeprefix(prefix): tensor for key, tensor in unet.items()}
+    for name, tensors in (("whole.safetensors", unet), ("bare.safetensors", bare)):
+        save_file(tensors, folder / name, metadata)
+        model = pack["SV4D2UNETLoader"].execute(name, "auto", "default")[0]
+        assert torch.equal(predict(model, config, "view"), expected)
+    bare.pop("out.2.weight")
+    save_file(bare, folder / "damaged.safetensors", metadata)
+    save_file({"lora_up.weight": torch.ones(1)}, folder / "lora.safetensors")
+    with pytest.raises(ValueError, match="out.2.weight"):
+        pack["SV4D2UNETLoader"].execute("damaged.safetensors", "auto", "default")
+    with pytest.raises(ValueError, match="a LoRA"):
+        pack["SV4D2UNETLoader"].execute("lora.safetensors", "auto", "default")
+
+
+NEIGHBOURS = """
+import asyncio, hashlib, sys
+comfyui, pack = sys.argv[1:]
+sys.path.insert(0, comfyui)
+from comfy.cli_args import args
+args.cpu = True
+import torch, nodes, comfy.sd, comfy.samplers, comfy.supported_models as supported
+import comfy.model_detection as detection, comfy.model_patcher as patching
+torch.set_num_threads(1)
+if pack:
+    assert asyncio.run(nodes.load_custom_node(pack))
+    assert type(supported.models[0](dict(supported.SV3D_p.unet_config))).__name__ == "SV4D2"
+common = dict(
+    image_size=32, use_spatial_transformer=True, legacy=False, model_channels=32, out_channels=4,
+    num_res_blocks=[1, 1], channel_mult=[1, 2], transformer_depth=[1, 1], transformer_depth_middle=1,
+    transformer_depth_output=[1, 1, 1, 1],
+)
+video = dict(
+    in_channels=8, use_linear_in_transformer=True, context_dim=16, extra_ff_mix_layer=True,
+    use_spatial_context=True, merge_strategy="learned_with_images", merge_factor=0.0,
+    video_kernel_size=[3, 1, 1], use_temporal_resblock=True, use_temporal_attention=True,
+    disable_temporal_crossattention=False, num_classes="sequential",
+)
+families = {
+    "SD15": dict(in_channels=4, use_linear_in_transformer=False, context_dim=768),
+    "SVD_img2vid": dict(video, adm_in_channels=768),
+    "SV3D_u": dict(video, adm_in_channels=256),
+    "SV3D_p": dict(video, adm_in_channels=1280),
+}
+for name, sizes in families.items():
+    family = getattr(supported, name)
+    full = {k: v for k, v in family.unet_config.items()}
+    picked = next(m for m in supported.models if m.matches(full, {"input_blocks.0.0.weight": None}))
+    config = family({**common, **sizes})
+    if name == "SD15":
+        config.unet_config.update(num_heads=4, num_head_channels=-1)
+    else:
+        config.unet_config.update(num_head_channels=16)
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "", device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    patcher = patching.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    cond = [[torch.ones(1, 4, sizes["context_dim"]), {"concat_latent_image": torch.ones(3, 4, 8, 8)}]]
+    with torch.inference_mode():
+        out = nodes.KSampler().sample(
+            patcher, 1, 2, 3.0, "euler", "karras", cond, cond, {"samples": torch.zeros(3, 4, 8, 8)}
+        )[0]["samples"]
+    assert out.isfinite().all(), name
+    print("RESULT", name, picked.__name__, hashlib.sha256(out.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_other_models_run_as_without_the_pack(host):
+    comfyui = Path(host.__file__).parent
+    results = []
+    for pack in ("", str(Path(__file__).parent.parent.parent)):
+        shim = str(Path(__file__).parent / "torchvision_shim")
+        run = subprocess.run(
+            [sys.executable, "-P", "-c", NEIGHBOURS, str(comfyui), pack],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "PYTHONPATH": shim},
+            cwd=comfyui,
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        results.append([line for line in run.stdout.splitlines() if line.startswith("RESULT")])
+    assert len(results[0]) == 4 and results[0] == results[1]
+    assert [line.split()[2] for line in results[0]] == ["SD15", "SVD_img2vid", "SV3D_u", "SV3D_p"]
+
+
+def test_dataclass_of_the_variant_is_the_official_one(core, official_widths):
+    layout = core("diffusion.layout")
+    whole = layout.read_config(layout.read_header(official_widths))
+    alone, prefix = layout.read_unet_only(layout.read_header(official_widths))
+    assert prefix == "model.diffusion_model." and dataclasses.replace(alone, clip=whole.clip) == whole
