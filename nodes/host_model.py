@@ -64,6 +64,7 @@ class SV4D2Model(comfy.model_base.BaseModel):
         )
         self.sv4d2_config = config
         self.variant_known = variant_known
+        self._told: set[int] = set()
 
     def config_for(self, n_views: int) -> ModelConfig:
         """Return the sizes and defaults to use for a number of novel views."""
@@ -71,12 +72,14 @@ class SV4D2Model(comfy.model_base.BaseModel):
             return self.sv4d2_config
         eight = OFFICIAL_VARIANTS["sv4d2_8views"]
         config = eight if n_views % eight.n_views == 0 else OFFICIAL_VARIANTS["sv4d2"]
-        log.info(
-            "SV4D2: a stock loader does not know the variant; with %d cameras it is taken as %s. Use SV4D2 "
-            "Load Checkpoint to choose.",
-            n_views,
-            config.variant,
-        )
+        if n_views not in self._told:
+            self._told.add(n_views)
+            log.info(
+                "SV4D2: a stock loader does not know the variant; with %d cameras it is taken as %s. Use "
+                "SV4D2 Load Checkpoint to choose.",
+                n_views,
+                config.variant,
+            )
         return config
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
@@ -95,8 +98,8 @@ class SV4D2Model(comfy.model_base.BaseModel):
             return FixedCond(tensor.to(device))
 
         return {
-            "c_concat": comfy.conds.CONDNoiseShape(window.concat.to(device)),
             "c_crossattn": fixed(window.context),
+            "frames": fixed(window.frames),
             "y": fixed(window.vectors),
             "references": fixed(window.references),
             "view_mixing": comfy.conds.CONDConstant(window.view_mixing),

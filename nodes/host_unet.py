@@ -45,12 +45,13 @@ class HostUNet(UNet):
         """Return the network's prediction, [N, 4, h, w], for any number B of batch elements.
 
         Args:
-            x: [N, 8, h, w], N = B * T * V ordered (b t v).
+            x: [N, 4, h, w] scaled noisy latents, N = B * T * V ordered (b t v).
             timesteps: [N], the same for all frames.
             context: [B, T, D] image embedding of each input frame.
             control: not supported, ignored.
             transformer_options: the host's patches and wrappers.
-            conds: ``y`` [B * V, A] camera vectors, ``references`` [B * V, 4, h, w], ``view_mixing``.
+            conds: ``frames`` [B * T, 4, h, w] latents, ``y`` [B * V, A] camera vectors, ``references``
+                [B * V, 4, h, w] latents, ``view_mixing``.
         """
         options = transformer_options or {}
         return comfy.patcher_extension.WrapperExecutor.new_class_executor(
@@ -69,6 +70,7 @@ class HostUNet(UNet):
         control: Any,
         transformer_options: dict[str, Any],
         *,
+        frames: Tensor,
         y: Tensor,
         references: Tensor,
         view_mixing: str,
@@ -76,9 +78,10 @@ class HostUNet(UNet):
     ) -> Tensor:
         self._options = transformer_options
         self.set_view_mixing(view_mixing)
-        batch, frames = context.shape[:2]
-        of_first_frame = timesteps.unflatten(0, (batch, frames, -1))[:, 0].flatten()
-        return super().forward(x, of_first_frame, y, self.prepare(context, references))
+        batch, n_frames = context.shape[:2]
+        of_first_frame = timesteps.unflatten(0, (batch, n_frames, -1))[:, 0].flatten()
+        inputs = torch.cat([x, frames.repeat_interleave(len(x) // len(frames), dim=0)], dim=1)
+        return super().forward(inputs, of_first_frame, y, self.prepare(context, references))
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         return optimized_attention(q, k, v, heads=heads, transformer_options=self._options)

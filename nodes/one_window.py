@@ -74,7 +74,7 @@ class SV4D2Conditioning(io.ComfyNode):
         backend = backend_of(model, clip_vision, vae, config)
         window = window_conditioning(backend, clip, cameras, window_start, reference_views)
         cond, uncond = both_halves(window, config.unet.view_mixing)
-        return io.NodeOutput(cond.to_host(), uncond.to_host(), {"samples": torch.zeros_like(cond.concat)})
+        return io.NodeOutput(cond.to_host(), uncond.to_host(), {"samples": torch.zeros(cond.latent_shape)})
 
 
 class SV4D2Guidance(io.ComfyNode):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..sv4d2_core.diffusion.conditioning import Conditioning, guided_inputs
+from ..sv4d2_core.diffusion.conditioning import Conditioning
 
-_VECTORS, _REFERENCES, _VIEW_MIXING = "sv4d2_vectors", "sv4d2_references", "sv4d2_view_mixing"
+_FRAMES, _VECTORS, _REFERENCES = "sv4d2_frames", "sv4d2_vectors", "sv4d2_references"
+_VIEW_MIXING = "sv4d2_view_mixing"
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,14 @@ class WindowConds:
 
     Args:
         context: [1, T, D] image embedding of each frame.
-        concat: [T * V, 4, h, w] latents of the frames, repeated for the views.
+        frames: [T, 4, h, w] latents of the frames.
         vectors: [V, A] camera vectors.
         references: [V, 4, h, w] latents of the reference views.
         view_mixing: how the view blocks group tokens.
     """
 
     context: Tensor
-    concat: Tensor
+    frames: Tensor
     vectors: Tensor
     references: Tensor
     view_mixing: str
@@ -36,7 +38,7 @@ class WindowConds:
             [
                 self.context,
                 {
-                    "concat_latent_image": self.concat,
+                    _FRAMES: self.frames,
                     _VECTORS: self.vectors,
                     _REFERENCES: self.references,
                     _VIEW_MIXING: self.view_mixing,
@@ -51,7 +53,7 @@ class WindowConds:
         Raises:
             ValueError: the condition was made for another model.
         """
-        needed = ("cross_attn", "concat_latent_image", _VECTORS, _REFERENCES, _VIEW_MIXING)
+        needed = ("cross_attn", _FRAMES, _VECTORS, _REFERENCES, _VIEW_MIXING)
         if any(cond.get(key) is None for key in needed):
             raise ValueError(
                 "Expected conditioning from SV4D2 Conditioning in positive and negative; got conditioning of "
@@ -69,24 +71,25 @@ class WindowConds:
         """V."""
         return self.vectors.shape[0]
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latents to sample, [T * V, 4, h, w]."""
+        return self.n_frames * self.n_views, *self.frames.shape[1:]
+
     def check_noise(self, noise: Tensor) -> None:
         """Raise ValueError unless latents of this shape are one window."""
-        if noise.shape != self.concat.shape:
+        expected = list(self.latent_shape)
+        if list(noise.shape) != expected:
             raise ValueError(
-                f"Expected latents {list(self.concat.shape)} ({self.n_frames} frames x {self.n_views} "
-                f"views); got {list(noise.shape)}. Connect the latent of SV4D2 Conditioning, unchanged."
+                f"Expected latents {expected} ({self.n_frames} frames x {self.n_views} views); got "
+                f"{list(noise.shape)}. Connect the latent of SV4D2 Conditioning, unchanged."
             )
 
 
 def both_halves(conditioning: Conditioning, view_mixing: str) -> tuple[WindowConds, WindowConds]:
     """Return the conditional and the unconditional half of a window."""
-    inputs = guided_inputs(conditioning, conditioning.tokens.device, conditioning.tokens.dtype)
-    halves = zip(
-        inputs.context.chunk(2),
-        inputs.concat.chunk(2),
-        inputs.vectors.chunk(2),
-        inputs.references.chunk(2),
-        strict=True,
-    )
-    uncond, cond = (WindowConds(*half, view_mixing=view_mixing) for half in halves)
-    return cond, uncond
+    given = conditioning
+    tensors = (given.tokens[None], given.frame_latents, given.vectors, given.reference_latents)
+    cond = WindowConds(*tensors, view_mixing)
+    tokens, frames, _, references = map(torch.zeros_like, tensors)
+    return cond, WindowConds(tokens, frames, given.uncond_vectors, references, view_mixing)

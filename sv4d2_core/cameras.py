@@ -123,6 +123,16 @@ class Cameras:
         c2w[:, :3, :4] = torch.stack([right, torch.linalg.cross(back, right), back, eye], dim=-1)
         return c2w
 
+    def quaternions_xyzw(self) -> Tensor:
+        """Return the rotations of `c2w_opengl` as unit quaternions (x, y, z, w), [V + 1, 4] float64.
+
+        An orbit camera is turned up or down about its own x axis, then about the world's y axis.
+        """
+        e = torch.deg2rad(torch.tensor(self.elevations_deg, dtype=torch.float64) + self.input_elevation_deg)
+        a = torch.deg2rad(torch.tensor(self.azimuths_deg, dtype=torch.float64))
+        (ce, se), (ca, sa) = ((angle.cos(), angle.sin()) for angle in (e / 2, a / 2))
+        return torch.stack([-ca * se, sa * ce, sa * se, ca * ce], dim=-1)
+
     def c2w_opencv(self) -> Tensor:
         """Return camera-to-world matrices with OpenCV camera axes, [V + 1, 4, 4] float64."""
         return self.c2w_opengl() @ _OPENGL_TO_OPENCV
@@ -202,7 +212,8 @@ class Cameras:
             raise ValueError(
                 f"Expected one elevation per view; got the single value {elevations_deg[0]:g}. Elevations "
                 f"are relative to the input view: one value for all views, the input included, would change "
-                f"nothing. List them, or place all novel views on a ring there (--ring-elevation)."
+                f"nothing. List them, or place all novel views on a ring there: in ComfyUI with the preset "
+                f"ring, on the command line with --ring-elevation."
             )
         if azimuths_deg is None:
             azimuths_deg = cls.default(n_views_per_pass).azimuths_deg

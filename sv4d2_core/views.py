@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from einops import rearrange
 from torch import Tensor
 
 from .cameras import Cameras
@@ -57,3 +58,37 @@ class ViewGrid:
     def n_views(self) -> int:
         """V, the number of novel views (the input view is not counted)."""
         return self.cameras.n_views
+
+    def one_view(self, view: int) -> tuple[Tensor, Tensor | None]:
+        """Return all frames of a view (0 is the input), [T, H, W, 3], and their masks [T, H, W].
+
+        Raises:
+            ValueError: there is no such view.
+        """
+        if not 0 <= view <= self.n_views:
+            raise ValueError(
+                f"Expected a view from 0 (the input) to {self.n_views}; got {view}. These views come from "
+                f"{self.n_views} novel cameras."
+            )
+        return self.images[:, view], None if self.masks is None else self.masks[:, view]
+
+    def one_frame(self, frame: int, include_input: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Return all views of a frame, [V + 1 or V, H, W, 3], and their masks [V + 1 or V, H, W].
+
+        Raises:
+            ValueError: there is no such frame.
+        """
+        if not 0 <= frame < self.n_frames:
+            raise ValueError(
+                f"Expected a frame from 0 to {self.n_frames - 1}; got {frame}. These views have "
+                f"{self.n_frames} frames."
+            )
+        first = 0 if include_input else 1
+        return self.images[frame, first:], None if self.masks is None else self.masks[frame, first:]
+
+    def all_views(self, include_input: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Return all frames of one view after the other, [(V + 1 or V) * T, H, W, 3], and their masks."""
+        first = 0 if include_input else 1
+        images = rearrange(self.images[:, first:], "t v h w c -> (v t) h w c")
+        masks = None if self.masks is None else rearrange(self.masks[:, first:], "t v h w -> (v t) h w")
+        return images, masks

@@ -111,3 +111,19 @@ def test_lists_may_leave_out_the_input_view():
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_quaternions_turn_vectors_as_the_matrices_do():
+    cameras = Cameras((0, 10, -80, 35, 0), (0, 60, 130, 275, 180), input_elevation_deg=-5)
+    quaternions, matrices = cameras.quaternions_xyzw(), cameras.c2w_opengl()[:, :3, :3]
+    torch.testing.assert_close(quaternions.norm(dim=-1), torch.ones(5, dtype=torch.float64))
+    for q, matrix in zip(quaternions, matrices, strict=True):
+        for vector in torch.eye(3, dtype=torch.float64):
+            twice = 2 * torch.linalg.cross(q[:3], vector)
+            turned = vector + q[3] * twice + torch.linalg.cross(q[:3], twice)
+            torch.testing.assert_close(turned, matrix @ vector)
+
+
+def test_one_elevation_for_all_is_explained_for_both_doors():
+    with pytest.raises(ValueError, match="in ComfyUI with the preset ring, .* with --ring-elevation"):
+        Cameras.from_lists(4, None, [10])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import sv4d2_core
@@ -16,10 +17,14 @@ except ModuleNotFoundError:  # Python 3.10, where pytest brings the same parser 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SOURCES = sorted((ROOT / "sv4d2_core").rglob("*.py"))
+NODES = sorted((ROOT / "nodes").rglob("*.py"))
+# What nodes/ may import: the host, and what the host itself always brings.
+HOST = {"comfy", "comfy_api", "folder_paths", "comfyui_version"}
+BESIDE_THE_HOST = {"torch", "numpy", "PIL", "einops"}
 
 # Higher floors may import lower ones, never the other way round.
 FLOORS = [
-    {"cameras", "views", "world"},
+    {"cameras", "orbits", "views", "world"},
     {"video"},
     {"diffusion"},
     {"export"},
@@ -33,7 +38,7 @@ def requirements(path):
 
 
 def imported_modules(path):
-    """Return absolute names, relative ones resolved against ``sv4d2_core``."""
+    """Return absolute names, relative ones resolved against the repository's root."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -72,7 +77,7 @@ def test_registry_metadata():
 
 
 def test_imports_only_run_down_and_never_reach_the_host():
-    host = {"comfy", "comfy_api", "folder_paths", "nodes", "comfy_extras"}
+    host = HOST | {"nodes", "comfy_extras"}
     seen = set()
     for path in SOURCES:
         room = path.relative_to(ROOT / "sv4d2_core").with_suffix("").parts[0]
@@ -85,8 +90,42 @@ def test_imports_only_run_down_and_never_reach_the_host():
     assert ("diffusion", "video") in seen and ("commands", "diffusion") in seen
 
 
+def test_nodes_import_relatively_and_only_what_a_host_has():
+    allowed = HOST | BESIDE_THE_HOST | {"nodes", "sv4d2_core"} | set(sys.stdlib_module_names)
+    for path in NODES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            absolute = isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
+            names = {name.split(".")[0] for name in _names(node)} if absolute else set()
+            assert not names & {"nodes", "sv4d2_core"}, f"{path}: {names} must be imported relatively"
+            assert names <= allowed, f"{path} imports {names - allowed}"
+
+
+def _names(node):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""]
+
+
+def test_the_root_is_lazy():
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    kinds = [type(node).__name__ for node in tree.body]
+    assert kinds == ["Expr", "Assign", "AsyncFunctionDef"]
+    assert (ROOT / "web").is_dir() and "WEB_DIRECTORY" in ast.unparse(tree.body[1])
+
+
+def test_nothing_chooses_a_device_or_runs_text():
+    forbidden = {"cuda", "eval", "exec", "system", "__import__"}
+    for path in [*SOURCES, *NODES]:
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            name = call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "")
+            # `network.eval()` is PyTorch's evaluation mode.
+            evaluation_mode = name == "eval" and isinstance(call, ast.Attribute)
+            assert name not in forbidden or evaluation_mode, f"{path} calls {name}"
+
+
 def test_files_stay_small_and_docstrings_are_there():
-    for path in SOURCES:
+    for path in [*SOURCES, *NODES]:
         text = path.read_text()
         assert text.count("\n") <= 300, f"{path} has more than 300 lines"
         assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"

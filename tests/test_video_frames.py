@@ -526,3 +526,24 @@ def test_from_tensors_refuses_what_is_no_clip():
         Clip.from_tensors(images, torch.zeros(2, 4, 6))
     with pytest.raises(ValueError, match="masks"):
         Clip.from_tensors(images, torch.full((2, 4, 5), float("inf")))
+
+
+def test_from_tensors_picks_frames_and_masks_like_load_clip():
+    images = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 4, 5, 3) / 255
+    masks = torch.arange(200.0, 210).view(10, 1, 1).expand(10, 4, 5) / 255
+    choice = dict(frames=3, start=2, every=3)
+    for given in (masks, masks[2:9:3]):
+        clip = Clip.from_tensors(images, given, **choice)
+        assert clip.frames[:, 0, 0, 0].tolist() == [2, 5, 8]
+        assert clip.masks is not None and clip.masks[:, 0, 0].tolist() == [202, 205, 208]
+    single = Clip.from_tensors(images, masks[:1], start=7)
+    assert single.masks is not None and single.masks[:, 0, 0].tolist() == [200] * 3
+    assert Clip.from_tensors(images, frames=99, start=9).n_frames == 1
+    with pytest.raises(
+        ValueError, match=r"10 frames, one for each of the 3 that are taken.*single mask; got 4"
+    ):
+        Clip.from_tensors(images, masks[:4], **choice)
+    with pytest.raises(ValueError, match=r"at least 11 frames in the clip; got 10\. Lower start"):
+        Clip.from_tensors(images, start=10)
+    with pytest.raises(ValueError, match="every >= 1; got frames = 3, start = 0, every = 0"):
+        Clip.from_tensors(images, frames=3, every=0)

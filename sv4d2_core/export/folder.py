@@ -18,8 +18,11 @@ from .video import write_video
 
 RUN_FILE = "run.json"
 CAMERAS_FILE = "cameras.json"
+CONTACT_SHEET = "contact_sheet.png"
 _LATENTS_FILE = "latents/latents.safetensors"
 _LATENTS_KEY = "latents"
+# Names that begin so are what `read_views` reads; the others are for people and for other programs.
+_NEEDED_TO_READ = ("frames/", "masks/", "latents", CAMERAS_FILE)
 # Every name that `write_views` may make.
 _NAMES = re.compile(
     r"run\.json|cameras\.json|transforms(_train)?\.json|contact_sheet\.png|view_\d+\.mp4|frames|masks|latents"
@@ -80,7 +83,7 @@ def write_views(
             write_frames(staging / "frames" / f"view_{v:02d}", grid.images[:, v])
             if grid.masks is not None:
                 write_frames(staging / "masks" / f"view_{v:02d}", grid.masks[:, v])
-        contact_sheet(grid).save(staging / "contact_sheet.png")
+        contact_sheet(grid).save(staging / CONTACT_SHEET)
         if save_latents and grid.latents is not None:
             (staging / _LATENTS_FILE).parent.mkdir()
             half = grid.latents.detach().to("cpu", torch.float16).contiguous()
@@ -98,6 +101,7 @@ def read_views(folder: Path) -> ViewGrid:
 
     Raises:
         FileNotFoundError: ``folder`` is not a complete folder of views.
+        ValueError: a file of it is damaged.
     """
     folder = Path(folder)
     for name in (RUN_FILE, CAMERAS_FILE):
@@ -106,6 +110,25 @@ def read_views(folder: Path) -> ViewGrid:
                 f"Expected a complete folder of views; {folder} has no {name}. Give the folder that holds "
                 f"{RUN_FILE} and view_00.mp4, or make the views again."
             )
+    try:
+        missing = [name for name in missing_files(folder) if name.startswith(_NEEDED_TO_READ)]
+        grid = None if missing else _read(folder)
+    except Exception as error:
+        # Damaged pictures and headers raise nearly anything; all of it means the same.
+        raise ValueError(
+            f"Expected a readable folder of views; {folder} is damaged ({type(error).__name__}: "
+            f"{error}). Make the views again, or bring its files back."
+        ) from error
+    if grid is None:
+        raise FileNotFoundError(
+            f"Expected a complete folder of views; {folder} lacks {len(missing)} of its files: "
+            f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}. Bring them back, or make the "
+            f"views again."
+        )
+    return grid
+
+
+def _read(folder: Path) -> ViewGrid:
     run = json.loads((folder / RUN_FILE).read_text())
     cameras = Cameras.from_json(json.loads((folder / CAMERAS_FILE).read_text()))
     images = _read_grid(folder / "frames", cameras.n_views + 1, run["n_frames"])
@@ -167,6 +190,8 @@ def missing_files(folder: Path) -> list[str]:
         if kind in expected:
             views, frames = range(run["n_views"] + 1), range(run["n_frames"])
             expected += [f"{kind}/view_{v:02d}/{t:05d}.png" for v in views for t in frames]
+    if "latents" in expected:
+        expected.append(_LATENTS_FILE)
     return [name for name in expected if not (folder / name).exists()]
 
 

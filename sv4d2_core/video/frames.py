@@ -82,24 +82,50 @@ class Clip:
         masks: Tensor | None = None,  # [T or 1, H, W] or [H, W] float in 0..1, 1 = object
         fps: float = DEFAULT_FPS,
         name: str = "",
+        *,
+        frames: int | None = None,
+        start: int = 0,
+        every: int = 1,
     ) -> Clip:
         """Return a clip of float images, rounded to 8 bits; a single mask serves all frames.
 
+        Args:
+            images, masks: may be more than are taken; masks of the picked frames alone fit, too.
+            fps: frames per second of the result.
+            name: where the clip came from, for messages.
+            frames: largest number of frames; None takes all.
+            start: first frame, counted from 0.
+            every: take each ``every``-th frame from there.
+
         Raises:
-            ValueError: wrong shapes, NaN or infinite values, a range that is not 0..1.
+            ValueError: wrong shapes or counts, NaN or infinite values, a range that is not 0..1.
         """
+        pick = _pick(frames, start, every)
         if images.ndim != 4:
             raise ValueError(f"Expected images [T, H, W, 3 or 4]; got shape {list(images.shape)}.")
-        frames = to_uint8(images.detach().float().cpu().numpy(), "images")
+        if 0 < len(images) <= start:
+            raise ValueError(
+                f"Expected at least {start + 1} frames in {name or 'the clip'}; got {len(images)}. Lower "
+                f"start."
+            )
+        picked = to_uint8(images[pick].detach().float().cpu().numpy(), "images")
         if masks is None:
-            return cls(frames, float(fps), None, name)
+            return cls(picked, float(fps), None, name)
         if masks.ndim not in (2, 3):
             raise ValueError(f"Expected masks [T or 1, H, W]; got shape {list(masks.shape)}.")
+        masks = masks[None] if masks.ndim == 2 else masks
+        if len(masks) == len(images):
+            masks = masks[pick]
         opacity = to_uint8(masks.detach().float().cpu().numpy(), "masks")
-        opacity = opacity[None] if opacity.ndim == 2 else opacity
         if len(opacity) == 1:
-            opacity = np.repeat(opacity, len(frames), axis=0)
-        return cls(frames, float(fps), opacity, name)
+            opacity = np.repeat(opacity, len(picked), axis=0)
+        if len(picked) < len(images) and len(opacity) != len(picked):
+            raise ValueError(
+                f"Expected one mask for each of the {len(images)} frames, one for each of the {len(picked)} "
+                f"that are taken (start {start}, every {every}), or a single mask; got {len(masks)}. Make "
+                f"the masks from the same frames as the clip."
+            )
+        return cls(picked, float(fps), opacity, name)
 
 
 def load_clip(
@@ -127,14 +153,9 @@ def load_clip(
         FileNotFoundError: nothing is there, or a folder or pattern gives no images.
         ValueError: a file cannot be read or holds no such frames, sizes or counts do not fit.
     """
-    if (frames is not None and frames < 1) or start < 0 or every < 1:
-        raise ValueError(
-            f"Expected frames >= 1 (or none for all), start >= 0 and every >= 1; got frames = {frames}, "
-            f"start = {start}, every = {every}."
-        )
+    pick = _pick(frames, start, every)
     if fps is not None:
         _check_fps(fps, str(path))
-    pick = slice(start, None if frames is None else start + (frames - 1) * every + 1, every)
     pictures, source_fps, total = read_pictures(path, pick)
     if not pictures:
         raise ValueError(
@@ -143,6 +164,16 @@ def load_clip(
     masks = None if mask is None else _read_masks(mask, pick, len(pictures))
     stacked = _stack(_with_equal_channels(pictures), str(path))
     return Clip(stacked, source_fps / every if fps is None else float(fps), masks, str(path))
+
+
+def _pick(frames: int | None, start: int, every: int) -> slice:
+    """Return which frames of a clip are taken. Raises ValueError for numbers out of range."""
+    if (frames is not None and frames < 1) or start < 0 or every < 1:
+        raise ValueError(
+            f"Expected frames >= 1 (or none for all), start >= 0 and every >= 1; got frames = {frames}, "
+            f"start = {start}, every = {every}."
+        )
+    return slice(start, None if frames is None else start + (frames - 1) * every + 1, every)
 
 
 def _read_masks(path: str | Path, pick: slice, n_frames: int) -> np.ndarray:

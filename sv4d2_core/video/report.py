@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import Tensor
 
 # Below this many frames a clip is called short; the released models look at 5 or 12 at once.
 _FEW_FRAMES = 12
+# Above this many frames a clip is called long: views of the last windows come from views of views.
+_MANY_FRAMES = 60
 # Below this share of the frame the object is called tiny.
 _TINY_SHARE = 0.02
 # Above this enlargement the views cannot be sharp.
@@ -64,9 +68,27 @@ def describe_clip(
     if n_frames < _FEW_FRAMES:
         counted = "1 frame" if n_frames == 1 else f"{n_frames} frames"
         lines.append(f"only {counted}: the sampler extends a clip that is shorter than the model's window")
+    if n_frames > _MANY_FRAMES:
+        lines.append(_long(n_frames))
     if n_frames > 1:
         lines += _motion(images, masks, present)
     return tuple(lines)
+
+
+def _long(n_frames: int) -> str:
+    """Return the advice for a long clip: the smallest stride that makes it short."""
+    stride = math.ceil(n_frames / _MANY_FRAMES)
+    kept = math.ceil(n_frames / stride)
+    return (
+        f"{n_frames} frames are many: they are sampled in windows, one continuing the other, and the views "
+        f"drift and lose detail on the way; take every {_ordinal(stride)} of them (every {stride} times as "
+        f"large, frames {kept}) and interpolate the frames between in the finished views"
+    )
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def _borders(boxes: np.ndarray, height: int, width: int, n_frames: int) -> list[str]:

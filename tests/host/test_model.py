@@ -49,7 +49,7 @@ def run(patcher, inputs, timestep):
 
 def test_unet_in_comfyui_equals_the_core(loaded, core_model, core):
     patcher = loaded[0]
-    x, concat = seeded(2 * T * V, 4, 16, 16), seeded(2 * T * V, 4, 16, 16, seed=1)
+    x, frames = seeded(2 * T * V, 4, 16, 16), seeded(2 * T, 4, 16, 16, seed=1)
     context, vectors = seeded(2, T, 48, seed=2), seeded(2 * V, 128, seed=3)
     references = seeded(2 * V, 4, 16, 16, seed=4)
     sigma = torch.tensor(3.0)
@@ -58,11 +58,14 @@ def test_unet_in_comfyui_equals_the_core(loaded, core_model, core):
         window = core_model.unet.prepare(context, references)
         scale = core("diffusion.schedule").precondition(sigma)
         out = core_model.unet(
-            torch.cat([x * scale.c_in, concat], dim=1), scale.c_noise.expand(2 * V), vectors, window
+            torch.cat([x * scale.c_in, frames.repeat_interleave(V, 0)], dim=1),
+            scale.c_noise.expand(2 * V),
+            vectors,
+            window,
         )
         expected = out * scale.c_out + x * scale.c_skip
     conds = {
-        "c_concat": concat,
+        "frames": frames,
         "c_crossattn": context,
         "y": vectors,
         "references": references,

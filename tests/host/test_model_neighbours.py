@@ -49,7 +49,7 @@ def predict(patcher, config, view_mixing):
         return torch.randn(shape, generator=generator)
 
     conds = {
-        "c_concat": draw(t * v, 4, 8, 8),
+        "frames": draw(t, 4, 8, 8),
         "c_crossattn": draw(1, t, 48),
         "y": draw(v, 1280),
         "references": draw(v, 4, 8, 8),

@@ -1,0 +1,164 @@
+"""A clip becomes what the model sees: square frames on white with the object in the middle."""
+
+from __future__ import annotations
+
+import json
+
+from comfy_api.latest import Input, io
+from torch import Tensor
+
+from ..sv4d2_core.export.mosaic import frame_strip
+from ..sv4d2_core.video.crop import CENTERINGS, prepare_clip
+from ..sv4d2_core.video.frames import Clip
+from .preview import picture_preview
+from .sockets import aliases
+
+
+class SV4D2PrepareClip(io.ComfyNode):
+    """Crops a clip around its object and puts it on white."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2PrepareClip",
+            display_name="SV4D2 Prepare Clip",
+            category="SV4D2/clip",
+            description=(
+                "Makes a clip ready for SV4D 2.0: picks frames, crops a square around the moving object and "
+                "puts it on white. Connect a video (Load Video) or a batch of images; connect a mask of the "
+                "object unless the images have transparency or the background is white already. Feed the "
+                "outputs clip, mask and fps to SV4D2 Sampler, and crop to SV4D2 Save Views. The report says "
+                "what may spoil the result before minutes of sampling are spent."
+            ),
+            inputs=[
+                io.MultiType.Input(
+                    "clip",
+                    [io.Image, io.Video],
+                    tooltip="The clip of one moving object: a VIDEO, or a batch of images (with or without "
+                    "alpha). A VIDEO loses its transparency in ComfyUI: connect a mask then.",
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=21,
+                    min=1,
+                    max=10000,
+                    tooltip="Largest number of frames to use; a shorter clip gives what it has. SV4D 2.0 was "
+                    "made for 21. More than 60 drift and lose detail.",
+                ),
+                io.Int.Input(
+                    "start", default=0, min=0, max=1000000, tooltip="First frame to use, counted from 0."
+                ),
+                io.Int.Input(
+                    "every",
+                    default=1,
+                    min=1,
+                    max=1000,
+                    tooltip="Use every Nth frame: 2 skips every other one. Helps with slow motion and with "
+                    "long clips.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=0.1,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="Frames per second of the result when images are connected. A VIDEO brings its "
+                    "own rate (divided by every), and this number is not used.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=576,
+                    min=32,
+                    max=2048,
+                    step=32,
+                    tooltip="Side of the square frames in pixels. The model knows 576; it needs a multiple "
+                    "of 64. Smaller is faster and takes less memory, but less sharp.",
+                ),
+                io.Combo.Input(
+                    "centering",
+                    options=list(CENTERINGS),
+                    default=CENTERINGS[0],
+                    tooltip="global: one fixed crop around the middle of the frame, as in the official "
+                    "script. smooth: the crop follows the object gently (good when it walks through the "
+                    "picture). per_frame: the object is centred anew in every frame.",
+                ),
+                io.Float.Input(
+                    "object_ratio",
+                    default=0.9,
+                    min=0.1,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much of the square the object fills where it reaches farthest. 0.9 leaves "
+                    "a small margin, as the model was trained.",
+                ),
+                io.Boolean.Input(
+                    "ignore_specks",
+                    default=True,
+                    tooltip="Ignore dirt: tiny parts of the mask (below 0.05 % of the frame) do not count "
+                    "as object. Switch off when a small part really belongs to it.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Mask of the object, white = object: one per frame of the clip, one per used "
+                    "frame, or one for all. From background removal or SAM. Note: the mask output of Load "
+                    "Image is white where the image is transparent; put InvertMask between.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="clip", tooltip="The prepared frames: square, on white, the object centred."
+                ),
+                io.Mask.Output(display_name="mask", tooltip="The object in the prepared frames, white."),
+                io.String.Output(
+                    display_name="crop",
+                    tooltip="Where the frames were cut out of the source, as JSON text; connect it to SV4D2 "
+                    "Save Views to be able to put results back into the source clip.",
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="What the clip is and what may spoil the result, one line each; connect Preview "
+                    "Any to read it.",
+                ),
+                io.Float.Output(display_name="fps", tooltip="Frames per second of the prepared clip."),
+            ],
+            **aliases("stable video 4d", "crop object", "center object", "white background", "novel view"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Tensor | Input.Video,
+        frames: int,
+        start: int,
+        every: int,
+        fps: float,
+        size: int,
+        centering: str,
+        object_ratio: float,
+        ignore_specks: bool,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        """Pick and prepare the frames, and show some of them."""
+        if isinstance(clip, Tensor):
+            images = clip
+        else:
+            components = clip.get_components()
+            images, fps = components.images, float(components.frame_rate) / every
+        picked = Clip.from_tensors(
+            images, mask, fps, name="the clip", frames=frames, start=start, every=every
+        )
+        prepared = prepare_clip(
+            picked, size=size, centering=centering, object_ratio=object_ratio, ignore_specks=ignore_specks
+        )
+        source_frames = [start + every * t for t in range(prepared.n_frames)]
+        crop = json.dumps({**prepared.crop.to_json(), "source_frames": source_frames})
+        strip = frame_strip(prepared.images, source_frames)
+        return io.NodeOutput(
+            prepared.images,
+            prepared.masks,
+            crop,
+            "\n".join(prepared.report),
+            prepared.fps,
+            ui=picture_preview(strip, prepared.report, cls),
+        )

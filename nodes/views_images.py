@@ -1,0 +1,145 @@
+"""Views to plain images for any other node, and back again."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sv4d2_core.cameras import Cameras
+from ..sv4d2_core.video.assemble import BY_FRAME, BY_VIEW, assemble_views
+from ..sv4d2_core.video.foreground import near_white_masks
+from ..sv4d2_core.views import ViewGrid
+from .sockets import CamerasType, ViewsType, aliases
+
+_ONE_VIEW, _ONE_FRAME, _ALL_VIEWS = "one view", "one frame", "all views"
+
+
+class SV4D2ViewsToImages(io.ComfyNode):
+    """Takes images out of views."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2ViewsToImages",
+            display_name="SV4D2 Views to Images",
+            category="SV4D2/views",
+            description=(
+                "Takes images and masks out of views for any other node: the clip of one view, all views of "
+                "one moment (a turntable), or everything. Connect the views of SV4D2 Sampler or SV4D2 Load "
+                "Views, and the images to Create Video, Save Image, an upscaler ..."
+            ),
+            inputs=[
+                ViewsType.Input("views", tooltip="The views, from SV4D2 Sampler or SV4D2 Load Views."),
+                io.Combo.Input(
+                    "mode",
+                    options=[_ONE_VIEW, _ONE_FRAME, _ALL_VIEWS],
+                    default=_ONE_VIEW,
+                    tooltip="one view: the clip seen from one camera. one frame: one moment seen from all "
+                    "cameras. all views: the whole clip of one camera after the other.",
+                ),
+                io.Int.Input(
+                    "view",
+                    default=1,
+                    min=0,
+                    max=64,
+                    tooltip="For one view: which camera; 0 is the input clip, 1 the first novel view.",
+                ),
+                io.Int.Input(
+                    "frame", default=0, min=0, max=10000, tooltip="For one frame: which one, counted from 0."
+                ),
+                io.Boolean.Input(
+                    "include_input",
+                    default=True,
+                    tooltip="For one frame and all views: whether the input clip's own view comes first.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The chosen images, on white."),
+                io.Mask.Output(display_name="mask", tooltip="The object in each image, white."),
+                io.Float.Output(
+                    display_name="fps", tooltip="Frames per second of the views; connect it to Create Video."
+                ),
+            ],
+            **aliases("stable video 4d", "novel view", "unpack views", "turntable"),
+        )
+
+    @classmethod
+    def execute(cls, views: ViewGrid, mode: str, view: int, frame: int, include_input: bool) -> io.NodeOutput:
+        """Return the chosen images with their masks."""
+        if mode == _ONE_VIEW:
+            images, masks = views.one_view(view)
+        elif mode == _ONE_FRAME:
+            images, masks = views.one_frame(frame, include_input)
+        else:
+            images, masks = views.all_views(include_input)
+        return io.NodeOutput(images, near_white_masks(images) if masks is None else masks, views.fps)
+
+
+class SV4D2ImagesToViews(io.ComfyNode):
+    """Makes views of images."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2ImagesToViews",
+            display_name="SV4D2 Images to Views",
+            category="SV4D2/views",
+            description=(
+                "Packs images into views, so that they can be shown, saved and turned into 4D: the result "
+                "of KSampler and VAE Decode, or views that another node has edited or upscaled. Connect the "
+                "prepared clip, the novel views and the cameras they were made with. Clip and novel views "
+                "must be squares of one size, on white."
+            ),
+            inputs=[
+                io.Image.Input(
+                    "clip", tooltip="The input view's frames, from SV4D2 Prepare Clip: square, on white."
+                ),
+                io.Image.Input(
+                    "novel_views",
+                    tooltip="All frames of all novel views without the input view: frames times views "
+                    "images.",
+                ),
+                CamerasType.Input(
+                    "cameras", tooltip="The cameras of the novel views, from SV4D2 Camera Orbit."
+                ),
+                io.Combo.Input(
+                    "order",
+                    options=[BY_FRAME, BY_VIEW],
+                    default=BY_FRAME,
+                    tooltip="How novel_views is sorted. frame by frame: all views of frame 0, then of frame "
+                    "1 ... (what KSampler with SV4D2 Conditioning gives). view by view: all frames of view "
+                    "1, then of view 2 ... (what SV4D2 Sampler and SV4D2 Views to Images give).",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=0.1,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="Frames per second; connect the fps of SV4D2 Prepare Clip.",
+                ),
+                io.Mask.Input(
+                    "clip_mask",
+                    optional=True,
+                    tooltip="The object in the input view, white; the mask of SV4D2 Prepare Clip. Without "
+                    "it, and in the novel views, all that is not nearly white is the object.",
+                ),
+            ],
+            outputs=[ViewsType.Output(display_name="views", tooltip="Input view and novel views together.")],
+            **aliases("stable video 4d", "novel view", "pack views", "ksampler"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Tensor,
+        novel_views: Tensor,
+        cameras: Cameras,
+        order: str,
+        fps: float,
+        clip_mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        """Return the views."""
+        return io.NodeOutput(
+            assemble_views(clip, novel_views, cameras, order=order, fps=fps, clip_masks=clip_mask)
+        )

@@ -1,0 +1,80 @@
+"""Every workflow in the real page: it opens, says what we committed, and runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent.parent
+WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
+PROMPTS = REPOSITORY / "tests" / "data" / "prompts"
+OTHER_FRONTEND = os.environ.get("COMFYUI_FRONTEND_ROOT")
+FRONTENDS = [None, *([Path(OTHER_FRONTEND)] if OTHER_FRONTEND else [])]
+SECONDS = 240
+
+
+@pytest.fixture(scope="module", params=FRONTENDS, ids=lambda folder: "other" if folder else "installed")
+def page(
+    request: pytest.FixtureRequest,
+    start_server: Callable[..., Any],
+    tiny_settings: Callable[[str], dict[str, dict[str, Any]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, dict[str, Any]]:
+    """Return what the page said about each workflow; one browser opens them all."""
+    folder = tmp_path_factory.mktemp("browser")
+    frontend = "other" if request.param else "installed"
+    pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", folder)) / frontend
+    pictures.mkdir(parents=True, exist_ok=True)
+    with start_server(request.param) as server:
+        job = {
+            "url": server.url,
+            "chromium": os.environ.get("CHROMIUM", "/usr/bin/chromium"),
+            "profile": str(folder / "profile"),
+            "workflows": [
+                {
+                    "name": workflow.stem,
+                    "file": str(workflow),
+                    "settings": tiny_settings(workflow.stem),
+                    "picture": str(pictures / f"{workflow.stem}.png"),
+                }
+                for workflow in WORKFLOWS
+            ],
+        }
+        job_file = folder / "job.json"
+        job_file.write_text(json.dumps(job))
+        done = subprocess.run(
+            [os.environ.get("NODE", "node"), str(HERE / "shot.js"), str(job_file)],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, f"{done.stderr[-3000:]}\nServer log:\n{server.log[-3000:]}"
+    return json.loads(done.stdout)
+
+
+def test_there_are_workflows() -> None:
+    assert len(WORKFLOWS) >= 5
+
+
+@pytest.mark.parametrize("name", [workflow.stem for workflow in WORKFLOWS])
+def test_workflow_opens_and_runs(name: str, page: dict[str, dict[str, Any]]) -> None:
+    said = page[name]
+    assert said["missing"] == [], f"the page misses nodes: {said['missing']}"
+    prompt = {
+        number: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for number, node in said["prompt"].items()
+    }
+    committed = PROMPTS / f"{name}.json"
+    if os.environ.get("SV4D2_RECORD") == "1":
+        committed.write_text(json.dumps(prompt, indent=2) + "\n")
+    assert prompt == json.loads(committed.read_text()), (
+        f"{committed.name} is not what the page makes of the workflow; SV4D2_RECORD=1 writes it anew"
+    )
+    assert said["status"] == "execution_success", said["message"]

@@ -1,0 +1,97 @@
+"""What the tests feed to ComfyUI: untrained checkpoints, and clips of the procedural world."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+_REPOSITORY = Path(__file__).parent.parent.parent
+_SIZE = 64
+_N_FRAMES = 12
+_FPS = 8.0
+
+
+def core(name: str) -> Any:
+    """Return a module of `sv4d2_core`, imported without the repository on sys.path."""
+    if "sv4d2_core" not in sys.modules:
+        folder = _REPOSITORY / "sv4d2_core"
+        spec = importlib.util.spec_from_file_location(
+            "sv4d2_core", folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None and spec.loader is not None
+        sys.modules["sv4d2_core"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["sv4d2_core"])
+    return importlib.import_module(f"sv4d2_core.{name}")
+
+
+def write_micro_checkpoint(path: Path, n_frames: int, n_views: int, vae_levels: int = 2) -> Path:
+    """Write an untrained checkpoint in the official layout and return its path.
+
+    Args:
+        path: target file.
+        n_frames: T.
+        n_views: V.
+        vae_levels: 2: latents have half the size of the images; 4: an eighth, as the official ones.
+    """
+    config = core("diffusion.config")
+    model = config.ModelConfig(
+        n_frames=n_frames,
+        n_views=n_views,
+        vector_dims=(32, 48, 48),
+        size=32,
+        trained=False,
+        unet=config.UNetConfig(
+            view_mixing="view",
+            base=32,
+            multipliers=(1, 2),
+            res_blocks=1,
+            attention_levels=1,
+            head_channels=16,
+            context_dim=48,
+            vector_dim=128,
+        ),
+        vae=config.VAEConfig(base=32, multipliers=(1, 2, 2, 2)[:vae_levels], res_blocks=1),
+        clip=config.CLIPVisionConfig(
+            width=64, layers=1, head_width=32, mlp_width=64, patch=28, image_size=56, embed_dim=48
+        ),
+    )
+    return core("diffusion.convert").write_random_checkpoint(path, model, seed=3)
+
+
+def write_other_model(path: Path) -> None:
+    """Write a few weights by which ComfyUI takes the file for a very small Stable Diffusion 3."""
+    import torch
+    from safetensors.torch import save_file
+
+    width = 64
+    shapes = {
+        "x_embedder.proj.weight": (width, 16, 2, 2),
+        "y_embedder.mlp.0.weight": (width, 2048),
+        "context_embedder.weight": (width, 4096),
+        "pos_embed": (1, 4, width),
+        "joint_blocks.0.context_block.attn.qkv.weight": (3 * width, width),
+        "final_layer.linear.weight": (64, width),
+    }
+    save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, path)
+
+
+def write_media(folder: Path) -> None:
+    """Write a clip on white, a wide one, and a clip on a grey scene with the video of its mask."""
+    import torch
+
+    write_video = core("export.video").write_video
+    views = core("world.render").render_views(
+        core("world.anatomy").make_creature(5), core("cameras").Cameras.default(4), _N_FRAMES, _SIZE, _FPS
+    )
+    clip, masks = views.images[:, 0], views.masks[:, 0]
+    write_video(folder / "clip.mp4", clip, _FPS)
+    wide = torch.ones(_N_FRAMES, _SIZE, 2 * _SIZE, 3)
+    wide[:, :, _SIZE // 2 : _SIZE // 2 + _SIZE] = clip
+    write_video(folder / "wide.mp4", wide, _FPS)
+    scene = torch.linspace(0.2, 0.6, _SIZE).expand(_N_FRAMES, _SIZE, _SIZE)[..., None]
+    alpha = masks[..., None]
+    write_video(folder / "footage.mp4", clip * alpha + scene * (1 - alpha), _FPS)
+    write_video(folder / "mask.mp4", alpha.expand(-1, -1, -1, 3), _FPS)

@@ -1,0 +1,141 @@
+"""Our pack in a running ComfyUI server, spoken to as the page does."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DATA = Path(__file__).parent.parent / "data"
+PROMPTS = sorted((DATA / "prompts").glob("*.json"))
+SCHEMAS = DATA / "node_schemas.json"
+WORKFLOWS = sorted((DATA.parent.parent / "workflows").glob("*.json"))
+
+# Combos that list the files of one machine.
+FILE_LISTS = {
+    ("LoadVideo", "file"),
+    ("SV4D2CheckpointLoader", "ckpt_name"),
+    ("SV4D2UNETLoader", "unet_name"),
+}
+
+Settings = Callable[[str], dict[str, dict[str, Any]]]
+Graph = dict[str, dict[str, Any]]
+
+
+def tiny(file: Path, settings: dict[str, dict[str, Any]]) -> Graph:
+    """Return a committed prompt with small sizes, few steps and the sample media."""
+    graph = json.loads(file.read_text())
+    for node in graph.values():
+        for name, value in settings.get(node["class_type"], {}).items():
+            assert name in node["inputs"], f"{node['class_type']} has no input {name}"
+            node["inputs"][name] = value
+    return graph
+
+
+def only(graph: Graph, kind: str) -> str:
+    """Return the number of the one node of a kind."""
+    (number,) = (number for number, node in graph.items() if node["class_type"] == kind)
+    return number
+
+
+@pytest.fixture(scope="module")
+def live(server: Any) -> dict[str, Any]:
+    """Return the descriptions of our nodes and of the core nodes that the workflows use."""
+    info = server.object_info()
+    used = {node["type"] for file in WORKFLOWS for node in json.loads(file.read_text())["nodes"]}
+    wanted = {name for name in info if name.startswith("SV4D2") or name in used}
+    nodes = {name: without_file_lists(name, info[name]) for name in sorted(wanted)}
+    return {"comfyui": server.get("/system_stats")["system"]["comfyui_version"], "nodes": nodes}
+
+
+def without_file_lists(name: str, description: dict[str, Any]) -> dict[str, Any]:
+    description = copy.deepcopy(description)
+    for kind, widget in FILE_LISTS:
+        if kind == name:
+            description["input"]["required"][widget][1]["options"] = []
+    return description
+
+
+def test_stock_graph_runs(server: Any) -> None:
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "stock"}},
+    }
+    outcome = server.prompt(graph)
+    assert outcome.status == "success", outcome.message
+    (picture,) = outcome.outputs["2"]["images"]
+    assert (server.base / "output" / picture["filename"]).is_file()
+
+
+def test_every_node_explains_itself(live: dict[str, Any]) -> None:
+    ours = {name: node for name, node in live["nodes"].items() if name.startswith("SV4D2")}
+    assert len(ours) >= 12
+    for name, node in ours.items():
+        assert node["python_module"] == "custom_nodes.sv4d2"
+        assert node["display_name"].startswith("SV4D2 ") and node["category"].startswith("SV4D2/"), name
+        assert len(node["description"]) > 80, name
+        for kind in ("required", "optional"):
+            for widget, (_, *options) in node["input"].get(kind, {}).items():
+                assert options and len(options[0].get("tooltip", "")) > 15, f"{name}.{widget}"
+        for output, tooltip in zip(node["output_name"], node["output_tooltips"], strict=True):
+            assert tooltip and len(tooltip) > 15, f"{name} -> {output}"
+
+
+def test_recorded_schemas_are_those_of_the_host(live: dict[str, Any]) -> None:
+    if os.environ.get("SV4D2_RECORD") == "1":
+        SCHEMAS.write_text(json.dumps(live, indent=1, ensure_ascii=False) + "\n")
+    recorded = json.loads(SCHEMAS.read_text())
+    assert live["nodes"].keys() == recorded["nodes"].keys()
+    for name, node in live["nodes"].items():
+        known = recorded["nodes"][name]
+        if live["comfyui"] == recorded["comfyui"]:
+            assert node == known, f"{name} changed; SV4D2_RECORD=1 writes {SCHEMAS.name} anew"
+        else:
+            # Another version may describe more; what a saved workflow relies on must be the same.
+            assert sockets(node) == sockets(known), f"{name} of ComfyUI {live['comfyui']} differs"
+
+
+def sockets(node: dict[str, Any]) -> list[Any]:
+    """Return names and types of inputs and outputs in order."""
+    inputs = node["input"]
+    named = [
+        (name, *inputs[kind][name][:1]) for kind in ("required", "optional") for name in inputs.get(kind, {})
+    ]
+    return [[(name, "COMBO" if isinstance(type_, list) else type_) for name, type_ in named], node["output"]]
+
+
+@pytest.mark.parametrize("file", PROMPTS, ids=[file.stem for file in PROMPTS])
+def test_committed_prompt_runs(
+    file: Path, server: Any, tiny_settings: Settings, live: dict[str, Any]
+) -> None:
+    graph = tiny(file, tiny_settings(file.stem))
+    outcome = server.prompt(graph)
+    assert outcome.status == "success", outcome.message
+    info = server.object_info()
+    showing = {number for number, node in graph.items() if info[node["class_type"]]["output_node"]}
+    assert showing <= outcome.outputs.keys()
+    n_files = 0
+    for shown in outcome.outputs.values():
+        for picture in shown.get("images", []):
+            place = server.base / picture["type"] / picture["subfolder"] / picture["filename"]
+            assert place.stat().st_size > 100, place
+            n_files += 1
+    assert n_files >= len([n for n in showing if "Save" in graph[n]["class_type"]]) > 0
+
+
+def test_progress_counts_the_steps_of_all_windows(server: Any, tiny_settings: Settings) -> None:
+    graph = tiny(DATA / "prompts/04 long video.json", tiny_settings("04 long video"))
+    sampler = only(graph, "SV4D2Sampler")
+    graph[sampler]["inputs"] |= {"seed": 101, "steps": 3}
+    outcome = server.prompt(graph)
+    assert outcome.status == "success", outcome.message
+    # 5 frames in windows of 3 that overlap by one: 2 windows.
+    assert outcome.progress(sampler)[-1] == (6, 6)
+    values = [value for value, _ in outcome.progress(sampler)]
+    assert values == sorted(values) and set(range(1, 7)) <= set(values)
+    assert outcome.n_previews > 0

@@ -1,0 +1,1 @@
+"""No transform: nothing that our tests run calls one."""

@@ -1,0 +1,208 @@
+"""Tests against a real ComfyUI, each file of `tests/host` in an interpreter that can run ComfyUI.
+
+Where ComfyUI or such an interpreter is missing they are skipped with one line that says so;
+``SV4D2_REQUIRE_HOST=1`` makes that a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+HOST_TESTS = Path(__file__).parent / "host"
+REPOSITORY = HOST_TESTS.parent.parent
+TIERS = sorted(HOST_TESTS.rglob("test_*.py"))
+BROWSER = HOST_TESTS / "browser"
+USUAL_CHECKOUTS = ("~/comfy/ComfyUI", "~/Documents/comfy/ComfyUI")
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+SECONDS = 400
+
+# Prints the packages that ComfyUI's requirements and our tests name and the interpreter lacks. Without
+# torchvision and torchaudio ComfyUI starts all the same, given the shim in tests/host.
+PROBE = """
+import importlib.metadata, pathlib, re, sys
+lines = [line.strip() for file in sys.argv[1:] for line in pathlib.Path(file).read_text().splitlines()]
+names = {re.split("[^A-Za-z0-9._-]", line)[0] for line in lines if line and line[0] not in "#-"}
+missing = []
+for name in sorted((names | {"pytest", "requests"}) - {"torchvision", "torchaudio"}):
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        missing.append(name)
+print(" ".join(missing))
+"""
+
+
+T = TypeVar("T")
+
+
+class HostMissing(Exception):
+    """Says what the tests against ComfyUI lack, and how to get it."""
+
+
+class _Summary:
+    """Shows the closing line of every tier at the end of the run, whatever the verbosity."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.lines:
+            terminalreporter.section("real ComfyUI")
+        for line in self.lines:
+            terminalreporter.write_line(line)
+
+
+def find_checkout() -> Path:
+    """Return the folder of ComfyUI: $COMFYUI_PATH, else where comfy-cli puts it."""
+    named = os.environ.get("COMFYUI_PATH")
+    for place in [named] if named else USUAL_CHECKOUTS:
+        checkout = Path(place).expanduser().absolute()
+        if (checkout / "main.py").is_file() and (checkout / "comfy").is_dir():
+            return checkout
+    looked = f"$COMFYUI_PATH ({named})" if named else f"$COMFYUI_PATH, {' or '.join(USUAL_CHECKOUTS)}"
+    raise HostMissing(
+        f"No ComfyUI at {looked}: NOTHING was tested against the real host. "
+        f"Clone ComfyUI, then run: make host COMFYUI_PATH=<its folder>"
+    )
+
+
+def find_python(checkout: Path) -> Path:
+    """Return an interpreter that has what ComfyUI requires: $COMFYUI_PYTHON, else the usual places."""
+    named = os.environ.get("COMFYUI_PYTHON")
+    places = [Path(shutil.which(named) or named)] if named else _usual_pythons(checkout)
+    tried = []
+    for place in dict.fromkeys(places):
+        python = place.expanduser().absolute()
+        missing = _missing_packages(python, checkout)
+        if not missing:
+            return python
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        tried.append(f"{python} lacks {', '.join(missing[:5])}{more}")
+    raise HostMissing(
+        f"No interpreter can run {checkout} ({'; '.join(tried)}): NOTHING was tested against the real host. "
+        f"Run: make host COMFYUI_PATH={checkout}"
+    )
+
+
+def _usual_pythons(checkout: Path) -> list[Path]:
+    executable = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+    venvs = [REPOSITORY / ".venv-host", checkout / ".venv", checkout / "venv"]
+    places = [venv / executable for venv in venvs]
+    places.append(checkout.parent / "python_embeded" / "python.exe")
+    return [*(place for place in places if place.exists()), Path(sys.executable)]
+
+
+def _missing_packages(python: Path, checkout: Path) -> list[str]:
+    """Return names of packages that are not installed there."""
+    command = [str(python), "-c", PROBE, str(checkout / "requirements.txt")]
+    command.append(str(REPOSITORY / "requirements.txt"))
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [f"everything ({error})"]
+    return done.stdout.split() if done.returncode == 0 else [f"everything ({done.stderr.strip()[-200:]})"]
+
+
+def find_browser() -> dict[str, str]:
+    """Return the environment variables that tell the browser tests where their programs are."""
+    node = shutil.which("node")
+    chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    named = os.environ.get("PLAYWRIGHT_CORE")
+    folders = [Path(named).expanduser()] if named else []
+    for parent in (*REPOSITORY.parents, Path.home()):
+        folders.append(parent / "node_modules" / "playwright-core")
+    if node is not None:
+        folders.append(Path(node).resolve().parent.parent / "lib/node_modules/playwright-core")
+    playwright = next((folder for folder in folders if (folder / "package.json").is_file()), None)
+    found = {"node": node, "chromium": chromium, "playwright-core ($PLAYWRIGHT_CORE)": playwright}
+    missing = [name for name, place in found.items() if place is None]
+    if missing:
+        raise HostMissing(
+            f"No {', no '.join(missing)}: the workflows were NOT tested in the page. Install chromium and "
+            f"node, then in a folder outside the repository: npm install playwright-core"
+        )
+    return {"NODE": str(node), "CHROMIUM": str(chromium), "PLAYWRIGHT_CORE": str(playwright)}
+
+
+def _or_skip(find: Callable[[], T]) -> T:
+    """Return what ``find`` returns; skip the test, or fail where the host is required, if it is missing."""
+    try:
+        return find()
+    except HostMissing as missing:
+        why = str(missing)
+    if os.environ.get("SV4D2_REQUIRE_HOST") == "1":
+        pytest.fail(f"SV4D2_REQUIRE_HOST=1, but: {why}", pytrace=False)
+    pytest.skip(why)
+
+
+def _run(command: list[str], cwd: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """Return exit code and output; past the time limit the command and what it started are ended."""
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output = process.communicate(timeout=SECONDS)[0]
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        return 1, f"{process.communicate()[0]}\nDid not end within {SECONDS} s."
+
+
+@pytest.fixture(scope="module")
+def host() -> tuple[Path, Path]:
+    """Return ComfyUI's folder and its interpreter."""
+
+    def find() -> tuple[Path, Path]:
+        checkout = find_checkout()
+        return checkout, find_python(checkout)
+
+    return _or_skip(find)
+
+
+@pytest.fixture(scope="module")
+def summary(request: pytest.FixtureRequest) -> _Summary:
+    plugin = _Summary()
+    request.config.pluginmanager.register(plugin)
+    return plugin
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("file", TIERS, ids=[file.stem for file in TIERS])
+def test_on_real_host(
+    file: Path, host: tuple[Path, Path], summary: _Summary, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    checkout, python = host
+    environment = {**os.environ, "COMFYUI_PATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    # What our own interpreter was given must not reach the host's.
+    for name in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONHOME"):
+        environment.pop(name, None)
+    # Else `python -m` would put the working directory in front of ComfyUI's modules.
+    environment["PYTHONSAFEPATH"] = "1"
+    if BROWSER in file.parents:
+        environment |= _or_skip(find_browser)
+    command = [str(python), "-m", "pytest", "-c", str(HOST_TESTS / "pytest.ini")]
+    command += ["--rootdir", str(HOST_TESTS), "--color=no", "--durations=3", str(file)]
+    code, output = _run(command, tmp_path_factory.mktemp("elsewhere"), environment)
+    lines = output.strip().splitlines()
+    summary.lines.append(f"{file.name}: {lines[-1].strip('= ') if lines else 'no output'}")
+    # A skip inside would otherwise stay unseen.
+    summary.lines += [f"  {line}" for line in lines if line.startswith("SKIPPED")]
+    if code != 0:
+        pytest.fail(f"{' '.join(command)}\n{output[-15000:]}", pytrace=False)

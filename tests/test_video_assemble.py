@@ -1,0 +1,98 @@
+"""Views out of flat lists of pictures, and flat lists out of views."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.video.assemble import BY_FRAME, BY_VIEW, assemble_views
+from sv4d2_core.views import ViewGrid
+
+CAMERAS = Cameras.ring(2)
+
+
+def numbered() -> tuple[torch.Tensor, torch.Tensor]:
+    """A clip of 3 frames and 6 novel views, frame by frame, whose grey level is (10 view + frame) / 100."""
+    levels = torch.tensor([[10 * v + t for v in range(3)] for t in range(3)]) / 100
+    images = levels.view(3, 3, 1, 1, 1).expand(3, 3, 4, 4, 3)
+    return images[:, 0], images[:, 1:].flatten(0, 1)
+
+
+def levels(images: torch.Tensor) -> list:
+    return (images[..., 0, 0, 0] * 100).round().int().tolist()
+
+
+def test_orders():
+    clip, novel = numbered()
+    expected = [[0, 10, 20], [1, 11, 21], [2, 12, 22]]
+    assert levels(assemble_views(clip, novel, CAMERAS, fps=5).images) == expected
+    by_view = novel[[0, 2, 4, 1, 3, 5]]
+    grid = assemble_views(clip, by_view, CAMERAS, order=BY_VIEW)
+    assert levels(grid.images) == expected and grid.fps == 8 and grid.cameras == CAMERAS
+    assert levels(assemble_views(clip, by_view, CAMERAS, order=BY_FRAME).images) != expected
+
+
+def test_masks_are_what_is_not_near_white_unless_given():
+    clip, novel = numbered()
+    novel = novel.clone()
+    novel[3, 0] = 1
+    grid = assemble_views(clip, novel, CAMERAS)
+    assert grid.masks is not None and grid.masks.sum() == 9 * 16 - 4
+    assert (grid.masks[1, 2, 0] == 0).all() and (grid.masks[1, 2, 1:] == 1).all()
+    for given in (torch.full((3, 4, 4), 0.25), torch.full((1, 4, 4), 0.25), torch.full((4, 4), 0.25)):
+        masks = assemble_views(clip, novel, CAMERAS, clip_masks=given).masks
+        assert masks is not None and (masks[:, 0] == 0.25).all() and masks[0, 1].min() == 1
+
+
+def test_the_overshoot_of_a_resize_is_cut():
+    clip, novel = numbered()
+    grid = assemble_views(clip - 0.01, novel + 0.9, CAMERAS)
+    assert grid.images.min() == 0 and grid.images.max() == 1
+
+
+def test_flat_lists_of_a_grid():
+    clip, novel = numbered()
+    grid = assemble_views(clip, novel, CAMERAS)
+    assert grid.masks is not None
+    assert levels(grid.one_view(2)[0]) == [20, 21, 22]
+    assert levels(grid.one_frame(1)[0]) == [1, 11, 21]
+    assert levels(grid.one_frame(1, include_input=False)[0]) == [11, 21]
+    images, masks = grid.all_views()
+    assert (
+        levels(images) == [0, 1, 2, 10, 11, 12, 20, 21, 22] and masks is not None and masks.shape == (9, 4, 4)
+    )
+    assert levels(grid.all_views(include_input=False)[0]) == [10, 11, 12, 20, 21, 22]
+    bare = ViewGrid(grid.images, CAMERAS)
+    assert bare.one_view(0)[1] is bare.one_frame(0)[1] is bare.all_views()[1] is None
+    for view in (-1, 3):
+        with pytest.raises(ValueError, match=rf"0 \(the input\) to 2; got {view}"):
+            grid.one_view(view)
+    for frame in (-1, 3):
+        with pytest.raises(ValueError, match=f"a frame from 0 to 2; got {frame}"):
+            grid.one_frame(frame)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c, n: (c, n[:5], {}), "3 frames x 2 views = 6 novel views; got 5. Give the clip and the"),
+        (lambda c, n: (c, torch.cat([c, n]), {}), "got 9. They seem to hold the input view"),
+        (lambda c, n: (c[:1], n, {}), "1 frames x 2 views = 2.*They are 3 for each of 2 views"),
+        (lambda c, n: (c, n[:3], {}), "They are 1 for each of 3 frames"),
+        (lambda c, n: (c[:, :2, :2], n, {}), "one size; got 2 x 2 and 4 x 4"),
+        (lambda c, n: (c, n[:, :2], {}), "square novel views.*got 4 x 2"),
+        (lambda c, n: (torch.cat([c, c[..., :1]], -1), n, {}), "clip without transparency"),
+        (lambda c, n: (c, torch.cat([n, n[..., :1]], -1), {}), "novel views without transparency"),
+        (lambda c, n: (c[0], n, {}), r"clip \[N, H, W, 3\].*got \[4, 4, 3\]"),
+        (lambda c, n: (c, n[:0], {}), "at least one image"),
+        (lambda c, n: (c * float("nan"), n, {}), "finite numbers in clip; got 144 NaN"),
+        (lambda c, n: (c, n, {"clip_masks": torch.ones(2, 4, 4)}), r"3 masks.*got \[2, 4, 4\]"),
+        (lambda c, n: (c, n, {"clip_masks": torch.ones(3, 4, 5)}), r"of 4 x 4.*got \[3, 4, 5\]"),
+        (lambda c, n: (c, n, {"order": "random"}), "'frame by frame' or 'view by view'; got 'random'"),
+    ],
+)
+def test_errors(change, message):
+    clip, novel, options = change(*numbered())
+    with pytest.raises(ValueError, match=message):
+        assemble_views(clip, novel, CAMERAS, **options)
