@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.checkpoint import (
-    build_networks,
     check_tensors,
+    checked_networks,
     encoders_are_equal,
     open_tensors,
-    required_shapes,
-    warn_of_unexpected,
 )
 from ..sv4d2_core.diffusion.config import CLIPVisionConfig, VAEConfig
 from ..sv4d2_core.diffusion.layout import PARTS, read_config, read_header, read_unet_only
@@ -49,10 +47,7 @@ def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, An
     """
     header = read_header(path)
     config = read_config(header, variant)
-    networks = build_networks(config)
-    required = required_shapes(header, networks)
-    check_tensors(header, required)
-    warn_of_unexpected(header, required)
+    networks = checked_networks(header, config)
     with open_tensors(header) as file:
         one_encoder = encoders_are_equal(header, file, networks["frame_encoder"])
     state_dict = comfy.utils.load_torch_file(path, safe_load=True)

@@ -10,6 +10,7 @@ from ..sv4d2_core.diffusion.novel_views import window_conditioning
 from .backend import backend_of
 from .guidance import OFFICIAL, Guidance, with_guidance
 from .host_model import sv4d2_model
+from .sampler_inputs import cfg_inputs, model_and_clip_inputs
 from .sockets import CamerasType, aliases
 from .window_conds import both_halves
 
@@ -30,12 +31,7 @@ class SV4D2Conditioning(io.ComfyNode):
                 "Guidance. For whole clips SV4D2 Sampler does all windows by itself."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A Stable Video 4D 2.0 model."),
-                io.ClipVision.Input("clip_vision", tooltip="The CLIP vision model of the same checkpoint."),
-                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
-                io.Image.Input(
-                    "clip", tooltip="Prepared frames, square and on white, from SV4D2 Prepare Clip."
-                ),
+                *model_and_clip_inputs(),
                 CamerasType.Input(
                     "cameras", tooltip="The cameras of this window, as many as the model makes views."
                 ),
@@ -103,22 +99,7 @@ class SV4D2Guidance(io.ComfyNode):
                     "frames and towards the views opposite the input, triangle towards the opposite views "
                     "only, constant is cfg_max everywhere.",
                 ),
-                io.Float.Input(
-                    "cfg_min",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Lowest scale. Not used by official and constant.",
-                ),
-                io.Float.Input(
-                    "cfg_max",
-                    default=2.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Highest scale. Not used by official.",
-                ),
+                *cfg_inputs(OFFICIAL),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with this guidance.")],
             **aliases("stable video 4d", "cfg", "guidance scale", "linear cfg", "triangle cfg"),

@@ -1,4 +1,4 @@
-"""The sockets and widgets of the sampler node."""
+"""The sockets and widgets of the sampling nodes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,42 @@ from .sockets import CamerasType, ViewsType
 MODEL_DEFAULT = "model default"
 
 
-def sampler_inputs() -> list[io.Input]:
-    """Return the inputs in the order that saved workflows rely on."""
+def model_and_clip_inputs() -> list[io.Input]:
+    """Return the sockets that every sampling node begins with."""
     return [
         io.Model.Input("model", tooltip="A Stable Video 4D 2.0 model."),
         io.ClipVision.Input("clip_vision", tooltip="The CLIP vision model of the same checkpoint."),
         io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
         io.Image.Input("clip", tooltip="Prepared frames, square and on white, from SV4D2 Prepare Clip."),
+    ]
+
+
+def cfg_inputs(default: str) -> list[io.Input]:
+    """Return the range of a guidance shape; ``default`` is the choice that needs none."""
+    return [
+        io.Float.Input(
+            "cfg_min",
+            default=1.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip=f"Lowest guidance scale. Not used by {default} and constant.",
+        ),
+        io.Float.Input(
+            "cfg_max",
+            default=2.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip=f"Highest guidance scale. Not used by {default}.",
+        ),
+    ]
+
+
+def sampler_inputs() -> list[io.Input]:
+    """Return the inputs in the order that saved workflows rely on."""
+    return [
+        *model_and_clip_inputs(),
         CamerasType.Input(
             "cameras",
             tooltip="From where to see the object: 4 views for sv4d2, 8 for sv4d2_8views, or a multiple of "
@@ -57,22 +86,7 @@ def sampler_inputs() -> list[io.Input]:
             tooltip="model default: what SV4D2 Guidance set, else the authors' values. The others use "
             "cfg_min and cfg_max below.",
         ),
-        io.Float.Input(
-            "cfg_min",
-            default=1.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            tooltip="Lowest guidance scale. Not used by model default and constant.",
-        ),
-        io.Float.Input(
-            "cfg_max",
-            default=2.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            tooltip="Highest guidance scale. Not used by model default.",
-        ),
+        *cfg_inputs(MODEL_DEFAULT),
         io.Float.Input(
             "denoise",
             default=1.0,

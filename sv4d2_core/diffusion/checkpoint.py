@@ -64,10 +64,7 @@ def load_checkpoint(
         )
     header = read_header(path)
     config = read_config(header, variant)
-    networks = build_networks(config)
-    required = required_shapes(header, networks)
-    check_tensors(header, required)
-    warn_of_unexpected(header, required)
+    networks = checked_networks(header, config)
     with open_tensors(header) as file:
         if encoders_are_equal(header, file, networks["frame_encoder"]):
             networks["view_encoder"] = networks["frame_encoder"]
@@ -96,6 +93,19 @@ def build_networks(config: ModelConfig) -> dict[str, Any]:
         "view_encoder": VAEEncoder(config.vae, **meta),
         "decoder": VAEDecoder(config.vae, **meta),
     }
+
+
+def checked_networks(header: Header, config: ModelConfig) -> dict[str, Any]:
+    """Return the networks of a file without memory for weights, once the file is known to hold them all.
+
+    Raises:
+        CheckpointError: missing keys, wrong shapes or data types that are not read.
+    """
+    networks = build_networks(config)
+    required = required_shapes(header, networks)
+    check_tensors(header, required)
+    warn_of_unexpected(header, required)
+    return networks
 
 
 def required_shapes(header: Header, networks: dict[str, nn.Module]) -> dict[str, tuple[int, ...]]:

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from .checkpoint import (
     build_networks,
-    check_tensors,
+    checked_networks,
     encoders_are_equal,
     open_tensors,
     required_shapes,
-    warn_of_unexpected,
 )
 from .config import ModelConfig
 from .layout import PARTS, SHARED_ENCODER, CheckpointError, metadata_of, read_config, read_header
@@ -62,10 +61,8 @@ def convert_checkpoint(
     if target.exists() and target.samefile(source):
         raise ValueError(f"The target {target} is the source itself. Give the copy another name.")
     config = read_config(header, variant)
-    networks = build_networks(config)
+    networks = checked_networks(header, config)
     required = required_shapes(header, networks)
-    check_tensors(header, required)
-    warn_of_unexpected(header, required)
     metadata = {**header.metadata, **metadata_of(config), "format": "pt"}
     metadata.pop(SHARED_ENCODER, None)
     with open_tensors(header) as file:
