@@ -22,7 +22,7 @@ class SV4D2PrepareClip(io.ComfyNode):
         return io.Schema(
             node_id="SV4D2PrepareClip",
             display_name="SV4D2 Prepare Clip",
-            category="SV4D2/clip",
+            category="SV4D2/prepare",
             description=(
                 "Makes a clip ready for SV4D 2.0: picks frames, crops a square around the moving object and "
                 "puts it on white. Connect a video (Load Video) or a batch of images; connect a mask of the "

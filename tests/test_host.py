@@ -11,9 +11,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import pytest
 
@@ -24,6 +25,7 @@ BROWSER = HOST_TESTS / "browser"
 USUAL_CHECKOUTS = ("~/comfy/ComfyUI", "~/Documents/comfy/ComfyUI")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SECONDS = 400
+SIDE_BY_SIDE = min(2, os.cpu_count() or 1)
 
 # Prints the packages that ComfyUI's requirements and our tests name and the interpreter lacks. Without
 # torchvision and torchaudio ComfyUI starts all the same, given the shim in tests/host.
@@ -123,12 +125,13 @@ def find_browser() -> dict[str, str]:
     if node is not None:
         folders.append(Path(node).resolve().parent.parent / "lib/node_modules/playwright-core")
     playwright = next((folder for folder in folders if (folder / "package.json").is_file()), None)
-    found = {"node": node, "chromium": chromium, "playwright-core ($PLAYWRIGHT_CORE)": playwright}
+    found = {"node": node, "chromium": chromium, "playwright-core": playwright}
     missing = [name for name, place in found.items() if place is None]
     if missing:
         raise HostMissing(
             f"No {', no '.join(missing)}: the workflows were NOT tested in the page. Install chromium and "
-            f"node, then in a folder outside the repository: npm install playwright-core"
+            f"node; outside the repository run: npm install playwright-core; then set "
+            f"PLAYWRIGHT_CORE=<that folder>/node_modules/playwright-core"
         )
     return {"NODE": str(node), "CHROMIUM": str(chromium), "PLAYWRIGHT_CORE": str(playwright)}
 
@@ -144,25 +147,61 @@ def _or_skip(find: Callable[[], T]) -> T:
     pytest.skip(why)
 
 
-def _run(command: list[str], cwd: Path, environment: dict[str, str]) -> tuple[int, str]:
-    """Return exit code and output; past the time limit the command and what it started are ended."""
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output = process.communicate(timeout=SECONDS)[0]
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        return 1, f"{process.communicate()[0]}\nDid not end within {SECONDS} s."
+class _Tiers:
+    """Runs files of tests side by side, each in a process of its own that uses one thread.
+
+    Args:
+        start: starts the tests of a file, their output going to the second argument.
+        files: in the order in which their results will be asked for.
+        folder: for the output.
+    """
+
+    def __init__(
+        self, start: Callable[[Path, IO[str]], subprocess.Popen[str]], files: list[Path], folder: Path
+    ) -> None:
+        self._start = start
+        self._waiting = list(files)
+        self._folder = folder
+        self._running: dict[Path, tuple[subprocess.Popen[str], float]] = {}
+
+    def result(self, file: Path) -> tuple[int, str]:
+        """Return exit code and output of a file's tests, when they have ended or their time is over."""
+        log = self._log(file)
+        while True:
+            self._start_more()
+            process, since = self._running[file]
+            late = time.monotonic() - since > SECONDS
+            if late:
+                _end(process)
+            if process.poll() is not None:
+                output = log.read_text(errors="replace")
+                return process.returncode, output + f"\nDid not end within {SECONDS} s." * late
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        """End what still runs, for example when the user interrupts."""
+        for process, _ in self._running.values():
+            if process.poll() is None:
+                _end(process)
+
+    def _start_more(self) -> None:
+        busy = sum(process.poll() is None for process, _ in self._running.values())
+        while self._waiting and busy < SIDE_BY_SIDE:
+            file = self._waiting.pop(0)
+            with self._log(file).open("w") as log:
+                self._running[file] = self._start(file, log), time.monotonic()
+            busy += 1
+
+    def _log(self, file: Path) -> Path:
+        return self._folder / f"{file.stem}.log"
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process and, where the system knows groups, what it has started."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +216,43 @@ def host() -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
+def tiers(
+    host: tuple[Path, Path], request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[_Tiers]:
+    """Return the runner of all files that were asked for and can run."""
+    checkout, python = host
+    environment = {**os.environ, "COMFYUI_PATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    # What our own interpreter was given must not reach the host's.
+    for name in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONHOME"):
+        environment.pop(name, None)
+    # Else `python -m` would put the working directory in front of ComfyUI's modules.
+    environment["PYTHONSAFEPATH"] = "1"
+    files = [item.callspec.params["file"] for item in request.session.items if "tiers" in item.fixturenames]
+    try:
+        environment |= find_browser()
+    except HostMissing:
+        files = [file for file in files if BROWSER not in file.parents]
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def start(file: Path, log: IO[str]) -> subprocess.Popen[str]:
+        command = [str(python), "-m", "pytest", "-c", str(HOST_TESTS / "pytest.ini")]
+        command += ["--rootdir", str(HOST_TESTS), "--color=no", "--durations=3", str(file)]
+        return subprocess.Popen(
+            command,
+            cwd=elsewhere,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    running = _Tiers(start, files, elsewhere)
+    yield running
+    running.end()
+
+
+@pytest.fixture(scope="module")
 def summary(request: pytest.FixtureRequest) -> _Summary:
     plugin = _Summary()
     request.config.pluginmanager.register(plugin)
@@ -185,24 +261,13 @@ def summary(request: pytest.FixtureRequest) -> _Summary:
 
 @pytest.mark.host
 @pytest.mark.parametrize("file", TIERS, ids=[file.stem for file in TIERS])
-def test_on_real_host(
-    file: Path, host: tuple[Path, Path], summary: _Summary, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    checkout, python = host
-    environment = {**os.environ, "COMFYUI_PATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    # What our own interpreter was given must not reach the host's.
-    for name in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONHOME"):
-        environment.pop(name, None)
-    # Else `python -m` would put the working directory in front of ComfyUI's modules.
-    environment["PYTHONSAFEPATH"] = "1"
+def test_on_real_host(file: Path, tiers: _Tiers, summary: _Summary) -> None:
     if BROWSER in file.parents:
-        environment |= _or_skip(find_browser)
-    command = [str(python), "-m", "pytest", "-c", str(HOST_TESTS / "pytest.ini")]
-    command += ["--rootdir", str(HOST_TESTS), "--color=no", "--durations=3", str(file)]
-    code, output = _run(command, tmp_path_factory.mktemp("elsewhere"), environment)
+        _or_skip(find_browser)
+    code, output = tiers.result(file)
     lines = output.strip().splitlines()
     summary.lines.append(f"{file.name}: {lines[-1].strip('= ') if lines else 'no output'}")
     # A skip inside would otherwise stay unseen.
     summary.lines += [f"  {line}" for line in lines if line.startswith("SKIPPED")]
     if code != 0:
-        pytest.fail(f"{' '.join(command)}\n{output[-15000:]}", pytrace=False)
+        pytest.fail(f"{file.name} on ComfyUI:\n{output[-15000:]}", pytrace=False)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable
@@ -147,10 +148,14 @@ class ComfyServer:
             self._process.wait()
         self._process = None
 
+    def read(self, path: str) -> bytes:
+        """Return the answer to a GET request. Raises HTTPError where there is none."""
+        with urllib.request.urlopen(self.url + urllib.parse.quote(path), timeout=30) as answer:
+            return answer.read()
+
     def get(self, path: str) -> Any:
         """Return the JSON answer to a GET request."""
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
-            return json.load(answer)
+        return json.loads(self.read(path))
 
     def object_info(self) -> dict[str, dict[str, Any]]:
         """Return the description of every node."""

@@ -135,9 +135,10 @@ def start_server(
         base = tmp_path_factory.mktemp("server")
         server = comfy_server.ComfyServer(COMFYUI, REPOSITORY, base, frontend)
         # The workflows find tiny files under the official names.
-        for n_views, name in ((4, "sv4d2"), (8, "sv4d2_8views")):
+        names = {"sv4d2": (3, 4), "sv4d2_8views": (3, 8), "sv4d2_long": (21, 1)}
+        for name, sizes in names.items():
             shutil.copy(
-                write_checkpoint(3, n_views, vae_levels=4), base / f"models/checkpoints/{name}.safetensors"
+                write_checkpoint(*sizes, vae_levels=4), base / f"models/checkpoints/{name}.safetensors"
             )
         shutil.copy(
             base / "models/checkpoints/sv4d2.safetensors",

@@ -38,6 +38,7 @@ def write_micro_checkpoint(path: Path, n_frames: int, n_views: int, vae_levels: 
     """
     config = core("diffusion.config")
     model = config.ModelConfig(
+        variant="sv4d2_8views" if n_views == 8 else "sv4d2",
         n_frames=n_frames,
         n_views=n_views,
         vector_dims=(32, 48, 48),

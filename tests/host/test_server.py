@@ -109,6 +109,16 @@ def sockets(node: dict[str, Any]) -> list[Any]:
     return [[(name, "COMBO" if isinstance(type_, list) else type_) for name, type_ in named], node["output"]]
 
 
+def test_workflows_and_help_pages_are_served(server: Any, live: dict[str, Any]) -> None:
+    assert sorted(server.get("/workflow_templates")["sv4d2"]) == [file.stem for file in WORKFLOWS]
+    for file in WORKFLOWS:
+        assert server.read(f"/api/workflow_templates/sv4d2/{file.name}") == file.read_bytes()
+        picture = file.with_suffix(".jpg")
+        assert server.read(f"/api/workflow_templates/sv4d2/{picture.name}") == picture.read_bytes()
+    for name in filter(lambda name: name.startswith("SV4D2"), live["nodes"]):
+        assert len(server.read(f"/extensions/sv4d2/docs/{name}.md")) > 200, name
+
+
 @pytest.mark.parametrize("file", PROMPTS, ids=[file.stem for file in PROMPTS])
 def test_committed_prompt_runs(
     file: Path, server: Any, tiny_settings: Settings, live: dict[str, Any]

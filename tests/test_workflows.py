@@ -1,0 +1,203 @@
+"""The example workflows and the nodes' recorded schemas, checked without ComfyUI."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "workflows").glob("*.json"))
+PROMPTS = ROOT / "tests/data/prompts"
+RECORDED = json.loads((ROOT / "tests/data/node_schemas.json").read_text())
+SCHEMAS: dict[str, dict[str, Any]] = RECORDED["nodes"]
+
+# Nodes of the page itself, which no server describes.
+NOTES = {"MarkdownNote", "Note"}
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+WEIGHTS = "https://huggingface.co/stabilityai/sv4d2.0/resolve/main/"
+LOADERS = {"SV4D2CheckpointLoader": "ckpt_name", "SV4D2UNETLoader": "unet_name"}
+MOST_BYTES = 100_000
+
+workflows = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+
+
+def inputs_of(kind: str) -> dict[str, list[Any]]:
+    """Return the inputs of a node in order: name to [type, options]."""
+    described = SCHEMAS[kind]["input"]
+    return {**described.get("required", {}), **described.get("optional", {})}
+
+
+def widgets_of(kind: str) -> list[str | None]:
+    """Return the names of a node's widgets in the order of a saved workflow, None for the page's own."""
+    names: list[str | None] = []
+    for name, (type_, *rest) in inputs_of(kind).items():
+        options = rest[0] if rest else {}
+        if (isinstance(type_, list) or type_ in WIDGETS) and not options.get("forceInput"):
+            names.append(name)
+            # The page adds "control after generate" to a seed and a button to an upload.
+            names += [None] * (
+                options.get("control_after_generate", False) + options.get("video_upload", False)
+            )
+    return names
+
+
+def values_of(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the widgets' values by name."""
+    values = node.get("widgets_values") or []
+    names = widgets_of(node["type"])
+    assert len(values) == len(names), f"{node['type']} has widgets {names}, the workflow {values}"
+    return {name: value for name, value in zip(names, values, strict=True) if name is not None}
+
+
+def fits(value: Any, type_: Any, options: dict[str, Any]) -> bool:
+    """Return whether a widget takes the value. File lists are recorded empty and take any name."""
+    choices = type_ if isinstance(type_, list) else options.get("options")
+    if choices is not None:
+        return value in choices or (choices == [] and isinstance(value, str))
+    if type_ == "BOOLEAN":
+        return isinstance(value, bool)
+    if type_ == "STRING":
+        return isinstance(value, str)
+    whole = type_ == "FLOAT" or isinstance(value, int)
+    return whole and options.get("min", value) <= value <= options.get("max", value)
+
+
+def prompt_of(graph: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what the page sends to the server for a saved workflow."""
+    sources = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
+    prompt = {}
+    for node in graph["nodes"]:
+        if node["type"] not in NOTES:
+            linked = {i["name"]: sources[i["link"]] for i in node["inputs"] if i["link"] is not None}
+            prompt[str(node["id"])] = {"class_type": node["type"], "inputs": {**values_of(node), **linked}}
+    return prompt
+
+
+def test_folder_holds_workflows_and_their_pictures_only() -> None:
+    assert len(FILES) >= 5
+    expected = {name for file in FILES for name in (file.name, f"{file.stem}.jpg")}
+    assert {path.name for path in (ROOT / "workflows").iterdir()} == expected
+
+
+@workflows
+def test_name_speaks_and_picture_is_small(file: Path) -> None:
+    assert re.fullmatch(r"\d\d( [A-Za-z]+){2,}", file.stem)
+    picture = file.with_suffix(".jpg")
+    assert picture.stat().st_size <= MOST_BYTES
+    with Image.open(picture) as opened:
+        assert opened.format == "JPEG" and opened.width * 9 == opened.height * 16
+
+
+@workflows
+def test_nodes_are_known_and_values_fit(file: Path) -> None:
+    for node in json.loads(file.read_text())["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        assert node["type"] in SCHEMAS, f"{node['type']} is neither ours nor a recorded core node"
+        described = inputs_of(node["type"])
+        for name, value in values_of(node).items():
+            type_, *rest = described[name]
+            assert fits(value, type_, rest[0] if rest else {}), f"{node['type']}.{name} = {value!r}"
+
+
+@workflows
+def test_links_agree_at_both_ends(file: Path) -> None:
+    graph = json.loads(file.read_text())
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    seen = set()
+    for number, source, output, target, socket, type_ in graph["links"]:
+        out, into = nodes[source]["outputs"][output], nodes[target]["inputs"][socket]
+        assert number in out["links"] and into["link"] == number
+        kind = SCHEMAS[nodes[source]["type"]]["output"][output]
+        wanted = inputs_of(nodes[target]["type"])[into["name"]][0]
+        assert out["type"] == kind and type_ in (kind, wanted)
+        assert kind in wanted.split(",") or wanted == "*", f"{kind} into {wanted}"
+        seen.add(number)
+    ends = [i["link"] for node in graph["nodes"] for i in node["inputs"] if i["link"] is not None]
+    ends += [link for node in graph["nodes"] for out in node["outputs"] for link in out["links"] or []]
+    assert set(ends) == seen and len(ends) == 2 * len(seen)
+    for number, node in prompt_of(graph).items():
+        required = SCHEMAS[node["class_type"]]["input"].get("required", {})
+        assert required.keys() <= node["inputs"].keys(), f"node {number} lacks inputs"
+
+
+@workflows
+def test_committed_prompt_is_that_of_the_workflow(file: Path) -> None:
+    committed = json.loads((PROMPTS / file.name).read_text())
+    assert prompt_of(json.loads(file.read_text())) == committed, (
+        "tests/host/browser writes it: SV4D2_RECORD=1"
+    )
+
+
+@workflows
+def test_missing_nodes_and_models_can_be_found(file: Path) -> None:
+    loaders = 0
+    for node in json.loads(file.read_text())["nodes"]:
+        properties = node["properties"]
+        ours = node["type"].startswith("SV4D2")
+        assert properties["cnr_id"] == ("sv4d2" if ours else "comfy-core")
+        assert re.fullmatch(r"\d+\.\d+\.\d+", properties["ver"])
+        if node["type"] in LOADERS:
+            loaders += 1
+            name = values_of(node)[LOADERS[node["type"]]]
+            (model,) = properties["models"]
+            assert model == {"name": name, "url": WEIGHTS + name, "directory": "checkpoints"}
+    assert loaders == 1
+
+
+@workflows
+def test_graph_is_tidy_and_explained(file: Path) -> None:
+    graph = json.loads(file.read_text())
+    (note,) = (node for node in graph["nodes"] if node["type"] in NOTES)
+    (text,) = note["widgets_values"]
+    assert 5 <= len(text.splitlines()) <= 8
+    boxes = [group["bounding"] for group in graph["groups"]]
+    assert len(boxes) >= 3 and len({group["color"] for group in graph["groups"]}) == len(boxes)
+    areas = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
+    for i, (x, y, width, height) in enumerate(areas):
+        inside = [
+            x >= left and y >= top and x + width <= left + w and y + height <= top + h
+            for left, top, w, h in boxes
+        ]
+        assert sum(inside) == 1, f"{graph['nodes'][i]['type']} lies in {sum(inside)} groups"
+        for x2, y2, width2, height2 in areas[:i]:
+            assert x >= x2 + width2 or x2 >= x + width or y >= y2 + height2 or y2 >= y + height
+
+
+def literal_node_ids() -> list[str]:
+    """Return the ids that our node classes write literally, as registries read them."""
+    ids = []
+    for path in sorted((ROOT / "nodes").glob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call):
+                for keyword in call.keywords:
+                    if keyword.arg == "node_id":
+                        assert isinstance(keyword.value, ast.Constant), f"computed node_id in {path.name}"
+                        ids.append(keyword.value.value)
+    return ids
+
+
+def test_node_ids_are_the_recorded_ones() -> None:
+    ids = literal_node_ids()
+    assert sorted(ids) == sorted(name for name in SCHEMAS if name.startswith("SV4D2"))
+
+
+def test_every_input_has_a_tooltip() -> None:
+    for name in literal_node_ids():
+        for widget, (_, *rest) in inputs_of(name).items():
+            assert rest and rest[0].get("tooltip"), f"{name}.{widget}"
+
+
+def test_committed_prompts_use_every_node_of_ours() -> None:
+    used = {
+        node["class_type"]
+        for file in PROMPTS.glob("*.json")
+        for node in json.loads(file.read_text()).values()
+    }
+    assert set(literal_node_ids()) <= used
