@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -9,6 +12,7 @@ from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.video.assemble import BY_FRAME, BY_VIEW, assemble_views
 from ..sv4d2_core.video.foreground import near_white_masks
 from ..sv4d2_core.views import ViewGrid
+from .host_model import sv4d2_model
 from .sockets import CamerasType, ViewsType, aliases
 
 _ONE_VIEW, _ONE_FRAME, _ALL_VIEWS = "one view", "one frame", "all views"
@@ -124,6 +128,12 @@ class SV4D2ImagesToViews(io.ComfyNode):
                     tooltip="The object in the input view, white; the mask of SV4D2 Prepare Clip. Without "
                     "it, and in the novel views, all that is not nearly white is the object.",
                 ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The SV4D 2.0 model that made the novel views, if one did: the views then carry "
+                    "its name, and a label where its weights are untrained.",
+                ),
             ],
             outputs=[ViewsType.Output(display_name="views", tooltip="Input view and novel views together.")],
             **aliases("stable video 4d", "novel view", "pack views", "ksampler"),
@@ -138,8 +148,11 @@ class SV4D2ImagesToViews(io.ComfyNode):
         order: str,
         fps: float,
         clip_mask: Tensor | None = None,
+        model: Any = None,
     ) -> io.NodeOutput:
         """Return the views."""
-        return io.NodeOutput(
-            assemble_views(clip, novel_views, cameras, order=order, fps=fps, clip_masks=clip_mask)
-        )
+        views = assemble_views(clip, novel_views, cameras, order=order, fps=fps, clip_masks=clip_mask)
+        if model is not None:
+            config = sv4d2_model(model).config_for(cameras.n_views)
+            views = replace(views, variant=config.variant, trained=config.trained)
+        return io.NodeOutput(views)

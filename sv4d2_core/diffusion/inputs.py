@@ -7,6 +7,13 @@ from torch import Tensor, float32
 from ..cameras import Cameras
 from .config import ModelConfig
 
+_WHAT_TO_GIVE = {
+    "clip": "Give frames as SV4D2 Prepare Clip or prepare_clip makes them.",
+    "reference_views": "Give one image of the first frame per novel camera, of the clip's size.",
+    "init_views": "Give views of the same frames, cameras and size as this job.",
+    "noise": "Give one noise tensor per window.",
+}
+
 
 def checked(name: str, value: Tensor, shape: tuple[int, ...], in_unit_range: bool = True) -> Tensor:
     """Return ``value`` as float32 on the CPU, detached.
@@ -16,7 +23,7 @@ def checked(name: str, value: Tensor, shape: tuple[int, ...], in_unit_range: boo
     """
     if tuple(value.shape) != shape or 0 in shape:
         expected = "[T, H, W, 3] with T >= 1" if name == "clip" else str(list(shape))
-        raise ValueError(f"Expected {name} {expected}; got {list(value.shape)}.")
+        raise ValueError(f"Expected {name} {expected}; got {list(value.shape)}. {_WHAT_TO_GIVE[name]}")
     value = value.detach().to("cpu", dtype=float32)
     bad = int((~value.isfinite()).sum())
     if bad:
@@ -62,8 +69,8 @@ def check_size(size: int, config: ModelConfig) -> None:
 def check_cameras(cameras: Cameras, config: ModelConfig) -> None:
     """Raise ValueError, naming the next count, unless the cameras make up whole passes of the model."""
     if cameras.n_views % config.n_views:
-        nearest = (cameras.n_views // config.n_views + 1) * config.n_views
+        following = max(2, cameras.n_views // config.n_views + 1) * config.n_views
         raise ValueError(
             f"{config.variant} makes {config.n_views} novel views per pass; got {cameras.n_views} (and the "
-            f"input view). Give {config.n_views}, or a multiple of it such as {nearest}, for several passes."
+            f"input view). Give {config.n_views}, or a multiple of it such as {following} for several passes."
         )

@@ -91,7 +91,9 @@ def sample_views(
     if init_views is not None:
         init_views = checked("init_views", init_views, (len(images), cameras.n_views, *shape))
     if init_views is None and first_step(steps, strength) > 0:
-        raise ValueError(f"Strength (denoise) {strength:g} starts from given views; got none. Give init_views.")
+        raise ValueError(
+            f"Strength (denoise) {strength:g} starts from given views; got none: give init_views."
+        )
 
     order = ping_pong(len(images), config.n_frames)
     if len(order) > len(images):

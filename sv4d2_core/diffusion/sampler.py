@@ -33,7 +33,9 @@ def start_latents(noise: Tensor, sigmas: Tensor, init: Tensor | None, strength: 
     if start == 0:
         return noise * (1 + sigmas[0] ** 2).sqrt().to(noise), 0
     if init is None:
-        raise ValueError(f"Strength (denoise) {strength:g} starts from given views; got none. Give init_views.")
+        raise ValueError(
+            f"Strength (denoise) {strength:g} starts from given views; got none: give init_views."
+        )
     return init + noise * sigmas[start].to(noise), start
 
 
