@@ -165,7 +165,7 @@ BAD = {
     "dimensions": ({"clip": torch.rand(3, 32, 32)}, r"got \[3, 32, 32\]"),
     "nan": ({"clip": clip(3).index_fill(0, torch.tensor([1]), torch.nan)}, r"in clip; got 3072 NaN"),
     "bytes": ({"clip": clip(3) * 255}, r"0\.\.1 in clip; got .* Divide"),
-    "cameras": ({"cameras": Cameras((0,) * 4, (0, 1, 2, 3))}, r"2 novel views per pass; got 3.* such as 4 for"),
+    "cameras": ({"cameras": Cameras((0,) * 4, (0, 1, 2, 3))}, r"2 novel views per pass; got 3.* as 4 for"),
     "nan noise": ({"noise": torch.full((1, 6, 4, 16, 16), torch.nan)}, r"finite values in noise"),
     "range": ({"cfg": (2.0, 1.0)}, r"minimum <= maximum; got 2 to 1"),
     "three": ({"cfg": (1.0, 2.0, 3.0)}, r"3 values"),
