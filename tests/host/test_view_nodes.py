@@ -73,7 +73,7 @@ class TestSchemas:
         "SV4D2CamerasToCameraInfo": (["cameras", "view"], "LOAD3D_CAMERA"),
         "SV4D2ViewsToImages": (["views", "mode", "view", "frame", "include_input"], "IMAGE MASK FLOAT"),
         "SV4D2ImagesToViews": (
-            ["clip", "novel_views", "cameras", "order", "fps", "clip_mask"],
+            ["clip", "novel_views", "cameras", "order", "fps", "clip_mask", "model"],
             "SV4D2_VIEWS",
         ),
         "SV4D2ViewsGridVideo": (["views", "columns", "labels", "cell_size"], "IMAGE VIDEO"),
