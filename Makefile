@@ -27,6 +27,7 @@ bench: $(READY)
 
 host: $(READY) $(HOST_READY)
 	SV4D2_REQUIRE_HOST=1 COMFYUI_PATH="$(COMFYUI_PATH)" COMFYUI_PYTHON=$(HOST_VENV)/bin/python \
+		COMFYUI_FRONTEND_ROOT=$(abspath $(HOST_VENV))/newest/comfyui_frontend_package/static \
 		$(VENV)/bin/python -m pytest -q tests/test_host.py
 
 # torch comes first and is then constrained, so that no other package exchanges it.
@@ -47,4 +48,5 @@ $(HOST_READY): requirements.txt
 	grep -vE "^(torch|torchvision|torchaudio|torchsde)([^a-z]|$$)" "$(COMFYUI_PATH)/requirements.txt" > $(HOST_VENV)/comfyui.txt
 	$(HOST_VENV)/bin/python -m pip install --quiet -c $(HOST_VENV)/constraints.txt -r $(HOST_VENV)/comfyui.txt \
 		-r requirements.txt torchsde requests pytest
+	$(HOST_VENV)/bin/python -m pip install --quiet --no-deps --target $(HOST_VENV)/newest comfyui-frontend-package
 	touch $(HOST_READY)

@@ -6,9 +6,10 @@ from comfy_api.latest import ComfyExtension, io
 
 from .camera_info import SV4D2CamerasToCameraInfo
 from .camera_orbit import SV4D2CameraOrbit
+from .conditioning_node import SV4D2Conditioning
+from .guidance_node import SV4D2Guidance
 from .host_model import register
 from .loaders import SV4D2CheckpointLoader, SV4D2UNETLoader
-from .one_window import SV4D2Conditioning, SV4D2Guidance
 from .prepare_clip import SV4D2PrepareClip
 from .replacements import register_replacements
 from .sampler import SV4D2Sampler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class HostBackend:
         vae = self.vae
         if role == "views":
             if not hasattr(vae, "sv4d2_views"):
-                log.info("SV4D2: this VAE encodes frames and views alike; SV4D2 Load Checkpoint can differ.")
+                _say_one_encoder()
             vae = getattr(vae, "sv4d2_views", None) or vae
         return torch.cat([vae.encode(batch).float().cpu() for batch in _batches(images)])
 
@@ -115,6 +116,12 @@ def backend_of(patcher: Any, clip_vision: Any, vae: Any, config: ModelConfig, **
     Raises:
         ValueError: a CLIP vision model or a VAE that does not fit SV4D 2.0.
     """
+    for socket, value in (("clip_vision", clip_vision), ("vae", vae)):
+        if value is None:
+            raise ValueError(
+                f"Expected a model in the socket {socket!r}; got none, as the loader found none in its file. "
+                f"Connect {socket} of SV4D2 Load Checkpoint."
+            )
     projection = getattr(clip_vision.model, "visual_projection", None)
     width = getattr(projection, "out_features", None)
     if width != config.unet.context_dim:
@@ -129,6 +136,12 @@ def backend_of(patcher: Any, clip_vision: Any, vae: Any, config: ModelConfig, **
             f"Connect vae of SV4D2 Load Checkpoint."
         )
     return HostBackend(patcher, clip_vision, vae, config, **sampling)
+
+
+@functools.cache
+def _say_one_encoder() -> None:
+    """Log once that a VAE of another loader serves both roles."""
+    log.info("SV4D2: this VAE encodes frames and views alike; SV4D2 Load Checkpoint can differ.")
 
 
 def _batches(tensor: Tensor) -> Any:

@@ -30,7 +30,7 @@ class SV4D2CamerasToCameraInfo(io.ComfyNode):
                     "view",
                     default=1,
                     min=0,
-                    max=64,
+                    max=1024,
                     tooltip="Which camera: 0 is the clip's own, 1 the first novel view.",
                 ),
             ],

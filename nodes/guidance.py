@@ -51,6 +51,11 @@ class GuidanceFunction:
 
     def __call__(self, args: dict[str, Any]) -> Tensor:
         """Return the noisy input minus the guided prediction, as the host wants it."""
+        if args["input_uncond"] is None:
+            raise ValueError(
+                "Expected positive and negative conditioning for SV4D2 Guidance; got positive alone. Use "
+                "KSampler or CFGGuider with the negative of SV4D2 Conditioning."
+            )
         cond, uncond = args["cond_denoised"], args["uncond_denoised"]
         table = self.table
         if table is None:

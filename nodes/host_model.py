@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ class SV4D2Model(comfy.model_base.BaseModel):
         if self.variant_known:
             return self.sv4d2_config
         eight = OFFICIAL_VARIANTS["sv4d2_8views"]
-        config = eight if n_views % eight.n_views == 0 else OFFICIAL_VARIANTS["sv4d2"]
+        official = eight if n_views % eight.n_views == 0 else OFFICIAL_VARIANTS["sv4d2"]
+        unet = replace(self.sv4d2_config.unet, view_mixing=official.unet.view_mixing)
+        config = replace(official, unet=unet)
         if n_views not in self._told:
             self._told.add(n_views)
             log.info(
@@ -143,7 +146,10 @@ def with_identity_post_quant(state_dict: dict[str, Tensor]) -> dict[str, Tensor]
 
     SV4D 2.0 decodes latents without that layer, the host's AutoencoderKL has it.
     """
-    weight = state_dict["decoder.conv_in.weight"]
+    weight = state_dict.get("decoder.conv_in.weight")
+    if weight is None:
+        # A file without an autoencoder; the host says so when somebody uses it.
+        return state_dict
     channels = weight.shape[1]
     return {
         **state_dict,

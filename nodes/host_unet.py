@@ -14,6 +14,20 @@ from ..sv4d2_core.diffusion.config import UNetConfig
 from ..sv4d2_core.diffusion.unet import UNet
 
 
+class _HostAttention:
+    """The host's attention, with the options of the pass that runs.
+
+    An object of its own: layers that pointed back to the network would keep its weights in memory after
+    the host has dropped it.
+    """
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        return optimized_attention(q, k, v, heads=heads, transformer_options=self.options)
+
+
 class HostUNet(UNet):
     """The UNet with ComfyUI's ``operations`` and attention, taking all conditioning at every call."""
 
@@ -27,11 +41,12 @@ class HostUNet(UNet):
         **_detected: Any,
     ) -> None:
         """Build the network of ``config``; what the host detected by itself is not needed."""
-        super().__init__(config, operations=operations, attention=self._attention, dtype=dtype, device=device)
+        attention = _HostAttention()
+        super().__init__(config, operations=operations, attention=attention, dtype=dtype, device=device)
+        self._attention = attention
         # The host reads the weights' type from here.
         self.dtype = dtype
         self.before_layer = _raise_if_cancelled
-        self._options: dict[str, Any] = {}
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -76,15 +91,15 @@ class HostUNet(UNet):
         view_mixing: str,
         **_: Any,
     ) -> Tensor:
-        self._options = transformer_options
         self.set_view_mixing(view_mixing)
         batch, n_frames = context.shape[:2]
         of_first_frame = timesteps.unflatten(0, (batch, n_frames, -1))[:, 0].flatten()
         inputs = torch.cat([x, frames.repeat_interleave(len(x) // len(frames), dim=0)], dim=1)
-        return super().forward(inputs, of_first_frame, y, self.prepare(context, references))
-
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        return optimized_attention(q, k, v, heads=heads, transformer_options=self._options)
+        self._attention.options = transformer_options
+        try:
+            return super().forward(inputs, of_first_frame, y, self.prepare(context, references))
+        finally:
+            self._attention.options = {}
 
 
 def _raise_if_cancelled() -> None:

@@ -33,6 +33,9 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "fp8_e5m2": torch.float8_e5m2,
 }
 
+# What the host reads, its own fp8 files included.
+_READABLE = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
 _PREFIX = {part.name: part.prefix for part in PARTS}
 
 
@@ -50,15 +53,8 @@ def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, An
     networks = checked_networks(header, config)
     with open_tensors(header) as file:
         one_encoder = encoders_are_equal(header, file, networks["frame_encoder"])
+    model = load_unet(path, variant, weight_dtype)
     state_dict = comfy.utils.load_torch_file(path, safe_load=True)
-    with declared(config):
-        model = comfy.sd.load_state_dict_guess_config(
-            state_dict,
-            output_vae=False,
-            output_clip=False,
-            output_clipvision=False,
-            model_options=_model_options(weight_dtype),
-        )[0]
     vae = _build_vae(state_dict, "frame_encoder", config.vae)
     vae.sv4d2_views = None
     if not one_encoder:
@@ -68,8 +64,14 @@ def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, An
     return model, _build_clip_vision(state_dict, config.clip), vae
 
 
-def load_unet(path: str, variant: str, weight_dtype: str) -> Any:
+def load_unet(path: str, variant: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:
     """Return the MODEL of a file that holds at least the UNet, with or without the official prefix.
+
+    Args:
+        path: the file.
+        variant: ``sv4d2``, ``sv4d2_8views`` or ``auto``.
+        weight_dtype: one of `WEIGHT_DTYPES`.
+        disable_dynamic: for hosts that load weights on demand: load them all.
 
     Raises:
         CheckpointError: the file holds no complete SV4D 2.0 UNet, or its variant cannot be told.
@@ -77,11 +79,19 @@ def load_unet(path: str, variant: str, weight_dtype: str) -> Any:
     header = read_header(path)
     config, prefix = read_unet_only(header, variant)
     shapes = UNet(config.unet, device="meta").state_dict()
-    check_tensors(header, {prefix + key: tuple(tensor.shape) for key, tensor in shapes.items()})
+    required = {prefix + key: tuple(tensor.shape) for key, tensor in shapes.items()}
+    check_tensors(header, required, _READABLE)
+    dynamic = {"disable_dynamic": True} if disable_dynamic else {}
     with declared(config):
-        return comfy.sd.load_diffusion_model_state_dict(
-            comfy.utils.load_torch_file(path, safe_load=True), model_options=_model_options(weight_dtype)
+        model = comfy.sd.load_diffusion_model_state_dict(
+            comfy.utils.load_torch_file(path, safe_load=True),
+            model_options=_model_options(weight_dtype),
+            **dynamic,
         )
+    if hasattr(model, "cached_patcher_init"):
+        # Newer hosts load a model a second time for another device or without loading on demand.
+        model.cached_patcher_init = (load_unet, (path, variant, weight_dtype))
+    return model
 
 
 def _model_options(weight_dtype: str) -> dict[str, Any]:

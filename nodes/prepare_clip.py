@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import comfy.model_management
+import torch
 from comfy_api.latest import Input, io
 from torch import Tensor
 
@@ -12,6 +14,9 @@ from ..sv4d2_core.video.crop import CENTERINGS, prepare_clip
 from ..sv4d2_core.video.frames import Clip
 from .preview import picture_preview
 from .sockets import aliases
+
+# Frames per second that a video has before it is known, and copies of its frames that are alive at once.
+_LIKELY_RATE, _COPIES = 30, 2
 
 
 class SV4D2PrepareClip(io.ComfyNode):
@@ -35,7 +40,7 @@ class SV4D2PrepareClip(io.ComfyNode):
                     "clip",
                     [io.Image, io.Video],
                     tooltip="The clip of one moving object: a VIDEO, or a batch of images (with or without "
-                    "alpha). A VIDEO loses its transparency in ComfyUI: connect a mask then.",
+                    "alpha). A VIDEO keeps transparency in newer ComfyUI only: else connect a mask.",
                 ),
                 io.Int.Input(
                     "frames",
@@ -143,8 +148,9 @@ class SV4D2PrepareClip(io.ComfyNode):
         if isinstance(clip, Tensor):
             images = clip
         else:
-            components = clip.get_components()
-            images, fps = components.images, float(components.frame_rate) / every
+            images, alpha, rate = _decoded(clip)
+            fps = rate / every
+            mask = alpha if mask is None else mask
         picked = Clip.from_tensors(
             images, mask, fps, name="the clip", frames=frames, start=start, every=every
         )
@@ -162,3 +168,29 @@ class SV4D2PrepareClip(io.ComfyNode):
             prepared.fps,
             ui=picture_preview(strip, prepared.report, cls),
         )
+
+
+def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:
+    """Return a video's frames [T, H, W, 3], its opacity [T, H, W] where the host has it, and its rate.
+
+    Raises:
+        ValueError: the host would decode more than fits into main memory.
+    """
+    width, height = video.get_dimensions()
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    # The host decodes all frames as float32, whatever is used of them, and stacks them once more.
+    per_second = _COPIES * 4 * 3 * width * height * _LIKELY_RATE
+    try:
+        seconds = video.get_duration()
+    except ValueError:
+        # A live recording, for example, does not say.
+        seconds = 0.0
+    if seconds * per_second > free:
+        raise ValueError(
+            f"A video of {seconds:.0f} s at {width} x {height} needs about "
+            f"{seconds * per_second / 2**30:.0f} GiB of main memory when ComfyUI decodes it; "
+            f"{free / 2**30:.0f} GiB are free. Cut it to less than {free / per_second:.0f} s, or shrink it."
+        )
+    components = video.get_components()
+    alpha = getattr(components, "alpha", None)
+    return components.images, None if alpha is None else alpha[..., 0], float(components.frame_rate)

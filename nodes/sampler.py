@@ -13,8 +13,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
-from ..sv4d2_core.diffusion.novel_views import sample_views
-from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
+from ..sv4d2_core.diffusion.novel_views import WindowStore, sample_views
+from ..sv4d2_core.diffusion.window_store import tensor_fingerprint
 from ..sv4d2_core.views import ViewGrid
 from .backend import HostBackend, backend_of
 from .guidance import Guidance, guidance_of
@@ -146,7 +146,7 @@ def _check_clip(clip: Tensor, cameras: Cameras, mask: Tensor | None) -> None:
         )
 
 
-def _store(backend: HostBackend, clip: Tensor, cameras: Cameras, arguments: dict[str, Any]) -> WindowFolder:
+def _store(backend: HostBackend, clip: Tensor, cameras: Cameras, arguments: dict[str, Any]) -> WindowStore:
     """Return where this job's finished windows are kept."""
     encoders = [backend.vae, getattr(backend.vae, "sv4d2_views", None)]
     settings = {

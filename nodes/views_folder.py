@@ -11,7 +11,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
 from ..sv4d2_core.commands.provenance import versions
-from ..sv4d2_core.export.folder import CAMERAS_FILE, CONTACT_SHEET, RUN_FILE, read_views, write_views
+from ..sv4d2_core.export.folder import CAMERAS_FILE, CONTACT_SHEET, read_views, write_views
 from ..sv4d2_core.export.location import find_views, numbered_folder
 from ..sv4d2_core.views import ViewGrid
 from .sockets import ViewsType, aliases
@@ -52,12 +52,12 @@ class SV4D2LoadViews(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None) -> int:
-        """Return when the views were written, so that new ones of the same name are read again."""
+        """Return when a file of the views last changed, so that they are read again then."""
         if folder is None:
             # The name comes through a link and is not known yet.
             return 0
         try:
-            return (find_views(folder, _roots()) / RUN_FILE).stat().st_mtime_ns
+            return max(path.stat().st_mtime_ns for path in find_views(folder, _roots()).rglob("*"))
         except (OSError, ValueError):
             # `execute` says what is wrong.
             return 0

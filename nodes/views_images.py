@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -45,7 +46,7 @@ class SV4D2ViewsToImages(io.ComfyNode):
                     "view",
                     default=1,
                     min=0,
-                    max=64,
+                    max=1024,
                     tooltip="For one view: which camera; 0 is the input clip, 1 the first novel view.",
                 ),
                 io.Int.Input(
@@ -76,7 +77,13 @@ class SV4D2ViewsToImages(io.ComfyNode):
             images, masks = views.one_frame(frame, include_input)
         else:
             images, masks = views.all_views(include_input)
-        return io.NodeOutput(images, near_white_masks(images) if masks is None else masks, views.fps)
+        masks = near_white_masks(images) if masks is None else masks
+        # Copies: nodes of other packs write into what they get, and the views stay in the host's cache.
+        return io.NodeOutput(_copy(images), _copy(masks), views.fps)
+
+
+def _copy(images: Tensor) -> Tensor:
+    return images.clone(memory_format=torch.contiguous_format)
 
 
 class SV4D2ImagesToViews(io.ComfyNode):

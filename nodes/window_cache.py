@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,16 +20,49 @@ from weakref import WeakKeyDictionary
 import folder_paths
 from torch import Tensor
 
+from ..sv4d2_core.diffusion.novel_views import WindowStore
 from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
+
+log = logging.getLogger(__name__)
 
 _FOLDER = "sv4d2_windows"
 # Runs that are kept; one window of the official model takes 4 MB.
 _KEPT = 16
 
+# Where the host's nodes keep what changes a MODEL beside its weights and their patches.
+_CHANGES = (
+    "model_options",
+    "object_patches",
+    "wrappers",
+    "callbacks",
+    "injections",
+    "attachments",
+    "additional_models",
+    "forced_hooks",
+)
+
 _tokens: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
-def window_store(settings: dict[str, Any]) -> WindowFolder:
+class _BestEffort:
+    """A store whose failing never ends a job: what cannot be kept is computed again."""
+
+    def __init__(self, store: WindowFolder) -> None:
+        self._store = store
+
+    def load(self, index: int) -> Tensor | None:
+        """Return the latents of a finished window, or None."""
+        return self._store.load(index)
+
+    def save(self, index: int, latents: Tensor) -> None:
+        """Keep the latents of a finished window where the disk allows it."""
+        try:
+            self._store.save(index, latents)
+        except OSError as error:
+            log.warning("SV4D2: window %d is not kept for a later run: %s", index, error)
+
+
+def window_store(settings: dict[str, Any]) -> WindowStore:
     """Return the store of a run in ComfyUI's temp folder, which ComfyUI empties when it starts.
 
     Args:
@@ -36,21 +71,19 @@ def window_store(settings: dict[str, Any]) -> WindowFolder:
     root = Path(folder_paths.get_temp_directory()) / _FOLDER
     text = json.dumps(settings, sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:24]
-    runs = sorted(root.glob("*"), key=lambda run: run.stat().st_mtime) if root.is_dir() else []
-    for run in [run for run in runs if run.name != name][: 1 - _KEPT]:
-        shutil.rmtree(run, ignore_errors=True)
-    return WindowFolder(root / name, json.loads(text))
+    with suppress(OSError):
+        others = [run for run in root.iterdir() if run.name != name]
+        for run in sorted(others, key=lambda run: run.stat().st_mtime)[: 1 - _KEPT]:
+            shutil.rmtree(run, ignore_errors=True)
+    return _BestEffort(WindowFolder(root / name, json.loads(text), discard=True))
 
 
 def model_identity(patcher: Any) -> list[Any]:
     """Return JSON values that stay equal while a MODEL's weights, patches and options stay the same."""
-    return [
-        identity(patcher.model),
-        str(patcher.patches_uuid),
-        _of_options(patcher.model_options),
-        _of_options(patcher.object_patches),
-        _of_options(getattr(patcher, "wrappers", {})),
-    ]
+    changes = [_of_options(getattr(patcher, name, None)) for name in _CHANGES]
+    # The hooks' tensors are too many to read; their keys are objects that stand for them.
+    hooks = [identity(hook) for hook in getattr(patcher, "hook_patches", {})]
+    return [identity(patcher.model), str(patcher.patches_uuid), changes, hooks]
 
 
 def identity(thing: object) -> str:
@@ -66,9 +99,9 @@ def _of_options(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _of_options(item) for key, item in value.items()}
+        return [[_of_options(key), _of_options(item)] for key, item in value.items()]
     if isinstance(value, (list, tuple, set)):
         return [_of_options(item) for item in value]
     if isinstance(value, Tensor):
-        return tensor_fingerprint(value.float())
+        return tensor_fingerprint(value)
     return identity(value)

@@ -170,7 +170,7 @@ class _Tiers:
         while True:
             self._start_more()
             process, since = self._running[file]
-            late = time.monotonic() - since > SECONDS
+            late = process.poll() is None and time.monotonic() - since > SECONDS
             if late:
                 _end(process)
             if process.poll() is not None:

@@ -13,7 +13,7 @@ from sv4d2_core.diffusion.guidance import guidance_table, guide
 from sv4d2_core.diffusion.layers import sinusoidal_embedding
 from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.diffusion.sampler import sample_euler, start_latents
-from sv4d2_core.diffusion.schedule import karras_sigmas, precondition
+from sv4d2_core.diffusion.schedule import first_step, karras_sigmas, precondition
 from sv4d2_core.diffusion.windows import plan_windows
 
 VARIANTS = ["sv4d2", "sv4d2_8views"]
@@ -157,3 +157,15 @@ def test_end_to_end(goldens, tiny_model, name):
     near(signed[:, 1:, :, 5::18, 7::18], arrays["probes"])
     near(torch.stack([signed[t, v] for t, v in spec["keep"]]), arrays["frames_kept"])
     torch.testing.assert_close(grid.images[:, 0], clip)
+
+
+def test_constant_guidance_needs_no_minimum():
+    assert (guidance_table("constant", 2, 3, 1.0, 0.5) == 0.5).all()
+    with pytest.raises(ValueError, match="minimum <= maximum; got 1 to 0.5"):
+        guidance_table("triangle", 2, 3, 1.0, 0.5)
+
+
+def test_a_strength_too_small_for_the_steps_names_one_that_is_enough():
+    with pytest.raises(ValueError, match=r"got 0.01. Use at least 0.02 "):
+        first_step(50, 0.01)
+    assert first_step(50, 0.02) == 49

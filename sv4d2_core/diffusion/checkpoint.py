@@ -117,8 +117,16 @@ def required_shapes(header: Header, networks: dict[str, nn.Module]) -> dict[str,
     }
 
 
-def check_tensors(header: Header, required: dict[str, tuple[int, ...]]) -> None:
-    """Raise CheckpointError for missing keys, wrong shapes or data types that are not read."""
+def check_tensors(
+    header: Header, required: dict[str, tuple[int, ...]], readable: tuple[str, ...] = _READABLE
+) -> None:
+    """Raise CheckpointError for missing keys, wrong shapes or data types that are not read.
+
+    Args:
+        header: what `read_header` returned.
+        required: key and shape of every tensor that is needed.
+        readable: data types by their safetensors names; a host may read more than this project.
+    """
     name = header.path.name
     if missing := missing_keys(header, required):
         raise CheckpointError(
@@ -132,12 +140,12 @@ def check_tensors(header: Header, required: dict[str, tuple[int, ...]]) -> None:
             f"{name} has {count_text(wrong, 'tensor')} of another shape: expected {key} "
             f"{list(required[key])}; got {list(header.tensors[key].shape)}. {NEEDED}"
         )
-    unreadable = [key for key in required if header.tensors[key].dtype not in _READABLE]
+    unreadable = [key for key in required if header.tensors[key].dtype not in readable]
     if unreadable:
         dtypes = ", ".join(sorted({header.tensors[key].dtype for key in unreadable}))
         raise CheckpointError(
             f"{name} holds {count_text(unreadable, 'tensor')} of type {dtypes} ({first_text(unreadable)}); "
-            f"expected {', '.join(_READABLE)}. Use the official file or an fp16/bf16 conversion of it."
+            f"expected {', '.join(readable)}. Use the official file or an fp16/bf16 conversion of it."
         )
 
 

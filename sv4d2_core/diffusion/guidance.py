@@ -28,11 +28,13 @@ def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_
             triangle over views, ``constant`` is ``cfg_max`` everywhere.
         n_frames: T.
         n_views: V.
-        cfg_min, cfg_max: range of the scale.
+        cfg_min, cfg_max: range of the scale; ``constant`` does not use ``cfg_min``.
 
     Raises:
         ValueError: an unknown shape, or a range that is not finite and rising.
     """
+    if shape == "constant":
+        cfg_min = cfg_max
     if not (math.isfinite(cfg_min) and math.isfinite(cfg_max) and cfg_min <= cfg_max):
         raise ValueError(
             f"Expected a finite guidance range with minimum <= maximum; got {cfg_min:g} to {cfg_max:g}. "

@@ -97,11 +97,15 @@ def parts_of(header: Header) -> tuple[Part, ...]:
     )
 
 
+def _absent_parts(header: Header) -> list[Part]:
+    return [part for part in parts_of(header) if not any(map(part.owns, header.tensors))]
+
+
 def require_parts(header: Header) -> None:
     """Raise CheckpointError, with the file's kind, unless it is an SV4D 2.0 file with every part present."""
     if not is_sv4d2(header):
         raise CheckpointError(f"{header.path.name} is {identify(header)}. {NEEDED}")
-    absent = [p for p in parts_of(header) if not any(map(p.owns, header.tensors))]
+    absent = _absent_parts(header)
     if absent:
         names = ", ".join(f"{p.title} ({p.prefix}*)" for p in absent)
         raise CheckpointError(
@@ -169,7 +173,7 @@ def read_config(header: Header, variant: str = "auto", name: str = "") -> ModelC
 def read_unet_only(header: Header, variant: str = "auto") -> tuple[ModelConfig, str]:
     """Return the sizes of a file that holds at least the UNet, and what its UNet's keys start with.
 
-    The autoencoder's and the image tower's sizes are the official ones.
+    The autoencoder's and the image tower's sizes are the official ones unless the file holds these parts.
 
     Raises:
         CheckpointError: no SV4D 2.0 UNet, or as `read_config`.
@@ -177,6 +181,8 @@ def read_unet_only(header: Header, variant: str = "auto") -> tuple[ModelConfig, 
     prefix = unet_prefix(header.tensors)
     if prefix is None:
         raise CheckpointError(f"{header.path.name} is {identify(header)}. {NEEDED}")
+    if prefix == UNET_PREFIX and not _absent_parts(header):
+        return read_config(header, variant), prefix
     chosen, metadata = _variant_and_metadata(header, variant)
     with _sizes_that_fit(header):
         unet = read_unet(header, prefix, metadata, OFFICIAL_VARIANTS[chosen].unet)

@@ -40,9 +40,14 @@ class WindowStore(Protocol):
         ...
 
 
+def window_seed(seed: int, index: int) -> int:
+    """Return the seed of window ``index``, ``seed + index`` within the 64 bits that generators take."""
+    return (seed + index) % 2**64
+
+
 def window_noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the initial noise of window ``index``: its own CPU generator seeded with ``seed + index``."""
-    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed + index))
+    """Return the initial noise of window ``index``, from a CPU generator of its own."""
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(window_seed(seed, index)))
 
 
 def sample_views(
@@ -277,7 +282,7 @@ class _Run:
                 guidance=self.guidance,
                 init=init,
                 strength=self.strength,
-                seed=self.seed + index,
+                seed=window_seed(self.seed, index),
                 callback=lambda step, _total, preview: self._progress(index, step, preview),
             )
         )

@@ -52,6 +52,6 @@ def first_step(steps: int, strength: float) -> int:
     if not 0 < strength <= 1 or start >= steps:
         raise ValueError(
             f"Expected 0 < strength <= 1 with at least one of {steps} steps left; got {strength:g}. "
-            f"Use at least {0.5 / steps:.3g} or more steps."
+            f"Use at least {1 / steps:.3g} or more steps."
         )
     return start

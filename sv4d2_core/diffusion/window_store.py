@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -85,7 +86,7 @@ def changed_settings(known: dict, settings: dict) -> list[str]:
 def tensor_fingerprint(tensor: Tensor) -> str:
     """Return a hash of a tensor's shape and values, for the settings of a store."""
     digest = hashlib.sha256(str((tuple(tensor.shape), str(tensor.dtype))).encode())
-    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

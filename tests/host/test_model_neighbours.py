@@ -88,6 +88,42 @@ def test_stock_loaders_build_the_same_model(host, pack, core, named, official_wi
     assert not torch.equal(predict(fp8, config, "released_3d"), expected)
 
 
+def test_stock_loaded_models_sample_like_ours(host, pack, core, named):
+    def sampled(model, vae, clip_vision):
+        clip = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+        cameras = core("cameras").Cameras.official("sv4d2")
+        widgets = [5, 1, "euler", "karras", "model default", 1.0, 2.0, 1.0, 8.0]
+        with torch.inference_mode():
+            return pack["SV4D2Sampler"].execute(model, clip_vision, vae, clip, cameras, *widgets)[0]
+
+    ours, clip_vision, vae = pack["SV4D2CheckpointLoader"].execute(named, "auto", "default").args
+    stock = host.CheckpointLoaderSimple().load_checkpoint(named)
+    expected = sampled(ours, vae, clip_vision)
+    assert torch.equal(sampled(stock[0], stock[2], clip_vision).latents, expected.latents)
+    with pytest.raises(ValueError, match="socket 'clip_vision'; got none"):
+        sampled(ours, vae, None)
+
+
+def test_a_dropped_model_frees_its_weights(pack, named):
+    import gc
+    import weakref
+
+    model = pack["SV4D2UNETLoader"].execute(named, "auto", "default")[0]
+    predict(model, model.model.sv4d2_config, "view")
+    comfy_unet = weakref.ref(model.model.diffusion_model)
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    gc.collect()
+    gc.disable()
+    try:
+        del model
+        comfy.model_management.cleanup_models()
+        assert comfy_unet() is None
+    finally:
+        gc.enable()
+
+
 def test_stock_loaded_variant_follows_the_number_of_cameras(host, pack, core, named, caplog):
     model = host.UNETLoader().load_unet(named, "default")[0]
     with caplog.at_level("INFO"):
@@ -115,6 +151,10 @@ def test_unet_only_files_with_and_without_prefix(pack, core, named, official_wid
         save_file(tensors, folder / name, metadata)
         model = pack["SV4D2UNETLoader"].execute(name, "auto", "default")[0]
         assert torch.equal(predict(model, config, "view"), expected)
+    fp8 = {key: x.to(torch.float8_e4m3fn) for key, x in bare.items()}
+    save_file(fp8, folder / "fp8.safetensors", metadata)
+    narrow = pack["SV4D2UNETLoader"].execute("fp8.safetensors", "auto", "default")[0]
+    assert narrow.model.sv4d2_config.unet == config.unet
     bare.pop("out.2.weight")
     save_file(bare, folder / "damaged.safetensors", metadata)
     save_file({"lora_up.weight": torch.ones(1)}, folder / "lora.safetensors")
@@ -131,7 +171,8 @@ sys.path.insert(0, comfyui)
 from comfy.cli_args import args
 args.cpu = True
 import torch, nodes, comfy.sd, comfy.samplers, comfy.supported_models as supported
-import comfy.model_detection as detection, comfy.model_patcher as patching
+import comfy.model_detection as detection, comfy.model_patcher as patching, comfy.ops
+import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
 torch.set_num_threads(1)
 if pack:
     assert asyncio.run(nodes.load_custom_node(pack))
@@ -153,10 +194,19 @@ families = {
     "SV3D_u": dict(video, adm_in_channels=256),
     "SV3D_p": dict(video, adm_in_channels=1280),
 }
+official = dict(
+    common, model_channels=320, num_res_blocks=[2, 2, 2, 2], channel_mult=[1, 2, 4, 4],
+    transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+    transformer_depth_output=[1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+)
+prefix = "model.diffusion_model."
 for name, sizes in families.items():
     family = getattr(supported, name)
-    full = {k: v for k, v in family.unet_config.items()}
-    picked = next(m for m in supported.models if m.matches(full, {"input_blocks.0.0.weight": None}))
+    context = 768 if name == "SD15" else 1024
+    full = dict(official, **{**sizes, "context_dim": context}, num_head_channels=64)
+    unet = openaimodel.UNetModel(**full, device="meta", operations=comfy.ops.disable_weight_init)
+    keys = {prefix + key: tensor for key, tensor in unet.state_dict().items()}
+    picked = type(detection.model_config_from_unet(keys, prefix))
     config = family({**common, **sizes})
     if name == "SD15":
         config.unet_config.update(num_heads=4, num_head_channels=-1)
@@ -185,7 +235,7 @@ def test_other_models_run_as_without_the_pack(host):
     for pack in ("", str(Path(__file__).parent.parent.parent)):
         shim = str(Path(__file__).parent / "torchvision_shim")
         run = subprocess.run(
-            [sys.executable, "-P", "-c", NEIGHBOURS, str(comfyui), pack],
+            [sys.executable, "-c", NEIGHBOURS, str(comfyui), pack],
             capture_output=True,
             text=True,
             timeout=240,

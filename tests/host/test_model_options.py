@@ -76,3 +76,18 @@ def test_noise_levels_can_be_replaced(guided, sample):
 
     changed = ModelSamplingContinuousEDM().patch(guided, "v_prediction", 100.0, 0.01)[0]
     assert not torch.equal(sample(changed, steps=2), sample(guided, steps=2))
+
+
+def test_guidance_without_a_negative_is_refused(guided, window):
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import BasicGuider, RandomNoise, SamplerCustomAdvanced
+
+    guider = BasicGuider().get_guider(guided, window[0])[0]
+    noise = RandomNoise().get_noise(1)[0]
+    sigmas = comfy.samplers.calculate_sigmas(guided.get_model_object("model_sampling"), "karras", 2)
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match="got positive alone. Use KSampler or CFGGuider"),
+    ):
+        sampler = comfy.samplers.sampler_object("euler")
+        SamplerCustomAdvanced().sample(noise, guider, sampler, sigmas, window[2])

@@ -188,6 +188,7 @@ def test_cancel_inside_a_pass_keeps_finished_windows(
 
 
 def test_finished_windows_belong_to_their_settings(pack, core, loaded, clip, cameras, host_dirs, counted):
+    import comfy.model_patcher
     import comfy.sd
 
     sample(pack, loaded, clip, cameras)
@@ -204,8 +205,14 @@ def test_finished_windows_belong_to_their_settings(pack, core, loaded, clip, cam
     lora = {f"{name}.lora_up.weight": torch.ones(width, 1), f"{name}.lora_down.weight": torch.ones(1, width)}
     patched = comfy.sd.load_lora_for_models(loaded[0], None, lora, 1.0, 0.0)[0]
     jobs = [(loaded, clip, cameras, change) for change in changes]
+    bypassed = loaded[0].clone()
+    bypassed.set_injections("bypass_lora", [comfy.model_patcher.PatcherInjection(print, print)])
+    hooked = loaded[0].clone()
+    hooked.set_attachments("extra", object())
     jobs += [
         ((patched, *loaded[1:]), clip, cameras, {}),
+        ((bypassed, *loaded[1:]), clip, cameras, {}),
+        ((hooked, *loaded[1:]), clip, cameras, {}),
         (loaded, clip.flip(0), cameras, {}),
         (loaded, clip, core("cameras").Cameras.ring(V, 20.0), {}),
     ]
@@ -216,6 +223,17 @@ def test_finished_windows_belong_to_their_settings(pack, core, loaded, clip, cam
     counted.clear()
     sample(pack, loaded, clip, dataclasses.replace(cameras, radius=3.0), fps=24.0)
     assert not counted
+
+
+def test_largest_seed_and_a_full_disk_end_no_job(
+    pack, nodes_of, loaded, clip, cameras, host_dirs, monkeypatch, caplog
+):
+    first = sample(pack, loaded, clip, cameras, seed=2**64 - 1, steps=1)[0]
+    assert first.images.isfinite().all()
+    store = nodes_of("window_cache").WindowFolder
+    monkeypatch.setattr(store, "save", lambda *_args: (_ for _ in ()).throw(OSError(28, "No space left")))
+    again = sample(pack, loaded, clip, cameras, seed=3, steps=1)[0]
+    assert again.images.isfinite().all() and "No space left" in caplog.text
 
 
 def test_progress_covers_all_windows_and_shows_all_views(pack, loaded, clip, cameras, host_dirs, monkeypatch):
