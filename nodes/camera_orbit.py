@@ -65,8 +65,8 @@ class SV4D2CameraOrbit(io.ComfyNode):
                     min=-360.0,
                     max=360.0,
                     step=1.0,
-                    tooltip="Only for sweep: the arc in degrees; 360 is a full turn, negative turns to the "
-                    "left.",
+                    tooltip="Only for sweep: the arc in degrees from the input view to just after the last "
+                    "view; 360 is a full turn, negative turns to the left.",
                 ),
                 io.Float.Input(
                     "sweep_elevation_deg",

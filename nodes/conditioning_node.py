@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..sv4d2_core.diffusion.novel_views import window_conditioning
+from ..sv4d2_core.diffusion.one_window import window_conditioning, window_frames
 from .backend import backend_of
 from .host_model import sv4d2_model
 from .sampler_inputs import model_and_clip_inputs
@@ -55,6 +55,11 @@ class SV4D2Conditioning(io.ComfyNode):
                     display_name="latent",
                     tooltip="Empty latents of the window, frame by frame with all views of a frame together.",
                 ),
+                io.Image.Output(
+                    display_name="window",
+                    tooltip="The frames of this window, in a short clip those played back, too: the clip for "
+                    "SV4D2 Images to Views.",
+                ),
             ],
             **aliases("stable video 4d", "novel view", "multi-view", "sv4d conditioning"),
         )
@@ -63,9 +68,11 @@ class SV4D2Conditioning(io.ComfyNode):
     def execute(
         cls, model, clip_vision, vae, clip, cameras, window_start, reference_views=None
     ) -> io.NodeOutput:
-        """Return positive, negative and empty latents."""
+        """Return positive, negative, empty latents and the window's frames."""
         config = sv4d2_model(model).config_for(cameras.n_views)
         backend = backend_of(model, clip_vision, vae, config)
-        window = window_conditioning(backend, clip, cameras, window_start, reference_views)
+        frames = window_frames(config, clip, window_start)
+        window = window_conditioning(backend, frames, cameras, reference_views)
         cond, uncond = both_halves(window, config.unet.view_mixing)
-        return io.NodeOutput(cond.to_host(), uncond.to_host(), {"samples": torch.zeros(cond.latent_shape)})
+        latent = {"samples": torch.zeros(cond.latent_shape)}
+        return io.NodeOutput(cond.to_host(), uncond.to_host(), latent, frames)

@@ -86,6 +86,8 @@ class SV4D2Sampler(io.ComfyNode):
         wanted = guidance_of(model) if guidance == MODEL_DEFAULT else Guidance(guidance, cfg_min, cfg_max)
         backend = backend_of(model, clip_vision, vae, config, sampler=sampler_name, scheduler=scheduler)
         _check_clip(clip, cameras, mask)
+        if init_views is not None and denoise < 1:
+            _check_cameras(init_views.cameras, cameras)
         arguments: dict[str, Any] = {
             "cfg": wanted.table(config),
             "reference_views": reference_views,
@@ -144,6 +146,21 @@ def _check_clip(clip: Tensor, cameras: Cameras, mask: Tensor | None) -> None:
             f"{needed / 2**30:.1f} GiB of main memory; {free / 2**30:.1f} GiB are free. Lower frames or "
             f"size, or raise every, in SV4D2 Prepare Clip."
         )
+
+
+def _check_cameras(given: Cameras, wanted: Cameras) -> None:
+    """Raise ValueError when views to start from were seen by other cameras."""
+    for name in ("azimuths_deg", "elevations_deg"):
+        if getattr(given, name) != getattr(wanted, name):
+            raise ValueError(
+                f"Expected init_views from the cameras of this job ({name} "
+                f"{_angles(getattr(wanted, name))}); got {_angles(getattr(given, name))}. Connect the "
+                f"cameras that the views were made with: SV4D2 Load Views gives them."
+            )
+
+
+def _angles(angles: tuple[float, ...]) -> str:
+    return ", ".join(f"{angle:g}" for angle in angles)
 
 
 def _store(backend: HostBackend, clip: Tensor, cameras: Cameras, arguments: dict[str, Any]) -> WindowStore:

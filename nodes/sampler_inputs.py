@@ -10,6 +10,9 @@ from .sockets import CamerasType, ViewsType
 
 MODEL_DEFAULT = "model default"
 
+# Newer hosts know a start value for the control; on others it starts with randomize.
+_FIXED = getattr(getattr(io, "ControlAfterGenerate", None), "fixed", True)
+
 
 def model_and_clip_inputs() -> list[io.Input]:
     """Return the sockets that every sampling node begins with."""
@@ -57,8 +60,9 @@ def sampler_inputs() -> list[io.Input]:
             default=23,
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
-            tooltip="Window k of the clip starts from noise seeded with seed + k.",
+            control_after_generate=_FIXED,
+            tooltip="Window k of the clip starts from noise seeded with seed + k. Keep the control after "
+            "generate on fixed, so that a cancelled job can continue.",
         ),
         io.Int.Input(
             "steps",

@@ -14,7 +14,7 @@ from ..sv4d2_core.commands.provenance import versions
 from ..sv4d2_core.export.folder import CAMERAS_FILE, CONTACT_SHEET, read_views, write_views
 from ..sv4d2_core.export.location import find_views, numbered_folder
 from ..sv4d2_core.views import ViewGrid
-from .sockets import ViewsType, aliases
+from .sockets import CamerasType, ViewsType, aliases
 
 
 class SV4D2LoadViews(io.ComfyNode):
@@ -46,6 +46,7 @@ class SV4D2LoadViews(io.ComfyNode):
                     display_name="crop",
                     tooltip="Where the clip was cut out of its source, as JSON text; blank when not known.",
                 ),
+                CamerasType.Output(display_name="cameras", tooltip="The cameras of the views."),
             ],
             **aliases("stable video 4d", "novel view", "open views"),
         )
@@ -68,7 +69,7 @@ class SV4D2LoadViews(io.ComfyNode):
         place = find_views(folder, _roots())
         views = read_views(place)
         crop = json.loads((place / CAMERAS_FILE).read_text()).get("crop")
-        return io.NodeOutput(views, "" if crop is None else json.dumps(crop))
+        return io.NodeOutput(views, "" if crop is None else json.dumps(crop), views.cameras)
 
 
 class SV4D2SaveViews(io.ComfyNode):

@@ -52,8 +52,9 @@ class Cameras:
     input_elevation_deg: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "elevations_deg", tuple(float(e) for e in self.elevations_deg))
-        object.__setattr__(self, "azimuths_deg", tuple(float(a) for a in self.azimuths_deg))
+        # Adding 0 makes a negative zero positive, which people would wonder about.
+        object.__setattr__(self, "elevations_deg", tuple(float(e) + 0.0 for e in self.elevations_deg))
+        object.__setattr__(self, "azimuths_deg", tuple(float(a) + 0.0 for a in self.azimuths_deg))
         e, a = self.elevations_deg, self.azimuths_deg
         if len(e) != len(a) or len(e) < 2:
             raise ValueError(

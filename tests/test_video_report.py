@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -104,3 +105,12 @@ def test_the_advice_for_a_long_clip_is_followed_in_one_go():
     shorter = Clip.from_tensors(torch.from_numpy(clip.frames) / 255, frames=frames, every=every)
     assert len(range(0, 205, every)) == shorter.n_frames
     assert "frames are many" not in report(shorter)
+
+
+def test_an_inverted_mask_is_recognised():
+    clip = moving_square([(20, 20), (24, 20)], side=20, canvas=60)
+    white = np.full((2, 60, 60), 255, np.uint8)
+    object_is_black = np.where(clip.frames[..., :3].mean(-1) < 250, 0, white).astype(np.uint8)
+    inverted = dataclasses.replace(clip, masks=object_is_black)
+    right = dataclasses.replace(clip, masks=255 - object_is_black)
+    assert "it looks inverted" in report(inverted) and "it looks inverted" not in report(right)

@@ -38,7 +38,7 @@ def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_
     if not (math.isfinite(cfg_min) and math.isfinite(cfg_max) and cfg_min <= cfg_max):
         raise ValueError(
             f"Expected a finite guidance range with minimum <= maximum; got {cfg_min:g} to {cfg_max:g}. "
-            f"Give both ends."
+            f"Give the smaller number first."
         )
     if shape == "linear":
         position = torch.linspace(0, 1, n_frames * n_views).view(n_frames, n_views)

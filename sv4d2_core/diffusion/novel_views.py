@@ -17,10 +17,11 @@ from ..cameras import Cameras
 from ..video.crop import PreparedClip
 from ..video.foreground import near_white_masks
 from ..views import ViewGrid
-from .conditioning import Conditioning, camera_vectors
+from .conditioning import Conditioning
 from .guidance import resolve_guidance
 from .inputs import check_cameras, checked, checked_clip
 from .model import Backend, SamplingJob
+from .one_window import encode_window
 from .sampler import Callback
 from .schedule import first_step
 from .windows import ping_pong, plan_windows
@@ -158,57 +159,6 @@ def sample_views(
     )
 
 
-def window_conditioning(
-    model: Backend,
-    clip: Tensor,
-    cameras: Cameras,
-    start: int = 0,
-    reference_views: Tensor | None = None,
-) -> Conditioning:
-    """Return the conditioning of one window, for callers that sample it by themselves.
-
-    Args:
-        model: a loaded `Model`, or a host's backend.
-        clip: images [T, H, W, 3] in 0..1; a clip shorter than the window is played back and forth.
-        cameras: exactly the model's V novel views.
-        start: first frame of the window.
-        reference_views: [V, H, W, 3] images of that frame from the novel cameras, or None.
-
-    Raises:
-        ValueError: inputs whose shapes or values do not fit the model, a window beyond the clip.
-    """
-    config = model.config
-    images = checked_clip(clip, config)
-    if cameras.n_views != config.n_views:
-        raise ValueError(
-            f"One window of {config.variant} has {config.n_views} novel views; got {cameras.n_views}. Give "
-            f"{config.n_views} cameras, or sample all views with sample_views (SV4D2 Sampler)."
-        )
-    order = ping_pong(len(images), config.n_frames)
-    if not 0 <= start <= len(order) - config.n_frames:
-        raise ValueError(
-            f"Expected a window of {config.n_frames} frames inside the clip of {len(order)}, so a start from "
-            f"0 to {len(order) - config.n_frames}; got {start}."
-        )
-    frames = images[order[start : start + config.n_frames]]
-    references = None
-    if reference_views is not None:
-        references = checked("reference_views", reference_views, (cameras.n_views, *images.shape[1:]))
-    return _conditioning(model, model.embed(frames), model.encode(frames, role="frames"), cameras, references)
-
-
-def _conditioning(
-    model: Backend, tokens: Tensor, frame_latents: Tensor, cameras: Cameras, references: Tensor | None
-) -> Conditioning:
-    """Return a window's conditioning from what its frames were encoded to."""
-    if references is None:
-        reference_latents = torch.zeros(cameras.n_views, *frame_latents.shape[1:])
-    else:
-        reference_latents = model.encode(references, role="views")
-    vectors, uncond_vectors = camera_vectors(cameras, model.config.vector_dims)
-    return Conditioning(tokens, frame_latents, reference_latents, vectors, uncond_vectors)
-
-
 @dataclass(frozen=True)
 class _Run:
     """What all windows of a run share.
@@ -250,7 +200,7 @@ class _Run:
                 references = images[start]
             sampled = self._finished(index)
             if sampled is None:
-                conditioning = _conditioning(
+                conditioning = encode_window(
                     self.model, self.tokens[frames], self.frame_latents[frames], cameras, references
                 )
                 sampled = self._window(index, conditioning, None if init is None else init[frames])

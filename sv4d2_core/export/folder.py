@@ -150,7 +150,7 @@ def _check(grid: ViewGrid, save_latents: bool) -> None:
             "or pad the views first."
         )
     if save_latents and grid.latents is None:
-        raise ValueError("Expected latents to save; the grid has none. Leave save_latents off.")
+        raise ValueError("Expected latents to save; these views have none. Leave save_latents off.")
 
 
 def read_run(folder: Path) -> dict:

@@ -13,6 +13,8 @@ _FEW_FRAMES = 12
 _MANY_FRAMES = 60
 # Below this share of the frame the object is called tiny.
 _TINY_SHARE = 0.02
+# Above this share a mask that also reaches all borders is rather the background's.
+_LARGEST_SHARE = 0.5
 # Above this enlargement the views cannot be sharp.
 _LARGEST_ENLARGEMENT = 2.0
 # Below this share of the crop another centring would show the object much larger.
@@ -47,10 +49,15 @@ def describe_clip(
     size = images.shape[1]
     share = float(np.mean([np.count_nonzero(foreground[t]) for t in present])) / (height * width)
     lines = [
-        f"{n_frames} frames of {width} x {height} at {fps:.4g} fps, object from {source}; it fills "
+        f"{_counted(n_frames)} of {width} x {height} at {fps:.4g} fps, object from {source}; it fills "
         f"{100 * share:.2g} % of the frame; a square of {side:.0f} pixels becomes {size}"
     ]
     lines += _borders(boxes[present], height, width, n_frames)
+    if source == "mask" and share > _LARGEST_SHARE and _touches_all_borders(boxes[present], height, width):
+        lines.append(
+            f"the mask covers {100 * share:.0f} % of the frame up to all four borders: it looks inverted (in "
+            f"ComfyUI put InvertMask before it; Load Image's mask is white where the image is transparent)"
+        )
     if len(present) < n_frames:
         empty = [str(t) for t in range(n_frames) if t not in set(present.tolist())]
         lines.append(f"{len(empty)} of {n_frames} frames are empty: {', '.join(empty)} (counted from 0)")
@@ -66,8 +73,9 @@ def describe_clip(
         )
     lines += _jumps(boxes, present, extents)
     if n_frames < _FEW_FRAMES:
-        counted = "1 frame" if n_frames == 1 else f"{n_frames} frames"
-        lines.append(f"only {counted}: the sampler extends a clip that is shorter than the model's window")
+        lines.append(
+            f"only {_counted(n_frames)}: the sampler extends a clip that is shorter than the model's window"
+        )
     if n_frames > _MANY_FRAMES:
         lines.append(_long(n_frames))
     if n_frames > 1:
@@ -89,6 +97,14 @@ def _long(n_frames: int) -> str:
 def _ordinal(number: int) -> str:
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
+
+
+def _counted(n_frames: int) -> str:
+    return "1 frame" if n_frames == 1 else f"{n_frames} frames"
+
+
+def _touches_all_borders(boxes: np.ndarray, height: int, width: int) -> bool:
+    return bool((boxes == [0, 0, width, height]).all(axis=-1).mean() > 0.5)
 
 
 def _borders(boxes: np.ndarray, height: int, width: int, n_frames: int) -> list[str]:

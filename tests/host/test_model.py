@@ -80,8 +80,17 @@ def window_of(core, pack, loaded, clip, cameras, start=0):
     return pack["SV4D2Conditioning"].execute(model, clip_vision, vae, clip, cameras, start).args
 
 
+def test_the_window_s_frames_fit_what_it_makes(pack, core, loaded, clip, cameras):
+    later = window_of(core, pack, loaded, clip, cameras, start=2)[3]
+    short = window_of(core, pack, loaded, clip[:2], cameras)
+    assert torch.equal(later, clip[2:5]) and torch.equal(short[3], clip[[0, 1, 0]])
+    novel = torch.rand(T * V, 32, 32, 3)
+    arguments = (short[3], novel, cameras, "frame by frame", 8.0)
+    assert pack["SV4D2ImagesToViews"].execute(*arguments)[0].n_frames == T
+
+
 def ksampler(host, model, window, seed=5, steps=4, cfg=1.0, sampler="euler"):
-    positive, negative, latent = window
+    positive, negative, latent = window[:3]
     return host.KSampler().sample(model, seed, steps, cfg, sampler, "karras", positive, negative, latent)[0]
 
 
@@ -198,7 +207,7 @@ def test_lora_of_the_host_changes_the_prediction(host, core, pack, loaded, clip,
 
 def test_wrong_inputs_are_explained(host, core, pack, loaded, clip, cameras):
     model, clip_vision, vae = loaded
-    positive, negative, latent = window_of(core, pack, loaded, clip, cameras)
+    positive, negative, latent, _ = window_of(core, pack, loaded, clip, cameras)
     with torch.inference_mode():
         longer = {"samples": torch.zeros(T * V + 1, 4, 16, 16)}
         with pytest.raises(ValueError, match=r"Expected latents \[6, 4, 16, 16\].*got \[7, 4, 16, 16\]"):

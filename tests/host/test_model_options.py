@@ -30,7 +30,7 @@ def guided(pack, loaded):
 @pytest.fixture(scope="module")
 def sample(host, window):
     def run(model, steps=4):
-        positive, negative, latent = window
+        positive, negative, latent = window[:3]
         with torch.inference_mode():
             arguments = (model, 5, steps, 1.0, "euler", "karras", positive, negative, latent)
             return host.KSampler().sample(*arguments)[0]["samples"]

@@ -264,6 +264,9 @@ def test_wrong_inputs_are_explained(pack, core, loaded, clip, cameras, host_dirs
     for frames, orbit, change, message in cases:
         with pytest.raises(ValueError, match=message):
             sample(pack, loaded, frames, orbit, **change)
+    views = sample(pack, loaded, clip, cameras)[0]
+    with pytest.raises(ValueError, match="cameras of this job .*; got .* SV4D2 Load Views gives them"):
+        sample(pack, loaded, clip, ring(V, 10.0), init_views=views, denoise=0.5)
     with pytest.raises(ValueError, match="embeddings of width 48"):
         sample(pack, (loaded[0], type("Other", (), {"model": None})(), loaded[2]), clip, cameras)
     monkeypatch.setattr(management, "get_free_memory", lambda *_args: 1e5)

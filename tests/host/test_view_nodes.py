@@ -77,7 +77,7 @@ class TestSchemas:
             "SV4D2_VIEWS",
         ),
         "SV4D2ViewsGridVideo": (["views", "columns", "labels", "cell_size"], "IMAGE VIDEO"),
-        "SV4D2LoadViews": (["folder"], "SV4D2_VIEWS STRING"),
+        "SV4D2LoadViews": (["folder"], "SV4D2_VIEWS STRING SV4D2_CAMERAS"),
         "SV4D2SaveViews": (["views", "filename_prefix", "save_latents", "crop"], "STRING"),
     }
 
@@ -462,7 +462,8 @@ class TestFolders:
         assert settings["host"]["name"] == "ComfyUI" and settings["host"]["version"][0].isdigit()
         assert settings["prompt"] == {"1": {"class_type": "A", "is_changed": [None]}}
         assert settings["extra_pnginfo"] == {"workflow": {"nodes": []}}
-        views, crop_back = self.load(pack, output.args[0])
+        views, crop_back, cameras_back = self.load(pack, output.args[0])
+        assert cameras_back == views.cameras
         assert json.loads(crop_back) == json.loads(crop)
         assert (views.images - grid.images).abs().max() <= 0.5 / 255 + 1e-6
         assert views.latents is not None and views.latents.shape == grid.latents.shape
