@@ -72,8 +72,9 @@ def contact_sheet(grid: ViewGrid) -> Image.Image:
     for column, t in enumerate(shown):
         draw.text((left + column * (cell_w + _GAP) + cell_w // 2, top), str(t), "black", text, anchor="ma")
     for v in range(grid.n_views + 1):
-        y = top + line + v * row_h
-        draw.text((_GAP, y + cell_h // 2), _row_label(grid, v), "black", text, anchor="lm")
+        middle = top + line + v * row_h + (row_h - _GAP) // 2
+        y = middle - cell_h // 2
+        draw.text((_GAP, middle), _row_label(grid, v), "black", text, anchor="lm")
         for column, t in enumerate(shown):
             cell = Image.fromarray(to_bytes(grid.images[t, v]))
             if shrink < 1:
