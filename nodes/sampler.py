@@ -115,6 +115,14 @@ class SV4D2Sampler(io.ComfyNode):
             log.warning("SV4D2: UNTRAINED WEIGHTS: the novel views are noise.")
         if mask is not None and views.masks is not None:
             views = replace(views, masks=torch.cat([mask[:, None].float().cpu(), views.masks[:, 1:]], dim=1))
+        settings = {
+            "sampler": [sampler_name, scheduler],
+            "guidance": [wanted.shape, wanted.cfg_min, wanted.cfg_max],
+            "strength": denoise,
+            "reference_views": None if reference_views is None else tensor_fingerprint(reference_views),
+            "weights": str(host_model.get_dtype()).removeprefix("torch."),
+        }
+        views = replace(views, settings=settings)
         return io.NodeOutput(views, *_images_and_latents(views, config.scale_factor))
 
 

@@ -24,6 +24,7 @@ class ViewGrid:
         trained: False when the views come from weights that were never trained.
         seed: seed of the initial noise, or None.
         steps: number of denoising steps, or None.
+        settings: what else determined the views, JSON values, or None.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -38,6 +39,7 @@ class ViewGrid:
     trained: bool = True
     seed: int | None = None
     steps: int | None = None
+    settings: dict | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)

@@ -144,3 +144,14 @@ def test_an_incomplete_folder_is_not_read(tmp_path, grid):
     (tmp_path / "run.json").unlink()
     with pytest.raises(FileNotFoundError, match="complete folder of views"):
         read_views(tmp_path)
+
+
+def test_settings_travel_with_the_views(tmp_path, grid):
+    made = replace(grid, settings={"sampler": ["euler", "karras"], "host": "first"})
+    write_views(tmp_path / "one", made, run={"settings": {"host": "second"}})
+    again = read_views(tmp_path / "one")
+    assert again.settings == {"sampler": ["euler", "karras"], "host": "second"}
+    write_views(tmp_path / "two", again)
+    assert json.loads((tmp_path / "two/run.json").read_text())["settings"] == again.settings
+    write_views(tmp_path / "three", grid)
+    assert read_views(tmp_path / "three").settings is None

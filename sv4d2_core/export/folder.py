@@ -47,8 +47,8 @@ def write_views(
         folder: made if missing; files of other names in it are left alone.
         grid: square images of even size.
         crop: how the input was cut out of the source clip, JSON values, or None.
-        run: settings, versions, timings, peak memory: JSON values; the grid's own facts (seed, steps,
-            variant, trained, fps, sizes) are added and win over equal names.
+        run: settings, versions, timings, peak memory: JSON values; the grid's own settings join
+            ``settings``, its facts (seed, steps, variant, trained, fps, sizes) win over equal names.
         save_latents: also write the sampled latents, float16.
         overwrite: replace what an earlier call wrote here; entries of other origin are never touched.
 
@@ -74,7 +74,8 @@ def write_views(
     size, has_masks = grid.images.shape[2], grid.masks is not None
     cameras = _json(cameras_json(grid.cameras, size, grid.fps, grid.n_frames, crop))
     transforms = _json(transforms_json(grid.cameras, size, grid.fps, grid.n_frames, has_masks))
-    run = {**(run or {}), **_provenance(grid)}
+    settings = {**(grid.settings or {}), **(run or {}).get("settings", {})}
+    run = {**(run or {}), "settings": settings, **_provenance(grid)}
     _json(run)
 
     with all_or_nothing(folder, existing, RUN_FILE, _upper_estimate(grid)) as staging:
@@ -139,6 +140,7 @@ def _read(folder: Path) -> ViewGrid:
     if (folder / _LATENTS_FILE).is_file():
         latents = load((folder / _LATENTS_FILE).read_bytes())[_LATENTS_KEY].float()
     provenance = {key: run[key] for key in ("fps", "variant", "trained", "seed", "steps")}
+    provenance["settings"] = run.get("settings") or None
     return ViewGrid(images, cameras, masks, latents=latents, **provenance)
 
 

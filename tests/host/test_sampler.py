@@ -131,6 +131,8 @@ def test_given_views_several_passes_references_and_mask(pack, core, loaded, clip
         strength=0.6,
     )
     assert close(views.images, expected.images) and torch.equal(views.masks[:, 0], mask)
+    assert views.settings["sampler"] == ["euler", "karras"] and views.settings["strength"] == 0.6
+    assert views.settings["guidance"] == ["triangle", 1.0, 3.0] and views.settings["weights"] == "float32"
 
 
 def test_guidance_of_the_model_is_used(pack, loaded, clip, cameras, host_dirs):
