@@ -26,7 +26,7 @@ BESIDE_THE_HOST = {"torch", "numpy", "PIL", "einops"}
 FLOORS = [
     {"cameras", "orbits", "views", "world"},
     {"video"},
-    {"diffusion"},
+    {"diffusion", "metrics"},
     {"export"},
     {"commands", "cli", "__main__", "__init__"},
 ]

@@ -1,0 +1,1 @@
+"""How good views and 4D scenes are, in numbers."""
