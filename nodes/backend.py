@@ -17,8 +17,8 @@ from ..sv4d2_core.diffusion.conditioning import to_network_images
 from ..sv4d2_core.diffusion.config import ModelConfig
 from ..sv4d2_core.diffusion.model import EncoderRole, SamplingJob
 from ..sv4d2_core.diffusion.schedule import first_step
-from .guidance import Guidance, with_guidance
-from .window_conds import both_halves
+from .guidance import with_guidance
+from .window_conds import WindowConds
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class HostBackend:
 
     def denoise(self, job: SamplingJob) -> Tensor:
         """Return the sampled, scaled latents of a window, [T * V, 4, h, w] float32."""
-        patcher = with_guidance(self.patcher, Guidance(), job.guidance)
+        patcher = with_guidance(self.patcher, job.guidance)
         sampler = comfy.samplers.KSampler(
             patcher,
             steps=job.steps,
@@ -94,12 +94,13 @@ class HostBackend:
             if job.callback is not None:
                 job.callback(start + step + 1, steps, denoised)
 
-        cond, uncond = both_halves(job.conditioning, self.config.unet.view_mixing)
+        halves = (job.conditioning, job.conditioning.unconditional())
+        cond, uncond = (WindowConds.of(half, self.config.unet.view_mixing).to_host() for half in halves)
         scale = self.config.scale_factor
         sampled = sampler.sample(
             job.noise,
-            cond.to_host(),
-            uncond.to_host(),
+            cond,
+            uncond,
             cfg=1.0,
             latent_image=torch.zeros_like(job.noise) if job.init is None else job.init / scale,
             start_step=start,

@@ -46,11 +46,7 @@ class SV4D2CamerasToCameraInfo(io.ComfyNode):
     @classmethod
     def execute(cls, cameras: Cameras, view: int) -> io.NodeOutput:
         """Return the camera in the host's words; both worlds have Y up and cameras that look along -Z."""
-        if not 0 <= view <= cameras.n_views:
-            raise ValueError(
-                f"Expected a view from 0 (the input) to {cameras.n_views}; got {view}. These cameras have "
-                f"{cameras.n_views} novel views."
-            )
+        cameras.check_view(view)
         camera_info = {
             "position": _named("xyz", cameras.eyes()[view].tolist()),
             "target": _named("xyz", [0.0, 0.0, 0.0]),

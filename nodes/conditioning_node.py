@@ -10,7 +10,7 @@ from .backend import backend_of
 from .host_model import sv4d2_model
 from .sampler_inputs import model_and_clip_inputs
 from .sockets import CamerasType, aliases
-from .window_conds import both_halves
+from .window_conds import WindowConds
 
 
 class SV4D2Conditioning(io.ComfyNode):
@@ -73,6 +73,7 @@ class SV4D2Conditioning(io.ComfyNode):
         backend = backend_of(model, clip_vision, vae, config)
         frames = window_frames(config, clip, window_start)
         window = window_conditioning(backend, frames, cameras, reference_views)
-        cond, uncond = both_halves(window, config.unet.view_mixing)
+        cond = WindowConds.of(window, config.unet.view_mixing)
+        uncond = WindowConds.of(window.unconditional(), config.unet.view_mixing)
         latent = {"samples": torch.zeros(cond.latent_shape)}
         return io.NodeOutput(cond.to_host(), uncond.to_host(), latent, frames)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..sv4d2_core.diffusion.config import ModelConfig
 from ..sv4d2_core.diffusion.guidance import guidance_table, guide
-from .host_model import sv4d2_model
 from .window_conds import WindowConds
 
 OFFICIAL = "official"
@@ -41,13 +40,11 @@ class GuidanceFunction:
     """The function that the host calls in place of its own guidance.
 
     Args:
-        guidance: where the table comes from when ``table`` is None.
-        table: [T, V] scales.
+        guidance: a table [T, V] of scales, or what one follows from.
     """
 
-    def __init__(self, guidance: Guidance, table: Tensor | None = None) -> None:
+    def __init__(self, guidance: Guidance | Tensor) -> None:
         self.guidance = guidance
-        self.table = table
 
     def __call__(self, args: dict[str, Any]) -> Tensor:
         """Return the noisy input minus the guided prediction, as the host wants it."""
@@ -57,10 +54,10 @@ class GuidanceFunction:
                 "KSampler or CFGGuider with the negative of SV4D2 Conditioning."
             )
         cond, uncond = args["cond_denoised"], args["uncond_denoised"]
-        table = self.table
-        if table is None:
+        table = self.guidance
+        if isinstance(table, Guidance):
             window = WindowConds.of_host(args["input_cond"][0])
-            table = self.guidance.table(args["model"].config_for(window.n_views))
+            table = table.table(args["model"].config_for(window.n_views))
         if table.numel() != len(cond):
             raise ValueError(
                 f"Expected latents of {table.shape[0]} frames x {table.shape[1]} views for this guidance; "
@@ -69,12 +66,11 @@ class GuidanceFunction:
         return args["input"] - guide(uncond, cond, table)
 
 
-def with_guidance(patcher: Any, guidance: Guidance, table: Tensor | None = None) -> Any:
+def with_guidance(patcher: Any, guidance: Guidance | Tensor) -> Any:
     """Return a copy of a MODEL that is guided by a table; a sampler's cfg has no effect then."""
-    sv4d2_model(patcher)
     patched = patcher.clone()
     patched.set_model_sampler_cfg_function(
-        GuidanceFunction(guidance, table),
+        GuidanceFunction(guidance),
         # Without it the host leaves the unconditional half out at a cfg of 1.
         disable_cfg1_optimization=True,
     )
@@ -84,4 +80,5 @@ def with_guidance(patcher: Any, guidance: Guidance, table: Tensor | None = None)
 def guidance_of(patcher: Any) -> Guidance:
     """Return the guidance that SV4D2 Guidance put on a MODEL, else the official one."""
     function = patcher.model_options.get("sampler_cfg_function")
-    return function.guidance if isinstance(function, GuidanceFunction) else Guidance()
+    guidance = function.guidance if isinstance(function, GuidanceFunction) else None
+    return guidance if isinstance(guidance, Guidance) else Guidance()

@@ -13,7 +13,6 @@ from typing import Any
 
 import comfy.conds
 import comfy.model_base
-import comfy.model_management
 import comfy.supported_models
 import torch
 from torch import Tensor
@@ -158,7 +157,7 @@ def with_identity_post_quant(state_dict: dict[str, Tensor]) -> dict[str, Tensor]
     }
 
 
-def sv4d2_model(patcher: Any, socket: str = "model") -> SV4D2Model:
+def sv4d2_model(patcher: Any) -> SV4D2Model:
     """Return the model inside a MODEL socket's value.
 
     Raises:
@@ -167,7 +166,7 @@ def sv4d2_model(patcher: Any, socket: str = "model") -> SV4D2Model:
     model = getattr(patcher, "model", None)
     if not isinstance(model, SV4D2Model):
         raise ValueError(
-            f"Expected a Stable Video 4D 2.0 model in the socket {socket!r}; got {type(model).__name__}. "
+            f"Expected a Stable Video 4D 2.0 model in the socket 'model'; got {type(model).__name__}. "
             f"Connect SV4D2 Load Checkpoint (files sv4d2.safetensors or sv4d2_8views.safetensors)."
         )
     return model

@@ -19,7 +19,7 @@ from ..sv4d2_core.diffusion.checkpoint import (
     encoders_are_equal,
     open_tensors,
 )
-from ..sv4d2_core.diffusion.config import CLIPVisionConfig, VAEConfig
+from ..sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, VAEConfig
 from ..sv4d2_core.diffusion.layout import PARTS, read_config, read_header, read_unet_only
 from ..sv4d2_core.diffusion.unet import UNet
 from .host_model import declared, with_identity_post_quant
@@ -53,8 +53,9 @@ def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, An
     networks = checked_networks(header, config)
     with open_tensors(header) as file:
         one_encoder = encoders_are_equal(header, file, networks["frame_encoder"])
-    model = load_unet(path, variant, weight_dtype)
     state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    # The host takes the UNet's weights out of the state dict.
+    model = _rebuildable(_build_model(state_dict, config, weight_dtype), path, variant, weight_dtype)
     vae = _build_vae(state_dict, "frame_encoder", config.vae)
     vae.sv4d2_views = None
     if not one_encoder:
@@ -81,22 +82,28 @@ def load_unet(path: str, variant: str, weight_dtype: str, disable_dynamic: bool 
     shapes = UNet(config.unet, device="meta").state_dict()
     required = {prefix + key: tuple(tensor.shape) for key, tensor in shapes.items()}
     check_tensors(header, required, _READABLE)
+    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    model = _build_model(state_dict, config, weight_dtype, disable_dynamic)
+    return _rebuildable(model, path, variant, weight_dtype)
+
+
+def _build_model(
+    state_dict: dict[str, Tensor], config: ModelConfig, weight_dtype: str, disable_dynamic: bool = False
+) -> Any:
+    """Return the host's MODEL of the UNet in a state dict, with or without the official prefix."""
+    dtype = WEIGHT_DTYPES[weight_dtype]
     dynamic = {"disable_dynamic": True} if disable_dynamic else {}
     with declared(config):
-        model = comfy.sd.load_diffusion_model_state_dict(
-            comfy.utils.load_torch_file(path, safe_load=True),
-            model_options=_model_options(weight_dtype),
-            **dynamic,
+        return comfy.sd.load_diffusion_model_state_dict(
+            state_dict, model_options={} if dtype is None else {"dtype": dtype}, **dynamic
         )
+
+
+def _rebuildable(model: Any, path: str, variant: str, weight_dtype: str) -> Any:
+    """Return the MODEL, told how newer hosts load it again for another device or all at once."""
     if hasattr(model, "cached_patcher_init"):
-        # Newer hosts load a model a second time for another device or without loading on demand.
         model.cached_patcher_init = (load_unet, (path, variant, weight_dtype))
     return model
-
-
-def _model_options(weight_dtype: str) -> dict[str, Any]:
-    dtype = WEIGHT_DTYPES[weight_dtype]
-    return {} if dtype is None else {"dtype": dtype}
 
 
 def _build_vae(state_dict: dict[str, Tensor], encoder: str, config: VAEConfig) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.conditioning import Conditioning
@@ -31,6 +30,17 @@ class WindowConds:
     vectors: Tensor
     references: Tensor
     view_mixing: str
+
+    @classmethod
+    def of(cls, conditioning: Conditioning, view_mixing: str) -> WindowConds:
+        """Return what a window's conditioning, of either half, is to the host."""
+        return cls(
+            context=conditioning.tokens[None],
+            frames=conditioning.frame_latents,
+            vectors=conditioning.vectors,
+            references=conditioning.reference_latents,
+            view_mixing=view_mixing,
+        )
 
     def to_host(self) -> list[list[Any]]:
         """Return the CONDITIONING socket's value."""
@@ -84,12 +94,3 @@ class WindowConds:
                 f"Expected latents {expected} ({self.n_frames} frames x {self.n_views} views); got "
                 f"{list(noise.shape)}. Connect the latent of SV4D2 Conditioning, unchanged."
             )
-
-
-def both_halves(conditioning: Conditioning, view_mixing: str) -> tuple[WindowConds, WindowConds]:
-    """Return the conditional and the unconditional half of a window."""
-    given = conditioning
-    tensors = (given.tokens[None], given.frame_latents, given.vectors, given.reference_latents)
-    cond = WindowConds(*tensors, view_mixing)
-    tokens, frames, _, references = map(torch.zeros_like, tensors)
-    return cond, WindowConds(tokens, frames, given.uncond_vectors, references, view_mixing)

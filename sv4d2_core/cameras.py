@@ -84,6 +84,14 @@ class Cameras:
         """V, the number of novel views (the input view is not counted)."""
         return len(self.azimuths_deg) - 1
 
+    def check_view(self, view: int) -> None:
+        """Raise ValueError unless ``view`` is 0, the input view, or one of the V novel views."""
+        if not 0 <= view <= self.n_views:
+            raise ValueError(
+                f"Expected a view from 0 (the input) to {self.n_views}; got {view}. These cameras have "
+                f"{self.n_views} novel views."
+            )
+
     def select(self, novel_views: Sequence[int]) -> Cameras:
         """Return the input view followed by the given novel views (indices 0..V-1)."""
         keep = [0, *(i + 1 for i in novel_views)]
@@ -108,10 +116,15 @@ class Cameras:
         azimuth = (from_last[1:] - from_last[0]) % (2 * math.pi)
         return polar, azimuth
 
-    def eyes(self) -> Tensor:
-        """Return the camera centres, [V + 1, 3] float64, world units."""
+    def _absolute_angles_rad(self) -> tuple[Tensor, Tensor]:
+        """Return the elevations in the world and the azimuths, each [V + 1] float64."""
         e = torch.deg2rad(torch.tensor(self.elevations_deg, dtype=torch.float64) + self.input_elevation_deg)
         a = torch.deg2rad(torch.tensor(self.azimuths_deg, dtype=torch.float64))
+        return e, a
+
+    def eyes(self) -> Tensor:
+        """Return the camera centres, [V + 1, 3] float64, world units."""
+        e, a = self._absolute_angles_rad()
         return self.radius * torch.stack([e.cos() * a.sin(), e.sin(), e.cos() * a.cos()], dim=-1)
 
     def c2w_opengl(self) -> Tensor:
@@ -129,8 +142,7 @@ class Cameras:
 
         An orbit camera is turned up or down about its own x axis, then about the world's y axis.
         """
-        e = torch.deg2rad(torch.tensor(self.elevations_deg, dtype=torch.float64) + self.input_elevation_deg)
-        a = torch.deg2rad(torch.tensor(self.azimuths_deg, dtype=torch.float64))
+        e, a = self._absolute_angles_rad()
         (ce, se), (ca, sa) = ((angle.cos(), angle.sin()) for angle in (e / 2, a / 2))
         return torch.stack([-ca * se, sa * ce, sa * se, ca * ce], dim=-1)
 

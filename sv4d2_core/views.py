@@ -67,11 +67,7 @@ class ViewGrid:
         Raises:
             ValueError: there is no such view.
         """
-        if not 0 <= view <= self.n_views:
-            raise ValueError(
-                f"Expected a view from 0 (the input) to {self.n_views}; got {view}. These views come from "
-                f"{self.n_views} novel cameras."
-            )
+        self.cameras.check_view(view)
         return self.images[:, view], None if self.masks is None else self.masks[:, view]
 
     def one_frame(self, frame: int, include_input: bool = True) -> tuple[Tensor, Tensor | None]:

@@ -8,6 +8,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,10 +20,8 @@ from sv4d2_core.diffusion.config import (
     OFFICIAL_VARIANTS,
     CLIPVisionConfig,
     ModelConfig,
-    UNetConfig,
     VAEConfig,
 )
-from sv4d2_core.diffusion.convert import write_random_checkpoint
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.diffusion.vae import VAEDecoder, VAEEncoder
@@ -33,10 +32,18 @@ WEIGHT_SEED, INPUT_SEED = 1001, 2001
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
 
-_spec = importlib.util.spec_from_file_location("golden_generator", DATA / "generator.py")
-assert _spec is not None and _spec.loader is not None
-_generator = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_generator)
+
+def _load(name: str, file: Path) -> ModuleType:
+    """Import a file that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_generator = _load("golden_generator", DATA / "generator.py")
+_media = _load("test_media", Path(__file__).parent / "host/media.py")
 
 
 class Goldens:
@@ -128,36 +135,11 @@ def tiny_model(goldens: Goldens) -> Callable[[str], Model]:
     return make
 
 
-def micro_config(n_frames: int = 3, n_views: int = 2, view_mixing: str = "view") -> ModelConfig:
-    """Return a two-level model of the same structure whose forward pass takes milliseconds."""
-    return ModelConfig(
-        n_frames=n_frames,
-        n_views=n_views,
-        vector_dims=(32, 48, 48),
-        size=32,
-        trained=False,
-        unet=UNetConfig(
-            view_mixing=view_mixing,
-            base=32,
-            multipliers=(1, 2),
-            res_blocks=1,
-            attention_levels=1,
-            head_channels=16,
-            context_dim=48,
-            vector_dim=128,
-        ),
-        vae=VAEConfig(base=32, multipliers=(1, 2), res_blocks=1),
-        clip=CLIPVisionConfig(
-            width=64, layers=1, head_width=32, mlp_width=64, patch=28, image_size=56, embed_dim=48
-        ),
-    )
-
-
 @pytest.fixture(scope="session")
 def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a file of an untrained model with T = 3 and V = 2."""
     path = tmp_path_factory.mktemp("checkpoint") / "micro.safetensors"
-    return write_random_checkpoint(path, micro_config(), seed=3)
+    return _media.write_micro_checkpoint(path)
 
 
 @pytest.fixture(scope="session")

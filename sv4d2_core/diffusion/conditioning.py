@@ -36,6 +36,16 @@ class Conditioning:
     vectors: Tensor
     uncond_vectors: Tensor
 
+    def unconditional(self) -> Conditioning:
+        """Return the other half of guidance: zeros for all but the cameras."""
+        return Conditioning(
+            torch.zeros_like(self.tokens),
+            torch.zeros_like(self.frame_latents),
+            torch.zeros_like(self.reference_latents),
+            self.uncond_vectors,
+            self.uncond_vectors,
+        )
+
 
 def camera_vectors(cameras: Cameras, dims: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Return the camera vectors of the novel views, conditional and unconditional, each [V, sum(dims)].
@@ -70,17 +80,14 @@ class GuidedInputs:
 
 def guided_inputs(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> GuidedInputs:
     """Return the network inputs of the unconditional and the conditional half."""
+    halves = (conditioning.unconditional(), conditioning)
     n_views = len(conditioning.vectors)
-    concat = repeat(conditioning.frame_latents, "t c h w -> (t v) c h w", v=n_views)
-
-    def with_zeros_first(x: Tensor) -> Tensor:
-        return torch.cat([torch.zeros_like(x), x]).to(device, dtype)
-
+    frames = torch.cat([half.frame_latents for half in halves]).to(device, dtype)
     return GuidedInputs(
-        context=with_zeros_first(conditioning.tokens[None]),
-        concat=with_zeros_first(concat),
-        vectors=torch.cat([conditioning.uncond_vectors, conditioning.vectors]).to(device, dtype),
-        references=with_zeros_first(conditioning.reference_latents),
+        context=torch.stack([half.tokens for half in halves]).to(device, dtype),
+        concat=repeat(frames, "bt c h w -> (bt v) c h w", v=n_views),
+        vectors=torch.cat([half.vectors for half in halves]).to(device, dtype),
+        references=torch.cat([half.reference_latents for half in halves]).to(device, dtype),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, float32
+import torch
+from torch import Tensor
 
 from ..cameras import Cameras
 from .config import ModelConfig
@@ -24,7 +25,7 @@ def checked(name: str, value: Tensor, shape: tuple[int, ...], in_unit_range: boo
     if tuple(value.shape) != shape or 0 in shape:
         expected = "[T, H, W, 3] with T >= 1" if name == "clip" else str(list(shape))
         raise ValueError(f"Expected {name} {expected}; got {list(value.shape)}. {_WHAT_TO_GIVE[name]}")
-    value = value.detach().to("cpu", dtype=float32)
+    value = value.detach().to("cpu", torch.float32)
     bad = int((~value.isfinite()).sum())
     if bad:
         raise ValueError(f"Expected finite values in {name}; got {bad} NaN or infinite of {value.numel()}.")

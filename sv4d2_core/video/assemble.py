@@ -86,13 +86,13 @@ def _check_count(n_frames: int, n_images: int, n_views: int) -> None:
         return
     if n_images == n_frames * (n_views + 1):
         advice = "They seem to hold the input view, too: leave it out."
-    elif n_images % n_views == 0 and n_images > expected:
-        advice = (
-            f"They are {n_images // n_views} for each of {n_views} views: give a clip of as many frames. A "
-            f"clip shorter than the model's window was played back and forth: then keep the first {expected}."
-        )
     elif n_images % n_views == 0:
         advice = f"They are {n_images // n_views} for each of {n_views} views: give a clip of as many frames."
+        if n_images > expected:
+            advice += (
+                f" A clip shorter than the model's window was played back and forth: then keep the first "
+                f"{expected}."
+            )
     elif n_images % n_frames == 0:
         advice = f"They are {n_images // n_frames} for each of {n_frames} frames: give as many cameras."
     else:

@@ -87,6 +87,19 @@ def core(pack: dict[str, Any]) -> Callable[[str], ModuleType]:
     return lambda name: importlib.import_module(f"{package}.sv4d2_core.{name}")
 
 
+@pytest.fixture(scope="session")
+def nodes_of(pack: dict[str, Any]) -> Callable[[str], ModuleType]:
+    """Return an importer of the pack's own modules in nodes/: ``nodes_of("loading")``."""
+    package = next(iter(pack.values())).__module__.rsplit(".", 1)[0]
+    return lambda name: importlib.import_module(f"{package}.{name}")
+
+
+@pytest.fixture(scope="session")
+def loaded(nodes_of: Callable[[str], ModuleType], tiny_checkpoint: Path) -> tuple[Any, Any, Any]:
+    """Return MODEL, CLIP_VISION and VAE of the tiny checkpoint, as our loader makes them."""
+    return nodes_of("loading").load_checkpoint(str(tiny_checkpoint), "auto", "default")
+
+
 @pytest.fixture
 def host_dirs(host: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostDirs:
     """Return fresh folders that ComfyUI uses in place of its own."""

@@ -27,17 +27,16 @@ def core(name: str) -> Any:
     return importlib.import_module(f"sv4d2_core.{name}")
 
 
-def write_micro_checkpoint(path: Path, n_frames: int, n_views: int, vae_levels: int = 2) -> Path:
-    """Write an untrained checkpoint in the official layout and return its path.
+def micro_config(n_frames: int = 3, n_views: int = 2, vae_levels: int = 2) -> Any:
+    """Return the sizes of a two-level model whose forward pass takes milliseconds.
 
     Args:
-        path: target file.
         n_frames: T.
         n_views: V.
         vae_levels: 2: latents have half the size of the images; 4: an eighth, as the official ones.
     """
     config = core("diffusion.config")
-    model = config.ModelConfig(
+    return config.ModelConfig(
         variant="sv4d2_8views" if n_views == 8 else "sv4d2",
         n_frames=n_frames,
         n_views=n_views,
@@ -59,7 +58,11 @@ def write_micro_checkpoint(path: Path, n_frames: int, n_views: int, vae_levels: 
             width=64, layers=1, head_width=32, mlp_width=64, patch=28, image_size=56, embed_dim=48
         ),
     )
-    return core("diffusion.convert").write_random_checkpoint(path, model, seed=3)
+
+
+def write_micro_checkpoint(path: Path, *sizes: int) -> Path:
+    """Write an untrained checkpoint of `micro_config` in the official layout and return its path."""
+    return core("diffusion.convert").write_random_checkpoint(path, micro_config(*sizes), seed=3)
 
 
 def write_other_model(path: Path) -> None:

@@ -11,15 +11,6 @@ T, V = 3, 2
 
 
 @pytest.fixture(scope="module")
-def loaded(pack, host, tiny_checkpoint):
-    """Return MODEL, CLIP_VISION and VAE of the tiny checkpoint, as our loader makes them."""
-    import sys
-
-    loading = sys.modules[pack["SV4D2CheckpointLoader"].__module__]
-    return loading.load_checkpoint(str(tiny_checkpoint), "auto", "default")
-
-
-@pytest.fixture(scope="module")
 def core_model(core, tiny_checkpoint):
     return core("diffusion.checkpoint").load_checkpoint(tiny_checkpoint)
 
@@ -161,13 +152,10 @@ def test_weight_types(host, core, pack, loaded, clip, cameras, tiny_checkpoint, 
     assert 0 < (narrow - exact).abs().mean() < tolerance * exact.abs().mean()
 
 
-def test_registration_is_idempotent_and_leaves_sv3d_alone(host, pack, core):
-    import sys
-
-    import comfy.model_detection
+def test_registration_is_idempotent(nodes_of):
     import comfy.supported_models
 
-    host_model = sys.modules[pack["SV4D2CheckpointLoader"].__module__.replace("loaders", "host_model")]
+    host_model = nodes_of("host_model")
     before = list(comfy.supported_models.models)
     host_model.register()
     assert comfy.supported_models.models == before

@@ -15,14 +15,6 @@ def window(pack, core, loaded):
 
 
 @pytest.fixture(scope="module")
-def loaded(pack, tiny_checkpoint):
-    import sys
-
-    loading = sys.modules[pack["SV4D2CheckpointLoader"].__module__]
-    return loading.load_checkpoint(str(tiny_checkpoint), "auto", "default")
-
-
-@pytest.fixture(scope="module")
 def guided(pack, loaded):
     return pack["SV4D2Guidance"].execute(loaded[0], "official", 1.0, 2.0)[0]
 

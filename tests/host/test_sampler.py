@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 
 import pytest
 import torch
@@ -20,13 +19,6 @@ DEFAULTS = {
     "denoise": 1.0,
     "fps": 8.0,
 }
-
-
-@pytest.fixture(scope="module")
-def nodes_of(pack):
-    """Return an importer of the pack's own modules in nodes/."""
-    package = next(iter(pack.values())).__module__.rsplit(".", 1)[0]
-    return lambda name: importlib.import_module(f"{package}.{name}")
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +41,6 @@ def checkpoint(core, tmp_path_factory, tiny_checkpoint):
         return path
 
     return make
-
-
-@pytest.fixture(scope="module")
-def loaded(nodes_of, tiny_checkpoint):
-    return nodes_of("loading").load_checkpoint(str(tiny_checkpoint), "auto", "default")
 
 
 @pytest.fixture(scope="module")
