@@ -67,7 +67,7 @@ def make_creature(seed: int) -> Creature:
         marking_frequency={"stripes": 6.5, "spots": 6.0, "patches": 5.0}[pattern] * dice.between(0.85, 1.15),
         marking_phases=(dice.between(0, 6.28), dice.between(0, 6.28), dice.between(0, 6.28)),
     )
-    return _fitted(creature)
+    return fitted(creature)
 
 
 def _body(dice: _Dice) -> tuple[Bone, ...]:
@@ -219,9 +219,13 @@ def _jittered(palette: tuple[Vector, Vector, Vector], dice: _Dice) -> tuple[Vect
     return moved(base), moved(marking), moved(underside)
 
 
-def _fitted(creature: Creature) -> Creature:
-    """Return the creature moved and scaled so that its walk fits the unit box and the ball of the view."""
-    cloud = _surface_points(parts_at(replace(creature, heading_deg=0.0), torch.linspace(0, 1, 33)))
+def fitted(creature: Creature) -> Creature:
+    """Return the creature moved and scaled so that its motion fits the unit box and the ball of the view.
+
+    Its former scale and origin do not matter.
+    """
+    unscaled = replace(creature, heading_deg=0.0, scale=1.0, origin=(0.0, 0.0, 0.0))
+    cloud = _surface_points(parts_at(unscaled, torch.linspace(0, 1, 33)))
     low, high = cloud.amin(0), cloud.amax(0)
     middle = (low + high) / 2
     ball = float((cloud - middle).norm(dim=-1).max())

@@ -19,8 +19,8 @@ Vector = tuple[float, float, float]
 class Bone:
     """One ellipsoid and the hinge that joins it to its parent.
 
-    The hinge angle is ``swing_deg * sin(2 pi (beats * cycles * t + phase))`` about ``axis``, on top of the
-    rest rotation.
+    The hinge angle is ``swing_deg * sin(2 pi (beats * cycles * t + phase)) + 360 turns * cycles * t`` about
+    ``axis``, on top of the rest rotation.
 
     Args:
         name: unique within the creature.
@@ -35,6 +35,7 @@ class Bone:
         beats: swings per walk cycle, a whole number so that the motion stays periodic.
         colours: RGB of base, markings and underside (`Coat`).
         pattern: one of ``PATTERNS``.
+        turns: turns per walk cycle, for wheels; a whole number where the motion shall be periodic.
     """
 
     name: str
@@ -49,11 +50,12 @@ class Bone:
     beats: int = 1
     colours: tuple[Vector, Vector, Vector] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     pattern: str = "plain"
+    turns: float = 0.0
 
 
 @dataclass(frozen=True)
 class Creature:
-    """A skeleton that walks on the spot; `make_creature` draws one from a seed.
+    """A skeleton that moves on the spot or along a path; `make_creature` draws an animal from a seed.
 
     Args:
         bones: parents before children, the root first.
@@ -64,6 +66,8 @@ class Creature:
         origin: [3] where the root rests, in the creature frame, world units.
         marking_frequency: markings per world unit.
         marking_phases: radians.
+        path: how far the root travels from time 0 to 1, straight and evenly, half before its place of rest
+            and half after; in the creature frame and the bones' lengths.
     """
 
     bones: tuple[Bone, ...]
@@ -74,6 +78,7 @@ class Creature:
     origin: Vector = (0.0, 0.0, 0.0)
     marking_frequency: float = 6.0
     marking_phases: Vector = (0.0, 0.0, 0.0)
+    path: Vector = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -122,14 +127,17 @@ def _pose(creature: Creature, times: Tensor, motion: float) -> tuple[Tensor, Ten
     """Return centres [T, P, 3] and rotations [T, P, 3, 3] in the creature frame, swings times ``motion``."""
     cycle = creature.cycles * times  # [T]
     bob = motion * creature.bob * torch.sin(4 * torch.pi * cycle)
+    travel = motion * (times - 0.5)
     root = _table(creature.origin) + creature.scale * bob[:, None] * _table((0.0, 1.0, 0.0))
+    root = root + creature.scale * travel[:, None] * _table(creature.path)
     frames = {"": (root, torch.eye(3, dtype=torch.float64).expand(len(times), 3, 3))}
     centres, rotations = [], []
     for bone in creature.bones:
         origin, rotation = frames[bone.parent]
         origin = origin + creature.scale * rotation @ _table(bone.joint)
         swing = motion * torch.sin(2 * torch.pi * (bone.beats * cycle + bone.phase))
-        hinge = _rotation(bone.axis, torch.deg2rad(bone.swing_deg * swing))
+        turn = motion * 360 * bone.turns * cycle
+        hinge = _rotation(bone.axis, torch.deg2rad(bone.swing_deg * swing + turn))
         rotation = rotation @ _rest_rotation(bone.rest_deg) @ hinge
         frames[bone.name] = origin, rotation
         centres.append(origin + creature.scale * rotation @ _table(bone.centre))

@@ -1,0 +1,200 @@
+"""The corruption model: seeded, growing with strength and angle, as large as SV4D 2.0's measured errors."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.metrics.image import psnr
+from sv4d2_core.views import ViewGrid
+from sv4d2_core.world import benchmark_scenes, corrupt_views
+
+torch.set_num_threads(1)
+
+AZIMUTHS = (0.0, 1.0, 15.0, 45.0, 90.0, 142.0)
+RING = Cameras((0.0,) * len(AZIMUTHS), AZIMUTHS)
+SEEDS = range(3)
+
+
+@functools.cache
+def truth(name: str, cameras: Cameras = RING, size: int = 64, n_frames: int = 3) -> ViewGrid:
+    scene = next(scene for scene in benchmark_scenes() if scene.name == name)
+    return replace(scene, n_frames=n_frames).views(cameras, size)
+
+
+def quality(grids: list[ViewGrid], strength: float = 1.0) -> Tensor:
+    """Return the PSNR of every view, [V + 1], mean over grids, frames and seeds."""
+    values = []
+    for seed in SEEDS:
+        for i, grid in enumerate(grids):
+            spoilt = corrupt_views(grid, 100 * i + seed, strength)
+            views = range(1, grid.n_views + 1)
+            values.append(torch.stack([psnr(spoilt.images[:, v], grid.images[:, v]).mean() for v in views]))
+    return torch.stack(values).mean(0)
+
+
+def a_few_scenes(cameras: Cameras = RING) -> list[ViewGrid]:
+    return [
+        truth(name, cameras, 64, 2)
+        for name in ("walker", "runner", "windmill", "flamingo", "owl", "aeroplane")
+    ]
+
+
+def test_a_seed_gives_the_same_errors_and_another_seed_others():
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    first, again, other = (corrupt_views(truth("owl"), seed) for seed in (4, 4, 5))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(first.images, again.images)
+    assert first.masks is not None and again.masks is not None and torch.equal(first.masks, again.masks)
+    assert float((first.images - other.images)[:, 1:].abs().mean()) > 0.005
+
+
+def test_strength_0_changes_nothing_but_the_record():
+    grid = truth("walker")
+    same = corrupt_views(grid, 1, 0.0)
+    assert torch.equal(same.images, grid.images)
+    assert same.masks is not None and grid.masks is not None and torch.equal(same.masks, grid.masks)
+    assert same.settings == {**(grid.settings or {}), "corruption": {"seed": 1, "strength": 0.0}}
+
+
+def test_the_input_view_stays_as_it_is_and_the_given_grid_too():
+    grid = truth("walker")
+    before = grid.images.clone()
+    spoilt = corrupt_views(grid, 2, 3.0)
+    assert torch.equal(grid.images, before)
+    assert torch.equal(spoilt.images[:, 0], before[:, 0])
+    assert grid.masks is not None and spoilt.masks is not None
+    assert torch.equal(spoilt.masks[:, 0], grid.masks[:, 0])
+    assert bool((spoilt.images[:, 1:] != before[:, 1:]).flatten(2).any(-1).all())
+
+
+def test_the_result_says_what_made_it_and_keeps_the_rest():
+    grid = replace(truth("owl"), fps=12.0, latents=torch.zeros(3, 5, 4, 8, 8), settings={"scene": "owl"})
+    spoilt = corrupt_views(grid, 7, 0.5)
+    assert spoilt.settings == {"scene": "owl", "corruption": {"seed": 7, "strength": 0.5}}
+    assert (spoilt.fps, spoilt.cameras, spoilt.latents) == (12.0, RING, None)
+    assert corrupt_views(replace(grid, settings=None), 7).settings == {
+        "corruption": {"seed": 7, "strength": 1.0}
+    }
+
+
+def test_quality_falls_with_strength():
+    means = torch.stack([quality([truth("owl"), truth("windmill")], s) for s in (0.25, 0.5, 1.0, 2.0)])
+    assert bool((means[1:] < means[:-1] - 0.5).all())
+
+
+def test_quality_falls_with_the_angle_as_measured():
+    """37.5 dB near the input view, 19.4 dB obliquely behind; few scenes, hence the margins."""
+    values = quality(a_few_scenes())
+    assert bool((values[1:] < values[:-1]).all())
+    assert float(values[0]) == pytest.approx(37.5, abs=1.5)
+    assert float(values[-1]) == pytest.approx(19.4, abs=1.5)
+
+
+def test_lifted_and_lowered_views_are_worse():
+    """About 0.8 dB per 10 degrees, the azimuths of a ring taken together."""
+    level, lift = (0.0,) * 4, (25.0,) * 4
+    cameras = Cameras((0.0, *level, *lift, *(-e for e in lift)), (0.0, *((60.0, 120.0, 240.0, 300.0) * 3)))
+    at_level, lifted, lowered = quality(a_few_scenes(cameras)).reshape(3, 4).mean(1).tolist()
+    for value in (lifted, lowered):
+        assert 0.4 < (at_level - value) / 2.5 < 1.4
+
+
+def test_the_absolute_elevation_of_the_input_counts_in_the_angle():
+    """Opposite views of a lifted input are nearer to each other than 180 degrees."""
+    cameras = Cameras((0.0, 0.0), (0.0, 180.0))
+    lifted = replace(cameras, input_elevation_deg=60.0)
+    plain = truth("walker", cameras)
+    far, near = quality([plain]), quality([replace(plain, cameras=lifted)])
+    assert float(near) > float(far) + 3
+
+
+def test_most_of_the_error_stays_and_a_little_is_new_in_every_frame():
+    """On a still clip: pixels of the object move, few near the input view and many behind it."""
+    one = truth("owl")
+    assert one.masks is not None
+    still = replace(one, images=one.images[:1].repeat(8, 1, 1, 1, 1), masks=one.masks[:1].repeat(8, 1, 1, 1))
+    assert still.masks is not None
+    object_pixels = still.masks[1:] > 0.5
+    moved, wrong, flicker = [], 0.0, 0.0
+    for seed in SEEDS:
+        spoilt = corrupt_views(still, seed).images
+        step = (spoilt[1:] - spoilt[:-1]).abs().amax(-1)
+        moved.append((object_pixels & (step > 3 / 255)).sum((0, 2, 3)) / object_pixels.sum((0, 2, 3)))
+        wrong += float((spoilt - still.images)[:, 1:].abs().mean())
+        flicker += float((spoilt[1:] - spoilt[:-1])[:, 1:].abs().mean())
+    share = torch.stack(moved).mean(0)
+    assert share[0] == 0
+    assert 0 < float(share[1]) < 0.1
+    assert 0.4 < float(share[-1]) < 0.8
+    assert 0 < flicker < 0.3 * wrong
+
+
+def test_masks_follow_the_images():
+    """An object of one colour is still of one colour when the white behind it is taken away by the mask."""
+    grid = truth("aeroplane")
+    assert grid.masks is not None
+    red = torch.tensor([0.6, 0.4, 0.3])
+    opacity = grid.masks[..., None]
+    spoilt = corrupt_views(replace(grid, images=opacity * red + 1 - opacity), 3, 2.0)
+    assert spoilt.masks is not None
+    masks, images = spoilt.masks[:, 1:], spoilt.images[:, 1:]
+    assert float((masks - grid.masks[:, 1:]).abs().amax()) > 0.3
+    assert bool((images[masks == 0] == 1).all())
+    for t in range(grid.n_frames):
+        for v in range(grid.n_views):
+            inside = masks[t, v] > 0.2
+            colours = (images[t, v][inside] - 1) / masks[t, v][inside][:, None] + 1
+            assert float(colours.std(dim=0).max()) < 1e-5
+
+
+def test_the_result_is_a_picture():
+    spoilt = corrupt_views(truth("windmill"), 0, 6.0)
+    assert spoilt.masks is not None
+    for values in (spoilt.images, spoilt.masks):
+        assert values.dtype == torch.float32
+        assert float(values.min()) >= 0 and float(values.max()) <= 1
+    assert bool(
+        (spoilt.images + 1e-6 >= 1 - spoilt.masks[..., None]).all()
+    )  # never darker than black on white
+
+
+def test_the_errors_of_a_seed_are_the_same_at_every_size():
+    def halved(grid: ViewGrid) -> ViewGrid:
+        assert grid.masks is not None
+        images = grid.images.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+        return replace(
+            grid, images=images, masks=grid.masks.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+        )
+
+    large = truth("owl", size=128, n_frames=1)
+    small = halved(large)
+    spoilt = corrupt_views(small, 9).images[:, 1:]
+    like = psnr(spoilt.flatten(0, 1), halved(corrupt_views(large, 9)).images[:, 1:].flatten(0, 1))
+    error = psnr(spoilt.flatten(0, 1), small.images[:, 1:].flatten(0, 1))
+    assert bool((like[1:] > error[1:] + 6).all())
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 7), (20, 33)])
+def test_any_size_is_taken(height, width):
+    grid = ViewGrid(torch.rand(2, 6, height, width, 3), RING, torch.ones(2, 6, height, width))
+    spoilt = corrupt_views(grid, 0)
+    assert spoilt.images.shape == grid.images.shape and bool(spoilt.images.isfinite().all())
+
+
+@pytest.mark.parametrize("strength", [-0.1, math.nan, math.inf])
+def test_a_strength_that_means_nothing_is_refused(strength):
+    with pytest.raises(ValueError, match=f"at least 0; got {strength:g}"):
+        corrupt_views(truth("owl"), 0, strength)
+
+
+def test_views_without_masks_are_refused():
+    with pytest.raises(ValueError, match="Expected views with masks"):
+        corrupt_views(replace(truth("owl"), masks=None), 0)
