@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 from .cameras import Cameras
 
@@ -90,3 +91,31 @@ class ViewGrid:
         images = rearrange(self.images[:, first:], "t v h w c -> (v t) h w c")
         masks = None if self.masks is None else rearrange(self.masks[:, first:], "t v h w -> (v t) h w")
         return images, masks
+
+    def first_frames(self, count: int) -> ViewGrid:
+        """Return the grid of the first ``count`` frames, or of all where there are fewer."""
+        masks = None if self.masks is None else self.masks[:count]
+        latents = None if self.latents is None else self.latents[:count]
+        return replace(self, images=self.images[:count], masks=masks, latents=latents)
+
+    def resized(self, size: int) -> ViewGrid:
+        """Return the grid with square images of another size and no latents."""
+        if tuple(self.images.shape[2:4]) == (size, size):
+            return self
+        masks = self.masks
+        if masks is not None:
+            masks = resize_images(masks.flatten(0, 1)[..., None], size, size)[..., 0]
+            masks = masks.unflatten(0, tuple(self.images.shape[:2]))
+        images = resize_images(self.images.flatten(0, 1), size, size)
+        images = images.unflatten(0, tuple(self.images.shape[:2]))
+        return replace(self, images=images, masks=masks, latents=None)
+
+
+def resize_images(images: Tensor, height: int, width: int) -> Tensor:
+    """Return images [N, H, W, C] in 0..1 at another size (bicubic, antialiased), clamped to 0..1."""
+    if tuple(images.shape[1:3]) == (height, width):
+        return images
+    planes = F.interpolate(
+        images.movedim(-1, 1), (height, width), mode="bicubic", antialias=True, align_corners=False
+    )
+    return planes.clamp(0, 1).movedim(1, -1).contiguous()

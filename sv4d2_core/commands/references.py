@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..video.frames import load_clip
+from ..views import resize_images
 
 
 def load_reference_views(folder: Path, n_views: int, size: int) -> Tensor:
@@ -33,8 +33,4 @@ def load_reference_views(folder: Path, n_views: int, size: int) -> Tensor:
     if channels == 4:
         alpha = pictures[..., 3:]
         pictures = pictures[..., :3] * alpha + (1 - alpha)
-    if height == size:
-        return pictures[..., :3].contiguous()
-    channels_first = pictures.permute(0, 3, 1, 2)
-    resized = F.interpolate(channels_first, (size, size), mode="bicubic", antialias=True, align_corners=False)
-    return resized.clamp(0, 1).permute(0, 2, 3, 1).contiguous()
+    return resize_images(pictures[..., :3].contiguous(), size, size)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..views import ViewGrid
+from ..views import ViewGrid, resize_images
 from .pictures import UNTRAINED_LABEL, pick_frames, to_bytes
 
 _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -112,13 +112,7 @@ def _label(grid: ViewGrid, view: int, font: _Font, width: int) -> str:
 
 def _resized(images: Tensor, height: int, width: int) -> Tensor:
     """Return [T, height, width, 3] float32 on the CPU in 0..1."""
-    images = images.detach().float().cpu()
-    if tuple(images.shape[1:3]) != (height, width):
-        planes = torch.nn.functional.interpolate(
-            images.movedim(-1, 1), (height, width), mode="bicubic", antialias=True, align_corners=False
-        )
-        images = planes.movedim(1, -1)
-    return images.clamp(0, 1)
+    return resize_images(images.detach().float().cpu().clamp(0, 1), height, width)
 
 
 def _font(side: int) -> _Font:

@@ -185,10 +185,10 @@ def _read_masks(path: str | Path, pick: slice, n_frames: int) -> np.ndarray:
             f"Expected {n_frames} masks in {path}, one for each frame, or a single one; got {len(pictures)} "
             f"of {total} (start {pick.start}, every {pick.step}). Make the masks from the same frames."
         )
-    return _stack([_opacity(picture) for picture in pictures], str(path))
+    return _stack([mask_opacity(picture) for picture in pictures], str(path))
 
 
-def _opacity(picture: np.ndarray) -> np.ndarray:
+def mask_opacity(picture: np.ndarray) -> np.ndarray:
     """Return a mask picture's [H, W] opacity: its alpha where it has some, else its grey level.
 
     Colours are labels, whose brightness says nothing: every pixel that is not black is the object.

@@ -87,10 +87,10 @@ def _find(path: str | Path) -> list[Path]:
             f"Expected images ({' '.join(IMAGE_SUFFIXES)}) in {path}; got {len(found)} files, no "
             f"image among them. Give the folder that holds the frames, or one video file."
         )
-    return sorted(images, key=_natural_key)
+    return sorted(images, key=natural_key)
 
 
-def _natural_key(file: Path) -> list[tuple[int, str]]:
+def natural_key(file: Path) -> list[tuple[int, str]]:
     """Sort key by which frame_2 comes before frame_10."""
     parts = re.split(r"([0-9]+)", file.as_posix().lower())
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]

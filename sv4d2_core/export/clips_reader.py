@@ -1,0 +1,119 @@
+"""Reads what any other program leaves: a folder with one clip for each view."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..video.frames import load_clip
+from ..video.pictures import DEFAULT_FPS, IMAGE_SUFFIXES, natural_key
+from ..views import ViewGrid, resize_images
+from .view_clip import ViewClip, grid_of_clips
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".webp", ".apng")
+
+_SHOWN_NAMES = 12
+
+
+def read_clips(
+    folder: str | Path,
+    cameras: Cameras,
+    input_view: ViewGrid | Tensor | None = None,
+) -> ViewGrid:
+    """Return the grid of views of a folder with one clip per view, in natural order of their names.
+
+    A clip is a sub-folder of images, or a video or animation. Where a folder holds both, the sub-folders
+    are taken and the videos left alone. Hidden entries, other files and sub-folders without images do not
+    count. Transparent clips are put on white and their alpha is the mask; in others all that is not near
+    white is the object.
+
+    Args:
+        folder: the folder, or a pattern that gives the clips, such as ``out/*_v*.mp4``.
+        cameras: V + 1 cameras, the input view first, in the clips' order.
+        input_view: view 0 when the folder holds only the V novel views: a grid, whose view 0 is taken, or
+            images [T, H, W, 3] in 0..1 on white, resized to the clips' size. With V + 1 clips the folder's
+            first clip is view 0 instead.
+
+    Raises:
+        FileNotFoundError: there are no clips.
+        ValueError: another number of clips than V + 1 or V, V clips without ``input_view``, clips with
+            different numbers of frames or sizes, pictures that are not square, a background that is not
+            white.
+    """
+    sources = find_clips(folder)
+    n_views = cameras.n_views
+    if not sources:
+        raise FileNotFoundError(
+            f"Expected one clip per view in {folder}: sub-folders of images, or videos "
+            f"({' '.join(VIDEO_SUFFIXES)}); there are none. Give the folder that holds the clips."
+        )
+    if len(sources) not in (n_views, n_views + 1):
+        raise ValueError(
+            f"Expected {n_views + 1} clips in {folder} (the input view first) or {n_views} (novel views "
+            f"only), as there are {n_views} novel cameras; got {len(sources)}: {_names(sources)}. Give the "
+            f"cameras of these clips, or a pattern such as 'out/*_v*.mp4' that leaves others out."
+        )
+    if len(sources) == n_views and input_view is None:
+        raise ValueError(
+            f"Expected {n_views + 1} clips in {folder}, the input view first; got {n_views}: "
+            f"{_names(sources)}. Put the input clip beside them so that it comes first by name, or give the "
+            f"input view."
+        )
+    filled = input_view if len(sources) == n_views else None
+    return grid_of_clips(_clips(sources, filled), cameras)
+
+
+def find_clips(folder: str | Path) -> list[Path]:
+    """Return the clips of a folder or of a pattern in natural order, none when there are none."""
+    place = Path(folder).expanduser()
+    if place.is_dir():
+        found = list(place.iterdir())
+    else:
+        found = [Path(name) for name in glob.glob(str(place))]
+    visible = sorted((entry for entry in found if not entry.name.startswith(".")), key=natural_key)
+    folders = [entry for entry in visible if entry.is_dir() and _holds_images(entry)]
+    return folders or [
+        entry for entry in visible if entry.suffix.lower() in VIDEO_SUFFIXES and entry.is_file()
+    ]
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(
+        file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") for file in folder.iterdir()
+    )
+
+
+def _names(sources: Sequence[Path]) -> str:
+    shown = ", ".join("/".join(source.parts[-2:]) for source in sources[:_SHOWN_NAMES])
+    return f"{shown} ..." if len(sources) > _SHOWN_NAMES else shown
+
+
+def _clips(sources: Sequence[Path], input_view: ViewGrid | Tensor | None) -> Iterator[ViewClip]:
+    novel = (ViewClip.of_clip(load_clip(source, frames=None)) for source in sources)
+    if input_view is None:
+        yield from novel
+        return
+    first = next(novel)
+    yield _input_clip(input_view, *first.masks.shape[1:])
+    yield first
+    yield from novel
+
+
+def _input_clip(view: ViewGrid | Tensor, height: int, width: int) -> ViewClip:
+    """Return view 0 of a grid, or images, at a size; the masks are made where there are none."""
+    fps = view.fps if isinstance(view, ViewGrid) else DEFAULT_FPS
+    images, masks = view.one_view(0) if isinstance(view, ViewGrid) else (view, None)
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"Expected an input view [T, H, W, 3]; got shape {list(images.shape)}.")
+    if not torch.isfinite(images).all():
+        raise ValueError("Expected finite numbers in the input view; got NaN or infinite values.")
+    images = resize_images(images, height, width)
+    if masks is None:
+        return ViewClip.of_images(images, "the input view", fps)
+    masks = resize_images(masks[..., None], height, width)[..., 0]
+    return ViewClip("the input view", images, masks, fps)

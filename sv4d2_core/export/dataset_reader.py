@@ -1,0 +1,172 @@
+"""Reads a D-NeRF style data set whose frames form a full grid of cameras and times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+
+from ..video.foreground import opacity_source
+from ..video.frames import Clip, mask_opacity
+from ..video.pictures import DEFAULT_FPS, IMAGE_SUFFIXES, read_pictures
+from ..views import ViewGrid
+from .transforms_reader import TRANSFORMS_FILES, Frame, Transforms, read_transforms, transforms_file
+from .view_clip import ViewClip, grid_of_clips
+
+# Times closer than this are one time.
+_SAME_TIME = 1e-6
+# Largest distance of a time from even spacing, as a share of the whole span.
+_LARGEST_TIME_ERROR = 1e-3
+
+
+def read_dataset(path: str | Path) -> ViewGrid:
+    """Return the grid of views of a D-NeRF or nerfstudio data set.
+
+    Its cameras become an orbit with the first camera as input view (see `fit_orbit`). Only the order of the
+    times is kept: frame t of T stands for the time t / (T - 1). A file without times is a single time.
+    Transparent pictures are put on white and their alpha is the mask; in a view without transparency the
+    files of ``mask_path`` are, else all that is not near white.
+
+    Args:
+        path: a transforms file, or a folder with ``transforms_train.json`` or ``transforms.json`` (the first
+            that is there).
+
+    Raises:
+        FileNotFoundError: no such file, or a picture is missing.
+        ValueError: damaged files, cameras on no orbit, a grid with gaps, times that are not evenly spaced,
+            paths that lead out of the folder, pictures of different sizes, a background that is not white.
+    """
+    place = Path(path).expanduser()
+    file = transforms_file(place) if place.is_dir() else place
+    if file is None:
+        raise FileNotFoundError(f"Expected {' or '.join(TRANSFORMS_FILES)} in {path}; there is none.")
+    transforms = read_transforms(file)
+    fps = DEFAULT_FPS if transforms.fps is None else transforms.fps
+    return grid_of_clips(_clips(_frames_by_view(transforms), file.parent, fps), transforms.cameras)
+
+
+def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
+    """Return the frames of each view in order of time. Raises ValueError when any are missing."""
+    path, n_cameras = transforms.path, transforms.cameras.n_views + 1
+    times = _distinct_times(transforms)
+    grid: dict[tuple[int, int], Frame] = {}
+    for frame in transforms.frames:
+        nearest = int(np.abs(times - (frame.time or 0.0)).argmin())
+        other = grid.setdefault((frame.view, nearest), frame)
+        if other is not frame:
+            raise ValueError(
+                f"Expected one picture for each camera and time; {other.name} and {frame.name} share both "
+                f"(view {frame.view}, time {times[nearest]:g}). Remove one of them."
+            )
+    missing = [(v, t) for v in range(n_cameras) for t in range(len(times)) if (v, t) not in grid]
+    if missing:
+        view, t = missing[0]
+        raise ValueError(
+            f"Expected a full grid of {n_cameras} cameras x {len(times)} times in {path}; got {len(grid)} of "
+            f"{n_cameras * len(times)} pictures. The first that is missing is view {view} at time "
+            f"{times[t]:g}. Leave out cameras or times that are not complete; the path of a single moving "
+            f"camera is no such grid."
+        )
+    _check_spacing(times, path)
+    return [[grid[v, t] for t in range(len(times))] for v in range(n_cameras)]
+
+
+def _distinct_times(transforms: Transforms) -> np.ndarray:
+    """Return the times of all frames in ascending order, float64 [T]; 0 for a file without times."""
+    timeless = [frame for frame in transforms.frames if frame.time is None]
+    if timeless and len(timeless) < len(transforms.frames):
+        raise ValueError(
+            f"Expected a time in every frame, or in none; {len(timeless)} of {len(transforms.frames)} have "
+            f"none, the first is {timeless[0].name}. Add the times."
+        )
+    times = np.unique([frame.time or 0.0 for frame in transforms.frames])
+    return times[np.diff(times, prepend=-np.inf) > _SAME_TIME]
+
+
+def _check_spacing(times: np.ndarray, path: Path) -> None:
+    if len(times) < 3:
+        return
+    even = np.linspace(times[0], times[-1], len(times))
+    worst = int(np.abs(times - even).argmax())
+    if abs(times[worst] - even[worst]) > _LARGEST_TIME_ERROR * (times[-1] - times[0]):
+        raise ValueError(
+            f"Expected evenly spaced times in {path}; got {len(times)} from {times[0]:g} to {times[-1]:g}, "
+            f"number {worst + 1} at {times[worst]:.5g} instead of {even[worst]:.5g}. Leave out frames until "
+            f"the times are even."
+        )
+
+
+def _clips(frames_by_view: list[list[Frame]], folder: Path, fps: float) -> Iterator[ViewClip]:
+    for frames in frames_by_view:
+        pictures = [_picture(folder, frame) for frame in frames]
+        clip = Clip(_stack(pictures, frames), fps, None, frames[0].name)
+        masked = [frame for frame in frames if frame.mask_path is not None]
+        if opacity_source(clip) != "alpha" and masked:
+            clip = replace(clip, masks=_masks(folder, frames, clip.frames.shape[1:3]))
+        yield ViewClip.of_clip(clip)
+
+
+def _picture(folder: Path, frame: Frame) -> np.ndarray:
+    """Return a frame's picture, uint8 [H, W, 3 or 4]; a file_path without extension means PNG."""
+    if not frame.file_path:
+        raise ValueError(f"Expected a file_path in every frame; {frame.name} has none.")
+    file = _inside(folder, frame.file_path, frame.name)
+    is_complete = file.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
+    return _one_picture(file if is_complete else file.with_name(f"{file.name}.png"), frame.name)
+
+
+def _masks(folder: Path, frames: list[Frame], size: tuple[int, ...]) -> np.ndarray:
+    """Return the masks of a view, uint8 [T, H, W]."""
+    masks = []
+    for frame in frames:
+        if frame.mask_path is None:
+            raise ValueError(
+                f"Expected a mask_path in every frame of a view or in none; {frame.name} has none. Add it."
+            )
+        masks.append(mask_opacity(_one_picture(_inside(folder, frame.mask_path, frame.name), frame.name)))
+        if masks[-1].shape != size:
+            raise ValueError(
+                f"Expected masks of the pictures' size {size[1]} x {size[0]}; {frame.mask_path} of "
+                f"{frame.name} has {masks[-1].shape[1]} x {masks[-1].shape[0]}. Resize it."
+            )
+    return np.stack(masks)
+
+
+def _inside(folder: Path, stated: str, name: str) -> Path:
+    """Return the place of a file of the data set. Raises ValueError when it lies outside of the folder."""
+    relative = os.path.normpath(stated.replace("\\", "/"))
+    outside = PurePosixPath(relative).is_absolute() or PureWindowsPath(relative).drive
+    if outside or ".." in PurePosixPath(relative).parts:
+        raise ValueError(
+            f"Expected files inside the data set's folder {folder}; {name} leads out of it: {stated!r}. Move "
+            f"the pictures into the folder and correct the path."
+        )
+    return folder / relative
+
+
+def _one_picture(file: Path, name: str) -> np.ndarray:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"Expected the picture {file} of {name}; there is no such file. Bring it back, or remove the "
+            f"frame."
+        )
+    return read_pictures(file, slice(0, 1, 1))[0][0]
+
+
+def _stack(pictures: Sequence[np.ndarray], frames: Sequence[Frame]) -> np.ndarray:
+    """Return uint8 [T, H, W, 3 or 4]; pictures without alpha among others are opaque."""
+    height, width = pictures[0].shape[:2]
+    channels = max(picture.shape[-1] for picture in pictures)
+    padded = []
+    for picture, frame in zip(pictures, frames, strict=True):
+        if picture.shape[:2] != (height, width):
+            raise ValueError(
+                f"Expected pictures of one size; {frames[0].name} has {width} x {height}, {frame.name} has "
+                f"{picture.shape[1]} x {picture.shape[0]}. Resize them to one size."
+            )
+        extra = channels - picture.shape[-1]
+        padded.append(np.pad(picture, ((0, 0), (0, 0), (0, extra)), constant_values=255))
+    return np.stack(padded)

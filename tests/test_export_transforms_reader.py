@@ -1,0 +1,248 @@
+"""Cameras out of camera files: ours, D-NeRF's and nerfstudio's, and what stands on no orbit."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.export.dataset import transforms_json
+from sv4d2_core.export.folder import write_views
+from sv4d2_core.export.transforms_reader import read_cameras
+from sv4d2_core.views import ViewGrid
+
+torch.set_num_threads(1)
+
+CAMERAS = Cameras((0, 0, 12.5), (0, 60, 210), radius=2.2, fov_deg=35.0, input_elevation_deg=8.0)
+SIZE, N_FRAMES = 32, 3
+
+
+def transforms(folder, cameras=CAMERAS, edit=lambda content: None):
+    content = json.loads(json.dumps(transforms_json(cameras, SIZE, 8, N_FRAMES, False)))
+    edit(content)
+    file = folder / "transforms.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def matrix(frame) -> np.ndarray:
+    return np.array(frame["transform_matrix"])
+
+
+def close_cameras(actual: Cameras, expected: Cameras, tolerance=1e-6):
+    assert actual.azimuths_deg == pytest.approx([a % 360 for a in expected.azimuths_deg], abs=tolerance)
+    for field in ("elevations_deg", "radius", "fov_deg", "input_elevation_deg"):
+        assert getattr(actual, field) == pytest.approx(getattr(expected, field), abs=tolerance), field
+
+
+def test_cameras_survive_our_own_files(tmp_path):
+    write_views(tmp_path, ViewGrid(torch.ones(2, 3, SIZE, SIZE, 3), CAMERAS))
+    assert read_cameras(tmp_path / "cameras.json") == CAMERAS
+    assert read_cameras(tmp_path) == CAMERAS
+    assert read_cameras(tmp_path / "transforms.json") == CAMERAS
+    assert read_cameras(str(tmp_path / "transforms_train.json")) == CAMERAS
+    (tmp_path / "cameras.json").unlink()
+    assert read_cameras(tmp_path) == CAMERAS
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_orbit_survives_a_transforms_file(tmp_path, seed):
+    draw = random.Random(seed)
+    n, top = draw.randint(1, 9), draw.uniform(-40, 40)
+    cameras = Cameras(
+        (0, *(draw.uniform(-89, 89) - top for _ in range(n))),
+        (0, *(draw.uniform(-400, 800) for _ in range(n))),
+        draw.uniform(0.5, 9),
+        draw.uniform(5, 120),
+        top,
+    )
+    close_cameras(read_cameras(transforms(tmp_path, cameras)), cameras)
+
+
+def test_blender_cameras_by_hand(tmp_path):
+    """D-NeRF: +z up, the camera looks along its own -z; the first stands at the front, -y, 45 degrees up."""
+    s = math.sqrt(0.5)
+    front_above = [[1, 0, 0, 0], [0, s, -s, -4 * s], [0, s, s, 4 * s], [0, 0, 0, 1]]
+    right = [[0, 0, 1, 4], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    behind = [[-1, 0, 0, 0], [0, 0, 1, 4], [0, 1, 0, 0], [0, 0, 0, 1]]
+    frames = [{"file_path": "./a", "transform_matrix": m} for m in (front_above, right, front_above, behind)]
+    (tmp_path / "transforms_test.json").write_text(json.dumps({"camera_angle_x": 0.69, "frames": frames}))
+    read = read_cameras(tmp_path / "transforms_test.json")
+    close_cameras(read, Cameras((0, -45, -45), (0, 90, 180), 4.0, math.degrees(0.69), 45.0), 1e-9)
+
+
+def test_the_first_camera_becomes_the_input_view_wherever_it_stands(tmp_path):
+    file = transforms(tmp_path, edit=lambda content: content["frames"].reverse())
+    close_cameras(read_cameras(file), Cameras((0, -12.5, -12.5), (0, 210, 150), 2.2, 35.0, 20.5))
+
+
+def test_cameras_of_single_precision_are_told_apart(tmp_path):
+    noise = np.random.default_rng(0)
+
+    def blur(content):
+        for frame in content["frames"]:
+            error = noise.uniform(-2e-6, 2e-6, (4, 4))
+            frame["transform_matrix"] = (matrix(frame) + error).tolist()
+
+    def nudge(content):
+        content["frames"][-1]["transform_matrix"][0][3] += 3e-4
+
+    close_cameras(read_cameras(transforms(tmp_path, edit=blur)), CAMERAS, 1e-4)
+    assert read_cameras(transforms(tmp_path, edit=nudge)).n_views == CAMERAS.n_views + 1
+
+
+@pytest.mark.parametrize("places", ["file", "frames"])
+@pytest.mark.parametrize("keys", [("fl_x", "w"), ("fl_x", "fl_y", "w", "h", "cx", "cy"), ("fl_y", "h")])
+def test_nerfstudio_intrinsics_tell_the_field_of_view(tmp_path, keys, places):
+    """Without camera_angle_x, once for all frames or in every frame."""
+
+    def edit(content):
+        del content["camera_angle_x"]
+        stated = {key: content[key] for key in keys}
+        for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"):
+            del content[key]
+        for target in [content] if places == "file" else content["frames"]:
+            target.update(stated)
+
+    close_cameras(read_cameras(transforms(tmp_path, edit=edit)), CAMERAS)
+
+
+def moved(content, by=(0.0, 0.0, 0.1)):
+    for frame in content["frames"]:
+        for axis in range(3):
+            frame["transform_matrix"][axis][3] += by[axis]
+
+
+def turned(content, axis, degrees):
+    """Turn camera 1 about one of its own axes."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    i, j = [k for k in range(3) if k != axis]
+    turn = np.eye(4)
+    turn[[i, i, j, j], [i, j, i, j]] = c, -s, s, c
+    for frame in content["frames"][1::3]:
+        frame["transform_matrix"] = (matrix(frame) @ turn).tolist()
+
+
+def scaled(content, factor, rows, columns, frames=slice(None)):
+    for frame in content["frames"][frames]:
+        changed = matrix(frame)
+        changed[rows, columns] *= factor
+        frame["transform_matrix"] = changed.tolist()
+
+
+def set_in(content, **fields):
+    content.update(fields)
+
+
+NAN = float("nan")
+REFUSED = {
+    "another centre": (moved, r"look at the origin \(to 1 degree\); frame \d .*looks 2\.\d+ degrees past"),
+    "panned": (
+        lambda c: turned(c, 1, 1.2),
+        r"frame 1 \(./frames/view_01/00000\) .* looks 1\.20 degrees",
+    ),
+    "rolled": (lambda c: turned(c, 2, 5), r"frame 1 .* is rolled by 5\.00 degrees.*whose world has \+z up"),
+    "OpenCV axes": (lambda c: scaled(c, -1, slice(3), slice(1, 3)), r"180\.00 degrees past it.*OpenGL"),
+    "mirrored": (lambda c: scaled(c, -1, slice(3), 0), r"frame 0 .* mirrored \(determinant -1\)"),
+    "scaled axes": (
+        lambda c: scaled(c, 2, slice(3), slice(3)),
+        r"at right angles \(to 0\.001\); those of frame . .* are off by 3",
+    ),
+    "another distance": (
+        lambda c: scaled(c, 1.1, slice(3), 3, slice(2, None, 3)),
+        r"one distance from the origin \(to 1 %\); frame 2 .* is at 2\.42, 10 % off the median 2\.2",
+    ),
+    "transposed": (
+        lambda c: [f.update(transform_matrix=matrix(f).T.tolist()) for f in c["frames"]],
+        r"last row of the transform_matrix of frame 0",
+    ),
+    "NaN": (
+        lambda c: scaled(c, NAN, 0, slice(2), slice(4, 5)),
+        r"transform_matrix of frame 4 .* has 2 NaN",
+    ),
+    "no matrix": (lambda c: c["frames"][5].pop("transform_matrix"), r"transform_matrix in every.*frame 5"),
+    "ragged": (lambda c: c["frames"][1]["transform_matrix"].pop(), r"4 x 4 .* frame 1 .*got \[3, 4\]"),
+    "words": (lambda c: set_in(c["frames"][2], transform_matrix="up"), r"4 x 4 numbers .* frame 2"),
+    "one camera": (lambda c: set_in(c, frames=c["frames"][:1]), r"at least two different cameras.* got 1\."),
+    "no frames": (lambda c: set_in(c, frames=[]), r"at least one frame in .*transforms.json; got \[\]"),
+    "unequal focal lengths": (
+        lambda c: set_in(c, fl_y=1.1 * c["fl_y"]),
+        r"across and down \(to 1 %\).*fl_x = 50\.7\d+ \(35 deg.*fl_y = 55\.8\d+ \(31\.99 deg",
+    ),
+    "angle against focal length": (
+        lambda c: set_in(c, camera_angle_x=0.69),
+        r"camera_angle_x = 0\.69 \(39\.53 degrees\), fl_x = ",
+    ),
+    "principal point": (lambda c: set_in(c, cx=18), r"cx = 18 of 32 pixels instead of 16"),
+    "not square": (lambda c: set_in(c, h=48), r"square images; .*w = 32 and h = 48"),
+    "distorted": (lambda c: set_in(c, k1=-0.2), r"distortion; .* k1 = -0\.2"),
+    "fisheye": (lambda c: set_in(c, camera_model="OPENCV_FISHEYE"), r"pinhole .* OPENCV_FISHEYE"),
+    "two lenses": (
+        lambda c: set_in(c["frames"][4], camera_angle_x=0.4, fl_x=None, fl_y=None),
+        r"one field of view for all frames \(to 1 %\); got 35 degrees for frame 0.*22\.92 for frame 4",
+    ),
+    "no lens": (
+        lambda c: [c.pop(key) for key in ("camera_angle_x", "w", "h")],
+        r"camera_angle_x, or fl_x with w; frame 0",
+    ),
+    "a word for a number": (lambda c: set_in(c, fl_x="wide"), r"finite number for fl_x; got 'wide'"),
+    "flat": (lambda c: set_in(c, camera_angle_x=4.0, fl_x=None, fl_y=None), r"0 to 180 degrees; .*229"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_cameras_on_no_orbit_are_refused_with_numbers(tmp_path, case):
+    edit, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message) as caught:
+        read_cameras(transforms(tmp_path, edit=edit))
+    assert str(tmp_path / "transforms.json") in str(caught.value)
+
+
+def test_small_errors_of_cameras_are_forgiven(tmp_path):
+    def edit(content):
+        turned(content, 1, 0.8)
+        turned(content, 2, 0.8)
+        scaled(content, 1.008, slice(3), 3, slice(2, None, 3))
+        set_in(content, fl_y=1.008 * content["fl_y"], cx=15.5, cy=15.5)
+
+    close_cameras(read_cameras(transforms(tmp_path, edit=edit)), CAMERAS)
+
+
+def test_a_camera_above_the_object_is_refused(tmp_path):
+    def edit(content):
+        straight_down = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2.2], [0, 0, 0, 1]]
+        content["frames"].append({"file_path": "a", "transform_matrix": straight_down})
+
+    with pytest.raises(ValueError, match=r"between -90 and 90 degrees; got 8 to 90 .*transforms.json"):
+        read_cameras(transforms(tmp_path, edit=edit))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "readable JSON file; .*cameras.json is damaged"),
+        ("[" * 100_000, "readable JSON file; .*cameras.json is damaged"),
+        ("[1]", "JSON object with cameras; .*cameras.json holds a list"),
+        ("{}", r"cameras.json; Camera JSON lacks \['azimuths_deg', 'elevations_deg'\]"),
+        ('{"azimuths_deg": null, "elevations_deg": [0]}', "Expected the cameras .*cameras.json"),
+        ('{"azimuths_deg": [0, "x"], "elevations_deg": [0, 0]}', "Expected the cameras .*cameras.json"),
+        (b"\xff\xfe{", "readable JSON file; .*cameras.json is damaged"),
+    ],
+)
+def test_damaged_camera_files_are_named(tmp_path, text, message):
+    file = tmp_path / "cameras.json"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=message):
+        read_cameras(file)
+
+
+def test_missing_camera_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file .*nothing.json"):
+        read_cameras(tmp_path / "nothing.json")
+    with pytest.raises(FileNotFoundError, match="cameras.json or transforms_train.json or transforms.json"):
+        read_cameras(tmp_path)
