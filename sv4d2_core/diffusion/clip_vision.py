@@ -80,13 +80,15 @@ class _PackedAttention(nn.Module):
 
 
 class _MLP(nn.Module):
-    def __init__(self, width: int, inner: int, *, operations: ModuleType | Any, **kw) -> None:
+    def __init__(self, config: CLIPVisionConfig, *, operations: ModuleType | Any, **kw) -> None:
         super().__init__()
-        self.c_fc = operations.Linear(width, inner, **kw)
-        self.c_proj = operations.Linear(inner, width, **kw)
+        self.quick_gelu = config.quick_gelu
+        self.c_fc = operations.Linear(config.width, config.mlp_width, **kw)
+        self.c_proj = operations.Linear(config.mlp_width, config.width, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x)))
+        x = self.c_fc(x)
+        return self.c_proj(x * torch.sigmoid(1.702 * x) if self.quick_gelu else F.gelu(x))
 
 
 class _Layer(nn.Module):
@@ -98,7 +100,7 @@ class _Layer(nn.Module):
         self.ln_1 = operations.LayerNorm(width, **kw)
         self.attn = _PackedAttention(width, heads, operations=operations, attention=attention, **kw)
         self.ln_2 = operations.LayerNorm(width, **kw)
-        self.mlp = _MLP(width, config.mlp_width, operations=operations, **kw)
+        self.mlp = _MLP(config, operations=operations, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))

@@ -69,7 +69,10 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class CLIPVisionConfig:
-    """Sizes of the OpenCLIP image tower; the defaults are ViT-H/14."""
+    """Sizes of a CLIP image tower; the defaults are OpenCLIP's ViT-H/14.
+
+    ``quick_gelu`` is the activation ``x * sigmoid(1.702 x)`` of OpenAI's towers.
+    """
 
     width: int = 1280
     layers: int = 32
@@ -78,6 +81,7 @@ class CLIPVisionConfig:
     patch: int = 14
     image_size: int = 224
     embed_dim: int = 1024
+    quick_gelu: bool = False
 
 
 @dataclass(frozen=True)

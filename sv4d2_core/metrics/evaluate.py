@@ -1,0 +1,203 @@
+"""Scores one grid of views, against true views where there are some."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..video.foreground import near_white_masks
+from ..views import ViewGrid
+from . import epipolar, image, steadiness
+from .catalogue import CLIP_NAME, FHD_NAMES, FVD_NAMES, LPIPS_NAME, RESIDUAL_NAME
+from .descriptors import hog3d_features
+from .i3d import SHORTEST_CLIP
+from .orders import ORDERS
+from .pairing import paired_views
+from .scores import SceneScores
+from .video import ClipFeatures, clip_features
+
+# Corners are matched in at most this many frames, evenly spread: it is the slowest metric.
+_MATCHED_FRAMES = 8
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What needs files that are not part of this program; None where they are not at hand.
+
+    Args:
+        lpips: images and references [N, H, W, 3] to distances [N].
+        clip: images [N, H, W, 3] to embeddings [N, D].
+        i3d: clips [N, T, H, W, 3] to features [N, D].
+    """
+
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+    clip: Callable[[Tensor], Tensor] | None = None
+    i3d: ClipFeatures | None = None
+
+
+def evaluate(
+    predicted: ViewGrid,
+    reference: ViewGrid | None = None,
+    networks: Networks | None = None,
+    *,
+    method: str = "predicted",
+    scene: str = "",
+    residuals: Tensor | None = None,
+) -> SceneScores:
+    """Return the scores of predicted novel views.
+
+    Images that hold NaN or infinite values, and views that are missing, get no score; the notes name them.
+
+    Args:
+        predicted: the views; their input view is not scored.
+        reference: true views of the same frames, in any order of cameras; None: only what needs none.
+        networks: for LPIPS, CLIP-S and FVD.
+        method, scene: names.
+        residuals: [T, V] what a fitted 4D scene leaves unexplained of each image (`fit_residuals`).
+
+    Raises:
+        ValueError: frames, sizes or cameras that do not fit the reference's, values outside 0..1.
+    """
+    missing: list[int] = []
+    if reference is not None:
+        predicted, missing = paired_views(predicted, reference, method)
+    novel = predicted.images[:, 1:]
+    usable = novel.isfinite().all(dim=(2, 3, 4))  # [T, V]
+    notes = list(_gaps(usable, missing))
+    grid = replace(predicted, images=torch.nan_to_num(predicted.images), masks=_masks(predicted))
+    values: dict[str, Tensor] = {}
+    features: dict[str, tuple[Tensor, Tensor]] = {}
+    lengths: dict[str, int] = {}
+    if reference is not None:
+        reference = replace(reference, masks=_masks(reference))
+        values |= _against_reference(grid, reference, networks or Networks(), usable)
+        if not (_novel_masks(reference) >= 0.5).any(dim=(2, 3)).all():
+            notes.append("The reference shows no object in some images: no foreground scores there.")
+        seen = usable.all(dim=0)
+        if int(seen.sum()) < len(seen):
+            notes.append("Frechet distances leave out views that are missing or incomplete.")
+        features, lengths, skipped = _clips(grid, reference, networks or Networks(), seen)
+        notes += skipped
+    values |= _without_reference(grid, reference, usable)
+    if residuals is not None:
+        values[RESIDUAL_NAME] = torch.where(usable, residuals.detach().cpu().double(), math.nan)
+    return SceneScores(
+        method, scene, grid.cameras, grid.n_frames, values, features, lengths, tuple(missing), tuple(notes)
+    )
+
+
+def fit_residuals(rendered: ViewGrid, views: ViewGrid) -> Tensor:
+    """Return how far a fitted scene's pictures are from the views that it was fitted to, [T, V].
+
+    The mean of |rendered - view| over the pixels that show the object in either. A scene can only show what
+    is consistent, so what it leaves is a measure of inconsistency without knowing the truth.
+
+    Args:
+        rendered: the scene from the views' cameras, at their times and size.
+        views: what the scene was fitted to.
+    """
+    rendered, _ = paired_views(rendered, views, "the rendered scene")
+    weights = torch.maximum(_novel_masks(rendered), _novel_masks(views))
+    error = (rendered.images[:, 1:] - views.images[:, 1:]).abs().mean(dim=-1)
+    return (error * weights).double().sum(dim=(2, 3)) / weights.double().sum(dim=(2, 3))
+
+
+def _masks(grid: ViewGrid) -> Tensor:
+    """Return the masks [T, V + 1, H, W] of a grid, found on its white background where it has none."""
+    masks = near_white_masks(grid.images) if grid.masks is None else grid.masks
+    return torch.nan_to_num(masks)
+
+
+def _novel_masks(grid: ViewGrid) -> Tensor:
+    return _masks(grid)[:, 1:]
+
+
+def _gaps(usable: Tensor, missing: list[int]) -> Iterable[str]:
+    """Say which views are missing, and how many images of which others hold no numbers."""
+    if missing:
+        yield f"Missing views: {', '.join(map(str, missing))}."
+    for v, bad in enumerate((~usable).sum(dim=0).tolist(), start=1):
+        if bad and v not in missing:
+            yield f"View {v}: {bad} of {len(usable)} images hold NaN or infinite values."
+
+
+def _against_reference(
+    grid: ViewGrid, reference: ViewGrid, networks: Networks, usable: Tensor
+) -> dict[str, Tensor]:
+    """Return the image metrics, each [T, V]."""
+    shape = usable.shape
+    images, truth = (x.images[:, 1:].flatten(0, 1) for x in (grid, reference))
+    masks, true_masks = (_novel_masks(x).flatten(0, 1) for x in (grid, reference))
+    columns = {
+        "PSNR": image.psnr(images, truth),
+        "PSNR fg": image.psnr(images, truth, true_masks),
+        "mask IoU": image.mask_iou(masks, true_masks),
+    }
+    if image.ms_ssim_scales(*images.shape[1:3]):
+        whole, foreground = image.structural_similarities(images, truth, None, true_masks)
+        columns |= {"SSIM": whole[0], "MS-SSIM": whole[1]}
+        columns |= {"SSIM fg": foreground[0], "MS-SSIM fg": foreground[1]}
+    if networks.lpips is not None:
+        columns[LPIPS_NAME] = networks.lpips(images, truth)
+    if networks.clip is not None:
+        columns[CLIP_NAME] = torch.cosine_similarity(networks.clip(images), networks.clip(truth), dim=-1)
+    return {
+        name: torch.where(usable, column.double().cpu().view(shape), math.nan)
+        for name, column in columns.items()
+    }
+
+
+def _clips(
+    grid: ViewGrid, reference: ViewGrid, networks: Networks, seen: Tensor
+) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, int], list[str]]:
+    """Return features per Frechet distance, the length of its clips, and notes on what was left out."""
+    images, truth = (x.images[:, 1:][:, seen] for x in (grid, reference))
+    lengths = {name: len(order(*images.shape[:2])[0]) for name, order in ORDERS.items() if seen.any()}
+    described: list[tuple[dict[str, str], ClipFeatures, int]] = [(FHD_NAMES, hog3d_features, 2)]
+    if networks.i3d is not None:
+        described.append((FVD_NAMES, networks.i3d, SHORTEST_CLIP))
+    features, used, notes = {}, {}, []
+    for names, describe, shortest in described:
+        orders = [order for order, length in lengths.items() if length >= shortest]
+        notes += [
+            f"{names[order]} needs clips of at least {shortest} images; these have {length}."
+            for order, length in lengths.items()
+            if length < shortest
+        ]
+        ours, theirs = (clip_features(x, describe, orders) for x in (images, truth))
+        features |= {names[order]: (ours[order], theirs[order]) for order in orders}
+        used |= {names[order]: lengths[order] for order in orders}
+    return features, used, notes
+
+
+def _without_reference(grid: ViewGrid, reference: ViewGrid | None, usable: Tensor) -> dict[str, Tensor]:
+    """Return flicker and acceleration [V], warping [T - 1, V], tangency and epipolar [T, V]."""
+    masks = _masks(grid)
+    still = grid if reference is None else reference
+    steady: list[tuple[float, float]] = []
+    warping = []
+    for v in range(1, grid.n_views + 1):
+        images = grid.images[:, v]
+        static = steadiness.quietest_pixels(still.images[:, v], _masks(still)[:, v])
+        steady.append((steadiness.flicker(images, static), steadiness.acceleration(images, static)))
+        warping.append(steadiness.warping_errors(images, masks[:, v]))
+    whole = usable.all(dim=0)
+    flicker, acceleration = torch.where(whole, torch.tensor(steady, dtype=torch.float64).T, math.nan)
+    step = max(1, math.ceil(grid.n_frames / _MATCHED_FRAMES))
+    tangency, matched = (torch.full(usable.shape, math.nan, dtype=torch.float64) for _ in range(2))
+    for t, row in enumerate(usable):
+        tangency[t] = torch.where(row, epipolar.tangency_errors(masks[t], grid.cameras)[1:], math.nan)
+        if t % step == 0:
+            errors = epipolar.match_errors(grid.images[t], grid.cameras)[1:]
+            matched[t] = torch.where(row, errors, math.nan)
+    return {
+        "flicker": flicker,
+        "acceleration": acceleration,
+        "warping": torch.where(usable[:-1] & usable[1:], torch.stack(warping, dim=1), math.nan),
+        "tangency": tangency,
+        "epipolar": matched,
+    }

@@ -1,0 +1,124 @@
+"""LPIPS, the learned perceptual distance, from a local file of its weights.
+
+The file is the state dict of the ``lpips`` package's network (AlexNet or VGG-16 backbone and linear heads) as
+safetensors; nothing is downloaded.
+
+Source: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric".
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+LPIPS_HELP = (
+    "Save the network once where the lpips package is installed: "
+    "safetensors.torch.save_model(lpips.LPIPS(net='alex'), 'lpips_alex.safetensors')."
+)
+
+# The images' normalisation, for values in -1..1.
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+# Per backbone, named by the side of its first kernel: size of the max pooling windows (stride 2), stride and
+# padding of the first layer, and before which layers the pooling stands.
+_BACKBONES = {
+    11: ("AlexNet", 3, 4, 2, (3, 6)),
+    3: ("VGG-16", 2, 1, 1, (5, 10, 17, 24)),
+}
+_STAGES = 5
+
+
+class LPIPS:
+    """The distance of images to their references, 0 for equal ones.
+
+    Args:
+        path: safetensors file.
+        device: where the network runs.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not LPIPS's state dict.
+    """
+
+    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
+        self.stages, self.heads, first = _read(Path(path), torch.device(device))
+        self.name, self._window, self._stride, self._padding, self._pooled = _BACKBONES[first]
+        self._device = torch.device(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+        """Return one distance per image, [N] float64.
+
+        Args:
+            images, reference: [N, H, W, 3] in 0..1, at least 32 x 32.
+
+        Raises:
+            ValueError: images too small for the backbone.
+        """
+        if min(images.shape[1:3]) < 32:
+            raise ValueError(
+                f"Expected images of at least 32 x 32 pixels for LPIPS; got {images.shape[2]} x "
+                f"{images.shape[1]}. Use larger images."
+            )
+        return torch.cat([self._one(x[None], y[None]) for x, y in zip(images, reference, strict=True)])
+
+    def _one(self, image: Tensor, reference: Tensor) -> Tensor:
+        x = self._normalised(torch.cat([image, reference]))
+        distance = x.new_zeros(1, dtype=torch.float64)
+        for layers, head in zip(self.stages, self.heads, strict=True):
+            for index, weight, bias in layers:
+                x = self._layer(x, index, weight, bias)
+            unit = x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+            difference = (unit[:1] - unit[1:]).square()
+            distance += F.conv2d(difference, head).mean(dim=(1, 2, 3)).double()
+        return distance.cpu()
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Return images [N, H, W, 3] in 0..1 as the backbone wants them, [N, 3, H, W]."""
+        shift, scale = (torch.tensor(v, device=self._device)[:, None, None] for v in (_SHIFT, _SCALE))
+        return (images.to(self._device, torch.float32).permute(0, 3, 1, 2) * 2 - 1 - shift) / scale
+
+    def _layer(self, x: Tensor, index: int, weight: Tensor, bias: Tensor) -> Tensor:
+        if index in self._pooled:
+            x = F.max_pool2d(x, self._window, stride=2)
+        first = index == 0
+        padding = self._padding if first else weight.shape[-1] // 2
+        return F.conv2d(x, weight, bias, self._stride if first else 1, padding).relu()
+
+
+def _read(path: Path, device: torch.device) -> tuple[list, list[Tensor], int]:
+    """Return per stage its layers (index, weight, bias), the linear heads, and the first kernel's side."""
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected LPIPS weights; there is no file {path}. {LPIPS_HELP}")
+    try:
+        tensors = load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise ValueError(f"Expected a safetensors file; {path} is not ({error}). {LPIPS_HELP}") from error
+    stages: list[list] = [[] for _ in range(_STAGES)]
+    for key, weight in tensors.items():
+        if match := re.fullmatch(r"net\.slice([1-5])\.(\d+)\.weight", key):
+            bias = tensors.get(f"net.slice{match[1]}.{match[2]}.bias")
+            if bias is not None and weight.ndim == 4:
+                stages[int(match[1]) - 1].append((int(match[2]), weight.float(), bias.float()))
+    # The package registers each head under two names; a file may hold either.
+    names = [(f"lin{i}.model.1.weight", f"lins.{i}.model.1.weight") for i in range(_STAGES)]
+    found = [next((tensors[name] for name in pair if name in tensors), None) for pair in names]
+    heads = [head.float() for head in found if head is not None]
+    for layers in stages:
+        layers.sort(key=lambda layer: layer[0])
+    side = stages[0][0][1].shape[-1] if stages[0] else 0
+    fits = len(heads) == _STAGES and all(
+        layers and layers[-1][1].shape[0] == head.shape[1] for layers, head in zip(stages, heads, strict=True)
+    )
+    if side not in _BACKBONES or not fits:
+        raise ValueError(
+            f"Expected the state dict of LPIPS with an AlexNet or VGG-16 backbone (net.slice1.0.weight, ..., "
+            f"lin4.model.1.weight); {path.name} holds {len(tensors)} other tensors, such as "
+            f"{', '.join(sorted(tensors)[:2]) or 'none'}. {LPIPS_HELP}"
+        )
+    return stages, heads, side
