@@ -61,7 +61,10 @@ def test_strength_0_changes_nothing_but_the_record():
     same = corrupt_views(grid, 1, 0.0)
     assert torch.equal(same.images, grid.images)
     assert same.masks is not None and grid.masks is not None and torch.equal(same.masks, grid.masks)
-    assert same.settings == {**(grid.settings or {}), "corruption": {"seed": 1, "strength": 0.0}}
+    assert same.settings == {
+        **(grid.settings or {}),
+        "corruption": {"seed": 1, "strength": 0.0, "per_frame": False},
+    }
 
 
 def test_the_input_view_stays_as_it_is_and_the_given_grid_too():
@@ -78,11 +81,11 @@ def test_the_input_view_stays_as_it_is_and_the_given_grid_too():
 def test_the_result_says_what_made_it_and_keeps_the_rest():
     grid = replace(truth("owl"), fps=12.0, latents=torch.zeros(3, 5, 4, 8, 8), settings={"scene": "owl"})
     spoilt = corrupt_views(grid, 7, 0.5)
-    assert spoilt.settings == {"scene": "owl", "corruption": {"seed": 7, "strength": 0.5}}
+    made = {"seed": 7, "strength": 0.5, "per_frame": False}
+    assert spoilt.settings == {"scene": "owl", "corruption": made}
     assert (spoilt.fps, spoilt.cameras, spoilt.latents) == (12.0, RING, None)
-    assert corrupt_views(replace(grid, settings=None), 7).settings == {
-        "corruption": {"seed": 7, "strength": 1.0}
-    }
+    anew = corrupt_views(replace(grid, settings=None), 7, per_frame=True).settings
+    assert anew == {"corruption": {"seed": 7, "strength": 1.0, "per_frame": True}}
 
 
 def test_quality_falls_with_strength():
@@ -135,6 +138,15 @@ def test_most_of_the_error_stays_and_a_little_is_new_in_every_frame():
     assert 0 < float(share[1]) < 0.1
     assert 0.4 < float(share[-1]) < 0.8
     assert 0 < flicker < 0.3 * wrong
+
+
+def test_errors_drawn_per_frame_are_as_large_and_flicker():
+    grid = truth("owl")
+    steady, anew = (corrupt_views(grid, 3, per_frame=per_frame).images for per_frame in (False, True))
+    wrong = [float((images - grid.images)[:, 1:].abs().mean()) for images in (steady, anew)]
+    change = [float((images - grid.images)[:, 1:].diff(dim=0).abs().mean()) for images in (steady, anew)]
+    assert wrong[1] == pytest.approx(wrong[0], rel=0.5)
+    assert change[1] > 2 * change[0]
 
 
 def test_masks_follow_the_images():

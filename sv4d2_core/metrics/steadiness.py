@@ -16,8 +16,8 @@ from torch.nn import functional as F
 _QUIET_SHARE = 0.25
 # Fewer static pixels say nothing.
 _FEWEST = 4
-# Optical flow is searched at this picture size; its windows are (2 r + 1)^2 pixels.
-_FLOW_SIDE, _FLOW_RADIUS = 128, 5
+# Optical flow is searched at this picture size.
+_FLOW_SIDE = 128
 
 
 def quietest_pixels(images: Tensor, masks: Tensor) -> Tensor:
@@ -51,8 +51,8 @@ def warping_errors(images: Tensor, masks: Tensor) -> Tensor:
     in frame t + 1; NaN where there is none. Pictures above 128 pixels are reduced to that first. True
     pictures have a value above 0, too: what comes into sight follows from nothing.
 
-    Source: Lai et al. 2018, "Learning Blind Video Temporal Consistency" (the error), Le Besnerais and
-    Champagnat 2005 (the flow: iterative Lucas-Kanade).
+    Source: Lai et al. 2018, "Learning Blind Video Temporal Consistency" (the error), Zach, Pock, Bischof
+    2007 (the flow: TV-L1).
     """
     images, masks = _reduced(images), _reduced(masks[..., None])
     errors = []
@@ -84,10 +84,10 @@ def _reduced(images: Tensor) -> Tensor:
 
 def _flow(image: Tensor, following: Tensor) -> Tensor:
     """Return where each pixel of ``image`` is in ``following``, relative: [H, W, 2] pixels (x, y)."""
-    from skimage.registration import optical_flow_ilk
+    from skimage.registration import optical_flow_tvl1
 
     grey, following_grey = (x.mean(dim=-1).numpy() for x in (image, following))
-    rows, columns = optical_flow_ilk(grey, following_grey, radius=_FLOW_RADIUS)
+    rows, columns = optical_flow_tvl1(grey, following_grey)
     return torch.from_numpy(np.stack([columns, rows], axis=-1)).float()
 
 
