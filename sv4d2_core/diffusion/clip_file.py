@@ -67,8 +67,9 @@ def load_clip_vision(
     header = _in_our_names(stored, sources)
     width = header.tensors["conv1.weight"].shape[0]
     try:
-        official = CLIPVisionConfig(head_width=_HEAD_WIDTHS.get(width, 64))
-        config = read_clip(header, "", stored.metadata, official)
+        usual = CLIPVisionConfig(head_width=_HEAD_WIDTHS.get(width, 64))
+        metadata = {key.removeprefix("sv4d2."): value for key, value in stored.metadata.items()}
+        config = read_clip(header, "", metadata, usual)
         quick_gelu = _CLASS in stored.tensors and width <= _WIDEST_OPENAI
         tower = CLIPVision(replace(config, quick_gelu=quick_gelu), device="meta")
         check_tensors(header, {key: tuple(tensor.shape) for key, tensor in tower.state_dict().items()})

@@ -68,7 +68,9 @@ def evaluate(
     novel = predicted.images[:, 1:]
     usable = novel.isfinite().all(dim=(2, 3, 4))  # [T, V]
     notes = list(_gaps(usable, missing))
-    grid = replace(predicted, images=torch.nan_to_num(predicted.images), masks=_masks(predicted))
+    grid = replace(
+        predicted, images=torch.nan_to_num(predicted.images, posinf=1, neginf=0), masks=_masks(predicted)
+    )
     values: dict[str, Tensor] = {}
     features: dict[str, tuple[Tensor, Tensor]] = {}
     lengths: dict[str, int] = {}

@@ -30,7 +30,7 @@ def quietest_pixels(images: Tensor, masks: Tensor) -> Tensor:
     change = images.diff(dim=0).abs().mean(dim=(0, -1))
     if not always.any() or len(images) < 2:
         return always
-    limit = torch.quantile(change[always].double(), _QUIET_SHARE, interpolation="higher")
+    limit = torch.quantile(change[always].double(), _QUIET_SHARE, interpolation="lower")
     return always & (change <= limit)
 
 

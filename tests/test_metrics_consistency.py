@@ -1,0 +1,176 @@
+"""Metrics that need no reference: known answers, and their response to growing errors."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.metrics.epipolar import match_errors, tangency_errors
+from sv4d2_core.metrics.evaluate import evaluate, fit_residuals
+from sv4d2_core.metrics.scores import summarise
+from sv4d2_core.metrics.steadiness import acceleration, flicker, quietest_pixels, warping_errors
+from sv4d2_core.world import benchmark_scenes, make_creature, render_views
+from sv4d2_core.world.corruption import corrupt_views
+
+torch.set_num_threads(1)
+
+EIGHT = Cameras.official("sv4d2_8views")
+EVERYWHERE = torch.ones(8, 8, dtype=torch.bool)
+
+
+def waves(n_frames: int, size: int = 48, speed: float = 0.0) -> Tensor:
+    """Return a smooth texture [T, size, size, 3] that moves to the right by ``speed`` pixels per frame."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    frames = []
+    for t in range(n_frames):
+        moved = x - speed * t
+        frames.append(torch.stack([0.4 * torch.sin(moved / k + y / (k + 1)) + 0.5 for k in (2, 3, 4)], -1))
+    return torch.stack(frames)
+
+
+def test_flicker_and_acceleration_of_known_clips():
+    levels = torch.tensor([0.5, 0.6, 0.5, 0.6])
+    blinking = levels[:, None, None, None].expand(4, 8, 8, 3)
+    assert flicker(blinking, EVERYWHERE) == pytest.approx(0.1)
+    assert acceleration(blinking, EVERYWHERE) == pytest.approx(0.2)
+    brightening = torch.linspace(0.2, 0.5, 4)[:, None, None, None].expand(4, 8, 8, 3)
+    assert flicker(brightening, EVERYWHERE) == pytest.approx(0.1)
+    assert acceleration(brightening, EVERYWHERE) == pytest.approx(0, abs=1e-6)
+
+
+def test_only_static_pixels_count():
+    images = torch.full((3, 8, 8, 3), 0.5)
+    images[1, :4] = 0.9
+    lower = torch.zeros(8, 8, dtype=torch.bool)
+    lower[4:] = True
+    assert flicker(images, lower) == 0
+    assert flicker(images, ~lower) == pytest.approx(0.4)
+
+
+def test_the_quietest_pixels_are_found_on_the_object_alone():
+    images = torch.full((3, 8, 8, 3), 0.5)
+    images[1, :, :6] += torch.linspace(0.1, 0.4, 6)[:, None]
+    masks = torch.zeros(3, 8, 8)
+    masks[:, :, :4] = 1
+    chosen = quietest_pixels(images, masks)
+    assert chosen.sum() == 8 and bool(chosen[:, 0].all())
+
+
+def test_too_few_pixels_or_frames_have_no_value():
+    few = torch.zeros(8, 8, dtype=torch.bool)
+    few[0, :3] = True
+    assert math.isnan(flicker(torch.rand(4, 8, 8, 3), few))
+    assert math.isnan(acceleration(torch.rand(2, 8, 8, 3), EVERYWHERE))
+    assert not quietest_pixels(torch.rand(4, 8, 8, 3), torch.zeros(4, 8, 8)).any()
+
+
+def test_optical_flow_explains_motion_but_not_change():
+    masks = torch.zeros(3, 48, 48)
+    masks[:, 12:36, 12:36] = 1
+    still, moving = waves(3), waves(3, speed=1.0)
+    assert warping_errors(still, masks).max() < 1e-6
+    unexplained = (moving[1:] - moving[:-1]).abs().mean()
+    assert warping_errors(moving, masks).mean() < 0.25 * unexplained
+    darker = moving * torch.tensor([1.0, 0.8, 1.0])[:, None, None, None]
+    assert warping_errors(darker, masks).mean() > 4 * warping_errors(moving, masks).mean()
+
+
+def test_frames_without_an_object_have_no_warping_error():
+    masks = torch.ones(3, 48, 48)
+    masks[2] = 0
+    errors = warping_errors(waves(3), masks)
+    assert errors[0] < 1e-6 and errors[1].isnan()
+
+
+def discs(cameras: Cameras, size: int, shift: dict[int, int] | None = None) -> Tensor:
+    """Return masks [V + 1, size, size] of a ball at the origin, some pictures shifted down by some pixels."""
+    offset = torch.arange(size) - size / 2 + 0.5
+    disc = (offset[:, None] ** 2 + offset**2 <= (0.3 * size) ** 2).float()
+    masks = disc.repeat(cameras.n_views + 1, 1, 1)
+    for view, pixels in (shift or {}).items():
+        masks[view] = disc.roll(pixels, dims=0)
+    return masks
+
+
+def test_outlines_of_a_ball_contradict_nothing_until_one_is_moved():
+    cameras = Cameras((0, 0, 0), (0, 60, 120))
+    assert tangency_errors(discs(cameras, 64), cameras).max() < 1e-3
+    # Moving one outline by 3 of 64 pixels sets it against both others by 4.7 %, and them by half of that.
+    moved = tangency_errors(discs(cameras, 64, {1: 3}), cameras)
+    assert moved.tolist() == pytest.approx([2.34, 4.69, 2.34], rel=0.15)
+
+
+def test_views_that_face_each_other_or_are_empty_are_left_out():
+    facing = Cameras((0, 0), (0, 180))
+    assert tangency_errors(discs(facing, 32), facing).isnan().all()
+    cameras = Cameras((0, 0, 0), (0, 60, 120))
+    masks = discs(cameras, 32)
+    masks[2] = 0
+    errors = tangency_errors(masks, cameras)
+    assert errors[2].isnan() and errors[0] < 1e-3
+
+
+def test_true_matches_lie_near_their_epipolar_lines_and_false_cameras_show():
+    grid = render_views(make_creature(5), EIGHT, 1, 96)
+    right = match_errors(grid.images[0], EIGHT)
+    tilted = Cameras((0, 10, -10, 10, -10, 10, -10, 10, -10), EIGHT.azimuths_deg)
+    wrong = match_errors(grid.images[0], tilted)
+    assert right.nanmean() < 2.5 < 3 < wrong.nanmean() < 5
+
+
+def test_pictures_without_corners_or_near_neighbours_have_no_match_errors():
+    blank = torch.ones(9, 48, 48, 3)
+    assert match_errors(blank, EIGHT).isnan().all()
+    four = Cameras.official("sv4d2")
+    grid = render_views(make_creature(5), four, 1, 64)
+    assert match_errors(grid.images[0], four).isnan().all()
+
+
+def test_fit_residuals_are_the_error_over_the_object():
+    grid = render_views(make_creature(5), Cameras.official("sv4d2"), 2, 32)
+    assert grid.masks is not None
+    views = corrupt_views(grid, 0, 0.0)
+    views.images[1, 2] = (views.images[1, 2] - 0.25).clamp(min=0)
+    residuals = fit_residuals(grid, views)
+    assert residuals.shape == (2, 4)
+    change = (views.images[1, 2] - grid.images[1, 2]).abs().mean(dim=-1)
+    expected = float((change * grid.masks[1, 2]).sum() / grid.masks[1, 2].sum())
+    assert residuals[1, 1].item() == pytest.approx(expected, rel=1e-4)
+    residuals[1, 1] = 0
+    assert residuals.abs().max() == 0
+
+
+@pytest.fixture(scope="module")
+def responses() -> dict[bool, dict[str, list[float]]]:
+    """Return every metric at growing strengths, for errors that stay and errors drawn per frame."""
+    scenes = [scene for scene in benchmark_scenes() if scene.name in ("robot_arm", "owl")]
+    truth = [scene.views(EIGHT.select([0, 2, 3, 7]), 64).first_frames(4) for scene in scenes]
+    table: dict[bool, dict[str, list[float]]] = {False: {}, True: {}}
+    for per_frame, rows in table.items():
+        for strength in (0.0, 0.75, 2.0):
+            spoilt = [
+                corrupt_views(grid, seed, strength, per_frame=per_frame) for seed, grid in enumerate(truth)
+            ]
+            scores = [evaluate(v, residuals=fit_residuals(g, v)) for v, g in zip(spoilt, truth, strict=True)]
+            for name, value in summarise(scores).means.items():
+                rows.setdefault(name, []).append(value)
+    return table
+
+
+@pytest.mark.parametrize(
+    "name", ["flicker", "acceleration", "warping", "tangency", "epipolar", "fit residual"]
+)
+def test_every_metric_rises_with_errors_drawn_per_frame(responses, name):
+    values = responses[True][name]
+    assert all(a < b for a, b in zip(values, values[1:], strict=False)), values
+
+
+@pytest.mark.parametrize("name", ["flicker", "acceleration", "tangency", "epipolar", "fit residual"])
+def test_metrics_rise_with_errors_that_stay_over_time(responses, name):
+    """All but the warping error, which only sees what changes."""
+    values = responses[False][name]
+    assert all(a < b for a, b in zip(values, values[1:], strict=False)), values

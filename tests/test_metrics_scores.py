@@ -1,0 +1,195 @@
+"""Scores of a grid of views: pairing with the reference, gaps, bad input, summaries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.metrics.catalogue import FHD_NAMES, FVD_NAMES, METRICS
+from sv4d2_core.metrics.evaluate import Networks, evaluate
+from sv4d2_core.metrics.pairing import paired_views
+from sv4d2_core.metrics.scores import mean_along, mean_of, summarise
+from sv4d2_core.views import ViewGrid
+from sv4d2_core.world import make_creature, render_views
+
+torch.set_num_threads(1)
+
+CAMERAS = Cameras((0, 0, 10, -5), (0, 60, 120, 300))
+
+
+@pytest.fixture(scope="module")
+def truth() -> ViewGrid:
+    return render_views(make_creature(5), CAMERAS, 3, 32)
+
+
+@pytest.fixture(scope="module")
+def noisy(truth) -> ViewGrid:
+    noise = torch.randn(truth.images.shape, generator=torch.Generator().manual_seed(0))
+    return replace(truth, images=(truth.images + 0.05 * noise).clamp(0, 1))
+
+
+def spoilt(grid: ViewGrid, frame: int, view: int, value: float) -> ViewGrid:
+    images = grid.images.clone()
+    images[frame, view, 10, 10] = value
+    return replace(grid, images=images)
+
+
+def test_equal_views_score_perfectly(truth):
+    scores = evaluate(truth, truth)
+    summary = summarise([scores])
+    assert summary.value("PSNR") == summary.value("PSNR fg") == math.inf
+    for name in ("SSIM", "SSIM fg", "MS-SSIM", "MS-SSIM fg", "mask IoU"):
+        assert summary.value(name) == pytest.approx(1, abs=1e-9)
+    for name in FHD_NAMES.values():
+        assert summary.value(name) == pytest.approx(0, abs=1e-9)
+    assert scores.notes == () and scores.missing == ()
+
+
+def test_noise_costs_in_every_metric_with_a_reference(truth, noisy):
+    perfect, worse = (summarise([evaluate(grid, truth)]) for grid in (truth, noisy))
+    for metric in METRICS:
+        if (
+            metric.name in worse.means
+            and not metric.name.startswith("mask")
+            or metric.name in worse.distances
+        ):
+            a, b = perfect.value(metric.name), worse.value(metric.name)
+            if metric.name in ("tangency", "epipolar"):
+                continue
+            assert a > b if metric.higher_is_better else a < b, metric.name
+
+
+def test_the_reference_row_has_only_what_needs_no_reference(truth):
+    scores = evaluate(truth, method="reference")
+    assert set(scores.values) == {"flicker", "acceleration", "warping", "tangency", "epipolar"}
+    assert scores.features == {}
+
+
+def test_static_pixels_are_those_of_the_reference(truth):
+    """A blink of the whole object shows on the reference's pixels, however quiet others are."""
+    blinking = truth.images.clone()
+    blinking[1, 1] = 1 - 0.5 * (1 - blinking[1, 1])
+    scores = evaluate(replace(truth, images=blinking), truth)
+    quiet = evaluate(truth, truth)
+    assert scores.values["flicker"][0] > 3 * quiet.values["flicker"][0]
+    assert scores.values["flicker"][1] == quiet.values["flicker"][1]
+
+
+def test_views_are_paired_by_their_angles(truth):
+    order = [2, 0, 1]
+    shuffled = replace(
+        truth,
+        images=truth.images[:, [0, *(v + 1 for v in order)]],
+        masks=None if truth.masks is None else truth.masks[:, [0, *(v + 1 for v in order)]],
+        cameras=replace(truth.cameras.select(order), azimuths_deg=(0, -60, 420, 120)),
+    )
+    paired, missing = paired_views(shuffled, truth)
+    assert missing == [] and torch.equal(paired.images, truth.images)
+    assert paired.cameras == truth.cameras
+
+
+def test_a_missing_view_is_marked_and_the_others_count(truth):
+    fewer = replace(
+        truth, images=truth.images[:, [0, 1, 3]], masks=None, cameras=truth.cameras.select([0, 2])
+    )
+    scores = evaluate(fewer, truth)
+    assert scores.missing == (2,)
+    assert "Missing views: 2." in scores.notes
+    assert any("Frechet distances leave out" in note for note in scores.notes)
+    psnr = scores.values["PSNR"]
+    assert psnr[:, 1].isnan().all() and psnr[:, [0, 2]].isposinf().all()
+    assert scores.values["flicker"].isnan().tolist() == [False, True, False]
+    assert scores.features["FHD-F"][0].shape[0] == 2
+    assert summarise([scores]).n_missing == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_image_without_numbers_is_marked_and_named(truth, value):
+    scores = evaluate(spoilt(truth, 1, 2, value), truth)
+    assert scores.values["PSNR"].isnan().nonzero().tolist() == [[1, 1]]
+    assert scores.values["warping"].isnan().tolist() == [[False, True, False]] * 2
+    assert scores.values["flicker"].isnan().tolist() == [False, True, False]
+    assert "View 2: 1 of 3 images hold NaN or infinite values." in scores.notes
+
+
+def test_white_images_score_low_or_have_no_value(truth):
+    white = replace(truth, images=torch.ones_like(truth.images), masks=None)
+    scores = evaluate(white, truth)
+    assert scores.values["mask IoU"].max() == 0
+    assert scores.values["flicker"].isfinite().all() and scores.values["tangency"].isnan().all()
+    reversed_roles = evaluate(truth, white)
+    assert reversed_roles.values["PSNR fg"].isnan().all()
+    assert any("shows no object" in note for note in reversed_roles.notes)
+
+
+def test_other_frames_sizes_or_cameras_are_refused_with_numbers(truth):
+    with pytest.raises(ValueError, match=r"Expected 3 frames of A.*got 2.*--frames 2"):
+        evaluate(truth.first_frames(2), truth, method="A")
+    with pytest.raises(ValueError, match=r"Expected images of 32 x 32 pixels.*got 24 x 24.*--size 24"):
+        evaluate(truth.resized(24), truth)
+    elsewhere = replace(truth, cameras=Cameras((0, 0, 0, 0), (0, 10, 20, 30)))
+    with pytest.raises(ValueError, match=r"azimuth 60 elevation 0.*got azimuth 10 elevation 0"):
+        evaluate(elsewhere, truth)
+    with pytest.raises(ValueError, match=r"0\.\.1 in the images; got .* to 255"):
+        evaluate(spoilt(truth, 0, 1, 255.0), truth)
+
+
+class Lengths:
+    """Features that say how many images a clip has."""
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        return torch.tensor([[float(clips.shape[1]), float(clips.mean())]] * len(clips))
+
+
+def test_networks_add_the_columns_of_the_paper(truth):
+    networks = Networks(
+        lpips=lambda images, reference: (images - reference).abs().mean(dim=(1, 2, 3)),
+        clip=lambda images: images.mean(dim=(1, 2)),
+        i3d=Lengths(),
+    )
+    scores = evaluate(truth, truth, networks)
+    assert scores.values["LPIPS"].abs().max() == 0
+    assert torch.allclose(scores.values["CLIP-S"], torch.ones(3, 3, dtype=torch.float64))
+    # Clips of three images are too short for I3D: said, not computed.
+    assert not set(FVD_NAMES.values()) & set(scores.features)
+    assert "FVD-F needs clips of at least 9 images; these have 3." in scores.notes
+    longer = replace(
+        truth, images=truth.images.repeat(3, 1, 1, 1, 1), masks=None
+    )  # nine frames: long enough along time, three views are not
+    long_scores = evaluate(longer, longer, networks)
+    assert {"FVD-F", "FVD-Diag", "FV4D"} <= set(long_scores.features)
+    assert "FVD-V needs clips of at least 9 images; these have 3." in long_scores.notes
+    assert long_scores.clip_lengths["FVD-F"] == 9
+
+
+def test_a_summary_weighs_scenes_alike_and_clips_together(truth, noisy):
+    scores = [evaluate(truth, truth, scene="a"), evaluate(noisy, truth, scene="b")]
+    summary = summarise(scores)
+    assert summary.n_scenes == 2
+    # An equal image counts as 100 dB in a mean with others.
+    assert summary.value("PSNR") == pytest.approx((100 + float(scores[1].values["PSNR"].mean())) / 2)
+    assert summary.distances["FHD-F"].n_samples == 6 and summary.distances["FHD-V"].n_samples == 6
+    assert summary.distances["FHD-F"].rank_deficient
+    assert math.isnan(summary.value("LPIPS"))
+    with pytest.raises(ValueError, match="those of 2"):
+        summarise([scores[0], replace(scores[1], method="other")])
+
+
+def test_one_view_has_no_distance_over_frames_and_says_so(truth):
+    one = replace(truth, images=truth.images[:, :2], masks=None, cameras=truth.cameras.select([0]))
+    summary = summarise([evaluate(one, one)])
+    assert "FHD-F" not in summary.distances
+    assert "FHD-F needs at least 2 clips; there is 1." in summary.notes
+
+
+def test_means_leave_out_what_has_no_value():
+    values = torch.tensor([[1.0, math.nan], [3.0, math.nan]])
+    assert mean_of(values) == 2
+    assert mean_along(values, dim=0)[0] == 2 and mean_along(values, dim=0)[1].isnan()
+    assert mean_along(values, dim=1).tolist() == [1, 3]
+    assert mean_of(torch.tensor([math.inf, math.inf])) == math.inf
