@@ -26,6 +26,7 @@ class ViewGrid:
         seed: seed of the initial noise, or None.
         steps: number of denoising steps, or None.
         settings: what else determined the views, JSON values, or None.
+        times: [T] the time in 0..1 that each frame shows; None: frame t shows t / (T - 1).
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -41,6 +42,7 @@ class ViewGrid:
     seed: int | None = None
     steps: int | None = None
     settings: dict | None = None
+    times: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -51,6 +53,8 @@ class ViewGrid:
             )
         if self.masks is not None and tuple(self.masks.shape) != shape[:4]:
             raise ValueError(f"Expected masks {list(shape[:4])}; got {list(self.masks.shape)}.")
+        if self.times is not None and len(self.times) != shape[0]:
+            raise ValueError(f"Expected {shape[0]} times, one per frame; got {len(self.times)}.")
 
     @property
     def n_frames(self) -> int:
@@ -61,6 +65,13 @@ class ViewGrid:
     def n_views(self) -> int:
         """V, the number of novel views (the input view is not counted)."""
         return self.cameras.n_views
+
+    def frame_times(self) -> tuple[float, ...]:
+        """Return the time in 0..1 that each frame shows."""
+        if self.times is not None:
+            return self.times
+        last = max(self.n_frames - 1, 1)
+        return tuple(t / last for t in range(self.n_frames))
 
     def one_view(self, view: int) -> tuple[Tensor, Tensor | None]:
         """Return all frames of a view (0 is the input), [T, H, W, 3], and their masks [T, H, W].
@@ -93,10 +104,11 @@ class ViewGrid:
         return images, masks
 
     def first_frames(self, count: int) -> ViewGrid:
-        """Return the grid of the first ``count`` frames, or of all where there are fewer."""
+        """Return the grid of the first ``count`` frames at their times, or of all where there are fewer."""
         masks = None if self.masks is None else self.masks[:count]
         latents = None if self.latents is None else self.latents[:count]
-        return replace(self, images=self.images[:count], masks=masks, latents=latents)
+        times = self.frame_times()[:count]
+        return replace(self, images=self.images[:count], masks=masks, latents=latents, times=times)
 
     def resized(self, size: int) -> ViewGrid:
         """Return the grid with square images of another size and no latents."""

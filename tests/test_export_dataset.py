@@ -103,7 +103,7 @@ def test_every_view_and_time_is_listed_once(dataset):
 
 
 def test_the_input_camera_stands_in_front_in_the_z_up_world():
-    first = transforms_json(Cameras.ring(2), 64, 8.0, 1, False)["frames"][0]["transform_matrix"]
+    first = transforms_json(Cameras.ring(2), 64, 8.0, [0.0], False)["frames"][0]["transform_matrix"]
     assert [row[3] for row in first] == pytest.approx([0, -2, 0, 1])
     up = [row[1] for row in first[:3]]
     assert up == pytest.approx([0, 0, 1])
@@ -119,7 +119,7 @@ def test_cameras_json_states_angles_conventions_and_crop(dataset):
     assert [view["azimuth_deg"] for view in cameras["views"]] == [0, 60, 150, 280]
     assert [view["elevation_deg"] for view in cameras["views"]] == [0, 0, 25, -15]
     assert [view["absolute_elevation_deg"] for view in cameras["views"]] == [10, 10, 35, -5]
-    assert {"world", "angles", "c2w_opengl", "c2w_opencv", "K", "time", "crop"} <= cameras[
+    assert {"world", "angles", "c2w_opengl", "c2w_opencv", "K", "times", "crop"} <= cameras[
         "conventions"
     ].keys()
-    assert cameras_json(CAMERAS, 32, 8.0, 1, None)["crop"] is None
+    assert cameras_json(CAMERAS, 32, 8.0, [0.0], None)["crop"] is None

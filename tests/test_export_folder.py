@@ -69,6 +69,16 @@ def test_round_trip(tmp_path, grid):
         assert getattr(back, field) == getattr(grid, field)
 
 
+def test_times_of_their_own_round_trip_and_stand_in_the_camera_files(tmp_path, grid):
+    times = tuple(0.25 + 0.5 * t / grid.n_frames for t in range(grid.n_frames))
+    write_views(tmp_path / "views", replace(grid, times=times), run={})
+    assert read_views(tmp_path / "views").times == times
+    frames = json.loads((tmp_path / "views/transforms.json").read_text())["frames"]
+    assert tuple(dict.fromkeys(frame["time"] for frame in frames)) == times
+    assert json.loads((tmp_path / "views/cameras.json").read_text())["times"] == list(times)
+    assert read_views(tmp_path / "views").first_frames(2).frame_times() == times[:2]
+
+
 def test_a_single_frame_without_masks_and_provenance_round_trips(tmp_path, grid):
     bare = ViewGrid(grid.images[:1], CAMERAS)
     write_views(tmp_path, bare, crop=None, run={})

@@ -19,11 +19,11 @@ from sv4d2_core.views import ViewGrid
 torch.set_num_threads(1)
 
 CAMERAS = Cameras((0, 0, 12.5), (0, 60, 210), radius=2.2, fov_deg=35.0, input_elevation_deg=8.0)
-SIZE, N_FRAMES = 32, 3
+SIZE, TIMES = 32, (0.0, 0.5, 1.0)
 
 
 def transforms(folder, cameras=CAMERAS, edit=lambda content: None):
-    content = json.loads(json.dumps(transforms_json(cameras, SIZE, 8, N_FRAMES, False)))
+    content = json.loads(json.dumps(transforms_json(cameras, SIZE, 8, TIMES, False)))
     edit(content)
     file = folder / "transforms.json"
     file.write_text(json.dumps(content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -26,7 +27,8 @@ CONVENTIONS = {
     "c2w_opencv": "The same camera with axes x right, y down, z forward.",
     "K": "Pinhole matrix in pixels of the square image; pixel (row i, column j) covers [j, j + 1) x "
     "[i, i + 1).",
-    "time": "Frame t of T shows the time t / (T - 1), or 0 if T is 1; fps is the rate of the videos.",
+    "times": "What each frame shows, from 0 for the clip's first frame to 1 for its last; fps is the rate of the "
+    "videos.",
     "crop": "How the processed input was cut out of the source clip, to undo it; null when not known.",
 }
 
@@ -41,12 +43,7 @@ def mask_path(view: int, frame: int) -> str:
     return f"masks/view_{view:02d}/{frame:05d}.png"
 
 
-def frame_time(frame: int, n_frames: int) -> float:
-    """Return the time in 0..1 that a frame shows."""
-    return frame / (n_frames - 1) if n_frames > 1 else 0.0
-
-
-def cameras_json(cameras: Cameras, size: int, fps: float, n_frames: int, crop: dict | None) -> dict:
+def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float], crop: dict | None) -> dict:
     """Return the content of ``cameras.json``; `Cameras.from_json` reads the cameras back from it."""
     K, opengl, opencv = cameras.intrinsics(size), cameras.c2w_opengl(), cameras.c2w_opencv()
     views = [
@@ -67,14 +64,15 @@ def cameras_json(cameras: Cameras, size: int, fps: float, n_frames: int, crop: d
         "conventions": CONVENTIONS,
         "size": size,
         "fps": fps,
-        "n_frames": n_frames,
+        "n_frames": len(times),
+        "times": list(times),
         **cameras.to_json(),
         "crop": crop,
         "views": views,
     }
 
 
-def transforms_json(cameras: Cameras, size: int, fps: float, n_frames: int, has_masks: bool) -> dict:
+def transforms_json(cameras: Cameras, size: int, fps: float, times: Sequence[float], has_masks: bool) -> dict:
     """Return the content of ``transforms_train.json``: D-NeRF's fields and nerfstudio's intrinsics.
 
     The world is turned to +z up; the camera axes are OpenGL's (x right, y up, z backward). Frames are listed
@@ -83,11 +81,11 @@ def transforms_json(cameras: Cameras, size: int, fps: float, n_frames: int, has_
     K = cameras.intrinsics(size)
     matrices = (Y_UP_TO_Z_UP @ cameras.c2w_opengl()).tolist()
     frames = []
-    for t in range(n_frames):
+    for t, time in enumerate(times):
         for v, matrix in enumerate(matrices):
             frame = {
                 "file_path": f"./{frame_path(v, t)}",
-                "time": frame_time(t, n_frames),
+                "time": time,
                 "transform_matrix": matrix,
             }
             if has_masks:

@@ -72,8 +72,9 @@ def write_views(
             "or overwrite it."
         )
     size, has_masks = grid.images.shape[2], grid.masks is not None
-    cameras = _json(cameras_json(grid.cameras, size, grid.fps, grid.n_frames, crop))
-    transforms = _json(transforms_json(grid.cameras, size, grid.fps, grid.n_frames, has_masks))
+    times = grid.frame_times()
+    cameras = _json(cameras_json(grid.cameras, size, grid.fps, times, crop))
+    transforms = _json(transforms_json(grid.cameras, size, grid.fps, times, has_masks))
     settings = {**(grid.settings or {}), **(run or {}).get("settings", {})}
     run = {**(run or {}), "settings": settings, **_provenance(grid)}
     _json(run)
@@ -141,6 +142,7 @@ def _read(folder: Path) -> ViewGrid:
         latents = load((folder / _LATENTS_FILE).read_bytes())[_LATENTS_KEY].float()
     provenance = {key: run[key] for key in ("fps", "variant", "trained", "seed", "steps")}
     provenance["settings"] = run.get("settings") or None
+    provenance["times"] = tuple(run["times"]) if run.get("times") else None
     return ViewGrid(images, cameras, masks, latents=latents, **provenance)
 
 
@@ -205,6 +207,7 @@ def _provenance(grid: ViewGrid) -> dict:
         "steps": grid.steps,
         "fps": grid.fps,
         "n_frames": grid.n_frames,
+        "times": None if grid.times is None else list(grid.times),
         "n_views": grid.n_views,
         "size": grid.images.shape[2],
     }

@@ -55,8 +55,13 @@ class BenchmarkScene:
 
     def _at(self, times: Tensor, cameras: Cameras, size: int) -> ViewGrid:
         rendering = render_creature(self.creature, cameras, times, size)
-        settings = {"scene": self.name, "times": times.tolist()}
-        return ViewGrid(rendering.rgb, cameras, rendering.mask, settings=settings)
+        return ViewGrid(
+            rendering.rgb,
+            cameras,
+            rendering.mask,
+            settings={"scene": self.name},
+            times=tuple(times.tolist()),
+        )
 
 
 def benchmark_scenes() -> tuple[BenchmarkScene, ...]:
