@@ -121,7 +121,10 @@ def test_white_images_score_low_or_have_no_value(truth):
     white = replace(truth, images=torch.ones_like(truth.images), masks=None)
     scores = evaluate(white, truth)
     assert scores.values["mask IoU"].max() == 0
-    assert scores.values["flicker"].isfinite().all() and scores.values["tangency"].isnan().all()
+    # White is as steady as can be: no praise for that.
+    for name in ("flicker", "acceleration", "warping", "tangency", "epipolar"):
+        assert scores.values[name].isnan().all(), name
+    assert "View 1: 3 of 3 images show no object." in scores.notes
     reversed_roles = evaluate(truth, white)
     assert reversed_roles.values["PSNR fg"].isnan().all()
     assert any("shows no object" in note for note in reversed_roles.notes)
@@ -135,6 +138,9 @@ def test_other_frames_sizes_or_cameras_are_refused_with_numbers(truth):
     elsewhere = replace(truth, cameras=Cameras((0, 0, 0, 0), (0, 10, 20, 30)))
     with pytest.raises(ValueError, match=r"azimuth 60 elevation 0.*got azimuth 10 elevation 0"):
         evaluate(elsewhere, truth)
+    wide = replace(truth, images=truth.images[:, :, :24], masks=None)
+    with pytest.raises(ValueError, match="square images.*got 32 x 24"):
+        evaluate(wide, wide)
     with pytest.raises(ValueError, match=r"0\.\.1 in the images; got .* to 255"):
         evaluate(spoilt(truth, 0, 1, 255.0), truth)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from ..cameras import Cameras
 from ..diffusion.config import ModelConfig
 from ..diffusion.guidance import guidance_table
 from ..video.crop import CENTERINGS
+from .arguments import at_least, positive_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,17 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     clip = parser.add_argument_group("the clip")
     clip.add_argument(
-        "--frames", type=_at_least(1), default=21, metavar="N", help="frames to use (default 21)"
+        "--frames", type=at_least(1), default=21, metavar="N", help="frames to use (default 21)"
     )
-    clip.add_argument("--start", type=_at_least(0), default=0, metavar="N", help="first frame (default 0)")
+    clip.add_argument("--start", type=at_least(0), default=0, metavar="N", help="first frame (default 0)")
     clip.add_argument(
-        "--every", type=_at_least(1), default=1, metavar="N", help="use every Nth frame (default 1)"
+        "--every", type=at_least(1), default=1, metavar="N", help="use every Nth frame (default 1)"
     )
     clip.add_argument(
         "--fps", type=float, metavar="N", help="frames per second of the results (default: the clip's)"
     )
     clip.add_argument("--mask", metavar="PATH", help="masks of the object, white on black, read like INPUT")
-    clip.add_argument("--size", type=_at_least(1), metavar="N", help="image size (default: the model's, 576)")
+    clip.add_argument("--size", type=at_least(1), metavar="N", help="image size (default: the model's, 576)")
     clip.add_argument(
         "--centering",
         default="global",
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
-        "--steps", type=_at_least(1), default=50, metavar="N", help="denoising steps (default 50)"
+        "--steps", type=at_least(1), default=50, metavar="N", help="denoising steps (default 50)"
     )
     sampling.add_argument("--seed", type=int, default=23, metavar="N", help="seed of the noise (default 23)")
     sampling.add_argument("--cfg-min", type=float, metavar="X", help="guidance where it is weakest")
@@ -73,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     machine.add_argument("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
     machine.add_argument(
-        "--memory-gb", type=_positive_number, metavar="N", help="work within this much memory"
+        "--memory-gb", type=positive_number, metavar="N", help="work within this much memory"
     )
     machine.add_argument("--save-latents", action="store_true", help="also write the sampled latents")
     machine.add_argument("--overwrite", action="store_true", help="replace results of other settings in DIR")
@@ -103,24 +102,3 @@ def guidance_range_of(args: argparse.Namespace, config: ModelConfig) -> tuple[fl
     low = config.cfg_min if args.cfg_min is None else args.cfg_min
     high = config.cfg_max if args.cfg_max is None else args.cfg_max
     return low, high
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from ``minimum`` on."""
-
-    def parse(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {minimum}, got {text}")
-        return int(text)
-
-    return parse
-
-
-def _positive_number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value

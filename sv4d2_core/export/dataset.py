@@ -27,8 +27,8 @@ CONVENTIONS = {
     "c2w_opencv": "The same camera with axes x right, y down, z forward.",
     "K": "Pinhole matrix in pixels of the square image; pixel (row i, column j) covers [j, j + 1) x "
     "[i, i + 1).",
-    "times": "What each frame shows, from 0 for the clip's first frame to 1 for its last; fps is the rate of the "
-    "videos.",
+    "times": "What each frame shows, from 0 for the clip's first frame to 1 for its last; fps is the rate of "
+    "the videos.",
     "crop": "How the processed input was cut out of the source clip, to undo it; null when not known.",
 }
 

@@ -65,12 +65,17 @@ def evaluate(
     missing: list[int] = []
     if reference is not None:
         predicted, missing = paired_views(predicted, reference, method)
-    novel = predicted.images[:, 1:]
-    usable = novel.isfinite().all(dim=(2, 3, 4))  # [T, V]
-    notes = list(_gaps(usable, missing))
-    grid = replace(
-        predicted, images=torch.nan_to_num(predicted.images, posinf=1, neginf=0), masks=_masks(predicted)
-    )
+    height, width = predicted.images.shape[2:4]
+    if height != width:
+        raise ValueError(
+            f"Expected square images, as the cameras are square; got {width} x {height}. Crop or pad them."
+        )
+    usable = predicted.images[:, 1:].isfinite().all(dim=(2, 3, 4))  # [T, V]
+    grid = replace(predicted, masks=_masks(predicted))
+    if not usable.all():
+        grid = replace(grid, images=torch.nan_to_num(predicted.images, posinf=1, neginf=0))
+    shown = (_novel_masks(grid) >= 0.5).any(dim=(2, 3)) | ~usable
+    notes = list(_gaps(usable, shown, missing))
     values: dict[str, Tensor] = {}
     features: dict[str, tuple[Tensor, Tensor]] = {}
     lengths: dict[str, int] = {}
@@ -84,7 +89,7 @@ def evaluate(
             notes.append("Frechet distances leave out views that are missing or incomplete.")
         features, lengths, skipped = _clips(grid, reference, networks or Networks(), seen)
         notes += skipped
-    values |= _without_reference(grid, reference, usable)
+    values |= _without_reference(grid, reference, usable & shown)
     if residuals is not None:
         values[RESIDUAL_NAME] = torch.where(usable, residuals.detach().cpu().double(), math.nan)
     return SceneScores(
@@ -118,13 +123,14 @@ def _novel_masks(grid: ViewGrid) -> Tensor:
     return _masks(grid)[:, 1:]
 
 
-def _gaps(usable: Tensor, missing: list[int]) -> Iterable[str]:
-    """Say which views are missing, and how many images of which others hold no numbers."""
+def _gaps(usable: Tensor, shown: Tensor, missing: list[int]) -> Iterable[str]:
+    """Say which views are missing, how many images hold no numbers, and how many show no object."""
     if missing:
         yield f"Missing views: {', '.join(map(str, missing))}."
-    for v, bad in enumerate((~usable).sum(dim=0).tolist(), start=1):
-        if bad and v not in missing:
-            yield f"View {v}: {bad} of {len(usable)} images hold NaN or infinite values."
+    for text, bad in (("hold NaN or infinite values", ~usable), ("show no object", ~shown)):
+        for v, count in enumerate(bad.sum(dim=0).tolist(), start=1):
+            if count and v not in missing:
+                yield f"View {v}: {count} of {len(bad)} images {text}."
 
 
 def _against_reference(

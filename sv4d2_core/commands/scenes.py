@@ -1,0 +1,68 @@
+"""`sv4d2 scenes`: the benchmark's scenes as folders of views, to run methods on and to score them against."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from ..cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
+from ..export.folder import write_views
+from ..world.corruption import corrupt_views
+from ..world.suite import HELD_OUT, benchmark_scenes
+from .arguments import at_least, positive_number
+from .provenance import versions
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    names = ", ".join(scene.name for scene in benchmark_scenes())
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the scenes")
+    parser.add_argument(
+        "--size", type=at_least(16), default=576, metavar="N", help="image size (default 576)"
+    )
+    parser.add_argument(
+        "--rig", default="sv4d2", choices=tuple(OFFICIAL_AZIMUTHS_DEG), help="cameras of the training views"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"which scenes, of {names}")
+    parser.add_argument(
+        "--corrupt",
+        type=positive_number,
+        metavar="X",
+        help="also write the training views with errors like SV4D 2.0's (1) or X times as large",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace scenes of other settings in DIR")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Render the scenes and return the exit code.
+
+    Raises:
+        ValueError, OSError: unknown scenes, an odd size, folders that hold something else.
+    """
+    scenes = {scene.name: scene for scene in benchmark_scenes()}
+    if unknown := [name for name in args.only if name not in scenes]:
+        raise ValueError(f"Expected --only out of {', '.join(scenes)}; got {', '.join(unknown)}.")
+    if args.size % 2:
+        raise ValueError(f"Expected an even --size, as videos need; got {args.size}.")
+    for seed, (name, scene) in enumerate(scenes.items()):
+        if args.only and name not in args.only:
+            continue
+        train = scene.views(Cameras.official(args.rig), args.size)
+        grids = {
+            "train": train,
+            "held_out": scene.views(HELD_OUT, args.size),
+            "held_out_between": scene.between(HELD_OUT, args.size),
+        }
+        if args.corrupt is not None:
+            grids["train_corrupted"] = corrupt_views(train, seed, args.corrupt)
+        for part, grid in grids.items():
+            run = {"settings": {"what": scene.what}, "versions": versions()}
+            write_views(args.out / part / name, grid, run=run, overwrite=args.overwrite)
+        log.info("%s: %s", name, scene.what)
+    log.info(
+        "Score views of the same cameras with: sv4d2 metrics YOURS %s --out report", args.out / "held_out"
+    )
+    return 0

@@ -1,0 +1,266 @@
+"""The evaluation report of rendered scenes: its page, its pictures, its JSON, its marks."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.metrics.catalogue import METRICS, PAPER
+from sv4d2_core.metrics.evaluate import Networks
+from sv4d2_core.metrics.report.comparison import REFERENCE, SceneComparison, compare, summaries_of
+from sv4d2_core.metrics.report.markdown import markdown_report
+from sv4d2_core.metrics.report.page import report_page
+from sv4d2_core.metrics.report.record import report_json
+from sv4d2_core.views import ViewGrid
+from sv4d2_core.world import corrupt_views, make_creature, render_views
+
+torch.set_num_threads(1)
+
+RIG = Cameras((0, 0, 20, 0), (0, 40, 120, 240))
+SIZE, N_FRAMES = 40, 3
+HOSTILE = 'x | *y* <script>alert("1")</script>'
+PAPERS = "The columns of the SV4D papers"
+VOID = {"meta", "img", "br"}
+
+
+@pytest.fixture(scope="module")
+def truth() -> ViewGrid:
+    return render_views(make_creature(10), RIG, N_FRAMES, SIZE)
+
+
+@pytest.fixture(scope="module")
+def gaps(truth: ViewGrid) -> SceneComparison:
+    """Three methods: equal to the truth, without view 2, with one image that holds NaN."""
+    spoilt = corrupt_views(truth, seed=1)
+    keep = [0, 1, 3]
+    assert spoilt.masks is not None
+    fewer = replace(
+        spoilt,
+        images=spoilt.images[:, keep],
+        masks=spoilt.masks[:, keep],
+        cameras=RIG.select([0, 2]),
+        trained=False,
+    )
+    images = spoilt.images.clone()
+    images[1, 3, 5:9] = math.nan
+    methods = {"equal": truth, "fewer": fewer, HOSTILE: replace(spoilt, images=images)}
+    return compare("dog & <i>co</i>", methods, truth)
+
+
+@pytest.fixture(scope="module")
+def alone(truth: ViewGrid) -> SceneComparison:
+    residuals = {"predicted": torch.full((N_FRAMES, 3), 0.0123, dtype=torch.float64)}
+    return compare("", {"predicted": corrupt_views(truth, seed=2)}, None, residuals=residuals)
+
+
+def markdown(*scenes: SceneComparison) -> str:
+    return markdown_report(scenes, summaries_of(scenes))
+
+
+def rows_of(text: str, title: str) -> dict[str, list[str]]:
+    """Return the rows of the Markdown table below a title, by their first cell."""
+    section = text.split(f"## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return {row[0]: row[1:] for row in cells if not row[0].startswith("---")}
+
+
+class Page(HTMLParser):
+    """Reads a page: its tags, its text, and whether every tag is closed in its turn."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.words)
+
+
+def page_of(*scenes: SceneComparison) -> tuple[str, Page]:
+    html = report_page(scenes, summaries_of(scenes), {"command": "<b>&"})
+    return html, Page(html)
+
+
+def test_values_over_incomplete_data_carry_a_mark_and_never_win(gaps: SceneComparison):
+    text = markdown(gaps)
+    rows = rows_of(text, "Against the true views")
+    assert all(cell.endswith(" †") for name, row in rows.items() if name[0] in "fx" for cell in row)
+    assert rows["equal"][0] == "∞" and "**" not in "".join(rows["equal"])
+    assert "† The value leaves out" in text
+    assert "- fewer: Missing views: 2." in text
+    assert "View 3: 1 of 3 images hold NaN or infinite values." in text
+
+
+def test_the_true_views_have_a_row_where_no_truth_is_needed(gaps: SceneComparison):
+    text = markdown(gaps)
+    alone = rows_of(text, "Without true views")
+    assert list(alone)[:3] == ["method", "reference", "equal"]
+    # The same pictures: the same values.
+    assert [cell.strip("*") for cell in alone["equal"]] == alone["reference"]
+    assert "reference" not in rows_of(text, PAPERS)
+    assert "reference" not in rows_of(text, "Against the true views")
+
+
+def test_without_truth_only_what_needs_none_is_told(alone: SceneComparison):
+    text = markdown(alone)
+    assert PAPERS not in text and "Against the true views" not in text
+    assert rows_of(text, "Without true views")["predicted"][-1] == "0.0123"
+    assert "There are no true views" in text and "--i3d" not in text
+    html, page = page_of(alone)
+    assert "PSNR ↑" not in html and "fit residual ↓" in html and "Absolute error" not in html
+    assert sum(tag == "img" for tag, _ in page.tags) == 3 + 3
+
+
+def test_json_holds_every_number(gaps: SceneComparison, alone: SceneComparison):
+    text = json.dumps(report_json([gaps, alone], summaries_of([gaps, alone])), allow_nan=False)
+    record = json.loads(text)
+    assert record["methods"] == ["equal", "fewer", HOSTILE, "predicted"]
+    assert set(record["metrics"]) == {metric.name for metric in METRICS}
+    of_scene = record["scenes"]["dog & <i>co</i>"]["scores"]
+    assert of_scene["equal"]["values"]["PSNR"] == [["inf"] * 3] * N_FRAMES
+    assert record["summary"]["equal"]["values"]["PSNR"] == "inf"
+    column = [row[1] for row in of_scene["fewer"]["values"]["SSIM"]]
+    assert column == [None] * N_FRAMES and of_scene["fewer"]["missing_views"] == [2]
+    assert of_scene["fewer"]["cameras"]["azimuths_deg"] == list(RIG.azimuths_deg)
+    first = float(gaps.of_methods[1].values["SSIM"][2, 0])
+    assert of_scene["fewer"]["values"]["SSIM"][2][0] == pytest.approx(first, rel=1e-6)
+    assert "PSNR" in record["summary"]["fewer"]["incomplete"]
+    # The scene without truth is one that this method lacks.
+    assert record["summary"]["equal"]["incomplete"] == list(gaps.scores[0].values)
+    assert record["summary"]["equal"]["frechet"]["FHD-V"] == {
+        "distance": pytest.approx(0, abs=1e-6),
+        "n": N_FRAMES,
+        "n_reference": N_FRAMES,
+        "clip_length": 3,
+        "n_features": 276,
+        "shrinkage": 0.1,
+        "rank_deficient": True,
+    }
+
+
+def test_untrained_weights_are_named_everywhere(gaps: SceneComparison):
+    assert "**fewer: UNTRAINED WEIGHTS" in markdown(gaps)
+    _, page = page_of(gaps)
+    # In the warning, and beside both strips of pictures.
+    assert page.text.count("UNTRAINED WEIGHTS") == 3
+    record = report_json([gaps], summaries_of([gaps]))
+    assert record["warning"].startswith("fewer: UNTRAINED")
+    assert not record["scenes"]["dog & <i>co</i>"]["scores"]["fewer"]["trained"]
+
+
+def test_page_is_one_file_that_loads_and_runs_nothing(gaps: SceneComparison, alone: SceneComparison):
+    html, page = page_of(gaps, alone)
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "iframe", "object", "i"}
+    assert not re.search(r"https?:|//|@import|url\(", re.sub(r'"data:image/png;base64,[^"]*"', "", html))
+    sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert sources and all((source or "").startswith("data:image/png;base64,") for source in sources)
+    targets = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
+    assert targets == {"#" + (a["id"] or "") for tag, a in page.tags if tag == "section"}
+
+
+def test_names_show_as_they_are(gaps: SceneComparison):
+    html, page = page_of(gaps)
+    assert HOSTILE in page.text and "dog & <i>co</i>" in page.text and "<b>&" in page.text
+    assert "alert(" not in re.sub(r"&lt;script&gt;alert\(", "", html)
+    row = next(line for line in markdown(gaps).splitlines() if line.startswith("| x"))
+    assert row.startswith(r'| x \| \*y\* \<script\>alert("1")\</script\> |')
+
+
+def test_page_has_the_cells_of_the_markdown(gaps: SceneComparison):
+    _, page = page_of(gaps)
+    for title in (PAPERS, "Against the true views", "Without true views"):
+        rows = rows_of(markdown(gaps), title)
+        assert title in page.text
+        for cell in [*rows["method"], *rows["fewer"]]:
+            assert cell in page.text
+    tooltips = {attributes.get("title") for tag, attributes in page.tags if tag == "th"}
+    assert {metric.meaning for metric in PAPER} <= tooltips
+
+
+def test_heat_maps_show_every_image_and_cross_out_what_has_no_value(gaps: SceneComparison):
+    _, page = page_of(gaps)
+    cells = [words for words in page.words if re.match(r"view \d · .*, frame \d: ", words)]
+    # PSNR fg of three methods, tangency of these and the truth.
+    assert len(cells) == (3 + 4) * N_FRAMES * 3
+    assert "view 1 · 40°, frame 0: ∞" in cells
+    crossed = [words for words in cells if words.endswith("no value")]
+    assert sorted(set(crossed)) == [
+        *(f"view 2 · 120° / +20°, frame {t}: no value" for t in range(N_FRAMES)),
+        "view 3 · 240°, frame 1: no value",
+    ]
+    assert len(crossed) == 2 * (N_FRAMES + 1)
+
+
+def test_pictures_are_small_and_name_their_gaps(gaps: SceneComparison, truth: ViewGrid):
+    across, along = gaps.pictures
+    methods = [name for name, _, _ in across.rows]
+    assert methods == [REFERENCE, "equal", "fewer", HOSTILE]
+    equal, fewer, spoilt = (pictures for _, pictures, _ in across.rows[1:])
+    assert [p.gap for p in fewer] == ["", "missing", ""]
+    assert [p.gap for p in spoilt] == ["", "", "holds NaN or infinite values"]
+    assert all(p.error is not None and not p.error.any() for p in equal)
+    assert fewer[0].error is not None and fewer[0].error.max() > 20
+    image = across.rows[0][1][2].image
+    assert image is not None and (image == (truth.images[1, 3] * 255).round().byte().numpy()).all()
+    assert along.title == "View 3 · 240° (worst PSNR fg), over time"
+
+
+def test_pictures_of_large_views_are_reduced():
+    large = render_views(make_creature(10), Cameras((0, 0), (0, 90)), 1, 200)
+    (_, (picture,), _) = compare("large", {"a": large}, large).pictures[0].rows[1]
+    assert picture.image is not None and picture.image.shape == (160, 160, 3)
+    assert picture.error is not None and picture.error.shape == (160, 160)
+
+
+def test_methods_of_other_rigs_show_the_nearest_view_without_truth(truth: ViewGrid):
+    other = render_views(make_creature(10), Cameras((0, 0, 0), (0, 130, 250)), 2, SIZE)
+    strips = compare("", {"a": truth, "b": other}, None).pictures
+    captions = [[p.caption for p in pictures] for _, pictures, _ in strips[0].rows]
+    assert captions[1] == ["view 1 · 130°", "view 1 · 130°", "view 2 · 250°"]
+    assert strips[0].rows[1][2] == "frame 0" and strips[1].rows[1][2].startswith("view ")
+
+
+def test_methods_cannot_be_called_like_the_true_views(truth: ViewGrid):
+    for name in (REFERENCE, " Reference ", " "):
+        with pytest.raises(ValueError, match="Choose another name"):
+            compare("s", {name: truth}, None)
+    with pytest.raises(ValueError, match="at least one method"):
+        compare("s", {}, truth)
+    with pytest.raises(ValueError, match="got some of 'b'"):
+        compare("s", {"a": truth}, None, residuals={"b": torch.zeros(N_FRAMES, 3)})
+
+
+def test_networks_that_were_given_are_known(truth: ViewGrid):
+    networks = Networks(lpips=lambda x, y: (x - y).abs().mean(dim=(1, 2, 3)))
+    result = compare("s", {"a": corrupt_views(truth, 3)}, truth, networks)
+    text = markdown(result)
+    assert result.networks == {"lpips"} and "--lpips" not in text and "--clip" in text
+    assert float(rows_of(text, PAPERS)["a"][0]) > 0
