@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from einops import rearrange
@@ -103,12 +104,18 @@ class ViewGrid:
         masks = None if self.masks is None else rearrange(self.masks[:, first:], "t v h w -> (v t) h w")
         return images, masks
 
-    def first_frames(self, count: int) -> ViewGrid:
-        """Return the grid of the first ``count`` frames at their times, or of all where there are fewer."""
-        masks = None if self.masks is None else self.masks[:count]
-        latents = None if self.latents is None else self.latents[:count]
-        times = self.frame_times()[:count]
-        return replace(self, images=self.images[:count], masks=masks, latents=latents, times=times)
+    def at_frames(self, frames: Sequence[int]) -> ViewGrid:
+        """Return the grid of some frames, which keep their times."""
+        frames, times = list(frames), self.frame_times()
+        masks = None if self.masks is None else self.masks[frames]
+        latents = None if self.latents is None else self.latents[frames]
+        return replace(
+            self,
+            images=self.images[frames],
+            masks=masks,
+            latents=latents,
+            times=tuple(times[t] for t in frames),
+        )
 
     def resized(self, size: int) -> ViewGrid:
         """Return the grid with square images of another size and no latents."""

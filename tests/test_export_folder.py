@@ -76,7 +76,7 @@ def test_times_of_their_own_round_trip_and_stand_in_the_camera_files(tmp_path, g
     frames = json.loads((tmp_path / "views/transforms.json").read_text())["frames"]
     assert tuple(dict.fromkeys(frame["time"] for frame in frames)) == times
     assert json.loads((tmp_path / "views/cameras.json").read_text())["times"] == list(times)
-    assert read_views(tmp_path / "views").first_frames(2).frame_times() == times[:2]
+    assert read_views(tmp_path / "views").at_frames(range(2)).frame_times() == times[:2]
 
 
 def test_a_single_frame_without_masks_and_provenance_round_trips(tmp_path, grid):

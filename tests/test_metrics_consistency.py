@@ -148,7 +148,7 @@ def test_fit_residuals_are_the_error_over_the_object():
 def responses() -> dict[bool, dict[str, list[float]]]:
     """Return every metric at growing strengths, for errors that stay and errors drawn per frame."""
     scenes = [scene for scene in benchmark_scenes() if scene.name in ("robot_arm", "owl")]
-    truth = [scene.views(EIGHT.select([0, 2, 3, 7]), 64).first_frames(4) for scene in scenes]
+    truth = [scene.views(EIGHT.select([0, 2, 3, 7]), 64).at_frames(range(4)) for scene in scenes]
     table: dict[bool, dict[str, list[float]]] = {False: {}, True: {}}
     for per_frame, rows in table.items():
         for strength in (0.0, 0.75, 2.0):

@@ -132,7 +132,7 @@ def test_white_images_score_low_or_have_no_value(truth):
 
 def test_other_frames_sizes_or_cameras_are_refused_with_numbers(truth):
     with pytest.raises(ValueError, match=r"Expected 3 frames of A.*got 2.*--frames 2"):
-        evaluate(truth.first_frames(2), truth, method="A")
+        evaluate(truth.at_frames(range(2)), truth, method="A")
     with pytest.raises(ValueError, match=r"Expected images of 32 x 32 pixels.*got 24 x 24.*--size 24"):
         evaluate(truth.resized(24), truth)
     elsewhere = replace(truth, cameras=Cameras((0, 0, 0, 0), (0, 10, 20, 30)))

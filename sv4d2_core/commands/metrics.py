@@ -13,20 +13,21 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..diffusion.clip_file import load_clip_vision
-from ..export.report import write_report
+from ..export.report import refuse_report, write_report
 from ..export.transforms_reader import read_cameras
 from ..export.views_reader import find_scenes, read_any_views
 from ..metrics.evaluate import Networks
 from ..metrics.i3d import I3D
 from ..metrics.lpips import LPIPS
-from ..metrics.report.comparison import SceneComparison, compare
+from ..metrics.report.comparison import SceneComparison, compare, summaries_of
+from ..metrics.report.markdown import markdown_tables
 from ..metrics.scores import DEFAULT_SHRINKAGE
 from ..orbits import CUSTOM, orbit
 from ..views import ViewGrid
 from .arguments import at_least
 from .machine import choose_device
 from .output_folder import exclusive
-from .provenance import versions
+from .provenance import options_of, versions
 
 log = logging.getLogger(__name__)
 
@@ -97,20 +98,20 @@ def run(args: argparse.Namespace) -> int:
     truth = None if reference is None else find_scenes(reference)
     networks = load_networks(args.lpips, args.clip, args.i3d, args.device)
     with exclusive(args.out):
+        refuse_report(args.out, args.overwrite)
         comparisons = [
             _compare(args, scene, places, None if truth is None else truth[scene], networks)
             for scene, places in _by_scene(scenes, truth).items()
         ]
         run = {
-            "options": {
-                key: str(value) for key, value in vars(args).items() if key not in ("run", "command")
-            },
+            "options": options_of(args),
             "versions": versions(),
             "seconds": round(time.perf_counter() - began, 2),
         }
         page = write_report(
             args.out, comparisons, run=run, shrinkage=args.shrinkage, overwrite=args.overwrite
         )
+    print(markdown_tables(comparisons, summaries_of(comparisons, args.shrinkage)))
     log.info("Done in %.0f s. Look at %s", time.perf_counter() - began, page)
     return 0
 
@@ -200,21 +201,25 @@ def _compare(
     networks: Networks,
 ) -> SceneComparison:
     log.info("%s: %s", scene, ", ".join(places))
-    reference = None if truth is None else _read(args, truth, None)
-    return compare(
-        scene, {name: _read(args, place, reference) for name, place in places.items()}, reference, networks
-    )
+    reference = None if truth is None else read_any_views(truth, _cameras(args, None))
+    predictions = {
+        # Plain clips of novel views alone take their input view from the reference, frame by frame.
+        name: _fitted(args, read_any_views(place, _cameras(args, reference), reference), place)
+        for name, place in places.items()
+    }
+    if truth is not None and reference is not None:
+        reference = _fitted(args, reference, truth)
+    return compare(scene, predictions, reference, networks)
 
 
-def _read(args: argparse.Namespace, place: Path, reference: ViewGrid | None) -> ViewGrid:
-    """Return the views at a place, cut and resized as the options say."""
-    grid = read_any_views(place, _cameras(args, reference), reference)
+def _fitted(args: argparse.Namespace, grid: ViewGrid, place: Path) -> ViewGrid:
+    """Return views cut and resized as the options say."""
     if args.frames is not None:
         if grid.n_frames < args.frames:
             raise ValueError(
                 f"Expected at least --frames {args.frames} in {place}; got {grid.n_frames}. Lower --frames."
             )
-        grid = grid.first_frames(args.frames)
+        grid = grid.at_frames(range(args.frames))
     return grid if args.size is None else grid.resized(args.size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import platform
 from contextlib import suppress
@@ -32,3 +33,12 @@ def file_fingerprint(path: Path) -> str:
             file.seek(start)
             digest.update(file.read(_BLOCK))
     return digest.hexdigest()[:16]
+
+
+def options_of(args: argparse.Namespace) -> dict[str, object]:
+    """Return the options of a command as JSON values."""
+    return {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(args).items()
+        if not callable(value)
+    }

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
 from ..export.folder import write_views
 from ..world.corruption import corrupt_views
-from ..world.suite import HELD_OUT, benchmark_scenes
+from ..world.suite import HELD_OUT, SCENE_NAMES, benchmark_scenes
 from .arguments import at_least, positive_number
 from .provenance import versions
 
@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    names = ", ".join(scene.name for scene in benchmark_scenes())
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the scenes")
     parser.add_argument(
         "--size", type=at_least(16), default=576, metavar="N", help="image size (default 576)"
@@ -26,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rig", default="sv4d2", choices=tuple(OFFICIAL_AZIMUTHS_DEG), help="cameras of the training views"
     )
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"which scenes, of {names}")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help=f"which scenes, of {', '.join(SCENE_NAMES)}"
+    )
     parser.add_argument(
         "--corrupt",
         type=positive_number,
@@ -42,13 +43,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: unknown scenes, an odd size, folders that hold something else.
     """
-    scenes = {scene.name: scene for scene in benchmark_scenes()}
-    if unknown := [name for name in args.only if name not in scenes]:
-        raise ValueError(f"Expected --only out of {', '.join(scenes)}; got {', '.join(unknown)}.")
+    if unknown := [name for name in args.only if name not in SCENE_NAMES]:
+        raise ValueError(f"Expected --only out of {', '.join(SCENE_NAMES)}; got {', '.join(unknown)}.")
     if args.size % 2:
         raise ValueError(f"Expected an even --size, as videos need; got {args.size}.")
-    for seed, (name, scene) in enumerate(scenes.items()):
-        if args.only and name not in args.only:
+    for seed, scene in enumerate(benchmark_scenes()):
+        if args.only and scene.name not in args.only:
             continue
         train = scene.views(Cameras.official(args.rig), args.size)
         grids = {
@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
             grids["train_corrupted"] = corrupt_views(train, seed, args.corrupt)
         for part, grid in grids.items():
             run = {"settings": {"what": scene.what}, "versions": versions()}
-            write_views(args.out / part / name, grid, run=run, overwrite=args.overwrite)
-        log.info("%s: %s", name, scene.what)
+            write_views(args.out / part / scene.name, grid, run=run, overwrite=args.overwrite)
+        log.info("%s: %s", scene.name, scene.what)
     log.info(
         "Score views of the same cameras with: sv4d2 metrics YOURS %s --out report", args.out / "held_out"
     )

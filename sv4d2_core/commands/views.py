@@ -28,7 +28,7 @@ from ..views import ViewGrid
 from .machine import choose_device, choose_dtype
 from .output_folder import exclusive, is_complete, refuse_inputs_inside
 from .peak_memory import PeakMemory
-from .provenance import file_fingerprint, versions
+from .provenance import file_fingerprint, options_of, versions
 from .references import load_reference_views
 from .views_arguments import cameras_of, check_sampling, guidance_range_of
 
@@ -99,7 +99,7 @@ def _make(job: _Job, store: WindowFolder, prepare_s: float) -> None:
     report = {
         "settings": job.settings,
         "output": job.output,
-        "options": {key: _plain(value) for key, value in vars(args).items() if key != "run"},
+        "options": options_of(args),
         "versions": versions(),
         "seconds": {
             "prepare": round(prepare_s, 2),
@@ -193,8 +193,3 @@ def _sample(job: _Job, model: Model, store: WindowFolder) -> ViewGrid:
             store=store,
             callback=progress,
         )
-
-
-def _plain(value: object) -> object:
-    """Return an option as a JSON value."""
-    return str(value) if isinstance(value, Path) else value

@@ -46,8 +46,7 @@ def write_report(
     """
     folder = Path(folder)
     recover(folder)
-    existing = [name for name in _NAMES if (folder / name).exists()]
-    _refuse(folder, existing, overwrite)
+    existing = refuse_report(folder, overwrite)
     summaries = summaries_of(comparisons, shrinkage)
     try:
         run_text = json.dumps(run or {}, allow_nan=False)
@@ -75,17 +74,21 @@ def is_report(folder: Path) -> bool:
     return isinstance(record, dict) and record.get("kind") == _KIND
 
 
-def _refuse(folder: Path, existing: Sequence[str], overwrite: bool) -> None:
-    """Raise FileExistsError where files would be replaced that may not be."""
-    if not existing:
-        return
-    if not is_report(folder):
+def refuse_report(folder: Path, overwrite: bool) -> list[str]:
+    """Return which files of ``folder`` a report would replace.
+
+    Raises:
+        FileExistsError: it may not, as `write_report` says.
+    """
+    existing = [name for name in _NAMES if (folder / name).exists()]
+    if existing and not is_report(folder):
         raise FileExistsError(
             f"{folder} holds {', '.join(existing)}, which this program did not write and never replaces. "
             f"Choose another folder or move them away."
         )
-    if not overwrite:
+    if existing and not overwrite:
         raise FileExistsError(
             f"Expected a folder without a report; {folder / existing[0]} exists already. Choose another "
-            f"folder or overwrite it."
+            f"folder or overwrite it (--overwrite)."
         )
+    return existing

@@ -58,17 +58,14 @@ def find_scenes(path: str | Path) -> dict[str, Path]:
         FileNotFoundError: nothing of the kinds that `read_any_views` understands is there.
     """
     place = Path(path).expanduser()
-    if _holds_views(place):
-        return {place.stem: place}
-    inside = sorted(place.iterdir(), key=natural_key) if place.is_dir() else []
-    scenes = {entry.name: entry for entry in inside if entry.is_dir() and _holds_views(entry)}
-    if not scenes:
-        raise FileNotFoundError(_nothing_at(place))
-    return scenes
-
-
-def _holds_views(place: Path) -> bool:
-    return _is_ours(place) or _is_dataset(place) or bool(find_clips(place))
+    folders = sorted(place.iterdir(), key=natural_key) if place.is_dir() else []
+    # Folders of views hold a contact sheet: to look for clips first would take each for a clip of one image.
+    for holds_views in (lambda place: _is_ours(place) or _is_dataset(place), find_clips):
+        if holds_views(place):
+            return {place.stem: place}
+        if scenes := {entry.name: entry for entry in folders if entry.is_dir() and holds_views(entry)}:
+            return scenes
+    raise FileNotFoundError(_nothing_at(place))
 
 
 def _is_ours(place: Path) -> bool:

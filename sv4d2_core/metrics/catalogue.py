@@ -58,7 +58,7 @@ WITH_REFERENCE = (
     Metric("mask IoU", True, 3, "overlap of the outline with the true one"),
     *(
         Metric(
-            FHD_NAMES[order], False, 3, f"Frechet distance of HOG3D and colour descriptors {text}; not FVD"
+            FHD_NAMES[order], False, 4, f"Frechet distance of HOG3D and colour descriptors {text}; not FVD"
         )
         for order, text in _WATCHED.items()
     ),

@@ -20,7 +20,7 @@ _CELLS, _COLOUR_CELLS = (2, 3, 3), (4, 4)
 
 
 def hog3d_features(clips: Tensor) -> Tensor:
-    """Return one vector per clip, [N, 228] float32 on the CPU.
+    """Return one vector per clip, [N, 276] float32 on the CPU.
 
     Histograms of the grey level's gradients in time and space over the ten axes of a dodecahedron's corners
     in 2 x 3 x 3 cells, and mean and deviation over time of the colours in 4 x 4 cells. One pixel of a 64

@@ -142,3 +142,5 @@ _SCENES: tuple[tuple[str, str, tuple[str, ...], Callable[[], Creature]], ...] = 
         butterfly,
     ),
 )
+
+SCENE_NAMES = tuple(name for name, *_ in _SCENES)

@@ -30,6 +30,12 @@ def markdown_report(comparisons: Sequence[SceneComparison], summaries: Sequence[
     return "\n\n".join(parts) + "\n"
 
 
+def markdown_tables(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> str:
+    """Return the tables alone."""
+    tables = report_tables(comparisons, summaries)
+    return "\n\n".join("\n\n".join(_table(table)[:2]) for table in tables) + "\n"
+
+
 def _what(comparisons: Sequence[SceneComparison]) -> str:
     return "\n".join(f"- {head}: {_escaped(text)}" for head, text in what_was_compared(comparisons).items())
 

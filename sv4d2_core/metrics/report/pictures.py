@@ -129,9 +129,9 @@ def _pictures(
     name: str, grid: ViewGrid, reference: ViewGrid | None, frames: list[int], views: list[int]
 ) -> list[Picture]:
     """Return the pictures of all pairs of the frames and views, captions left empty."""
-    grid, missing, truth = _at(grid, frames), [], None
+    grid, missing, truth = grid.at_frames(frames), [], None
     if reference is not None and name != REFERENCE:
-        truth = _at(reference, frames)
+        truth = reference.at_frames(frames)
         grid, missing = paired_views(grid, truth, name)
     pictures = []
     for t in range(len(frames)):
@@ -144,11 +144,6 @@ def _pictures(
             error = None if truth is None else (image - truth.images[t, v].float().cpu()).abs().mean(dim=-1)
             pictures.append(Picture("", _small(image), None if error is None else _small(error[..., None])))
     return pictures
-
-
-def _at(grid: ViewGrid, frames: list[int]) -> ViewGrid:
-    """Return the grid at a few frames, without what pictures do not need."""
-    return replace(grid, images=grid.images[frames], masks=None, latents=None)
 
 
 def _small(picture: Tensor) -> NDArray:

@@ -1,0 +1,165 @@
+"""The commands `scenes` and `metrics` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from sv4d2_core.cli import main
+from sv4d2_core.export.folder import read_views, write_views
+from sv4d2_core.world import corrupt_views
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    """Return the folder that `scenes` makes of two scenes, cut to 3 frames to be quick to score."""
+    folder = tmp_path_factory.mktemp("scenes")
+    only = ("--only", "owl", "robot_arm")
+    assert main(["scenes", "--out", str(folder), "--size", "32", "--corrupt", "1", *only]) == 0
+    for place in folder.glob("*/*"):
+        write_views(place, read_views(place).at_frames(range(3)), overwrite=True)
+    return folder
+
+
+def score(out: Path, *arguments: object) -> dict:
+    """Run `metrics` and return the content of report.json."""
+    assert main(["metrics", *map(str, arguments), "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.html"}
+    return json.loads((out / "report.json").read_text())
+
+
+def fails(capsys, out: Path, *arguments: object) -> str:
+    assert main(["metrics", *map(str, arguments), "--out", str(out)]) == 2
+    assert not out.exists() or not list(out.glob("report.*"))
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def rows(markdown: str, title: str) -> list[str]:
+    """Return the first cells of a table's rows."""
+    lines = markdown.split(f"## {title}")[1].split("##")[0].splitlines()
+    return [line.split("|")[1].strip() for line in lines if line.startswith("|")][2:]
+
+
+def test_scenes_are_complete_folders_with_true_times(scenes):
+    assert {path.name for path in scenes.iterdir()} == {
+        "train",
+        "train_corrupted",
+        "held_out",
+        "held_out_between",
+    }
+    train, spoilt = (read_views(scenes / part / "owl") for part in ("train", "train_corrupted"))
+    assert train.settings is not None and spoilt.settings is not None
+    assert train.settings["scene"] == "owl" and spoilt.settings["corruption"]["strength"] == 1
+    expected = corrupt_views(train, 0)
+    assert not torch.equal(spoilt.images, train.images) and expected.cameras == spoilt.cameras
+    between = json.loads((scenes / "held_out_between/owl/transforms.json").read_text())
+    assert between["frames"][0]["time"] == pytest.approx(0.5 / 11)
+
+
+def test_one_scene_against_the_truth(scenes, tmp_path, capsys):
+    report = score(tmp_path / "report", scenes / "train_corrupted/owl", scenes / "train/owl")
+    assert "| predicted |" in capsys.readouterr().out
+    assert report["kind"] == "sv4d2 evaluation report"
+    markdown = (tmp_path / "report/report.md").read_text()
+    assert rows(markdown, "Against the true views") == ["predicted"]
+    assert rows(markdown, "Without true views") == ["reference", "predicted"]
+    assert "--lpips FILE" in markdown
+
+
+def test_methods_side_by_side_in_every_form(scenes, tmp_path):
+    """Our folder, its transforms file, and plain clips of the novel views alone, whose cameras are given."""
+    clips = tmp_path / "clips"
+    for view in range(1, 5):
+        shutil.copytree(scenes / f"train/owl/frames/view_{view:02d}", clips / f"v{view}")
+    methods = (
+        f"same={scenes / 'train/owl'}",
+        f"file={scenes / 'train/owl/transforms.json'}",
+        f"clips={clips}",
+    )
+    report = score(
+        tmp_path / "report", scenes / "train/owl", "--methods", *methods, "--size", 24, "--frames", 2
+    )
+    text = json.dumps(report)
+    assert all(name in text for name in ("same", "file", "clips"))
+    markdown = (tmp_path / "report/report.md").read_text()
+    assert rows(markdown, "Against the true views") == ["same", "file", "clips"]
+    table = markdown.split("## Against the true views")[1].split("##")[0]
+    assert table.count("∞") == 6
+    assert "Frames: 2" in markdown and "24 x 24" in markdown
+
+
+def test_plain_clips_alone_need_cameras(scenes, tmp_path, capsys):
+    clips = tmp_path / "clips"
+    shutil.copytree(scenes / "train/owl/frames", clips)
+    assert "--cameras FILE" in fails(capsys, tmp_path / "report", clips)
+    cameras = scenes / "train/owl/cameras.json"
+    by_file = score(tmp_path / "a", clips, "--cameras", cameras)
+    by_list = score(tmp_path / "b", clips, "--azimuths", 60, 120, 180, 240)
+    values = [report["summary"]["predicted"]["values"] for report in (by_file, by_list)]
+    assert values[0] == values[1] and values[0]["tangency"] > 0
+    assert "True views: none" in (tmp_path / "b/report.md").read_text()
+
+
+def test_a_folder_of_scenes_is_scored_as_a_whole(scenes, tmp_path, capsys):
+    report = score(tmp_path / "report", scenes / "train_corrupted", scenes / "train")
+    assert list(report["scenes"]) == ["owl", "robot_arm"]
+    assert report["summary"]["predicted"]["n_scenes"] == 2
+    assert report["run"]["options"]["overwrite"] is False
+    lacking = tmp_path / "lacking"
+    shutil.copytree(scenes / "train/owl", lacking / "owl")
+    score(tmp_path / "second", scenes / "train", "--methods", f"A={lacking}", f"B={scenes / 'train'}")
+    assert "A lacks 1 of 2 scenes: robot_arm" in capsys.readouterr().err
+    table = (tmp_path / "second/report.md").read_text().split("## Against the true views")[1]
+    of_a, of_b = (next(line for line in table.splitlines() if line.startswith(f"| {m} |")) for m in "AB")
+    assert "†" in of_a and "†" not in of_b
+
+
+def test_a_report_is_replaced_only_when_asked(scenes, tmp_path, capsys):
+    out = tmp_path / "report"
+    score(out, scenes / "train/owl")
+    before = (out / "report.json").read_bytes()
+    assert main(["metrics", str(scenes / "train/robot_arm"), "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (out / "report.json").read_bytes() == before
+    score(out, scenes / "train/robot_arm", "--overwrite")
+    assert (out / "report.json").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing_here"], "nothing is there. Three kinds are understood"),
+        ([], "got 0 places"),
+        (["a", "b", "c"], "got 3 places"),
+        (["{train}", "--methods", "x"], "NAME=DIR with different names; got 'x'"),
+        (["{train}", "--methods", "x={train}", "x={train}"], "NAME=DIR with different names"),
+        (["{train}", "{held_out}"], "from the reference's cameras (azimuth 45 elevation 0"),
+        (["{train}", "--frames", "9"], "at least --frames 9"),
+        (["{train}", "--shrinkage", "2"], "from 0 to 1; got 2"),
+        (["{train}", "--lpips", "none.safetensors"], "no file none.safetensors"),
+        (["{train}", "--clip", "none.safetensors"], "no file none.safetensors"),
+        (["{train}", "--i3d", "none.pt"], "no file none.pt"),
+        (["{train}", "--device", "nowhere"], "a device of this machine; got 'nowhere'"),
+        (["{train}", "--methods", "reference={train}"], "reference"),
+    ],
+)
+def test_bad_input_is_one_message(scenes, tmp_path, capsys, arguments, message):
+    places = {name: str(scenes / name / "owl") for name in ("train", "held_out")}
+    filled = [text.format(**places) for text in arguments]
+    assert message in fails(capsys, tmp_path / "report", *filled)
+
+
+def test_unknown_scenes_and_odd_sizes_are_refused(tmp_path, capsys):
+    assert main(["scenes", "--out", str(tmp_path), "--only", "unicorn"]) == 2
+    assert "Expected --only out of walker, runner" in capsys.readouterr().err
+    assert main(["scenes", "--out", str(tmp_path), "--size", "33"]) == 2
+    assert "even --size" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
