@@ -10,6 +10,8 @@ from .conditioning_node import SV4D2Conditioning
 from .guidance_node import SV4D2Guidance
 from .host_model import register
 from .loaders import SV4D2CheckpointLoader, SV4D2UNETLoader
+from .metrics import SV4D2Metrics
+from .metrics_networks import register_folder
 from .prepare_clip import SV4D2PrepareClip
 from .replacements import register_replacements
 from .sampler import SV4D2Sampler
@@ -28,6 +30,7 @@ class SV4D2Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes."""
         register()
+        register_folder()
         return [
             SV4D2CheckpointLoader,
             SV4D2UNETLoader,
@@ -42,4 +45,5 @@ class SV4D2Extension(ComfyExtension):
             SV4D2ViewsGridVideo,
             SV4D2LoadViews,
             SV4D2SaveViews,
+            SV4D2Metrics,
         ]

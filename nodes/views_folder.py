@@ -14,6 +14,7 @@ from ..sv4d2_core.commands.provenance import versions
 from ..sv4d2_core.export.folder import CAMERAS_FILE, CONTACT_SHEET, read_views, write_views
 from ..sv4d2_core.export.location import find_views, numbered_folder
 from ..sv4d2_core.views import ViewGrid
+from .output_folder import host, output_place, relative_to_output
 from .sockets import CamerasType, ViewsType, aliases
 
 
@@ -126,16 +127,10 @@ class SV4D2SaveViews(io.ComfyNode):
         """Write the folder, show its contact sheet and return its name."""
         path = _parsed(crop)
         size = views.images.shape[2]
-        output = folder_paths.get_output_directory()
-        parent, name, _, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, size, size)
-        if name.strip(". ") == "":
-            raise ValueError(
-                f"Expected a name for the folder; got {filename_prefix!r}. Write one such as sv4d2/views."
-            )
-        run = {"settings": {"host": _host(), **_workflow(cls)}, "versions": versions()}
-        with numbered_folder(Path(parent), name) as folder:
+        run = {"settings": {"host": host(), **_workflow(cls)}, "versions": versions()}
+        with numbered_folder(*output_place(filename_prefix, size)) as folder:
             write_views(folder, views, crop=path, run=run, save_latents=save_latents)
-        relative = (Path(subfolder) / folder.name).as_posix()
+        relative = relative_to_output(folder)
         sheet = ui.SavedResult(CONTACT_SHEET, relative, io.FolderType.output)
         return io.NodeOutput(relative, ui=ui.SavedImages([sheet]))
 
@@ -160,14 +155,6 @@ def _parsed(crop: str | None) -> dict | None:
 def _wrong_crop(crop: str) -> str:
     shown = crop if len(crop) <= 60 else f"{crop[:57]}..."
     return f"Expected the crop output of SV4D2 Prepare Clip (JSON text of an object); got {shown!r}"
-
-
-def _host() -> dict[str, str]:
-    try:
-        from comfyui_version import __version__
-    except ImportError:
-        __version__ = "unknown"
-    return {"name": "ComfyUI", "version": __version__}
 
 
 def _workflow(cls: type[io.ComfyNode]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ RECORDED = json.loads((ROOT / "tests/data/node_schemas.json").read_text(encoding
 NODES = {name: node for name, node in RECORDED.items() if name.startswith("SV4D2")}
 EVERY_NODE = pytest.mark.parametrize("name", NODES)
 # Combos whose choices depend on the machine or on the version of ComfyUI.
-HOSTS_CHOICES = {"ckpt_name", "unet_name", "sampler_name", "scheduler"}
+HOSTS_CHOICES = {"ckpt_name", "unet_name", "sampler_name", "scheduler", "lpips", "i3d"}
 CJK = re.compile("[\u4e00-\u9fff]")
 # Labels that ComfyUI's Chinese interface leaves in Latin letters, too.
 LATIN_LABELS = {"VAE", "Latent"}

@@ -193,6 +193,18 @@ def test_one_view_has_no_distance_over_frames_and_says_so(truth):
     assert "FHD-F needs at least 2 clips; there is 1." in summary.notes
 
 
+def test_every_step_is_told_and_may_cancel(truth):
+    seen: list[tuple[int, int]] = []
+    evaluate(truth, truth, callback=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 9) for i in range(1, 10)]
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(truth, callback=stop)
+
+
 def test_means_leave_out_what_has_no_value():
     values = torch.tensor([[1.0, math.nan], [3.0, math.nan]])
     assert mean_of(values) == 2

@@ -8,15 +8,11 @@ import logging
 import shlex
 from pathlib import Path
 
-import torch
-from PIL import Image
-from torch import Tensor
-
 from ..cameras import Cameras
 from ..diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, VAEConfig
 from ..diffusion.convert import write_random_checkpoint
 from ..diffusion.layout import read_config, read_header
-from ..export.pictures import contact_sheet
+from ..export.pictures import contact_sheet, with_alpha, write_frames
 from ..views import ViewGrid
 from ..world.anatomy import make_creature
 from ..world.render import render_views
@@ -86,15 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _write_clip(folder: Path, truth: ViewGrid) -> None:
     """Write the input view as PNGs with alpha."""
-    folder.mkdir(exist_ok=True)
-    for number, picture in enumerate(_with_alpha(truth)):
-        Image.fromarray(picture.numpy()).save(folder / f"{number:05d}.png")
-
-
-def _with_alpha(truth: ViewGrid) -> Tensor:
-    """Return the input view as 8-bit RGBA [T, H, W, 4], the white background taken out again."""
-    if truth.masks is None:
+    images, masks = truth.one_view(0)
+    if masks is None:
         raise ValueError("Expected views with masks; the grid has none.")
-    alpha = truth.masks[:, 0, ..., None]
-    straight = (truth.images[:, 0] - (1 - alpha)) / alpha.clamp(min=1e-3)
-    return (torch.cat([straight, alpha], dim=-1).clamp(0, 1) * 255).round().to(torch.uint8)
+    write_frames(folder, with_alpha(images, masks))

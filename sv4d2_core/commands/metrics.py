@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..cameras import Cameras
 from ..diffusion.clip_file import load_clip_vision
@@ -200,7 +201,6 @@ def _compare(
     truth: Path | None,
     networks: Networks,
 ) -> SceneComparison:
-    log.info("%s: %s", scene, ", ".join(places))
     reference = None if truth is None else read_any_views(truth, _cameras(args, None))
     predictions = {
         # Plain clips of novel views alone take their input view from the reference, frame by frame.
@@ -209,7 +209,13 @@ def _compare(
     }
     if truth is not None and reference is not None:
         reference = _fitted(args, reference, truth)
-    return compare(scene, predictions, reference, networks)
+    with tqdm(desc=scene, unit="step", dynamic_ncols=True) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return compare(scene, predictions, reference, networks, callback=progress)
 
 
 def _fitted(args: argparse.Namespace, grid: ViewGrid, place: Path) -> ViewGrid:

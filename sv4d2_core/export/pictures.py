@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -26,9 +27,16 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     return (images.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
+def with_alpha(images: Tensor, opacity: Tensor) -> Tensor:
+    """Return images [T, H, W, 3] on white, in 0..1, as RGBA [T, H, W, 4] with the white taken out again."""
+    alpha = opacity[..., None]
+    straight = (images - (1 - alpha)) / alpha.clamp(min=1e-3)
+    return torch.cat([straight, alpha], dim=-1).clamp(0, 1)
+
+
 def write_frames(folder: Path, pictures: Tensor) -> None:
-    """Write [T, H, W, 3] as RGB, or [T, H, W] as grey, to ``folder``/TTTTT.png."""
-    folder.mkdir(parents=True)
+    """Write [T, H, W, 3] as RGB, [T, H, W, 4] as RGBA, or [T, H, W] as grey, to ``folder``/TTTTT.png."""
+    folder.mkdir(parents=True, exist_ok=True)
     for t, picture in enumerate(to_bytes(pictures)):
         Image.fromarray(picture).save(folder / f"{t:05d}.png", compress_level=_PNG_EFFORT)
 

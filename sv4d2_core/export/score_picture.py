@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..metrics.report.colours import ramp
 from ..metrics.report.comparison import SceneComparison
-from ..metrics.report.pictures import Picture, Strip
+from ..metrics.report.pictures import Picture
+from ..metrics.report.side_by_side import error_scale
 from .pictures import UNTRAINED_LABEL
 
 _CELL, _GAP = 160, 4
@@ -21,8 +21,6 @@ _TEXT, _LINE = 14, 22
 _TEXT_COLOUR, _WARNING_COLOUR, _NOTHING_COLOUR = (40, 40, 40), "red", (238, 238, 238)
 # Frames are on white: without the line nobody sees where one ends.
 _EDGE_COLOUR = (222, 222, 222)
-# The colours of errors end where only this share of the pixels lies above, but at this error at least.
-_BRIGHTEST_SHARE, _DIMMEST = 0.01, 0.05
 
 
 def score_picture(scene: SceneComparison) -> Image.Image:
@@ -32,7 +30,8 @@ def score_picture(scene: SceneComparison) -> Image.Image:
     bottom says how much. Where there is no truth there are no errors.
     """
     strip = scene.pictures[0]
-    scale = _error_scale(strip)
+    scale = error_scale([strip])
+    has_errors = any(p.error is not None for _, pictures, _ in strip.rows for p in pictures)
     columns = max(_FEWEST_COLUMNS, *(len(pictures) for _, pictures, _ in strip.rows))
     width = columns * (_CELL + _GAP) + _GAP
     parts = [_line([strip.title], width)]
@@ -46,7 +45,7 @@ def score_picture(scene: SceneComparison) -> Image.Image:
             parts.append(_line(captions, width))
             above = captions
         parts += _method_rows(f"{method}, {note}" if note else method, pictures, scale, width)
-    if scale is not None:
+    if has_errors:
         parts.append(_legend(scale, width))
     page = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
     top = 0
@@ -56,21 +55,10 @@ def score_picture(scene: SceneComparison) -> Image.Image:
     return page
 
 
-def _error_scale(strip: Strip) -> float | None:
-    """Return the error in 0..1 at which the colours end, a multiple of 0.05; None where there are none."""
-    errors = [p.error.ravel() for _, row, _ in strip.rows for p in row if p.error is not None]
-    if not errors:
-        return None
-    bright = float(np.quantile(np.concatenate(errors), 1 - _BRIGHTEST_SHARE)) / 255
-    return max(_DIMMEST, math.ceil(bright / 0.05 - 1e-9) * 0.05)
-
-
-def _method_rows(
-    name: str, pictures: Sequence[Picture], scale: float | None, width: int
-) -> Iterator[Image.Image]:
+def _method_rows(name: str, pictures: Sequence[Picture], scale: float, width: int) -> Iterator[Image.Image]:
     yield _line([name], width)
     yield _cells([picture.image for picture in pictures], pictures, width)
-    if scale is not None and any(picture.error is not None for picture in pictures):
+    if any(picture.error is not None for picture in pictures):
         yield _line([f"error of {name}"], width)
         errors = [None if p.error is None else ramp(p.error / (255 * scale)) for p in pictures]
         yield _cells(errors, pictures, width)

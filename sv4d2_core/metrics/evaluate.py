@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ def evaluate(
     method: str = "predicted",
     scene: str = "",
     residuals: Tensor | None = None,
+    callback: Callable[[int, int], None] | None = None,
 ) -> SceneScores:
     """Return the scores of predicted novel views.
 
@@ -58,6 +60,7 @@ def evaluate(
         networks: for LPIPS, CLIP-S and FVD.
         method, scene: names.
         residuals: [T, V] what a fitted 4D scene leaves unexplained of each image (`fit_residuals`).
+        callback: called with (steps done, `steps_of`) between frames and views; may raise to cancel.
 
     Raises:
         ValueError: frames, sizes or cameras that do not fit the reference's, values outside 0..1.
@@ -76,12 +79,18 @@ def evaluate(
         grid = replace(grid, images=torch.nan_to_num(predicted.images, posinf=1, neginf=0))
     shown = (_novel_masks(grid) >= 0.5).any(dim=(2, 3)) | ~usable
     notes = list(_gaps(usable, shown, missing))
+    counter = itertools.count(1)
+
+    def done() -> None:
+        if callback is not None:
+            callback(next(counter), steps_of(predicted, reference))
+
     values: dict[str, Tensor] = {}
     features: dict[str, tuple[Tensor, Tensor]] = {}
     lengths: dict[str, int] = {}
     if reference is not None:
         reference = replace(reference, masks=_masks(reference))
-        values |= _against_reference(grid, reference, networks or Networks(), usable)
+        values |= _against_reference(grid, reference, networks or Networks(), usable, done)
         if not (_novel_masks(reference) >= 0.5).any(dim=(2, 3)).all():
             notes.append("The reference shows no object in some images: no foreground scores there.")
         seen = usable.all(dim=0)
@@ -89,12 +98,19 @@ def evaluate(
             notes.append("Frechet distances leave out views that are missing or incomplete.")
         features, lengths, skipped = _clips(grid, reference, networks or Networks(), seen)
         notes += skipped
-    values |= _without_reference(grid, reference, usable & shown)
+    values |= _without_reference(grid, reference, usable & shown, done)
     if residuals is not None:
         values[RESIDUAL_NAME] = torch.where(usable, residuals.detach().cpu().double(), math.nan)
     return SceneScores(
         method, scene, grid.cameras, grid.n_frames, values, features, lengths, tuple(missing), tuple(notes)
     )
+
+
+def steps_of(predicted: ViewGrid, reference: ViewGrid | None = None) -> int:
+    """Return how many steps `evaluate` reports: frames and views, frames once more with a reference."""
+    if reference is None:
+        return predicted.n_frames + predicted.n_views
+    return 2 * reference.n_frames + reference.n_views
 
 
 def fit_residuals(rendered: ViewGrid, views: ViewGrid) -> Tensor:
@@ -134,12 +150,26 @@ def _gaps(usable: Tensor, shown: Tensor, missing: list[int]) -> Iterable[str]:
 
 
 def _against_reference(
-    grid: ViewGrid, reference: ViewGrid, networks: Networks, usable: Tensor
+    grid: ViewGrid, reference: ViewGrid, networks: Networks, usable: Tensor, done: Callable[[], None]
 ) -> dict[str, Tensor]:
-    """Return the image metrics, each [T, V]."""
-    shape = usable.shape
-    images, truth = (x.images[:, 1:].flatten(0, 1) for x in (grid, reference))
-    masks, true_masks = (_novel_masks(x).flatten(0, 1) for x in (grid, reference))
+    """Return the image metrics, each [T, V]; frame by frame, as all at once would fill the memory."""
+    frames = []
+    for t in range(grid.n_frames):
+        (images, masks), (truth, true_masks) = (
+            x.one_frame(t, include_input=False) for x in (grid, reference)
+        )
+        frames.append(_image_metrics(images, truth, _given(masks), _given(true_masks), networks))
+        done()
+    return {
+        name: torch.where(usable, torch.stack([frame[name].double().cpu() for frame in frames]), math.nan)
+        for name in frames[0]
+    }
+
+
+def _image_metrics(
+    images: Tensor, truth: Tensor, masks: Tensor, true_masks: Tensor, networks: Networks
+) -> dict[str, Tensor]:
+    """Return the image metrics of images [V, H, W, 3] and masks [V, H, W], each [V]."""
     columns = {
         "PSNR": image.psnr(images, truth),
         "PSNR fg": image.psnr(images, truth, true_masks),
@@ -153,10 +183,7 @@ def _against_reference(
         columns[LPIPS_NAME] = networks.lpips(images, truth)
     if networks.clip is not None:
         columns[CLIP_NAME] = torch.cosine_similarity(networks.clip(images), networks.clip(truth), dim=-1)
-    return {
-        name: torch.where(usable, column.double().cpu().view(shape), math.nan)
-        for name, column in columns.items()
-    }
+    return columns
 
 
 def _clips(
@@ -182,26 +209,29 @@ def _clips(
     return features, used, notes
 
 
-def _without_reference(grid: ViewGrid, reference: ViewGrid | None, usable: Tensor) -> dict[str, Tensor]:
+def _without_reference(
+    grid: ViewGrid, reference: ViewGrid | None, usable: Tensor, done: Callable[[], None]
+) -> dict[str, Tensor]:
     """Return flicker and acceleration [V], warping [T - 1, V], tangency and epipolar [T, V]."""
-    masks = _masks(grid)
     still = grid if reference is None else reference
     steady: list[tuple[float, float]] = []
     warping = []
     for v in range(1, grid.n_views + 1):
-        images = grid.images[:, v]
-        static = steadiness.quietest_pixels(still.images[:, v], _masks(still)[:, v])
+        (images, masks), (still_images, still_masks) = (x.one_view(v) for x in (grid, still))
+        static = steadiness.quietest_pixels(still_images, _given(still_masks))
         steady.append((steadiness.flicker(images, static), steadiness.acceleration(images, static)))
-        warping.append(steadiness.warping_errors(images, masks[:, v]))
+        warping.append(steadiness.warping_errors(images, _given(masks)))
+        done()
     whole = usable.all(dim=0)
     flicker, acceleration = torch.where(whole, torch.tensor(steady, dtype=torch.float64).T, math.nan)
     step = max(1, math.ceil(grid.n_frames / _MATCHED_FRAMES))
     tangency, matched = (torch.full(usable.shape, math.nan, dtype=torch.float64) for _ in range(2))
     for t, row in enumerate(usable):
-        tangency[t] = torch.where(row, epipolar.tangency_errors(masks[t], grid.cameras)[1:], math.nan)
+        images, masks = grid.one_frame(t)
+        tangency[t] = torch.where(row, epipolar.tangency_errors(_given(masks), grid.cameras)[1:], math.nan)
         if t % step == 0:
-            errors = epipolar.match_errors(grid.images[t], grid.cameras)[1:]
-            matched[t] = torch.where(row, errors, math.nan)
+            matched[t] = torch.where(row, epipolar.match_errors(images, grid.cameras)[1:], math.nan)
+        done()
     return {
         "flicker": flicker,
         "acceleration": acceleration,
@@ -209,3 +239,10 @@ def _without_reference(grid: ViewGrid, reference: ViewGrid | None, usable: Tenso
         "tangency": tangency,
         "epipolar": matched,
     }
+
+
+def _given(masks: Tensor | None) -> Tensor:
+    """Return masks that `evaluate` has made sure of."""
+    if masks is None:
+        raise RuntimeError("The grid has no masks.")
+    return masks

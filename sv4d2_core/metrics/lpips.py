@@ -69,14 +69,15 @@ class LPIPS:
 
     def _one(self, image: Tensor, reference: Tensor) -> Tensor:
         x = self._normalised(torch.cat([image, reference]))
-        distance = x.new_zeros(1, dtype=torch.float64)
+        # Not on the device: Apple's GPUs have no float64.
+        distance = torch.zeros(1, dtype=torch.float64)
         for layers, head in zip(self.stages, self.heads, strict=True):
             for index, weight, bias in layers:
                 x = self._layer(x, index, weight, bias)
             unit = x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
             difference = (unit[:1] - unit[1:]).square()
-            distance += F.conv2d(difference, head).mean(dim=(1, 2, 3)).double()
-        return distance.cpu()
+            distance += F.conv2d(difference, head).mean(dim=(1, 2, 3)).cpu().double()
+        return distance
 
     def _normalised(self, images: Tensor) -> Tensor:
         """Return images [N, H, W, 3] in 0..1 as the backbone wants them, [N, 3, H, W]."""

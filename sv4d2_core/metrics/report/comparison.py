@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ...views import ViewGrid
-from ..evaluate import Networks, evaluate
+from ..evaluate import Networks, evaluate, steps_of
 from ..scores import DEFAULT_SHRINKAGE, SceneScores, Summary, summarise
 from .pictures import REFERENCE, Strip, scene_pictures
 
@@ -53,6 +54,7 @@ def compare(
     networks: Networks | None = None,
     *,
     residuals: Mapping[str, Tensor] | None = None,
+    callback: Callable[[int, int], None] | None = None,
 ) -> SceneComparison:
     """Return the scores of all methods on one scene, and of the true views by what needs no truth.
 
@@ -62,18 +64,28 @@ def compare(
         reference: true views, or None.
         networks: for LPIPS, CLIP-S and FVD.
         residuals: per method [T, V] what a fitted 4D scene leaves unexplained (`fit_residuals`).
+        callback: called with (steps done, all steps); may raise to cancel.
 
     Raises:
         ValueError: no method, a method without a name or with the name of the true views, residuals of no
             method, or views that do not fit the reference's.
     """
     _check_names(predictions, residuals or {})
-    scores = [
-        evaluate(grid, reference, networks, method=name, scene=scene, residuals=(residuals or {}).get(name))
-        for name, grid in predictions.items()
-    ]
+    total = sum(steps_of(grid, reference) for grid in predictions.values())
+    total += 0 if reference is None else steps_of(reference)
+    counter = itertools.count(1)
+
+    def step(_done: int, _steps: int) -> None:
+        if callback is not None:
+            callback(next(counter), total)
+
+    scores = []
     if reference is not None:
-        scores.insert(0, evaluate(reference, method=REFERENCE, scene=scene))
+        scores.append(evaluate(reference, method=REFERENCE, scene=scene, callback=step))
+    for name, grid in predictions.items():
+        found = (residuals or {}).get(name)
+        options = {"method": name, "scene": scene, "residuals": found, "callback": step}
+        scores.append(evaluate(grid, reference, networks, **options))
     sizes = dict.fromkeys((grid.images.shape[3], grid.images.shape[2]) for grid in predictions.values())
     given = networks or Networks()
     return SceneComparison(

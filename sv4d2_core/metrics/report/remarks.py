@@ -27,14 +27,17 @@ FEW_CLIPS = (
 )
 _NO_REFERENCE = (
     "There are no true views, so only what needs none was measured. LPIPS, CLIP-S, FVD, PSNR, SSIM and mask "
-    "IoU need them: give REFERENCE on the command line, or connect it to the node."
+    "IoU need them: give REFERENCE on the command line, or connect reference of SV4D2 Metrics in ComfyUI."
 )
 _MISSING = {
     "lpips": f"{LPIPS_NAME} is missing: give its weights with --lpips FILE. {LPIPS_HELP}",
     "clip": f"{CLIP_NAME} is missing: give an image encoder of CLIP with --clip FILE.",
     "i3d": f"{', '.join(FVD_NAMES.values())} are missing: give the I3D network with --i3d FILE. {I3D_HELP}",
 }
-_NODE = "In ComfyUI these are inputs of the node. Nothing is ever downloaded."
+_NODE = (
+    "In ComfyUI put the files of LPIPS and I3D into models/sv4d2_metrics and choose them in SV4D2 Metrics; "
+    "for CLIP-S connect its clip_vision. Nothing is ever downloaded."
+)
 _NAMED_AT_MOST = 4
 
 

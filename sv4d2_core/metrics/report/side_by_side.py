@@ -23,11 +23,11 @@ _APART = '<td class="apart"></td>'
 
 def side_by_side(scene: SceneComparison) -> str:
     """Return the HTML of a scene's strips; all errors share one scale."""
-    scale = _error_scale(scene.pictures)
+    scale = error_scale(scene.pictures)
     return "".join(_strip(strip, scale, scene) for strip in scene.pictures)
 
 
-def _error_scale(strips: Sequence[Strip]) -> float:
+def error_scale(strips: Sequence[Strip]) -> float:
     """Return the error, 0..1, at which the colours of the error pictures end: a multiple of 0.05."""
     errors = [p.error.ravel() for s in strips for _, row, _ in s.rows for p in row if p.error is not None]
     if not errors:

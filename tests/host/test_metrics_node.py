@@ -1,0 +1,285 @@
+"""The node that says how good views are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+Core = Callable[[str], ModuleType]
+
+# LPIPS with few channels: what the file's names and the first kernel's side say is all that is fixed.
+LPIPS_LAYERS = {"1.0": (4, 3, 11), "2.3": (4, 4, 5), "3.6": (4, 4, 3), "4.8": (4, 4, 3), "5.10": (4, 4, 3)}
+
+
+@pytest.fixture(scope="module")
+def grid(core: Core) -> Any:
+    """Return 4 frames of a creature from 2 novel views."""
+    cameras = core("cameras").Cameras.ring(2)
+    return core("world.render").render_views(core("world.anatomy").make_creature(5), cameras, 4, 48)
+
+
+@pytest.fixture(scope="module")
+def clip_vision(host: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a CLIP vision model of two small layers with random weights."""
+    import comfy.clip_vision
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes |= {
+        "model_type": "clip_vision_model",
+        "hidden_act": "gelu",
+        "num_channels": 3,
+        "patch_size": 14,
+        "image_size": 28,
+    }
+    path = tmp_path_factory.mktemp("clip_vision") / "sizes.json"
+    path.write_text(json.dumps({**sizes, "projection_dim": 16}))
+    clip_vision = comfy.clip_vision.ClipVisionModel(str(path))
+    generator = torch.Generator().manual_seed(2)
+    state = clip_vision.model.state_dict()
+    random = {
+        k: 0.2 * torch.randn(v.shape, generator=generator) for k, v in state.items() if v.is_floating_point()
+    }
+    clip_vision.load_sd({**state, **random})
+    return clip_vision
+
+
+@pytest.fixture
+def models(host_dirs: Any, pack: dict, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the model folder, which is empty."""
+    import folder_paths
+
+    folder = host_dirs.models / "sv4d2_metrics"
+    folder.mkdir()
+    extensions = folder_paths.folder_names_and_paths["sv4d2_metrics"][1]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sv4d2_metrics", ([str(folder)], extensions))
+    return folder
+
+
+@pytest.fixture
+def score(pack: dict, models: Path) -> Callable[..., Any]:
+    """Return a caller of the node as the host calls it, with nothing but views and defaults."""
+
+    def call(views: Any, **inputs: Any) -> Any:
+        node = pack["SV4D2Metrics"].PREPARE_CLASS_CLONE({})
+        given = {"lpips": "none", "i3d": "none", "method": "predicted", "filename_prefix": "", **inputs}
+        with torch.inference_mode():
+            return node.EXECUTE_NORMALIZED(views=views, **given)
+
+    return call
+
+
+def cells(table: str, method: str = "predicted") -> dict[str, str]:
+    """Return a method's cell of every column of the Markdown tables."""
+    found, head = {}, []
+    for line in table.splitlines():
+        row = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| method"):
+            head = row
+        elif line.startswith(f"| {method} "):
+            found |= dict(zip(head, row, strict=True))
+    return found
+
+
+def value(output: Any, name: str) -> float:
+    (cell,) = (cell for head, cell in cells(output.args[0]).items() if head[:-2] == name)
+    return float(cell.replace("∞", "inf"))
+
+
+class Clips(nn.Module):
+    """Describes clips by two numbers, in the way of the I3D network."""
+
+    def forward(
+        self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
+    ) -> Tensor:
+        return torch.stack([x.mean(), x.std()])[None]
+
+
+def test_inputs_keep_their_order(pack: dict, models: Path) -> None:
+    info = pack["SV4D2Metrics"].GET_NODE_INFO_V1()
+    assert list(info["input"]["required"]) == ["views", "lpips", "i3d", "method", "filename_prefix"]
+    assert list(info["input"]["optional"]) == ["reference", "clip_vision"]
+    assert info["output"] == ["STRING", "IMAGE", "STRING"] and info["output_node"]
+    assert info["category"] == "SV4D2/views"
+
+
+def test_views_alone(score: Callable, grid: Any, host_dirs: Any) -> None:
+    output = score(grid)
+    table, picture, folder = output.args
+    assert "Without true views" in table and "no true views" in table and "reference" in table
+    assert "PSNR ↑" not in table and 0 < value(output, "warping") < 1
+    assert picture.shape[0] == 1 and picture.shape[3] == 3 and picture.dtype == torch.float32
+    assert picture.min() >= 0 and picture.max() <= 1
+    assert folder == "" and not any(host_dirs.output.iterdir()), "a blank prefix saves nothing"
+    (shown,) = output.ui["images"]
+    with Image.open(host_dirs.temp / shown["subfolder"] / shown["filename"]) as drawn:
+        expected = picture[0].numpy() * 255
+        assert np.abs(np.asarray(drawn).astype(float) - expected).max() < 1.01
+    assert any("warping ↓ " in line for line in output.ui["text"])
+
+
+def test_equal_views_are_perfect(score: Callable, grid: Any) -> None:
+    output = score(grid, reference=grid, method="  copy *1* ")
+    table, picture, _ = output.args
+    row = cells(table, r"copy \*1\*")
+    assert row["PSNR ↑"] == row["PSNR fg ↑"] == "∞" and row["SSIM ↑"] == row["mask IoU ↑"] == "1.000"
+    assert float(row["FHD-F ↓"]) == pytest.approx(0, abs=1e-3)
+    assert "LPIPS is missing" in table and r"models/sv4d2\_metrics" in table
+    assert "CLIP-S is missing" in table and r"clip\_vision" in table
+    assert picture.shape[1] > 3 * 160, "truth, prediction and error stand below each other"
+    text = "\n".join(output.ui["text"])
+    assert "PSNR ↑ ∞, SSIM ↑ 1.000" in text and "LPIPS" not in text
+
+
+def test_worse_views_score_worse(score: Callable, grid: Any) -> None:
+    noise = 0.1 * torch.rand(grid.images.shape, generator=torch.Generator().manual_seed(0))
+    noisy = replace(grid, images=(grid.images - noise).clamp(0, 1), trained=False)
+    output = score(noisy, reference=grid)
+    assert 10 < value(output, "PSNR fg") < 40 and value(output, "SSIM") < 0.99
+    assert "UNTRAINED WEIGHTS" in output.args[0] and "UNTRAINED WEIGHTS" in output.ui["text"][0]
+
+
+def test_clip_s_comes_from_clip_vision(score: Callable, grid: Any, clip_vision: Any) -> None:
+    assert value(score(grid, reference=grid, clip_vision=clip_vision), "CLIP-S") == 1
+    other = replace(grid, images=1 - grid.images)
+    assert value(score(other, reference=grid, clip_vision=clip_vision), "CLIP-S") < 0.999
+
+
+def test_another_image_encoder_is_no_clip(score: Callable, grid: Any) -> None:
+    class Encoder:
+        model = nn.Identity()
+
+    with pytest.raises(ValueError, match="a CLIP vision model for CLIP-S; got Identity"):
+        score(grid, reference=grid, clip_vision=Encoder())
+
+
+def test_cancelling_stops_between_images(score: Callable, grid: Any, clip_vision: Any) -> None:
+    import comfy.model_management
+
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        score(grid, reference=grid, clip_vision=clip_vision)
+
+
+def test_lpips_comes_from_the_model_folder(score: Callable, grid: Any, models: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights = {}
+    for stage, (name, (width, channels, side)) in enumerate(LPIPS_LAYERS.items()):
+        weights[f"net.slice{name}.weight"] = torch.randn(width, channels, side, side, generator=generator)
+        weights[f"net.slice{name}.bias"] = torch.zeros(width)
+        weights[f"lin{stage}.model.1.weight"] = torch.ones(1, width, 1, 1)
+    (models / "sub").mkdir()
+    save_file(weights, models / "sub" / "alex.safetensors")
+    assert value(score(grid, reference=grid, lpips="sub/alex.safetensors"), "LPIPS") == 0
+    darker = replace(grid, images=grid.images / 2)
+    output = score(darker, reference=grid, lpips="sub/alex.safetensors")
+    assert value(output, "LPIPS") > 0.01 and "LPIPS is missing" not in output.args[0]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_fvd_comes_from_the_model_folder(score: Callable, core: Core, models: Path) -> None:
+    torch.jit.script(Clips()).save(str(models / "i3d_torchscript.pt"))
+    cameras = core("cameras").Cameras.ring(9)
+    nine = core("world.render").render_views(core("world.anatomy").make_creature(5), cameras, 2, 32)
+    output = score(nine, reference=nine, i3d="i3d_torchscript.pt")
+    assert value(output, "FVD-V") == pytest.approx(0, abs=1e-3)
+    assert "FVD-F needs clips of at least 9 images; these have 2" in output.args[0]
+
+
+def test_each_file_list_shows_its_own_kind(pack: dict, models: Path) -> None:
+    for name in ("b.safetensors", "a.safetensors", "i3d_torchscript.pt", "readme.txt"):
+        (models / name).touch()
+    inputs = pack["SV4D2Metrics"].GET_NODE_INFO_V1()["input"]["required"]
+    assert inputs["lpips"][1]["options"] == ["none", "a.safetensors", "b.safetensors"]
+    assert inputs["i3d"][1]["options"] == ["none", "i3d_torchscript.pt"]
+
+
+def test_the_model_folder_may_lie_elsewhere(
+    nodes_of: Callable, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import folder_paths
+
+    # What the host makes of a line in extra_model_paths.yaml, before it loads packs.
+    monkeypatch.delitem(folder_paths.folder_names_and_paths, "sv4d2_metrics")
+    folder_paths.add_model_folder_path("sv4d2_metrics", str(tmp_path))
+    for name in ("alex.safetensors", "i3d.pt", "notes.txt"):
+        (tmp_path / name).touch()
+    networks = nodes_of("metrics_networks")
+    for _ in range(2):
+        networks.register_folder()
+        own = str(Path(folder_paths.models_dir) / "sv4d2_metrics")
+        assert folder_paths.get_folder_paths("sv4d2_metrics") == [str(tmp_path), own]
+    assert networks.lpips_choices() == ["none", "alex.safetensors"]
+    assert networks.i3d_choices() == ["none", "i3d.pt"]
+
+
+@pytest.mark.parametrize(("name", "help_text"), [("lpips", "save_model"), ("i3d", "i3d_torchscript.pt")])
+def test_a_missing_file_says_where_it_goes(
+    score: Callable, grid: Any, models: Path, name: str, help_text: str
+) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"Expected gone\.x in .*models/sv4d2_metrics.*{help_text}"):
+        score(grid, reference=grid, **{name: "gone.x"})
+
+
+def test_a_file_of_another_kind_is_refused(score: Callable, grid: Any, models: Path) -> None:
+    (models / "text.safetensors").write_text("no tensors")
+    with pytest.raises(ValueError, match="Expected a safetensors file"):
+        score(grid, reference=grid, lpips="text.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g.resized(32), "images of 48 x 48 pixels of ours, as the reference has; got 32 x 32"),
+        (lambda g: g.at_frames([0]), "Expected 4 frames of ours, as the reference has; got 1"),
+    ],
+)
+def test_views_that_do_not_fit_the_reference(
+    score: Callable, grid: Any, host_dirs: Any, change: Callable, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        score(change(grid), reference=grid, method="ours", filename_prefix="sv4d2/metrics")
+    assert not list(host_dirs.output.rglob("metrics_*")), "nothing is left behind"
+
+
+@pytest.mark.parametrize("method", ["", "Reference"])
+def test_the_method_needs_a_name_of_its_own(score: Callable, grid: Any, method: str) -> None:
+    with pytest.raises(ValueError, match="Expected a method's name"):
+        score(grid, reference=grid, method=method)
+
+
+def test_the_report_is_saved_in_a_new_folder(score: Callable, grid: Any, host_dirs: Any) -> None:
+    for number in (1, 2):
+        output = score(grid, reference=grid, filename_prefix="sv4d2/metrics")
+        folder = output.args[2]
+        assert folder == f"sv4d2/metrics_{number:05d}"
+        assert any(f"Saved in {folder}" in line for line in output.ui["text"])
+        names = {path.name for path in (host_dirs.output / folder).iterdir()}
+        assert names == {"report.json", "report.md", "report.html"}
+        assert (host_dirs.output / folder / "report.md").read_text(encoding="utf-8") == output.args[0]
+    run = json.loads((host_dirs.output / folder / "report.json").read_text(encoding="utf-8"))["run"]
+    assert run["host"]["name"] == "ComfyUI" and run["lpips"] == "none" and "torch" in run["versions"]
+
+
+@pytest.mark.parametrize("prefix", ["../elsewhere", "/tmp/c"])
+def test_the_report_stays_in_the_output_folder(
+    score: Callable, grid: Any, host_dirs: Any, prefix: str
+) -> None:
+    with pytest.raises(Exception, match="outside the output folder"):
+        score(grid, filename_prefix=prefix)
+    assert not any(host_dirs.output.iterdir())
+
+
+def test_the_folder_needs_a_name(score: Callable, grid: Any) -> None:
+    with pytest.raises(ValueError, match="Expected a name for the folder; got 'a/..'"):
+        score(grid, filename_prefix="a/..")
