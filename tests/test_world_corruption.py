@@ -123,7 +123,7 @@ def test_most_of_the_error_stays_and_a_little_is_new_in_every_frame():
     """On a still clip: pixels of the object move, few near the input view and many behind it."""
     one = truth("owl")
     assert one.masks is not None
-    still = replace(one, images=one.images[:1].repeat(8, 1, 1, 1, 1), masks=one.masks[:1].repeat(8, 1, 1, 1))
+    still = one.at_frames([0] * 8)
     assert still.masks is not None
     object_pixels = still.masks[1:] > 0.5
     moved, wrong, flicker = [], 0.0, 0.0
