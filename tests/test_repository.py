@@ -26,7 +26,7 @@ BESIDE_THE_HOST = {"torch", "numpy", "PIL", "einops"}
 FLOORS = [
     {"cameras", "orbits", "orbit_fit", "views", "world"},
     {"video"},
-    {"diffusion", "metrics"},
+    {"diffusion", "metrics", "fourd"},
     {"export"},
     {"commands", "cli", "__main__", "__init__"},
 ]
