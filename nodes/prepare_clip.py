@@ -85,7 +85,8 @@ class SV4D2PrepareClip(io.ComfyNode):
                     default=CENTERINGS[0],
                     tooltip="global: one fixed crop around the middle of the frame, as in the official "
                     "script. smooth: the crop follows the object gently (good when it walks through the "
-                    "picture). per_frame: the object is centred anew in every frame.",
+                    "picture). per_frame: the object is centred anew in every frame. none: the whole "
+                    "frame, for clips that are prepared already.",
                 ),
                 io.Float.Input(
                     "object_ratio",

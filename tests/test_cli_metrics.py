@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,26 @@ def test_methods_side_by_side_in_every_form(scenes, tmp_path):
     assert "Frames: 2" in markdown and "24 x 24" in markdown
 
 
+@pytest.mark.parametrize(("kept", "frames"), [(2, 2), (3, 2)])
+def test_clips_of_other_lengths_are_cut_alike(scenes, tmp_path, kept, frames):
+    """The input view that novel views alone take from the reference is cut, too."""
+    clips = tmp_path / "clips"
+    for view in range(1, 5):
+        shutil.copytree(scenes / f"train/owl/frames/view_{view:02d}", clips / f"v{view}")
+        for file in sorted((clips / f"v{view}").iterdir())[kept:]:
+            file.unlink()
+    report = score(tmp_path / "report", clips, scenes / "train/owl", "--frames", frames)
+    assert report["summary"]["predicted"]["values"]["PSNR"] == "inf"
+
+
+def test_a_table_is_printed_in_any_encoding(scenes, tmp_path, monkeypatch):
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    score(tmp_path / "report", scenes / "train/owl")
+    narrow.flush()
+    assert b"flicker ?" in narrow.buffer.getvalue()
+
+
 def test_plain_clips_alone_need_cameras(scenes, tmp_path, capsys):
     clips = tmp_path / "clips"
     shutil.copytree(scenes / "train/owl/frames", clips)
@@ -141,6 +163,11 @@ def test_a_report_is_replaced_only_when_asked(scenes, tmp_path, capsys):
         (["a", "b", "c"], "got 3 places"),
         (["{train}", "--methods", "x"], "NAME=DIR with different names; got 'x'"),
         (["{train}", "--methods", "x={train}", "x={train}"], "NAME=DIR with different names"),
+        (["{train}", "--methods", "x={train}", "x ={train}"], "NAME=DIR with different names"),
+        (["{held_out}", "{train}", "--methods", "predicted={train}"], "another name than 'predicted'"),
+        (["{between}", "{held_out}"], "frame 0 of {between} shows time 0.0455, the reference's 0"),
+        (["{train}", "--elevations", "5"], "got --elevations alone"),
+        (["{train}", "--cameras", "c.json", "--azimuths", "5"], "got both"),
         (["{train}", "{held_out}"], "from the reference's cameras (azimuth 45 elevation 0"),
         (["{train}", "--frames", "9"], "at least --frames 9"),
         (["{train}", "--shrinkage", "2"], "from 0 to 1; got 2"),
@@ -153,8 +180,9 @@ def test_a_report_is_replaced_only_when_asked(scenes, tmp_path, capsys):
 )
 def test_bad_input_is_one_message(scenes, tmp_path, capsys, arguments, message):
     places = {name: str(scenes / name / "owl") for name in ("train", "held_out")}
+    places["between"] = str(scenes / "held_out_between/owl")
     filled = [text.format(**places) for text in arguments]
-    assert message in fails(capsys, tmp_path / "report", *filled)
+    assert message.format(**places) in fails(capsys, tmp_path / "report", *filled)
 
 
 def test_unknown_scenes_and_odd_sizes_are_refused(tmp_path, capsys):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.epipolar import match_errors, tangency_errors
-from sv4d2_core.metrics.evaluate import evaluate, fit_residuals
+from sv4d2_core.metrics.evaluate import evaluate
+from sv4d2_core.metrics.residuals import fit_residuals
 from sv4d2_core.metrics.scores import summarise
 from sv4d2_core.metrics.steadiness import acceleration, flicker, quietest_pixels, warping_errors
 from sv4d2_core.world import benchmark_scenes, make_creature, render_views
@@ -107,6 +108,11 @@ def test_outlines_of_a_ball_contradict_nothing_until_one_is_moved():
 def test_views_that_face_each_other_or_are_empty_are_left_out():
     facing = Cameras((0, 0), (0, 180))
     assert tangency_errors(discs(facing, 32), facing).isnan().all()
+    # The cosine of these two is above 1 by rounding.
+    facing = Cameras((0, 0, 0), (0, 120, 300))
+    apart = tangency_errors(discs(facing, 64, {0: 6}), facing)
+    alone = tangency_errors(discs(Cameras((0, 0), (0, 120)), 64, {0: 6}), Cameras((0, 0), (0, 120)))
+    assert apart[1] == pytest.approx(float(alone[1]), rel=1e-6)
     cameras = Cameras((0, 0, 0), (0, 60, 120))
     masks = discs(cameras, 32)
     masks[2] = 0

@@ -211,3 +211,19 @@ def test_means_leave_out_what_has_no_value():
     assert mean_along(values, dim=0)[0] == 2 and mean_along(values, dim=0)[1].isnan()
     assert mean_along(values, dim=1).tolist() == [1, 3]
     assert mean_of(torch.tensor([math.inf, math.inf])) == math.inf
+
+
+def test_values_sizes_and_residuals_that_do_not_fit_are_refused(truth):
+    with pytest.raises(ValueError, match="got 0 to 255"):
+        evaluate(replace(truth, images=truth.images.round() * 255))
+    with pytest.raises(ValueError, match="at least 8 x 8 pixels; got 5 x 5"):
+        evaluate(truth.resized(5))
+    with pytest.raises(ValueError, match=r"\[3, 3\]; got \[3\]"):
+        evaluate(truth, residuals=torch.zeros(3))
+
+
+def test_an_input_view_of_another_crop_is_told(truth):
+    zoomed = truth.resized(40)
+    images, masks = zoomed.images[:, :, 4:-4, 4:-4], zoomed.masks[:, :, 4:-4, 4:-4]
+    (note,) = evaluate(replace(zoomed, images=images, masks=masks), truth).notes
+    assert "input view is not the reference's" in note

@@ -19,6 +19,8 @@ GOLDEN = Path(__file__).parent / "data" / "golden"
 INDEX = json.loads((GOLDEN / "index.json").read_text())
 SAME_PILLOW = PIL.__version__.split(".")[0] == INDEX["preprocess"]["pillow"].split(".")[0]
 TOLERANCE = 0 if SAME_PILLOW else 2
+# The modes that cut the object out.
+CROPPING = [centering for centering in CENTERINGS if centering != "none"]
 CANVASES = {"square": (400, 400), "16:9": (400, 712), "9:16": (712, 400)}
 
 
@@ -77,7 +79,7 @@ def test_recorded_end_to_end_clips_are_reproduced(case):
 
 
 @pytest.mark.parametrize("kind", ["rgba", "rgb", "mask"])
-@pytest.mark.parametrize("centering", CENTERINGS)
+@pytest.mark.parametrize("centering", CROPPING)
 def test_equal_offsets_from_the_centre_give_equal_crops_on_every_canvas(centering, kind):
     offsets = [(-80, -60), (-70, -50), (-62, -35), (-40, -30), (-35, -5), (-10, 0)]
     results = []
@@ -98,6 +100,15 @@ def test_odd_canvases_differ_by_less_than_a_pixel_or_two_halves(canvas):
     assert abs(odd.side - even.side) <= 3
     difference = np.asarray(odd.centers) - (shift_x, shift_y) - np.asarray(even.centers)
     assert np.abs(difference).max() <= 1.5
+
+
+def test_none_takes_the_whole_frame_on_a_square():
+    wide = prepare_clip(draw((40, 60), [(5, 5)], height=20, width=30), size=60, centering="none")
+    assert wide.crop.side == 60 and wide.crop.centers == ((30, 20),)
+    assert bool((wide.images[:, :10] == 1).all()) and bool((wide.images[:, -10:] == 1).all())
+    square = draw((64, 64), [(5, 5)], height=20, width=30)
+    same = prepare_clip(square, size=64, centering="none")
+    assert np.array_equal(grey_levels(same.masks), square.frames[..., 3])
 
 
 @pytest.mark.parametrize("centering", ["per_frame", "smooth"])
@@ -137,7 +148,7 @@ def test_smooth_follows_steady_motion_exactly_and_calms_a_trembling_one():
     assert restless == pytest.approx(24) and calm < 6
 
 
-@pytest.mark.parametrize("centering", CENTERINGS)
+@pytest.mark.parametrize("centering", CROPPING)
 @pytest.mark.parametrize("object_ratio", [0.5, 0.9, 1.0])
 def test_the_object_stays_within_its_share_of_the_crop(centering, object_ratio):
     corners = [(30, 200), (60, 40), (300, 300), (20, 330), (200, 10), (205, 15), (90, 90), (0, 0)]
@@ -188,7 +199,7 @@ def test_a_speck_does_not_set_the_box(kind):
     assert prepare_clip(spoiled, size=64, ignore_specks=False).crop.side > 1.5 * prepare_clip(clean).crop.side
 
 
-@pytest.mark.parametrize("centering", CENTERINGS)
+@pytest.mark.parametrize("centering", CROPPING)
 def test_empty_frames_stay_white_and_do_not_set_the_box(centering):
     corners = [None, (150, 160), None, None, (153, 166), None]
     prepared = prepare_clip(draw((400, 400), corners), size=64, centering=centering)
@@ -253,7 +264,7 @@ def test_the_clip_is_not_changed_and_its_rate_and_name_are_kept():
         ({"size": 0}, "got 0"),
         ({"size": -64}, "got -64"),
         ({"size": 57.5}, "got 57.5"),
-        ({"centering": "middle"}, "global or per_frame or smooth; got 'middle'"),
+        ({"centering": "middle"}, "global or per_frame or smooth or none; got 'middle'"),
         ({"object_ratio": 0.001}, "0.1 to 1; got 0.001"),
         ({"object_ratio": 1.2}, "got 1.2"),
         ({"object_ratio": float("nan")}, "got nan"),

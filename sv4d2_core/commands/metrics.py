@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ..cameras import Cameras
-from ..diffusion.clip_file import load_clip_vision
 from ..export.report import refuse_report, write_report
 from ..export.transforms_reader import read_cameras
 from ..export.views_reader import find_scenes, read_any_views
 from ..metrics.evaluate import Networks
-from ..metrics.i3d import I3D
-from ..metrics.lpips import LPIPS
 from ..metrics.report.comparison import SceneComparison, compare, summaries_of
 from ..metrics.report.markdown import markdown_tables
 from ..metrics.scores import DEFAULT_SHRINKAGE
 from ..orbits import CUSTOM, orbit
 from ..views import ViewGrid
 from .arguments import at_least
-from .machine import choose_device
+from .metric_networks import load_networks
 from .output_folder import exclusive
 from .provenance import options_of, versions
 
 log = logging.getLogger(__name__)
 
 _DEFAULT_NAME = "predicted"
-# Images that the CLIP tower takes at once.
-_CLIP_BATCH = 8
+# Times closer than this are one moment.
+_SAME_TIME = 1e-3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     views = parser.add_argument_group("the views")
     views.add_argument("--frames", type=at_least(1), metavar="N", help="compare only the first N frames")
-    views.add_argument("--size", type=at_least(1), metavar="N", help="resize everything to N x N pixels")
+    views.add_argument("--size", type=at_least(16), metavar="N", help="resize everything to N x N pixels")
     views.add_argument(
         "--cameras", type=Path, metavar="FILE", help="cameras.json or transforms.json of plain clips"
     )
@@ -112,35 +108,15 @@ def run(args: argparse.Namespace) -> int:
         page = write_report(
             args.out, comparisons, run=run, shrinkage=args.shrinkage, overwrite=args.overwrite
         )
-    print(markdown_tables(comparisons, summaries_of(comparisons, args.shrinkage)))
+    _print(markdown_tables(comparisons, summaries_of(comparisons, args.shrinkage)))
     log.info("Done in %.0f s. Look at %s", time.perf_counter() - began, page)
     return 0
 
 
-def load_networks(lpips: Path | None, clip: Path | None, i3d: Path | None, device: str = "auto") -> Networks:
-    """Return the networks in local files, ready to run on a device.
-
-    Raises:
-        FileNotFoundError, ValueError: a file that is not there or holds something else.
-    """
-    place = choose_device(device)
-    return Networks(
-        lpips=None if lpips is None else LPIPS(lpips, place),
-        clip=None if clip is None else _embedder(clip, place),
-        i3d=None if i3d is None else I3D(i3d, place),
-    )
-
-
-def _embedder(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
-    tower = load_clip_vision(path, torch.float32, device)
-
-    @torch.no_grad()
-    def embed(images: Tensor) -> Tensor:
-        """Return embeddings [N, D] of images [N, H, W, 3] in 0..1."""
-        batches = images.movedim(-1, 1).split(_CLIP_BATCH)
-        return torch.cat([tower(batch.to(device) * 2 - 1).float().cpu() for batch in batches])
-
-    return embed
+def _print(text: str) -> None:
+    """Print a text; letters that the terminal or the file behind ``>`` cannot take become question marks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
 
 
 def _places(args: argparse.Namespace) -> tuple[dict[str, Path], Path | None]:
@@ -148,12 +124,13 @@ def _places(args: argparse.Namespace) -> tuple[dict[str, Path], Path | None]:
     places, methods = [Path(place) for place in args.places], {}
     for text in args.methods:
         name, _, place = text.partition("=")
-        if not name.strip() or not place or name in methods:
+        name = name.strip()
+        if not name or not place or name in methods:
             raise ValueError(
                 f"Expected --methods as NAME=DIR with different names; got {text!r}. Write for example "
                 f"--methods ours=out/ours SV3D=out/sv3d, after PREDICTED and REFERENCE."
             )
-        methods[name.strip()] = Path(place)
+        methods[name] = Path(place)
     if len(places) > 2 or (not places and not methods):
         raise ValueError(
             f"Expected PREDICTED and REFERENCE (or --methods, or PREDICTED alone); got {len(places)} places: "
@@ -162,6 +139,11 @@ def _places(args: argparse.Namespace) -> tuple[dict[str, Path], Path | None]:
     if len(places) == 1 and methods:
         return methods, places[0]
     reference = places[1] if len(places) == 2 else None
+    if places and _DEFAULT_NAME in methods:
+        raise ValueError(
+            f"Expected another name than {_DEFAULT_NAME!r} in --methods; that is PREDICTED, {places[0]}. "
+            f"Rename the method."
+        )
     if places:
         methods = {_DEFAULT_NAME: places[0], **methods}
     return methods, reference
@@ -201,12 +183,14 @@ def _compare(
     truth: Path | None,
     networks: Networks,
 ) -> SceneComparison:
-    reference = None if truth is None else read_any_views(truth, _cameras(args, None))
-    predictions = {
+    reference = None if truth is None else read_any_views(truth, _cameras(args, None), None, args.frames)
+    predictions = {}
+    for name, place in places.items():
         # Plain clips of novel views alone take their input view from the reference, frame by frame.
-        name: _fitted(args, read_any_views(place, _cameras(args, reference), reference), place)
-        for name, place in places.items()
-    }
+        grid = read_any_views(place, _cameras(args, reference), reference, args.frames)
+        if reference is not None:
+            _check_times(grid, reference, place)
+        predictions[name] = _fitted(args, grid, place)
     if truth is not None and reference is not None:
         reference = _fitted(args, reference, truth)
     with tqdm(desc=scene, unit="step", dynamic_ncols=True) as bar:
@@ -229,8 +213,24 @@ def _fitted(args: argparse.Namespace, grid: ViewGrid, place: Path) -> ViewGrid:
     return grid if args.size is None else grid.resized(args.size)
 
 
+def _check_times(grid: ViewGrid, reference: ViewGrid, place: Path) -> None:
+    """Raise ValueError where both say which moments their frames show, and these are others."""
+    if grid.times is None or reference.times is None:
+        return
+    for t, (time_in_clip, true_time) in enumerate(zip(grid.times, reference.times, strict=False)):
+        if abs(time_in_clip - true_time) > _SAME_TIME:
+            raise ValueError(
+                f"Expected frames of the reference's moments; frame {t} of {place} shows time "
+                f"{time_in_clip:.3g}, the reference's {true_time:.3g}. Compare views of the same moments."
+            )
+
+
 def _cameras(args: argparse.Namespace, reference: ViewGrid | None) -> Cameras | None:
     """Return the cameras that plain clips were taken with: the options', else the reference's."""
+    if args.azimuths is None and args.elevations is not None:
+        raise ValueError("Expected --azimuths beside --elevations; got --elevations alone. Give both.")
+    if args.cameras is not None and args.azimuths is not None:
+        raise ValueError("Expected --cameras or --azimuths; got both. Leave one out.")
     if args.cameras is not None:
         return read_cameras(args.cameras)
     if args.azimuths is not None:

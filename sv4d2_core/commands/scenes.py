@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="also write the training views with errors like SV4D 2.0's (1) or X times as large",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace scenes of other settings in DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace scenes that are in DIR already")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
             write_views(args.out / part / scene.name, grid, run=run, overwrite=args.overwrite)
         log.info("%s: %s", scene.name, scene.what)
     log.info(
-        "Score views of the same cameras with: sv4d2 metrics YOURS %s --out report", args.out / "held_out"
+        "Make views of %s with --centering none and score them against that folder; score pictures of 4D "
+        "scenes against held_out and held_out_between.",
+        args.out / "train",
     )
     return 0

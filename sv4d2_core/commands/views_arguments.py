@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--centering",
         default="global",
         choices=CENTERINGS,
-        help="global: one crop around the frame centre; per_frame, smooth: follow the object",
+        help="global: one crop around the frame centre; per_frame, smooth: follow the object; none: the "
+        "whole frame, for clips that are prepared already",
     )
 
     cameras = parser.add_argument_group("the cameras (degrees relative to the input view)")

@@ -24,6 +24,7 @@ def read_clips(
     folder: str | Path,
     cameras: Cameras,
     input_view: ViewGrid | Tensor | None = None,
+    frames: int | None = None,
 ) -> ViewGrid:
     """Return the grid of views of a folder with one clip per view, in natural order of their names.
 
@@ -38,6 +39,7 @@ def read_clips(
         input_view: view 0 when the folder holds only the V novel views: a grid, whose view 0 is taken, or
             images [T, H, W, 3] in 0..1 on white, resized to the clips' size. With V + 1 clips the folder's
             first clip is view 0 instead.
+        frames: take only the first so many frames of every clip and of ``input_view``; None: all.
 
     Raises:
         FileNotFoundError: there are no clips.
@@ -65,7 +67,7 @@ def read_clips(
             f"input view."
         )
     filled = input_view if len(sources) == n_views else None
-    return grid_of_clips(_clips(sources, filled), cameras)
+    return grid_of_clips(_clips(sources, filled, frames), cameras)
 
 
 def find_clips(folder: str | Path) -> list[Path]:
@@ -93,18 +95,20 @@ def _names(sources: Sequence[Path]) -> str:
     return f"{shown} ..." if len(sources) > _SHOWN_NAMES else shown
 
 
-def _clips(sources: Sequence[Path], input_view: ViewGrid | Tensor | None) -> Iterator[ViewClip]:
-    novel = (ViewClip.of_clip(load_clip(source, frames=None)) for source in sources)
+def _clips(
+    sources: Sequence[Path], input_view: ViewGrid | Tensor | None, frames: int | None
+) -> Iterator[ViewClip]:
+    novel = (ViewClip.of_clip(load_clip(source, frames=frames)) for source in sources)
     if input_view is None:
         yield from novel
         return
     first = next(novel)
-    yield _input_clip(input_view, *first.masks.shape[1:])
+    yield _input_clip(input_view, frames, *first.masks.shape[1:])
     yield first
     yield from novel
 
 
-def _input_clip(view: ViewGrid | Tensor, height: int, width: int) -> ViewClip:
+def _input_clip(view: ViewGrid | Tensor, frames: int | None, height: int, width: int) -> ViewClip:
     """Return view 0 of a grid, or images, at a size; the masks are made where there are none."""
     fps = view.fps if isinstance(view, ViewGrid) else DEFAULT_FPS
     images, masks = view.one_view(0) if isinstance(view, ViewGrid) else (view, None)
@@ -112,8 +116,8 @@ def _input_clip(view: ViewGrid | Tensor, height: int, width: int) -> ViewClip:
         raise ValueError(f"Expected an input view [T, H, W, 3]; got shape {list(images.shape)}.")
     if not torch.isfinite(images).all():
         raise ValueError("Expected finite numbers in the input view; got NaN or infinite values.")
-    images = resize_images(images, height, width)
+    images = resize_images(images[:frames], height, width)
     if masks is None:
         return ViewClip.of_images(images, "the input view", fps)
-    masks = resize_images(masks[..., None], height, width)[..., 0]
+    masks = resize_images(masks[:frames, ..., None], height, width)[..., 0]
     return ViewClip("the input view", images, masks, fps)

@@ -69,7 +69,7 @@ def write_views(
     if existing and not overwrite:
         raise FileExistsError(
             f"Expected a folder without views; {folder / existing[0]} exists already. Choose another folder "
-            "or overwrite it."
+            "or overwrite it (--overwrite)."
         )
     size, has_masks = grid.images.shape[2], grid.masks is not None
     times = grid.frame_times()

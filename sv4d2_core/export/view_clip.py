@@ -104,8 +104,8 @@ def grid_of_clips(clips: Iterator[ViewClip], cameras: Cameras) -> ViewGrid:
         if clip.masks.shape != first.masks.shape:
             raise ValueError(
                 f"Expected views with equal numbers of frames and sizes; {first.name} has "
-                f"{_shape_text(first.masks)}, {clip.name} has {_shape_text(clip.masks)}. Cut or resize them "
-                f"alike."
+                f"{_shape_text(first.masks)}, {clip.name} has {_shape_text(clip.masks)}. Cut "
+                f"(--frames) or resize them alike."
             )
         images[:, view], masks[:, view] = clip.images, clip.masks
         fps = clip.fps if view == 1 else fps

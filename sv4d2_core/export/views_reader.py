@@ -19,6 +19,7 @@ def read_any_views(
     path: str | Path,
     cameras: Cameras | None = None,
     input_view: ViewGrid | Tensor | None = None,
+    frames: int | None = None,
 ) -> ViewGrid:
     """Return the grid of views at a place, in the first of these forms that it has.
 
@@ -30,6 +31,7 @@ def read_any_views(
         path: the folder, file or pattern.
         cameras: cameras of plain clips; the other forms bring their own.
         input_view: view 0 of plain clips without one; see `read_clips`.
+        frames: of plain clips, take only the first so many frames; None: all.
 
     Raises:
         FileNotFoundError: nothing of these kinds is there, or files of it are missing.
@@ -48,7 +50,7 @@ def read_any_views(
             f"taken from. Give --cameras FILE ({CAMERAS_FILE} or transforms.json), or --azimuths and "
             f"--elevations."
         )
-    return read_clips(place, cameras, input_view)
+    return read_clips(place, cameras, input_view, frames)
 
 
 def find_scenes(path: str | Path) -> dict[str, Path]:

@@ -47,7 +47,7 @@ def tangency_errors(masks: Tensor, cameras: Cameras) -> Tensor:
     errors: list[list[float]] = [[] for _ in rays]
     for i, j in itertools.combinations(range(len(rays)), 2):
         baseline = torch.nn.functional.normalize(eyes[j] - eyes[i], dim=-1)
-        angles = [float(torch.rad2deg(torch.acos((axes[v] @ baseline).abs()))) for v in (i, j)]
+        angles = [float(torch.rad2deg(torch.acos((axes[v] @ baseline).abs().clamp(max=1)))) for v in (i, j)]
         if min(angles) < _SMALLEST_ANGLE_TO_BASELINE_DEG or not (len(rays[i]) and len(rays[j])):
             continue
         error = 100 / size * focal * _touching_planes_apart(rays[i], rays[j], baseline, axes[i] + axes[j])
@@ -61,7 +61,7 @@ def match_errors(images: Tensor, cameras: Cameras) -> Tensor:
 
     SIFT corners of views at most 50 degrees apart are matched by appearance alone (mutual best, ratio 0.75);
     distances are symmetric (mean of both views) and count as 5 % where they are larger: such matches are
-    mistaken.
+    mistaken. Of true views' matches a tenth to a quarter are.
 
     Args:
         images: [V + 1, H, W, 3] in 0..1 of one moment.

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..video.foreground import near_white_masks
 from ..views import ViewGrid
 from . import epipolar, image, steadiness
 from .catalogue import CLIP_NAME, FHD_NAMES, FVD_NAMES, LPIPS_NAME, RESIDUAL_NAME
@@ -18,11 +17,16 @@ from .descriptors import hog3d_features
 from .i3d import SHORTEST_CLIP
 from .orders import ORDERS
 from .pairing import paired_views
+from .residuals import masks_of, novel_masks
 from .scores import SceneScores
 from .video import ClipFeatures, clip_features
 
 # Corners are matched in at most this many frames, evenly spread: it is the slowest metric.
 _MATCHED_FRAMES = 8
+# Nothing can be measured on smaller images.
+_SMALLEST_SIDE = 8
+# Input views that are less alike than this, dB, were cut out in another way, or are of another clip.
+_SAME_INPUT_DB = 24.0
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,12 @@ def evaluate(
         reference: true views of the same frames, in any order of cameras; None: only what needs none.
         networks: for LPIPS, CLIP-S and FVD.
         method, scene: names.
-        residuals: [T, V] what a fitted 4D scene leaves unexplained of each image (`fit_residuals`).
+        residuals: [T, V] what a fitted 4D scene leaves unexplained of each image (`residuals.fit_residuals`).
         callback: called with (steps done, `steps_of`) between frames and views; may raise to cancel.
 
     Raises:
-        ValueError: frames, sizes or cameras that do not fit the reference's, values outside 0..1.
+        ValueError: frames, sizes or cameras that do not fit the reference's, values outside 0..1, images
+            below 8 x 8 pixels, residuals of another shape.
     """
     missing: list[int] = []
     if reference is not None:
@@ -73,11 +78,12 @@ def evaluate(
         raise ValueError(
             f"Expected square images, as the cameras are square; got {width} x {height}. Crop or pad them."
         )
+    _check_values(predicted, residuals)
     usable = predicted.images[:, 1:].isfinite().all(dim=(2, 3, 4))  # [T, V]
-    grid = replace(predicted, masks=_masks(predicted))
+    grid = replace(predicted, masks=masks_of(predicted))
     if not usable.all():
         grid = replace(grid, images=torch.nan_to_num(predicted.images, posinf=1, neginf=0))
-    shown = (_novel_masks(grid) >= 0.5).any(dim=(2, 3)) | ~usable
+    shown = (novel_masks(grid) >= 0.5).any(dim=(2, 3)) | ~usable
     notes = list(_gaps(usable, shown, missing))
     counter = itertools.count(1)
 
@@ -89,10 +95,11 @@ def evaluate(
     features: dict[str, tuple[Tensor, Tensor]] = {}
     lengths: dict[str, int] = {}
     if reference is not None:
-        reference = replace(reference, masks=_masks(reference))
+        reference = replace(reference, masks=masks_of(reference))
         values |= _against_reference(grid, reference, networks or Networks(), usable, done)
-        if not (_novel_masks(reference) >= 0.5).any(dim=(2, 3)).all():
+        if not (novel_masks(reference) >= 0.5).any(dim=(2, 3)).all():
             notes.append("The reference shows no object in some images: no foreground scores there.")
+        notes += _input_note(grid, reference)
         seen = usable.all(dim=0)
         if int(seen.sum()) < len(seen):
             notes.append("Frechet distances leave out views that are missing or incomplete.")
@@ -106,37 +113,41 @@ def evaluate(
     )
 
 
+def _check_values(grid: ViewGrid, residuals: Tensor | None) -> None:
+    """Raise ValueError for images that are too small or not in 0..1, and residuals of another shape."""
+    if grid.images.shape[2] < _SMALLEST_SIDE:
+        raise ValueError(
+            f"Expected images of at least {_SMALLEST_SIDE} x {_SMALLEST_SIDE} pixels; got "
+            f"{grid.images.shape[3]} x {grid.images.shape[2]}. Use larger ones."
+        )
+    extremes = [torch.nan_to_num(frame, posinf=0, neginf=0).aminmax() for frame in grid.images]
+    low, high = min(float(e.min) for e in extremes), max(float(e.max) for e in extremes)
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise ValueError(
+            f"Expected values in 0..1 in the images; got {low:g} to {high:g}. Divide 8-bit values by 255."
+        )
+    if residuals is not None and tuple(residuals.shape) != (grid.n_frames, grid.n_views):
+        raise ValueError(
+            f"Expected residuals [T, V] = {[grid.n_frames, grid.n_views]}; got {list(residuals.shape)}."
+        )
+
+
+def _input_note(grid: ViewGrid, reference: ViewGrid) -> Iterable[str]:
+    """Say so where the input views differ: then all views are of another crop, and scores mean nothing."""
+    ours, theirs = (x.images[:, 0] for x in (grid, reference))
+    error = float((ours - theirs).nan_to_num().square().double().mean())
+    if error > 10 ** (-_SAME_INPUT_DB / 10):
+        yield (
+            f"The input view is not the reference's ({-10 * math.log10(error):.1f} dB): cut out, scaled or "
+            f"timed in another way. Scores against the reference then measure that, not the views."
+        )
+
+
 def steps_of(predicted: ViewGrid, reference: ViewGrid | None = None) -> int:
     """Return how many steps `evaluate` reports: frames and views, frames once more with a reference."""
     if reference is None:
         return predicted.n_frames + predicted.n_views
     return 2 * reference.n_frames + reference.n_views
-
-
-def fit_residuals(rendered: ViewGrid, views: ViewGrid) -> Tensor:
-    """Return how far a fitted scene's pictures are from the views that it was fitted to, [T, V].
-
-    The mean of |rendered - view| over the pixels that show the object in either. A scene can only show what
-    is consistent, so what it leaves is a measure of inconsistency without knowing the truth.
-
-    Args:
-        rendered: the scene from the views' cameras, at their times and size.
-        views: what the scene was fitted to.
-    """
-    rendered, _ = paired_views(rendered, views, "the rendered scene")
-    weights = torch.maximum(_novel_masks(rendered), _novel_masks(views))
-    error = (rendered.images[:, 1:] - views.images[:, 1:]).abs().mean(dim=-1)
-    return (error * weights).double().sum(dim=(2, 3)) / weights.double().sum(dim=(2, 3))
-
-
-def _masks(grid: ViewGrid) -> Tensor:
-    """Return the masks [T, V + 1, H, W] of a grid, found on its white background where it has none."""
-    masks = near_white_masks(grid.images) if grid.masks is None else grid.masks
-    return torch.nan_to_num(masks)
-
-
-def _novel_masks(grid: ViewGrid) -> Tensor:
-    return _masks(grid)[:, 1:]
 
 
 def _gaps(usable: Tensor, shown: Tensor, missing: list[int]) -> Iterable[str]:

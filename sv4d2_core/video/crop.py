@@ -15,7 +15,7 @@ from .foreground import foreground_masks, object_boxes, opacity_source
 from .frames import Clip
 from .report import describe_clip
 
-CENTERINGS = ("global", "per_frame", "smooth")
+CENTERINGS = ("global", "per_frame", "smooth", "none")
 
 # Standard deviation of the Gaussian that smooths the path of the object's centre, frames.
 _SMOOTHING_FRAMES = 2.0
@@ -32,7 +32,8 @@ class CropPath:
         side: side of the square in source pixels that becomes ``size``.
         size: side of the prepared frames, pixels.
         source_height, source_width: size of the source frames, pixels.
-        centering: ``global`` (the frame's centre is kept), ``per_frame`` or ``smooth`` (the crop follows).
+        centering: ``global`` (the frame's centre is kept), ``per_frame`` or ``smooth`` (the crop follows), or
+            ``none`` (the whole frame).
         object_ratio: share of the side that the object takes where it reaches farthest.
     """
 
@@ -110,8 +111,10 @@ def prepare_clip(
         clip: frames of any size and aspect ratio.
         size: side of the result, pixels.
         centering: ``global`` keeps the frame's centre; ``per_frame`` puts the centre of each frame's own box
-            in the middle; ``smooth`` follows the object on a path smoothed over time.
-        object_ratio: share of the side that the object takes where it reaches farthest, 0.1 to 1.
+            in the middle; ``smooth`` follows the object on a path smoothed over time; ``none`` takes the
+            whole frame, padded to a square, for clips that are prepared already.
+        object_ratio: share of the side that the object takes where it reaches farthest, 0.1 to 1; not for
+            ``none``.
         ignore_specks: parts below 0.05 % of the frame do not count for the box.
 
     Raises:
@@ -157,6 +160,10 @@ def _plan_crop(
     Source of ``global``: specification section 9; it counts in whole pixels. The other two modes place the
     crop between pixels, so that a smooth path is not made to tremble by rounding.
     """
+    if centering == "none":
+        path = ((width / 2, height / 2),) * len(boxes)
+        whole = np.tile([[0, 0, width, height]], (len(boxes), 1))
+        return CropPath(path, max(height, width), size, height, width, centering, object_ratio), whole
     present = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
     if centering == "global":
         centers = np.tile([[width // 2, height // 2]], (len(boxes), 1)).astype(np.float64)

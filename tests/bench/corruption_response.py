@@ -15,7 +15,8 @@ import torch
 
 from sv4d2_core.cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
 from sv4d2_core.metrics.catalogue import WITHOUT_REFERENCE
-from sv4d2_core.metrics.evaluate import evaluate, fit_residuals
+from sv4d2_core.metrics.evaluate import evaluate
+from sv4d2_core.metrics.residuals import fit_residuals
 from sv4d2_core.metrics.scores import Summary, summarise
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import benchmark_scenes

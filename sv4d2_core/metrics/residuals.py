@@ -1,0 +1,37 @@
+"""What a fitted 4D scene leaves unexplained of the views that it was fitted to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..video.foreground import near_white_masks
+from ..views import ViewGrid
+from .pairing import paired_views
+
+
+def fit_residuals(rendered: ViewGrid, views: ViewGrid) -> Tensor:
+    """Return how far a fitted scene's pictures are from the views that it was fitted to, [T, V].
+
+    The mean of |rendered - view| over the pixels that show the object in either. A scene can only show what
+    is consistent, so what it leaves is a measure of inconsistency without knowing the truth.
+
+    Args:
+        rendered: the scene from the views' cameras, at their times and size.
+        views: what the scene was fitted to.
+    """
+    rendered, _ = paired_views(rendered, views, "the rendered scene")
+    weights = torch.maximum(novel_masks(rendered), novel_masks(views))
+    error = (rendered.images[:, 1:] - views.images[:, 1:]).abs().mean(dim=-1)
+    return (error * weights).double().sum(dim=(2, 3)) / weights.double().sum(dim=(2, 3))
+
+
+def masks_of(grid: ViewGrid) -> Tensor:
+    """Return the masks [T, V + 1, H, W] of a grid, found on its white background where it has none."""
+    masks = near_white_masks(grid.images) if grid.masks is None else grid.masks
+    return torch.nan_to_num(masks)
+
+
+def novel_masks(grid: ViewGrid) -> Tensor:
+    """Return the masks [T, V, H, W] of the novel views."""
+    return masks_of(grid)[:, 1:]
