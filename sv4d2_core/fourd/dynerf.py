@@ -1,0 +1,212 @@
+"""The default scene: six feature planes over space and time, rendered by following rays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from .config import RefineConfig
+from .hull import Occupancy
+from .planes import KPlanes
+from .rays import Rays
+from .scene import SceneRendering, save_scene
+from .volume import box_span, composite_on_white, ray_weights, sample_distances
+
+# Rays that are rendered together: bounds the memory, whatever the picture's size.
+_CHUNK = 16384
+
+
+class DyNeRF:
+    """A scene made of a `KPlanes` field inside occupied cells; see `Scene4D`.
+
+    Args:
+        field: density and colour in the box.
+        occupancy: where the field holds something, per frame; outside is empty.
+        cameras: of the views that it was fitted to.
+        fps: frames per second of these views.
+        times: [T] in 0..1, the time of every frame of the occupancy, rising.
+        config: what it was fitted with.
+    """
+
+    backend = "dynerf"
+
+    def __init__(
+        self,
+        field: KPlanes,
+        occupancy: Occupancy,
+        cameras: Cameras,
+        fps: float,
+        times: Sequence[float],
+        config: RefineConfig,
+    ) -> None:
+        self.field = field
+        self.occupancy = occupancy
+        self.cameras = cameras
+        self.fps = fps
+        self.times = tuple(times)
+        self.n_frames = len(self.times)
+        self.config = config
+
+    @classmethod
+    def untrained(
+        cls,
+        occupancy: Occupancy,
+        cameras: Cameras,
+        fps: float,
+        times: Sequence[float],
+        config: RefineConfig,
+        generator: torch.Generator | None = None,
+    ) -> DyNeRF:
+        """Return a scene whose field has its initial values, on the occupancy's device."""
+        field = KPlanes(
+            config.plane_sizes,
+            config.time_size or max(len(times), 2),
+            config.features,
+            config.hidden,
+            config.density_scale,
+            generator,
+        )
+        return cls(field.to(occupancy.box.device), occupancy, cameras, fps, times, config)
+
+    def follow(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the colours on white [R, 3] and the opacities [R] that rays see, with gradients.
+
+        Args:
+            rays: R rays.
+            jitter: [R, samples] in 0..1, the place of every sample in its stretch; None: the middle.
+        """
+        samples = _Samples(self.occupancy, rays, self.config.samples, jitter)
+        density, colour = self.field(samples.points, samples.times)
+        return composite_on_white(samples.weights(density), samples.spread(colour))
+
+    @torch.no_grad()
+    def render(
+        self,
+        cameras: Cameras,
+        times: Sequence[float],
+        size: int,
+        *,
+        callback: Callable[[int, int, None], None] | None = None,
+    ) -> SceneRendering:
+        """Return square pictures of all cameras, the input included, at times in 0..1; see `Scene4D`.
+
+        Raises:
+            ValueError: no time, a time outside 0..1, a size below 1.
+        """
+        if size < 1 or not times or not all(0 <= time <= 1 for time in times):
+            raise ValueError(
+                f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}."
+            )
+        device = self.occupancy.box.device
+        eyes, directions = cameras.rays(size)
+        n_views = len(eyes)
+        maps = torch.empty(len(times), n_views, size * size, 8)
+        for t, time in enumerate(times):
+            occupancy = self._occupancy_at(time)
+            for v in range(n_views):
+                eye = eyes[v].to(device, torch.float32)
+                pixels = directions[v].flatten(0, 1).to(device, torch.float32)
+                chunks = [self._see(occupancy, eye, part, time) for part in pixels.split(_CHUNK)]
+                maps[t, v] = torch.cat(chunks).cpu()
+                if callback is not None:
+                    callback(t * n_views + v + 1, len(times) * n_views, None)
+        rgb, alpha, depth, normal = maps.unflatten(2, (size, size)).split([3, 1, 1, 3], dim=-1)
+        parts = (rgb, alpha[..., 0], depth[..., 0], normal)
+        return SceneRendering(*(part.contiguous() for part in parts))
+
+    def save(self, path: str | Path) -> None:
+        """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
+        cells = np.packbits(self.occupancy.cells.cpu().numpy())
+        tensors = {f"field.{key}": tensor for key, tensor in self.field.state_dict().items()}
+        tensors |= {"cells": torch.from_numpy(cells), "box": self.occupancy.box}
+        header = {
+            "config": self.config.to_json(),
+            "cameras": self.cameras.to_json(),
+            "fps": self.fps,
+            "times": list(self.times),
+            "grid": list(self.occupancy.cells.shape),
+        }
+        save_scene(path, self.backend, tensors, header)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> DyNeRF:
+        """Return the scene that `save` wrote."""
+        grid = header["grid"]
+        cells = np.unpackbits(tensors["cells"].numpy(), count=int(np.prod(grid))).reshape(grid)
+        occupancy = Occupancy(torch.from_numpy(cells).bool(), tensors["box"]).to(device)
+        scene = cls.untrained(
+            occupancy,
+            Cameras.from_json(header["cameras"]),
+            header["fps"],
+            header["times"],
+            RefineConfig.from_json(header["config"]),
+        )
+        prefix = "field."
+        scene.field.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        return scene
+
+    def _occupancy_at(self, time: float) -> Occupancy:
+        """Return the cells of the frames before and after a time, as one frame."""
+        after = int(np.searchsorted(self.times, time - 1e-6).clip(0, self.n_frames - 1))
+        exact = abs(self.times[after] - time) < 1e-6 or after == 0
+        before = after if exact else after - 1
+        cells = self.occupancy.cells[before] | self.occupancy.cells[after]
+        return Occupancy(cells[None], self.occupancy.box)
+
+    def _see(self, occupancy: Occupancy, eye: Tensor, directions: Tensor, time: float) -> Tensor:
+        """Return colour, opacity, distance and normal that rays of one camera see, [R, 8]."""
+        count = len(directions)
+        frames = torch.zeros(count, dtype=torch.long, device=directions.device)
+        times = torch.full((count,), time, device=directions.device)
+        rays = Rays(eye.expand(count, 3), directions, frames, times)
+        samples = _Samples(occupancy, rays, self.config.samples)
+        with torch.enable_grad():
+            points = samples.points.requires_grad_()
+            density, colour = self.field(points, samples.times)
+            (gradient,) = torch.autograd.grad(density.sum(), points)
+        weights = samples.weights(density.detach())
+        rgb, alpha = composite_on_white(weights, samples.spread(colour.detach()))
+        low, high = occupancy.box
+        outward = torch.nn.functional.normalize(-gradient / (high - low), dim=-1)
+        normal = torch.nn.functional.normalize((weights[..., None] * samples.spread(outward)).sum(1), dim=-1)
+        depth = (weights * samples.distances).sum(1) / alpha.clamp(min=1e-6)
+        return torch.cat([rgb.clamp(0, 1), alpha[:, None], depth[:, None], normal], dim=-1)
+
+
+class _Samples:
+    """The samples of R rays that lie in occupied cells.
+
+    Attributes:
+        points: [N, 3] in -1..1 of the box.
+        times: [N] or None.
+        distances: [R, S] of all samples, occupied or not.
+    """
+
+    def __init__(self, occupancy: Occupancy, rays: Rays, samples: int, jitter: Tensor | None = None) -> None:
+        entry, leave = box_span(rays.origins, rays.directions, occupancy.box)
+        leave = torch.maximum(leave, entry)
+        self.distances = sample_distances(entry, leave, samples, jitter)
+        self._lengths = ((leave - entry) / samples)[:, None]
+        unit = occupancy.to_unit(rays.origins[:, None] + self.distances[..., None] * rays.directions[:, None])
+        frames = rays.frames[:, None].expand(-1, samples)
+        occupied = occupancy.contains(unit.flatten(0, 1), frames.flatten()) & (
+            (leave > entry)[:, None].expand(-1, samples).flatten()
+        )
+        self._index = occupied.nonzero()[:, 0]
+        self.points = unit.flatten(0, 1)[self._index]
+        self.times = None if rays.times is None else rays.times[self._index // samples]
+
+    def weights(self, density: Tensor) -> Tensor:
+        """Return how much every sample of every ray contributes, [R, S]; `density` is [N]."""
+        return ray_weights(self.spread(density), self._lengths)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return values [N, ...] of the occupied samples at their places [R, S, ...], 0 elsewhere."""
+        rows, columns = self.distances.shape
+        spread = values.new_zeros(rows * columns, *values.shape[1:])
+        return spread.index_copy(0, self._index, values).unflatten(0, (rows, columns))

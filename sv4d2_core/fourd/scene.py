@@ -1,0 +1,149 @@
+"""What every 4D scene can do, whatever it is made of, and the file it is kept in."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..cameras import Cameras
+
+_FORMAT = "sv4d2.scene"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SceneRendering:
+    """Pictures of T times from C cameras, float32 on the CPU.
+
+    Args:
+        rgb: [T, C, H, W, 3] in 0..1, on white.
+        alpha: [T, C, H, W] opacity in 0..1.
+        depth: [T, C, H, W] distance from the camera centre along the pixel's ray; 0 where alpha is 0.
+        normal: [T, C, H, W, 3] outward unit normals in the world; 0 where alpha is 0.
+    """
+
+    rgb: Tensor
+    alpha: Tensor
+    depth: Tensor
+    normal: Tensor
+
+
+class Scene4D(Protocol):
+    """An object that moves, seen from any camera at any time.
+
+    Args:
+        backend: what it is made of; `load_scene` reads it from the file.
+        cameras: of the views that it was fitted to.
+        fps: frames per second of these views.
+        n_frames: T of these views.
+    """
+
+    backend: str
+    cameras: Cameras
+    fps: float
+    n_frames: int
+
+    def render(
+        self,
+        cameras: Cameras,
+        times: Sequence[float],
+        size: int,
+        *,
+        callback: Callable[[int, int, None], None] | None = None,
+    ) -> SceneRendering:
+        """Return square pictures of all cameras, the input included, at times in 0..1.
+
+        Args:
+            cameras: V + 1 cameras.
+            times: in 0..1.
+            size: H and W, pixels.
+            callback: called with (pictures done, all pictures, None); may raise to cancel.
+        """
+        ...
+
+    def save(self, path: str | Path) -> None:
+        """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
+        ...
+
+
+def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
+    """Return the scene that a file holds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a scene, damaged, or of a backend that this version does not read.
+    """
+    from .dynerf import DyNeRF
+
+    tensors, header = read_tensors(path, _FORMAT)
+    readers = {DyNeRF.backend: DyNeRF.from_tensors}
+    backend = header.get("backend")
+    if backend not in readers or header.get("version") != _VERSION:
+        raise ValueError(
+            f"Expected a scene of backend {' or '.join(readers)}, version {_VERSION}; {path} holds backend "
+            f"{backend!r}, version {header.get('version')!r}. Use the version of this program that wrote it."
+        )
+    try:
+        return readers[backend](tensors, header, device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is a damaged scene file ({error}). Fit the scene again.") from error
+
+
+def save_scene(path: str | Path, backend: str, tensors: dict[str, Tensor], header: dict) -> None:
+    """Write a scene file: tensors, and a header of JSON values to which the backend is added."""
+    write_tensors(path, _FORMAT, tensors, {"backend": backend, "version": _VERSION, **header})
+
+
+def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], header: dict) -> None:
+    """Write tensors and JSON values as one safetensors file, which appears complete or not at all.
+
+    Args:
+        path: the file.
+        kind: the key of the metadata that holds the header; it tells what the file is.
+        tensors: copied to the CPU.
+        header: JSON values.
+    """
+    path = Path(path)
+    content = save(
+        {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
+        metadata={kind: json.dumps(header)},
+    )
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
+    """Return the tensors and the header that `write_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or of another kind.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected a {kind} file; there is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(kind, "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()} if header else {}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(f"Expected a {kind} file; {path} cannot be read ({error}).") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"Expected a {kind} file; {path} is a safetensors file of another kind.")
+    return tensors, header
