@@ -91,26 +91,30 @@ class DyNeRF:
         times: Sequence[float],
         size: int,
         *,
+        views: Sequence[int] | None = None,
         callback: Callable[[int, int, None], None] | None = None,
     ) -> SceneRendering:
-        """Return square pictures of all cameras, the input included, at times in 0..1; see `Scene4D`.
+        """Return square pictures of cameras at times in 0..1; see `Scene4D`.
 
         Raises:
-            ValueError: no time, a time outside 0..1, a size below 1.
+            ValueError: no time, a time outside 0..1, a size below 1, no such view.
         """
         if size < 1 or not times or not all(0 <= time <= 1 for time in times):
             raise ValueError(
                 f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}."
             )
         device = self.occupancy.box.device
+        chosen = range(cameras.n_views + 1) if views is None else views
+        for view in chosen:
+            cameras.check_view(view)
         eyes, directions = cameras.rays(size)
-        n_views = len(eyes)
+        n_views = len(chosen)
         maps = torch.empty(len(times), n_views, size * size, 8)
         for t, time in enumerate(times):
             occupancy = self._occupancy_at(time)
-            for v in range(n_views):
-                eye = eyes[v].to(device, torch.float32)
-                pixels = directions[v].flatten(0, 1).to(device, torch.float32)
+            for v, view in enumerate(chosen):
+                eye = eyes[view].to(device, torch.float32)
+                pixels = directions[view].flatten(0, 1).to(device, torch.float32)
                 chunks = [self._see(occupancy, eye, part, time) for part in pixels.split(_CHUNK)]
                 maps[t, v] = torch.cat(chunks).cpu()
                 if callback is not None:

@@ -58,14 +58,16 @@ class Scene4D(Protocol):
         times: Sequence[float],
         size: int,
         *,
+        views: Sequence[int] | None = None,
         callback: Callable[[int, int, None], None] | None = None,
     ) -> SceneRendering:
-        """Return square pictures of all cameras, the input included, at times in 0..1.
+        """Return square pictures of cameras at times in 0..1.
 
         Args:
             cameras: V + 1 cameras.
             times: in 0..1.
             size: H and W, pixels.
+            views: which of the cameras, 0 the input view; None: all V + 1.
             callback: called with (pictures done, all pictures, None); may raise to cancel.
         """
         ...

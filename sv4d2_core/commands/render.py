@@ -1,0 +1,139 @@
+"""`sv4d2 render`: pictures of a 4D scene from any camera at any time."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..cameras import Cameras
+from ..export.renders import refuse_renders, write_renders
+from ..export.transforms_reader import read_cameras
+from ..fourd.scene import Scene4D, load_scene
+from ..orbits import CUSTOM, orbit
+from ..views import ViewGrid
+from .arguments import at_least
+from .machine import choose_device
+from .output_folder import exclusive
+from .provenance import options_of, versions
+
+log = logging.getLogger(__name__)
+
+_TURNTABLE_FRAMES = 96
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("scene", type=Path, metavar="SCENE", help="a scene that `sv4d2 refine` wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument("--size", type=at_least(2), default=576, metavar="N", help="image size (default 576)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier renders in DIR")
+
+    cameras = parser.add_argument_group("the cameras (default: those of the views it was fitted to)")
+    cameras.add_argument(
+        "--azimuths", type=float, nargs="+", metavar="DEG", help="relative to the input view"
+    )
+    cameras.add_argument(
+        "--elevations", type=float, nargs="+", metavar="DEG", help="one per azimuth (default 0)"
+    )
+    cameras.add_argument("--cameras", type=Path, metavar="FILE", help="cameras.json or transforms.json")
+    cameras.add_argument(
+        "--turntable",
+        action="store_true",
+        help="a video of one turn around the scene while time runs, beside the views if cameras are given",
+    )
+
+    times = parser.add_argument_group("the times (default: the frames it was fitted to)")
+    times.add_argument("--times", type=float, nargs="+", metavar="T", help="from 0 to 1")
+    times.add_argument("--frames", type=at_least(1), metavar="N", help="N times evenly from 0 to 1")
+    times.add_argument("--fps", type=float, metavar="N", help="frames per second (default: the scene's)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Render and return the exit code.
+
+    Raises:
+        ValueError, OSError: bad input, a folder that holds something else, a full or read-only disk.
+    """
+    began = time.perf_counter()
+    if args.size % 2:
+        raise ValueError(f"Expected an even --size, as videos need; got {args.size}.")
+    scene = load_scene(args.scene, choose_device(args.device))
+    with exclusive(args.out):
+        refuse_renders(args.out, args.overwrite)
+        cameras = _cameras(args, scene)
+        grid = None if cameras is None else _views(args, scene, cameras)
+        turntable = _turntable(args, scene) if args.turntable else None
+        run = {"options": options_of(args), "versions": versions()}
+        fps = args.fps or scene.fps
+        made = write_renders(args.out, grid, turntable, fps=fps, run=run, overwrite=args.overwrite)
+    log.info("Done in %.0f s: %s", time.perf_counter() - began, ", ".join(path.name for path in made))
+    return 0
+
+
+def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
+    """Return the cameras that are asked for; None where only a turntable is."""
+    if args.cameras is not None and (args.azimuths or args.elevations):
+        raise ValueError("Give either --cameras or --azimuths and --elevations, not both.")
+    if args.cameras is not None:
+        return read_cameras(args.cameras)
+    if args.azimuths is None:
+        return None if args.turntable else scene.cameras
+    own = scene.cameras
+    azimuths, elevations = (" ".join(map(str, x or [])) for x in (args.azimuths, args.elevations))
+    return orbit(
+        CUSTOM,
+        azimuths=azimuths,
+        elevations=elevations,
+        input_elevation_deg=own.input_elevation_deg,
+        radius=own.radius,
+        fov_deg=own.fov_deg,
+    )
+
+
+def _times(args: argparse.Namespace, scene: Scene4D) -> list[float]:
+    if args.times is not None and args.frames is not None:
+        raise ValueError("Give either --times or --frames, not both.")
+    if args.times is not None:
+        return list(args.times)
+    return torch.linspace(0, 1, args.frames or scene.n_frames, dtype=torch.float64).tolist()
+
+
+def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> ViewGrid:
+    times = _times(args, scene)
+    with tqdm(desc="views", unit="picture", dynamic_ncols=True) as bar:
+
+        def progress(done: int, total: int, _preview: None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        rendering = scene.render(cameras, times, args.size, callback=progress)
+    return ViewGrid(rendering.rgb, cameras, rendering.alpha, args.fps or scene.fps, times=tuple(times))
+
+
+def _turntable(args: argparse.Namespace, scene: Scene4D) -> tuple[Tensor, Tensor]:
+    """Return pictures [N, H, W, 3] and opacity [N, H, W] of one turn during which the motion is played."""
+    count = args.frames or _TURNTABLE_FRAMES
+    images, opacity = [], []
+    for i, moment in enumerate(tqdm(_looped(count, scene.n_frames), desc="turntable", unit="picture")):
+        azimuths = (0.0, 360 * i / count)
+        pair = replace(scene.cameras, elevations_deg=(0.0, 0.0), azimuths_deg=azimuths)
+        rendering = scene.render(pair, [moment], args.size, views=[1])
+        images.append(rendering.rgb[0, 0])
+        opacity.append(rendering.alpha[0, 0])
+    return torch.stack(images), torch.stack(opacity)
+
+
+def _looped(count: int, n_frames: int) -> Sequence[float]:
+    """Return times that run to the end and back, at the pace of the scene's own frames."""
+    last = max(n_frames - 1, 1)
+    places = [i % (2 * last) for i in range(count)]
+    return [min(place, 2 * last - place) / last for place in places]

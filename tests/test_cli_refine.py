@@ -1,0 +1,150 @@
+"""The commands `refine` and `render` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.cli import main
+from sv4d2_core.export.dataset_reader import read_dataset
+from sv4d2_core.export.folder import write_views
+from sv4d2_core.fourd.scene import load_scene
+from sv4d2_core.world import make_creature, render_views
+
+torch.set_num_threads(1)
+
+STEPS = "24"
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("views") / "views"
+    write_views(folder, render_views(make_creature(5), Cameras.official("sv4d2"), 3, 32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scene(views, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("scene") / "scene.safetensors"
+    assert main(["refine", str(views), "--out", str(path), "--steps", STEPS, "--input-elevation", "0"]) == 0
+    return path
+
+
+def fails(capsys, *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_refine_leaves_a_scene_and_a_plot(scene):
+    assert sorted(path.name for path in scene.parent.iterdir()) == ["scene.fit.png", "scene.safetensors"]
+    fitted = load_scene(scene)
+    assert (fitted.n_frames, fitted.fps) == (3, 8.0)
+    assert fitted.cameras == Cameras.official("sv4d2")
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_scene(views, scene, tmp_path, monkeypatch, capsys):
+    from sv4d2_core.commands import refine
+
+    class Interrupting(refine._Watch):
+        def __call__(self, step, total, progress):
+            super().__call__(step, total, progress)
+            if step == 10 and not self.state_file.exists():
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(refine, "_Watch", Interrupting)
+    path = tmp_path / "scene.safetensors"
+    command = ["refine", str(views), "--out", str(path), "--steps", STEPS, "--input-elevation", "0"]
+    assert main(command) == 130
+    assert [entry.name for entry in tmp_path.iterdir()] == ["scene.fit"]
+    assert "--resume goes on" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert path.read_bytes() == scene.read_bytes()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["scene.fit.png", "scene.safetensors"]
+
+
+def test_render_makes_a_data_set_with_transparency(scene, tmp_path):
+    out = tmp_path / "out"
+    cameras = ("--azimuths", "45", "200", "--elevations", "10", "-5")
+    assert main(["render", str(scene), "--out", str(out), "--size", "24", "--frames", "2", *cameras]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "cameras.json",
+        "frames",
+        "render.json",
+        "transforms.json",
+        "view_00.mp4",
+        "view_01.mp4",
+        "view_02.mp4",
+    ]
+    picture = np.asarray(Image.open(out / "frames/view_01/00001.png"))
+    assert picture.shape == (24, 24, 4) and picture[0, 0, 3] == 0 and picture[..., 3].max() > 128
+    grid = read_dataset(out)
+    assert grid.cameras.azimuths_deg == (0, 45, 200) and grid.cameras.elevations_deg == (0, 10, -5)
+    frames = json.loads((out / "transforms.json").read_text())["frames"]
+    assert {frame["time"] for frame in frames} == {0.0, 1.0}
+
+
+def test_cameras_of_a_file_and_listed_times(scene, views, tmp_path):
+    out = tmp_path / "out"
+    file = str(views / "transforms.json")
+    times = ("--times", "0.25", "0.3", "1")
+    assert main(["render", str(scene), "--out", str(out), "--size", "16", "--cameras", file, *times]) == 0
+    assert len(list((out / "frames").iterdir())) == 5
+    frames = json.loads((out / "transforms.json").read_text())["frames"]
+    assert sorted({frame["time"] for frame in frames}) == [0.25, 0.3, 1]
+
+
+def test_a_turntable_turns_while_time_runs(scene, tmp_path):
+    out = tmp_path / "out"
+    command = ["render", str(scene), "--out", str(out), "--size", "24", "--turntable", "--frames", "6"]
+    assert main(command) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["render.json", "turntable", "turntable.mp4"]
+    pictures = [np.asarray(Image.open(file)).astype(int) for file in sorted((out / "turntable").iterdir())]
+    assert len(pictures) == 6
+    assert all(np.abs(a - b).max() > 20 for a, b in zip(pictures, pictures[1:], strict=False))
+
+
+def test_what_is_there_is_replaced_only_when_asked(scene, views, tmp_path, capsys):
+    before = scene.read_bytes()
+    assert "exists already" in fails(capsys, "refine", views, "--out", scene, "--steps", STEPS)
+    assert scene.read_bytes() == before
+    out = tmp_path / "out"
+    command = ["render", str(scene), "--out", str(out), "--size", "16", "--times", "0"]
+    assert main(command) == 0
+    assert "exists already" in fails(capsys, *command)
+    assert main([*command, "--overwrite"]) == 0
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/cameras.json").write_text("mine")
+    error = fails(capsys, "render", scene, "--out", tmp_path / "foreign", "--size", "16")
+    assert "did not render and never replaces" in error
+    assert (tmp_path / "foreign/cameras.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["refine", "nothing", "--out", "{tmp}/x.safetensors"], "Three kinds are understood"),
+        (["refine", "{views}", "--out", "{tmp}/x.bin"], "ends in .safetensors"),
+        (["refine", "{views}", "--out", "{tmp}/x.safetensors", "--resume"], "Leave --resume out"),
+        (["render", "{tmp}/none.safetensors", "--out", "{tmp}/r"], "no file"),
+        (["render", "{views}/run.json", "--out", "{tmp}/r"], "cannot be read"),
+        (["render", "{scene}", "--out", "{tmp}/r", "--size", "15"], "even --size"),
+        (["render", "{scene}", "--out", "{tmp}/r", "--times", "2"], "times in 0..1"),
+        (["render", "{scene}", "--out", "{tmp}/r", "--times", "0", "--frames", "2"], "not both"),
+        (
+            ["render", "{scene}", "--out", "{tmp}/r", "--azimuths", "9", "--elevations", "1", "2", "3"],
+            "elevations",
+        ),
+    ],
+)
+def test_bad_input_is_one_message(scene, views, tmp_path, capsys, arguments, message):
+    filled = [text.format(scene=scene, views=views, tmp=tmp_path) for text in arguments]
+    assert message in fails(capsys, *filled)
+    assert not list(tmp_path.iterdir())
