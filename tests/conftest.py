@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import ImageDraw
 
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.clip_vision import CLIPVision
@@ -145,3 +146,17 @@ def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def micro_model(micro_checkpoint: Path) -> Model:
     return load_checkpoint(micro_checkpoint)
+
+
+@pytest.fixture
+def drawn_text(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the texts that Pillow draws during the test."""
+    words: list[str] = []
+    text = ImageDraw.ImageDraw.text
+
+    def recording(self, position, string, *args, **kwargs):
+        words.append(string)
+        return text(self, position, string, *args, **kwargs)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", recording)
+    return words

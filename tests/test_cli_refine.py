@@ -14,7 +14,7 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.cli import main
 from sv4d2_core.export.dataset_reader import read_dataset
 from sv4d2_core.export.folder import write_views
-from sv4d2_core.fourd.scene import load_scene
+from sv4d2_core.fourd.scene_file import load_scene
 from sv4d2_core.world import make_creature, render_views
 
 torch.set_num_threads(1)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
@@ -19,19 +19,6 @@ torch.set_num_threads(1)
 
 LOSSES = [(step, 0.5 * 0.99**step) for step in range(1, 101)]
 NO_VALUE = (221, 221, 221)
-
-
-@pytest.fixture
-def written(monkeypatch) -> list[str]:
-    words = []
-    text = ImageDraw.ImageDraw.text
-
-    def recording(self, position, string, *args, **kwargs):
-        words.append(string)
-        return text(self, position, string, *args, **kwargs)
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", recording)
-    return words
 
 
 def places(page: Image.Image, colour: tuple[int, ...]) -> np.ndarray:
@@ -70,27 +57,27 @@ def test_the_worst_cell_has_the_darkest_colour_and_others_their_share():
     assert frame0_input[1] == frame0_view[1] < frame1_input[1] == frame1_view[1], "a column per frame"
 
 
-def test_cells_without_a_value_are_grey_and_out_of_the_mean(written):
+def test_cells_without_a_value_are_grey_and_out_of_the_mean(drawn_text):
     full = places(of_residuals([[0.1, 0.3], [0.1, 0.5]]), NO_VALUE)
     gaps = places(of_residuals([[math.nan, 0.3], [math.inf, math.nan]]), NO_VALUE)
     assert len(full) < 400 < 1000 < len(gaps), "only the legend has one otherwise"
-    means = written[-written[::-1].index("input") - 1 :]
+    means = drawn_text[-drawn_text[::-1].index("input") - 1 :]
     assert means[1] == "-" and means[3] == "0.3000"
-    assert "worst: view 1, frame 0" in written
+    assert "worst: view 1, frame 0" in drawn_text
 
 
-def test_views_are_named_and_the_worst_cell_is_found(written):
+def test_views_are_named_and_the_worst_cell_is_found(drawn_text):
     residuals = torch.full((5, 4), 0.1)
     residuals[3, 2] = 0.4
     fit_picture(LOSSES, residuals, Cameras.ring(3), title="a title")
-    assert {"a title", "input", "view 1 · 90°", "view 2 · 180°", "view 3 · 270°"} <= set(written)
-    assert "worst: view 2, frame 3" in written and "0.1600" in written and "0.4" in written
+    assert {"a title", "input", "view 1 · 90°", "view 2 · 180°", "view 3 · 270°"} <= set(drawn_text)
+    assert "worst: view 2, frame 3" in drawn_text and "0.1600" in drawn_text and "0.4" in drawn_text
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
-def test_without_any_residual_nothing_is_worst(written, value):
+def test_without_any_residual_nothing_is_worst(drawn_text, value):
     of_residuals([[value, value]])
-    assert not any("worst" in words for words in written)
+    assert not any("worst" in words for words in drawn_text)
 
 
 def test_equal_factors_are_equal_distances():
@@ -123,10 +110,10 @@ def test_the_median_ignores_a_spike_that_the_thin_line_shows():
         ([(1, 1e-30), (2, 1e30)], None),
     ],
 )
-def test_odd_losses_are_drawn_or_counted(written, losses, note):
+def test_odd_losses_are_drawn_or_counted(drawn_text, losses, note):
     page = loss_plot(losses, 560, 320)
     assert bool(median_heights(page)) == any(0 < loss < math.inf for _, loss in losses)
-    notes = [words for words in written if "losses are" in words]
+    notes = [words for words in drawn_text if "losses are" in words]
     assert notes == [] if note is None else notes[0].startswith(note)
 
 

@@ -21,19 +21,6 @@ TRUE, PREDICTED = (204, 51, 102), (204, 51, 51)
 ERROR = (102 - 51) / 3 / 255
 
 
-@pytest.fixture
-def written(monkeypatch) -> list[str]:
-    words = []
-    text = ImageDraw.ImageDraw.text
-
-    def recording(self, position, string, *args, **kwargs):
-        words.append(string)
-        return text(self, position, string, *args, **kwargs)
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", recording)
-    return words
-
-
 def plain(colour: tuple[int, int, int], n_views: int = 3, size: int = 64) -> ViewGrid:
     images = torch.tensor(colour).div(255).expand(2, n_views + 1, size, size, 3).clone()
     return ViewGrid(images, Cameras.ring(n_views))
@@ -58,7 +45,7 @@ def boxes(page: NDArray, colour: tuple[int, ...]) -> list[tuple[int, int, int, i
     return found
 
 
-def test_truth_prediction_and_error_stand_below_each_other(written):
+def test_truth_prediction_and_error_stand_below_each_other(drawn_text):
     page = np.asarray(score_picture(compared(plain(PREDICTED), plain(TRUE))))
     # An error of 0.067 is three quarters of the scale, which ends at the next multiple of 0.05 above it.
     rows = [boxes(page, colour) for colour in (TRUE, PREDICTED, tuple(ramp(ERROR / 0.1)))]
@@ -68,8 +55,8 @@ def test_truth_prediction_and_error_stand_below_each_other(written):
     assert [len(top) for top in tops] == [1, 1, 1] and min(tops[0]) < min(tops[1]) < min(tops[2])
     assert {(width, height) for row in rows for *_, width, height in row} == {(160, 160)}
     labels = ["view 1 · 90°", "view 2 · 180°", "view 3 · 270°"]
-    assert written[:4] == ["Frame 0, the middle one", *labels]
-    assert written[4:7] == ["reference", "ours", "error of ours"] and written[-2:] == ["0", "0.10"]
+    assert drawn_text[:4] == ["Frame 0, the middle one", *labels]
+    assert drawn_text[4:7] == ["reference", "ours", "error of ours"] and drawn_text[-2:] == ["0", "0.10"]
 
 
 def test_equal_views_have_the_colour_of_no_error():
@@ -78,23 +65,23 @@ def test_equal_views_have_the_colour_of_no_error():
     assert len(boxes(page, tuple(ramp(0.0)))) == 3
 
 
-def test_without_truth_there_are_no_errors(written):
+def test_without_truth_there_are_no_errors(drawn_text):
     page = score_picture(compared(plain(PREDICTED), None))
     assert len(boxes(np.asarray(page), PREDICTED)) == 3 and page.height < 2 * 160
-    assert not any("error" in words for words in written)
+    assert not any("error" in words for words in drawn_text)
 
 
-def test_a_missing_view_is_named(written):
+def test_a_missing_view_is_named(drawn_text):
     fewer = plain(PREDICTED)
     fewer = ViewGrid(fewer.images[:, [0, 1, 3]], fewer.cameras.select([0, 2]))
     page = np.asarray(score_picture(compared(fewer, plain(TRUE))))
-    assert written.count("missing") == 2 and len(boxes(page, PREDICTED)) == 2
+    assert drawn_text.count("missing") == 2 and len(boxes(page, PREDICTED)) == 2
 
 
-def test_untrained_weights_are_announced_in_red(written):
+def test_untrained_weights_are_announced_in_red(drawn_text):
     calm = np.asarray(score_picture(compared(plain(TRUE), None)))
     warned = np.asarray(score_picture(compared(plain(TRUE), None, untrained=True)))
-    assert "ours: UNTRAINED WEIGHTS: noise is expected" in written
+    assert "ours: UNTRAINED WEIGHTS: noise is expected" in drawn_text
     red = (warned == (255, 0, 0)).all(axis=-1)
     assert red.any() and warned.shape[0] > calm.shape[0]
 

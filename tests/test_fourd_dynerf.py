@@ -13,7 +13,7 @@ from sv4d2_core.fourd.config import RefineConfig
 from sv4d2_core.fourd.dynerf import DyNeRF
 from sv4d2_core.fourd.hull import Occupancy
 from sv4d2_core.fourd.occupied import dense_cells
-from sv4d2_core.fourd.scene import load_scene
+from sv4d2_core.fourd.scene_file import load_scene
 
 CAMERAS = Cameras((0, 0, 35), (0, 90, 200))
 CONFIG = RefineConfig(features=2, plane_sizes=(4, 8), hidden=8, samples=128, hull_size=16)

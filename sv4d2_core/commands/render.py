@@ -16,7 +16,8 @@ from tqdm import tqdm
 from ..cameras import Cameras
 from ..export.renders import refuse_renders, write_renders
 from ..export.transforms_reader import read_cameras
-from ..fourd.scene import Scene4D, load_scene
+from ..fourd.scene import Scene4D
+from ..fourd.scene_file import load_scene
 from ..orbits import CUSTOM, orbit
 from ..views import ViewGrid
 from .arguments import at_least

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from ..whole_file import write_whole
 
 _KEY = "latents"
 _SETTINGS = "settings.json"
@@ -63,9 +64,9 @@ class WindowFolder:
             # Also drops windows whose settings are lost: nothing says what they belong to.
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            _write(self.folder / _SETTINGS, json.dumps(self.settings, indent=2).encode())
+            write_whole(self.folder / _SETTINGS, json.dumps(self.settings, indent=2).encode())
             self._usable = True
-        _write(self._path(index), save({_KEY: latents.detach().float().cpu().contiguous()}))
+        write_whole(self._path(index), save({_KEY: latents.detach().float().cpu().contiguous()}))
 
     def _path(self, index: int) -> Path:
         return self.folder / f"window_{index:03d}.safetensors"
@@ -96,16 +97,3 @@ def _read(path: Path) -> Tensor | None:
     except (OSError, SafetensorError, KeyError):
         return None
     return latents if latents.dim() == 4 and bool(latents.isfinite().all()) else None
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..whole_file import write_whole
 
-_FORMAT = "sv4d2.scene"
-_VERSION = 1
+SCENE_FORMAT = "sv4d2.scene"
+SCENE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -77,32 +76,9 @@ class Scene4D(Protocol):
         ...
 
 
-def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
-    """Return the scene that a file holds.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a scene, damaged, or of a backend that this version does not read.
-    """
-    from .dynerf import DyNeRF
-
-    tensors, header = read_tensors(path, _FORMAT)
-    readers = {DyNeRF.backend: DyNeRF.from_tensors}
-    backend = header.get("backend")
-    if backend not in readers or header.get("version") != _VERSION:
-        raise ValueError(
-            f"Expected a scene of backend {' or '.join(readers)}, version {_VERSION}; {path} holds backend "
-            f"{backend!r}, version {header.get('version')!r}. Use the version of this program that wrote it."
-        )
-    try:
-        return readers[backend](tensors, header, device)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is a damaged scene file ({error}). Fit the scene again.") from error
-
-
 def save_scene(path: str | Path, backend: str, tensors: dict[str, Tensor], header: dict) -> None:
     """Write a scene file: tensors, and a header of JSON values to which the backend is added."""
-    write_tensors(path, _FORMAT, tensors, {"backend": backend, "version": _VERSION, **header})
+    write_tensors(path, SCENE_FORMAT, tensors, {"backend": backend, "version": SCENE_VERSION, **header})
 
 
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], header: dict) -> None:
@@ -114,21 +90,11 @@ def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], heade
         tensors: copied to the CPU.
         header: JSON values.
     """
-    path = Path(path)
     content = save(
         {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
         metadata={kind: json.dumps(header)},
     )
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(Path(path), content)
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
