@@ -70,6 +70,25 @@ def test_an_interrupted_fit_goes_on_to_the_same_scene(views, scene, tmp_path, mo
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["scene.fit.png", "scene.safetensors"]
 
 
+def test_a_fit_stopped_after_its_last_step_is_only_saved(views, scene, tmp_path, monkeypatch):
+    from sv4d2_core.commands import refine
+
+    class StoppedAtTheEnd(refine._Watch):
+        def __call__(self, step, total, progress):
+            super().__call__(step, total, progress)
+            if step == total:
+                raise KeyboardInterrupt
+
+    path = tmp_path / "scene.safetensors"
+    command = ["refine", str(views), "--out", str(path), "--steps", STEPS, "--input-elevation", "0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(refine, "_Watch", StoppedAtTheEnd)
+        assert main(command) == 130
+    assert main([*command, "--resume"]) == 0
+    assert path.read_bytes() == scene.read_bytes()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["scene.safetensors"]
+
+
 def test_render_makes_a_data_set_with_transparency(scene, tmp_path):
     out = tmp_path / "out"
     cameras = ("--azimuths", "45", "200", "--elevations", "10", "-5")

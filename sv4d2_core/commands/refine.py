@@ -110,11 +110,13 @@ def run(args: argparse.Namespace) -> int:
             watch.save()
             log.warning("The fit so far is kept in %s; --resume goes on with it.", state_file)
             raise
-    picture = args.out.with_suffix(".fit.png")
-    residual = _picture(scene, views, watch.losses, picture)
     scene.save(args.out)
     state_file.unlink(missing_ok=True)
-    log.info("Done in %.0f s; residual %.4f. Look at %s", time.perf_counter() - began, residual, picture)
+    log.info("Fitted in %.0f s: %s", time.perf_counter() - began, args.out)
+    if watch.losses:
+        picture = args.out.with_suffix(".fit.png")
+        residual = _picture(scene, views, watch.losses, picture)
+        log.info("It leaves %.4f of the views unexplained. Look at %s", residual, picture)
     return 0
 
 
