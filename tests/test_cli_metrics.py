@@ -66,6 +66,19 @@ def test_scenes_are_complete_folders_with_true_times(scenes):
     assert between["frames"][0]["time"] == pytest.approx(0.5 / 11)
 
 
+def test_scenes_that_are_there_are_left_alone_and_others_refused(tmp_path, capsys):
+    command = ["scenes", "--out", str(tmp_path), "--size", "16", "--only", "flamingo"]
+    assert main(command) == 0
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert main([*command, "--corrupt", "0.5"]) == 0
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert main([*command, "--corrupt", "1"]) == 2
+    assert "train_corrupted/flamingo" in capsys.readouterr().err.replace("\\", "/")
+    (tmp_path / "held_out/flamingo/frames/view_01/00003.png").unlink()
+    assert main([*command, "--overwrite"]) == 0
+    assert (tmp_path / "held_out/flamingo/frames/view_01/00003.png").is_file()
+
+
 def test_one_scene_against_the_truth(scenes, tmp_path, capsys):
     report = score(tmp_path / "report", scenes / "train_corrupted/owl", scenes / "train/owl")
     assert "| predicted |" in capsys.readouterr().out

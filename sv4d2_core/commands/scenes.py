@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ..cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
-from ..export.folder import write_views
+from ..export.folder import missing_files, read_run, write_views
+from ..views import ViewGrid
 from ..world.corruption import corrupt_views
-from ..world.suite import HELD_OUT, SCENE_NAMES, benchmark_scenes
+from ..world.suite import HELD_OUT, SCENE_NAMES, BenchmarkScene, benchmark_scenes
 from .arguments import at_least, positive_number
 from .provenance import versions
 
@@ -34,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="also write the training views with errors like SV4D 2.0's (1) or X times as large",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace scenes that are in DIR already")
+    parser.add_argument("--overwrite", action="store_true", help="replace scenes of other settings in DIR")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,20 +50,17 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"Expected --only out of {', '.join(SCENE_NAMES)}; got {', '.join(unknown)}.")
     if args.size % 2:
         raise ValueError(f"Expected an even --size, as videos need; got {args.size}.")
+    rig = Cameras.official(args.rig)
     for seed, scene in enumerate(benchmark_scenes()):
         if args.only and scene.name not in args.only:
             continue
-        train = scene.views(Cameras.official(args.rig), args.size)
-        grids = {
-            "train": train,
-            "held_out": scene.views(HELD_OUT, args.size),
-            "held_out_between": scene.between(HELD_OUT, args.size),
-        }
+        _write(args, scene, "train", partial(scene.views, rig, args.size), rig)
+        _write(args, scene, "held_out", partial(scene.views, HELD_OUT, args.size), HELD_OUT)
+        _write(args, scene, "held_out_between", partial(scene.between, HELD_OUT, args.size), HELD_OUT)
         if args.corrupt is not None:
-            grids["train_corrupted"] = corrupt_views(train, seed, args.corrupt)
-        for part, grid in grids.items():
-            run = {"settings": {"what": scene.what}, "versions": versions()}
-            write_views(args.out / part / scene.name, grid, run=run, overwrite=args.overwrite)
+            made = {"seed": seed, "strength": args.corrupt, "per_frame": False}
+            spoilt = partial(_spoilt, scene, rig, args.size, seed, args.corrupt)
+            _write(args, scene, "train_corrupted", spoilt, rig, {"corruption": made})
         log.info("%s: %s", scene.name, scene.what)
     log.info(
         "Make views of %s with --centering none and score them against that folder; score pictures of 4D "
@@ -68,3 +68,25 @@ def run(args: argparse.Namespace) -> int:
         args.out / "train",
     )
     return 0
+
+
+def _spoilt(scene: BenchmarkScene, rig: Cameras, size: int, seed: int, strength: float) -> ViewGrid:
+    return corrupt_views(scene.views(rig, size), seed, strength)
+
+
+def _write(
+    args: argparse.Namespace,
+    scene: BenchmarkScene,
+    part: str,
+    render: Callable[[], ViewGrid],
+    cameras: Cameras,
+    more: dict | None = None,
+) -> None:
+    """Render and write one part of a scene, unless the folder holds just that already."""
+    place = args.out / part / scene.name
+    settings = {"scene": scene.name, "what": scene.what, **(more or {})}
+    run = read_run(place)
+    known = (run.get("settings"), run.get("size"), run.get("n_views"))
+    if known == (settings, args.size, cameras.n_views) and not missing_files(place):
+        return
+    write_views(place, render(), run={"settings": settings, "versions": versions()}, overwrite=args.overwrite)
