@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..cameras import Cameras
+from ..orbits import CUSTOM, orbit
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
@@ -27,3 +31,15 @@ def positive_number(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return value
+
+
+def listed_cameras(
+    azimuths_deg: Sequence[float] | None, elevations_deg: Sequence[float] | None, **more: Any
+) -> Cameras:
+    """Return the cameras of --azimuths and --elevations; ``more`` are further arguments of `orbit`.
+
+    Raises:
+        ValueError: lists that do not fit together.
+    """
+    azimuths, elevations = (" ".join(map(str, angles or [])) for angles in (azimuths_deg, elevations_deg))
+    return orbit(CUSTOM, azimuths=azimuths, elevations=elevations, **more)

@@ -19,9 +19,8 @@ from ..metrics.evaluate import Networks
 from ..metrics.report.comparison import SceneComparison, compare, summaries_of
 from ..metrics.report.markdown import markdown_tables
 from ..metrics.scores import DEFAULT_SHRINKAGE
-from ..orbits import CUSTOM, orbit
 from ..views import ViewGrid
-from .arguments import at_least
+from .arguments import at_least, listed_cameras
 from .metric_networks import load_networks
 from .output_folder import exclusive
 from .provenance import options_of, versions
@@ -234,6 +233,5 @@ def _cameras(args: argparse.Namespace, reference: ViewGrid | None) -> Cameras | 
     if args.cameras is not None:
         return read_cameras(args.cameras)
     if args.azimuths is not None:
-        azimuths, elevations = (" ".join(map(str, x or [])) for x in (args.azimuths, args.elevations))
-        return orbit(CUSTOM, azimuths=azimuths, elevations=elevations)
+        return listed_cameras(args.azimuths, args.elevations)
     return None if reference is None else reference.cameras

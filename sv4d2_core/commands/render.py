@@ -18,9 +18,8 @@ from ..export.renders import refuse_renders, write_renders
 from ..export.transforms_reader import read_cameras
 from ..fourd.scene import Scene4D
 from ..fourd.scene_file import load_scene
-from ..orbits import CUSTOM, orbit
 from ..views import ViewGrid
-from .arguments import at_least
+from .arguments import at_least, listed_cameras
 from .machine import choose_device
 from .output_folder import exclusive
 from .provenance import options_of, versions
@@ -89,11 +88,9 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
     if args.azimuths is None:
         return None if args.turntable else scene.cameras
     own = scene.cameras
-    azimuths, elevations = (" ".join(map(str, x or [])) for x in (args.azimuths, args.elevations))
-    return orbit(
-        CUSTOM,
-        azimuths=azimuths,
-        elevations=elevations,
+    return listed_cameras(
+        args.azimuths,
+        args.elevations,
         input_elevation_deg=own.input_elevation_deg,
         radius=own.radius,
         fov_deg=own.fov_deg,
