@@ -19,7 +19,17 @@ _OUT_OF_MEMORY = "The memory is exhausted ({}). Use a smaller --size, or set --m
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    from .commands import checkpoints, demo, metrics, refine, render, scenes, views, views_arguments
+    from .commands import (
+        checkpoints,
+        demo,
+        metrics,
+        refine,
+        refine_arguments,
+        render,
+        scenes,
+        views,
+        views_arguments,
+    )
 
     parser = argparse.ArgumentParser(
         prog="sv4d2", description="Stable Video 4D 2.0: a clip of a moving object in, novel views out."
@@ -27,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, add_arguments, run, text in (
         ("views", views_arguments.add_arguments, views.run, "make novel-view videos from a clip"),
-        ("refine", refine.add_arguments, refine.run, "fit a 4D scene to views"),
+        ("refine", refine_arguments.add_arguments, refine.run, "fit a 4D scene to views"),
         ("render", render.add_arguments, render.run, "show a 4D scene from any camera at any time"),
         ("metrics", metrics.add_arguments, metrics.run, "score views against true views or themselves"),
         ("scenes", scenes.add_arguments, scenes.run, "write the benchmark scenes, whose every view is known"),

@@ -9,7 +9,7 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.fourd.config import RefineConfig
-from sv4d2_core.fourd.fit import fit_scene
+from sv4d2_core.fourd.refine import refine_scene
 from sv4d2_core.fourd.state import FitState
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.views import ViewGrid
@@ -18,6 +18,7 @@ from sv4d2_core.world.render import render_views
 
 CAMERAS = Cameras.official("sv4d2")
 TINY = RefineConfig(
+    rounds=0,
     learning_rate=0.05,
     steps_static=10,
     steps=50,
@@ -46,7 +47,7 @@ def fitted(views):
         if step in (7, 35):
             states[step] = progress.state()
 
-    return fit_scene(views, TINY, callback=listen), losses, states
+    return refine_scene(views, TINY, callback=listen), losses, states
 
 
 def same(first, second):
@@ -69,8 +70,8 @@ def test_the_loss_falls_and_an_unseen_view_is_better_than_white(fitted):
 
 
 def test_one_seed_gives_one_scene(views, fitted):
-    assert same(fit_scene(views, TINY), fitted[0])
-    assert not same(fit_scene(views, replace(TINY, seed=1)), fitted[0])
+    assert same(refine_scene(views, TINY), fitted[0])
+    assert not same(refine_scene(views, replace(TINY, seed=1)), fitted[0])
 
 
 @pytest.mark.parametrize("step", [7, 35])
@@ -79,7 +80,7 @@ def test_a_resumed_fit_gives_the_same_bits(views, fitted, step, tmp_path):
     states[step].save(tmp_path / "fit.safetensors")
     state = FitState.load(tmp_path / "fit.safetensors")
     heard = []
-    resumed = fit_scene(views, TINY, state=state, callback=lambda done, *_: heard.append(done))
+    resumed = refine_scene(views, TINY, state=state, callback=lambda done, *_: heard.append(done))
     assert heard[0] == step + 1 and same(resumed, scene)
     assert torch.equal(resumed.occupancy.cells, scene.occupancy.cells)
 
@@ -87,9 +88,9 @@ def test_a_resumed_fit_gives_the_same_bits(views, fitted, step, tmp_path):
 def test_a_state_of_another_fit_is_refused(views, fitted):
     state = fitted[2][7]
     with pytest.raises(ValueError, match="one of another fit, at step 7"):
-        fit_scene(views, replace(TINY, learning_rate=0.5), state=state)
+        refine_scene(views, replace(TINY, learning_rate=0.5), state=state)
     with pytest.raises(ValueError, match="one of another fit"):
-        fit_scene(replace(views, images=views.images * 0.9), TINY, state=state)
+        refine_scene(replace(views, images=views.images * 0.9), TINY, state=state)
 
 
 def test_a_callback_can_cancel(views):
@@ -97,25 +98,25 @@ def test_a_callback_can_cancel(views):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        fit_scene(views, TINY, callback=stop)
+        refine_scene(views, TINY, callback=stop)
 
 
 def test_pictures_grow_from_coarse_to_fine(views):
     config = replace(TINY, steps_static=2, steps=4, image_sizes=(16, 32), image_size_starts=(0.0, 0.5))
     assert [config.image_size_at(step) for step in range(6)] == [16, 16, 16, 32, 32, 32]
-    assert fit_scene(views, config).n_frames == 4
+    assert refine_scene(views, config).n_frames == 4
 
 
 def test_progressive_frames_begin_at_the_anchor(views):
     config = replace(TINY, steps_static=0, steps=1, frames_per_step=1, progressive=True)
-    assert fit_scene(views, config).n_frames == 4
+    assert refine_scene(views, config).n_frames == 4
 
 
 def test_missing_masks_are_made_and_said(views, caplog):
     config = replace(TINY, steps_static=1, steps=1)
-    scene = fit_scene(replace(views, masks=None), config)
+    scene = refine_scene(replace(views, masks=None), config)
     assert "near-white" in caplog.text
-    assert same(scene, fit_scene(replace(views, masks=(views.images.mean(-1) <= 250 / 255).float()), config))
+    assert same(scene, refine_scene(replace(views, masks=(views.images.mean(-1) <= 250 / 255).float()), config))
 
 
 def changed(views, **places):
@@ -140,12 +141,12 @@ def test_views_that_cannot_be_fitted_are_refused(views):
     ]
     for bad, text in cases:
         with pytest.raises(ValueError, match=text):
-            fit_scene(bad, TINY)
+            refine_scene(bad, TINY)
 
 
 def test_a_fit_that_diverges_names_the_knob(views):
     with pytest.raises(FloatingPointError, match=r"Lower learning_rate \(1e\+30\)"):
-        fit_scene(views, replace(TINY, learning_rate=1e30))
+        refine_scene(views, replace(TINY, learning_rate=1e30))
 
 
 def test_plane_sizes_follow_the_pictures():

@@ -5,71 +5,41 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from ..export.fit_picture import fit_picture
-from ..export.pictures import pick_frames
+from ..export.fit_report import fit_report
+from ..export.folder import read_crop
 from ..export.views_reader import read_any_views
 from ..fourd.config import RefineConfig
-from ..fourd.dynerf import DyNeRF
-from ..fourd.elevation import estimate_elevation
-from ..fourd.fit import FitProgress, fit_scene
+from ..fourd.elevation import with_elevation
+from ..fourd.fit import FitProgress
+from ..fourd.object_path import ObjectPath, object_path
+from ..fourd.pace import steps_in
+from ..fourd.refine import refine_scene
 from ..fourd.state import FitState
 from ..fourd.validate import checked_views
-from ..metrics.residuals import fit_residuals
+from ..metrics.lpips import LPIPS
 from ..views import ViewGrid
-from .arguments import at_least
 from .machine import choose_device
+from .refine_arguments import settings_of, stages_of
+from .second_stage import lazy_resynthesizer
 
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
 _SAVE_EVERY_S = 60.0
-# Pairs of pictures in fit.png.
-_SHOWN = 6
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
-    parser.add_argument(
-        "views", metavar="VIEWS", help="a folder of `sv4d2 views`, or a D-NeRF style data set"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="SCENE.safetensors to write")
-    parser.add_argument(
-        "--size", type=at_least(16), metavar="N", help="fit at N x N pixels (default: as given)"
-    )
-    parser.add_argument("--steps", type=at_least(2), default=2500, metavar="N", help="steps (default 2500)")
-    parser.add_argument(
-        "--exact-views",
-        action="store_true",
-        help="trust all views alike, as recorded or rendered ones deserve; else views far from the input "
-        "and rims of silhouettes count less",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the fit (default 0)")
-    parser.add_argument(
-        "--input-elevation",
-        type=float,
-        metavar="DEG",
-        help="absolute elevation of the input camera (default: the views', else estimated from silhouettes)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue an interrupted fit of the same settings"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
 
 
 @dataclass
 class _Watch:
-    """Shows a fit's progress, keeps its losses and saves its state every minute."""
+    """Shows a fit's progress and saves its state every minute."""
 
     bar: tqdm
     state_file: Path
-    losses: list[tuple[int, float]] = field(default_factory=list)
     latest: FitProgress | None = None
     saved: float = field(default_factory=time.monotonic)
 
@@ -77,7 +47,6 @@ class _Watch:
         self.bar.total = total
         self.bar.update(step - self.bar.n)
         self.bar.set_postfix_str(f"{progress.phase}, loss {progress.loss:.4f}", refresh=False)
-        self.losses.append((step, progress.loss))
         self.latest = progress
         if time.monotonic() - self.saved > _SAVE_EVERY_S:
             self.save()
@@ -97,26 +66,41 @@ def run(args: argparse.Namespace) -> int:
     """
     began = time.perf_counter()
     _check_place(args.out, args.overwrite)
+    stages_of(args)
     device = choose_device(args.device)
-    views = _views(args)
-    config = _config(args)
+    given = checked_views(read_any_views(args.views))
+    resynthesize = lazy_resynthesizer(args, given, device)
+    perceptual = None if args.lpips is None else LPIPS(args.lpips, device).distance
+    views, said = with_elevation(given.resized(args.size or given.images.shape[2]), args.input_elevation)
+    log.info("%s --input-elevation sets another.", said)
     state_file = args.out.with_suffix(".fit")
     state = _state(state_file, args.resume)
+    config = _config(args, views, device, state)
     with tqdm(desc="fitting", unit="step", dynamic_ncols=True, initial=state.step if state else 0) as bar:
         watch = _Watch(bar, state_file)
         try:
-            scene = fit_scene(views, config, callback=watch, device=device, state=state)
+            scene = refine_scene(
+                views,
+                config,
+                resynthesize=resynthesize,
+                perceptual=perceptual,
+                callback=watch,
+                device=device,
+                state=state,
+            )
         except KeyboardInterrupt:
             watch.save()
             log.warning("The fit so far is kept in %s; --resume goes on with it.", state_file)
             raise
+    scene.path = _path(args, views)
     scene.save(args.out)
     state_file.unlink(missing_ok=True)
     log.info("Fitted in %.0f s: %s", time.perf_counter() - began, args.out)
-    if watch.losses:
-        picture = args.out.with_suffix(".fit.png")
-        residual = _picture(scene, views, watch.losses, picture)
-        log.info("It leaves %.4f of the views unexplained. Look at %s", residual, picture)
+    if watch.latest is not None:
+        place = args.out.with_suffix(".fit.png")
+        picture, residual = fit_report(scene, views, watch.latest.losses)
+        picture.save(place)
+        log.info("It leaves %.4f of the views unexplained. Look at %s", residual, place)
     return 0
 
 
@@ -128,29 +112,25 @@ def _check_place(path: Path, overwrite: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _views(args: argparse.Namespace) -> ViewGrid:
-    """Return the checked views at their size, with the input's absolute elevation."""
-    views = checked_views(read_any_views(args.views))
-    if args.size is not None:
-        views = views.resized(args.size)
-    elevation = args.input_elevation
-    if elevation is None and views.cameras.input_elevation_deg == 0 and views.masks is not None:
-        found = estimate_elevation(views.masks, views.cameras)
-        elevation = found.elevation_deg if found.certain else 0.0
-        log.info(
-            "Elevation of the input camera: %.1f degrees %s. --input-elevation sets another.",
-            elevation,
-            "by the silhouettes" if found.certain else "taken for granted, as the silhouettes do not tell",
-        )
-    if elevation is None:
-        return views
-    return replace(views, cameras=replace(views.cameras, input_elevation_deg=elevation))
+def _config(
+    args: argparse.Namespace, views: ViewGrid, device: torch.device, state: FitState | None
+) -> RefineConfig:
+    """Return the settings; the steps that --minutes stands for are counted, or those of the state."""
+    config = settings_of(args, views.images.shape[2])
+    if args.minutes is None:
+        return config
+    steps = steps_in(args.minutes, views, config, device) if state is None else state.total_steps
+    log.info("%g minutes are about %d steps here; --steps %d repeats this fit.", args.minutes, steps, steps)
+    return config.with_steps(steps, stages_of(args))
 
 
-def _config(args: argparse.Namespace) -> RefineConfig:
-    config = RefineConfig(seed=args.seed, weight_by_trust=not args.exact_views)
-    static = args.steps * config.steps_static // config.total_steps
-    return replace(config, steps_static=static, steps=args.steps - static)
+def _path(args: argparse.Namespace, views: ViewGrid) -> ObjectPath | None:
+    """Return the way of an object that the crop of the views has followed."""
+    crop = None if args.centred else read_crop(args.views)
+    path = None if crop is None else object_path(crop, views.cameras, views.frame_times())
+    if path is not None:
+        log.info("The crop followed the object: the scene moves as the object does. --centred prevents it.")
+    return path
 
 
 def _state(path: Path, resume: bool) -> FitState | None:
@@ -162,16 +142,3 @@ def _state(path: Path, resume: bool) -> FitState | None:
     state = FitState.load(path)
     log.info("Continuing after step %d.", state.step)
     return state
-
-
-def _picture(scene: DyNeRF, views: ViewGrid, losses: list[tuple[int, float]], path: Path) -> float:
-    """Write the plot of a fit and return the mean residual over the novel views."""
-    rendered = scene.render(views.cameras, views.frame_times(), views.images.shape[2])
-    shown = replace(views, images=rendered.rgb, masks=rendered.alpha)
-    residuals = fit_residuals(shown, views)
-    with_input = torch.cat([torch.full_like(residuals[:, :1], torch.nan), residuals], dim=1)
-    frames = pick_frames(views.n_frames, _SHOWN)
-    places = [(t, i % (views.n_views + 1)) for i, t in enumerate(frames)]
-    pairs = [torch.stack([grid.images[t, v] for t, v in places]) for grid in (shown, views)]
-    fit_picture(losses, with_input, views.cameras, rendered=pairs[0], views=pairs[1]).save(path)
-    return float(residuals.nanmean())

@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier renders in DIR")
 
+    parser.add_argument(
+        "--centred",
+        action="store_true",
+        help="keep the object in the middle, also where the crop of its clip had followed it",
+    )
+
     cameras = parser.add_argument_group("the cameras (default: those of the views it was fitted to)")
     cameras.add_argument(
         "--azimuths", type=float, nargs="+", metavar="DEG", help="relative to the input view"
@@ -67,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     if args.size % 2:
         raise ValueError(f"Expected an even --size, as videos need; got {args.size}.")
     scene = load_scene(args.scene, choose_device(args.device))
+    if args.centred:
+        scene.path = None
     with exclusive(args.out):
         refuse_renders(args.out, args.overwrite)
         cameras = _cameras(args, scene)
@@ -86,7 +94,7 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
     if args.cameras is not None:
         return read_cameras(args.cameras)
     if args.azimuths is None:
-        return None if args.turntable else scene.cameras
+        return None if args.turntable else _own_cameras(scene)
     own = scene.cameras
     return listed_cameras(
         args.azimuths,
@@ -95,6 +103,11 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
         radius=own.radius,
         fov_deg=own.fov_deg,
     )
+
+
+def _own_cameras(scene: Scene4D) -> Cameras:
+    """Return the cameras that the scene was fitted to, with a wider view where the object leaves theirs."""
+    return scene.cameras if scene.path is None else scene.path.seen_by(scene.cameras)
 
 
 def _times(args: argparse.Namespace, scene: Scene4D) -> list[float]:
@@ -123,7 +136,7 @@ def _turntable(args: argparse.Namespace, scene: Scene4D) -> tuple[Tensor, Tensor
     images, opacity = [], []
     for i, moment in enumerate(tqdm(_looped(count, scene.n_frames), desc="turntable", unit="picture")):
         azimuths = (0.0, 360 * i / count)
-        pair = replace(scene.cameras, elevations_deg=(0.0, 0.0), azimuths_deg=azimuths)
+        pair = replace(_own_cameras(scene), elevations_deg=(0.0, 0.0), azimuths_deg=azimuths)
         rendering = scene.render(pair, [moment], args.size, views=[1])
         images.append(rendering.rgb[0, 0])
         opacity.append(rendering.alpha[0, 0])

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 
 from ..cameras import Cameras
+from ..video.crop import CropPath
 from ..views import ViewGrid
 from .dataset import cameras_json, transforms_json
 from .pictures import UNTRAINED_LABEL, contact_sheet, read_frames, write_frames
@@ -96,6 +97,13 @@ def write_views(
         names = [*sorted(path.name for path in staging.iterdir()), RUN_FILE]
         (staging / RUN_FILE).write_text(_json({**run, "entries": names}))
     return [folder / name for name in names]
+
+
+def read_crop(folder: str | Path) -> CropPath | None:
+    """Return how the input of a folder of views was cut out of its clip; None where that is not known."""
+    file = Path(folder) / CAMERAS_FILE
+    crop = json.loads(file.read_text()).get("crop") if file.is_file() else None
+    return None if crop is None else CropPath.from_json(crop)
 
 
 def read_views(folder: Path) -> ViewGrid:

@@ -1,9 +1,11 @@
-"""Every number that the refiner's first stage uses, as plain fields."""
+"""Every number that the refiner uses, as plain fields."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
+
+from .gaussians_config import GaussiansConfig
 
 # Nodes of the finest planes along an axis, whatever the picture size.
 _FINEST_PLANES = 256
@@ -11,10 +13,13 @@ _FINEST_PLANES = 256
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """Settings of `fit_scene`; the defaults are the recipe for five views of 64 to 512 pixels.
+    """Settings of `refine_scene`; the defaults are the recipe for five views of 64 to 512 pixels.
 
     Args:
-        seed: of the initial field and of every draw.
+        backend: ``dynerf``, a field that is rendered by following rays, or ``gaussians``.
+        seed: of the initial scene and of every draw.
+        memory_gb: what one step and its pictures may take, GiB; 0: no limit. The result stays the same but
+            for rounding: a step is done in parts.
         steps_static: steps on the anchor frame alone, which train the planes of space.
         steps: steps on all frames that follow.
         rays_per_step: rays of one step, spread evenly over its pictures.
@@ -25,6 +30,17 @@ class RefineConfig:
         image_sizes: picture sizes from coarse to fine, pixels; () uses the pictures as they are.
         image_size_starts: the share of all steps at which each of ``image_sizes`` begins, the first 0.
 
+        rounds: rounds of the second stage; 0: the first stage alone.
+        steps_refine: steps of one round.
+        strength: share of the denoising schedule that the first round runs (0.2 to 0.6 keep the layout).
+        strength_falling: the factor on the strength from round to round.
+        ring_elevations_deg: rings of cameras between the given ones, relative to the input view; what they
+            show is made up with the rest in the second stage.
+        refine_rate: the factor on the learning rates at the start of a round.
+        weight_by_visibility: in the second stage, surface seen at a grazing angle and targets that the scene
+            contradicts count less.
+
+        field: ``planes`` over space and time, or ``canonical``, one still field that a deformation moves.
         features: channels of a plane, per scale.
         plane_sizes: nodes along an axis of space, per scale; (): a quarter, a half and all of the picture
             size, at most 256. Finer planes fit the given views better and the others worse.
@@ -42,6 +58,7 @@ class RefineConfig:
         learning_rate_decoder: of the decoders.
         learning_rate_end: the factor that both have fallen to at the last step.
 
+        photometric: ``mse`` or ``charbonnier``, which heeds outliers less.
         weight_mask: squared error of the opacity.
         weight_planes: total variation of the planes of space.
         weight_time_smoothness: squared second difference along time.
@@ -49,11 +66,24 @@ class RefineConfig:
         weight_entropy: entropy of the opacity, against fog.
         weight_by_trust: views far from the input and rims of silhouettes count less.
 
+        patches_per_step: square patches of adjacent pixels in a step, for the terms below; 0: none.
+        patch_size: side of a patch, pixels.
+        patch_start: the share of the steps of stage 1 before which no patches are drawn.
+        weight_ssim: 1 - SSIM of the patches, where no perceptual distance is given.
+        weight_perceptual: the perceptual distance of the patches, where one is given.
+        weight_depth: squared depth difference of neighbouring pixels.
+        weight_normal_smoothness: roughness of the normals, where the picture has no edge.
+        weight_normal: 1 - cosine to the normals, where normals are given.
+
+        gaussians: what the backend ``gaussians`` uses beside the above.
+
     Raises:
         ValueError: a field out of its range.
     """
 
+    backend: str = "dynerf"
     seed: int = 0
+    memory_gb: float = 0.0
     steps_static: int = 200
     steps: int = 2300
     rays_per_step: int = 1024
@@ -64,6 +94,15 @@ class RefineConfig:
     image_sizes: tuple[int, ...] = ()
     image_size_starts: tuple[float, ...] = ()
 
+    rounds: int = 2
+    steps_refine: int = 400
+    strength: float = 0.35
+    strength_falling: float = 0.6
+    ring_elevations_deg: tuple[float, ...] = (15.0, -15.0)
+    refine_rate: float = 0.3
+    weight_by_visibility: bool = True
+
+    field: str = "planes"
     features: int = 16
     plane_sizes: tuple[int, ...] = ()
     time_size: int = 0
@@ -80,6 +119,7 @@ class RefineConfig:
     learning_rate_decoder: float = 3e-3
     learning_rate_end: float = 0.1
 
+    photometric: str = "mse"
     weight_mask: float = 0.1
     weight_planes: float = 0.01
     weight_time_smoothness: float = 0.05
@@ -87,17 +127,36 @@ class RefineConfig:
     weight_entropy: float = 1e-3
     weight_by_trust: bool = True
 
+    patches_per_step: int = 0
+    patch_size: int = 16
+    patch_start: float = 0.2
+    weight_ssim: float = 0.1
+    weight_perceptual: float = 0.1
+    weight_depth: float = 0.01
+    weight_normal_smoothness: float = 0.02
+    weight_normal: float = 0.05
+
+    gaussians: GaussiansConfig = GaussiansConfig()
+
     def __post_init__(self) -> None:
-        for name in ("image_sizes", "image_size_starts", "plane_sizes"):
+        for name in ("image_sizes", "image_size_starts", "plane_sizes", "ring_elevations_deg"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= least):
                 raise ValueError(f"Expected {name} >= {least:g}; got {value}. Change this field.")
-        for name in ("learning_rate", "learning_rate_decoder", "learning_rate_end", "density_scale"):
+        for name in _ABOVE_ZERO:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"Expected {name} > 0; got {value}. Change this field.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Expected {name} {' or '.join(choices)}; got {getattr(self, name)!r}.")
+        if not 0 <= self.patch_start < 1 or self.strength > 1:
+            raise ValueError(
+                f"Expected patch_start in 0..1 and a strength of at most 1; got {self.patch_start:g} and "
+                f"{self.strength:g}."
+            )
         if self.plane_sizes and min(self.plane_sizes) < 2:
             raise ValueError(f"Expected plane sizes of at least 2 nodes; got {self.plane_sizes}.")
         if self.time_size == 1:
@@ -116,13 +175,54 @@ class RefineConfig:
             raise ValueError(f"Expected picture sizes of at least 16 pixels; got {sizes}.")
 
     @property
-    def total_steps(self) -> int:
-        """Steps of both phases."""
+    def stage_one_steps(self) -> int:
+        """Steps of the static and the dynamic phase."""
         return self.steps_static + self.steps
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of both stages."""
+        return self.stage_one_steps + self.rounds * self.steps_refine
+
+    def round_at(self, step: int) -> int:
+        """Return which round of the second stage a step belongs to, from 1; 0: it belongs to the first."""
+        after = step - self.stage_one_steps
+        return 0 if after < 0 else min(after // self.steps_refine + 1, self.rounds)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the factor on the learning rates at a step: it falls evenly (in its logarithm) per stage."""
+        after = step - self.stage_one_steps
+        if after < 0:
+            return self.learning_rate_end ** (step / self.stage_one_steps)
+        share = after / (self.rounds * self.steps_refine)
+        return self.refine_rate * (self.learning_rate_end / self.refine_rate) ** share
+
+    def with_steps(self, steps: int, stages: int) -> RefineConfig:
+        """Return the same settings with about ``steps`` steps in all, divided as these are.
+
+        Args:
+            steps: at least 2.
+            stages: 1, or 2 with the rounds of these settings (2 where they have none).
+        """
+        rounds = 0 if stages == 1 else self.rounds or 2
+        weight = self.stage_one_steps / (self.stage_one_steps + rounds * self.steps_refine)
+        first = max(round(steps * weight), 1)
+        static = first * self.steps_static // self.stage_one_steps
+        refine = max((steps - first) // rounds, 1) if rounds else self.steps_refine
+        return replace(self, steps_static=static, steps=first - static, rounds=rounds, steps_refine=refine)
+
+    @property
+    def rays_in_memory(self) -> int:
+        """How many rays of a `DyNeRF` are followed at once within ``memory_gb``; 0: no limit."""
+        if self.memory_gb == 0:
+            return 0
+        # Samples, features with the products before them, and hidden layers, all kept for the gradient.
+        per_sample = 4 * (12 * self.features * max(len(self.plane_sizes), 3) + 6 * self.hidden + 32)
+        return max(int(self.memory_gb * 2**30 / (per_sample * self.samples)), 64)
 
     def image_size_at(self, step: int) -> int | None:
         """Return the picture size of a step; None: as given."""
-        done = step / max(self.total_steps, 1)
+        done = step / max(self.stage_one_steps, 1)
         pairs = zip(self.image_sizes, self.image_size_starts, strict=True)
         return max((size for size, start in pairs if start <= done), default=None)
 
@@ -133,7 +233,8 @@ class RefineConfig:
 
     def to_json(self) -> dict:
         """Return the fields as plain JSON values; `from_json` reads them back."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        plain = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        return {**plain, "gaussians": self.gaussians.to_json()}
 
     @classmethod
     def from_json(cls, data: dict) -> RefineConfig:
@@ -145,10 +246,35 @@ class RefineConfig:
         unknown = sorted(set(data) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"Expected fields of RefineConfig; got the unknown {', '.join(unknown)}.")
-        return cls(**data)
+        nested = {"gaussians": GaussiansConfig.from_json(data["gaussians"])} if "gaussians" in data else {}
+        return cls(**{**data, **nested})
 
 
+_CHOICES = {
+    "backend": ("dynerf", "gaussians"),
+    "field": ("planes", "canonical"),
+    "photometric": ("mse", "charbonnier"),
+}
+_ABOVE_ZERO = (
+    "learning_rate",
+    "learning_rate_decoder",
+    "learning_rate_end",
+    "density_scale",
+    "strength",
+    "strength_falling",
+    "refine_rate",
+)
 _LEAST = {
+    "memory_gb": 0,
+    "rounds": 0,
+    "steps_refine": 1,
+    "patches_per_step": 0,
+    "patch_size": 8,
+    "weight_ssim": 0,
+    "weight_perceptual": 0,
+    "weight_depth": 0,
+    "weight_normal_smoothness": 0,
+    "weight_normal": 0,
     "steps_static": 0,
     "steps": 1,
     "rays_per_step": 16,

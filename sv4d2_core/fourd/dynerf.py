@@ -12,6 +12,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from .config import RefineConfig
 from .hull import Occupancy
+from .object_path import ObjectPath
 from .planes import KPlanes
 from .rays import Rays
 from .scene import SceneRendering, save_scene
@@ -31,6 +32,9 @@ class DyNeRF:
         fps: frames per second of these views.
         times: [T] in 0..1, the time of every frame of the occupancy, rising.
         config: what it was fitted with.
+
+    Attributes:
+        path: where the object is; None: at the origin.
     """
 
     backend = "dynerf"
@@ -51,6 +55,7 @@ class DyNeRF:
         self.times = tuple(times)
         self.n_frames = len(self.times)
         self.config = config
+        self.path: ObjectPath | None = None
 
     @classmethod
     def untrained(
@@ -73,8 +78,8 @@ class DyNeRF:
         )
         return cls(field.to(occupancy.box.device), occupancy, cameras, fps, times, config)
 
-    def follow(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the colours on white [R, 3] and the opacities [R] that rays see, with gradients.
+    def follow(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return colours on white [R, 3], opacities [R] and distances [R] that rays see, with gradients.
 
         Args:
             rays: R rays.
@@ -82,7 +87,9 @@ class DyNeRF:
         """
         samples = _Samples(self.occupancy, rays, self.config.samples, jitter)
         density, colour = self.field(samples.points, samples.times)
-        return composite_on_white(samples.weights(density), samples.spread(colour))
+        weights = samples.weights(density)
+        rgb, alpha = composite_on_white(weights, samples.spread(colour))
+        return rgb, alpha, _mean_distance(weights, samples.distances, alpha)
 
     @torch.no_grad()
     def render(
@@ -110,12 +117,14 @@ class DyNeRF:
         eyes, directions = cameras.rays(size)
         n_views = len(chosen)
         maps = torch.empty(len(times), n_views, size * size, 8)
+        chunk = min(_CHUNK, self.config.rays_in_memory or _CHUNK)
         for t, time in enumerate(times):
             occupancy = self._occupancy_at(time)
+            shift = self.path.at(time) if self.path else 0.0
             for v, view in enumerate(chosen):
-                eye = eyes[view].to(device, torch.float32)
+                eye = (eyes[view] - shift).to(device, torch.float32)
                 pixels = directions[view].flatten(0, 1).to(device, torch.float32)
-                chunks = [self._see(occupancy, eye, part, time) for part in pixels.split(_CHUNK)]
+                chunks = [self._see(occupancy, eye, part, time) for part in pixels.split(chunk)]
                 maps[t, v] = torch.cat(chunks).cpu()
                 if callback is not None:
                     callback(t * n_views + v + 1, len(times) * n_views, None)
@@ -134,6 +143,7 @@ class DyNeRF:
             "fps": self.fps,
             "times": list(self.times),
             "grid": list(self.occupancy.cells.shape),
+            "path": self.path and self.path.to_json(),
         }
         save_scene(path, self.backend, tensors, header)
 
@@ -152,6 +162,7 @@ class DyNeRF:
         )
         prefix = "field."
         scene.field.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        scene.path = header.get("path") and ObjectPath.from_json(header["path"])
         return scene
 
     def _occupancy_at(self, time: float) -> Occupancy:
@@ -178,8 +189,13 @@ class DyNeRF:
         low, high = occupancy.box
         outward = torch.nn.functional.normalize(-gradient / (high - low), dim=-1)
         normal = torch.nn.functional.normalize((weights[..., None] * samples.spread(outward)).sum(1), dim=-1)
-        depth = (weights * samples.distances).sum(1) / alpha.clamp(min=1e-6)
+        depth = _mean_distance(weights, samples.distances, alpha)
         return torch.cat([rgb.clamp(0, 1), alpha[:, None], depth[:, None], normal], dim=-1)
+
+
+def _mean_distance(weights: Tensor, distances: Tensor, alpha: Tensor) -> Tensor:
+    """Return the expected distance along rays, [R]; 0 where nothing is seen."""
+    return (weights * distances).sum(1) / alpha.clamp(min=1e-6)
 
 
 class _Samples:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
+from ..views import ViewGrid
 
 # Half the length of the rays that are searched for the object, in shares of the camera radius: the object is
 # about 1 large at radius 2.
@@ -92,6 +93,28 @@ def estimate_elevation(
         margin,
         inside and margin >= _MARGIN,
     )
+
+
+def with_elevation(views: ViewGrid, elevation_deg: float | None = None) -> tuple[ViewGrid, str]:
+    """Return the views with the input's absolute elevation, and a sentence that says where it comes from.
+
+    Args:
+        views: with masks, else nothing is estimated.
+        elevation_deg: degrees; None: the cameras' own where it is not 0, else by the silhouettes.
+
+    Raises:
+        ValueError: an elevation that lifts a view over a pole.
+    """
+    if elevation_deg is None and (views.cameras.input_elevation_deg != 0 or views.masks is None):
+        return views, f"Elevation of the input camera: {views.cameras.input_elevation_deg:.1f} degrees."
+    how = "as given"
+    if elevation_deg is None and views.masks is not None:
+        found = estimate_elevation(views.masks, views.cameras)
+        elevation_deg = found.elevation_deg if found.certain else 0.0
+        how = "by the silhouettes" if found.certain else "taken for granted, as the silhouettes do not tell"
+    cameras = replace(views.cameras, input_elevation_deg=elevation_deg)
+    said = f"Elevation of the input camera: {elevation_deg:.1f} degrees, {how}."
+    return replace(views, cameras=cameras), said
 
 
 def hull_iou(

@@ -6,12 +6,15 @@ projections on the planes xy, xz, yz, xt, yt and zt, at several scales.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .config import RefineConfig
+from .losses import distance_to_one, second_difference, total_variation
 
 # The axes that each plane of space spans.
 _PAIRS = ((0, 1), (0, 2), (1, 2))
@@ -81,6 +84,30 @@ class KPlanes(nn.Module):
             scales.append(reduce(torch.mul, factors))
         return torch.cat(scales).T
 
+    def groups(self, config: RefineConfig) -> list[dict]:
+        """Return the optimiser's groups: the planes, and the decoders."""
+        decoders = [p for layer in (self.trunk, self.density, self.colour) for p in layer.parameters()]
+        return [
+            {"params": [*self.space, *self.time], "rate": config.learning_rate},
+            {"params": decoders, "rate": config.learning_rate_decoder},
+        ]
+
+    def regularisation(self, config: RefineConfig, timed: bool) -> Tensor:
+        """Return the terms of the loss that ask for smooth planes, and for time planes near 1."""
+        loss = config.weight_planes * _sum(total_variation, self.space)
+        if timed:
+            loss = loss + config.weight_time_smoothness * _sum(second_difference, self.time)
+            loss = loss + config.weight_time_offset * _sum(distance_to_one, self.time)
+        return loss
+
+    @torch.no_grad()
+    def hold(self, first: float, last: float) -> None:
+        """Give the planes at times outside first..last the values of the nearer of these two."""
+        for planes in self.time:
+            nodes = torch.linspace(0, 1, planes.shape[-2])
+            nearest = (nodes.clamp(first, last) * (len(nodes) - 1)).round().long()
+            planes.copy_(planes[:, :, nearest.to(planes.device)])
+
     def _density(self, hidden: Tensor) -> Tensor:
         # Starting thin lets light through to the far side of the hull, so that both sides learn at once.
         return self.density_scale * F.softplus(self.density(hidden)[:, 0] - 1)
@@ -90,6 +117,11 @@ def _sample(planes: Tensor, coordinates: Tensor) -> Tensor:
     """Return the bilinear values [3, C, N] of three planes [3, C, H, W] at [3, 1, N, 2] (x along W)."""
     values = F.grid_sample(planes, coordinates, align_corners=True, padding_mode="border")
     return values[:, :, 0]
+
+
+def _sum(term: Callable[[Tensor], Tensor], planes: Iterable[Tensor]) -> Tensor:
+    """Return a term of the loss summed over the scales."""
+    return torch.stack([term(plane) for plane in planes]).sum()
 
 
 def _initialise(layer: nn.Module, generator: torch.Generator | None) -> None:

@@ -27,14 +27,42 @@ class Rays:
     frames: Tensor
     times: Tensor | None
 
+    def at(self, index: Tensor) -> Rays:
+        """Return some of the rays."""
+        times = None if self.times is None else self.times[index]
+        return Rays(self.origins[index], self.directions[index], self.frames[index], times)
+
 
 @dataclass(frozen=True)
 class Targets:
-    """What R rays should see: colours on white [R, 3], opacities [R] and how much the colours count [R]."""
+    """What R rays should see.
+
+    Args:
+        colours: [R, 3] on white.
+        opacities: [R].
+        weights: [R] how much the colours count.
+        normals: [R, 3] unit in the world, 0 where not known; None: none are given.
+    """
 
     colours: Tensor
     opacities: Tensor
     weights: Tensor
+    normals: Tensor | None = None
+
+    def at(self, index: Tensor) -> Targets:
+        """Return the targets of some of the rays."""
+        normals = None if self.normals is None else self.normals[index]
+        return Targets(self.colours[index], self.opacities[index], self.weights[index], normals)
+
+    def as_patch(self, side: int) -> Targets:
+        """Return the targets of side * side rays as one patch [1, side, side, ...]."""
+        shape = (1, side, side)
+        return Targets(
+            self.colours.unflatten(0, shape),
+            self.opacities.unflatten(0, shape),
+            self.weights.unflatten(0, shape),
+            None if self.normals is None else self.normals.unflatten(0, shape),
+        )
 
 
 class RayPool:
@@ -45,9 +73,17 @@ class RayPool:
         weights: [T, V + 1, H, W] how much a pixel's colour counts.
         hull: one set of cells per frame.
         device: where the rays are wanted.
+        normals: [T, V + 1, H, W, 3] unit in the camera's OpenGL axes, 0 where not known, or None.
     """
 
-    def __init__(self, views: ViewGrid, weights: Tensor, hull: Occupancy, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        views: ViewGrid,
+        weights: Tensor,
+        hull: Occupancy,
+        device: torch.device | str,
+        normals: Tensor | None = None,
+    ) -> None:
         if views.masks is None:
             raise ValueError("Expected views with masks; got none.")
         self.size = views.images.shape[-2]
@@ -63,6 +99,10 @@ class RayPool:
         self._colours = views.images.to(device).flatten(0, 3)
         self._opacities = views.masks.to(device).flatten()
         self._weights = weights.to(device).flatten()
+        self._normals = None
+        if normals is not None:
+            rotations = views.cameras.c2w_opengl()[:, :3, :3].to(normals)
+            self._normals = torch.einsum("vij,tvhwj->tvhwi", rotations, normals).to(device).flatten(0, 3)
         self._times = torch.tensor(views.frame_times(), device=device)
 
     def draw(
@@ -87,6 +127,22 @@ class RayPool:
         index = index.flatten().clamp(max=len(self._candidates) - 1).to(self._candidates.device)
         return self._at(self._candidates[index], timed)
 
+    def draw_patch(
+        self, frames: Tensor, side: int, generator: torch.Generator, *, timed: bool = True
+    ) -> tuple[Rays, Targets]:
+        """Return the side * side pixels, row by row, around a candidate of one view of one of the frames."""
+        frame = frames[torch.randint(len(frames), (1,), generator=generator)]
+        view = torch.randint(self._n_views, (1,), generator=generator)
+        pair = int(frame * self._n_views + view)
+        place = float(torch.rand(1, generator=generator))
+        middle = int(self._ends[pair] - self._counts[pair]) + int(place * int(self._counts[pair]))
+        pixel = int(self._candidates[min(middle, len(self._candidates) - 1)]) % self._pixels
+        row, column = (min(max(x - side // 2, 0), self.size - side) for x in divmod(pixel, self.size))
+        device = self._candidates.device
+        along = torch.arange(side, device=device)
+        pixels = (row + along)[:, None] * self.size + column + along
+        return self._at(pair * self._pixels + pixels.flatten(), timed)
+
     def _at(self, index: Tensor, timed: bool) -> tuple[Rays, Targets]:
         """Return the rays and targets of flat indices over [T, V + 1, H, W]."""
         pair, pixel = index // self._pixels, index % self._pixels
@@ -97,7 +153,8 @@ class RayPool:
             frame,
             self._times[frame] if timed else None,
         )
-        return rays, Targets(self._colours[index], self._opacities[index], self._weights[index])
+        normals = None if self._normals is None else self._normals[index]
+        return rays, Targets(self._colours[index], self._opacities[index], self._weights[index], normals)
 
 
 def _draw_views(total: int, count: int, generator: torch.Generator) -> Tensor:

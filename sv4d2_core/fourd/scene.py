@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..whole_file import write_whole
+from .object_path import ObjectPath
 
 SCENE_FORMAT = "sv4d2.scene"
 SCENE_VERSION = 1
@@ -44,12 +45,16 @@ class Scene4D(Protocol):
         cameras: of the views that it was fitted to.
         fps: frames per second of these views.
         n_frames: T of these views.
+        times: [T] in 0..1, rising, the times of these views.
+        path: where the object is, if the crop of the views followed it; None: at the origin.
     """
 
     backend: str
     cameras: Cameras
     fps: float
     n_frames: int
+    times: tuple[float, ...]
+    path: ObjectPath | None
 
     def render(
         self,

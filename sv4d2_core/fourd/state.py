@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..cameras import Cameras
 from ..views import ViewGrid
 from .config import RefineConfig
 from .scene import read_tensors, write_tensors
@@ -24,16 +25,27 @@ class FitState:
     Args:
         step: steps done.
         fingerprint: of the views and the settings (`fit_fingerprint`).
-        tensors: parameters, optimiser, generator and occupancy.
+        tensors: scene, optimiser, generator, losses, and the targets of a round of the second stage.
+        cameras: of these targets; None in the first stage.
+        total_steps: of the fit.
     """
 
     step: int
     fingerprint: str
     tensors: dict[str, Tensor]
+    cameras: Cameras | None = None
+    total_steps: int = 0
 
     def save(self, path: str | Path) -> None:
         """Write the state to a file, which appears complete or not at all."""
-        write_tensors(path, _FORMAT, self.tensors, {"step": self.step, "fingerprint": self.fingerprint})
+        cameras = None if self.cameras is None else self.cameras.to_json()
+        header = {
+            "step": self.step,
+            "fingerprint": self.fingerprint,
+            "cameras": cameras,
+            "total_steps": self.total_steps,
+        }
+        write_tensors(path, _FORMAT, self.tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> FitState:
@@ -44,7 +56,10 @@ class FitState:
             ValueError: the file is damaged or of another kind.
         """
         tensors, header = read_tensors(path, _FORMAT)
-        return cls(int(header["step"]), str(header["fingerprint"]), tensors)
+        cameras = None if header.get("cameras") is None else Cameras.from_json(header["cameras"])
+        return cls(
+            int(header["step"]), str(header["fingerprint"]), tensors, cameras, int(header["total_steps"])
+        )
 
 
 def fit_fingerprint(views: ViewGrid, config: RefineConfig) -> str:

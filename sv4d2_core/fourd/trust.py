@@ -11,11 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
+from ..views import ViewGrid
 
 # Trust in views far from the input, and the angle by which the rest of it has fallen to 1 / e.
 _FARTHEST_TRUST = 0.35
 _TRUST_ANGLE_DEG = 75.0
 _RIM_WEIGHT = 0.5
+# The rim of a silhouette is 2 pixels wide at this picture size.
+_RIM_SIZE = 64
 # Confidence in the fit: the colour distance at which it has fallen to 1 / e, its window, its floor.
 _FIT_DISTANCE = 0.15
 _FIT_WINDOW = 5
@@ -75,6 +78,20 @@ def facing(
     """
     to_eye = F.normalize(eye.to(points) - points, dim=-1)
     return smoothstep((to_eye * normals).sum(-1), _GRAZING, _FACING)
+
+
+def pixel_trust(views: ViewGrid) -> Tensor:
+    """Return how much every pixel counts in the first stage, [T, V + 1, H, W]: trust in views, less at rims.
+
+    Args:
+        views: with masks. The input view is exact up to its rim.
+    """
+    if views.masks is None:
+        return torch.ones(views.images.shape[:4])
+    rims = rim_weights(views.masks.flatten(0, 1), 2 * views.images.shape[2] / _RIM_SIZE)
+    rims = rims.unflatten(0, tuple(views.masks.shape[:2]))
+    rims[:, 0] = 1
+    return rims * view_trust(views.cameras)[None, :, None, None]
 
 
 def smoothstep(x: Tensor, low: float, high: float) -> Tensor:

@@ -52,7 +52,11 @@ class LPIPS:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
-        """Return one distance per image, [N] float64.
+        """Return one distance per image, [N] float64; arguments as `distance`."""
+        return self.distance(images, reference)
+
+    def distance(self, images: Tensor, reference: Tensor) -> Tensor:
+        """Return one distance per image, [N] float64, differentiable.
 
         Args:
             images, reference: [N, H, W, 3] in 0..1, at least 32 x 32.

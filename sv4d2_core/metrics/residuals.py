@@ -10,7 +10,7 @@ from ..views import ViewGrid
 from .pairing import paired_views
 
 
-def fit_residuals(rendered: ViewGrid, views: ViewGrid) -> Tensor:
+def fit_residuals(rendered: ViewGrid, views: ViewGrid, *, include_input: bool = False) -> Tensor:
     """Return how far a fitted scene's pictures are from the views that it was fitted to, [T, V].
 
     The mean of |rendered - view| over the pixels that show the object in either. A scene can only show what
@@ -19,10 +19,12 @@ def fit_residuals(rendered: ViewGrid, views: ViewGrid) -> Tensor:
     Args:
         rendered: the scene from the views' cameras, at their times and size.
         views: what the scene was fitted to.
+        include_input: the input view is the first column, [T, V + 1].
     """
     rendered, _ = paired_views(rendered, views, "the rendered scene")
-    weights = torch.maximum(novel_masks(rendered), novel_masks(views))
-    error = (rendered.images[:, 1:] - views.images[:, 1:]).abs().mean(dim=-1)
+    first = 0 if include_input else 1
+    weights = torch.maximum(masks_of(rendered), masks_of(views))[:, first:]
+    error = (rendered.images[:, first:] - views.images[:, first:]).abs().mean(dim=-1)
     return (error * weights).double().sum(dim=(2, 3)) / weights.double().sum(dim=(2, 3))
 
 

@@ -20,7 +20,7 @@ import torch
 from sv4d2_core.cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
 from sv4d2_core.fourd.config import RefineConfig
 from sv4d2_core.fourd.dynerf import DyNeRF
-from sv4d2_core.fourd.fit import fit_scene
+from sv4d2_core.fourd.refine import refine_scene
 from sv4d2_core.metrics.image import mask_iou, psnr
 from sv4d2_core.metrics.steadiness import flicker, quietest_pixels
 from sv4d2_core.views import ViewGrid
@@ -76,7 +76,7 @@ def main() -> None:
             continue
         truth = scene.views(Cameras.official(args.rig), args.size)
         began = time.perf_counter()
-        fitted = fit_scene(corrupt_views(truth, seed, args.corrupt), config)
+        fitted = refine_scene(corrupt_views(truth, seed, args.corrupt), config)
         seconds = time.perf_counter() - began
         held_out, overlap, own, true = measure(fitted, scene.views(HELD_OUT, args.size))
         between, train = (measure(fitted, x)[0] for x in (scene.between(HELD_OUT, args.size), truth))

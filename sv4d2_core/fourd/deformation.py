@@ -1,0 +1,103 @@
+"""How canonical Gaussians move: a field of offsets over space and time.
+
+Source: Wu et al. 2024, "4D Gaussian Splatting for Real-Time Dynamic Scene Rendering" (2310.08528): features
+from six planes over x, y, z and t (HexPlane, 2301.09632), decoded to offsets of position, rotation and scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# The axes that each plane of space spans.
+_INIT = (0.1, 0.5)
+_PAIRS = ((0, 1), (0, 2), (1, 2))
+
+
+class Offsets(NamedTuple):
+    """What a time changes.
+
+    Args:
+        means: [N, 3] world units, added.
+        rotations: [N, 3] the imaginary part of a quaternion whose real part is 1, turned by after the own.
+        log_scales: [N, 3] added.
+    """
+
+    means: Tensor
+    rotations: Tensor
+    log_scales: Tensor
+
+
+class Deformation(nn.Module):
+    """Offsets of points in a box at a time; they are 0 before the first step.
+
+    Args:
+        box: [2, 3] the lower and the upper corner, world units; points outside get what the border has.
+        plane_sizes: nodes along an axis of space, per scale.
+        time_size: nodes along time.
+        features: channels of a plane, per scale.
+        hidden: width of the decoder.
+        generator: draws the initial values; None: PyTorch's own.
+    """
+
+    def __init__(
+        self,
+        box: Tensor,
+        plane_sizes: Sequence[int],
+        time_size: int,
+        features: int,
+        hidden: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("box", box.detach().float().cpu().clone())
+        self.box: Tensor
+        self.space = nn.ParameterList(  # [3, C, S, S] per scale
+            torch.empty(3, features, size, size).uniform_(*_INIT, generator=generator)
+            for size in plane_sizes
+        )
+        self.time = nn.ParameterList(torch.ones(3, features, time_size, size) for size in plane_sizes)
+        self.trunk = nn.Sequential(
+            nn.Linear(features * len(plane_sizes), hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+        )
+        self.head = nn.Linear(hidden, 9)
+        for layer in self.trunk[::2]:
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, points: Tensor, time: float) -> Offsets:
+        """Return the offsets of world points [N, 3] at a time in 0..1."""
+        means, rotations, log_scales = self.head(self.trunk(self.features(points, time))).split(3, dim=-1)
+        return Offsets(means, rotations, log_scales)
+
+    def features(self, points: Tensor, time: float) -> Tensor:
+        """Return the product over the planes, all scales one after the other, [N, scales * C]."""
+        low, high = self.box
+        unit = (points - low) / (high - low) * 2 - 1
+        in_space = torch.stack([unit[:, pair] for pair in _PAIRS])[:, None]  # [3, 1, N, 2]
+        scales = []
+        for space, in_time in zip(self.space, self.time, strict=True):
+            rows = _row(in_time, time)  # [3, C, 1, S]
+            along = torch.stack([unit.T, torch.zeros_like(unit.T)], dim=-1)[:, None]
+            factors = _sample(space, in_space).unbind() + _sample(rows, along).unbind()
+            scales.append(reduce(torch.mul, factors))
+        return torch.cat(scales).T
+
+
+def _row(planes: Tensor, time: float) -> Tensor:
+    """Return planes [3, C, T, S] at one time in 0..1, linear between nodes, [3, C, 1, S]."""
+    place = time * (planes.shape[2] - 1)
+    before = min(int(place), planes.shape[2] - 2)
+    return torch.lerp(planes[:, :, before], planes[:, :, before + 1], place - before)[:, :, None]
+
+
+def _sample(planes: Tensor, coordinates: Tensor) -> Tensor:
+    """Return the bilinear values [3, C, N] of three planes [3, C, H, W] at [3, 1, N, 2] (x along W)."""
+    return F.grid_sample(planes, coordinates, align_corners=True, padding_mode="border")[:, :, 0]

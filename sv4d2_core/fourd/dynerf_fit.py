@@ -1,0 +1,139 @@
+"""One step of fitting a `DyNeRF`: which rays are followed, and what they cost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..views import ViewGrid
+from .config import RefineConfig
+from .dynerf import DyNeRF
+from .fitting import Draw
+from .hull import Occupancy, visual_hull
+from .losses import alpha_entropy, charbonnier, mask_loss, mean_squared
+from .occupied import dense_cells
+from .patches import PatchLoss
+from .rays import RayPool
+
+_PHOTOMETRIC = {"mse": mean_squared, "charbonnier": charbonnier}
+
+
+class DyNeRFFit:
+    """A `SceneFit` of rays that start near the visual hull.
+
+    Args:
+        views: checked, with masks.
+        config: with plane sizes.
+        device: where the scene is fitted.
+        generator: draws the initial values.
+        patch_loss: the terms that need pixels side by side.
+    """
+
+    def __init__(
+        self,
+        views: ViewGrid,
+        config: RefineConfig,
+        device: torch.device | str,
+        generator: torch.Generator,
+        patch_loss: PatchLoss,
+    ) -> None:
+        if views.masks is None:
+            raise ValueError("Expected views with masks; got none.")
+        masks = views.masks.to(device)
+        self._hull = visual_hull(
+            masks, views.cameras, config.hull_size, config.hull_dilation, config.hull_misses
+        )
+        times = views.frame_times()
+        self.scene = DyNeRF.untrained(self._hull, views.cameras, views.fps, times, config, generator)
+        self._config, self._device, self._patch_loss = config, torch.device(device), patch_loss
+        self._photometric = _PHOTOMETRIC[config.photometric]
+        self._target: tuple[ViewGrid, Tensor, Tensor | None] | None = None
+        self._pool: RayPool | None = None
+
+    def groups(self) -> list[dict]:
+        """Return the optimiser's groups."""
+        return self.scene.field.groups(self._config)
+
+    def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
+        """Fit to these views from now on; see `SceneFit`."""
+        self._target, self._pool = (views, weights, normals), None
+
+    def prepare(self, draw: Draw) -> None:
+        """Look again where the scene is dense, and let frames that come in start from their neighbours."""
+        config, dynamic = self._config, draw.step - self._config.steps_static
+        if config.occupancy_every and dynamic > 0 and dynamic % config.occupancy_every == 0:
+            self.scene.occupancy = dense_cells(self.scene, self._hull, config.occupancy_opacity)
+        if draw.known is not None:
+            first, last = draw.known
+            self.scene.field.hold(self.scene.times[first], self.scene.times[last])
+
+    def accumulate(self, draw: Draw) -> float:
+        """Add the gradients of one step to the parameters and return its loss."""
+        config, pool = self._config, self._pixels(draw.step)
+        rays, target = pool.draw(
+            draw.frames, draw.n_views, config.rays_per_step, draw.generator, timed=draw.timed
+        )
+        count = len(rays.frames)
+        jitter = torch.rand(count, config.samples, generator=draw.generator).to(self._device)
+        total = torch.zeros((), device=self._device)
+        for part in torch.arange(count, device=self._device).split(config.rays_in_memory or count):
+            colours, opacities, _ = self.scene.follow(rays.at(part), jitter[part])
+            goal = target.at(part)
+            loss = self._photometric(colours, goal.colours, goal.weights)
+            loss = loss + config.weight_mask * mask_loss(opacities, goal.opacities)
+            loss = loss + config.weight_entropy * alpha_entropy(opacities)
+            total += _backward(loss * (len(part) / count))
+        if draw.step >= config.patch_start * config.stage_one_steps:
+            for _ in range(config.patches_per_step):
+                total += _backward(self._patch(draw) / config.patches_per_step)
+        total += _backward(self.scene.field.regularisation(config, draw.timed))
+        return float(total)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return copies of the field and of the occupied cells."""
+        field = {f"field.{key}": value.clone() for key, value in self.scene.field.state_dict().items()}
+        return {**field, "cells": self.scene.occupancy.cells.clone()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `tensors` returned."""
+        prefix = "field."
+        field = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+        self.scene.field.load_state_dict(field)
+        self.scene.occupancy = Occupancy(tensors["cells"].to(self._device), self._hull.box)
+
+    def _pixels(self, step: int) -> RayPool:
+        """Return the pixels of the picture size that a step uses."""
+        if self._target is None:
+            raise ValueError("Expected views to fit to; call aim first.")
+        views, weights, normals = self._target
+        own = views.images.shape[2]
+        size = min(self._config.image_size_at(step) or own, own)
+        if self._pool is None or self._pool.size != size:
+            if size != own:
+                weights = F.interpolate(weights, (size, size), mode="area")
+                normals = None if normals is None else _resized(normals, size)
+            self._pool = RayPool(views.resized(size), weights, self._hull, self._device, normals)
+        return self._pool
+
+    def _patch(self, draw: Draw) -> Tensor:
+        """Return the terms of one patch, which is drawn as rays are."""
+        pool = self._pixels(draw.step)
+        side = min(self._config.patch_size, pool.size)
+        rays, target = pool.draw_patch(draw.frames, side, draw.generator, timed=draw.timed)
+        colours, opacities, distances = self.scene.follow(rays)
+        points = rays.origins + distances[:, None] * rays.directions
+        maps = (x.unflatten(0, (1, side, side)) for x in (colours, opacities, distances, points))
+        return self._patch_loss(*maps, target=target.as_patch(side))
+
+
+def _resized(normals: Tensor, size: int) -> Tensor:
+    """Return normals [T, V + 1, H, W, 3] of another picture size; what is not known stays 0."""
+    planes = F.interpolate(normals.flatten(0, 1).movedim(-1, 1), (size, size), mode="area")
+    return F.normalize(planes, dim=1).movedim(1, -1).unflatten(0, tuple(normals.shape[:2]))
+
+
+def _backward(loss: Tensor) -> Tensor:
+    """Add a part's gradients and return its value."""
+    loss.backward()
+    return loss.detach()

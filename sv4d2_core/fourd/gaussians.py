@@ -1,0 +1,231 @@
+"""The second kind of scene: 3D Gaussians that a field of offsets moves over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..cameras import Cameras
+from .deformation import Deformation
+from .gaussians_config import GaussiansConfig
+from .scene import SceneRendering, save_scene
+from .splat_projection import rotations
+from .splatting import splat
+
+
+class GaussiansAt(NamedTuple):
+    """The Gaussians at one time, in the order of `splat`'s arguments.
+
+    Args:
+        means: [N, 3] world units.
+        quats: [N, 4] wxyz, unit.
+        scales: [N, 3] standard deviations along their own axes, world units.
+        opacities: [N] in 0..1.
+        colours: [N, 3] in 0..1, the same from everywhere.
+    """
+
+    means: Tensor
+    quats: Tensor
+    scales: Tensor
+    opacities: Tensor
+    colours: Tensor
+
+
+class Canonical(nn.Module):
+    """The Gaussians before they are moved, as an optimiser sees them.
+
+    Args:
+        means: [N, 3] world units.
+        scale: of all of them along all axes, world units.
+        opacity: of all of them.
+        colours: [N, 3] in 0..1.
+    """
+
+    def __init__(self, means: Tensor, scale: float, opacity: float, colours: Tensor) -> None:
+        super().__init__()
+        n = len(means)
+        self.means = nn.Parameter(means.detach().clone())
+        self.quats = nn.Parameter(means.new_tensor([1.0, 0, 0, 0]).repeat(n, 1))
+        self.log_scales = nn.Parameter(means.new_full((n, 3), math.log(scale)))
+        self.opacities = nn.Parameter(means.new_full((n,), opacity).logit())
+        self.colours = nn.Parameter(colours.detach().clamp(0.02, 0.98).logit())
+
+
+class Gaussians:
+    """A scene made of deformable 3D Gaussians; see `Scene4D`.
+
+    Args:
+        canonical: the Gaussians.
+        deformation: how they move; it knows the box they are in.
+        scale_limits: the least and the largest scale along an axis, world units.
+        cameras: of the views that it was fitted to.
+        fps: frames per second of these views.
+        times: [T] in 0..1, the times of the frames that it was fitted to, rising.
+        config: what it was fitted with.
+    """
+
+    backend = "gaussians"
+
+    def __init__(
+        self,
+        canonical: Canonical,
+        deformation: Deformation,
+        scale_limits: tuple[float, float],
+        cameras: Cameras,
+        fps: float,
+        times: Sequence[float],
+        config: GaussiansConfig,
+    ) -> None:
+        self.canonical = canonical
+        self.deformation = deformation
+        self.scale_limits = scale_limits
+        self.cameras = cameras
+        self.fps = fps
+        self.times = tuple(times)
+        self.n_frames = len(self.times)
+        self.config = config
+
+    def at_time(self, time: float | None) -> GaussiansAt:
+        """Return the Gaussians at a time in 0..1, with gradients; None: where they are before they move."""
+        own = self.canonical
+        means, quats, log_scales = own.means, F.normalize(own.quats, dim=-1), own.log_scales
+        if time is not None:
+            offsets = self.deformation(means, time)
+            means = means + offsets.means
+            quats = _turned(quats, offsets.rotations)
+            log_scales = log_scales + offsets.log_scales
+        low, high = (math.log(limit) for limit in self.scale_limits)
+        scales = log_scales.clamp(low, high).exp()
+        return GaussiansAt(means, quats, scales, own.opacities.sigmoid(), own.colours.sigmoid())
+
+    @torch.no_grad()
+    def render(
+        self,
+        cameras: Cameras,
+        times: Sequence[float],
+        size: int,
+        *,
+        views: Sequence[int] | None = None,
+        callback: Callable[[int, int, None], None] | None = None,
+    ) -> SceneRendering:
+        """Return square pictures of cameras at times in 0..1; see `Scene4D`.
+
+        Raises:
+            ValueError: no time, a time outside 0..1, a size below 1, no such view.
+        """
+        if size < 1 or not times or not all(0 <= time <= 1 for time in times):
+            raise ValueError(
+                f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}."
+            )
+        chosen = range(cameras.n_views + 1) if views is None else views
+        for view in chosen:
+            cameras.check_view(view)
+        n_views = len(chosen)
+        maps = torch.empty(len(times), n_views, size, size, 8)
+        for t, time in enumerate(times):
+            gaussians = self.at_time(time)
+            for v, view in enumerate(chosen):
+                maps[t, v] = _see(gaussians, cameras, view, size).cpu()
+                if callback is not None:
+                    callback(t * n_views + v + 1, len(times) * n_views, None)
+        rgb, alpha, depth, normal = maps.split([3, 1, 1, 3], dim=-1)
+        parts = (rgb, alpha[..., 0], depth[..., 0], normal)
+        return SceneRendering(*(part.contiguous() for part in parts))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all parameters; `load_state_dict` reads them."""
+        parts = {"canonical": self.canonical, "deformation": self.deformation}
+        return {f"{part}.{key}": v for part, module in parts.items() for key, v in module.state_dict().items()}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over all parameters from a `state_dict`; other keys are left alone."""
+        for part, module in (("canonical.", self.canonical), ("deformation.", self.deformation)):
+            module.load_state_dict({k[len(part) :]: v for k, v in tensors.items() if k.startswith(part)})
+
+    def save(self, path: str | Path) -> None:
+        """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
+        header = {
+            "config": self.config.to_json(),
+            "cameras": self.cameras.to_json(),
+            "fps": self.fps,
+            "times": list(self.times),
+            "scale_limits": list(self.scale_limits),
+        }
+        save_scene(path, self.backend, self.state_dict(), header)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> Gaussians:
+        """Return the scene that `save` wrote."""
+        low, high = (float(limit) for limit in header["scale_limits"])
+        means = tensors["canonical.means"]
+        scene = cls.still(
+            Canonical(means, low, 0.5, torch.zeros_like(means)),
+            tensors["deformation.box"],
+            (low, high),
+            Cameras.from_json(header["cameras"]),
+            header["fps"],
+            header["times"],
+            GaussiansConfig.from_json(header["config"]),
+        )
+        scene.load_state_dict(tensors)
+        return scene.to(device)
+
+    @classmethod
+    def still(
+        cls,
+        canonical: Canonical,
+        box: Tensor,
+        scale_limits: tuple[float, float],
+        cameras: Cameras,
+        fps: float,
+        times: Sequence[float],
+        config: GaussiansConfig,
+        generator: torch.Generator | None = None,
+    ) -> Gaussians:
+        """Return a scene that does not move yet."""
+        time_size = config.time_size_for(len(times))
+        deformation = Deformation(
+            box, config.plane_sizes, time_size, config.features, config.hidden, generator
+        )
+        return cls(canonical, deformation, scale_limits, cameras, fps, times, config)
+
+    def to(self, device: torch.device | str) -> Gaussians:
+        """Return this scene, moved to a device."""
+        self.canonical.to(device)
+        self.deformation.to(device)
+        return self
+
+
+def _turned(quats: Tensor, rotation: Tensor) -> Tensor:
+    """Return unit quaternions [N, 4] turned, after their own rotation, by (1, rotation [N, 3])."""
+    w, v = quats[:, :1], quats[:, 1:]
+    real = w - (rotation * v).sum(-1, keepdim=True)
+    imaginary = v + w * rotation + torch.linalg.cross(rotation, v)
+    return F.normalize(torch.cat([real, imaginary], dim=-1), dim=-1)
+
+
+def _see(gaussians: GaussiansAt, cameras: Cameras, view: int, size: int) -> Tensor:
+    """Return colour, opacity, distance and normal that one camera sees, [size, size, 8]."""
+    picture = splat(*gaussians, cameras, view, size)
+    outward = _outward(gaussians, cameras, view)
+    blended = splat(*gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
+    alpha = picture.alpha[..., None]
+    # Where normals cancel out, the surface is taken to face the camera.
+    towards = -cameras.rays(size)[1][view].to(blended)
+    normal = F.normalize(blended + 1e-4 * alpha * towards, dim=-1, eps=1e-20)
+    return torch.cat([picture.rgb.clamp(0, 1), alpha, picture.depth[..., None], normal], dim=-1)
+
+
+def _outward(gaussians: GaussiansAt, cameras: Cameras, view: int) -> Tensor:
+    """Return the shortest axis of every Gaussian, turned towards a camera, [N, 3]."""
+    axes = rotations(gaussians.quats)  # one per column
+    shortest = gaussians.scales.argmin(-1)[:, None, None].expand(-1, 3, 1)
+    normals = axes.gather(2, shortest)[..., 0]
+    to_eye = cameras.eyes()[view].to(normals) - gaussians.means
+    return torch.where(((normals * to_eye).sum(-1) < 0)[:, None], -normals, normals)

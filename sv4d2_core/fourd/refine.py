@@ -1,0 +1,132 @@
+"""Views in, a 4D scene out: a first fit, then rounds that make the views anew from it and fit again.
+
+The second stage follows SV4D 2.0's slides and abstract; its details are not published (strength, cameras,
+weights are ours). Without a model to make views anew, its rounds only weigh the given views by visibility.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..video.foreground import near_white_masks
+from ..views import ViewGrid
+from .config import RefineConfig
+from .fit import Fit, FitProgress
+from .patches import Perceptual
+from .rings import ring_cameras
+from .scene import Scene4D, SceneRendering
+from .state import FitState
+from .targets import RoundTargets
+from .trust import pixel_trust
+from .validate import checked_normals, checked_views
+from .visibility import visibility_weights
+
+log = logging.getLogger(__name__)
+
+# Makes views anew from a scene's pictures: (rendered views, strength) -> views of the same cameras and size.
+Resynthesize = Callable[[ViewGrid, float], ViewGrid]
+Callback = Callable[[int, int, FitProgress], None]
+_DEFAULTS = RefineConfig()
+
+
+def refine_scene(
+    views: ViewGrid,
+    config: RefineConfig = _DEFAULTS,
+    *,
+    resynthesize: Resynthesize | None = None,
+    perceptual: Perceptual | None = None,
+    normals: Tensor | None = None,
+    callback: Callback | None = None,
+    device: torch.device | str = "cpu",
+    state: FitState | None = None,
+) -> Scene4D:
+    """Return the scene that shows what the views show.
+
+    Args:
+        views: square pictures of at least two views; without masks the near-white rule makes them.
+        config: every number of the procedure; ``rounds`` 0 leaves the second stage out.
+        resynthesize: denoises the scene's pictures again; None: the rounds keep the given views.
+        perceptual: distance of patches, such as LPIPS, in place of SSIM.
+        normals: [T, V + 1, H, W, 3] of the views from an estimator, unit, in the camera's OpenGL axes (x
+            right, y up, z towards the camera), 0 where not known; None: none.
+        callback: called with (steps done, all steps, `FitProgress`) after every step, and while a round
+            renders; may raise to cancel.
+        device: where the scene is fitted and stays.
+        state: continue this interrupted fit.
+
+    Raises:
+        ValueError: views that cannot be fitted, or a state of another fit; the text says what to change.
+        FloatingPointError: the fit diverged; the text says which setting to lower.
+    """
+    views = checked_views(views)
+    fit = Fit(views, config, device, perceptual, checked_normals(normals, views))
+    if state is not None:
+        fit.restore(state)
+    total = config.total_steps
+    while fit.step < total:
+        after = fit.step - config.stage_one_steps
+        if after >= 0 and after % config.steps_refine == 0:
+            fit.aim(_round(fit, after // config.steps_refine, resynthesize, callback))
+        fit.advance()
+        if callback is not None:
+            callback(fit.step, total, fit.progress)
+    return fit.scene
+
+
+def _round(
+    fit: Fit, number: int, resynthesize: Resynthesize | None, callback: Callback | None
+) -> RoundTargets:
+    """Return what round ``number``, from 0, is fitted to."""
+    config, targets = fit.config, fit.views
+
+    def progress(*_: object) -> None:
+        if callback is not None:
+            callback(fit.step, config.total_steps, fit.progress)
+
+    def rendered(cameras: Cameras) -> SceneRendering:
+        return fit.scene.render(
+            cameras, fit.views.frame_times(), fit.views.images.shape[2], callback=progress
+        )
+
+    if resynthesize is None:
+        if number == 0:
+            log.warning("Stage 2 has no model to make views anew with: it only weighs them by visibility.")
+        rendering = rendered(targets.cameras) if config.weight_by_visibility else None
+    else:
+        cameras = ring_cameras(fit.views.cameras, config.ring_elevations_deg)
+        rendering = rendered(cameras)
+        strength = config.strength * config.strength_falling**number
+        targets = _made_anew(fit.views, cameras, rendering, resynthesize, strength)
+    return RoundTargets.of(targets, _weights(config, rendering, targets))
+
+
+def _weights(config: RefineConfig, rendering: SceneRendering | None, targets: ViewGrid) -> Tensor:
+    if config.weight_by_visibility and rendering is not None:
+        return visibility_weights(rendering, targets, trusted=not config.weight_by_trust)
+    return pixel_trust(targets) if config.weight_by_trust else torch.ones(targets.images.shape[:4])
+
+
+def _made_anew(
+    views: ViewGrid, cameras: Cameras, rendering: SceneRendering, resynthesize: Resynthesize, strength: float
+) -> ViewGrid:
+    """Return views of all cameras, made anew from the scene's pictures; the input view is as given."""
+    images, masks = rendering.rgb.clone(), rendering.alpha.clone()
+    images[:, 0] = views.images[:, 0]
+    if views.masks is not None:
+        masks[:, 0] = views.masks[:, 0]
+    shown = replace(views, images=images, masks=masks, cameras=cameras, latents=None)
+    made = resynthesize(shown, strength)
+    if made.images.shape != images.shape or made.cameras != cameras:
+        raise ValueError(
+            f"Expected resynthesised views {list(images.shape)} of the same cameras; got "
+            f"{list(made.images.shape)} of {made.cameras.n_views} novel views. Keep the order of the views."
+        )
+    new = made.images.detach().cpu().float().clamp(0, 1)
+    masks = near_white_masks(new) if made.masks is None else made.masks.detach().cpu().float().clamp(0, 1)
+    return checked_views(replace(shown, images=new, masks=masks))
