@@ -15,6 +15,7 @@ from sv4d2_core.cli import main
 from sv4d2_core.export.dataset_reader import read_dataset
 from sv4d2_core.export.folder import write_views
 from sv4d2_core.fourd.scene_file import load_scene
+from sv4d2_core.video.crop import CropPath
 from sv4d2_core.world import make_creature, render_views
 
 torch.set_num_threads(1)
@@ -151,6 +152,13 @@ def test_what_is_there_is_replaced_only_when_asked(scene, views, tmp_path, capsy
     [
         (["refine", "nothing", "--out", "{tmp}/x.safetensors"], "Three kinds are understood"),
         (["refine", "{views}", "--out", "{tmp}/x.bin"], "ends in .safetensors"),
+        (
+            ["refine", "{views}", "--out", "{tmp}/x.safetensors", "--stages", "1", "--checkpoint", "{scene}"],
+            "Leave one of them out",
+        ),
+        (["refine", "{views}", "--out", "{tmp}/x.safetensors", "--checkpoint", "{tmp}/c"], "c"),
+        (["refine", "{views}", "--out", "{tmp}/x.safetensors", "--checkpoint", "{scene}"], "unknown kind"),
+        (["refine", "{views}", "--out", "{tmp}/x.safetensors", "--lpips", "{scene}"], "LPIPS"),
         (["refine", "{views}", "--out", "{tmp}/x.safetensors", "--resume"], "Leave --resume out"),
         (["render", "{tmp}/none.safetensors", "--out", "{tmp}/r"], "no file"),
         (["render", "{views}/run.json", "--out", "{tmp}/r"], "cannot be read"),
@@ -167,3 +175,69 @@ def test_bad_input_is_one_message(scene, views, tmp_path, capsys, arguments, mes
     filled = [text.format(scene=scene, views=views, tmp=tmp_path) for text in arguments]
     assert message in fails(capsys, *filled)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_stages_with_a_checkpoint_go_on_after_an_interrupt(
+    micro_checkpoint, tmp_path, monkeypatch, capsys
+):
+    from sv4d2_core.commands import refine
+
+    class Interrupting(refine._Watch):
+        def __call__(self, step, total, progress):
+            super().__call__(step, total, progress)
+            if progress.phase == "refine 1" and not self.state_file.exists():
+                raise KeyboardInterrupt
+
+    folder, path = tmp_path / "views", tmp_path / "scene.safetensors"
+    write_views(folder, render_views(make_creature(5), Cameras.official("sv4d2"), 3, 64))
+    command = ["refine", str(folder), "--checkpoint", str(micro_checkpoint), "--steps", "20", "--size", "32"]
+    command += ["--sampling-steps", "3", "--input-elevation", "0", "--strength", "0.7"]
+    assert main([*command, "--out", str(path)]) == 0
+    assert "UNTRAINED WEIGHTS" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(refine, "_Watch", Interrupting)
+        other = tmp_path / "other.safetensors"
+        assert main([*command, "--out", str(other)]) == 130
+    assert main([*command, "--out", str(other), "--resume"]) == 0
+    assert other.read_bytes() == path.read_bytes()
+
+
+def test_minutes_are_counted_in_steps_that_can_be_repeated(views, tmp_path, capsys):
+    path = tmp_path / "scene.safetensors"
+    command = ["refine", str(views), "--out", str(path), "--input-elevation", "0"]
+    assert main([*command, "--minutes", "0.01"]) == 0
+    steps = int(capsys.readouterr().err.split("are about ")[1].split()[0])
+    made = path.read_bytes()
+    assert main([*command, "--steps", str(steps), "--overwrite"]) == 0
+    assert path.read_bytes() == made
+
+
+@pytest.mark.parametrize("more", [["--backend", "gaussians"], ["--stages", "2"]])
+def test_other_ways_to_fit_can_be_rendered(views, tmp_path, more):
+    path, out = tmp_path / "scene.safetensors", tmp_path / "out"
+    command = ["refine", str(views), "--out", str(path), "--steps", "12", "--memory-gb", "1"]
+    assert main([*command, "--input-elevation", "0", *more]) == 0
+    assert main(["render", str(path), "--out", str(out), "--size", "24", "--times", "0.4"]) == 0
+    picture = np.asarray(Image.open(out / "frames/view_01/00000.png"))
+    assert picture[..., 3].max() > 100
+
+
+def test_a_followed_object_moves_again_unless_it_is_told_not_to(tmp_path):
+    crop = CropPath(((20.0, 32.0), (32.0, 32.0), (44.0, 32.0)), 32.0, 32, 64, 64, "per_frame").to_json()
+    folder, scene = tmp_path / "views", tmp_path / "scene.safetensors"
+    write_views(folder, render_views(make_creature(5), Cameras.official("sv4d2"), 3, 32), crop=crop)
+    command = ["refine", str(folder), "--out", str(scene), "--steps", "12", "--input-elevation", "0"]
+    assert main(command) == 0
+    assert load_scene(scene).path is not None
+
+    def travel(name, *more):
+        out = tmp_path / name
+        assert main(["render", str(scene), "--out", str(out), "--size", "32", *more]) == 0
+        files = sorted((out / "frames/view_00").iterdir())
+        opacity = [np.asarray(Image.open(file))[..., 3].sum(0).astype(float) for file in files]
+        middles = [(row * np.arange(32)).sum() / row.sum() for row in opacity]
+        return middles[-1] - middles[0]
+
+    assert travel("moving") > 10 > 3 > abs(travel("centred", "--centred"))
+    assert main([*command, "--centred", "--overwrite"]) == 0
+    assert load_scene(scene).path is None
