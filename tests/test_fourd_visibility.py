@@ -9,19 +9,19 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.fourd.config import RefineConfig
+from sv4d2_core.fourd.normals import checked_normals
 from sv4d2_core.fourd.patches import PatchLoss, surface_normals
 from sv4d2_core.fourd.rays import Targets
 from sv4d2_core.fourd.refine import refine_scene
 from sv4d2_core.fourd.scene import SceneRendering
 from sv4d2_core.fourd.trust import view_trust
-from sv4d2_core.fourd.validate import checked_normals
 from sv4d2_core.fourd.visibility import visibility_weights
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.anatomy import make_creature
 from sv4d2_core.world.render import render_views
 
 CAMERAS = Cameras((0, 0, 0), (0, 90, 180))
-SIZE = 32
+SIZE = 128
 
 
 def sphere(radius=0.4):
@@ -51,7 +51,7 @@ def test_weights_are_facing_times_trust_times_confidence():
     row, column = inside[inside[:, 0] == middle][0].tolist()
     assert float(weights[0, 2, row, column]) < 0.2 * float(weights[0, 2, middle, middle])
     # Half of the side view shows what the input shows, and gives way to it.
-    left, right = weights[0, 1, middle, 9], weights[0, 1, middle, SIZE - 1 - 9]
+    left, right = weights[0, 1, middle, 40], weights[0, 1, middle, SIZE - 1 - 40]
     assert float(min(left, right)) == pytest.approx(float(max(left, right)) / 2, rel=0.05)
 
 

@@ -13,10 +13,12 @@ from tqdm import tqdm
 
 from ..export.fit_report import fit_report
 from ..export.folder import read_crop
+from ..export.normals_reader import read_normals
 from ..export.views_reader import read_any_views
 from ..fourd.config import RefineConfig
 from ..fourd.elevation import with_elevation
 from ..fourd.fit import FitProgress
+from ..fourd.normals import resized_normals
 from ..fourd.object_path import ObjectPath, object_path
 from ..fourd.pace import steps_in
 from ..fourd.refine import refine_scene
@@ -70,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     given = checked_views(read_any_views(args.views))
     resynthesize = lazy_resynthesizer(args, given, device)
+    normals = None if args.normals is None else read_normals(args.normals, given)
     perceptual = None if args.lpips is None else LPIPS(args.lpips, device).distance
     views, said = with_elevation(given.resized(args.size or given.images.shape[2]), args.input_elevation)
     log.info("%s --input-elevation sets another.", said)
@@ -84,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
                 config,
                 resynthesize=resynthesize,
                 perceptual=perceptual,
+                normals=None if normals is None else resized_normals(normals, views.images.shape[2]),
                 callback=watch,
                 device=device,
                 state=state,

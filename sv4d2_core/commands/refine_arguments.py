@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave the object in the middle where the crop of the views followed it; else it moves again",
     )
+    parser.add_argument(
+        "--normals",
+        type=Path,
+        metavar="DIR",
+        help="an estimator's normals of all views, view_XX/TTTTT.png: x right, y up, z towards the camera",
+    )
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="LPIPS weights, for a perceptual loss")
 
     second = parser.add_argument_group("the second stage (views made anew from the scene, then fitted again)")
@@ -115,4 +121,6 @@ def settings_of(args: argparse.Namespace, size: int) -> RefineConfig:
         config = replace(config, strength=args.strength)
     if args.lpips is not None:
         config = replace(config, patches_per_step=1, patch_size=min(_LPIPS_PATCH, size))
+    elif args.normals is not None:
+        config = replace(config, patches_per_step=1)
     return config.with_steps(args.steps or _STEPS, stages_of(args))

@@ -12,6 +12,7 @@ from .dynerf import DyNeRF
 from .fitting import Draw
 from .hull import Occupancy, visual_hull
 from .losses import alpha_entropy, charbonnier, mask_loss, mean_squared
+from .normals import resized_normals
 from .occupied import dense_cells
 from .patches import PatchLoss
 from .rays import RayPool
@@ -112,7 +113,7 @@ class DyNeRFFit:
         if self._pool is None or self._pool.size != size:
             if size != own:
                 weights = F.interpolate(weights, (size, size), mode="area")
-                normals = None if normals is None else _resized(normals, size)
+                normals = None if normals is None else resized_normals(normals, size)
             self._pool = RayPool(views.resized(size), weights, self._hull, self._device, normals)
         return self._pool
 
@@ -125,12 +126,6 @@ class DyNeRFFit:
         points = rays.origins + distances[:, None] * rays.directions
         maps = (x.unflatten(0, (1, side, side)) for x in (colours, opacities, distances, points))
         return self._patch_loss(*maps, target=target.as_patch(side))
-
-
-def _resized(normals: Tensor, size: int) -> Tensor:
-    """Return normals [T, V + 1, H, W, 3] of another picture size; what is not known stays 0."""
-    planes = F.interpolate(normals.flatten(0, 1).movedim(-1, 1), (size, size), mode="area")
-    return F.normalize(planes, dim=1).movedim(1, -1).unflatten(0, tuple(normals.shape[:2]))
 
 
 def _backward(loss: Tensor) -> Tensor:

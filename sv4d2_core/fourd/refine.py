@@ -18,13 +18,14 @@ from ..video.foreground import near_white_masks
 from ..views import ViewGrid
 from .config import RefineConfig
 from .fit import Fit, FitProgress
+from .normals import checked_normals
 from .patches import Perceptual
 from .rings import ring_cameras
 from .scene import Scene4D, SceneRendering
 from .state import FitState
 from .targets import RoundTargets
 from .trust import pixel_trust
-from .validate import checked_normals, checked_views
+from .validate import checked_views
 from .visibility import visibility_weights
 
 log = logging.getLogger(__name__)

@@ -52,24 +52,6 @@ def checked_views(views: ViewGrid) -> ViewGrid:
     return replace(views, images=images.clamp(0, 1), masks=masks.clamp(0, 1), latents=None)
 
 
-def checked_normals(normals: torch.Tensor | None, views: ViewGrid) -> torch.Tensor | None:
-    """Return float32 normals on the CPU, of length 1 or 0.
-
-    Raises:
-        ValueError: normals of other pictures than the views, or values that are not finite.
-    """
-    if normals is None:
-        return None
-    if normals.shape != views.images.shape or not normals.isfinite().all():
-        raise ValueError(
-            f"Expected finite normals {list(views.images.shape)} like the views; got {list(normals.shape)}. "
-            f"Estimate them from the views, the input included, at the same size."
-        )
-    normals = normals.detach().cpu().float()
-    length = normals.norm(dim=-1, keepdim=True)
-    return torch.where(length > 0.1, normals / length.clamp(min=1e-6), 0.0)
-
-
 def _check_range(name: str, values: torch.Tensor) -> None:
     bad = int((~values.isfinite()).sum())
     if bad:
