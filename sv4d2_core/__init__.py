@@ -6,7 +6,11 @@ from .cameras import Cameras
 from .diffusion.checkpoint import load_checkpoint
 from .diffusion.convert import convert_checkpoint
 from .diffusion.novel_views import sample_views
+from .diffusion.resynthesis import resynthesizer
 from .export.folder import read_views, write_views
+from .fourd.config import RefineConfig
+from .fourd.refine import refine_scene
+from .fourd.scene_file import load_scene
 from .video.crop import PreparedClip, prepare_clip
 from .video.frames import Clip, load_clip
 from .views import ViewGrid
@@ -15,12 +19,16 @@ __all__ = [
     "Cameras",
     "Clip",
     "PreparedClip",
+    "RefineConfig",
     "ViewGrid",
     "convert_checkpoint",
     "load_checkpoint",
     "load_clip",
+    "load_scene",
     "prepare_clip",
     "read_views",
+    "refine_scene",
+    "resynthesizer",
     "sample_views",
     "write_views",
 ]

@@ -111,6 +111,22 @@ def test_render_makes_a_data_set_with_transparency(scene, tmp_path):
     assert {frame["time"] for frame in frames} == {0.0, 1.0}
 
 
+def test_depth_and_normals_are_pictures_that_refine_can_read(scene, views, tmp_path):
+    out = tmp_path / "out"
+    assert main(["render", str(scene), "--out", str(out), "--size", "32", "--maps"]) == 0
+    depth = np.asarray(Image.open(out / "depth/view_02/00001.png")) / 10_000
+    alpha = np.asarray(Image.open(out / "frames/view_02/00001.png"))[..., 3]
+    assert ((depth > 0) == (alpha >= 128)).mean() > 0.99 and depth[0, 0] == 0
+    assert 1.3 < np.median(depth[depth > 0]) < 2.3
+    normals = np.asarray(Image.open(out / "normals/view_02/00001.png")) / 127.5 - 1
+    inside = normals[alpha > 200]
+    assert np.linalg.norm(inside, axis=-1) == pytest.approx(1, abs=0.05)
+    assert (inside[:, 2] > 0).mean() > 0.9
+    again = tmp_path / "again.safetensors"
+    more = ["--normals", str(out / "normals"), "--steps", "4", "--input-elevation", "0"]
+    assert main(["refine", str(views), "--out", str(again), *more]) == 0
+
+
 def test_cameras_of_a_file_and_listed_times(scene, views, tmp_path):
     out = tmp_path / "out"
     file = str(views / "transforms.json")

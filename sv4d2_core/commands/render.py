@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..cameras import Cameras
 from ..export.renders import refuse_renders, write_renders
+from ..export.surface_maps import SurfaceMaps
 from ..export.transforms_reader import read_cameras
 from ..fourd.scene import Scene4D
 from ..fourd.scene_file import load_scene
@@ -37,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier renders in DIR")
 
+    parser.add_argument(
+        "--maps", action="store_true", help="depth and normals of the views, too (16-bit and RGB pictures)"
+    )
     parser.add_argument(
         "--centred",
         action="store_true",
@@ -78,11 +82,19 @@ def run(args: argparse.Namespace) -> int:
     with exclusive(args.out):
         refuse_renders(args.out, args.overwrite)
         cameras = _cameras(args, scene)
-        grid = None if cameras is None else _views(args, scene, cameras)
+        grid, maps = (None, None) if cameras is None else _views(args, scene, cameras)
         turntable = _turntable(args, scene) if args.turntable else None
         run = {"options": options_of(args), "versions": versions()}
         fps = args.fps or scene.fps
-        made = write_renders(args.out, grid, turntable, fps=fps, run=run, overwrite=args.overwrite)
+        made = write_renders(
+            args.out,
+            grid,
+            turntable,
+            maps=maps if args.maps else None,
+            fps=fps,
+            run=run,
+            overwrite=args.overwrite,
+        )
     log.info("Done in %.0f s: %s", time.perf_counter() - began, ", ".join(path.name for path in made))
     return 0
 
@@ -118,7 +130,7 @@ def _times(args: argparse.Namespace, scene: Scene4D) -> list[float]:
     return torch.linspace(0, 1, args.frames or scene.n_frames, dtype=torch.float64).tolist()
 
 
-def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> ViewGrid:
+def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[ViewGrid, SurfaceMaps]:
     times = _times(args, scene)
     with tqdm(desc="views", unit="picture", dynamic_ncols=True) as bar:
 
@@ -127,7 +139,9 @@ def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> ViewGr
             bar.update(done - bar.n)
 
         rendering = scene.render(cameras, times, args.size, callback=progress)
-    return ViewGrid(rendering.rgb, cameras, rendering.alpha, args.fps or scene.fps, times=tuple(times))
+    fps = args.fps or scene.fps
+    grid = ViewGrid(rendering.rgb, cameras, rendering.alpha, fps, times=tuple(times))
+    return grid, SurfaceMaps(rendering.depth, rendering.normal, rendering.alpha)
 
 
 def _turntable(args: argparse.Namespace, scene: Scene4D) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,13 @@ from .dataset import cameras_json, transforms_json
 from .folder import CAMERAS_FILE
 from .pictures import with_alpha, write_frames
 from .staging import all_or_nothing, recover
+from .surface_maps import SurfaceMaps, write_surface_maps
 from .video import write_video
 
 RENDER_FILE = "render.json"
 TURNTABLE = "turntable"
 _NAMES = re.compile(
-    r"render\.json|cameras\.json|transforms\.json|view_\d+\.mp4|turntable\.mp4|frames|turntable"
+    r"render\.json|cameras\.json|transforms\.json|view_\d+\.mp4|turntable\.mp4|frames|turntable|depth|normals"
 )
 
 
@@ -27,6 +28,7 @@ def write_renders(
     grid: ViewGrid | None,
     turntable: tuple[Tensor, Tensor] | None = None,
     *,
+    maps: SurfaceMaps | None = None,
     fps: float = 8.0,
     run: dict | None = None,
     overwrite: bool = False,
@@ -35,11 +37,13 @@ def write_renders(
 
     ``frames/view_XX/TTTTT.png`` and ``turntable/NNNNN.png`` are RGBA, the videos are on white.
     ``transforms.json`` makes the folder a D-NeRF style data set. All or nothing; ``render.json`` comes last.
+    For depth and normals see `write_surface_maps`.
 
     Args:
         folder: made if missing; files of other names in it are left alone.
         grid: views with masks at their times, or None.
         turntable: pictures [N, H, W, 3] on white and opacity [N, H, W], one camera and time each, or None.
+        maps: of the grid, or None.
         fps: of the turntable; the grid has its own.
         run: how they were made, JSON values.
         overwrite: replace what an earlier call wrote here; entries of other origin are never touched.
@@ -58,9 +62,11 @@ def write_renders(
     existing = refuse_renders(folder, overwrite)
     if grid is None and turntable is None:
         raise ValueError("Expected views or a turntable to write; got neither.")
-    with all_or_nothing(folder, existing, RENDER_FILE, _upper_estimate(grid, turntable)) as staging:
+    with all_or_nothing(folder, existing, RENDER_FILE, _upper_estimate(grid, maps, turntable)) as staging:
         if grid is not None:
             _write_grid(staging, grid)
+            if maps is not None:
+                write_surface_maps(staging, maps, grid.cameras)
         if turntable is not None:
             images, opacity = turntable
             write_frames(staging / TURNTABLE, with_alpha(images, opacity))
@@ -117,7 +123,9 @@ def _write_grid(folder: Path, grid: ViewGrid) -> None:
     (folder / "transforms.json").write_text(json.dumps(transforms, indent=2) + "\n")
 
 
-def _upper_estimate(grid: ViewGrid | None, turntable: tuple[Tensor, Tensor] | None) -> int:
+def _upper_estimate(
+    grid: ViewGrid | None, maps: SurfaceMaps | None, turntable: tuple[Tensor, Tensor] | None
+) -> int:
     """Return the bytes of the uncompressed pictures."""
-    pixels = 0 if grid is None else grid.images.numel() // 3
+    pixels = 0 if grid is None else grid.images.numel() // 3 * (1 if maps is None else 2)
     return 5 * (pixels + (0 if turntable is None else turntable[1].numel()))
