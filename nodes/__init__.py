@@ -13,8 +13,11 @@ from .loaders import SV4D2CheckpointLoader, SV4D2UNETLoader
 from .metrics import SV4D2Metrics
 from .metrics_networks import register_folder
 from .prepare_clip import SV4D2PrepareClip
+from .refine import SV4D2Refine4D
+from .render_scene import SV4D2Render4D
 from .replacements import register_replacements
 from .sampler import SV4D2Sampler
+from .scene_files import SV4D2LoadScene, SV4D2SaveScene
 from .views_folder import SV4D2LoadViews, SV4D2SaveViews
 from .views_images import SV4D2ImagesToViews, SV4D2ViewsToImages
 from .views_video import SV4D2ViewsGridVideo
@@ -46,4 +49,8 @@ class SV4D2Extension(ComfyExtension):
             SV4D2LoadViews,
             SV4D2SaveViews,
             SV4D2Metrics,
+            SV4D2Refine4D,
+            SV4D2Render4D,
+            SV4D2LoadScene,
+            SV4D2SaveScene,
         ]

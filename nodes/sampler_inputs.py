@@ -11,7 +11,7 @@ from .sockets import CamerasType, ViewsType
 MODEL_DEFAULT = "model default"
 
 # Newer hosts know a start value for the control; on others it starts with randomize.
-_FIXED = getattr(getattr(io, "ControlAfterGenerate", None), "fixed", True)
+FIXED = getattr(getattr(io, "ControlAfterGenerate", None), "fixed", True)
 
 
 def model_and_clip_inputs() -> list[io.Input]:
@@ -60,7 +60,7 @@ def sampler_inputs() -> list[io.Input]:
             default=23,
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=_FIXED,
+            control_after_generate=FIXED,
             tooltip="Window k of the clip starts from noise seeded with seed + k. Keep the control after "
             "generate on fixed, so that a cancelled job can continue.",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import fields
 from typing import Any
 
@@ -11,6 +12,8 @@ from comfy_api.latest import io
 CamerasType = io.Custom("SV4D2_CAMERAS")
 # Carries `sv4d2_core.views.ViewGrid`.
 ViewsType = io.Custom("SV4D2_VIEWS")
+# Carries a `sv4d2_core.fourd.scene.Scene4D`.
+SceneType = io.Custom("SV4D2_SCENE")
 
 _SCHEMA_FIELDS = {field.name for field in fields(io.Schema)}
 
@@ -18,3 +21,8 @@ _SCHEMA_FIELDS = {field.name for field in fields(io.Schema)}
 def aliases(*words: str) -> dict[str, Any]:
     """Return further search words of a node as keyword of `io.Schema`, or nothing where it has none."""
     return {"search_aliases": list(words)} if "search_aliases" in _SCHEMA_FIELDS else {}
+
+
+def advanced() -> dict[str, Any]:
+    """Return the keyword of an input that newer hosts show on demand only, or nothing where there is none."""
+    return {"advanced": True} if "advanced" in inspect.signature(io.Combo.Input).parameters else {}

@@ -125,7 +125,7 @@ class SV4D2SaveViews(io.ComfyNode):
         cls, views: ViewGrid, filename_prefix: str, save_latents: bool, crop: str | None = None
     ) -> io.NodeOutput:
         """Write the folder, show its contact sheet and return its name."""
-        path = _parsed(crop)
+        path = parsed_crop(crop)
         size = views.images.shape[2]
         run = {"settings": {"host": host(), **_workflow(cls)}, "versions": versions()}
         with numbered_folder(*output_place(filename_prefix, size)) as folder:
@@ -139,7 +139,7 @@ def _roots() -> list[Path]:
     return [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
 
 
-def _parsed(crop: str | None) -> dict | None:
+def parsed_crop(crop: str | None) -> dict | None:
     """Return the crop that SV4D2 Prepare Clip wrote as text; None for none."""
     if not crop or not crop.strip():
         return None

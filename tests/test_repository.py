@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SOURCES = sorted((ROOT / "sv4d2_core").rglob("*.py"))
 NODES = sorted((ROOT / "nodes").rglob("*.py"))
 # What nodes/ may import: the host, and what the host itself always brings.
-HOST = {"comfy", "comfy_api", "folder_paths", "comfyui_version"}
+HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "comfyui_version"}
 BESIDE_THE_HOST = {"torch", "numpy", "PIL", "einops"}
 
 # Higher floors may import lower ones, never the other way round.

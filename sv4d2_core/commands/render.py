@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,8 +15,9 @@ from ..cameras import Cameras
 from ..export.renders import refuse_renders, write_renders
 from ..export.surface_maps import SurfaceMaps
 from ..export.transforms_reader import read_cameras
-from ..fourd.scene import Scene4D
+from ..fourd.scene import Scene4D, own_cameras
 from ..fourd.scene_file import load_scene
+from ..fourd.turntable import turntable
 from ..views import ViewGrid
 from .arguments import at_least, listed_cameras
 from .machine import choose_device
@@ -106,7 +105,7 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
     if args.cameras is not None:
         return read_cameras(args.cameras)
     if args.azimuths is None:
-        return None if args.turntable else _own_cameras(scene)
+        return None if args.turntable else own_cameras(scene)
     own = scene.cameras
     return listed_cameras(
         args.azimuths,
@@ -115,11 +114,6 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
         radius=own.radius,
         fov_deg=own.fov_deg,
     )
-
-
-def _own_cameras(scene: Scene4D) -> Cameras:
-    """Return the cameras that the scene was fitted to, with a wider view where the object leaves theirs."""
-    return scene.cameras if scene.path is None else scene.path.seen_by(scene.cameras)
 
 
 def _times(args: argparse.Namespace, scene: Scene4D) -> list[float]:
@@ -147,18 +141,10 @@ def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[
 def _turntable(args: argparse.Namespace, scene: Scene4D) -> tuple[Tensor, Tensor]:
     """Return pictures [N, H, W, 3] and opacity [N, H, W] of one turn during which the motion is played."""
     count = args.frames or _TURNTABLE_FRAMES
-    images, opacity = [], []
-    for i, moment in enumerate(tqdm(_looped(count, scene.n_frames), desc="turntable", unit="picture")):
-        azimuths = (0.0, 360 * i / count)
-        pair = replace(_own_cameras(scene), elevations_deg=(0.0, 0.0), azimuths_deg=azimuths)
-        rendering = scene.render(pair, [moment], args.size, views=[1])
-        images.append(rendering.rgb[0, 0])
-        opacity.append(rendering.alpha[0, 0])
-    return torch.stack(images), torch.stack(opacity)
+    with tqdm(desc="turntable", unit="picture", dynamic_ncols=True, total=count) as bar:
 
+        def progress(done: int, _total: int) -> None:
+            bar.update(done - bar.n)
 
-def _looped(count: int, n_frames: int) -> Sequence[float]:
-    """Return times that run to the end and back, at the pace of the scene's own frames."""
-    last = max(n_frames - 1, 1)
-    places = [i % (2 * last) for i in range(count)]
-    return [min(place, 2 * last - place) / last for place in places]
+        seen, _ = turntable(scene, own_cameras(scene), count, args.size, callback=progress)
+    return seen.rgb[0], seen.alpha[0]

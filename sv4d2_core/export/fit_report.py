@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,15 +18,22 @@ from .pictures import pick_frames
 _SHOWN = 6
 
 
-def fit_report(scene: Scene4D, views: ViewGrid, losses: Sequence[float]) -> tuple[Image.Image, float]:
+def fit_report(
+    scene: Scene4D,
+    views: ViewGrid,
+    losses: Sequence[float],
+    callback: Callable[[int, int, None], None] | None = None,
+) -> tuple[Image.Image, float]:
     """Return the picture of a fit, and the mean residual over the novel views (`fit_residuals`).
 
     Args:
         scene: fitted, before its object's path is given back.
         views: what it was fitted to, with masks.
         losses: of every step.
+        callback: called with (pictures done, all pictures, None); may raise to cancel.
     """
-    rendered = scene.render(views.cameras, views.frame_times(), views.images.shape[2])
+    size = views.images.shape[2]
+    rendered = scene.render(views.cameras, views.frame_times(), size, callback=callback)
     shown = replace(views, images=rendered.rgb, masks=rendered.alpha)
     residuals = fit_residuals(shown, views, include_input=True)
     frames = pick_frames(views.n_frames, _SHOWN)

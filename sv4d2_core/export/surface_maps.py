@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..fourd.normals import packed_normals
 from .pictures import write_frames
 
 DEPTH, NORMALS = "depth", "normals"
@@ -41,12 +41,11 @@ def write_surface_maps(folder: Path, maps: SurfaceMaps, cameras: Cameras) -> Non
     (normal + 1) / 2 in the camera's axes (x right, y up, z towards the camera), grey where there is none.
     """
     seen = maps.alpha >= _NOT_SEEN
-    rotations = cameras.c2w_opengl()[:, :3, :3].to(maps.normals)
-    in_camera = torch.einsum("vji,tvhwj->tvhwi", rotations, maps.normals) * seen[..., None]
+    colours = packed_normals(maps.normals * seen[..., None], cameras)
     levels = (maps.depth * seen * DEPTH_SCALE).round().clamp(0, 65535).cpu().numpy().astype(np.uint16)
     for view in range(cameras.n_views + 1):
         name = f"view_{view:02d}"
-        write_frames(folder / NORMALS / name, (in_camera[:, view] + 1) / 2)
+        write_frames(folder / NORMALS / name, colours[:, view])
         place = folder / DEPTH / name
         place.mkdir(parents=True, exist_ok=True)
         for t, picture in enumerate(levels[:, view]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from ..cameras import Cameras
 from ..views import ViewGrid
 
 # A colour is a normal where its length differs from 1 by less; those of black, grey and white do not.
@@ -16,6 +17,17 @@ def unpacked_normals(pictures: torch.Tensor) -> torch.Tensor:
     normals = pictures * 2 - 1
     length = normals.norm(dim=-1, keepdim=True)
     return torch.where((length - 1).abs() < _SLACK, normals / length.clamp(min=1e-6), 0.0)
+
+
+def packed_normals(normals: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+    """Return colours (normal + 1) / 2 in each camera's OpenGL axes of world normals; grey: there is none.
+
+    Args:
+        normals: [T, V + 1, H, W, 3] unit, or 0.
+        cameras: the V + 1 cameras.
+    """
+    axes = cameras.c2w_opengl()[:, :3, :3].to(normals)
+    return torch.einsum("tvhwi,vij->tvhwj", normals, axes) / 2 + 0.5
 
 
 def resized_normals(normals: torch.Tensor, size: int) -> torch.Tensor:

@@ -81,6 +81,11 @@ class Scene4D(Protocol):
         ...
 
 
+def own_cameras(scene: Scene4D) -> Cameras:
+    """Return the cameras that a scene was fitted to, with a wider view where the object leaves theirs."""
+    return scene.cameras if scene.path is None else scene.path.seen_by(scene.cameras)
+
+
 def save_scene(path: str | Path, backend: str, tensors: dict[str, Tensor], header: dict) -> None:
     """Write a scene file: tensors, and a header of JSON values to which the backend is added."""
     write_tensors(path, SCENE_FORMAT, tensors, {"backend": backend, "version": SCENE_VERSION, **header})

@@ -19,6 +19,8 @@ _TRUST_ANGLE_DEG = 75.0
 _RIM_WEIGHT = 0.5
 # The rim of a silhouette is 2 pixels wide at this picture size.
 _RIM_SIZE = 64
+# Rims of larger pictures are found at this size: the work grows with the fourth power of it.
+_LARGEST_RIM_SIZE = 144
 # Confidence in the fit: the colour distance at which it has fallen to 1 / e, its window, its floor.
 _FIT_DISTANCE = 0.15
 _FIT_WINDOW = 5
@@ -88,8 +90,11 @@ def pixel_trust(views: ViewGrid) -> Tensor:
     """
     if views.masks is None:
         return torch.ones(views.images.shape[:4])
-    rims = rim_weights(views.masks.flatten(0, 1), 2 * views.images.shape[2] / _RIM_SIZE)
-    rims = rims.unflatten(0, tuple(views.masks.shape[:2]))
+    size = views.images.shape[2]
+    small = min(size, _LARGEST_RIM_SIZE)
+    masks = F.interpolate(views.masks, (small, small), mode="area") if small < size else views.masks
+    rims = rim_weights(masks.flatten(0, 1), 2 * small / _RIM_SIZE).unflatten(0, tuple(masks.shape[:2]))
+    rims = F.interpolate(rims, (size, size), mode="nearest")
     rims[:, 0] = 1
     return rims * view_trust(views.cameras)[None, :, None, None]
 

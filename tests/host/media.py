@@ -12,6 +12,8 @@ _REPOSITORY = Path(__file__).parent.parent.parent
 _SIZE = 64
 _N_FRAMES = 12
 _FPS = 8.0
+_SIZE_OF_VIEWS = 32
+_N_FRAMES_OF_VIEWS = 3
 
 
 def core(name: str) -> Any:
@@ -83,13 +85,15 @@ def write_other_model(path: Path) -> None:
 
 
 def write_media(folder: Path) -> None:
-    """Write a clip on white, a wide one, and a clip on a grey scene with the video of its mask."""
+    """Write a clip on white, a wide one, a clip on a grey scene with the video of its mask, and views."""
     import torch
 
     write_video = core("export.video").write_video
     views = core("world.render").render_views(
         core("world.anatomy").make_creature(5), core("cameras").Cameras.default(4), _N_FRAMES, _SIZE, _FPS
     )
+    few = views.at_frames(range(_N_FRAMES_OF_VIEWS)).resized(_SIZE_OF_VIEWS)
+    core("export.folder").write_views(folder / "creature", few)
     clip, masks = views.images[:, 0], views.masks[:, 0]
     write_video(folder / "clip.mp4", clip, _FPS)
     wide = torch.ones(_N_FRAMES, _SIZE, 2 * _SIZE, 3)

@@ -1,0 +1,129 @@
+"""One run of the refiner in ComfyUI: its memory, its progress, what it goes on from and what came of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import comfy.model_management
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..sv4d2_core.diffusion.window_store import tensor_fingerprint
+from ..sv4d2_core.export.fit_report import fit_report
+from ..sv4d2_core.fourd.config import RefineConfig
+from ..sv4d2_core.fourd.refine import refine_scene
+from ..sv4d2_core.fourd.scene import Scene4D
+from ..sv4d2_core.fourd.state import fit_fingerprint
+from ..sv4d2_core.views import ViewGrid
+from .fit_cache import FitStore
+from .refine_watch import RefineWatch
+from .scene_preview import check_cancelled
+from .second_stage import SecondStage, release_models
+
+log = logging.getLogger(__name__)
+
+# The report looks at pictures of at most this side: it must not take longer than the fit.
+_REPORT_SIZE = 128
+
+
+@dataclass
+class RefineJob:
+    """One fit; run it with gradients allowed.
+
+    Args:
+        given: the views at the size that the model takes.
+        views: what the scene is fitted to.
+        config: all settings.
+        second: the model of the second stage, or None.
+        normals: [T, V + 1, H, W, 3] of ``views``, or None.
+    """
+
+    given: ViewGrid
+    views: ViewGrid
+    config: RefineConfig
+    second: SecondStage | None
+    normals: Tensor | None
+
+    def __post_init__(self) -> None:
+        second = self.second
+        self._store = FitStore(self._fingerprint())
+        self._state = self._store.load()
+        latent_format = None if second is None else second.backend.patcher.model.latent_format
+        self._watch = RefineWatch(self.views, self._store, latent_format)
+        self._resynthesize = None
+        if second is not None:
+            self._resynthesize = second.resynthesize(self.given, self._watch.sampling)
+        self._seconds = 0.0
+
+    def run(self) -> Scene4D:
+        """Return the scene; the state is kept when the user cancels.
+
+        Raises:
+            ValueError, FloatingPointError: see `refine_scene`.
+            OOM_EXCEPTION: out of memory; the text names the settings that help.
+        """
+        began = time.perf_counter()
+        with torch.inference_mode():
+            release_models()
+        try:
+            scene = refine_scene(
+                self.views,
+                self.config,
+                resynthesize=self._resynthesize,
+                normals=self.normals,
+                callback=self._watch,
+                device=comfy.model_management.get_torch_device(),
+                state=self._state,
+            )
+        except comfy.model_management.InterruptProcessingException:
+            self._watch.save()
+            raise
+        except comfy.model_management.OOM_EXCEPTION as error:
+            raise comfy.model_management.OOM_EXCEPTION(
+                f"Out of memory at {self.views.images.shape[2]} px. Lower size, or set memory_gb to what may "
+                f"be used. ({error})"
+            ) from error
+        self._store.clear()
+        self._seconds = time.perf_counter() - began
+        return scene
+
+    def report(self, scene: Scene4D) -> tuple[Image.Image, list[str]]:
+        """Return the picture of the fit, and what there is to say about it."""
+        views = self.views.resized(min(self.views.images.shape[2], _REPORT_SIZE))
+        picture, residual = fit_report(scene, views, self._losses(), callback=check_cancelled)
+        self._watch.show_result(picture)
+        return picture, [*self._lines(), f"It leaves {residual:.4f} of the views unexplained."]
+
+    def _losses(self) -> list[float]:
+        """Return the losses of all steps, of a fit that was cancelled after its last step too."""
+        if self._watch.latest is not None:
+            return self._watch.latest.losses
+        return [] if self._state is None else self._state.tensors["losses"].tolist()
+
+    def _lines(self) -> list[str]:
+        views, config = self.views, self.config
+        resumed = "" if self._state is None else f", continued after step {self._state.step}"
+        lines = [
+            f"Fitted {views.n_frames} frames of {views.n_views + 1} views at {views.images.shape[2]} px with "
+            f"{config.backend}: {config.total_steps} steps in {self._seconds:.0f} s{resumed}."
+        ]
+        if config.rounds and self.second is None:
+            lines.append("Stage 2 had no model: it only weighed the views by visibility.")
+        elif self.second is not None:
+            model = self.second.config
+            lines.append(f"Stage 2 made the views anew {config.rounds} times with {model.variant}.")
+            if not model.trained:
+                lines.append("UNTRAINED WEIGHTS: what stage 2 made is noise.")
+                log.warning("SV4D2: UNTRAINED WEIGHTS: what stage 2 made is noise.")
+        return lines
+
+    def _fingerprint(self) -> dict[str, object]:
+        """Return all that determines the scene, as JSON values."""
+        second = None
+        if self.second is not None:
+            second = [*self.second.fingerprint(), tensor_fingerprint(self.given.images[:, 0])]
+        normals = None if self.normals is None else tensor_fingerprint(self.normals)
+        return {"fit": fit_fingerprint(self.views, self.config), "normals": normals, "second": second}

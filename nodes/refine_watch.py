@@ -1,0 +1,71 @@
+"""What happens beside a fit: the bar, a preview, cancelling, and a state to go on from."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+from PIL import Image
+from torch import Tensor
+
+from ..sv4d2_core.fourd.fit import FitProgress
+from ..sv4d2_core.views import ViewGrid
+from .fit_cache import FitStore
+from .live_preview import latent_picture
+from .scene_preview import ScenePreview
+
+_SAVE_EVERY_S = 60.0
+_LARGEST_SIDE = 512
+
+
+class RefineWatch:
+    """The callbacks of a fit and of the model that makes views anew between its rounds.
+
+    Args:
+        views: what the scene is fitted to.
+        store: where the state is kept every minute.
+        latent_format: the host's description of the model's latents, or None without a model.
+
+    Attributes:
+        latest: what the fit said last, or None.
+    """
+
+    def __init__(self, views: ViewGrid, store: FitStore, latent_format: Any = None) -> None:
+        self._store, self._latent_format, self._n_views = store, latent_format, views.n_views
+        self._preview = ScenePreview(views)
+        self._bar: comfy.utils.ProgressBar | None = None
+        self._at = (0, 1)
+        self._saved = time.monotonic()
+        self.latest: FitProgress | None = None
+
+    def __call__(self, step: int, total: int, progress: FitProgress) -> None:
+        """Show where the fit is, keep its state now and then, and raise when the user cancels."""
+        self.latest, self._at = progress, (step, total)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if time.monotonic() - self._saved > _SAVE_EVERY_S:
+            self.save()
+        self._show(self._preview.picture(progress.scene))
+
+    def sampling(self, _step: int, _total: int, latents: Tensor | None) -> None:
+        """Show the views that are being made anew; the bar stays where the fit is."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        known = latents is not None and self._latent_format.latent_rgb_factors is not None
+        self._show(latent_picture(latents, self._n_views, self._latent_format) if known else None)
+
+    def show_result(self, picture: Image.Image) -> None:
+        """Replace the last preview, which the page would go on showing, by the picture of the fit."""
+        self._show(picture, largest_side=None)
+
+    def save(self) -> None:
+        """Keep the state, from which the fit goes on when it is queued again."""
+        if self.latest is not None:
+            self._store.save(self.latest.state())
+            self._saved = time.monotonic()
+
+    def _show(self, picture: Image.Image | None, largest_side: int | None = _LARGEST_SIDE) -> None:
+        step, total = self._at
+        bar = self._bar or comfy.utils.ProgressBar(total)
+        bar.update_absolute(step, total, None if picture is None else ("JPEG", picture, largest_side))
+        self._bar = bar

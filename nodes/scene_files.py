@@ -1,0 +1,174 @@
+"""Scenes in files: saved below ComfyUI's output folder, loaded from there or from the input folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+from comfy_api.latest import io
+
+from ..sv4d2_core.fourd.scene import Scene4D
+from ..sv4d2_core.fourd.scene_file import load_scene
+from .gradients import gradients
+from .output_folder import output_place, relative_to_output
+from .preview import picture_preview
+from .scene_preview import scene_strip
+from .sockets import CamerasType, SceneType, aliases
+
+_SUFFIX = ".safetensors"
+_LISTED = 5
+
+
+class SV4D2LoadScene(io.ComfyNode):
+    """Loads a scene that was saved earlier."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's sockets and widgets."""
+        return io.Schema(
+            node_id="SV4D2LoadScene",
+            display_name="SV4D2 Load Scene",
+            category="SV4D2/scene",
+            description=(
+                "Loads a 4D scene that SV4D2 Save Scene or the command line wrote, so that it need not be "
+                "fitted again. Give the file's name; nothing needs to be connected. Connect the scene to "
+                "SV4D2 Render 4D."
+            ),
+            inputs=[
+                io.String.Input(
+                    "file",
+                    default="sv4d2/scene_00001.safetensors",
+                    tooltip="The file, relative to ComfyUI's output folder (looked at first) or input "
+                    "folder, such as sv4d2/scene_00001.safetensors. Or connect the file output of SV4D2 "
+                    "Save Scene.",
+                ),
+            ],
+            outputs=[
+                SceneType.Output(display_name="scene", tooltip="The scene, for SV4D2 Render 4D."),
+                CamerasType.Output(
+                    display_name="cameras", tooltip="The cameras of the views that it was fitted to."
+                ),
+            ],
+            **aliases("4d", "nerf", "gaussian splatting", "open scene"),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str | None = None) -> int:
+        """Return when the file last changed, so that it is read again then."""
+        if file is None:
+            # The name comes through a link and is not known yet.
+            return 0
+        try:
+            return _found(file).stat().st_mtime_ns
+        except (OSError, ValueError):
+            # `execute` says what is wrong.
+            return 0
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        """Return the scene and its cameras."""
+        with gradients():
+            scene = load_scene(_found(file), comfy.model_management.get_torch_device())
+        return io.NodeOutput(scene, scene.cameras)
+
+
+class SV4D2SaveScene(io.ComfyNode):
+    """Saves a scene."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's sockets and widgets."""
+        return io.Schema(
+            node_id="SV4D2SaveScene",
+            display_name="SV4D2 Save Scene",
+            category="SV4D2/scene",
+            description=(
+                "Writes a 4D scene into one new file, which SV4D2 Load Scene and the command line (sv4d2 "
+                "render) read. Connect the scene of SV4D2 Refine 4D. Nothing is ever overwritten."
+            ),
+            inputs=[
+                SceneType.Input("scene", tooltip="The scene to save, from SV4D2 Refine 4D."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="sv4d2/scene",
+                    tooltip="Name of the file below ComfyUI's output folder; a number is added: "
+                    "sv4d2/scene_00001.safetensors. Knows %year%, %month%, %day% and the like.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="file",
+                    tooltip="The new file relative to the output folder, as SV4D2 Load Scene takes it.",
+                ),
+            ],
+            is_output_node=True,
+            **aliases("4d", "nerf", "gaussian splatting", "export scene"),
+        )
+
+    @classmethod
+    def execute(cls, scene: Scene4D, filename_prefix: str) -> io.NodeOutput:
+        """Write the file, show the scene and its name."""
+        place = _claimed(*output_place(filename_prefix, 0))
+        try:
+            scene.save(place)
+        except BaseException:
+            place.unlink(missing_ok=True)
+            raise
+        relative = relative_to_output(place)
+        size = place.stat().st_size / 2**20
+        lines = [f"Saved {relative}: {scene.backend}, {scene.n_frames} frames, {size:.1f} MB"]
+        with gradients():
+            strip = scene_strip(scene)
+        return io.NodeOutput(relative, ui=picture_preview(strip, lines, cls))
+
+
+def _claimed(parent: Path, name: str) -> Path:
+    """Return a new empty file with the next free number; making it is what claims the number.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    taken = re.compile(re.escape(name) + r"_(\d+)\.\w+", re.IGNORECASE)
+    parent.mkdir(parents=True, exist_ok=True)
+    number = max((int(m[1]) for path in parent.iterdir() if (m := taken.fullmatch(path.name))), default=0)
+    while True:
+        number += 1
+        file = parent / f"{name}_{number:05d}{_SUFFIX}"
+        try:
+            file.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return file
+
+
+def _found(name: str) -> Path:
+    """Return the file called ``name`` in the output or the input folder, links resolved.
+
+    Raises:
+        ValueError: the path leads out of these folders.
+        FileNotFoundError: there is no such file; the text lists some that are there.
+    """
+    roots = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
+    if "\0" in name:
+        raise ValueError(f"Expected the name of a file; got {name!r}, which holds a NUL byte.")
+    for root in map(Path.resolve, roots):
+        file = (root / name.strip()).resolve()
+        if root not in file.parents:
+            raise ValueError(
+                f"Expected a file inside {' or '.join(map(str, roots))}; {name!r} leads (by a link or ..) "
+                f"outside. Give its path relative to one of them."
+            )
+        if file.is_file():
+            return file
+    found = sorted(
+        (path for root in roots for path in root.rglob(f"*{_SUFFIX}") if path.is_file()),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
+    names = [next(p.relative_to(r) for r in roots if r in p.parents).as_posix() for p in found[:_LISTED]]
+    listing = f"Files that exist: {', '.join(names)}." if names else "There are none yet."
+    raise FileNotFoundError(
+        f"Expected the file of a scene; there is no {name!r} in the output or input folder. {listing}"
+    )

@@ -1,0 +1,425 @@
+"""The nodes that turn views into a 4D scene, take pictures of it, save and load it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+Core = Callable[[str], ModuleType]
+
+T, V, SIZE = 3, 2, 32
+REFINE = dict(
+    backend="dynerf",
+    steps=10,
+    stages="auto",
+    size=0,
+    trust=True,
+    elevation="given",
+    elevation_deg=0.0,
+    strength=0.5,
+    sampling_steps=2,
+    seed=3,
+    memory_gb=0.0,
+    field="planes",
+)
+RENDER = dict(mode="views", frames=0, size=SIZE, turns=1.0)
+
+
+@pytest.fixture(scope="module")
+def views(core: Core) -> Any:
+    """Return views as the host hands them on: tensors of inference mode."""
+    with torch.inference_mode():
+        creature = core("world.anatomy").make_creature(5)
+        return core("world.render").render_views(creature, core("cameras").Cameras.ring(V), T, SIZE, 8.0)
+
+
+@pytest.fixture
+def refine(pack: dict[str, Any], views: Any, host_dirs: Any) -> Callable[..., Any]:
+    """Return a function that runs the refiner as the host does: ``refine(steps=5)``."""
+
+    def run(given: Any = None, **changes: Any) -> Any:
+        with torch.inference_mode():
+            node = pack["SV4D2Refine4D"].PREPARE_CLASS_CLONE({})
+            return node.execute(views if given is None else given, **{**REFINE, **changes})
+
+    return run
+
+
+@pytest.fixture
+def render(pack: dict[str, Any]) -> Callable[..., Any]:
+    """Return a function that takes pictures of a scene as the host does."""
+
+    def run(scene: Any, **changes: Any) -> Any:
+        with torch.inference_mode():
+            return pack["SV4D2Render4D"].execute(scene, **{**RENDER, **changes}).args
+
+    return run
+
+
+@pytest.fixture
+def bar(host: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Return the list of what the progress bar is told."""
+    import comfy.utils
+
+    seen: list[tuple] = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_kw: seen.append(args))
+    return seen
+
+
+@pytest.fixture
+def cancel_at(host: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool]], None]:
+    """Return a function that makes the user cancel when the bar stands at a value."""
+    import comfy.model_management
+    import comfy.utils
+
+    def arrange(wanted: Callable[[int], bool]) -> None:
+        def hook(value: int, *_args: Any, **_kw: Any) -> None:
+            if wanted(value):
+                comfy.model_management.interrupt_current_processing()
+
+        monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+
+    return arrange
+
+
+class TestSchemas:
+    OURS = {
+        "SV4D2Refine4D": (
+            ["views", *REFINE, "model", "clip_vision", "vae", "normals", "crop"],
+            "SV4D2_SCENE IMAGE STRING",
+        ),
+        "SV4D2Render4D": (["scene", *RENDER, "cameras"], "IMAGE MASK IMAGE IMAGE SV4D2_VIEWS FLOAT"),
+        "SV4D2LoadScene": (["file"], "SV4D2_SCENE SV4D2_CAMERAS"),
+        "SV4D2SaveScene": (["scene", "filename_prefix"], "STRING"),
+    }
+
+    @pytest.mark.parametrize("node_id", OURS)
+    def test_inputs_keep_their_order(self, pack: dict, node_id: str) -> None:
+        info = pack[node_id].GET_NODE_INFO_V1()
+        names, outputs = self.OURS[node_id]
+        assert list({**info["input"]["required"], **info["input"].get("optional", {})}) == names
+        assert " ".join(map(str, info["output"])) == outputs
+        assert info["output_node"] == (node_id == "SV4D2SaveScene")
+        json.dumps(info)
+
+
+class TestRefineAndRender:
+    def test_views_become_a_scene_that_is_seen_from_anywhere(
+        self, refine: Any, render: Any, views: Any, core: Core
+    ) -> None:
+        output = refine(steps=40)
+        scene, fit, report = output.args
+        images, masks, depth, normals, shown, fps = render(scene)
+        assert images.shape == ((V + 1) * T, SIZE, SIZE, 3) and masks.shape == images.shape[:3]
+        assert torch.equal(images[T], shown.images[0, 1]) and torch.equal(masks[1], shown.masks[1, 0])
+        assert shown.cameras == scene.cameras and shown.frame_times() == views.frame_times()
+        assert fps == views.fps
+        error = (shown.images - views.images).abs().mean()
+        assert error < 0.6 * (1 - views.images).abs().mean()
+        for maps in (depth, normals, fit):
+            assert maps.shape[-1] == 3 and 0 <= float(maps.min()) and float(maps.max()) <= 1
+        assert float(depth[masks < 0.01].max()) < 0.02
+        assert "3 frames of 3 views at 32 px with dynerf: 40 steps" in report
+        assert "unexplained" in report and "0.0 degrees, as given" in report and "Stage 2" not in report
+        ui = output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
+        assert ui["text"] == report.split("\n") and ui["images"]
+
+    def test_times_and_cameras_may_be_others(self, refine: Any, render: Any, core: Core) -> None:
+        scene = refine(steps=6)[0]
+        images, _, _, _, shown, fps = render(scene, frames=5, cameras=core("cameras").Cameras.ring(4, 20.0))
+        assert images.shape[0] == 5 * 5 and shown.n_views == 4
+        assert shown.frame_times() == (0.0, 0.25, 0.5, 0.75, 1.0) and fps == 16.0
+        images, masks, depth, normals, blocked, fps = render(scene, mode="turntable", frames=6, turns=-1.0)
+        assert len(images) == len(masks) == len(depth) == len(normals) == 6 and fps == 8.0
+        assert "A turntable has no views" in blocked.message
+        first = render(scene, frames=2)[0]
+        assert torch.allclose(images[0], first[0], atol=1e-5)
+
+    def test_normals_return_as_they_went(self, nodes_of: Any, views: Any, core: Core) -> None:
+        maps = nodes_of("geometry_images")
+        given = torch.nn.functional.normalize(torch.randn(T, V + 1, SIZE, SIZE, 3), dim=-1)
+        packed = core("fourd.normals").packed_normals
+        images = packed(given, views.cameras)
+        flat = images.movedim(0, 1).flatten(0, 1)
+        back = maps.normals_of_images(flat, views)
+        axes = views.cameras.c2w_opengl()[:, :3, :3].float()
+        world = torch.einsum("tvhwj,vij->tvhwi", back, axes)
+        assert torch.allclose(world, given, atol=1e-5)
+        # A surface that faces the input camera, which looks along -z, is blue.
+        facing = packed(torch.tensor([0.0, 0, 1]).expand(1, V + 1, 1, 1, 3), views.cameras)
+        assert torch.allclose(facing[0, 0, 0, 0], torch.tensor([0.5, 0.5, 1.0]))
+
+    def test_given_normals_size_elevation_and_crop_are_used(
+        self, refine: Any, render: Any, views: Any, core: Core
+    ) -> None:
+        plain = refine(steps=8)[0]
+        flat = torch.full(((V + 1) * T, 8, 8, 3), 0.5)
+        flat[..., 2] = 1.0
+        bent = refine(steps=8, normals=flat)[0]
+        assert not torch.equal(render(plain)[0], render(bent)[0])
+        small, _, report = refine(steps=5, size=16, elevation_deg=12.0).args
+        assert small.cameras.input_elevation_deg == 12.0 and "at 16 px" in report and "12.0 degrees" in report
+        guessed = refine(steps=5, elevation="auto")[2]
+        assert "silhouettes" in guessed
+        centers = [[20.0 + 5 * t, 20.0] for t in range(T)]
+        crop = core("video.crop").CropPath
+        fields = crop.__dataclass_fields__
+        values = {"centers": centers, "side": 20.0, "size": SIZE}
+        crop_json = json.dumps({name: values.get(name, 40) for name in fields})
+        moved = refine(steps=5, crop=crop_json)[0]
+        assert moved.path is not None and plain.path is None
+        assert render(moved)[4].cameras.fov_deg > plain.cameras.fov_deg
+
+    def test_a_model_makes_the_views_anew(self, refine: Any, loaded: Any) -> None:
+        model, clip_vision, vae = loaded
+        report = refine(steps=8, model=model, clip_vision=clip_vision, vae=vae)[2]
+        assert "made the views anew 2 times with sv4d2" in report and "UNTRAINED" in report
+        assert "8 steps" in report
+        assert "no model" in refine(steps=8, stages="2")[2]
+        assert "Stage 2" not in refine(steps=4, stages="1", model=model)[2]
+
+
+class TestProgress:
+    def test_every_step_is_told_and_the_scene_is_shown(self, refine: Any, bar: list) -> None:
+        refine(steps=12)
+        assert [args[0] for args in bar] == [*range(1, 13), 12] and {args[1] for args in bar} == {12}
+        kind, picture, _ = bar[0][2]
+        assert kind == "JPEG" and picture.size == (3 * SIZE, 2 * SIZE)
+        assert sum(args[2] is not None for args in bar) < 7
+        # The picture of the fit stays on the node.
+        assert bar[-1][2][1].width == 1200
+
+    @pytest.mark.parametrize("pixel_seconds", [1e-7, 1e-5, 1e-3])
+    def test_previews_take_a_tenth_of_the_time(
+        self, nodes_of: Any, core: Core, views: Any, monkeypatch: pytest.MonkeyPatch, pixel_seconds: float
+    ) -> None:
+        module, now, spent, sizes = nodes_of("scene_preview"), [0.0], [0.0], []
+
+        class Clock:
+            perf_counter = staticmethod(lambda: now[0])
+
+        class Scene:
+            def render(self, _cameras: Any, _times: Any, size: int, *, views: Any, callback: Any) -> Any:
+                seconds = len(views) * size * size * pixel_seconds
+                now[0] += seconds
+                spent[0] += seconds
+                sizes.append(size)
+                return core("fourd.scene").SceneRendering(
+                    torch.rand(1, len(views), size, size, 3), *[torch.empty(0)] * 3
+                )
+
+        monkeypatch.setattr(module, "time", Clock)
+        preview = module.ScenePreview(views.resized(256))
+        for _ in range(4000):
+            preview.picture(Scene())
+            now[0] += 0.05
+        # The first picture may cost more than its share: nothing is known then.
+        first = len(views.images[0]) * sizes[0] ** 2 * pixel_seconds
+        assert spent[0] - first < 0.1 * now[0] and len(sizes) > 3
+        assert 32 <= min(sizes) and max(sizes) <= 128
+        assert max(sizes) == {1e-7: 128, 1e-5: 80, 1e-3: 64}[pixel_seconds]
+
+    def test_cancelled_fit_continues_to_the_same_scene(
+        self, refine: Any, render: Any, bar: list, cancel_at: Any, host_dirs: Any
+    ) -> None:
+        import comfy.model_management as management
+
+        whole = render(refine(seed=5)[0])[0]
+        cancel_at(lambda value: value == 5)
+        with pytest.raises(management.InterruptProcessingException):
+            refine(seed=5)
+        (kept,) = (host_dirs.temp / "sv4d2_fits").iterdir()
+        values: list[int] = []
+        cancel_at(lambda value: values.append(value) or False)
+        scene, _, report = refine(seed=5).args
+        # The step that ran while the user pressed the button counts.
+        assert values[0] == 7 and "continued after step 6" in report
+        assert torch.equal(render(scene)[0], whole)
+        assert not kept.exists()
+        other = refine(seed=6)[2]
+        assert "continued" not in other
+
+    def test_fit_that_is_cancelled_in_its_last_step_is_finished(self, refine: Any, cancel_at: Any) -> None:
+        import comfy.model_management as management
+
+        cancel_at(lambda value: value == 3)
+        with pytest.raises(management.InterruptProcessingException):
+            refine(steps=4)
+        cancel_at(lambda value: False)
+        scene, fit, report = refine(steps=4).args
+        assert "continued after step 4" in report and scene.n_frames == T and fit.shape[-1] == 3
+
+    def test_cancelled_second_stage_continues_to_the_same_scene(
+        self, refine: Any, render: Any, loaded: Any, cancel_at: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import comfy.model_management as management
+
+        sockets = dict(zip(("model", "clip_vision", "vae"), loaded, strict=True))
+        whole = render(refine(**sockets)[0])[0]
+        calls: list[int] = []
+        apply_model = loaded[0].model.apply_model
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 3:
+                management.interrupt_current_processing()
+            return apply_model(*args, **kwargs)
+
+        monkeypatch.setattr(loaded[0].model, "apply_model", slow)
+        with pytest.raises(management.InterruptProcessingException):
+            refine(**sockets)
+        assert len(calls) == 3
+        cancel_at(lambda value: value == REFINE["steps"] - 1)
+        with pytest.raises(management.InterruptProcessingException):
+            refine(**sockets)
+        cancel_at(lambda value: False)
+        scene, _, report = refine(**sockets).args
+        assert "continued after step" in report
+        assert torch.equal(render(scene)[0], whole)
+
+    def test_a_full_disk_ends_no_fit(
+        self, refine: Any, core: Core, cancel_at: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    ) -> None:
+        import comfy.model_management as management
+
+        def full(*_args: Any) -> None:
+            raise OSError(28, "No space left")
+
+        monkeypatch.setattr(core("fourd.state").FitState, "save", full)
+        cancel_at(lambda value: value == 3)
+        with pytest.raises(management.InterruptProcessingException):
+            refine(seed=8)
+        assert "No space left" in caplog.text
+        cancel_at(lambda value: False)
+        assert "continued" not in refine(seed=8)[2]
+
+    def test_rendering_tells_every_picture_and_can_be_cancelled(
+        self, refine: Any, render: Any, bar: list, cancel_at: Any
+    ) -> None:
+        import comfy.model_management as management
+
+        scene = refine(steps=4)[0]
+        bar.clear()
+        render(scene)
+        assert [args[:2] for args in bar] == [(i + 1, 9) for i in range(9)]
+        for mode in ("views", "turntable"):
+            cancel_at(lambda value: value == 2)
+            with pytest.raises(management.InterruptProcessingException):
+                render(scene, mode=mode)
+
+
+class TestFiles:
+    def test_a_saved_scene_is_the_same_when_loaded(
+        self, pack: dict[str, Any], refine: Any, render: Any, host_dirs: Any
+    ) -> None:
+        scene = refine(steps=8)[0]
+        save, load = pack["SV4D2SaveScene"].PREPARE_CLASS_CLONE({}), pack["SV4D2LoadScene"]
+        with torch.inference_mode():
+            first, second = save.execute(scene, "4d/cat"), save.execute(scene, "4d/cat")
+            back, cameras = load.execute(first[0]).args
+        assert (first[0], second[0]) == ("4d/cat_00001.safetensors", "4d/cat_00002.safetensors")
+        assert torch.equal(render(back)[0], render(scene)[0]) and cameras == scene.cameras
+        ui = first.ui if isinstance(first.ui, dict) else first.ui.as_dict()
+        assert ui["images"] and "4d/cat_00001.safetensors: dynerf, 3 frames" in ui["text"][0]
+        before = load.fingerprint_inputs(first[0])
+        (host_dirs.output / first[0]).touch()
+        assert load.fingerprint_inputs(first[0]) > before > 0 == load.fingerprint_inputs("nothing")
+        assert load.fingerprint_inputs(None) == 0
+
+    def test_what_cannot_be_saved_leaves_nothing(
+        self, pack: dict[str, Any], refine: Any, host_dirs: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scene = refine(steps=4)[0]
+
+        def full(_path: Path) -> None:
+            raise OSError(28, "No space left")
+
+        monkeypatch.setattr(scene, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            pack["SV4D2SaveScene"].execute(scene, "scene")
+        assert not list(host_dirs.output.iterdir())
+
+    def test_other_files_are_explained(self, pack: dict[str, Any], refine: Any, host_dirs: Any) -> None:
+        from safetensors import safe_open
+        from safetensors.torch import save_file
+
+        load = pack["SV4D2LoadScene"].execute
+        scene = refine(steps=4)[0]
+        scene.save(host_dirs.input / "mine.safetensors")
+        with pytest.raises(FileNotFoundError, match="no 'other.safetensors'.*exist: mine.safetensors"):
+            load("other.safetensors")
+        with pytest.raises(ValueError, match="leads .* outside"):
+            load("../mine.safetensors")
+        save_file({"a": torch.zeros(1)}, host_dirs.input / "lora.safetensors")
+        with pytest.raises(ValueError, match="safetensors file of another kind"):
+            load("lora.safetensors")
+        (host_dirs.input / "cut.safetensors").write_bytes(b"cut")
+        with pytest.raises(ValueError, match="cannot be read"):
+            load("cut.safetensors")
+        with safe_open(host_dirs.input / "mine.safetensors", "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            header = json.loads(file.metadata()["sv4d2.scene"])
+        for backend, message in (("gaussians", "damaged|Expected a scene"), ("clay", "Expected a scene of")):
+            text = json.dumps({**header, "backend": backend})
+            save_file(tensors, host_dirs.input / "mixed.safetensors", {"sv4d2.scene": text})
+            with pytest.raises(ValueError, match=message):
+                load("mixed.safetensors")
+
+
+class TestWrongInput:
+    def test_views_that_cannot_be_fitted_are_explained(self, refine: Any, views: Any, core: Core) -> None:
+        blank = replace(views, images=torch.ones_like(views.images), masks=None)
+        empty = replace(views, masks=torch.zeros_like(views.masks))
+        broken = replace(views, images=views.images * math.nan)
+        high = core("cameras").Cameras.ring(V, 40.0)
+        cases: list[tuple[Any, dict[str, Any], str]] = [
+            (blank, {}, "Expected an object on a white background"),
+            (empty, {}, "Expected an object on a white background"),
+            (broken, {}, "Expected finite images"),
+            (views, {"size": 8}, "at least 16 pixels"),
+            (replace(views, cameras=high), {"elevation_deg": 60.0}, "between -90 and 90 degrees"),
+            (
+                views,
+                {"normals": torch.rand(4, 8, 8, 3)},
+                "Expected 9 normal maps.*3 views x 3 frames.*got 4",
+            ),
+            (views, {"crop": "no json"}, "Expected the crop output of SV4D2 Prepare Clip"),
+            (views, {"crop": "{}"}, "Crop path JSON lacks"),
+        ]
+        for given, changes, message in cases:
+            with pytest.raises(ValueError, match=message):
+                refine(given, **changes)
+
+    def test_models_that_do_not_fit_are_explained(
+        self, refine: Any, loaded: Any, core: Core, views: Any
+    ) -> None:
+        model, clip_vision, vae = loaded
+        with pytest.raises(ValueError, match="socket 'clip_vision'; got none"):
+            refine(model=model, vae=vae)
+        with pytest.raises(ValueError, match="Stable Video 4D 2.0 model"):
+            refine(model=object(), clip_vision=clip_vision, vae=vae)
+
+    def test_memory_that_is_missing_is_told(
+        self, refine: Any, render: Any, nodes_of: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import comfy.model_management as management
+
+        scene = refine(steps=4)[0]
+
+        def full(*_args: Any, **_kw: Any) -> None:
+            raise management.OOM_EXCEPTION("no room")
+
+        monkeypatch.setattr(nodes_of("refine_job"), "refine_scene", full)
+        with pytest.raises(management.OOM_EXCEPTION, match="at 32 px. Lower size, or set memory_gb.*no room"):
+            refine()
+        monkeypatch.setattr(management, "get_free_memory", lambda *_args: 1e5)
+        with pytest.raises(ValueError, match="9 pictures of 32 x 32 need about .* Lower size or frames"):
+            render(scene)

@@ -1,0 +1,171 @@
+"""The 4D refiner in a running ComfyUI: previews, cancelling, going on, and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Graph = dict[str, dict[str, Any]]
+
+REFINE = dict(
+    backend="dynerf",
+    steps=12,
+    stages="auto",
+    size=0,
+    trust=True,
+    elevation="given",
+    elevation_deg=0.0,
+    strength=0.5,
+    sampling_steps=2,
+    seed=0,
+    memory_gb=0.0,
+    field="planes",
+)
+
+
+def graph_of(**changes: Any) -> Graph:
+    """Return views -> refine (node 2) -> render -> pictures; changes of the refiner's inputs."""
+    inputs = {"views": ["1", 0], **REFINE, **changes}
+    return {
+        "1": {"class_type": "SV4D2LoadViews", "inputs": {"folder": "creature"}},
+        "2": {"class_type": "SV4D2Refine4D", "inputs": inputs},
+        "3": {
+            "class_type": "SV4D2Render4D",
+            "inputs": {"scene": ["2", 0], "mode": "views", "frames": 2, "size": 32, "turns": 1.0},
+        },
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        "5": {"class_type": "SV4D2SaveScene", "inputs": {"scene": ["2", 0], "filename_prefix": "4d/scene"}},
+        "6": {"class_type": "PreviewAny", "inputs": {"source": ["2", 2]}},
+    }
+
+
+def with_model(graph: Graph) -> Graph:
+    loader = {"ckpt_name": "sv4d2.safetensors", "variant": "auto", "weight_dtype": "default"}
+    graph["7"] = {"class_type": "SV4D2CheckpointLoader", "inputs": loader}
+    sockets = {"model": ["7", 0], "clip_vision": ["7", 1], "vae": ["7", 2]}
+    graph["2"]["inputs"].update(sockets)
+    return graph
+
+
+def report_of(outcome: Any) -> str:
+    assert outcome.status == "success", outcome.message
+    return "\n".join(outcome.outputs["2"]["text"])
+
+
+def test_views_become_pictures_and_the_fit_is_watched(server: Any) -> None:
+    outcome = server.prompt(graph_of())
+    assert "3 frames of 5 views at 32 px with dynerf: 12 steps" in report_of(outcome)
+    # The last of them brings the picture of the finished fit.
+    assert outcome.progress("2") == [*((i + 1, 12) for i in range(12)), (12, 12)]
+    assert outcome.n_previews > 1
+    assert len(outcome.outputs["4"]["images"]) == 5 * 2
+    again = server.prompt(graph_of())
+    assert "2" in again.cached_nodes
+    saved = sorted(path.name for path in (server.base / "output/4d").iterdir())
+    assert saved[0] == "scene_00001.safetensors"
+
+
+def test_a_model_makes_the_views_anew_and_its_steps_are_shown(server: Any) -> None:
+    outcome = server.prompt(with_model(graph_of(seed=1, steps=8)))
+    assert "made the views anew 2 times with sv4d2" in report_of(outcome)
+    values = [value for value, _ in outcome.progress("2")]
+    assert values == sorted(values) and values[-1] == 8
+    # Two rounds of windows are sampled while the fit waits.
+    assert len(values) > 8 + 2 * 2
+
+
+def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server: Any) -> None:
+    graph = graph_of(seed=777, steps=2000)
+    cancelled = server.prompt(
+        graph, interrupt_when=lambda event: event.kind == "progress" and event.data["value"] >= 12
+    )
+    assert cancelled.status == "interrupted", cancelled.message
+    assert cancelled.interrupt_seconds < 1
+    stopped = cancelled.progress("2")[-1][0]
+    again = server.prompt(
+        graph, interrupt_when=lambda event: event.kind == "progress" and event.data["value"] >= stopped + 3
+    )
+    assert again.status == "interrupted" and again.interrupt_seconds < 1
+    # The step in which the user cancelled is kept.
+    assert again.progress("2")[0][0] == stopped + 2
+
+
+def blank_views(graph: Graph) -> None:
+    image = {"width": 32, "height": 32, "batch_size": 3, "color": 0xFFFFFF}
+    graph["8"] = {"class_type": "EmptyImage", "inputs": image}
+    orbit = {"preset": "ring", "n_views": 1, "elevations_deg": "", "azimuths_deg": ""}
+    orbit |= {"sweep_azimuth_deg": 360.0, "sweep_elevation_deg": 0.0, "input_elevation_deg": 0.0}
+    graph["9"] = {"class_type": "SV4D2CameraOrbit", "inputs": {**orbit, "radius": 2.0, "fov_deg": 33.8}}
+    pack = {
+        "clip": ["8", 0],
+        "novel_views": ["8", 0],
+        "cameras": ["9", 0],
+        "order": "view by view",
+        "fps": 8.0,
+    }
+    graph["10"] = {"class_type": "SV4D2ImagesToViews", "inputs": pack}
+    graph["2"]["inputs"]["views"] = ["10", 0]
+
+
+def other_model(graph: Graph) -> None:
+    loader = {"unet_name": "other.safetensors", "weight_dtype": "default"}
+    graph["7"] = {"class_type": "UNETLoader", "inputs": loader}
+    graph["2"]["inputs"]["model"] = ["7", 0]
+
+
+def model_alone(graph: Graph) -> None:
+    with_model(graph)
+    del graph["2"]["inputs"]["vae"]
+
+
+def views_of_other_cameras(graph: Graph) -> None:
+    with_model(graph)
+    graph["7"]["inputs"]["ckpt_name"] = "sv4d2_8views.safetensors"
+
+
+def two_normals(graph: Graph) -> None:
+    image = {"width": 32, "height": 32, "batch_size": 2, "color": 0}
+    graph["8"] = {"class_type": "EmptyImage", "inputs": image}
+    graph["2"]["inputs"]["normals"] = ["8", 0]
+
+
+def wrong_elevation(graph: Graph) -> None:
+    graph["2"]["inputs"]["elevation_deg"] = 89.0
+
+
+def scene_outside(graph: Graph) -> None:
+    graph["8"] = {"class_type": "SV4D2LoadScene", "inputs": {"file": "../../etc/passwd"}}
+    graph["3"]["inputs"]["scene"] = ["8", 0]
+
+
+def views_of_a_turntable(graph: Graph) -> None:
+    graph["3"]["inputs"]["mode"] = "turntable"
+    grid = {"views": ["3", 4], "columns": 0, "labels": True, "cell_size": 0}
+    graph["8"] = {"class_type": "SV4D2ViewsGridVideo", "inputs": grid}
+    graph["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+
+
+# What a user must read: what is wrong, with the numbers, and what to do.
+WRONG = {
+    blank_views: ["object on a white background", "masks"],
+    other_model: ["SD3", "SV4D2 Load Checkpoint"],
+    model_alone: ["'vae'", "SV4D2 Load Checkpoint"],
+    views_of_other_cameras: ["8 novel views", "got 4"],
+    two_normals: ["15 normal maps", "got 2"],
+    wrong_elevation: ["5 views", "elevation"],
+    scene_outside: ["outside", "../../etc"],
+    views_of_a_turntable: ["turntable has no views", "images"],
+}
+
+
+@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
+def test_wrong_graph_gets_a_message(change: Callable[[Graph], None], server: Any) -> None:
+    graph = graph_of(steps=4)
+    change(graph)
+    outcome = server.prompt(graph)
+    assert outcome.status == "error", outcome.status
+    for words in WRONG[change]:
+        assert words in outcome.message, outcome.message
+    assert len(outcome.message) < 500 and outcome.message.endswith((".", ")")), outcome.message
