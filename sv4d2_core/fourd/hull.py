@@ -107,8 +107,10 @@ def hull_pixels(hull: Occupancy, cameras: Cameras, size: int) -> Tensor:
 def _widened(masks: Tensor, dilation: float) -> Tensor:
     """Return silhouettes [T, V + 1, H, W] bool, widened by ``dilation`` pixels at 64 pixels a side."""
     reach = math.ceil(dilation * masks.shape[-1] / _REFERENCE_SIZE)
+    side = 2 * reach + 1
     binary = (masks >= 0.5).float().flatten(0, 1)[:, None]
-    wide = F.max_pool2d(binary, 2 * reach + 1, 1, reach) if reach else binary
+    # Along rows, then along columns: a square window costs its area.
+    wide = F.max_pool2d(F.max_pool2d(binary, (1, side), 1, (0, reach)), (side, 1), 1, (reach, 0))
     return wide[:, 0].unflatten(0, tuple(masks.shape[:2])) > 0
 
 
