@@ -66,9 +66,8 @@ def test_normals_point_out_of_the_matter():
     with torch.no_grad():
         for parameter in scene.field.parameters():
             parameter.zero_()
-        # Density falls with x: one feature of the plane xy, which all other factors leave alone.
+        # Density falls with x: one feature of the plane xy, which both other planes leave alone.
         scene.field.space[1].fill_(1)
-        scene.field.time[1].fill_(1)
         scene.field.space[1][0, 0] = torch.linspace(2, 0, 8).expand(8, 8)
         scene.field.trunk.weight[0, 2] = 1
         scene.field.density.weight[0, 0] = 1

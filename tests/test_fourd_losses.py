@@ -36,7 +36,7 @@ TERMS = {
     "alpha_entropy": (losses.alpha_entropy, (2, 6, 6)),
     "total_variation": (losses.total_variation, (3, 4, 5)),
     "second_difference": (losses.second_difference, (3, 4, 5)),
-    "distance_to_one": (losses.distance_to_one, (3, 4, 5)),
+    "time_difference": (losses.time_difference, (3, 4, 5)),
     "dissimilarity": (lambda x: losses.dissimilarity(x, OTHER), (2, 6, 6, 3)),
 }
 
@@ -115,14 +115,16 @@ def test_entropy_is_largest_at_a_half_and_0_when_decided():
 
 def test_plane_terms_of_constant_steady_and_sudden_planes():
     ones, steady = torch.ones(2, 5, 4), 0.5 * torch.arange(5.0)[:, None].expand(2, 5, 4)
-    assert float(losses.total_variation(ones)) == float(losses.distance_to_one(ones)) == 0
+    assert float(losses.total_variation(ones)) == float(losses.time_difference(ones)) == 0
     assert float(losses.total_variation(steady)) == pytest.approx(0.25)
     assert float(losses.second_difference(steady)) == 0
     # A parabola's second difference is constant; only time, the middle dimension, counts.
     assert float(losses.second_difference(steady.square())) == pytest.approx(0.25)
     assert float(losses.second_difference(steady.square().mT)) == 0
     assert float(losses.second_difference(ones[:, :2])) == 0
-    assert float(losses.distance_to_one(ones + 0.3)) == pytest.approx(0.3)
+    moving = 0.3 * torch.arange(4.0)[:, None] * ones[:1, 0]
+    assert float(losses.time_difference(moving)) == pytest.approx(0.09)
+    assert float(losses.time_difference(moving[:1])) == 0
 
 
 def test_dissimilarity_is_one_minus_the_metric():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from sv4d2_core.fourd.planes import KPlanes
+from sv4d2_core.fourd.planes import MovingPlanes
 
 
 def make_field(seed=0, sizes=(4, 8), time_size=5):
-    return KPlanes(sizes, time_size, 3, 16, 25.0, torch.Generator().manual_seed(seed))
+    return MovingPlanes(sizes, time_size, 3, 16, 25.0, torch.Generator().manual_seed(seed))
 
 
 def random_points(n=50, seed=1):
@@ -37,26 +37,64 @@ def test_one_seed_gives_one_field():
     assert torch.equal(first, again) and not torch.allclose(first, other)
 
 
+def disturbed(field, seed=2):
+    """Give every plane values of its own: nothing is constant, and things move."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for planes in (*field.space, *field.change):
+            planes += torch.rand(planes.shape, generator=generator)
+    return field
+
+
 def test_a_plane_is_read_at_the_axes_it_spans():
-    # The features of one scale are the product of six bilinear values; ones leave a single plane standing.
+    # The features of one scale are the product of three bilinear values; ones leave a single plane standing.
     field = make_field(sizes=(4,))
     points, times = random_points()
-    axes = [*points.T, 2 * times - 1]
-    spans = [(field.space[0], i, pair) for i, pair in enumerate([(0, 1), (0, 2), (1, 2)])]
-    spans += [(field.time[0], i, (i, 3)) for i in range(3)]
-    for planes, index, (across, down) in spans:
+    for index, (across, down) in enumerate([(0, 1), (0, 2), (1, 2)]):
+        ramp = 10 * torch.arange(4.0)[:, None] + torch.arange(4.0)
         with torch.no_grad():
-            for other in (*field.space, *field.time):
-                other.fill_(1)
-            height, width = planes.shape[2:]
-            planes[index] = 10 * torch.arange(height)[:, None] + torch.arange(width)
-        expected = 10 * (axes[down] + 1) / 2 * (height - 1) + (axes[across] + 1) / 2 * (width - 1)
-        torch.testing.assert_close(field.features(points, times)[:, 0], expected)
+            field.space[0].fill_(1)
+            field.space[0][index] = ramp
+            # Grows along time to twice the plane.
+            field.change[0].zero_()
+            field.change[0][:, index] = torch.linspace(0, 1, 5)[:, None, None, None] * ramp
+        place = (points + 1) / 2 * 3
+        expected = 10 * place[:, down] + place[:, across]
+        torch.testing.assert_close(field.features(points, None)[:, 0], expected)
+        torch.testing.assert_close(field.features(points, times)[:, 0], expected * (1 + times))
+
+
+def test_the_order_of_the_times_does_not_matter():
+    field = disturbed(make_field())
+    points, _ = random_points()
+    times = torch.tensor([0.0, 0.3, 1.0, 0.3, 0.25]).repeat(10)
+    order = times.argsort()
+    sorted_by_time = field.features(points[order], times[order])
+    torch.testing.assert_close(field.features(points, times)[order], sorted_by_time)
+
+
+def test_coarse_changes_are_spread_over_fine_planes():
+    field = MovingPlanes((8,), 3, 2, 16, 25.0, torch.Generator().manual_seed(0), change_size=3)
+    points, _ = random_points()
+    ramp = torch.linspace(-1, 1, 3)
+    with torch.no_grad():
+        field.space[0].fill_(1)
+        field.change[0][2, 0] = ramp  # along x, on the plane xy
+    torch.testing.assert_close(field.features(points, torch.ones(50))[:, 0], 1 + points[:, 0])
+
+
+def test_frames_that_come_in_start_from_their_neighbours():
+    field = disturbed(make_field())
+    points, _ = random_points()
+    first, last = (field.features(points, torch.full((50,), time)) for time in (0.25, 0.5))
+    field.hold(0.25, 0.5)
+    for time, expected in ((0.0, first), (0.25, first), (0.5, last), (1.0, last)):
+        torch.testing.assert_close(field.features(points, torch.full((50,), time)), expected)
 
 
 def test_every_parameter_and_the_points_have_gradients():
     points, times = random_points(400)
-    field = make_field()
+    field = disturbed(make_field())
     points.requires_grad_()
     density, colour = field(points, times)
     (density.sum() + colour.sum()).backward()
@@ -66,7 +104,7 @@ def test_every_parameter_and_the_points_have_gradients():
 
 
 def test_gradient_by_the_point_agrees_with_finite_differences():
-    field = make_field().double()
+    field = disturbed(make_field()).double()
     points, times = (x.double() for x in random_points(8))
     points = (points * 0.9).requires_grad_()
     assert torch.autograd.gradcheck(lambda p: field(p, times), (points,), eps=1e-7, atol=1e-5)

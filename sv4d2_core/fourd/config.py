@@ -45,6 +45,7 @@ class RefineConfig:
         plane_sizes: nodes along an axis of space, per scale; (): a quarter, a half and all of the picture
             size, at most 256. Finer planes fit the given views better and the others worse.
         time_size: nodes along time; 0: one per frame.
+        change_size: nodes along an axis of space, at most, of what changes with time.
         hidden: width of the two decoders.
         density_scale: density per unit of the decoder's output, 1 / world unit.
 
@@ -60,9 +61,10 @@ class RefineConfig:
 
         photometric: ``mse`` or ``charbonnier``, which heeds outliers less.
         weight_mask: squared error of the opacity.
-        weight_planes: total variation of the planes of space.
-        weight_time_smoothness: squared second difference along time.
-        weight_time_offset: distance of the planes of time from 1.
+        weight_planes: total variation of the planes.
+        weight_time_smoothness: squared difference of the planes from one node of time to the next.
+        weight_time_offset: size of what the planes of space change by over time.
+        smooth_every: steps between two uses of the three terms on planes, which count as much more then.
         weight_entropy: entropy of the opacity, against fog.
         weight_by_trust: views far from the input and rims of silhouettes count less.
 
@@ -106,6 +108,7 @@ class RefineConfig:
     features: int = 16
     plane_sizes: tuple[int, ...] = ()
     time_size: int = 0
+    change_size: int = 64
     hidden: int = 64
     density_scale: float = 25.0
 
@@ -124,6 +127,7 @@ class RefineConfig:
     weight_planes: float = 0.01
     weight_time_smoothness: float = 0.05
     weight_time_offset: float = 1e-3
+    smooth_every: int = 4
     weight_entropy: float = 1e-3
     weight_by_trust: bool = True
 
@@ -282,6 +286,8 @@ _LEAST = {
     "views_per_step": 1,
     "samples": 8,
     "time_size": 0,
+    "change_size": 2,
+    "smooth_every": 1,
     "features": 1,
     "hidden": 1,
     "hull_size": 8,

@@ -13,7 +13,7 @@ from ..cameras import Cameras
 from .config import RefineConfig
 from .hull import Occupancy
 from .object_path import ObjectPath
-from .planes import KPlanes
+from .planes import MovingPlanes
 from .rays import Rays
 from .scene import SceneRendering, save_scene
 from .volume import box_span, composite_on_white, ray_weights, sample_distances
@@ -23,7 +23,7 @@ _CHUNK = 16384
 
 
 class DyNeRF:
-    """A scene made of a `KPlanes` field inside occupied cells; see `Scene4D`.
+    """A scene made of a `MovingPlanes` field inside occupied cells; see `Scene4D`.
 
     Args:
         field: density and colour in the box.
@@ -41,7 +41,7 @@ class DyNeRF:
 
     def __init__(
         self,
-        field: KPlanes,
+        field: MovingPlanes,
         occupancy: Occupancy,
         cameras: Cameras,
         fps: float,
@@ -68,13 +68,14 @@ class DyNeRF:
         generator: torch.Generator | None = None,
     ) -> DyNeRF:
         """Return a scene whose field has its initial values, on the occupancy's device."""
-        field = KPlanes(
+        field = MovingPlanes(
             config.plane_sizes,
             config.time_size or max(len(times), 2),
             config.features,
             config.hidden,
             config.density_scale,
             generator,
+            config.change_size,
         )
         return cls(field.to(occupancy.box.device), occupancy, cameras, fps, times, config)
 

@@ -88,7 +88,8 @@ class DyNeRFFit:
         if draw.step >= config.patch_start * config.stage_one_steps:
             for _ in range(config.patches_per_step):
                 total += _backward(self._patch(draw) / config.patches_per_step)
-        total += _backward(self.scene.field.regularisation(config, draw.timed))
+        if draw.step % config.smooth_every == 0:
+            total += _backward(config.smooth_every * self.scene.field.regularisation(config, draw.timed))
         return float(total)
 
     def tensors(self) -> dict[str, Tensor]:

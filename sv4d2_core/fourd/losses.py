@@ -108,12 +108,9 @@ def second_difference(planes: Tensor) -> Tensor:
     return planes.diff(n=2, dim=-2).square().mean()
 
 
-def distance_to_one(planes: Tensor) -> Tensor:
-    """Return the mean of |1 - p| over time planes [...]; factors of 1 leave the static planes as they are.
-
-    Source: K-Planes (2301.10241), section 4.2, separation of space and time.
-    """
-    return (1 - planes).abs().mean()
+def time_difference(planes: Tensor) -> Tensor:
+    """Return the mean squared difference of neighbours along time of planes [T, ...]; 0 when T is 1."""
+    return planes.diff(dim=0).square().mean() if len(planes) > 1 else planes.sum() * 0
 
 
 def dissimilarity(rendered: Tensor, target: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""A field over space and time from six feature planes, decoded to density and colour.
+"""A field over space and time from three feature planes that change with time, decoded to density and colour.
 
-Source: K-Planes (Fridovich-Keil et al., CVPR 2023): the features of a point are the product of its
-projections on the planes xy, xz, yz, xt, yt and zt, at several scales.
+Source: the features of a point are the product of its projections on the planes xy, xz and yz, at several
+scales, as in K-Planes (Fridovich-Keil et al., CVPR 2023). There, planes xt, yt and zt are multiplied on; here
+the planes of space themselves have a change per time, which follows fast motion far better with few views.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import RefineConfig
-from .losses import distance_to_one, second_difference, total_variation
+from .losses import time_difference, total_variation
 
 # The axes that each plane of space spans.
 _PAIRS = ((0, 1), (0, 2), (1, 2))
+# A time this near to a node, in nodes, is the node's own.
+_SAME_NODE = 1e-4
 
 
-class KPlanes(nn.Module):
+class MovingPlanes(nn.Module):
     """Density and colour at points in a box at times in 0..1; the colour does not depend on the view.
 
     Args:
@@ -30,6 +33,7 @@ class KPlanes(nn.Module):
         hidden: width of the decoders.
         density_scale: density per unit of the decoder's output.
         generator: draws the initial values; None: PyTorch's own.
+        change_size: nodes along an axis of space, at most, of what changes with time.
     """
 
     def __init__(
@@ -40,15 +44,19 @@ class KPlanes(nn.Module):
         hidden: int,
         density_scale: float,
         generator: torch.Generator | None = None,
+        change_size: int = 64,
     ) -> None:
         super().__init__()
         self.density_scale = density_scale
+        # One value per plane and channel: noise would stay wherever no ray passes.
         self.space = nn.ParameterList(  # [3, C, S, S] per scale
-            torch.empty(3, features, size, size).uniform_(0.1, 0.5, generator=generator)
+            torch.empty(3, features, 1, 1).uniform_(0.1, 0.5, generator=generator).repeat(1, 1, size, size)
             for size in plane_sizes
         )
-        # Ones leave the product to the planes of space: nothing moves at first.
-        self.time = nn.ParameterList(torch.ones(3, features, time_size, size) for size in plane_sizes)
+        self.change = nn.ParameterList(  # [T, 3, C, S, S] per scale, added to the planes
+            torch.zeros(time_size, 3, features, size, size)
+            for size in (min(size, change_size) for size in plane_sizes)
+        )
         width = features * len(plane_sizes)
         self.trunk = nn.Linear(width, hidden)
         self.density = nn.Linear(hidden, 1)
@@ -61,7 +69,7 @@ class KPlanes(nn.Module):
 
         Args:
             points: [N, 3] in -1..1 of the box.
-            times: [N] in 0..1; None leaves the planes of time out.
+            times: [N] in 0..1, fastest where equal ones follow each other; None leaves the changes out.
         """
         hidden = F.relu(self.trunk(self.features(points, times)))
         return self._density(hidden), torch.sigmoid(self.colour(hidden))
@@ -72,45 +80,70 @@ class KPlanes(nn.Module):
 
     def features(self, points: Tensor, times: Tensor | None) -> Tensor:
         """Return the product over the planes, all scales one after the other, [N, scales * C]."""
-        in_space = torch.stack([points[:, pair] for pair in _PAIRS])[:, None]  # [3, 1, N, 2]
-        if times is not None:
-            in_time = torch.stack([points.T, (2 * times - 1).expand(3, -1)], dim=-1)[:, None]
-        scales = []
-        for space, time in zip(self.space, self.time, strict=True):
-            factors = _sample(space, in_space).unbind()
-            if times is not None:
-                factors += _sample(time, in_time).unbind()
-            # The gradient of a chain of products costs a third of that of Tensor.prod.
-            scales.append(reduce(torch.mul, factors))
-        return torch.cat(scales).T
+        where = torch.stack([points[:, pair] for pair in _PAIRS])[:, None]  # [3, 1, N, 2]
+        if times is None or not len(times):
+            return _products(self.space, where)
+        moments, counts = torch.unique_consecutive(times, return_counts=True)
+        parts = where.split(counts.tolist(), dim=2)
+        pairs = zip(moments.tolist(), parts, strict=True)
+        return torch.cat([_products(self._planes_at(time), part) for time, part in pairs])
 
     def groups(self, config: RefineConfig) -> list[dict]:
         """Return the optimiser's groups: the planes, and the decoders."""
         decoders = [p for layer in (self.trunk, self.density, self.colour) for p in layer.parameters()]
         return [
-            {"params": [*self.space, *self.time], "rate": config.learning_rate},
+            {"params": [*self.space, *self.change], "rate": config.learning_rate},
             {"params": decoders, "rate": config.learning_rate_decoder},
         ]
 
     def regularisation(self, config: RefineConfig, timed: bool) -> Tensor:
-        """Return the terms of the loss that ask for smooth planes, and for time planes near 1."""
+        """Return the terms of the loss that ask for smooth planes, and for small and steady changes."""
         loss = config.weight_planes * _sum(total_variation, self.space)
         if timed:
-            loss = loss + config.weight_time_smoothness * _sum(second_difference, self.time)
-            loss = loss + config.weight_time_offset * _sum(distance_to_one, self.time)
+            loss = loss + config.weight_planes * _sum(total_variation, self.change)
+            loss = loss + config.weight_time_smoothness * _sum(time_difference, self.change)
+            loss = loss + config.weight_time_offset * _sum(lambda change: change.abs().mean(), self.change)
         return loss
 
     @torch.no_grad()
     def hold(self, first: float, last: float) -> None:
-        """Give the planes at times outside first..last the values of the nearer of these two."""
-        for planes in self.time:
-            nodes = torch.linspace(0, 1, planes.shape[-2])
+        """Give the changes at times outside first..last the values of the nearer of these two."""
+        for change in self.change:
+            nodes = torch.linspace(0, 1, len(change))
             nearest = (nodes.clamp(first, last) * (len(nodes) - 1)).round().long()
-            planes.copy_(planes[:, :, nearest.to(planes.device)])
+            change.copy_(change[nearest.to(change.device)])
+
+    def _planes_at(self, time: float) -> list[Tensor]:
+        """Return the planes [3, C, S, S] of every scale at a time, linear between nodes."""
+        return [space + _grown(_at(change, time), space) for space, change in self._scales()]
+
+    def _scales(self) -> Iterable[tuple[Tensor, Tensor]]:
+        return zip(self.space, self.change, strict=True)
 
     def _density(self, hidden: Tensor) -> Tensor:
         # Starting thin lets light through to the far side of the hull, so that both sides learn at once.
         return self.density_scale * F.softplus(self.density(hidden)[:, 0] - 1)
+
+
+def _at(nodes: Tensor, time: float) -> Tensor:
+    """Return what nodes [T, ...] along time hold at a time in 0..1."""
+    place = time * (len(nodes) - 1)
+    before = min(int(place + _SAME_NODE), len(nodes) - 1)
+    share = place - before
+    return nodes[before] if share < _SAME_NODE else torch.lerp(nodes[before], nodes[before + 1], share)
+
+
+def _grown(planes: Tensor, like: Tensor) -> Tensor:
+    """Return planes [3, C, S, S] with as many nodes as ``like``."""
+    if planes.shape == like.shape:
+        return planes
+    return F.interpolate(planes, like.shape[2:], mode="bilinear", align_corners=True)
+
+
+def _products(scales: Iterable[Tensor], where: Tensor) -> Tensor:
+    """Return the products of three planes [3, C, S, S] per scale at [3, 1, N, 2], [N, scales * C]."""
+    # The gradient of a chain of products costs a third of that of Tensor.prod.
+    return torch.cat([reduce(torch.mul, _sample(planes, where).unbind()) for planes in scales]).T
 
 
 def _sample(planes: Tensor, coordinates: Tensor) -> Tensor:
