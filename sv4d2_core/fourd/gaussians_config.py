@@ -25,8 +25,10 @@ class GaussiansConfig:
 
         features: channels of a plane of the deformation, per scale.
         plane_sizes: nodes along an axis of space, per scale.
-        time_size: nodes along time; 0: one per two frames, at least 4. More follow faster motion.
+        time_size: nodes along time; 0: one per frame. Fewer follow slow motion only, and flicker less.
         hidden: width of the decoder.
+        fade: how easily opacities change over time; 0: never. What turns out of sight or moves too fast to
+            be followed is shown by other Gaussians at other times.
         motion_alone: the share of the dynamic steps, from the first, in which only the motion is learnt; it
             keeps what is known of the anchor frame from being averaged over all frames.
 
@@ -51,7 +53,7 @@ class GaussiansConfig:
         weight_time_smoothness: squared second difference along time.
         weight_isometry: squared relative change of the distances to the neighbours.
         weight_offset: squared motion, world units.
-        weight_entropy: entropy of the Gaussians' opacities, against fog.
+        weight_entropy: entropy of the Gaussians' opacities, against fog; with a short fit it costs quality.
 
     Raises:
         ValueError: a field out of its range.
@@ -68,6 +70,7 @@ class GaussiansConfig:
     plane_sizes: tuple[int, ...] = (16, 32)
     time_size: int = 0
     hidden: int = 64
+    fade: float = 5.0
     motion_alone: float = 0.15
 
     relocate_every: int = 200
@@ -80,7 +83,7 @@ class GaussiansConfig:
     learning_rate_scales: float = 2e-2
     learning_rate_opacities: float = 5e-2
     learning_rate_colours: float = 5e-2
-    learning_rate_planes: float = 1e-2
+    learning_rate_planes: float = 2e-2
     learning_rate_decoder: float = 2e-3
 
     weight_colour: float = 0.8
@@ -89,9 +92,9 @@ class GaussiansConfig:
     weight_hull: float = 0.1
     weight_planes: float = 1e-3
     weight_time_smoothness: float = 0.05
-    weight_isometry: float = 0.1
+    weight_isometry: float = 0.02
     weight_offset: float = 0.0
-    weight_entropy: float = 0.01
+    weight_entropy: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plane_sizes", tuple(self.plane_sizes))
@@ -120,7 +123,7 @@ class GaussiansConfig:
 
     def time_size_for(self, n_frames: int) -> int:
         """Return the number of nodes along time for a number of frames."""
-        return self.time_size or max(math.ceil(n_frames / 2), 4)
+        return self.time_size or max(n_frames, 2)
 
     def to_json(self) -> dict:
         """Return the fields as plain JSON values; `from_json` reads them back."""
@@ -149,6 +152,7 @@ _RANGES = {
     "features": (1, math.inf),
     "time_size": (0, math.inf),
     "hidden": (1, math.inf),
+    "fade": (0, math.inf),
     "motion_alone": (0, 1),
     "relocate_every": (0, math.inf),
     "relocate_until": (0, 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..views import ViewGrid
 from .config import RefineConfig
@@ -80,8 +81,13 @@ class GaussiansFit:
             {"params": decoder, "rate": own.learning_rate_decoder},
         ]
 
-    def aim(self, views: ViewGrid, weights: Tensor) -> None:
+    def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
         """Fit to these views from now on; ``weights`` [T, V + 1, H, W] are how much a pixel's colour counts.
+
+        Args:
+            views: with masks, at the times of the first ones.
+            weights: in 0..1.
+            normals: not used.
 
         Raises:
             ValueError: views without masks, other frames than before, weights of another shape.
@@ -93,13 +99,12 @@ class GaussiansFit:
                 f"Expected weights {list(views.images.shape[:4])}; got {list(weights.shape)}. Make them for "
                 f"these views."
             )
-        self._cameras, self._size = views.cameras, views.images.shape[2]
-        self._images = views.images.to(self._device)
-        self._masks = views.masks.to(self._device)
-        self._weights = weights.to(self._device)
+        self._given, self._given_weights, self._size = views, weights, 0
 
     def prepare(self, draw: Draw) -> None:
-        """Move dead Gaussians onto live ones when it is time, and find neighbours anew."""
+        """Let new frames start from known ones; move dead Gaussians when it is time, find neighbours anew."""
+        if draw.known is not None:
+            self.scene.deformation.hold(*(self._times[frame] for frame in draw.known))
         every = self._own.relocate_every
         if not every or draw.step == 0 or draw.step % every:
             return
@@ -109,20 +114,21 @@ class GaussiansFit:
 
     @torch.no_grad()
     def dead(self, timed: bool) -> Tensor:
-        """Return which Gaussians are nearly transparent or outside the hull of every frame, [N] bool.
+        """Return which Gaussians are nearly transparent or outside the hull at every frame, [N] bool.
 
         Args:
-            timed: False: where they are before they move counts, in the hull of any frame.
+            timed: False: they are taken as they are before they move, and each frame's hull will do.
         """
         still = self.scene.at_time(None)
-        inside = torch.zeros_like(still.opacities, dtype=torch.bool)
+        alive = torch.zeros_like(still.opacities, dtype=torch.bool)
         for frame, time in enumerate(self._times):
-            means = self.scene.at_time(time).means if timed else still.means
-            inside |= self._hull.contains(means, frame)
-        return (still.opacities < self._own.dead_opacity) | ~inside
+            now = self.scene.at_time(time) if timed else still
+            alive |= (now.opacities >= self._own.dead_opacity) & self._hull.contains(now.means, frame)
+        return ~alive
 
     def accumulate(self, draw: Draw) -> float:
         """Add the gradients of one step to the parameters and return its loss."""
+        self._use_size(draw.step)
         pictures = self._pictures(draw)
         total = self._regularisation(draw.timed)
         for frame in sorted({frame for frame, _ in pictures}):
@@ -133,14 +139,10 @@ class GaussiansFit:
             share = len(views) / len(pictures)
             total = total + share * self._motion_loss(gaussians, frame, draw.timed)
         total.backward()
-        if self._own.motion_alone and draw.timed and self._learning_motion(draw.step):
+        moving = draw.step - self._config.steps_static
+        if draw.timed and moving < self._own.motion_alone * self._config.steps:
             self.scene.canonical.zero_grad(set_to_none=True)
         return float(total.detach())
-
-    def _learning_motion(self, step: int) -> bool:
-        """Return whether a step of the dynamic phase leaves the Gaussians alone and learns how they move."""
-        begun = step - self._config.steps_static
-        return begun < self._own.motion_alone * self._config.steps
 
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of everything but the optimiser that decides how the fit goes on."""
@@ -152,9 +154,24 @@ class GaussiansFit:
         self.scene.load_state_dict(tensors)
         self._neighbours = tensors["neighbours"].to(self._device)
 
+    def _use_size(self, step: int) -> None:
+        """Hold the pictures in the size that a step uses."""
+        own = self._given.images.shape[2]
+        size = min(self._config.image_size_at(step) or own, own)
+        if size == self._size:
+            return
+        views = self._given.resized(size)
+        if views.masks is None:
+            raise ValueError("Expected views with masks; got none.")
+        weights = F.interpolate(self._given_weights.float(), (size, size), mode="area")
+        self._cameras, self._size = views.cameras, size
+        self._images, self._masks, self._weights = (
+            x.to(self._device) for x in (views.images, views.masks, weights)
+        )
+
     def _pictures(self, draw: Draw) -> list[tuple[int, int]]:
         """Return frames and views of a step: some of the draw's pictures, spread evenly over its frames."""
-        novel = self._images.shape[1] - 1
+        novel = self._cameras.n_views
         pairs = []
         for frame in draw.frames.tolist():
             others = 1 + torch.randperm(novel, generator=draw.generator)[: max(draw.n_views - 1, 0)]

@@ -17,6 +17,8 @@ from .splat_projection import rotations
 # Gaussians that may come to share one place in one move.
 _MOST_COPIES = 8
 _MAX_OPACITY = 0.99
+# How far copies stand apart, in scales of the original.
+_SPREAD = 0.5
 
 
 @torch.no_grad()
@@ -43,7 +45,7 @@ def relocate(canonical: Canonical, dead: Tensor, generator: torch.Generator) -> 
     canonical.log_scales[touched] += factor.log()[:, None].to(canonical.log_scales)
     for parameter in canonical.parameters():
         parameter[moved] = parameter[onto]
-    spread = torch.randn(len(moved), 3, generator=generator).to(canonical.means)
+    spread = _SPREAD * torch.randn(len(moved), 3, generator=generator).to(canonical.means)
     axes = rotations(canonical.quats[moved]) * canonical.log_scales[moved].exp()[:, None]
     canonical.means[moved] += (axes @ spread[..., None])[..., 0]
     return len(moved)

@@ -42,7 +42,7 @@ def start_on_hull(
 
 
 def _surface(cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices z, y, x [N, 3] of occupied cells [G, G, G] next to empty ones, and outward x, y, z."""
+    """Return the indices z, y, x [N, 3] of cells [G, G, G] next to empty ones, and outward x, y, z."""
     full = F.pad(cells.float(), [1] * 6)
     below, above = (
         torch.stack([full.roll(shift, dims=axis)[1:-1, 1:-1, 1:-1] for axis in (0, 1, 2)])
