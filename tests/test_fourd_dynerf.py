@@ -29,12 +29,12 @@ def make_scene(cells=None, n_frames=3):
 
 def fill(scene, density, rgb):
     """Make the field constant."""
-    scale = scene.field.density_scale
+    scale = scene.field.field.decoder.density_scale
     with torch.no_grad():
         for parameter in scene.field.parameters():
             parameter.zero_()
-        scene.field.density.bias.fill_(1 + torch.tensor(density / scale).expm1().log())
-        scene.field.colour[2].bias.copy_(torch.tensor(rgb).logit())
+        scene.field.field.decoder.density.bias.fill_(1 + torch.tensor(density / scale).expm1().log())
+        scene.field.field.decoder.colour[2].bias.copy_(torch.tensor(rgb).logit())
     return scene
 
 
@@ -67,10 +67,10 @@ def test_normals_point_out_of_the_matter():
         for parameter in scene.field.parameters():
             parameter.zero_()
         # Density falls with x: one feature of the plane xy, which both other planes leave alone.
-        scene.field.space[1].fill_(1)
-        scene.field.space[1][0, 0] = torch.linspace(2, 0, 8).expand(8, 8)
-        scene.field.trunk.weight[0, 2] = 1
-        scene.field.density.weight[0, 0] = 1
+        scene.field.field.planes.space[1].fill_(1)
+        scene.field.field.planes.space[1][0, 0] = torch.linspace(2, 0, 8).expand(8, 8)
+        scene.field.field.decoder.trunk.weight[0, 2] = 1
+        scene.field.field.decoder.density.weight[0, 0] = 1
     normal = scene.render(CAMERAS, [0.0], 33).normal[0, 0, 16, 16]
     torch.testing.assert_close(normal, torch.tensor([1.0, 0.0, 0.0]), atol=1e-4, rtol=0)
 

@@ -116,7 +116,9 @@ def test_missing_masks_are_made_and_said(views, caplog):
     config = replace(TINY, steps_static=1, steps=1)
     scene = refine_scene(replace(views, masks=None), config)
     assert "near-white" in caplog.text
-    assert same(scene, refine_scene(replace(views, masks=(views.images.mean(-1) <= 250 / 255).float()), config))
+    assert same(
+        scene, refine_scene(replace(views, masks=(views.images.mean(-1) <= 250 / 255).float()), config)
+    )
 
 
 def changed(views, **places):

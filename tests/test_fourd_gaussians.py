@@ -13,7 +13,7 @@ from sv4d2_core.fourd.config import RefineConfig
 from sv4d2_core.fourd.deformation import Deformation
 from sv4d2_core.fourd.fitting import Draw
 from sv4d2_core.fourd.frame_schedule import anchor_frame
-from sv4d2_core.fourd.gaussians import Canonical, Gaussians
+from sv4d2_core.fourd.gaussians import CanonicalGaussians, Gaussians
 from sv4d2_core.fourd.gaussians_config import GaussiansConfig
 from sv4d2_core.fourd.gaussians_fit import GaussiansFit, nearest
 from sv4d2_core.fourd.gaussians_relocation import relocate, shared
@@ -238,7 +238,9 @@ def test_dead_gaussians_come_back_to_life(views):
 
 def test_relocation_follows_the_generator_and_needs_a_live_one():
     dead = torch.tensor([True, False, False, True])
-    first, again = (Canonical(torch.arange(12.0).view(4, 3), 0.1, 0.5, torch.rand(4, 3)) for _ in range(2))
+    first, again = (
+        CanonicalGaussians(torch.arange(12.0).view(4, 3), 0.1, 0.5, torch.rand(4, 3)) for _ in range(2)
+    )
     for canonical in (first, again):
         assert relocate(canonical, dead, torch.Generator().manual_seed(3)) == 2
     assert torch.equal(first.means, again.means)

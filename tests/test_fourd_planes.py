@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from sv4d2_core.fourd.planes import MovingPlanes
+from sv4d2_core.fourd.config import RefineConfig
+from sv4d2_core.fourd.planes import MovingPlanes, Planes
 
 
 def make_field(seed=0, sizes=(4, 8), time_size=5):
-    return MovingPlanes(sizes, time_size, 3, 16, 25.0, torch.Generator().manual_seed(seed))
+    config = RefineConfig(plane_sizes=sizes, features=3, hidden=16)
+    return MovingPlanes(config, time_size, torch.Generator().manual_seed(seed))
 
 
 def random_points(n=50, seed=1):
@@ -41,14 +43,14 @@ def disturbed(field, seed=2):
     """Give every plane values of its own: nothing is constant, and things move."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for planes in (*field.space, *field.change):
+        for planes in field.planes.parameters():
             planes += torch.rand(planes.shape, generator=generator)
     return field
 
 
 def test_a_plane_is_read_at_the_axes_it_spans():
     # The features of one scale are the product of three bilinear values; ones leave a single plane standing.
-    field = make_field(sizes=(4,))
+    field = make_field(sizes=(4,)).planes
     points, times = random_points()
     for index, (across, down) in enumerate([(0, 1), (0, 2), (1, 2)]):
         ramp = 10 * torch.arange(4.0)[:, None] + torch.arange(4.0)
@@ -65,7 +67,7 @@ def test_a_plane_is_read_at_the_axes_it_spans():
 
 
 def test_the_order_of_the_times_does_not_matter():
-    field = disturbed(make_field())
+    field = disturbed(make_field()).planes
     points, _ = random_points()
     times = torch.tensor([0.0, 0.3, 1.0, 0.3, 0.25]).repeat(10)
     order = times.argsort()
@@ -74,7 +76,7 @@ def test_the_order_of_the_times_does_not_matter():
 
 
 def test_coarse_changes_are_spread_over_fine_planes():
-    field = MovingPlanes((8,), 3, 2, 16, 25.0, torch.Generator().manual_seed(0), change_size=3)
+    field = Planes((8,), 3, 2, torch.Generator().manual_seed(0), change_size=3)
     points, _ = random_points()
     ramp = torch.linspace(-1, 1, 3)
     with torch.no_grad():
@@ -84,7 +86,7 @@ def test_coarse_changes_are_spread_over_fine_planes():
 
 
 def test_frames_that_come_in_start_from_their_neighbours():
-    field = disturbed(make_field())
+    field = disturbed(make_field()).planes
     points, _ = random_points()
     first, last = (field.features(points, torch.full((50,), time)) for time in (0.25, 0.5))
     field.hold(0.25, 0.5)

@@ -123,7 +123,7 @@ def test_patches_change_a_fit_and_normals_are_checked():
     normals[..., 2] = 3
 
     def field(config, **more):
-        return refine_scene(views, config, **more).field.space[0].detach()
+        return refine_scene(views, config, **more).field.field.planes.space[0].detach()
 
     plain, patched = field(tiny), field(replace(tiny, patches_per_step=2, patch_size=8))
     told = field(replace(tiny, patches_per_step=2, patch_size=8, weight_normal=1.0), normals=normals)
@@ -149,6 +149,6 @@ def test_a_memory_budget_changes_rounding_only():
     )
     small = replace(config, memory_gb=0.004).for_pictures(24)
     assert 64 <= small.rays_in_memory < 300
-    whole, parts = (refine_scene(views, x).field.space[2].detach() for x in (config, small))
+    whole, parts = (refine_scene(views, x).field.field.planes.space[2].detach() for x in (config, small))
     assert float((whole - parts).abs().max()) < 2e-2
     assert RefineConfig().rays_in_memory == 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields, replace
 
+from .config_limits import check_limits
 from .gaussians_config import GaussiansConfig
 
+_LISTS = ("image_sizes", "image_size_starts", "plane_sizes", "ring_elevations_deg", "deformation_sizes")
 # Nodes of the finest planes along an axis, whatever the picture size.
 _FINEST_PLANES = 256
 
@@ -46,6 +47,8 @@ class RefineConfig:
             size, at most 256. Finer planes fit the given views better and the others worse.
         time_size: nodes along time; 0: one per frame.
         change_size: nodes along an axis of space, at most, of what changes with time.
+        follow: a field goes with the object; None: only where it moves far.
+        deformation_sizes: nodes along an axis of the canonical field's grids of offsets, from coarse to fine.
         hidden: width of the two decoders.
         density_scale: density per unit of the decoder's output, 1 / world unit.
 
@@ -57,14 +60,17 @@ class RefineConfig:
 
         learning_rate: of the planes.
         learning_rate_decoder: of the decoders.
-        learning_rate_end: the factor that both have fallen to at the last step.
+        learning_rate_deformation: of what moves the field's points.
+        learning_rate_end: the factor that all have fallen to at the last step.
 
         photometric: ``mse`` or ``charbonnier``, which heeds outliers less.
         weight_mask: squared error of the opacity.
         weight_planes: total variation of the planes.
         weight_time_smoothness: squared difference of the planes from one node of time to the next.
         weight_time_offset: size of what the planes of space change by over time.
-        smooth_every: steps between two uses of the three terms on planes, which count as much more then.
+        weight_deformation: squared offset of the deformation.
+        weight_deformation_slope: squared change of the deformation in space.
+        smooth_every: steps between two uses of the terms on planes and deformation; they count more then.
         weight_entropy: entropy of the opacity, against fog.
         weight_by_trust: views far from the input and rims of silhouettes count less.
 
@@ -109,6 +115,8 @@ class RefineConfig:
     plane_sizes: tuple[int, ...] = ()
     time_size: int = 0
     change_size: int = 64
+    follow: bool | None = None
+    deformation_sizes: tuple[int, ...] = (4, 12)
     hidden: int = 64
     density_scale: float = 25.0
 
@@ -120,6 +128,7 @@ class RefineConfig:
 
     learning_rate: float = 3e-2
     learning_rate_decoder: float = 3e-3
+    learning_rate_deformation: float = 3e-3
     learning_rate_end: float = 0.1
 
     photometric: str = "mse"
@@ -127,6 +136,8 @@ class RefineConfig:
     weight_planes: float = 0.01
     weight_time_smoothness: float = 0.05
     weight_time_offset: float = 1e-3
+    weight_deformation: float = 1e-3
+    weight_deformation_slope: float = 0.1
     smooth_every: int = 4
     weight_entropy: float = 1e-3
     weight_by_trust: bool = True
@@ -143,40 +154,9 @@ class RefineConfig:
     gaussians: GaussiansConfig = GaussiansConfig()
 
     def __post_init__(self) -> None:
-        for name in ("image_sizes", "image_size_starts", "plane_sizes", "ring_elevations_deg"):
+        for name in _LISTS:
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= least):
-                raise ValueError(f"Expected {name} >= {least:g}; got {value}. Change this field.")
-        for name in _ABOVE_ZERO:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"Expected {name} > 0; got {value}. Change this field.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"Expected {name} {' or '.join(choices)}; got {getattr(self, name)!r}.")
-        if not 0 <= self.patch_start < 1 or self.strength > 1:
-            raise ValueError(
-                f"Expected patch_start in 0..1 and a strength of at most 1; got {self.patch_start:g} and "
-                f"{self.strength:g}."
-            )
-        if self.plane_sizes and min(self.plane_sizes) < 2:
-            raise ValueError(f"Expected plane sizes of at least 2 nodes; got {self.plane_sizes}.")
-        if self.time_size == 1:
-            raise ValueError("Expected time_size 0 (one node per frame) or at least 2; got 1.")
-        self._check_image_sizes()
-
-    def _check_image_sizes(self) -> None:
-        sizes, starts = self.image_sizes, self.image_size_starts
-        rising = all(a < b for a, b in zip(starts, starts[1:], strict=False))
-        if len(sizes) != len(starts) or not rising or (starts and (starts[0] != 0 or starts[-1] >= 1)):
-            raise ValueError(
-                f"Expected one start per picture size, rising from 0 and below 1; got sizes {sizes} and "
-                f"starts {starts}. Write for example image_sizes=(128, 256), image_size_starts=(0, 0.4)."
-            )
-        if sizes and min(sizes) < 16:
-            raise ValueError(f"Expected picture sizes of at least 16 pixels; got {sizes}.")
+        check_limits(self)
 
     @property
     def stage_one_steps(self) -> int:
@@ -252,51 +232,3 @@ class RefineConfig:
             raise ValueError(f"Expected fields of RefineConfig; got the unknown {', '.join(unknown)}.")
         nested = {"gaussians": GaussiansConfig.from_json(data["gaussians"])} if "gaussians" in data else {}
         return cls(**{**data, **nested})
-
-
-_CHOICES = {
-    "backend": ("dynerf", "gaussians"),
-    "field": ("planes", "canonical"),
-    "photometric": ("mse", "charbonnier"),
-}
-_ABOVE_ZERO = (
-    "learning_rate",
-    "learning_rate_decoder",
-    "learning_rate_end",
-    "density_scale",
-    "strength",
-    "strength_falling",
-    "refine_rate",
-)
-_LEAST = {
-    "memory_gb": 0,
-    "rounds": 0,
-    "steps_refine": 1,
-    "patches_per_step": 0,
-    "patch_size": 8,
-    "weight_ssim": 0,
-    "weight_perceptual": 0,
-    "weight_depth": 0,
-    "weight_normal_smoothness": 0,
-    "weight_normal": 0,
-    "steps_static": 0,
-    "steps": 1,
-    "rays_per_step": 16,
-    "frames_per_step": 1,
-    "views_per_step": 1,
-    "samples": 8,
-    "time_size": 0,
-    "change_size": 2,
-    "smooth_every": 1,
-    "features": 1,
-    "hidden": 1,
-    "hull_size": 8,
-    "hull_dilation": 0,
-    "occupancy_every": 0,
-    "occupancy_opacity": 0,
-    "weight_mask": 0,
-    "weight_planes": 0,
-    "weight_time_smoothness": 0,
-    "weight_time_offset": 0,
-    "weight_entropy": 0,
-}

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from .canonical import Canonical
 from .config import RefineConfig
+from .following import Following
 from .hull import Occupancy
 from .object_path import ObjectPath
 from .planes import MovingPlanes
@@ -23,7 +25,7 @@ _CHUNK = 16384
 
 
 class DyNeRF:
-    """A scene made of a `MovingPlanes` field inside occupied cells; see `Scene4D`.
+    """A scene made of a field inside occupied cells; see `Scene4D`.
 
     Args:
         field: density and colour in the box.
@@ -41,7 +43,7 @@ class DyNeRF:
 
     def __init__(
         self,
-        field: MovingPlanes,
+        field: Following,
         occupancy: Occupancy,
         cameras: Cameras,
         fps: float,
@@ -68,15 +70,8 @@ class DyNeRF:
         generator: torch.Generator | None = None,
     ) -> DyNeRF:
         """Return a scene whose field has its initial values, on the occupancy's device."""
-        field = MovingPlanes(
-            config.plane_sizes,
-            config.time_size or max(len(times), 2),
-            config.features,
-            config.hidden,
-            config.density_scale,
-            generator,
-            config.change_size,
-        )
+        kind = Canonical if config.field == "canonical" else MovingPlanes
+        field = Following(kind(config, len(times), generator), len(times))
         return cls(field.to(occupancy.box.device), occupancy, cameras, fps, times, config)
 
     def follow(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,6 +166,10 @@ class DyNeRF:
         after = int(np.searchsorted(self.times, time - 1e-6).clip(0, self.n_frames - 1))
         exact = abs(self.times[after] - time) < 1e-6 or after == 0
         before = after if exact else after - 1
+        if not exact and self.field.moves:
+            moments = (self.times[before], self.times[after], time)
+            carried = self.field.carried(self.occupancy, (before, after), moments)
+            return Occupancy(carried[None], self.occupancy.box)
         cells = self.occupancy.cells[before] | self.occupancy.cells[after]
         return Occupancy(cells[None], self.occupancy.box)
 

@@ -10,6 +10,7 @@ from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf import DyNeRF
 from .fitting import Draw
+from .frame_schedule import anchor_frame
 from .hull import Occupancy, visual_hull
 from .losses import alpha_entropy, charbonnier, mask_loss, mean_squared
 from .normals import resized_normals
@@ -17,6 +18,8 @@ from .occupied import dense_cells
 from .patches import PatchLoss
 from .rays import RayPool
 
+# All of a deformation's scales are on when this share of the dynamic steps is done.
+_ANNEALED = 0.3
 _PHOTOMETRIC = {"mse": mean_squared, "charbonnier": charbonnier}
 
 
@@ -47,6 +50,7 @@ class DyNeRFFit:
         )
         times = views.frame_times()
         self.scene = DyNeRF.untrained(self._hull, views.cameras, views.fps, times, config, generator)
+        self.scene.field.follow(self._hull, anchor_frame(views.masks), times, config.follow)
         self._config, self._device, self._patch_loss = config, torch.device(device), patch_loss
         self._photometric = _PHOTOMETRIC[config.photometric]
         self._target: tuple[ViewGrid, Tensor, Tensor | None] | None = None
@@ -65,6 +69,7 @@ class DyNeRFFit:
         config, dynamic = self._config, draw.step - self._config.steps_static
         if config.occupancy_every and dynamic > 0 and dynamic % config.occupancy_every == 0:
             self.scene.occupancy = dense_cells(self.scene, self._hull, config.occupancy_opacity)
+        self.scene.field.anneal(min(max(dynamic, 0) / (_ANNEALED * config.steps), 1.0))
         if draw.known is not None:
             first, last = draw.known
             self.scene.field.hold(self.scene.times[first], self.scene.times[last])
@@ -91,6 +96,14 @@ class DyNeRFFit:
         if draw.step % config.smooth_every == 0:
             total += _backward(config.smooth_every * self.scene.field.regularisation(config, draw.timed))
         return float(total)
+
+    def knobs(self) -> str:
+        """Return the settings, with their values, that are too high where a fit diverges."""
+        config = self._config
+        return (
+            f"learning_rate ({config.learning_rate:g}) and learning_rate_decoder "
+            f"({config.learning_rate_decoder:g})"
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of the field and of the occupied cells."""

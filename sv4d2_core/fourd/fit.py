@@ -127,8 +127,7 @@ class Fit:
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"The fit diverged: the loss was {loss} at step {self.step + 1} of {config.total_steps}. "
-                f"Lower learning_rate ({config.learning_rate:g}) and learning_rate_decoder "
-                f"({config.learning_rate_decoder:g}), for example to a third."
+                f"Lower {self._part.knobs()}, for example to a third."
             )
         self._optimizer.step()
         self.losses.append(loss)

@@ -64,6 +64,10 @@ class SceneFit(Protocol):
         """Add the gradients of one step to the parameters and return its loss."""
         ...
 
+    def knobs(self) -> str:
+        """Return the settings, with their values, that are too high where a fit diverges."""
+        ...
+
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of everything but the optimiser that decides how the fit goes on."""
         ...

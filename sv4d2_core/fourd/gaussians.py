@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..cameras import Cameras
 from .deformation import Deformation
 from .gaussians_config import GaussiansConfig
+from .object_path import ObjectPath
 from .scene import SceneRendering, save_scene
 from .splat_projection import rotations
 from .splatting import splat
@@ -37,7 +38,7 @@ class GaussiansAt(NamedTuple):
     colours: Tensor
 
 
-class Canonical(nn.Module):
+class CanonicalGaussians(nn.Module):
     """The Gaussians before they are moved, as an optimiser sees them.
 
     Args:
@@ -68,13 +69,16 @@ class Gaussians:
         fps: frames per second of these views.
         times: [T] in 0..1, the times of the frames that it was fitted to, rising.
         config: what it was fitted with.
+
+    Attributes:
+        path: where the object is; None: at the origin.
     """
 
     backend = "gaussians"
 
     def __init__(
         self,
-        canonical: Canonical,
+        canonical: CanonicalGaussians,
         deformation: Deformation,
         scale_limits: tuple[float, float],
         cameras: Cameras,
@@ -90,9 +94,13 @@ class Gaussians:
         self.times = tuple(times)
         self.n_frames = len(self.times)
         self.config = config
+        self.path: ObjectPath | None = None
 
     def at_time(self, time: float | None) -> GaussiansAt:
-        """Return the Gaussians at a time in 0..1, with gradients; None: where they are before they move."""
+        """Return the Gaussians at a time in 0..1, with gradients; None: where they are before they move.
+
+        They are about the origin, also where the object has a path.
+        """
         own = self.canonical
         means, quats = own.means, F.normalize(own.quats, dim=-1)
         log_scales, opacities = own.log_scales, own.opacities
@@ -132,6 +140,9 @@ class Gaussians:
         maps = torch.empty(len(times), n_views, size, size, 8)
         for t, time in enumerate(times):
             gaussians = self.at_time(time)
+            if self.path is not None:
+                shift = self.path.at(time).to(gaussians.means)
+                gaussians = gaussians._replace(means=gaussians.means + shift)
             for v, view in enumerate(chosen):
                 maps[t, v] = _see(gaussians, cameras, view, size).cpu()
                 if callback is not None:
@@ -158,6 +169,7 @@ class Gaussians:
             "fps": self.fps,
             "times": list(self.times),
             "scale_limits": list(self.scale_limits),
+            "path": self.path and self.path.to_json(),
         }
         save_scene(path, self.backend, self.state_dict(), header)
 
@@ -167,7 +179,7 @@ class Gaussians:
         low, high = (float(limit) for limit in header["scale_limits"])
         means = tensors["canonical.means"]
         scene = cls.still(
-            Canonical(means, low, 0.5, torch.zeros_like(means)),
+            CanonicalGaussians(means, low, 0.5, torch.zeros_like(means)),
             tensors["deformation.box"],
             (low, high),
             Cameras.from_json(header["cameras"]),
@@ -176,12 +188,13 @@ class Gaussians:
             GaussiansConfig.from_json(header["config"]),
         )
         scene.load_state_dict(tensors)
+        scene.path = header.get("path") and ObjectPath.from_json(header["path"])
         return scene.to(device)
 
     @classmethod
     def still(
         cls,
-        canonical: Canonical,
+        canonical: CanonicalGaussians,
         box: Tensor,
         scale_limits: tuple[float, float],
         cameras: Cameras,

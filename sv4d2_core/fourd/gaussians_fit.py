@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -127,8 +129,10 @@ class GaussiansFit:
         return ~alive
 
     def accumulate(self, draw: Draw) -> float:
-        """Add the gradients of one step to the parameters and return its loss."""
+        """Add the gradients of one step to the parameters and return its loss, NaN where these diverged."""
         self._use_size(draw.step)
+        if not all(parameter.detach().sum().isfinite() for parameter in self.scene.canonical.parameters()):
+            return math.nan
         pictures = self._pictures(draw)
         total = self._regularisation(draw.timed)
         for frame in sorted({frame for frame, _ in pictures}):
@@ -143,6 +147,13 @@ class GaussiansFit:
         if draw.timed and moving < self._own.motion_alone * self._config.steps:
             self.scene.canonical.zero_grad(set_to_none=True)
         return float(total.detach())
+
+    def knobs(self) -> str:
+        """Return the settings, with their values, that are too high where a fit diverges."""
+        own = self._own
+        names = ("means", "scales", "opacities", "planes", "decoder")
+        rates = (f"{name} ({getattr(own, f'learning_rate_{name}'):g})" for name in names)
+        return f"the learning rates of gaussians: {', '.join(rates)}"
 
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of everything but the optimiser that decides how the fit goes on."""

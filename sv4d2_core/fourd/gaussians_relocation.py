@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .gaussians import Canonical
+from .gaussians import CanonicalGaussians
 from .splat_projection import rotations
 
 # Gaussians that may come to share one place in one move.
@@ -22,7 +22,7 @@ _SPREAD = 0.5
 
 
 @torch.no_grad()
-def relocate(canonical: Canonical, dead: Tensor, generator: torch.Generator) -> int:
+def relocate(canonical: CanonicalGaussians, dead: Tensor, generator: torch.Generator) -> int:
     """Move dead Gaussians onto live ones, drawn by their opacity, and return how many moved.
 
     Copies are spread over the original's extent: at one and the same place they would stay alike for good.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..views import ViewGrid
-from .gaussians import Canonical
+from .gaussians import CanonicalGaussians
 from .gaussians_config import GaussiansConfig
 from .hull import Occupancy
 
@@ -17,7 +17,7 @@ _FACING_POWER = 4
 
 def start_on_hull(
     views: ViewGrid, hull: Occupancy, frame: int, config: GaussiansConfig, generator: torch.Generator
-) -> tuple[Canonical, float]:
+) -> tuple[CanonicalGaussians, float]:
     """Return Gaussians on the hull of a frame, on its device, and their scale, world units.
 
     Args:
@@ -38,7 +38,7 @@ def start_on_hull(
     # Each stands for its share of the surface, which is about one face per cell.
     cell = float((high - low).prod() ** (1 / 3)) / size
     scale = config.scale * cell * (len(cells) / count) ** 0.5
-    return Canonical(means, scale, config.opacity, _colours(means, outward, views, frame)), scale
+    return CanonicalGaussians(means, scale, config.opacity, _colours(means, outward, views, frame)), scale
 
 
 def _surface(cells: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import RefineConfig
+from .decoder import Decoder
 from .losses import time_difference, total_variation
 
 # The axes that each plane of space spans.
@@ -23,83 +24,55 @@ _PAIRS = ((0, 1), (0, 2), (1, 2))
 _SAME_NODE = 1e-4
 
 
-class MovingPlanes(nn.Module):
-    """Density and colour at points in a box at times in 0..1; the colour does not depend on the view.
+class Planes(nn.Module):
+    """Features at points in a box at times in 0..1.
 
     Args:
-        plane_sizes: nodes along an axis of space, per scale.
-        time_size: nodes along time.
+        sizes: nodes along an axis of space, per scale.
+        time_size: nodes along time; 0: nothing changes.
         features: channels of a plane, per scale.
-        hidden: width of the decoders.
-        density_scale: density per unit of the decoder's output.
         generator: draws the initial values; None: PyTorch's own.
         change_size: nodes along an axis of space, at most, of what changes with time.
     """
 
     def __init__(
         self,
-        plane_sizes: Sequence[int],
+        sizes: Sequence[int],
         time_size: int,
         features: int,
-        hidden: int,
-        density_scale: float,
         generator: torch.Generator | None = None,
         change_size: int = 64,
     ) -> None:
         super().__init__()
-        self.density_scale = density_scale
         # One value per plane and channel: noise would stay wherever no ray passes.
         self.space = nn.ParameterList(  # [3, C, S, S] per scale
             torch.empty(3, features, 1, 1).uniform_(0.1, 0.5, generator=generator).repeat(1, 1, size, size)
-            for size in plane_sizes
+            for size in sizes
         )
         self.change = nn.ParameterList(  # [T, 3, C, S, S] per scale, added to the planes
             torch.zeros(time_size, 3, features, size, size)
-            for size in (min(size, change_size) for size in plane_sizes)
+            for size in (min(size, change_size) for size in sizes if time_size)
         )
-        width = features * len(plane_sizes)
-        self.trunk = nn.Linear(width, hidden)
-        self.density = nn.Linear(hidden, 1)
-        self.colour = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 3))
-        for layer in (self.trunk, self.density, self.colour[0], self.colour[2]):
-            _initialise(layer, generator)
 
-    def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the density [N] and the colour [N, 3] in 0..1.
+    def features(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return the product over the planes, all scales one after the other, [N, scales * C].
 
         Args:
             points: [N, 3] in -1..1 of the box.
             times: [N] in 0..1, fastest where equal ones follow each other; None leaves the changes out.
         """
-        hidden = F.relu(self.trunk(self.features(points, times)))
-        return self._density(hidden), torch.sigmoid(self.colour(hidden))
-
-    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
-        """Return the density alone, [N]; arguments as `forward`."""
-        return self._density(F.relu(self.trunk(self.features(points, times))))
-
-    def features(self, points: Tensor, times: Tensor | None) -> Tensor:
-        """Return the product over the planes, all scales one after the other, [N, scales * C]."""
         where = torch.stack([points[:, pair] for pair in _PAIRS])[:, None]  # [3, 1, N, 2]
-        if times is None or not len(times):
+        if times is None or not len(times) or not len(self.change):
             return _products(self.space, where)
         moments, counts = torch.unique_consecutive(times, return_counts=True)
         parts = where.split(counts.tolist(), dim=2)
         pairs = zip(moments.tolist(), parts, strict=True)
         return torch.cat([_products(self._planes_at(time), part) for time, part in pairs])
 
-    def groups(self, config: RefineConfig) -> list[dict]:
-        """Return the optimiser's groups: the planes, and the decoders."""
-        decoders = [p for layer in (self.trunk, self.density, self.colour) for p in layer.parameters()]
-        return [
-            {"params": [*self.space, *self.change], "rate": config.learning_rate},
-            {"params": decoders, "rate": config.learning_rate_decoder},
-        ]
-
-    def regularisation(self, config: RefineConfig, timed: bool) -> Tensor:
+    def roughness(self, config: RefineConfig, timed: bool) -> Tensor:
         """Return the terms of the loss that ask for smooth planes, and for small and steady changes."""
         loss = config.weight_planes * _sum(total_variation, self.space)
-        if timed:
+        if timed and len(self.change):
             loss = loss + config.weight_planes * _sum(total_variation, self.change)
             loss = loss + config.weight_time_smoothness * _sum(time_difference, self.change)
             loss = loss + config.weight_time_offset * _sum(lambda change: change.abs().mean(), self.change)
@@ -115,14 +88,59 @@ class MovingPlanes(nn.Module):
 
     def _planes_at(self, time: float) -> list[Tensor]:
         """Return the planes [3, C, S, S] of every scale at a time, linear between nodes."""
-        return [space + _grown(_at(change, time), space) for space, change in self._scales()]
+        scales = zip(self.space, self.change, strict=True)
+        return [space + _grown(_at(change, time), space) for space, change in scales]
 
-    def _scales(self) -> Iterable[tuple[Tensor, Tensor]]:
-        return zip(self.space, self.change, strict=True)
 
-    def _density(self, hidden: Tensor) -> Tensor:
-        # Starting thin lets light through to the far side of the hull, so that both sides learn at once.
-        return self.density_scale * F.softplus(self.density(hidden)[:, 0] - 1)
+class MovingPlanes(nn.Module):
+    """Density and colour at points in a box at times in 0..1; the colour does not depend on the view.
+
+    Args:
+        config: sizes of planes and decoders; ``plane_sizes`` filled in.
+        n_frames: T.
+        generator: draws the initial values; None: PyTorch's own.
+    """
+
+    def __init__(self, config: RefineConfig, n_frames: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        width, time_size = config.features * len(config.plane_sizes), config.time_size or max(n_frames, 2)
+        self.planes = Planes(config.plane_sizes, time_size, config.features, generator, config.change_size)
+        self.decoder = Decoder(width, 0, config, generator)
+
+    def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the density [N] and the colour [N, 3] in 0..1.
+
+        Args:
+            points: [N, 3] in -1..1 of the box.
+            times: [N] in 0..1, fastest where equal ones follow each other; None leaves the changes out.
+        """
+        return self.decoder(self.planes.features(points, times))
+
+    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return the density alone, [N]; arguments as `forward`."""
+        return self.decoder.densities(self.planes.features(points, times))
+
+    def moved(self, points: Tensor, _times: Tensor) -> Tensor:
+        """Return the points: planes change, but know no motion."""
+        return points
+
+    def groups(self, config: RefineConfig) -> list[dict]:
+        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
+        return [
+            {"params": [*self.planes.parameters()], "rate": config.learning_rate},
+            {"params": [*self.decoder.parameters()], "rate": config.learning_rate_decoder},
+        ]
+
+    def regularisation(self, config: RefineConfig, timed: bool) -> Tensor:
+        """Return the terms of the loss that look at the field alone; while not ``timed``, at its statics."""
+        return self.planes.roughness(config, timed)
+
+    def hold(self, first: float, last: float) -> None:
+        """Let times outside first..last be as the nearer of these two."""
+        self.planes.hold(first, last)
+
+    def anneal(self, share: float) -> None:
+        """Do nothing: there is no motion to make finer."""
 
 
 def _at(nodes: Tensor, time: float) -> Tensor:
@@ -155,11 +173,3 @@ def _sample(planes: Tensor, coordinates: Tensor) -> Tensor:
 def _sum(term: Callable[[Tensor], Tensor], planes: Iterable[Tensor]) -> Tensor:
     """Return a term of the loss summed over the scales."""
     return torch.stack([term(plane) for plane in planes]).sum()
-
-
-def _initialise(layer: nn.Module, generator: torch.Generator | None) -> None:
-    """Draw a linear layer's weights for ReLU (He et al. 2015); its bias starts at 0."""
-    if not isinstance(layer, nn.Linear):
-        raise TypeError(f"Expected a linear layer; got {type(layer).__name__}.")
-    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
-    nn.init.zeros_(layer.bias)

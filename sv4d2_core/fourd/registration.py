@@ -22,22 +22,31 @@ _LEAST_GAIN = 0.05
 _PRICE_OF_TURNING, _PRICE_OF_DEVIATING = 0.01, 0.15
 
 
-def hull_motion(hull: Occupancy, anchor: int) -> tuple[Tensor, Tensor]:
-    """Return the centres [T, 3] in -1..1 of the box and the rotations [T, 3] from each frame to the anchor.
+def hull_centres(hull: Occupancy) -> tuple[Tensor, float]:
+    """Return the centres [T, 3] of the hulls in -1..1 of the box, and their mean largest extent, world units.
 
-    Rotation vectors are in world axes, radians, and go on beyond half a turn. A frame without a hull stays
-    where the box has its middle.
+    A frame without a hull stays where the box has its middle.
+    """
+    frames = [_points(cells) for cells in hull.cells.cpu()]
+    half = (hull.box[1] - hull.box[0]).cpu() / 2
+    extents = torch.stack([(points.amax(0) - points.amin(0)) * half for points in frames])
+    return torch.stack([points.mean(0) for points in frames]), float(extents.mean(0).max())
+
+
+def hull_turns(hull: Occupancy, centres: Tensor, anchor: int) -> Tensor:
+    """Return the rotation vectors [T, 3] from each frame to the anchor, in world axes, radians.
+
+    They go on beyond half a turn; all are 0 where no rotation makes the hulls agree clearly better.
 
     Args:
         hull: cells per frame.
+        centres: [T, 3] of the hulls (`hull_centres`).
         anchor: its rotation is 0.
     """
-    cells, box = hull.cells.cpu(), hull.box.cpu()
-    centres = torch.stack([_points(frame).mean(0) for frame in cells])
-    search = _Search(cells, box, centres)
-    if len(cells) < 2 or search.gain() < _LEAST_GAIN:
-        return centres, torch.zeros_like(centres)
-    return centres, _to_anchor(search.steps, anchor)
+    search = _Search(hull.cells.cpu(), hull.box.cpu(), centres)
+    if len(hull.cells) < 2 or search.gain() < _LEAST_GAIN:
+        return torch.zeros_like(centres)
+    return _to_anchor(search.steps, anchor)
 
 
 class _Search:

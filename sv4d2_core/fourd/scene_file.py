@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from .dynerf import DyNeRF
+from .gaussians import Gaussians
 from .scene import SCENE_FORMAT, SCENE_VERSION, Scene4D, read_tensors
 
 
@@ -18,7 +19,7 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
         ValueError: not a scene, damaged, or of a backend that this version does not read.
     """
     tensors, header = read_tensors(path, SCENE_FORMAT)
-    readers = {DyNeRF.backend: DyNeRF.from_tensors}
+    readers = {DyNeRF.backend: DyNeRF.from_tensors, Gaussians.backend: Gaussians.from_tensors}
     backend = header.get("backend")
     if backend not in readers or header.get("version") != SCENE_VERSION:
         raise ValueError(
