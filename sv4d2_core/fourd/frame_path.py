@@ -46,18 +46,18 @@ class FramePath(nn.Module):
         self.register_buffer("home", torch.zeros(3))
 
     @torch.no_grad()
-    def start(self, centres: Tensor, turns: Tensor, box: Tensor, anchor: int) -> None:
+    def start(self, centres: Tensor, turns: Tensor, box: Tensor, home: Tensor) -> None:
         """Start from a known motion.
 
         Args:
             centres: [T, 3] in -1..1 of the box.
             turns: [T, 3] rotation vectors from a frame to the anchor, in world axes.
             box: [2, 3] corners, world units.
-            anchor: the frame that the points are taken to.
+            home: [3] centre at the anchor frame, where all points are taken.
         """
         self.centres.copy_(centres)
         self.turns.copy_(turns)
-        self.home.copy_(centres[anchor])
+        self.home.copy_(home)
         sides = box[1] - box[0]
         self.extent.copy_(sides / sides.max())
 

@@ -30,7 +30,7 @@ def hull_centres(hull: Occupancy) -> tuple[Tensor, float]:
     frames = [_points(cells) for cells in hull.cells.cpu()]
     half = (hull.box[1] - hull.box[0]).cpu() / 2
     extents = torch.stack([(points.amax(0) - points.amin(0)) * half for points in frames])
-    return torch.stack([points.mean(0) for points in frames]), float(extents.mean(0).max())
+    return torch.stack([points.mean(0) for points in frames]), float(extents.amax(-1).mean())
 
 
 def hull_turns(hull: Occupancy, centres: Tensor, anchor: int) -> Tensor:
