@@ -205,9 +205,9 @@ def test_two_stages_with_a_checkpoint_go_on_after_an_interrupt(
                 raise KeyboardInterrupt
 
     folder, path = tmp_path / "views", tmp_path / "scene.safetensors"
-    write_views(folder, render_views(make_creature(5), Cameras.official("sv4d2"), 3, 64))
+    write_views(folder, render_views(make_creature(5), Cameras((0, 0, 0), (0, 120, 240)), 3, 64))
     command = ["refine", str(folder), "--checkpoint", str(micro_checkpoint), "--steps", "20", "--size", "32"]
-    command += ["--sampling-steps", "3", "--input-elevation", "0", "--strength", "0.7"]
+    command += ["--sampling-steps", "2", "--input-elevation", "0", "--strength", "0.7"]
     assert main([*command, "--out", str(path)]) == 0
     assert "UNTRAINED WEIGHTS" in capsys.readouterr().err
     with monkeypatch.context() as patch:
