@@ -21,7 +21,7 @@ def refine_inputs() -> list[io.Input]:
             options=["dynerf", "gaussians"],
             default="dynerf",
             tooltip="What the scene is made of. dynerf: a radiance field, smooth and steady. gaussians: "
-            "moving 3D Gaussians, much faster to render.",
+            "moving 3D Gaussians, drawn without rays.",
         ),
         io.Int.Input(
             "steps",
@@ -100,8 +100,8 @@ def refine_inputs() -> list[io.Input]:
             min=0.0,
             max=1024.0,
             step=0.5,
-            tooltip="Work within about this much memory, GB; 0: no limit. The result stays the same, a step "
-            "takes longer.",
+            tooltip="dynerf: work within about this much memory, GB; 0: no limit. The result stays the same, "
+            "a step takes longer.",
         ),
         io.Combo.Input(
             "field",

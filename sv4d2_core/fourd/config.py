@@ -19,8 +19,8 @@ class RefineConfig:
     Args:
         backend: ``dynerf``, a field that is rendered by following rays, or ``gaussians``.
         seed: of the initial scene and of every draw.
-        memory_gb: what one step and its pictures may take, GiB; 0: no limit. The result stays the same but
-            for rounding: a step is done in parts.
+        memory_gb: what following the rays of one step or picture may take, GiB; 0: no limit. The result stays
+            the same but for rounding: they are followed in parts. Gaussians always do one frame at a time.
         steps_static: steps on the anchor frame alone, which train the planes of space.
         steps: steps on all frames that follow.
         rays_per_step: rays of one step, spread evenly over its pictures.

@@ -134,19 +134,22 @@ class GaussiansFit:
         if not all(parameter.detach().sum().isfinite() for parameter in self.scene.canonical.parameters()):
             return math.nan
         pictures = self._pictures(draw)
-        total = self._regularisation(draw.timed)
+        regularisation = self._regularisation(draw.timed)
+        regularisation.backward()
+        total = regularisation.detach()
         for frame in sorted({frame for frame, _ in pictures}):
             gaussians = self.scene.at_time(self._times[frame] if draw.timed else None)
             views = [view for other, view in pictures if other == frame]
             seen = torch.stack([self._picture_loss(gaussians, frame, view) for view in views]).sum()
-            total = total + seen / len(pictures)
             share = len(views) / len(pictures)
-            total = total + share * self._motion_loss(gaussians, frame, draw.timed)
-        total.backward()
+            loss = seen / len(pictures) + share * self._motion_loss(gaussians, frame, draw.timed)
+            # One frame's graph at a time.
+            loss.backward()
+            total = total + loss.detach()
         moving = draw.step - self._config.steps_static
         if draw.timed and moving < self._own.motion_alone * self._config.steps:
             self.scene.canonical.zero_grad(set_to_none=True)
-        return float(total.detach())
+        return float(total)
 
     def knobs(self) -> str:
         """Return the settings, with their values, that are too high where a fit diverges."""
