@@ -153,7 +153,7 @@ def test_a_fit_that_diverges_names_the_knob(views):
 
 def test_plane_sizes_follow_the_pictures():
     config = RefineConfig()
-    assert config.for_pictures(64).plane_sizes == (16, 32, 64)
+    assert config.for_pictures(64).plane_sizes == (8, 16, 32)
     assert config.for_pictures(576).plane_sizes == (64, 128, 256)
     assert TINY.for_pictures(64) == TINY
 

@@ -105,7 +105,7 @@ def test_better_views_make_a_better_scene_than_polishing_alone(views, caplog):
     unseen = render_views(make_creature(10), Cameras((0, 10), (0, 90)), FRAMES, SIZE)
 
     def quality(resynthesize):
-        scene = refine_scene(shown, replace(TINY, steps_refine=60), resynthesize=resynthesize)
+        scene = refine_scene(shown, replace(TINY, steps_refine=80), resynthesize=resynthesize)
         rgb = scene.render(unseen.cameras, unseen.frame_times(), SIZE).rgb[:, 1]
         return float(psnr(rgb, unseen.images[:, 1], unseen.masks[:, 1]).mean())
 

@@ -43,8 +43,8 @@ class RefineConfig:
 
         field: ``planes`` over space and time, or ``canonical``, one still field that a deformation moves.
         features: channels of a plane, per scale.
-        plane_sizes: nodes along an axis of space, per scale; (): a quarter, a half and all of the picture
-            size, at most 256. Finer planes fit the given views better and the others worse.
+        plane_sizes: nodes along an axis of space, per scale; (): an eighth, a quarter and a half of the
+            picture size, at most 256. Finer planes fit the given views better and the others worse.
         time_size: nodes along time; 0: one per frame.
         change_size: nodes along an axis of space, at most, of what changes with time.
         follow: a field goes with the object; None: only where it moves far.
@@ -111,7 +111,7 @@ class RefineConfig:
     weight_by_visibility: bool = True
 
     field: str = "planes"
-    features: int = 16
+    features: int = 32
     plane_sizes: tuple[int, ...] = ()
     time_size: int = 0
     change_size: int = 64
@@ -212,7 +212,7 @@ class RefineConfig:
 
     def for_pictures(self, size: int) -> RefineConfig:
         """Return the same settings with the plane sizes that pictures of ``size`` pixels ask for."""
-        finest = min(size, _FINEST_PLANES)
+        finest = min(max(size // 2, 8), _FINEST_PLANES)
         return replace(self, plane_sizes=self.plane_sizes or (finest // 4, finest // 2, finest))
 
     def to_json(self) -> dict:

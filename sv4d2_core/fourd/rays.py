@@ -19,7 +19,7 @@ class Rays:
         origins: [R, 3] camera centres, world units.
         directions: [R, 3] unit.
         frames: [R] indices of frames, for the occupancy.
-        times: [R] in 0..1; None: the field's planes of time are left out.
+        times: [R] in 0..1; None: the field's changes over time are left out.
     """
 
     origins: Tensor
