@@ -156,7 +156,7 @@ class RefineConfig:
     def __post_init__(self) -> None:
         for name in _LISTS:
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_limits(self)
+        check_limits(vars(self))
 
     @property
     def stage_one_steps(self) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .config import RefineConfig
+from collections.abc import Mapping
+from typing import Any
 
 _CHOICES = {
     "backend": ("dynerf", "gaussians"),
@@ -59,35 +57,37 @@ _LEAST = {
 }
 
 
-def check_limits(config: RefineConfig) -> None:
-    """Raise ValueError for a field out of its range; the text names it, with what it is."""
+def check_limits(fields: Mapping[str, Any]) -> None:
+    """Raise ValueError for a field of `RefineConfig` out of its range; the text names it, with what it is."""
     for name, least in _LEAST.items():
-        value = getattr(config, name)
+        value = fields[name]
         if not (math.isfinite(value) and value >= least):
             raise ValueError(f"Expected {name} >= {least:g}; got {value}. Change this field.")
     for name in _ABOVE_ZERO:
-        value = getattr(config, name)
+        value = fields[name]
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"Expected {name} > 0; got {value}. Change this field.")
     for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise ValueError(f"Expected {name} {' or '.join(choices)}; got {getattr(config, name)!r}.")
-    if not 0 <= config.patch_start < 1 or config.strength > 1:
+        if fields[name] not in choices:
+            raise ValueError(f"Expected {name} {' or '.join(choices)}; got {fields[name]!r}.")
+    if not 0 <= fields["patch_start"] < 1 or fields["strength"] > 1:
         raise ValueError(
-            f"Expected patch_start in 0..1 and a strength of at most 1; got {config.patch_start:g} and "
-            f"{config.strength:g}."
+            f"Expected patch_start in 0..1 and a strength of at most 1; got {fields['patch_start']:g} and "
+            f"{fields['strength']:g}."
         )
-    _check_sizes(config)
+    _check_sizes(fields)
 
 
-def _check_sizes(config: RefineConfig) -> None:
-    if config.plane_sizes and min(config.plane_sizes) < 2:
-        raise ValueError(f"Expected plane sizes of at least 2 nodes; got {config.plane_sizes}.")
-    if not config.deformation_sizes or min(config.deformation_sizes) < 2:
-        raise ValueError(f"Expected deformation sizes of at least 2 nodes; got {config.deformation_sizes}.")
-    if config.time_size == 1:
+def _check_sizes(fields: Mapping[str, Any]) -> None:
+    if fields["plane_sizes"] and min(fields["plane_sizes"]) < 2:
+        raise ValueError(f"Expected plane sizes of at least 2 nodes; got {fields['plane_sizes']}.")
+    if not fields["deformation_sizes"] or min(fields["deformation_sizes"]) < 2:
+        raise ValueError(
+            f"Expected deformation sizes of at least 2 nodes; got {fields['deformation_sizes']}."
+        )
+    if fields["time_size"] == 1:
         raise ValueError("Expected time_size 0 (one node per frame) or at least 2; got 1.")
-    sizes, starts = config.image_sizes, config.image_size_starts
+    sizes, starts = fields["image_sizes"], fields["image_size_starts"]
     rising = all(a < b for a, b in zip(starts, starts[1:], strict=False))
     if len(sizes) != len(starts) or not rising or (starts and (starts[0] != 0 or starts[-1] >= 1)):
         raise ValueError(

@@ -17,7 +17,7 @@ from .hull import Occupancy
 from .object_path import ObjectPath
 from .planes import MovingPlanes
 from .rays import Rays
-from .scene import SceneRendering, save_scene
+from .scene import SceneRendering, save_scene, views_to_render
 from .volume import box_span, composite_on_white, ray_weights, sample_distances
 
 # Rays that are rendered together: bounds the memory, whatever the picture's size.
@@ -102,14 +102,8 @@ class DyNeRF:
         Raises:
             ValueError: no time, a time outside 0..1, a size below 1, no such view.
         """
-        if size < 1 or not times or not all(0 <= time <= 1 for time in times):
-            raise ValueError(
-                f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}."
-            )
         device = self.occupancy.box.device
-        chosen = range(cameras.n_views + 1) if views is None else views
-        for view in chosen:
-            cameras.check_view(view)
+        chosen = views_to_render(cameras, times, size, views)
         eyes, directions = cameras.rays(size)
         n_views = len(chosen)
         maps = torch.empty(len(times), n_views, size * size, 8)
@@ -124,9 +118,7 @@ class DyNeRF:
                 maps[t, v] = torch.cat(chunks).cpu()
                 if callback is not None:
                     callback(t * n_views + v + 1, len(times) * n_views, None)
-        rgb, alpha, depth, normal = maps.unflatten(2, (size, size)).split([3, 1, 1, 3], dim=-1)
-        parts = (rgb, alpha[..., 0], depth[..., 0], normal)
-        return SceneRendering(*(part.contiguous() for part in parts))
+        return SceneRendering.of(maps.unflatten(2, (size, size)))
 
     def save(self, path: str | Path) -> None:
         """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""

@@ -67,8 +67,8 @@ class Following(nn.Module):
             return
         self.moves.fill_(True)
         turns = hull_turns(hull, centres, anchor)
-        nodes = (_at_nodes(values, times) for values in (centres, turns))
-        self.path.start(*nodes, hull.box, centres[anchor])
+        at_nodes = _at_nodes(centres, times), _at_nodes(turns, times)
+        self.path.start(*at_nodes, hull.box, centres[anchor])
         moved = [
             self.path(points, torch.full_like(points[:, 0], time))
             for time, cells in zip(times, hull.cells, strict=True)

@@ -15,7 +15,7 @@ from ..cameras import Cameras
 from .deformation import Deformation
 from .gaussians_config import GaussiansConfig
 from .object_path import ObjectPath
-from .scene import SceneRendering, save_scene
+from .scene import SceneRendering, save_scene, views_to_render
 from .splat_projection import rotations
 from .splatting import splat
 
@@ -129,13 +129,7 @@ class Gaussians:
         Raises:
             ValueError: no time, a time outside 0..1, a size below 1, no such view.
         """
-        if size < 1 or not times or not all(0 <= time <= 1 for time in times):
-            raise ValueError(
-                f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}."
-            )
-        chosen = range(cameras.n_views + 1) if views is None else views
-        for view in chosen:
-            cameras.check_view(view)
+        chosen = views_to_render(cameras, times, size, views)
         n_views = len(chosen)
         maps = torch.empty(len(times), n_views, size, size, 8)
         for t, time in enumerate(times):
@@ -147,9 +141,7 @@ class Gaussians:
                 maps[t, v] = _see(gaussians, cameras, view, size).cpu()
                 if callback is not None:
                     callback(t * n_views + v + 1, len(times) * n_views, None)
-        rgb, alpha, depth, normal = maps.split([3, 1, 1, 3], dim=-1)
-        parts = (rgb, alpha[..., 0], depth[..., 0], normal)
-        return SceneRendering(*(part.contiguous() for part in parts))
+        return SceneRendering.of(maps)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all parameters; `load_state_dict` reads them."""

@@ -36,6 +36,13 @@ class SceneRendering:
     depth: Tensor
     normal: Tensor
 
+    @classmethod
+    def of(cls, maps: Tensor) -> SceneRendering:
+        """Return the pictures in maps [T, C, H, W, 8] of colour, opacity, distance and normal."""
+        rgb, alpha, depth, normal = maps.split([3, 1, 1, 3], dim=-1)
+        parts = (rgb, alpha[..., 0], depth[..., 0], normal)
+        return cls(*(part.contiguous() for part in parts))
+
 
 class Scene4D(Protocol):
     """An object that moves, seen from any camera at any time.
@@ -79,6 +86,22 @@ class Scene4D(Protocol):
     def save(self, path: str | Path) -> None:
         """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
         ...
+
+
+def views_to_render(
+    cameras: Cameras, times: Sequence[float], size: int, views: Sequence[int] | None
+) -> Sequence[int]:
+    """Return the entries of ``cameras`` that `Scene4D.render` is asked for.
+
+    Raises:
+        ValueError: no time, a time outside 0..1, a size below 1, no such view.
+    """
+    if size < 1 or not times or not all(0 <= time <= 1 for time in times):
+        raise ValueError(f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}.")
+    chosen = range(cameras.n_views + 1) if views is None else views
+    for view in chosen:
+        cameras.check_view(view)
+    return chosen
 
 
 def own_cameras(scene: Scene4D) -> Cameras:
