@@ -151,10 +151,14 @@ def test_a_fit_that_diverges_names_the_knob(views):
         refine_scene(views, replace(TINY, learning_rate=1e30))
 
 
-def test_plane_sizes_follow_the_pictures():
+def test_sizes_follow_the_pictures():
     config = RefineConfig()
     assert config.for_pictures(64).plane_sizes == (8, 16, 32)
     assert config.for_pictures(576).plane_sizes == (64, 128, 256)
+    assert config.for_pictures(255).image_sizes == ()
+    large = config.for_pictures(512)
+    steps = [round(share * large.stage_one_steps) for share in (0, 0.39, 0.41, 0.69, 0.71, 1.5)]
+    assert [large.image_size_at(step) for step in steps] == [128, 128, 256, 256, 512, 512]
     assert TINY.for_pictures(64) == TINY
 
 

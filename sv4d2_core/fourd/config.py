@@ -10,6 +10,8 @@ from .gaussians_config import GaussiansConfig
 _LISTS = ("image_sizes", "image_size_starts", "plane_sizes", "ring_elevations_deg", "deformation_sizes")
 # Nodes of the finest planes along an axis, whatever the picture size.
 _FINEST_PLANES = 256
+# Pictures from this size on are fitted from coarse to fine.
+_COARSE_TO_FINE_FROM, _COARSE_TO_FINE_STARTS = 256, (0.0, 0.4, 0.7)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class RefineConfig:
         views_per_step: views of one frame; the input view is always one of them.
         samples: samples along the stretch of a ray that crosses the scene's box.
         progressive: frames are admitted outward from the anchor; None: only when the motion is large.
-        image_sizes: picture sizes from coarse to fine, pixels; () uses the pictures as they are.
+        image_sizes: picture sizes from coarse to fine, pixels; (): a quarter, a half and all of pictures of
+            256 pixels and more, at 0, 40 and 70 % of stage 1; smaller ones are used as they are.
         image_size_starts: the share of all steps at which each of ``image_sizes`` begins, the first 0.
 
         rounds: rounds of the second stage; 0: the first stage alone.
@@ -211,9 +214,13 @@ class RefineConfig:
         return max((size for size, start in pairs if start <= done), default=None)
 
     def for_pictures(self, size: int) -> RefineConfig:
-        """Return the same settings with the plane sizes that pictures of ``size`` pixels ask for."""
+        """Return the same settings with the sizes that pictures of ``size`` pixels ask for."""
         finest = min(max(size // 2, 8), _FINEST_PLANES)
-        return replace(self, plane_sizes=self.plane_sizes or (finest // 4, finest // 2, finest))
+        config = replace(self, plane_sizes=self.plane_sizes or (finest // 4, finest // 2, finest))
+        if self.image_sizes or size < _COARSE_TO_FINE_FROM:
+            return config
+        sizes = (size // 4, size // 2, size)
+        return replace(config, image_sizes=sizes, image_size_starts=_COARSE_TO_FINE_STARTS)
 
     def to_json(self) -> dict:
         """Return the fields as plain JSON values; `from_json` reads them back."""
