@@ -75,7 +75,7 @@ class DyNeRFFit:
             self.scene.field.hold(self.scene.times[first], self.scene.times[last])
 
     def accumulate(self, draw: Draw) -> float:
-        """Add the gradients of one step to the parameters and return its loss."""
+        """Add the gradients of one step to the parameters and return the loss of its pictures."""
         config, pool = self._config, self._pixels(draw.step)
         rays, target = pool.draw(
             draw.frames, draw.n_views, config.rays_per_step, draw.generator, timed=draw.timed
@@ -94,7 +94,7 @@ class DyNeRFFit:
             for _ in range(config.patches_per_step):
                 total += _backward(self._patch(draw) / config.patches_per_step)
         if draw.step % config.smooth_every == 0:
-            total += _backward(config.smooth_every * self.scene.field.regularisation(config, draw.timed))
+            _backward(config.smooth_every * self.scene.field.regularisation(config, draw.timed))
         return float(total)
 
     def knobs(self) -> str:
