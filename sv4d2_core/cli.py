@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("info", checkpoints.add_info_arguments, checkpoints.run_info, "say what a checkpoint file is"),
         ("demo", demo.add_arguments, demo.run, "run the whole job on a generated clip"),
     ):
-        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_arguments(command)
         command.set_defaults(run=run)
     return parser
