@@ -180,3 +180,15 @@ def test_steps_are_divided_between_the_stages():
     assert rates[0] == 1 and rates[start] == pytest.approx(0.3)
     assert rates[start - 1] == pytest.approx(0.1, rel=0.01) == rates[-1]
     assert [config.round_at(step) for step in (0, start - 1, start, config.total_steps - 1)] == [0, 0, 1, 2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("change", [{}, {"field": "canonical", "follow": True}, {"backend": "gaussians"}])
+def test_a_gpu_fits_what_a_cpu_fits(views, change):
+    config = replace(TINY, rounds=1, steps=60, **change)
+    quality = []
+    for device in ("cpu", "cuda"):
+        scene = refine_scene(views, config, resynthesize=Oracle(), device=device)
+        rgb = scene.render(CAMERAS, views.frame_times(), SIZE).rgb
+        quality.append(float(psnr(rgb[:, 1], views.images[:, 1], views.masks[:, 1]).mean()))
+    assert quality[1] > quality[0] - 1

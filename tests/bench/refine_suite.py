@@ -61,10 +61,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    config = RefineConfig(weight_by_trust=args.corrupt > 0)
-    static = args.steps * config.steps_static // config.total_steps
+    config = RefineConfig(weight_by_trust=args.corrupt > 0).with_steps(args.steps, 1)
     fields = {key: json.loads(value) for key, value in (text.split("=") for text in args.set)}
-    config = replace(config, **{"steps_static": static, "steps": args.steps - static, **fields})
+    config = replace(config, **fields)
     print(
         f"{args.rig}, {args.size} px, {args.steps} steps, corruption {args.corrupt:g}, {' '.join(args.set)}\n"
     )
