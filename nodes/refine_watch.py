@@ -51,8 +51,10 @@ class RefineWatch:
     def sampling(self, _step: int, _total: int, latents: Tensor | None) -> None:
         """Show the views that are being made anew; the bar stays where the fit is."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        known = latents is not None and self._latent_format.latent_rgb_factors is not None
-        self._show(latent_picture(latents, self._n_views, self._latent_format) if known else None)
+        picture = None
+        if latents is not None and self._latent_format.latent_rgb_factors is not None:
+            picture = latent_picture(latents, self._n_views, self._latent_format)
+        self._show(picture)
 
     def show_result(self, picture: Image.Image) -> None:
         """Replace the last preview, which the page would go on showing, by the picture of the fit."""

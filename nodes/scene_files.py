@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import comfy.model_management
 import folder_paths
 from comfy_api.latest import io
 
+from ..sv4d2_core.export.location import numbered_file
 from ..sv4d2_core.fourd.scene import Scene4D
 from ..sv4d2_core.fourd.scene_file import load_scene
 from .gradients import gradients
@@ -110,7 +110,7 @@ class SV4D2SaveScene(io.ComfyNode):
     @classmethod
     def execute(cls, scene: Scene4D, filename_prefix: str) -> io.NodeOutput:
         """Write the file, show the scene and its name."""
-        place = _claimed(*output_place(filename_prefix, 0))
+        place = numbered_file(*output_place(filename_prefix, 0), _SUFFIX)
         try:
             scene.save(place)
         except BaseException:
@@ -122,25 +122,6 @@ class SV4D2SaveScene(io.ComfyNode):
         with gradients():
             strip = scene_strip(scene)
         return io.NodeOutput(relative, ui=picture_preview(strip, lines, cls))
-
-
-def _claimed(parent: Path, name: str) -> Path:
-    """Return a new empty file with the next free number; making it is what claims the number.
-
-    Raises:
-        OSError: the disk is full or read-only.
-    """
-    taken = re.compile(re.escape(name) + r"_(\d+)\.\w+", re.IGNORECASE)
-    parent.mkdir(parents=True, exist_ok=True)
-    number = max((int(m[1]) for path in parent.iterdir() if (m := taken.fullmatch(path.name))), default=0)
-    while True:
-        number += 1
-        file = parent / f"{name}_{number:05d}{_SUFFIX}"
-        try:
-            file.touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        return file
 
 
 def _found(name: str) -> Path:

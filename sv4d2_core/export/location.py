@@ -1,11 +1,11 @@
-"""Where folders of views lie inside a host's directories: the next free one, and one found by its name."""
+"""Where results lie inside a host's directories: the next free place, and views found by their name."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .folder import RUN_FILE
@@ -23,23 +23,22 @@ def numbered_folder(parent: Path, name: str) -> Iterator[Path]:
     Raises:
         OSError: the disk is full or read-only.
     """
-    taken = re.compile(re.escape(name) + r"_(\d+)", re.IGNORECASE)
-    parent.mkdir(parents=True, exist_ok=True)
-    number = max((int(m[1]) for path in parent.iterdir() if (m := taken.fullmatch(path.name))), default=0)
-    while True:
-        number += 1
-        folder = parent / f"{name}_{number:05d}"
-        try:
-            folder.mkdir()
-            break
-        except FileExistsError:
-            continue
+    folder = _claimed(parent, name, "", Path.mkdir)
     try:
         yield folder
     except BaseException:
         if not any(folder.iterdir()):
             folder.rmdir()
         raise
+
+
+def numbered_file(parent: Path, name: str, suffix: str) -> Path:
+    """Return a new empty file ``parent``/``name``_NNNNN``suffix`` with the next free number.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    return _claimed(parent, name, suffix, lambda place: place.touch(exist_ok=False))
 
 
 def find_views(name: str, roots: Sequence[Path]) -> Path:
@@ -73,6 +72,19 @@ def find_views(name: str, roots: Sequence[Path]) -> Path:
         f"Expected a folder of views; {name!r} is none in {' or '.join(map(str, roots))} (it has no "
         f"{RUN_FILE}). {listing}"
     )
+
+
+def _claimed(parent: Path, name: str, suffix: str, make: Callable[[Path], None]) -> Path:
+    """Return the place with the next free number, which making it claims: that fails where it exists."""
+    taken = re.compile(re.escape(name) + r"_(\d+)" + re.escape(suffix), re.IGNORECASE)
+    parent.mkdir(parents=True, exist_ok=True)
+    number = max((int(m[1]) for path in parent.iterdir() if (m := taken.fullmatch(path.name))), default=0)
+    while True:
+        number += 1
+        place = parent / f"{name}_{number:05d}{suffix}"
+        with suppress(FileExistsError):
+            make(place)
+            return place
 
 
 def _newest_views(roots: Sequence[Path]) -> list[str]:
