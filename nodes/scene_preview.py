@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..sv4d2_core.export.pictures import pick_frames, to_bytes
-from ..sv4d2_core.fourd.scene import Scene4D
+from ..sv4d2_core.fourd.scene import Scene4D, own_cameras
 from ..sv4d2_core.views import ViewGrid
 
 _EVERY_S = 2.0
@@ -65,9 +65,10 @@ class ScenePreview:
 
 def scene_strip(scene: Scene4D, size: int = _LARGEST) -> Image.Image:
     """Return the scene in the middle of its time from some of its own cameras, side by side."""
-    chosen = pick_frames(scene.cameras.n_views + 1, _VIEWS)
+    cameras = own_cameras(scene)
+    chosen = pick_frames(cameras.n_views + 1, _VIEWS)
     moment = [scene.times[len(scene.times) // 2]]
-    shown = scene.render(scene.cameras, moment, size, views=chosen, callback=check_cancelled)
+    shown = scene.render(cameras, moment, size, views=chosen, callback=check_cancelled)
     return side_by_side(shown.rgb)
 
 

@@ -166,13 +166,18 @@ class Cameras:
         focal = 0.5 * size / math.tan(math.radians(self.fov_deg) / 2)
         return torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], dtype=torch.float64)
 
-    def rays(self, size: int) -> tuple[Tensor, Tensor]:
-        """Return origins [V + 1, 3] and unit directions [V + 1, size, size, 3] through the pixel centres."""
+    def rays(self, size: int, views: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return origins [V + 1, 3] and unit directions [V + 1, size, size, 3] through the pixel centres.
+
+        Args:
+            size: pixels of the square image.
+            views: only of these; None: all V + 1.
+        """
         focal = float(self.intrinsics(size)[0, 0])
         offset = (torch.arange(size, dtype=torch.float64) + 0.5 - size / 2) / focal
         y, x = torch.meshgrid(offset, offset, indexing="ij")
         in_camera = torch.nn.functional.normalize(torch.stack([x, -y, -torch.ones_like(x)], dim=-1), dim=-1)
-        c2w = self.c2w_opengl()
+        c2w = self.c2w_opengl() if views is None else self.c2w_opengl()[list(views)]
         return c2w[:, :3, 3], torch.einsum("vij,hwj->vhwi", c2w[:, :3, :3], in_camera)
 
     def to_json(self) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,27 @@ def test_an_interrupted_fit_goes_on_to_the_same_scene(views, scene, tmp_path, mo
     assert main([*command, "--resume"]) == 0
     assert path.read_bytes() == scene.read_bytes()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["scene.fit.png", "scene.safetensors"]
+
+
+def test_a_signal_waits_for_the_end_of_the_step(views, scene, tmp_path, monkeypatch):
+    from sv4d2_core.fourd.dynerf_fit import DyNeRFFit
+
+    accumulate, steps = DyNeRFFit.accumulate, []
+
+    def signalled(self, draw):
+        steps.append(draw.step)
+        if draw.step == 9:
+            signal.raise_signal(signal.SIGINT)
+        return accumulate(self, draw)
+
+    path = tmp_path / "scene.safetensors"
+    command = ["refine", str(views), "--out", str(path), "--steps", STEPS, "--input-elevation", "0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(DyNeRFFit, "accumulate", signalled)
+        assert main(command) == 130
+    assert steps[-1] == 9
+    assert main([*command, "--resume"]) == 0
+    assert path.read_bytes() == scene.read_bytes()
 
 
 def test_a_fit_stopped_after_its_last_step_is_only_saved(views, scene, tmp_path, monkeypatch):
@@ -147,6 +169,15 @@ def test_a_turntable_turns_while_time_runs(scene, tmp_path):
     assert all(np.abs(a - b).max() > 20 for a, b in zip(pictures, pictures[1:], strict=False))
 
 
+def test_an_interrupted_fit_is_not_lost_by_starting_anew(views, tmp_path, capsys):
+    (tmp_path / "scene.fit").write_text("an hour of work")
+    command = ["refine", str(views), "--out", str(tmp_path / "scene.safetensors"), "--steps", "4"]
+    error = fails(capsys, *command)
+    assert "scene.fit exists already" in error and "--resume" in error
+    assert "cannot be read" in fails(capsys, *command, "--resume")
+    assert (tmp_path / "scene.fit").read_text() == "an hour of work"
+
+
 def test_what_is_there_is_replaced_only_when_asked(scene, views, tmp_path, capsys):
     before = scene.read_bytes()
     assert "exists already" in fails(capsys, "refine", views, "--out", scene, "--steps", STEPS)
@@ -180,6 +211,20 @@ def test_what_is_there_is_replaced_only_when_asked(scene, views, tmp_path, capsy
         (["render", "{views}/run.json", "--out", "{tmp}/r"], "cannot be read"),
         (["render", "{scene}", "--out", "{tmp}/r", "--size", "15"], "even --size"),
         (["render", "{scene}", "--out", "{tmp}/r", "--times", "2"], "times in 0..1"),
+        (["render", "{scene}", "--out", "{tmp}/r", "--turntable", "--maps"], "Give cameras, too"),
+        (
+            [
+                "refine",
+                "{views}",
+                "--out",
+                "{tmp}/x.safetensors",
+                "--backend",
+                "gaussians",
+                "--field",
+                "canonical",
+            ],
+            "are for --backend dynerf",
+        ),
         (["render", "{scene}", "--out", "{tmp}/r", "--times", "0", "--frames", "2"], "not both"),
         (
             ["render", "{scene}", "--out", "{tmp}/r", "--azimuths", "9", "--elevations", "1", "2", "3"],
@@ -238,7 +283,7 @@ def test_other_ways_to_fit_can_be_rendered(views, tmp_path, more):
     assert picture[..., 3].max() > 100
 
 
-def test_a_followed_object_moves_again_unless_it_is_told_not_to(tmp_path):
+def test_a_followed_object_moves_again_unless_it_is_told_not_to(tmp_path, capsys):
     crop = CropPath(((20.0, 32.0), (32.0, 32.0), (44.0, 32.0)), 32.0, 32, 64, 64, "per_frame").to_json()
     folder, scene = tmp_path / "views", tmp_path / "scene.safetensors"
     write_views(folder, render_views(make_creature(5), Cameras.official("sv4d2"), 3, 32), crop=crop)
@@ -254,6 +299,9 @@ def test_a_followed_object_moves_again_unless_it_is_told_not_to(tmp_path):
         middles = [(row * np.arange(32)).sum() / row.sum() for row in opacity]
         return middles[-1] - middles[0]
 
+    # The views show the object in their middle, and so must what the fit is compared with.
+    residual = float(capsys.readouterr().err.split("It leaves ")[1].split()[0])
+    assert residual < 0.25
     assert travel("moving") > 10 > 3 > abs(travel("centred", "--centred"))
     assert main([*command, "--centred", "--overwrite"]) == 0
     assert load_scene(scene).path is None

@@ -161,6 +161,18 @@ def test_wrong_answers_of_a_resynthesiser_are_refused(views):
         )
 
 
+def test_views_that_lose_the_object_are_left_as_the_scene_shows_them(views, caplog):
+    small = replace(TINY, steps_static=1, steps=10, steps_refine=1, rounds=1)
+
+    def forgetful(rendered, _):
+        images, masks = rendered.images.clone(), rendered.masks.clone()
+        images[1, 3], masks[1, 3] = 1, 0
+        return replace(rendered, images=images, masks=masks)
+
+    refine_scene(views, small, resynthesize=forgetful)
+    assert "1 of 27 views made anew show no object" in caplog.text
+
+
 def test_targets_are_kept_in_eight_bits_and_the_input_exactly(views):
     weights = torch.rand(views.images.shape[:4], generator=torch.Generator().manual_seed(0))
     other = replace(views, images=views.images * 0.7)
@@ -173,8 +185,12 @@ def test_targets_are_kept_in_eight_bits_and_the_input_exactly(views):
 
 def test_steps_are_divided_between_the_stages():
     config = RefineConfig().with_steps(2500, 2)
-    assert config.total_steps in range(2490, 2501) and config.rounds == 2
-    assert RefineConfig().with_steps(2500, 1).total_steps == 2500
+    assert config.rounds == 2
+    assert config.total_steps == 2500 == RefineConfig().with_steps(2500, 1).total_steps
+    for steps in (4, 5, 17, 23, 100, 999, 1234, 4001):
+        for stages in (1, 2):
+            made = config.with_steps(steps, stages)
+            assert made.total_steps == steps and made.with_steps(steps, stages) == made
     rates = [config.learning_rate_at(step) for step in range(config.total_steps)]
     start = config.stage_one_steps
     assert rates[0] == 1 and rates[start] == pytest.approx(0.3)

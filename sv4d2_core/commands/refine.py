@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ..fourd.state import FitState
 from ..fourd.validate import checked_views
 from ..metrics.lpips import LPIPS
 from ..views import ViewGrid
+from .interrupts import interrupts_between_steps
 from .machine import choose_device
 from .refine_arguments import settings_of, stages_of
 from .second_stage import lazy_resynthesizer
@@ -33,6 +35,8 @@ from .second_stage import lazy_resynthesizer
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
+# Beside the scene: an interrupted fit, and the picture of a finished one.
+_STATE, _PICTURE = ".fit", ".fit.png"
 _SAVE_EVERY_S = 60.0
 
 
@@ -42,6 +46,7 @@ class _Watch:
 
     bar: tqdm
     state_file: Path
+    check_interrupt: Callable[[], None]
     latest: FitProgress | None = None
     saved: float = field(default_factory=time.monotonic)
 
@@ -52,6 +57,7 @@ class _Watch:
         self.latest = progress
         if time.monotonic() - self.saved > _SAVE_EVERY_S:
             self.save()
+        self.check_interrupt()
 
     def save(self) -> None:
         """Write the state, from which the fit goes on."""
@@ -67,20 +73,22 @@ def run(args: argparse.Namespace) -> int:
         ValueError, OSError: bad input, a file that exists, a full or read-only disk.
     """
     began = time.perf_counter()
-    _check_place(args.out, args.overwrite)
+    _check_place(args.out, args.overwrite, args.resume)
     stages_of(args)
     device = choose_device(args.device)
     given = checked_views(read_any_views(args.views))
-    resynthesize = lazy_resynthesizer(args, given, device)
     normals = None if args.normals is None else read_normals(args.normals, given)
     perceptual = None if args.lpips is None else LPIPS(args.lpips, device).distance
     views, said = with_elevation(given.resized(args.size or given.images.shape[2]), args.input_elevation)
     log.info("%s --input-elevation sets another.", said)
-    state_file = args.out.with_suffix(".fit")
+    path = _path(args, views)
+    state_file = args.out.with_suffix(_STATE)
     state = _state(state_file, args.resume)
     config = _config(args, views, device, state)
-    with tqdm(desc="fitting", unit="step", dynamic_ncols=True, initial=state.step if state else 0) as bar:
-        watch = _Watch(bar, state_file)
+    bar = tqdm(desc="fitting", unit="step", dynamic_ncols=True, initial=state.step if state else 0)
+    with bar, interrupts_between_steps() as check_interrupt:
+        watch = _Watch(bar, state_file, check_interrupt)
+        resynthesize = lazy_resynthesizer(args, given, device, check_interrupt)
         try:
             scene = refine_scene(
                 views,
@@ -96,23 +104,30 @@ def run(args: argparse.Namespace) -> int:
             watch.save()
             log.warning("The fit so far is kept in %s; --resume goes on with it.", state_file)
             raise
-    scene.path = _path(args, views)
+    scene.path = path
     scene.save(args.out)
     state_file.unlink(missing_ok=True)
     log.info("Fitted in %.0f s: %s", time.perf_counter() - began, args.out)
     if watch.latest is not None:
-        place = args.out.with_suffix(".fit.png")
+        place = args.out.with_suffix(_PICTURE)
+        # The views show the object in their middle.
+        scene.path = None
         picture, residual = fit_report(scene, views, watch.latest.losses)
         picture.save(place)
         log.info("It leaves %.4f of the views unexplained. Look at %s", residual, place)
     return 0
 
 
-def _check_place(path: Path, overwrite: bool) -> None:
+def _check_place(path: Path, overwrite: bool, resume: bool) -> None:
     if path.suffix.lower() != _SUFFIX:
         raise ValueError(f"Expected --out with a name that ends in {_SUFFIX}; got {path}. Add it.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already. Choose another --out, or replace it (--overwrite).")
+    beside = [path.with_suffix(_PICTURE), *([] if resume else [path.with_suffix(_STATE)])]
+    found = next((place for place in (path, *beside) if place.exists()), None)
+    if found is not None and not overwrite:
+        goes_on = ", or go on with it (--resume)" if found.suffix == _STATE else ""
+        raise FileExistsError(
+            f"{found} exists already. Choose another --out, or replace it (--overwrite){goes_on}."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
 
 

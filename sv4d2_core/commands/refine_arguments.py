@@ -11,7 +11,7 @@ from .arguments import at_least, positive_number
 
 _STEPS = 2500
 # Patches for LPIPS, whose backbones need room.
-_LPIPS_PATCH = 64
+_LPIPS_PATCH, _LPIPS_LEAST = 64, 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-elevation",
         type=float,
         metavar="DEG",
-        help="absolute elevation of the input camera (default: the views', else estimated from silhouettes)",
+        help="absolute elevation of the input camera (default: the views', where it is not 0, else estimated "
+        "from the silhouettes)",
     )
     parser.add_argument(
         "--centred",
@@ -82,14 +83,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         default=50,
         metavar="N",
-        help="of the full schedule",
+        help="of the full schedule (50)",
     )
 
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     machine.add_argument("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
     machine.add_argument(
-        "--memory-gb", type=positive_number, metavar="N", help="work within about this much memory"
+        "--memory-gb",
+        type=positive_number,
+        metavar="N",
+        help="of dynerf: follow rays within this much memory",
     )
     machine.add_argument(
         "--resume", action="store_true", help="continue an interrupted fit of the same settings"
@@ -109,7 +113,15 @@ def stages_of(args: argparse.Namespace) -> int:
 
 
 def settings_of(args: argparse.Namespace, size: int) -> RefineConfig:
-    """Return the settings for pictures of ``size`` pixels, with the default number of steps."""
+    """Return the settings for pictures of ``size`` pixels.
+
+    Raises:
+        ValueError: options that do not go together.
+    """
+    if args.backend == "gaussians" and (args.field != "planes" or args.lpips or args.normals):
+        raise ValueError("--field, --lpips and --normals are for --backend dynerf. Leave them out.")
+    if args.lpips is not None and size < _LPIPS_LEAST:
+        raise ValueError(f"LPIPS needs pictures of at least {_LPIPS_LEAST} pixels; got --size {size}.")
     config = RefineConfig(
         backend=args.backend,
         field=args.field,

@@ -104,6 +104,8 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
         raise ValueError("Give either --cameras or --azimuths and --elevations, not both.")
     if args.cameras is not None:
         return read_cameras(args.cameras)
+    if args.turntable and args.azimuths is None and (args.maps or args.times):
+        raise ValueError("--maps and --times are for views; got --turntable alone. Give cameras, too.")
     if args.azimuths is None:
         return None if args.turntable else own_cameras(scene)
     own = scene.cameras
@@ -121,7 +123,9 @@ def _times(args: argparse.Namespace, scene: Scene4D) -> list[float]:
         raise ValueError("Give either --times or --frames, not both.")
     if args.times is not None:
         return list(args.times)
-    return torch.linspace(0, 1, args.frames or scene.n_frames, dtype=torch.float64).tolist()
+    if args.frames is None:
+        return list(scene.times)
+    return torch.linspace(0, 1, args.frames, dtype=torch.float64).tolist()
 
 
 def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[ViewGrid, SurfaceMaps]:

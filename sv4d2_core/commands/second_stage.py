@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def lazy_resynthesizer(
-    args: argparse.Namespace, views: ViewGrid, device: torch.device
+    args: argparse.Namespace, views: ViewGrid, device: torch.device, check_interrupt: Callable[[], None]
 ) -> Callable[[ViewGrid, float], ViewGrid] | None:
     """Return what makes views anew with --checkpoint, or None without one; all but the weights is checked.
 
@@ -27,6 +27,7 @@ def lazy_resynthesizer(
         args: the options of `sv4d2 refine`.
         views: at the size that the model is to work at.
         device: where the model runs.
+        check_interrupt: called at every step of the sampler; may raise.
 
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, or views that do not fit it.
@@ -49,6 +50,7 @@ def lazy_resynthesizer(
             def progress(step: int, total: int, _preview: object) -> None:
                 bar.total = total
                 bar.update(step - bar.n)
+                check_interrupt()
 
             made.append(
                 resynthesizer(model, views, steps=args.sampling_steps, seed=args.seed, callback=progress)

@@ -30,7 +30,8 @@ class Canonical(nn.Module):
         width, time_size = config.features * len(config.plane_sizes), config.time_size or max(n_frames, 2)
         self.deformation = OffsetGrids(config.deformation_sizes, n_frames)
         self.shape = Planes(config.plane_sizes, 0, config.features, generator)
-        self.tint = Planes(config.plane_sizes[:1], time_size, config.features, generator)
+        coarse = config.plane_sizes[:1]
+        self.tint = Planes(coarse, time_size, config.features, generator, config.change_size)
         self.decoder = Decoder(width, config.features, config, generator)
 
     def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class RefineConfig:
         strength_falling: the factor on the strength from round to round.
         ring_elevations_deg: rings of cameras between the given ones, relative to the input view; what they
             show is made up with the rest in the second stage.
-        refine_rate: the factor on the learning rates at the start of a round.
+        refine_rate: the factor on the learning rates at the start of the second stage.
         weight_by_visibility: in the second stage, surface seen at a grazing angle and targets that the scene
             contradicts count less.
 
@@ -64,7 +64,7 @@ class RefineConfig:
         learning_rate: of the planes.
         learning_rate_decoder: of the decoders.
         learning_rate_deformation: of what moves the field's points.
-        learning_rate_end: the factor that all have fallen to at the last step.
+        learning_rate_end: the factor that all have fallen to at the end of each stage.
 
         photometric: ``mse`` or ``charbonnier``, which heeds outliers less.
         weight_mask: squared error of the opacity.
@@ -185,17 +185,18 @@ class RefineConfig:
         return self.refine_rate * (self.learning_rate_end / self.refine_rate) ** share
 
     def with_steps(self, steps: int, stages: int) -> RefineConfig:
-        """Return the same settings with about ``steps`` steps in all, divided as these are.
+        """Return the same settings with ``steps`` steps in all, divided as the default recipe divides them.
 
         Args:
-            steps: at least 2.
+            steps: at least 4.
             stages: 1, or 2 with the rounds of these settings (2 where they have none).
         """
-        rounds = 0 if stages == 1 else self.rounds or 2
-        weight = self.stage_one_steps / (self.stage_one_steps + rounds * self.steps_refine)
-        first = max(round(steps * weight), 1)
-        static = first * self.steps_static // self.stage_one_steps
-        refine = max((steps - first) // rounds, 1) if rounds else self.steps_refine
+        recipe = RefineConfig()
+        rounds = 0 if stages == 1 else self.rounds or recipe.rounds
+        share = recipe.steps_refine / (recipe.stage_one_steps + rounds * recipe.steps_refine)
+        refine = max(int(steps * share), 1)
+        first = max(steps - rounds * refine, 1)
+        static = first * recipe.steps_static // recipe.stage_one_steps
         return replace(self, steps_static=static, steps=first - static, rounds=rounds, steps_refine=refine)
 
     @property

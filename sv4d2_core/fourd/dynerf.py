@@ -1,4 +1,4 @@
-"""The default scene: six feature planes over space and time, rendered by following rays."""
+"""The default scene: a field over space and time, rendered by following rays."""
 
 from __future__ import annotations
 
@@ -104,16 +104,16 @@ class DyNeRF:
         """
         device = self.occupancy.box.device
         chosen = views_to_render(cameras, times, size, views)
-        eyes, directions = cameras.rays(size)
+        eyes, directions = cameras.rays(size, chosen)
         n_views = len(chosen)
         maps = torch.empty(len(times), n_views, size * size, 8)
         chunk = min(_CHUNK, self.config.rays_in_memory or _CHUNK)
         for t, time in enumerate(times):
             occupancy = self._occupancy_at(time)
             shift = self.path.at(time) if self.path else 0.0
-            for v, view in enumerate(chosen):
-                eye = (eyes[view] - shift).to(device, torch.float32)
-                pixels = directions[view].flatten(0, 1).to(device, torch.float32)
+            for v in range(n_views):
+                eye = (eyes[v] - shift).to(device, torch.float32)
+                pixels = directions[v].flatten(0, 1).to(device, torch.float32)
                 chunks = [self._see(occupancy, eye, part, time) for part in pixels.split(chunk)]
                 maps[t, v] = torch.cat(chunks).cpu()
                 if callback is not None:

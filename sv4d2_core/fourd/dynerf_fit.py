@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -68,7 +70,8 @@ class DyNeRFFit:
         """Look again where the scene is dense, and let frames that come in start from their neighbours."""
         config, dynamic = self._config, draw.step - self._config.steps_static
         if config.occupancy_every and dynamic > 0 and dynamic % config.occupancy_every == 0:
-            self.scene.occupancy = dense_cells(self.scene, self._hull, config.occupancy_opacity)
+            fitted = None if draw.admitted is None else range(draw.admitted[0], draw.admitted[1] + 1)
+            self.scene.occupancy = dense_cells(self.scene, self._hull, config.occupancy_opacity, fitted)
         self.scene.field.anneal(min(max(dynamic, 0) / (_ANNEALED * config.steps), 1.0))
         if draw.known is not None:
             first, last = draw.known
@@ -135,6 +138,8 @@ class DyNeRFFit:
         """Return the terms of one patch, which is drawn as rays are."""
         pool = self._pixels(draw.step)
         side = min(self._config.patch_size, pool.size)
+        if self._config.rays_in_memory:
+            side = min(side, math.isqrt(self._config.rays_in_memory))
         rays, target = pool.draw_patch(draw.frames, side, draw.generator, timed=draw.timed)
         colours, opacities, distances = self.scene.follow(rays)
         points = rays.origins + distances[:, None] * rays.directions

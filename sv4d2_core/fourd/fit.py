@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..cameras import Cameras
 from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf_fit import DyNeRFFit
@@ -71,13 +72,14 @@ class Fit:
         config = config.for_pictures(views.images.shape[2])
         self.views, self.config = views, config
         self.step, self.losses = 0, list[float]()
-        self._fingerprint = fit_fingerprint(views, config)
+        self._fingerprint = fit_fingerprint(views, config, normals)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._anchor = anchor_frame(views.masks)
         self._progressive = config.progressive
         if self._progressive is None:
             self._progressive = motion_is_large(views.masks, self._anchor)
         self._targets: RoundTargets | None = None
+        self._normals = normals
         self._n_views = views.n_views + 1
         patch_loss = PatchLoss(config, perceptual)
         self._part: SceneFit = (
@@ -108,7 +110,7 @@ class Fit:
     def aim(self, targets: RoundTargets) -> None:
         """Fit to the targets of a round of the second stage from now on."""
         self._targets, self._n_views = targets, targets.cameras.n_views + 1
-        self._part.aim(*targets.unpacked(self.views))
+        self._part.aim(*targets.unpacked(self.views), self._normals_of(targets.cameras))
 
     def advance(self) -> None:
         """Do one step.
@@ -166,12 +168,22 @@ class Fit:
         if state.cameras is not None:
             self.aim(RoundTargets.from_tensors(state.tensors, state.cameras))
 
+    def _normals_of(self, cameras: Cameras) -> Tensor | None:
+        """Return the given normals, with none for cameras beyond those of the views."""
+        if self._normals is None:
+            return None
+        none = torch.zeros_like(self._normals[:, :1])
+        return torch.cat([self._normals, *[none] * (cameras.n_views - self.views.n_views)], dim=1)
+
     def _draw(self) -> Draw:
         """Return what the next step looks at."""
         config, n_frames, known = self.config, self.views.n_frames, None
         dynamic = self.step - config.steps_static
         if dynamic < 0:
-            return Draw(self.step, torch.tensor([self._anchor]), self._n_views, False, self._generator)
+            anchor = self._anchor
+            return Draw(
+                self.step, torch.tensor([anchor]), self._n_views, False, self._generator, (anchor, anchor)
+            )
         allowed, newest = list(range(n_frames)), []
         if self._progressive and self.step < config.stage_one_steps:
             allowed, newest = allowed_frames(dynamic, config.steps, n_frames, self._anchor)
@@ -181,7 +193,8 @@ class Fit:
             known = None if before == allowed else (before[0], before[-1])
         frames = draw_frames(allowed, newest, min(config.frames_per_step, n_frames), self._generator)
         n_views = min(config.views_per_step, self._n_views)
-        return Draw(self.step, frames, n_views, True, self._generator, known)
+        admitted = allowed[0], allowed[-1]
+        return Draw(self.step, frames, n_views, True, self._generator, admitted, known)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

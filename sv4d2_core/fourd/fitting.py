@@ -22,6 +22,7 @@ class Draw:
         n_views: views per frame, the input view 0 always among them.
         timed: False while the anchor frame is fitted alone: the scene then knows no time.
         generator: on the CPU; every random number of the step comes from it.
+        admitted: the first and the last frame that a step may look at; None: all may be.
         known: the first and the last frame that were admitted before this step, where others come in with
             it; else None.
     """
@@ -31,6 +32,7 @@ class Draw:
     n_views: int
     timed: bool
     generator: torch.Generator
+    admitted: tuple[int, int] | None = None
     known: tuple[int, int] | None = None
 
 

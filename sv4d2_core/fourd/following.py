@@ -76,7 +76,8 @@ class Following(nn.Module):
         ]
         low, high = torch.cat(moved).amin(0), torch.cat(moved).amax(0)
         self.middle.copy_((low + high) / 2)
-        self.reach.copy_((high - low) / 2 * _MARGIN)
+        # Points are middles of cells, which reach half a cell further.
+        self.reach.copy_((high - low) / 2 * _MARGIN + 1 / hull.cells.shape[-1])
 
     def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the density [N] and the colour [N, 3] in 0..1.

@@ -224,7 +224,7 @@ def _see(gaussians: GaussiansAt, cameras: Cameras, view: int, size: int) -> Tens
     blended = splat(*gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
     alpha = picture.alpha[..., None]
     # Where normals cancel out, the surface is taken to face the camera.
-    towards = -cameras.rays(size)[1][view].to(blended)
+    towards = -cameras.rays(size, [view])[1][0].to(blended)
     normal = F.normalize(blended + 1e-4 * alpha * towards, dim=-1, eps=1e-20)
     return torch.cat([picture.rgb.clamp(0, 1), alpha, picture.depth[..., None], normal], dim=-1)
 

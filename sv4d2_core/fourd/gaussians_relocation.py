@@ -32,12 +32,13 @@ def relocate(canonical: CanonicalGaussians, dead: Tensor, generator: torch.Gener
         dead: [N] bool.
         generator: on the CPU.
     """
-    opacities = canonical.opacities.sigmoid().double()
+    # Not on the device: Apple's GPUs have no float64.
+    opacities = canonical.opacities.sigmoid().cpu().double()
     moved = dead.nonzero()[:, 0]
-    chances = opacities.masked_fill(dead, 0).cpu()
+    chances = opacities.masked_fill(dead.cpu(), 0)
     if not len(moved) or float(chances.sum()) <= 0:
         return 0
-    onto = torch.multinomial(chances, len(moved), replacement=True, generator=generator).to(moved.device)
+    onto = torch.multinomial(chances, len(moved), replacement=True, generator=generator)
     sharing = (1 + torch.bincount(onto, minlength=len(dead))).clamp(max=_MOST_COPIES)
     touched = (sharing > 1).nonzero()[:, 0]
     opacity, factor = shared(opacities[touched].clamp(max=_MAX_OPACITY), sharing[touched])

@@ -39,6 +39,7 @@ class PatchLoss:
     ) -> Tensor:
         """Return the sum of the terms."""
         config, seen = self.config, alpha.detach()
+        solid = _with_neighbours(seen)
         # A doubtful patch counts less as a whole.
         trust = target.weights.mean()
         if self.perceptual is not None:
@@ -47,12 +48,18 @@ class PatchLoss:
             structure = config.weight_ssim * dissimilarity(colours, target.colours)
         normals = surface_normals(points)
         loss = trust * structure + config.weight_depth * depth_smoothness(depths, seen)
-        loss = loss + config.weight_normal_smoothness * normal_smoothness(normals, target.colours, seen)
+        loss = loss + config.weight_normal_smoothness * normal_smoothness(normals, target.colours, solid)
         if target.normals is not None:
             known = target.normals.norm(dim=-1) > 0.5
-            given = normal_consistency(normals, target.normals, seen * known * target.weights)
+            given = normal_consistency(normals, target.normals, solid * known * target.weights)
             loss = loss + config.weight_normal * given
         return loss
+
+
+def _with_neighbours(alpha: Tensor) -> Tensor:
+    """Return the opacity of pixels times that of those to the right and below, which make their normal."""
+    right, down = F.pad(alpha[:, :, 1:], (0, 1)), F.pad(alpha[:, 1:], (0, 0, 0, 1))
+    return alpha * right * down
 
 
 def surface_normals(points: Tensor) -> Tensor:

@@ -130,4 +130,9 @@ def _made_anew(
         )
     new = made.images.detach().cpu().float().clamp(0, 1)
     masks = near_white_masks(new) if made.masks is None else made.masks.detach().cpu().float().clamp(0, 1)
+    lost = ~(masks >= 0.5).flatten(2).any(-1) & new.isfinite().flatten(2).all(-1)
+    if lost.any():
+        count = int(lost.sum())
+        log.warning("%d of %d views made anew show no object: the scene's stay.", count, lost.numel())
+        new[lost], masks[lost] = images[lost], rendering.alpha[lost]
     return checked_views(replace(shown, images=new, masks=masks))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -56,17 +56,27 @@ class FitState:
             ValueError: the file is damaged or of another kind.
         """
         tensors, header = read_tensors(path, _FORMAT)
-        cameras = None if header.get("cameras") is None else Cameras.from_json(header["cameras"])
-        return cls(
-            int(header["step"]), str(header["fingerprint"]), tensors, cameras, int(header["total_steps"])
-        )
+        try:
+            cameras = None if header["cameras"] is None else Cameras.from_json(header["cameras"])
+            numbers = int(header["step"]), int(header["total_steps"])
+            return cls(numbers[0], str(header["fingerprint"]), tensors, cameras, numbers[1])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is a damaged fit ({error!r}). Start anew.") from error
 
 
-def fit_fingerprint(views: ViewGrid, config: RefineConfig) -> str:
-    """Return a hash of all that decides a fit's result: pictures, masks, cameras, times and settings."""
-    plain = [config.to_json(), views.cameras.to_json(), list(views.frame_times()), list(views.images.shape)]
+def fit_fingerprint(views: ViewGrid, config: RefineConfig, normals: Tensor | None = None) -> str:
+    """Return a hash of all that decides a fit's result: pictures, masks, normals, cameras, times, settings.
+
+    The memory budget is left out: an interrupted fit may go on with less.
+    """
+    plain = [
+        replace(config, memory_gb=0.0).to_json(),
+        views.cameras.to_json(),
+        list(views.frame_times()),
+        list(views.images.shape),
+    ]
     digest = hashlib.sha256(json.dumps(plain).encode())
-    for tensor in (views.images, views.masks):
+    for tensor in (views.images, views.masks, normals):
         if tensor is not None:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
