@@ -140,6 +140,8 @@ def test_patches_change_a_fit_and_normals_are_checked():
     assert set(seen) == {(1, 8, 8, 3)} and len(seen) == 14
     checked = checked_normals(normals, views)
     assert checked is not None and float(checked.norm(dim=-1).max()) == 1
+    with pytest.raises(ValueError, match="use the backend dynerf"):
+        refine_scene(views, replace(tiny, backend="gaussians"), normals=normals)
     with pytest.raises(ValueError, match="normals .* like the views"):
         refine_scene(views, tiny, normals=normals[:2])
 

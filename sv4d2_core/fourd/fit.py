@@ -69,6 +69,11 @@ class Fit:
     ) -> None:
         if views.masks is None:
             raise ValueError("Expected views with masks; got none.")
+        if config.backend == "gaussians" and (perceptual is not None or normals is not None):
+            raise ValueError(
+                "Expected neither normals nor a perceptual distance for Gaussians, which are not compared on "
+                "patches; got some. Leave them out, or use the backend dynerf."
+            )
         config = config.for_pictures(views.images.shape[2])
         self.views, self.config = views, config
         self.step, self.losses = 0, list[float]()
