@@ -50,6 +50,7 @@ ARMS = {
     "oracle-0.25": {},
     "oracle-0.5": {},
     "oracle-1": {},
+    "oracle-2": {},
     "oracle-0.5-unweighted": {"weight_by_visibility": False},
 }
 
