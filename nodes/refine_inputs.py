@@ -120,7 +120,8 @@ def refine_inputs() -> list[io.Input]:
             "normals",
             optional=True,
             tooltip="dynerf: normal maps of all views, the input first, view by view as SV4D2 Views to "
-            "Images (all views) gives them; OpenGL colours (x right, y up, z towards the camera). Grey: not known.",
+            "Images (all views) gives them; OpenGL colours (x right, y up, z towards the camera). Grey: not "
+            "known.",
         ),
         io.String.Input(
             "crop",
