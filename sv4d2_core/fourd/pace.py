@@ -20,8 +20,8 @@ def steps_in(
 ) -> int:
     """Return about how many steps of a fit take ``minutes``, by doing a few; at least 4.
 
-    What the model of a second stage takes is not counted. Equal steps give equal scenes; equal minutes need
-    not.
+    Not counted is what the model of a second stage, a perceptual distance and normals take. Equal steps give
+    equal scenes; equal minutes need not.
 
     Raises:
         ValueError: views that cannot be fitted.
