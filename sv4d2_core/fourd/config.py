@@ -214,6 +214,10 @@ class RefineConfig:
         pairs = zip(self.image_sizes, self.image_size_starts, strict=True)
         return max((size for size, start in pairs if start <= done), default=None)
 
+    def fitted_size_at(self, step: int, size: int) -> int:
+        """Return the size in which a step uses pictures of ``size`` pixels; they are never enlarged."""
+        return min(self.image_size_at(step) or size, size)
+
     def for_pictures(self, size: int) -> RefineConfig:
         """Return the same settings with the sizes that pictures of ``size`` pixels ask for."""
         finest = min(max(size // 2, 8), _FINEST_PLANES)

@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-# The axes that each plane of space spans.
-_PAIRS = ((0, 1), (0, 2), (1, 2))
+from .plane_sampling import PLANE_AXES, sample_planes
+
 # Initial values, whose products are about 1: with the usual small ones the decoder learns slowly.
 _INITIAL = (0.6, 1.4)
 
@@ -96,12 +95,12 @@ class Deformation(nn.Module):
         """Return the product over the planes, all scales one after the other, [N, scales * C]."""
         low, high = self.box
         unit = (points - low) / (high - low) * 2 - 1
-        in_space = torch.stack([unit[:, pair] for pair in _PAIRS])[:, None]  # [3, 1, N, 2]
+        in_space = torch.stack([unit[:, pair] for pair in PLANE_AXES])[:, None]  # [3, 1, N, 2]
         scales = []
         for space, in_time in zip(self.space, self.time, strict=True):
             rows = _row(in_time, time)  # [3, C, 1, S]
             along = torch.stack([unit.T, torch.zeros_like(unit.T)], dim=-1)[:, None]
-            factors = _sample(space, in_space).unbind() + _sample(rows, along).unbind()
+            factors = sample_planes(space, in_space).unbind() + sample_planes(rows, along).unbind()
             scales.append(reduce(torch.mul, factors))
         return torch.cat(scales).T
 
@@ -111,8 +110,3 @@ def _row(planes: Tensor, time: float) -> Tensor:
     place = time * (planes.shape[2] - 1)
     before = min(int(place), planes.shape[2] - 2)
     return torch.lerp(planes[:, :, before], planes[:, :, before + 1], place - before)[:, :, None]
-
-
-def _sample(planes: Tensor, coordinates: Tensor) -> Tensor:
-    """Return the bilinear values [3, C, N] of three planes [3, C, H, W] at [3, 1, N, 2] (x along W)."""
-    return F.grid_sample(planes, coordinates, align_corners=True, padding_mode="border")[:, :, 0]

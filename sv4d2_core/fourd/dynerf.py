@@ -17,7 +17,7 @@ from .hull import Occupancy
 from .object_path import ObjectPath
 from .planes import MovingPlanes
 from .rays import Rays
-from .scene import SceneRendering, save_scene, views_to_render
+from .scene import SceneRendering, save_scene, tensors_under, views_to_render
 from .volume import box_span, composite_on_white, ray_weights, sample_distances
 
 # Rays that are rendered together: bounds the memory, whatever the picture's size.
@@ -148,8 +148,7 @@ class DyNeRF:
             header["times"],
             RefineConfig.from_json(header["config"]),
         )
-        prefix = "field."
-        scene.field.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        scene.field.load_state_dict(tensors_under("field.", tensors))
         scene.path = header.get("path") and ObjectPath.from_json(header["path"])
         return scene
 

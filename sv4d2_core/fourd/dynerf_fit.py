@@ -19,6 +19,7 @@ from .normals import resized_normals
 from .occupied import dense_cells
 from .patches import PatchLoss
 from .rays import RayPool
+from .scene import tensors_under
 
 # All of a deformation's scales are on when this share of the dynamic steps is done.
 _ANNEALED = 0.3
@@ -115,9 +116,7 @@ class DyNeRFFit:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `tensors` returned."""
-        prefix = "field."
-        field = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-        self.scene.field.load_state_dict(field)
+        self.scene.field.load_state_dict(tensors_under("field.", tensors))
         self.scene.occupancy = Occupancy(tensors["cells"].to(self._device), self._hull.box)
 
     def _pixels(self, step: int) -> RayPool:
@@ -126,7 +125,7 @@ class DyNeRFFit:
             raise ValueError("Expected views to fit to; call aim first.")
         views, weights, normals = self._target
         own = views.images.shape[2]
-        size = min(self._config.image_size_at(step) or own, own)
+        size = self._config.fitted_size_at(step, own)
         if self._pool is None or self._pool.size != size:
             if size != own:
                 weights = F.interpolate(weights, (size, size), mode="area")

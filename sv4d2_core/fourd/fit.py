@@ -17,7 +17,7 @@ from .fitting import Draw, SceneFit
 from .frame_schedule import allowed_frames, anchor_frame, draw_frames, motion_is_large
 from .gaussians_fit import GaussiansFit
 from .patches import PatchLoss, Perceptual
-from .scene import Scene4D
+from .scene import Scene4D, tensors_under
 from .state import FitState, fit_fingerprint
 from .targets import RoundTargets
 from .trust import pixel_trust
@@ -162,9 +162,9 @@ class Fit:
                 f"Expected the state of a fit of these views with these settings; got one of another fit, at "
                 f"step {state.step}. Start anew, or give the views and settings that it was started with."
             )
-        self._part.restore(_under("scene.", state.tensors))
+        self._part.restore(tensors_under("scene.", state.tensors))
         entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under("optimizer.", state.tensors).items():
+        for key, value in tensors_under("optimizer.", state.tensors).items():
             index, name = key.split(".")
             entries.setdefault(int(index), {})[name] = value.clone()
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": entries})
@@ -200,7 +200,3 @@ class Fit:
         n_views = min(config.views_per_step, self._n_views)
         admitted = allowed[0], allowed[-1]
         return Draw(self.step, frames, n_views, True, self._generator, admitted, known)
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

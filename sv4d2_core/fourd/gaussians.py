@@ -15,7 +15,7 @@ from ..cameras import Cameras
 from .deformation import Deformation
 from .gaussians_config import GaussiansConfig
 from .object_path import ObjectPath
-from .scene import SceneRendering, save_scene, views_to_render
+from .scene import SceneRendering, save_scene, tensors_under, views_to_render
 from .splat_projection import rotations
 from .splatting import splat
 
@@ -151,7 +151,7 @@ class Gaussians:
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over all parameters from a `state_dict`; other keys are left alone."""
         for part, module in (("canonical.", self.canonical), ("deformation.", self.deformation)):
-            module.load_state_dict({k[len(part) :]: v for k, v in tensors.items() if k.startswith(part)})
+            module.load_state_dict(tensors_under(part, tensors))
 
     def save(self, path: str | Path) -> None:
         """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""

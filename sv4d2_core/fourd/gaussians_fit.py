@@ -170,8 +170,7 @@ class GaussiansFit:
 
     def _use_size(self, step: int) -> None:
         """Hold the pictures in the size that a step uses."""
-        own = self._given.images.shape[2]
-        size = min(self._config.image_size_at(step) or own, own)
+        size = self._config.fitted_size_at(step, self._given.images.shape[2])
         if size == self._size:
             return
         views = self._given.resized(size)

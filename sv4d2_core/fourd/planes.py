@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from .config import RefineConfig
 from .decoder import Decoder
 from .losses import time_difference, total_variation
+from .plane_sampling import PLANE_AXES, sample_planes
 
-# The axes that each plane of space spans.
-_PAIRS = ((0, 1), (0, 2), (1, 2))
 # A time this near to a node, in nodes, is the node's own.
 _SAME_NODE = 1e-4
 
@@ -61,7 +60,7 @@ class Planes(nn.Module):
             points: [N, 3] in -1..1 of the box.
             times: [N] in 0..1, fastest where equal ones follow each other; None leaves the changes out.
         """
-        where = torch.stack([points[:, pair] for pair in _PAIRS])[:, None]  # [3, 1, N, 2]
+        where = torch.stack([points[:, pair] for pair in PLANE_AXES])[:, None]  # [3, 1, N, 2]
         if times is None or not len(times) or not len(self.change):
             return _products(self.space, where)
         moments, counts = torch.unique_consecutive(times, return_counts=True)
@@ -161,13 +160,7 @@ def _grown(planes: Tensor, like: Tensor) -> Tensor:
 def _products(scales: Iterable[Tensor], where: Tensor) -> Tensor:
     """Return the products of three planes [3, C, S, S] per scale at [3, 1, N, 2], [N, scales * C]."""
     # The gradient of a chain of products costs a third of that of Tensor.prod.
-    return torch.cat([reduce(torch.mul, _sample(planes, where).unbind()) for planes in scales]).T
-
-
-def _sample(planes: Tensor, coordinates: Tensor) -> Tensor:
-    """Return the bilinear values [3, C, N] of three planes [3, C, H, W] at [3, 1, N, 2] (x along W)."""
-    values = F.grid_sample(planes, coordinates, align_corners=True, padding_mode="border")
-    return values[:, :, 0]
+    return torch.cat([reduce(torch.mul, sample_planes(planes, where).unbind()) for planes in scales]).T
 
 
 def _sum(term: Callable[[Tensor], Tensor], planes: Iterable[Tensor]) -> Tensor:

@@ -148,3 +148,8 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     if not isinstance(header, dict):
         raise ValueError(f"Expected a {kind} file; {path} is a safetensors file of another kind.")
     return tensors, header
+
+
+def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose key begins with a prefix, under the rest of their key."""
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
