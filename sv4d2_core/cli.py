@@ -21,12 +21,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     from .commands import (
         checkpoints,
+        curate,
         demo,
         metrics,
         refine,
         refine_arguments,
         render,
         scenes,
+        train,
+        train_arguments,
         views,
         views_arguments,
     )
@@ -41,6 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
         ("render", render.add_arguments, render.run, "show a 4D scene from any camera at any time"),
         ("metrics", metrics.add_arguments, metrics.run, "score views against true views or themselves"),
         ("scenes", scenes.add_arguments, scenes.run, "write the benchmark scenes, whose every view is known"),
+        (
+            "curate",
+            curate.add_arguments,
+            curate.run,
+            "keep the clips that are fit to be learnt from, rectified",
+        ),
+        ("train", train_arguments.add_arguments, train.run, "train a small model, or fine-tune a given one"),
         ("convert", checkpoints.add_convert_arguments, checkpoints.run_convert, "write a smaller checkpoint"),
         ("info", checkpoints.add_info_arguments, checkpoints.run_info, "say what a checkpoint file is"),
         ("demo", demo.add_arguments, demo.run, "run the whole job on a generated clip"),

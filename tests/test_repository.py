@@ -28,6 +28,7 @@ FLOORS = [
     {"video"},
     {"diffusion", "metrics", "fourd"},
     {"export"},
+    {"training"},
     {"commands", "cli", "__main__", "__init__"},
 ]
 

@@ -77,7 +77,10 @@ class TransformerBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Attention over the pixels of an image, then over views, then over frames, each blended in."""
+    """Attention over the pixels of an image, then over views, then over frames, each blended in.
+
+    Without ``mixes_frames`` the frames' blend is held at zero, as training on static objects does.
+    """
 
     def __init__(
         self,
@@ -96,6 +99,7 @@ class AttentionBlock(nn.Module):
         self.width = width
         self.motion_context_dim = motion_context_dim
         self.view_mixing = view_mixing
+        self.mixes_frames = True
 
         def block(context: int, feed_forward_in: bool) -> nn.ModuleList:
             made = TransformerBlock(
@@ -165,7 +169,8 @@ class AttentionBlock(nn.Module):
         tokens = self._mix_views(
             tokens, context, self.time_mix_time_embed(emb.of_views), budget // token_bytes
         )
-        tokens = self._mix_frames(tokens, context, references, budget // token_bytes)
+        if self.mixes_frames:
+            tokens = self._mix_frames(tokens, context, references, budget // token_bytes)
         out = torch.empty_like(x) if recording() else x
         for i in parts(n, pixels * token_bytes, budget):
             images = (
@@ -215,15 +220,15 @@ class AttentionBlock(nn.Module):
         b, t, v, s, c = tokens.shape
         block = self.motion_blocks[0]
         after = torch.empty_like(tokens) if recording() else tokens
-        for element in range(b):
+        for k in parts(b, 1, 1):
             for i in parts(s, t * v, token_budget):
-                before = tokens[element, :, :, i].permute(1, 2, 0, 3)
+                before = tokens[k, :, :, i].permute(0, 2, 3, 1, 4)  # [B, V, S, T, C]
                 cross = torch.addmm(
-                    context.motion_offset, references[element, :, i].flatten(0, 1), context.motion_map
+                    context.motion_offset, references[k, :, i].flatten(0, 2), context.motion_map
                 )
                 mixed = add_dense(before, context.frames)
                 mixed = block(mixed.view(-1, t, c), cross[:, None]).view(mixed.shape)
-                target = after[element, :, :, i].permute(1, 2, 0, 3)
+                target = after[k, :, :, i].permute(0, 2, 3, 1, 4)
                 self.time_mixer_motion.store(target, before, mixed)
         return after
 

@@ -56,9 +56,9 @@ class TemporalConvs(nn.Module):
         )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """Return the residual branch of a sequence ``x`` [1, C, L, h, w] with embeddings ``emb`` [L, D]."""
+        """Return the residual branch of sequences ``x`` [B, C, L, h, w] with embeddings ``emb`` [B, L, D]."""
         h = self.in_layers[2](silu(self.in_layers[0](x)))
-        h = add(h, self.emb_layers(emb).T[None, :, :, None, None])
+        h = add(h, self.emb_layers(emb).transpose(1, 2)[..., None, None])
         return self.out_layers[3](silu(self.out_layers[0](h)))
 
 
@@ -129,8 +129,8 @@ class ResBlock(nn.Module):
         rows = emb.row_of_image.view(grid.batch, -1)
         out = torch.empty_like(x) if recording() else x
         targets = out.unflatten(0, (grid.batch, -1)).transpose(1, 2)
-        for b in range(grid.batch):
-            branch = self.time_mix_blocks(sequences[b : b + 1], emb.rows[rows[b]])[0]
+        for b in parts(grid.batch, 1, 1):
+            branch = self.time_mix_blocks(sequences[b], emb.rows[rows[b]])
             # a * x + (1 - a) * (x + branch)
             if recording():
                 targets[b] = torch.addcmul(sequences[b], branch, share)

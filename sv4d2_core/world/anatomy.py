@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .creature import Bone, Creature, Parts, Vector, parts_at
+from .dice import Dice
 
 # RGB of base, markings, underside.
 _PALETTES: tuple[tuple[Vector, Vector, Vector], ...] = (
@@ -34,25 +35,12 @@ _EXTENT = 1.0
 _BALL = 0.55
 
 
-class _Dice:
-    """Random numbers from one seed, independent of torch's global generator."""
-
-    def __init__(self, seed: int) -> None:
-        self._generator = torch.Generator("cpu").manual_seed(seed)
-
-    def between(self, low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=self._generator, dtype=torch.float64))
-
-    def choose(self, options):
-        return options[int(torch.randint(len(options), (), generator=self._generator))]
-
-
 def make_creature(seed: int) -> Creature:
     """Return the animal of a seed, walking on the spot: the same on every machine.
 
     It looks across the input view, half towards the camera, and stays within a unit box around the origin.
     """
-    dice = _Dice(seed)
+    dice = Dice(seed)
     palette = _jittered(_PALETTES[seed % len(_PALETTES)], dice)
     pattern = dice.choose(("stripes", "spots", "patches"))
     body = _body(dice)
@@ -70,7 +58,7 @@ def make_creature(seed: int) -> Creature:
     return fitted(creature)
 
 
-def _body(dice: _Dice) -> tuple[Bone, ...]:
+def _body(dice: Dice) -> tuple[Bone, ...]:
     """Return the trunk: a belly with chest and rump on it, about 0.9 long."""
     stout, long = dice.between(0.85, 1.15), dice.between(0.92, 1.12)
     w, h = 0.185 * stout, 0.195 * stout
@@ -81,7 +69,7 @@ def _body(dice: _Dice) -> tuple[Bone, ...]:
     )
 
 
-def _head(dice: _Dice) -> tuple[Bone, ...]:
+def _head(dice: Dice) -> tuple[Bone, ...]:
     """Return neck, head, muzzle, nose, eyes and ears."""
     size, neck = dice.between(0.9, 1.12), dice.between(0.10, 0.22)
     muzzle, ears = dice.between(0.09, 0.16), dice.choose(("pointed", "round", "long", "floppy"))
@@ -130,7 +118,7 @@ def _head(dice: _Dice) -> tuple[Bone, ...]:
     return tuple(bones)
 
 
-def _legs(dice: _Dice, gait: tuple[float, ...]) -> tuple[Bone, ...]:
+def _legs(dice: Dice, gait: tuple[float, ...]) -> tuple[Bone, ...]:
     """Return four legs of thigh, shank and paw.
 
     A positive angle swings a leg backwards. The knee bends most while the leg swings forwards, a quarter of
@@ -169,7 +157,7 @@ def _legs(dice: _Dice, gait: tuple[float, ...]) -> tuple[Bone, ...]:
     return tuple(bones)
 
 
-def _tail(dice: _Dice) -> tuple[Bone, ...]:
+def _tail(dice: Dice) -> tuple[Bone, ...]:
     """Return a tail of three wagging pieces, each a little behind the one before."""
     length, thick, lift = dice.between(0.12, 0.19), dice.between(0.032, 0.055), dice.between(15, 55)
     wag, tuft = dice.between(14, 24), dice.between(0.8, 1.7)
@@ -208,7 +196,7 @@ def _painted(bone: Bone, palette: tuple[Vector, Vector, Vector], pattern: str) -
     )
 
 
-def _jittered(palette: tuple[Vector, Vector, Vector], dice: _Dice) -> tuple[Vector, Vector, Vector]:
+def _jittered(palette: tuple[Vector, Vector, Vector], dice: Dice) -> tuple[Vector, Vector, Vector]:
     """Return the palette with every channel moved by up to 0.05."""
 
     def moved(colour: Vector) -> Vector:
@@ -219,13 +207,13 @@ def _jittered(palette: tuple[Vector, Vector, Vector], dice: _Dice) -> tuple[Vect
     return moved(base), moved(marking), moved(underside)
 
 
-def fitted(creature: Creature) -> Creature:
+def fitted(creature: Creature, n_times: int = 33) -> Creature:
     """Return the creature moved and scaled so that its motion fits the unit box and the ball of the view.
 
-    Its former scale and origin do not matter.
+    Its former scale and origin do not matter. The motion is looked at ``n_times`` times.
     """
     unscaled = replace(creature, heading_deg=0.0, scale=1.0, origin=(0.0, 0.0, 0.0))
-    cloud = _surface_points(parts_at(unscaled, torch.linspace(0, 1, 33)))
+    cloud = surface_points(parts_at(unscaled, torch.linspace(0, 1, n_times)))
     low, high = cloud.amin(0), cloud.amax(0)
     middle = (low + high) / 2
     ball = float((cloud - middle).norm(dim=-1).max())
@@ -234,7 +222,7 @@ def fitted(creature: Creature) -> Creature:
     return replace(creature, scale=scale, origin=(x, y, z))
 
 
-def _surface_points(parts: Parts, n: int = 128) -> Tensor:
+def surface_points(parts: Parts, n: int = 128) -> Tensor:
     """Return points [T * P * n, 3] spread evenly over the ellipsoids (a Fibonacci lattice)."""
     i = torch.arange(n, dtype=torch.float64) + 0.5
     height, turn = 1 - 2 * i / n, math.pi * (1 + math.sqrt(5)) * i

@@ -1,4 +1,4 @@
-"""What a creature's surface looks like: procedural markings in body coordinates and light fixed in the world.
+"""What a creature's surface looks like: procedural markings in body coordinates, and how light falls on it.
 
 Nothing here depends on the viewer. Two cameras that see the same surface point see the same colour, so a
 rendering is exact ground truth for multi-view consistency.
@@ -11,14 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .light import Light
+
 PATTERNS = ("plain", "stripes", "spots", "patches", "eye")
 
-# Lights of the world: direction towards the light, colour. The key stands to the upper right of the input
-# camera, the rim behind the object so that its outline is readable against the dark side.
-_KEY = ((0.45, 0.80, 0.55), (0.56, 0.54, 0.50))
-_RIM = ((-0.55, 0.35, -0.75), (0.22, 0.25, 0.30))
-_SKY = (0.62, 0.63, 0.66)
-_GROUND = (0.40, 0.38, 0.37)
 _KEY_WRAP = 0.3
 # Where on an eyeball, in its own frame, the pupil looks and the highlight sits; both are cosines of an angle.
 _GAZE = (0.0, 0.0, 1.0)
@@ -119,15 +115,15 @@ class Coat:
         return amounts.gather(-1, pattern[:, None])[:, 0]
 
 
-def shade(albedo: Tensor, normals: Tensor) -> Tensor:
+def shade(albedo: Tensor, normals: Tensor, light: Light) -> Tensor:
     """Return lit colours [N, 3] in 0..1: hemispheric ambient light, a soft key light and a rim light."""
     like = {"device": albedo.device, "dtype": albedo.dtype}
-    sky, ground = torch.tensor(_SKY, **like), torch.tensor(_GROUND, **like)
-    key = ((_cosine(normals, _KEY[0]) + _KEY_WRAP) / (1 + _KEY_WRAP)).clamp(min=0)[:, None]
-    rim = _cosine(normals, _RIM[0]).clamp(min=0).square()[:, None]
-    light = torch.lerp(ground, sky, 0.5 + 0.5 * normals[:, 1:2])
-    light = light + key * torch.tensor(_KEY[1], **like) + rim * torch.tensor(_RIM[1], **like)
-    return (albedo * light).clamp(0, 1)
+    sky, ground = torch.tensor(light.sky, **like), torch.tensor(light.ground, **like)
+    key = ((_cosine(normals, light.key_direction) + _KEY_WRAP) / (1 + _KEY_WRAP)).clamp(min=0)[:, None]
+    rim = _cosine(normals, light.rim_direction).clamp(min=0).square()[:, None]
+    lit = torch.lerp(ground, sky, 0.5 + 0.5 * normals[:, 1:2])
+    lit = lit + key * torch.tensor(light.key, **like) + rim * torch.tensor(light.rim, **like)
+    return (albedo * lit).clamp(0, 1)
 
 
 def _cosine(vectors: Tensor, direction: tuple[float, float, float]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .coat import PATTERNS, Coat
+from .light import Light
 
 Vector = tuple[float, float, float]
 
@@ -60,7 +61,7 @@ class Creature:
     Args:
         bones: parents before children, the root first.
         heading_deg: azimuth the animal looks to (0: to the input camera, 90: to +x).
-        cycles: whole walk cycles in the time from 0 to 1.
+        cycles: walk cycles in the time from 0 to 1; a whole number where the motion shall be periodic.
         bob: amplitude of the body's rise and fall, two per cycle, in the bones' lengths.
         scale: world units per length of the bones.
         origin: [3] where the root rests, in the creature frame, world units.
@@ -68,17 +69,19 @@ class Creature:
         marking_phases: radians.
         path: how far the root travels from time 0 to 1, straight and evenly, half before its place of rest
             and half after; in the creature frame and the bones' lengths.
+        light: what lights it.
     """
 
     bones: tuple[Bone, ...]
     heading_deg: float = 0.0
-    cycles: int = 1
+    cycles: float = 1
     bob: float = 0.0
     scale: float = 1.0
     origin: Vector = (0.0, 0.0, 0.0)
     marking_frequency: float = 6.0
     marking_phases: Vector = (0.0, 0.0, 0.0)
     path: Vector = (0.0, 0.0, 0.0)
+    light: Light = Light()
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,14 @@ class Parts:
         rotations: [T, P, 3, 3] from the ellipsoid's own axes to the world.
         radii: [P, 3] half axes, world units.
         coat: the colours.
+        light: what lights them.
     """
 
     centres: Tensor
     rotations: Tensor
     radii: Tensor
     coat: Coat
+    light: Light = Light()
 
 
 def parts_at(creature: Creature, times: Tensor) -> Parts:
@@ -120,6 +125,7 @@ def parts_at(creature: Creature, times: Tensor) -> Parts:
             frequency=creature.marking_frequency,
             phases=_table(creature.marking_phases),
         ),
+        light=creature.light,
     )
 
 

@@ -95,13 +95,14 @@ def render_parts(
         parts.rotations.to(device, torch.float32),
         parts.radii.to(device, torch.float32),
         parts.coat.to(device, torch.float32),
+        parts.light,
     )
     background = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], device=device)
     pictures = background.repeat(n_times, n_cameras, size, size, 1)
     for v in range(n_cameras):
         eye, directions = _rays(cameras, v, fine, device)
         for t in range(n_times):
-            frame = Parts(local.centres[t], local.rotations[t], local.radii, local.coat)
+            frame = Parts(local.centres[t], local.rotations[t], local.radii, local.coat, local.light)
             rows, columns = _covered_pixels(windows[t, v], samples)
             rays = directions[_times(rows, samples), _times(columns, samples)]
             if rays.numel() == 0:
@@ -181,7 +182,7 @@ def _surface(parts: Parts, eye: Tensor, directions: Tensor, windows: list[list[i
     point = origins[index] + depth * torch.einsum("nij,nj->ni", to_sphere[index], directions[hit])
     normals = torch.einsum("nij,nj->ni", parts.rotations[index], point / parts.radii[index])
     normals = torch.nn.functional.normalize(normals, dim=-1)
-    colours = shade(parts.coat.albedo(index, point, parts.radii), normals)
+    colours = shade(parts.coat.albedo(index, point, parts.radii), normals, parts.light)
     surface = directions.new_zeros(*directions.shape[:2], 8)
     surface[hit] = torch.cat([colours, torch.ones_like(depth), depth, normals], dim=-1)
     return surface

@@ -9,6 +9,7 @@ from .creature import Bone, Vector
 
 Y, Z = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)  # axes; hinges turn about x where nothing is said
 Paint = tuple[Vector, Vector, Vector]  # RGB of base, markings and underside
+SIDES = (("left", 1), ("right", -1))  # the sign of x
 
 
 def plain(r: float, g: float, b: float) -> Paint:

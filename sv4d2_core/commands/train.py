@@ -1,0 +1,123 @@
+"""`sv4d2 train`: a small model from scratch or a given one fine-tuned, on generated or own renders."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..diffusion.model import Model
+from ..export.loss_plot import loss_plot
+from ..training.distributed import is_first_process, process_group
+from ..training.folder_scenes import FolderScenes
+from ..training.folders import check_training_folder
+from ..training.loop import Progress
+from ..training.pictures import sample_sheet
+from ..training.procedural import ProceduralScenes
+from ..training.recipe import Recipe
+from ..training.run import OutOfTime, TrainingRun
+from ..training.scene_store import SceneStore
+from .interrupts import interrupts_between_steps
+from .machine import choose_device
+from .output_folder import exclusive
+from .train_arguments import recipe_of
+
+log = logging.getLogger(__name__)
+
+_RESULT = "model.safetensors"
+_PLOT_SIZE = (900, 420)
+_SAMPLED_OBJECTS = (0, 1, 2, 3)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and return the exit code.
+
+    Raises:
+        ValueError, OSError: bad data or options, a folder with another training, a full disk.
+    """
+    paths: tuple[Path, ...] = ()
+    recipe = recipe_of(args, args.scenes)
+    model = recipe.model
+    if args.data is not None:
+        paths = tuple(
+            check_training_folder(args.data, size=model.size, n_views=model.n_views, n_frames=model.n_frames)
+        )
+        recipe = recipe_of(args, len(paths))
+    with process_group(choose_device(args.device)) as device:
+        first = is_first_process()
+        with exclusive(args.out) if first else nullcontext(), interrupts_between_steps() as check:
+            return _train(args, recipe, _store(args, recipe, paths), device, check)
+
+
+def _store(args: argparse.Namespace, recipe: Recipe, paths: tuple[Path, ...]) -> SceneStore:
+    size = recipe.model.size
+    if paths:
+        files = [str(path) for path in paths]
+        return SceneStore(args.out / "scenes", FolderScenes(paths, size), {"data": files, "size": size})
+    source = ProceduralScenes(args.seed, size, n_frames=max(4, recipe.model.n_frames))
+    return SceneStore(args.out / "scenes", source, {"procedural": asdict(source)})
+
+
+def _train(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    store: SceneStore,
+    device: torch.device,
+    check_interrupt: Callable[[], None],
+) -> int:
+    watch = _Watch(args.out, args.sample_every, check_interrupt, tqdm(disable=True))
+    training = TrainingRun(args.out, recipe, store, device, args.base, args.minutes, watch)
+    try:
+        with store.made_ahead(recipe.n_scenes, args.workers if is_first_process() else 0):
+            result = training.run()
+    except OutOfTime as stopped:
+        log.info("Time is up after %s. The same command goes on.", stopped)
+        return 0
+    except KeyboardInterrupt:
+        log.warning("The training so far is kept in %s; the same command goes on with it.", args.out)
+        raise
+    finally:
+        watch.bar.close()
+    log.info("Trained: %s", result)
+    return 0
+
+
+@dataclass
+class _Watch:
+    """Shows how a training goes: a bar per stage, its losses, and now and then what the model makes."""
+
+    folder: Path
+    minutes: float
+    check_interrupt: Callable[[], None]
+    bar: tqdm
+    stage: str = ""
+    drawn: float = field(default_factory=time.monotonic)
+
+    def __call__(self, stage: str, progress: Progress, model: Model | None) -> None:
+        if is_first_process():
+            if stage != self.stage:
+                self.bar.close()
+                self.bar = tqdm(desc=stage, total=progress.total, unit="step", dynamic_ncols=True)
+                self.stage = stage
+            self.bar.update(progress.step - self.bar.n)
+            recent = progress.losses[-50:]
+            self.bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}", refresh=False)
+            if progress.step == progress.total or time.monotonic() - self.drawn > 60 * self.minutes:
+                self._draw(stage, progress, model)
+        self.check_interrupt()
+
+    def _draw(self, stage: str, progress: Progress, model: Model | None) -> None:
+        steps = list(enumerate(progress.losses, start=1))
+        loss_plot(steps, *_PLOT_SIZE).save(self.folder / f"{stage}_loss.png")
+        if model is not None:
+            with progress.averaged():
+                sheet = sample_sheet(model, _SAMPLED_OBJECTS)
+            sheet.save(self.folder / f"{stage}_{progress.step:06d}.png")
+        self.drawn = time.monotonic()

@@ -1,0 +1,1 @@
+"""Data, curation and training of the views model."""

@@ -1,0 +1,147 @@
+"""One loop for everything that is trained: steps, learning rate, several processes, resumption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from ..fourd.scene import read_tensors, tensors_under, write_tensors
+from .distributed import rank_and_size
+from .weights import Weights
+
+_FORMAT = "sv4d2.training"
+_LAST_RATE = 0.02
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a network is trained.
+
+    Args:
+        steps: in all.
+        learning_rate: the highest; it warms up linearly and falls along a cosine to a fiftieth.
+        warm_up: steps.
+        weight_decay: of matrices and kernels.
+        clip: longest gradient.
+        average: decay of the running average of the weights, which is what is kept in the end.
+    """
+
+    steps: int
+    learning_rate: float = 1e-3
+    warm_up: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    average: float = 0.999
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        warm = min(1.0, (step + 1) / max(1, self.warm_up))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / max(1, self.steps)))
+        return self.learning_rate * warm * (_LAST_RATE + (1 - _LAST_RATE) * cosine)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback learns after each step.
+
+    Args:
+        step: steps done.
+        total: of this training.
+        loss: of the step, the mean over the processes.
+        losses: [step] of all steps so far.
+        save: writes the state to a file.
+        averaged: puts the average of the weights into the network as long as a block runs.
+    """
+
+    step: int
+    total: int
+    loss: float
+    losses: list[float]
+    save: Callable[[Path], None]
+    averaged: Callable[[], AbstractContextManager[None]]
+
+
+class TrainingDiverged(ValueError):
+    """The loss is no finite number any more."""
+
+
+def train(
+    network: nn.Module,
+    batches: Callable[[int], Any],
+    config: LoopConfig,
+    *,
+    dtype: torch.dtype = torch.float32,
+    fingerprint: str = "",
+    state: Path | None = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> list[float]:
+    """Train a network, leave the average of its weights in it, and return the loss of every step.
+
+    With ``torch.distributed`` initialised, every process trains on batches of its own and all keep the same
+    weights.
+
+    Args:
+        network: called with a batch it returns the loss; its parameters that require gradients are trained.
+        batches: the batch of a step, from its number alone, so that a resumed training sees the same ones.
+        config: how.
+        dtype: what the network computes in; the result is float32.
+        fingerprint: of everything that decides the result.
+        state: a file of `Progress.save` to go on from, if it exists.
+        callback: called after each step; may raise to stop.
+
+    Raises:
+        TrainingDiverged: the loss is not finite.
+        ValueError: the state belongs to another training.
+    """
+    weights = Weights(network, dtype, config.weight_decay, config.average)
+    losses: list[float] = []
+    if state is not None and state.exists():
+        losses = _resume(weights, state, fingerprint)
+    parallel = DistributedDataParallel(network) if rank_and_size()[1] > 1 else network
+
+    def save(path: Path) -> None:
+        tensors = {**weights.tensors(), "losses": torch.tensor(losses, dtype=torch.float64)}
+        write_tensors(path, _FORMAT, tensors, {"fingerprint": fingerprint, "step": len(losses)})
+
+    for step in range(len(losses), config.steps):
+        loss = parallel(batches(step))
+        loss.backward()
+        value = _mean_over_processes(loss.detach().float())
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"The loss of step {step} is {value}: the training diverged. Go on from the state that was "
+                f"saved last with a lower learning rate (it is {config.learning_rate:g})."
+            )
+        weights.step(step, config.rate(step), config.clip)
+        losses.append(value)
+        if callback is not None:
+            callback(Progress(step + 1, config.steps, value, losses, save, weights.averaged))
+    weights.use_average()
+    return losses
+
+
+def _resume(weights: Weights, state: Path, fingerprint: str) -> list[float]:
+    tensors, header = read_tensors(state, _FORMAT)
+    if header.get("fingerprint") != fingerprint:
+        raise ValueError(
+            f"{state} belongs to a training with other data or settings. Start anew in another folder, or "
+            f"give the settings of that training."
+        )
+    weights.load(tensors_under("", {k: v for k, v in tensors.items() if k != "losses"}))
+    return tensors["losses"].tolist()
+
+
+def _mean_over_processes(loss: Tensor) -> float:
+    if rank_and_size()[1] > 1:
+        dist.all_reduce(loss)
+        loss = loss / rank_and_size()[1]
+    return float(loss)

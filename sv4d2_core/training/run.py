@@ -1,0 +1,162 @@
+"""A training from its data to a checkpoint, in a folder from which it goes on after any interruption."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from ..diffusion.checkpoint import load_checkpoint
+from ..diffusion.model import Model
+from ..whole_file import write_whole
+from .checkpoint import write_checkpoint
+from .distributed import is_first_process, wait_for_all
+from .encoded import EncodedScenes
+from .loop import Progress
+from .lora import add_lora, load_lora_state, lora_state, merge_lora
+from .recipe import Recipe
+from .scene_store import SceneStore
+from .stages import fingerprint_of, train_autoencoder, train_phase
+
+_AUTOENCODER = "autoencoder"
+_SAVE_EVERY_S = 120.0
+
+# callback(stage, progress, model): after each step; the model is None while the autoencoder is trained.
+RunCallback = Callable[[str, Progress, Model | None], None]
+
+
+class OutOfTime(Exception):
+    """The time that was given is used up; the state is saved."""
+
+
+@dataclass
+class TrainingRun:
+    """A training in a folder.
+
+    Args:
+        folder: keeps a state and a checkpoint per stage, and what was encoded.
+        recipe: how to train.
+        store: the scenes.
+        device: where to train.
+        base: checkpoint to start from; None trains all networks from scratch.
+        minutes: stop after these; None runs to the end.
+        callback: see ``RunCallback``; may raise to stop, and the state is saved.
+    """
+
+    folder: Path
+    recipe: Recipe
+    store: SceneStore
+    device: torch.device
+    base: Path | None = None
+    minutes: float | None = None
+    callback: RunCallback | None = None
+
+    def run(self) -> Path:
+        """Train what is left to train and return the last stage's checkpoint.
+
+        Raises:
+            OutOfTime: the minutes are over.
+            ValueError: the folder belongs to a training with another recipe.
+        """
+        self._began = self._saved = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_recipe()
+        start = self.base
+        if start is None:
+            start = self._checkpoint(_AUTOENCODER)
+            if not start.exists():
+                self._autoencoder(start)
+        base = load_checkpoint(start, device=self.device)
+        scenes = EncodedScenes(base, self.store.read, self.folder / "encoded")
+        made_from = fingerprint_of(str(start), start.stat().st_size, self.store.settings)
+        for phase in self.recipe.phases:
+            end = self._checkpoint(phase.name)
+            if not end.exists():
+                model = load_checkpoint(start, device=self.device)
+                if self.recipe.lora_rank:
+                    add_lora(model.unet, self.recipe.lora_rank, self.recipe.lora_rank, seed=self.recipe.seed)
+                train_phase(
+                    phase,
+                    self.recipe,
+                    model,
+                    scenes,
+                    fingerprint=made_from,
+                    state=self._state(phase.name),
+                    callback=lambda progress, name=phase.name, model=model: self._after_step(
+                        name, progress, model
+                    ),
+                )
+                if self.recipe.lora_rank:
+                    model = self._merged(model, start, end)
+                self._finish(phase.name, replace(model, config=replace(model.config, trained=True)))
+            start = end
+        return start
+
+    def _autoencoder(self, end: Path) -> None:
+        model = train_autoencoder(
+            self.recipe,
+            lambda index: self.store.read(index),
+            self.device,
+            state=self._state(_AUTOENCODER),
+            callback=lambda progress: self._after_step(_AUTOENCODER, progress, None),
+        )
+        # Its UNet was never trained.
+        self._finish(_AUTOENCODER, replace(model, config=replace(model.config, trained=False)))
+
+    def _merged(self, model: Model, start: Path, end: Path) -> Model:
+        """Write what a LoRA learned as a file of its own and return the model it started from with it."""
+        state = lora_state(model.unet)
+        if is_first_process():
+            write_whole(end.with_suffix(".lora.safetensors"), save(state, metadata={"format": "pt"}))
+        merged = load_checkpoint(start, device=self.device)
+        load_lora_state(merged.unet, state)
+        merge_lora(merged.unet)
+        return merged
+
+    def _after_step(self, stage: str, progress: Progress, model: Model | None) -> None:
+        file = self._state(stage)
+        out_of_time = self.minutes is not None and time.monotonic() - self._began > 60 * self.minutes
+        try:
+            if self.callback is not None:
+                self.callback(stage, progress, model)
+        except BaseException:
+            self._save(progress, file)
+            raise
+        if out_of_time or time.monotonic() - self._saved > _SAVE_EVERY_S:
+            self._save(progress, file)
+        if out_of_time:
+            raise OutOfTime(f"{stage}: {progress.step} of {progress.total} steps")
+
+    def _save(self, progress: Progress, file: Path) -> None:
+        if is_first_process():
+            progress.save(file)
+        self._saved = time.monotonic()
+
+    def _finish(self, stage: str, model: Model) -> None:
+        if is_first_process():
+            notes = {"sv4d2.training": json.dumps({"stage": stage, "recipe": self.recipe.to_json()})}
+            write_checkpoint(self._checkpoint(stage), model, torch.float32, notes)
+            self._state(stage).unlink(missing_ok=True)
+        wait_for_all()
+
+    def _check_recipe(self) -> None:
+        file, content = self.folder / "recipe.json", json.dumps(self.recipe.to_json(), indent=1)
+        if not file.exists():
+            if is_first_process():
+                write_whole(file, content.encode())
+        elif json.loads(file.read_text()) != json.loads(content):
+            raise ValueError(
+                f"{self.folder} holds a training with another recipe (recipe.json). Give the same options to "
+                f"go on with it, or choose another folder."
+            )
+
+    def _state(self, stage: str) -> Path:
+        return self.folder / f"{stage}.state"
+
+    def _checkpoint(self, stage: str) -> Path:
+        return self.folder / f"{stage}.safetensors"

@@ -1,0 +1,339 @@
+"""Folders of users' renders: how scenes are found and read, and that poisoned ones stop a training."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.export.folder import read_views, write_views
+from sv4d2_core.training.folders import check_training_folder, find_training_scenes, read_training_scene
+from sv4d2_core.video.foreground import near_white_masks
+from sv4d2_core.views import ViewGrid
+from sv4d2_core.world import make_creature, render_views
+
+torch.set_num_threads(1)
+
+CAMERAS = Cameras((0, 0, 12.5), (0, 60, 210), input_elevation_deg=8.0)
+SIZE, N_FRAMES, N_VIEWS = 32, 3, 2
+
+
+@pytest.fixture(scope="module")
+def grid() -> ViewGrid:
+    return render_views(make_creature(2), CAMERAS, N_FRAMES, SIZE)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, grid) -> Path:
+    """Return a folder of three scenes: ``fox`` and ``owl2`` are data sets, ``owl10`` a folder of views."""
+    root = tmp_path_factory.mktemp("renders")
+    write_views(root / "owl10", grid)
+    for name in ("fox", "owl2"):
+        for part in ("frames", "masks"):
+            shutil.copytree(root / "owl10" / part, root / name / part)
+        shutil.copy(root / "owl10/transforms.json", root / name)
+    (root / "notes").mkdir()
+    (root / "notes/readme.txt").write_text("no pictures here")
+    (root / ".cache").mkdir()
+    return root
+
+
+@pytest.fixture
+def root(tmp_path, written) -> Path:
+    """Return a copy of the three scenes to spoil."""
+    return Path(shutil.copytree(written, tmp_path / "renders"))
+
+
+def check(root: Path, size: int = SIZE, n_views: int = N_VIEWS, n_frames: int = N_FRAMES) -> list[Path]:
+    return check_training_folder(root, size=size, n_views=n_views, n_frames=n_frames)
+
+
+def refusal(root: Path, **sizes: int) -> list[str]:
+    """Return the lines of the refusal between its first and last sentence."""
+    with pytest.raises(ValueError, match="Expected training scenes") as caught:
+        check(root, **sizes)
+    head, *lines, end = str(caught.value).splitlines()
+    assert str(root) in head and "`sv4d2 curate`" in end
+    assert all(line.startswith("  ") for line in lines)
+    return [line.strip() for line in lines]
+
+
+def change(file: Path, edit) -> None:
+    """Rewrite a JSON file; ``edit`` changes its content in place."""
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
+def transforms(root: Path, edit, name: str = "fox") -> None:
+    change(root / name / "transforms.json", edit)
+
+
+def save(file: Path, levels: np.ndarray) -> None:
+    Image.fromarray(levels).save(file)
+
+
+def test_scenes_are_found_in_natural_order(written):
+    names = ["fox", "owl2", "owl10"]
+    assert [scene.name for scene in find_training_scenes(written)] == names
+    assert [scene.name for scene in check(written)] == names
+    assert find_training_scenes(written / "fox") == check(written / "fox") == [written / "fox"]
+    file = written / "fox/transforms.json"
+    assert find_training_scenes(file) == check(file) == [file]
+
+
+def test_both_kinds_of_scenes_are_read_alike(written, grid):
+    expected = read_views(written / "owl10")
+    for scene in check(written):
+        read = read_training_scene(scene, SIZE)
+        assert torch.equal(read.images, expected.images) and torch.equal(read.masks, expected.masks)
+        assert np.allclose(read.cameras.azimuths_deg, CAMERAS.azimuths_deg)
+        assert np.allclose(read.cameras.elevations_deg, CAMERAS.elevations_deg)
+        small = read_training_scene(scene, 16)
+        assert small.images.shape == (N_FRAMES, N_VIEWS + 1, 16, 16, 3) and small.masks is not None
+
+
+def test_views_without_masks_get_them(tmp_path, grid):
+    latents = torch.zeros(N_FRAMES, N_VIEWS, 4, 4, 4)
+    write_views(tmp_path / "bare", replace(grid, masks=None, latents=latents), save_latents=True)
+    read = read_training_scene(tmp_path / "bare", SIZE)
+    assert read.masks is not None and read.latents is None
+    assert torch.equal(read.masks, near_white_masks(read.images)) and 0 < float(read.masks.mean()) < 1
+
+
+def test_short_clips_are_named_and_allowed(written, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert len(check(written, n_frames=N_FRAMES)) == 3
+        assert not caplog.records
+        assert len(check(written, n_frames=12)) == 3
+    assert "3 of 3 scenes have fewer than the model's 12 frames" in caplog.text
+    assert "back and forth: fox (3), owl2 (3), owl10 (3)." in caplog.text
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is nothing at .*nowhere"):
+        check(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"got nothing in it\. Give the folder that holds your renders"):
+        check(tmp_path)
+    assert find_training_scenes(tmp_path) == []
+    (tmp_path / "clip.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"got 1 entries, no scene among them"):
+        check(tmp_path)
+
+
+NAN = float("nan")
+
+
+def matrix(content, frame):
+    return content["frames"][frame]["transform_matrix"]
+
+
+def aim_elsewhere(content):
+    for frame in content["frames"]:
+        frame["transform_matrix"][0][3] += 1.0
+
+
+def scaled(content):
+    for frame in (1, 4, 7):
+        for row in range(3):
+            matrix(content, frame)[row][0] *= 1.2
+
+
+def nearly_the_same(content):
+    """Put view 1 where view 0 is, but for a hair's breadth."""
+    close = Cameras((0, 0, 12.5), (0, 0.05, 210), input_elevation_deg=8.0).c2w_opengl()
+    up = torch.tensor([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
+    for frame in (1, 4, 7):
+        content["frames"][frame]["transform_matrix"] = (up @ close[1]).tolist()
+
+
+def lens(degrees):
+    def edit(content):
+        for key in ("fl_x", "fl_y"):
+            content.pop(key)
+        content["camera_angle_x"] = float(np.radians(degrees))
+
+    return edit
+
+
+def one_time(content):
+    content["frames"] = content["frames"][:3]
+
+
+def one_view_gone(content):
+    content["frames"] = [content["frames"][i] for i in (0, 1, 3, 4, 6, 7)]
+
+
+CAMERA_POISONS = {
+    "NaN": (lambda c: matrix(c, 4)[0].__setitem__(3, NAN), r"transform_matrix of frame 4 .* has 1 NaN"),
+    "past the origin": (aim_elsewhere, r"look at the origin .*frame \d .* looks \d+\.\d+ degrees past it"),
+    "no rotation": (scaled, r"axes of length 1 .*frame [147] .* off by 0\.44"),
+    "same angles": (nearly_the_same, r"views 0 and 1 are 0\.049\d degrees apart"),
+    "other lens": (lens(80), r"field of view of about 33\.8 degrees \(22\.5 to 50\.7\).*got 80\."),
+    "two lenses": (
+        lambda c: c["frames"][5].update(fl_x=20.0, fl_y=20.0, camera_angle_x=1.3494818),
+        r"one field of view for all frames .*got 33\.8 degrees .* and 77\.3\d? for frame 5",
+    ),
+    "a gap": (
+        lambda c: c["frames"].pop(4),
+        r"3 cameras x 3 times .*got 8 of 9 pictures.*view 1 at time 0\.5",
+    ),
+    "a view missing": (one_view_gone, r"at least 3 cameras .* model's 2 novel views\); got 2\."),
+    "one frame": (one_time, r"at least 2 frames; got 1\."),
+    "no frames": (lambda c: c.update(frames=[]), r"list of at least one frame"),
+    "outside": (
+        lambda c: c["frames"][3].update(file_path="../owl2/frames/view_00/00001"),
+        r"frame 3 .* leads out of it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CAMERA_POISONS)
+def test_wrong_cameras_are_named(root, case):
+    edit, message = CAMERA_POISONS[case]
+    transforms(root, edit)
+    (line,) = refusal(root)
+    assert re.search(rf"^fox: .*{message}", line), line
+
+
+def test_damaged_camera_files_are_named(root):
+    (root / "fox/transforms.json").write_text('{"frames": [')
+    (root / "owl2/transforms.json").unlink()
+    fox, owl = refusal(root)
+    assert re.search(r"^fox: Expected a readable JSON file; .*transforms\.json is damaged", fox), fox
+    assert re.search(r"^owl2: Expected a file with cameras .*; got 18 pictures without one", owl), owl
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(NAN, "nan"), (0.25, r"\d\.\d+")], ids=["NaN", "other than the angles"]
+)
+def test_matrices_of_our_own_folders_must_agree_with_the_angles(root, value, found):
+    def edit(content):
+        content["views"][2]["c2w_opengl"][0][0] = value
+
+    change(root / "owl10/cameras.json", edit)
+    (line,) = refusal(root)
+    assert re.search(rf"^owl10: .*c2w_opengl of view 2 is off by {found}\.", line), line
+
+
+def test_angles_of_our_own_folders_must_be_numbers(root):
+    change(root / "owl10/cameras.json", lambda c: c["azimuths_deg"].__setitem__(1, NAN))
+    (line,) = refusal(root)
+    assert re.search(r"^owl10: .*angles must be finite numbers; .*\(0\.0, nan, 210\.0\)", line), line
+
+
+def test_all_missing_pictures_are_counted(root):
+    for t in (1, 2):
+        (root / f"fox/frames/view_01/0000{t}.png").unlink()
+        (root / f"owl10/frames/view_02/0000{t}.png").unlink()
+    first, count, ours = refusal(root)
+    assert re.search(r"^fox: Expected the picture .*fox/frames/view_01/00001\.png of frame 4", first), first
+    assert re.search(r"^fox: 2 of 9 pictures are missing, the first is .*view_01/00001\.png", count), count
+    assert re.search(r"^owl10: .* lacks 2 of its files: frames/view_02/00001\.png", ours), ours
+
+
+@pytest.mark.parametrize("name", ["fox", "owl10"])
+def test_all_damaged_pictures_are_named(root, name):
+    for v in (0, 2):
+        file = root / name / f"frames/view_0{v}/00001.png"
+        file.write_bytes(file.read_bytes()[: 60 + v])
+    lines = refusal(root)
+    for v in (0, 2):
+        damaged = f"{name}/frames/view_0{v}/00001.png is not"
+        assert sum(damaged in line for line in lines) == 1, lines
+    assert all(line.startswith(f"{name}: ") for line in lines)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pictures_of_floats_with_nan_are_named(root, value):
+    levels = np.full((SIZE, SIZE), 0.5, np.float32)
+    levels[3, 4:6] = value
+    save(root / "fox/frames/view_01/00002.tiff", levels)
+    transforms(root, lambda c: c["frames"][7].update(file_path="frames/view_01/00002.tiff"))
+    (line,) = refusal(root)
+    assert re.search(r"^fox: .*view_01/00002\.tiff.* got 2 NaN or infinite values of 1024", line), line
+
+
+@pytest.mark.parametrize("suffix", [".exr", ".npz"])
+def test_other_kinds_of_pictures_are_refused(root, suffix):
+    """FFmpeg decodes OpenEXR and takes NaN for black."""
+    np.savez(root / "fox/frames/view_01/odd.npz", np.full((SIZE, SIZE, 3), np.nan))
+    (root / "fox/frames/view_01/odd.npz").rename(root / f"fox/frames/view_01/odd{suffix}")
+    transforms(root, lambda c: c["frames"][7].update(file_path=f"frames/view_01/odd{suffix}"))
+    lines = refusal(root)
+    assert re.search(rf"^fox: .*1 of 9 frames are of another kind, .*view_01/odd{suffix}\.", lines[0]), lines
+
+
+@pytest.mark.parametrize("name", ["fox", "owl10"])
+def test_mixed_sizes_are_counted(root, name):
+    for v in (0, 2):
+        file = root / name / f"frames/view_0{v}/00002.png"
+        with Image.open(file) as picture:
+            picture.resize((48, 48)).save(file)
+    line = refusal(root)[-1]
+    assert re.search(rf"^{name}: .*one size; got 7 of 32 x 32, 2 of 48 x 48", line), line
+
+
+def test_oblong_pictures_are_refused(root):
+    for name in ("fox", "owl10"):
+        for file in (root / name).rglob("*/view_*/*.png"):
+            with Image.open(file) as picture:
+                picture.resize((32, 40)).save(file)
+    fox, owl = refusal(root)
+    assert re.search(r"^fox: Expected square pictures .* has 32 x 40", fox), fox
+    assert re.search(r"^owl10: Expected square pictures; got 32 x 40", owl), owl
+
+
+def test_pictures_that_are_too_small_and_too_few_views_are_both_named(root):
+    lines = refusal(root, size=48, n_views=4)
+    assert len(lines) == 6
+    assert re.search(r"^fox: Expected at least 5 cameras .*4 novel views\); got 3\.", lines[0]), lines
+    assert re.search(r"^fox: Expected pictures of at least 48 x 48; got 32 x 32\.", lines[1]), lines
+
+
+def test_white_frames_are_counted(root):
+    for t in (1, 2):
+        save(root / f"fox/frames/view_01/0000{t}.png", np.full((SIZE, SIZE, 3), 255, np.uint8))
+        save(root / f"owl10/masks/view_02/0000{t}.png", np.zeros((SIZE, SIZE), np.uint8))
+    fox, owl = refusal(root)
+    assert re.search(r"^fox: .*object .*; 2 of 9 show none .*first is frame 1 of view 1\.", fox), fox
+    assert re.search(r"^owl10: .*object .*; 2 of 9 show none .*first is frame 1 of view 2\.", owl), owl
+
+
+def test_masks_of_everything_are_refused(root):
+    save(root / "owl10/masks/view_01/00002.png", np.full((SIZE, SIZE), 255, np.uint8))
+    (line,) = refusal(root)
+    assert re.search(r"^owl10: .*1 of 9 are covered by it .*first is frame 2 of view 1\.", line), line
+
+
+def test_views_of_untrained_weights_are_refused(root, grid):
+    write_views(root / "noise", replace(grid, trained=False))
+    (line,) = refusal(root)
+    assert line.startswith("noise: ") and "noise that an untrained model made" in line
+
+
+def test_scenes_one_floor_down_are_pointed_at(root):
+    (root / "train").mkdir()
+    (root / "fox").rename(root / "train/fox")
+    (line,) = refusal(root)
+    assert re.search(r"^train: .*it holds 1 of them, the first is fox\. Give that folder", line), line
+
+
+def test_a_long_list_is_cut(root):
+    for k in range(25):
+        (root / f"bad{k}").mkdir()
+        (root / f"bad{k}/transforms.json").write_text("[]")
+    lines = refusal(root)
+    assert len(lines) == 21 and lines[-1] == "and 5 more"
+    assert [line.split(":")[0] for line in lines[:3]] == ["bad0", "bad1", "bad2"]
+    with pytest.raises(ValueError, match="25 of 28 cannot be used"):
+        check(root)
