@@ -18,6 +18,7 @@ from .render_scene import SV4D2Render4D
 from .replacements import register_replacements
 from .sampler import SV4D2Sampler
 from .scene_files import SV4D2LoadScene, SV4D2SaveScene
+from .tiny_model import register_tiny_model
 from .views_folder import SV4D2LoadViews, SV4D2SaveViews
 from .views_images import SV4D2ImagesToViews, SV4D2ViewsToImages
 from .views_video import SV4D2ViewsGridVideo
@@ -34,6 +35,7 @@ class SV4D2Extension(ComfyExtension):
         """Return the node classes."""
         register()
         register_folder()
+        register_tiny_model()
         return [
             SV4D2CheckpointLoader,
             SV4D2UNETLoader,

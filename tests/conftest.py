@@ -21,6 +21,7 @@ from sv4d2_core.diffusion.config import (
     OFFICIAL_VARIANTS,
     CLIPVisionConfig,
     ModelConfig,
+    UNetConfig,
     VAEConfig,
 )
 from sv4d2_core.diffusion.model import Model
@@ -146,6 +147,36 @@ def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def micro_model(micro_checkpoint: Path) -> Model:
     return load_checkpoint(micro_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def training_config() -> ModelConfig:
+    """Return the sizes of the smallest model that has every part and can be trained: T = V = 2, 8 pixels."""
+    return ModelConfig(
+        n_frames=2,
+        n_views=2,
+        vector_dims=(8, 12, 12),
+        size=8,
+        sigma_min=0.01,
+        sigma_max=80.0,
+        scale_factor=1.0,
+        guidance="constant",
+        cfg_max=1.5,
+        unet=UNetConfig(
+            view_mixing="joint_3d",
+            base=32,
+            multipliers=(1,),
+            res_blocks=1,
+            attention_levels=1,
+            head_channels=16,
+            context_dim=16,
+            vector_dim=32,
+        ),
+        vae=VAEConfig(base=32, multipliers=(1, 1), res_blocks=1),
+        clip=CLIPVisionConfig(
+            width=32, layers=1, head_width=16, mlp_width=32, patch=8, image_size=16, embed_dim=16
+        ),
+    )
 
 
 @pytest.fixture

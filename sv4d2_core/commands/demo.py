@@ -1,7 +1,7 @@
-"""`sv4d2 demo`: the whole job on a generated clip, with a generated or a given checkpoint.
+"""`sv4d2 demo`: the whole job on a generated clip, with the small model of the pack or a given checkpoint.
 
-Views of an untrained checkpoint are noise, which no scene can show: without a trained one the 4D part takes
-the true views in their place.
+Views of an untrained checkpoint are noise, which no scene can show: with one the 4D part takes the true views
+in their place.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..diffusion.convert import write_random_checkpoint
 from ..diffusion.layout import read_config, read_header
 from ..export.folder import write_views
 from ..export.pictures import contact_sheet, with_alpha, write_frames
+from ..shipped import TINY_MODEL
 from ..views import ViewGrid
 from ..world.anatomy import make_creature
 from ..world.render import render_views
@@ -29,9 +30,10 @@ log = logging.getLogger(__name__)
 
 _N_FRAMES = 21
 _FPS = 8.0
-_SMALL_STEPS = 4
+_UNTRAINED_STEPS = 4
+_TINY_VIEWS = ("--steps", "20", "--centering", "none")
 # The 4D part on a CPU within half a minute.
-_SMALL_FIT = ("--size", "64", "--steps", "300", "--exact-views", "--input-elevation", "0")
+_SMALL_FIT = ("--steps", "300", "--input-elevation", "0")
 _SMALL_TURN = ("--turntable", "--frames", "48", "--size", "128")
 
 
@@ -52,8 +54,12 @@ def small_config() -> ModelConfig:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="a real checkpoint (default: untrained)"
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="an official checkpoint (default: sv4d2-tiny)"
+    )
+    which.add_argument(
+        "--untrained", action="store_true", help="a generated checkpoint of the official structure"
     )
     parser.add_argument("--creature", type=int, default=5, metavar="N", help="which creature (default 5)")
     parser.add_argument(
@@ -65,36 +71,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the clip, the true views of it and a checkpoint, then run `views`; return the exit code."""
-    config = small_config() if args.checkpoint is None else read_config(read_header(args.checkpoint))
+    """Make the clip and its true views, then run `views`, `refine` and `render`; return the exit code."""
+    given = args.checkpoint or TINY_MODEL
+    config = small_config() if args.untrained else read_config(read_header(given))
     truth = render_views(
         make_creature(args.creature), Cameras.default(config.n_views), _N_FRAMES, config.size, _FPS
     )
     with exclusive(args.out):
-        checkpoint, options = args.checkpoint, []
-        if checkpoint is None:
-            checkpoint = args.out / "untrained_sv4d2.safetensors"
-            log.info("Writing a small UNTRAINED checkpoint in the official layout: %s", checkpoint)
-            write_random_checkpoint(checkpoint, config, overwrite=True)
-            options = ["--steps", str(_SMALL_STEPS)]
+        checkpoint = _untrained(args.out, config) if args.untrained else given
         clip = args.out / "sample_clip"
         _write_clip(clip, truth)
         contact_sheet(truth).save(args.out / "true_views.png")
         log.info("Sample clip: %s; its true novel views: %s", clip, args.out / "true_views.png")
         made, scene = args.out / "views", args.out / "scene.safetensors"
         command = [str(clip), "--checkpoint", str(checkpoint), "--out", str(made)]
-        command += ["--fps", f"{_FPS:g}", "--overwrite", *options, *shlex.split(args.options)]
-        _run("views", views_arguments.add_arguments, views.run, command)
+        command += ["--fps", f"{_FPS:g}", "--overwrite", *_views_options(args)]
+        _run("views", views_arguments.add_arguments, views.run, command + shlex.split(args.options))
         small = args.checkpoint is None
-        if small:
+        fit = list(_SMALL_FIT if small else ())
+        if args.untrained:
             made = args.out / "true_views"
+            fit += ["--size", "64", "--exact-views"]
             log.warning("The 4D scene is fitted to the TRUE views, as those of untrained weights are noise.")
             write_views(made, truth, run={"made_by": "sv4d2 demo: true views"}, overwrite=True)
-        command = [str(made), "--out", str(scene), "--overwrite", *(_SMALL_FIT if small else ())]
+        command = [str(made), "--out", str(scene), "--overwrite", *fit]
         _run("refine", refine_arguments.add_arguments, refine.run, command)
         command = [str(scene), "--out", str(args.out / "turntable"), "--overwrite"]
         command += _SMALL_TURN if small else ["--turntable"]
         return _run("render", render.add_arguments, render.run, command)
+
+
+def _untrained(folder: Path, config: ModelConfig) -> Path:
+    checkpoint = folder / "untrained_sv4d2.safetensors"
+    log.info("Writing a small UNTRAINED checkpoint in the official layout: %s", checkpoint)
+    return write_random_checkpoint(checkpoint, config, overwrite=True)
+
+
+def _views_options(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.untrained:
+        return "--steps", str(_UNTRAINED_STEPS)
+    return () if args.checkpoint else _TINY_VIEWS
 
 
 def _run(

@@ -31,7 +31,7 @@ from .train_arguments import recipe_of
 
 log = logging.getLogger(__name__)
 
-_RESULT = "model.safetensors"
+
 _PLOT_SIZE = (900, 420)
 _SAMPLED_OBJECTS = (0, 1, 2, 3)
 

@@ -76,7 +76,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--orbit-share",
         type=float,
         metavar="X",
-        help="share of samples on the official orbit around their input, else any cameras (default 0.5)",
+        help="share of samples on the official orbit around their input, else any cameras (default 0.8)",
     )
     group.add_argument(
         "--mask-all", type=float, metavar="X", help="share of samples without reference views (default 0.5)"
@@ -91,9 +91,9 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--p-mean",
         type=float,
         metavar="X",
-        help="mean of the logarithm of the noise level (default 0 in small, 1 in official sizes)",
+        help="mean of the logarithm of the noise level (default 0.5; 1 in official sizes)",
     )
-    group.add_argument("--p-std", type=positive_number, metavar="X", help="its deviation (default 1.4, 1.6)")
+    group.add_argument("--p-std", type=positive_number, metavar="X", help="its deviation (default 1.5; 1.6)")
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +105,13 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         default=autoencoder.steps,
         metavar="N",
         help=f"from scratch only (default {autoencoder.steps})",
+    )
+    group.add_argument(
+        "--decoder-steps",
+        type=at_least(1),
+        default=_FROM_SCRATCH.decoder.steps,
+        metavar="N",
+        help=f"from scratch only, last (default {_FROM_SCRATCH.decoder.steps})",
     )
     group.add_argument(
         "--static-steps",
@@ -178,6 +185,7 @@ def recipe_of(args: argparse.Namespace, n_scenes: int) -> Recipe:
         seed=args.seed,
         n_scenes=n_scenes,
         autoencoder=replace(_FROM_SCRATCH.autoencoder, steps=args.autoencoder_steps),
+        decoder=replace(_FROM_SCRATCH.decoder, steps=args.decoder_steps),
         phases=phases,
         dtype=args.dtype,
         recomputes=args.checkpointing,

@@ -15,7 +15,7 @@ from ..views import ViewGrid
 UNTRAINED_LABEL = "UNTRAINED WEIGHTS: noise is expected"
 
 _PNG_EFFORT = 4
-_THUMBNAIL = 160
+_THUMBNAIL, _SMALLEST = 160, 64
 _COLUMNS = 12
 _GAP = 4
 _ROW_LABEL_WIDTH = 92
@@ -54,8 +54,10 @@ def contact_sheet(grid: ViewGrid) -> Image.Image:
     """Return one picture of the grid: a row per view, a column per frame (at most 12, evenly picked)."""
     shown = pick_frames(grid.n_frames, _COLUMNS)
     height, width = grid.images.shape[2:4]
-    shrink = min(1.0, _THUMBNAIL / max(height, width))
-    cell_h, cell_w = max(1, round(height * shrink)), max(1, round(width * shrink))
+    side = max(height, width)
+    # Small pictures grow by whole factors, so that their pixels can be told.
+    scale = min(1.0, _THUMBNAIL / side) if side > _SMALLEST else float(-(-_SMALLEST // side))
+    cell_h, cell_w = max(1, round(height * scale)), max(1, round(width * scale))
     text = ImageFont.load_default(_TEXT_SIZE)
 
     lines = [(_caption(grid, len(shown)), _TEXT_SIZE, "black")]
@@ -85,8 +87,9 @@ def contact_sheet(grid: ViewGrid) -> Image.Image:
         draw.text((_GAP, middle), _row_label(grid, v), "black", text, anchor="lm")
         for column, t in enumerate(shown):
             cell = Image.fromarray(to_bytes(grid.images[t, v]))
-            if shrink < 1:
-                cell = cell.resize((cell_w, cell_h), Image.Resampling.LANCZOS)
+            if scale != 1:
+                way = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+                cell = cell.resize((cell_w, cell_h), way)
             x = left + column * (cell_w + _GAP)
             draw.rectangle((x - 1, y - 1, x + cell_w, y + cell_h), outline=(222, 222, 222))
             sheet.paste(cell, (x, y))

@@ -1,4 +1,4 @@
-"""The loss that trains an autoencoder and an image tower of their own, and what inference takes of them.
+"""The losses that train an autoencoder and an image tower of their own, and what inference takes of them.
 
 The latents are put to mean 0 and variance 1 per channel afterwards, by the encoder's last and the decoder's
 first convolution, so that ``scale_factor`` is 1 and ``sigma_data`` of the diffusion model holds.
@@ -14,8 +14,15 @@ from ..diffusion.clip_vision import CLIPVision
 from ..diffusion.config import ModelConfig
 from ..diffusion.vae import VAEDecoder, VAEEncoder
 
-_KL_WEIGHT = 1e-4
-_EDGE_WEIGHT = 0.5
+_KL_WEIGHT = 1e-5
+# The latents' noise at first: more would drown what the encoder has to say before it has learnt to speak up.
+_FIRST_LOG_VARIANCE = -6.0
+_COLOUR_GAIN = 3.0
+# Squares are compared over patches of this size.
+_SQUARES_WEIGHT, _COLOUR_PATCH = 3.0, 2
+# A linear map of the latents must show small pictures, as it does with the official model's: colours are
+# learnt soon then, which takes long through the decoder's normalisation.
+_PREVIEW_WEIGHT = 2.0
 # What the image tower's one token must tell: the picture at this size.
 _THUMBNAIL = 8
 _TOWER_STD = 0.02
@@ -35,6 +42,8 @@ class AutoencoderLoss(nn.Module):
             nn.init.normal_(layer.attn.in_proj_weight, std=_TOWER_STD)  # pyright: ignore
             nn.init.zeros_(layer.attn.in_proj_bias)  # pyright: ignore
         nn.init.normal_(self.tower.proj, std=config.clip.width**-0.5)
+        nn.init.constant_(self.encoder.quant_conv.bias[config.vae.latent_channels :], _FIRST_LOG_VARIANCE)
+        self.to_preview = nn.Conv2d(config.vae.latent_channels, 3, 1)
         self.to_thumbnail = nn.Linear(config.clip.embed_dim, 3 * _THUMBNAIL**2)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -43,16 +52,52 @@ class AutoencoderLoss(nn.Module):
         moments = self.encoder.quant_conv(self.encoder.encoder(images))
         mean, log_variance = moments.chunk(2, dim=1)
         log_variance = log_variance.clamp(-20, 5)
-        decoded = self.decoder(mean + noise * (0.5 * log_variance).exp())
+        latents = mean + noise * (0.5 * log_variance).exp()
+        decoded = self.decoder(latents)
+        small = F.adaptive_avg_pool2d(images, latents.shape[-2:])
+        preview = _colour_weighted(self.to_preview(latents) - small).square().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = F.l1_loss(decoded, images) + _EDGE_WEIGHT * _edge_loss(decoded, images)
         thumbnail = F.adaptive_avg_pool2d(images, _THUMBNAIL).flatten(1)
-        return loss + _KL_WEIGHT * divergence + F.mse_loss(self.to_thumbnail(self.tower(images)), thumbnail)
+        return (
+            _picture_loss(decoded, images)
+            + _KL_WEIGHT * divergence
+            + _PREVIEW_WEIGHT * preview
+            + F.mse_loss(self.to_thumbnail(self.tower(images)), thumbnail)
+        )
 
 
-def _edge_loss(x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean distance between the differences of neighbouring pixels."""
-    return sum((F.l1_loss(x.diff(dim=d), y.diff(dim=d)) for d in (-2, -1)), x.new_zeros(()))
+class DecoderLoss(nn.Module):
+    """Reconstruction of pictures from exact latents: sharpens a decoder without moving the latents."""
+
+    def __init__(self, encoder: VAEEncoder, decoder: VAEDecoder) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False)
+        self.decoder = decoder.requires_grad_(True)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean distance of pictures [N, 3, H, W] in -1..1 and, several times, its mean square."""
+        images, _ = batch
+        with torch.no_grad():
+            latents = self.encoder(images)
+        error = self.decoder(latents) - images
+        return error.abs().mean() + _SQUARES_WEIGHT * error.square().mean()
+
+
+def _picture_loss(x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean distance of pictures and the mean square of that of their brightness and colours."""
+    squares = _colour_weighted(F.avg_pool2d(x - y, _COLOUR_PATCH)).square().mean()
+    return (x - y).abs().mean() + _SQUARES_WEIGHT * squares
+
+
+def _colour_weighted(x: Tensor) -> Tensor:
+    """Return RGB [N, 3, H, W] as brightness and two colour differences, these amplified.
+
+    Brightness against a white background explains most of a picture's variance, and four channels per patch
+    are few: with colours as they are, a short training spends all of them on brightness.
+    """
+    red, green, blue = x.unbind(1)
+    colours = torch.stack([red - green, (red + green) / 2 - blue], dim=1)
+    return torch.cat([x.mean(1, keepdim=True), _COLOUR_GAIN * colours], dim=1)
 
 
 @torch.no_grad()

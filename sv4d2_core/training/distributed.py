@@ -42,6 +42,15 @@ def is_first_process() -> bool:
     return rank_and_size()[0] == 0
 
 
+def any_process(answer: bool) -> bool:
+    """Return whether any process answers yes; all must ask, and all hear the same."""
+    if rank_and_size()[1] == 1:
+        return answer
+    answers = torch.tensor(float(answer), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(answers, dist.ReduceOp.MAX)
+    return bool(answers)
+
+
 def wait_for_all() -> None:
     """Return when all processes have come here."""
     if rank_and_size()[1] > 1:

@@ -118,8 +118,8 @@ def train(
         value = _mean_over_processes(loss.detach().float())
         if not math.isfinite(value):
             raise TrainingDiverged(
-                f"The loss of step {step} is {value}: the training diverged. Go on from the state that was "
-                f"saved last with a lower learning rate (it is {config.learning_rate:g})."
+                f"The loss of step {step} is {value}: the training diverged. Start anew in another folder "
+                f"with a lower learning rate (it is {config.learning_rate:g})."
             )
         weights.step(step, config.rate(step), config.clip)
         losses.append(value)

@@ -19,6 +19,8 @@ _RING_SHARE = 0.6
 _ELEVATIONS_DEG = (-10.0, 40.0)
 # Seconds do not exist in the world: a frame's share of an object's whole motion, slow to fast.
 _FRAME_STEP = (0.02, 0.1)
+# Between the first scenes of neighbouring seeds.
+_APART = 0x9E3779B1
 # How far the object reaches from the middle of the picture, in halves of its side.
 _FILL = (0.8, 0.95)
 
@@ -41,7 +43,8 @@ class ProceduralScenes:
 
     def scene(self, index: int) -> ViewGrid:
         """Return scene ``index`` with its masks."""
-        dice = torch.Generator("cpu").manual_seed((self.seed << 32) + index)
+        # A generator uses no more than 32 bits of its seed.
+        dice = torch.Generator("cpu").manual_seed((self.seed * _APART + index) % 2**32)
         thing = draw_object(int(torch.randint(2**31, (), generator=dice)))
         cameras = self._cameras(dice)
         step = float(_between(*_FRAME_STEP, torch.rand((), generator=dice)))

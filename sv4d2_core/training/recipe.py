@@ -32,7 +32,7 @@ TINY = ModelConfig(
         context_dim=64,
         vector_dim=256,
     ),
-    vae=VAEConfig(base=32, multipliers=(1, 2, 3), res_blocks=1),
+    vae=VAEConfig(base=64, multipliers=(1, 1, 2), res_blocks=1),
     clip=CLIPVisionConfig(
         width=64, layers=2, head_width=32, mlp_width=256, patch=8, image_size=32, embed_dim=64
     ),
@@ -71,6 +71,7 @@ class Recipe:
         n_scenes: how many scenes the samples are drawn from.
         autoencoder: steps and learning rate of autoencoder and image tower.
         autoencoder_batch: pictures per step.
+        decoder: the decoder alone, last, on a smaller loss: the latents stay what the UNet knows.
         phases: static 3D first, then 4D, as SV4D 2.0 was trained.
         dtype: ``bf16`` or ``fp32``, of the diffusion model; its float32 weights are kept beside bf16 ones.
         recomputes: gradient checkpointing.
@@ -79,9 +80,10 @@ class Recipe:
 
     model: ModelConfig = TINY
     seed: int = 0
-    n_scenes: int = 4000
-    autoencoder: LoopConfig = LoopConfig(steps=900, learning_rate=2e-3, average=0.99)
-    autoencoder_batch: int = 32
+    n_scenes: int = 3000
+    autoencoder: LoopConfig = LoopConfig(steps=1000, learning_rate=1.5e-3, warm_up=20, average=0.99)
+    autoencoder_batch: int = 16
+    decoder: LoopConfig = LoopConfig(steps=1500, learning_rate=1e-3, warm_up=20, average=0.99)
     phases: tuple[Phase, ...] = field(
         default=(
             Phase("static", LoopConfig(steps=3000), DrawConfig(n_frames=1, batch=16)),
@@ -95,6 +97,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"Expected dtype {' or '.join(DTYPES)}; got {self.dtype!r}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(
+                f"Expected a seed in 0..2**32 - 1; got {self.seed}. Larger seeds repeat smaller ones."
+            )
         if self.n_scenes < 1 or not self.phases:
             raise ValueError(f"Expected at least one scene and one phase; got {self.n_scenes}.")
 
@@ -109,4 +115,6 @@ class Recipe:
             return replace(loop, steps=max(1, round(loop.steps * share)))
 
         phases = tuple(replace(phase, loop=scaled(phase.loop)) for phase in self.phases)
-        return replace(self, autoencoder=scaled(self.autoencoder), phases=phases)
+        return replace(
+            self, autoencoder=scaled(self.autoencoder), decoder=scaled(self.decoder), phases=phases
+        )

@@ -15,18 +15,18 @@ from ..diffusion.checkpoint import load_checkpoint
 from ..diffusion.model import Model
 from ..whole_file import write_whole
 from .checkpoint import write_checkpoint
-from .distributed import is_first_process, wait_for_all
+from .distributed import any_process, is_first_process, rank_and_size, wait_for_all
 from .encoded import EncodedScenes
 from .loop import Progress
 from .lora import add_lora, load_lora_state, lora_state, merge_lora
 from .recipe import Recipe
 from .scene_store import SceneStore
-from .stages import fingerprint_of, train_autoencoder, train_phase
+from .stages import fingerprint_of, train_autoencoder, train_decoder, train_phase
 
-_AUTOENCODER = "autoencoder"
+_AUTOENCODER, _DECODER = "autoencoder", "decoder"
 _SAVE_EVERY_S = 120.0
 
-# callback(stage, progress, model): after each step; the model is None while the autoencoder is trained.
+# callback(stage, progress, model): after each step; the model is None while no UNet is trained.
 RunCallback = Callable[[str, Progress, Model | None], None]
 
 
@@ -61,9 +61,11 @@ class TrainingRun:
 
         Raises:
             OutOfTime: the minutes are over.
-            ValueError: the folder belongs to a training with another recipe.
+            ValueError: the folder belongs to a training with another recipe or base, processes that cannot
+                share a batch evenly.
         """
         self._began = self._saved = time.monotonic()
+        self._check_batches()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_recipe()
         start = self.base
@@ -71,13 +73,13 @@ class TrainingRun:
             start = self._checkpoint(_AUTOENCODER)
             if not start.exists():
                 self._autoencoder(start)
-        base = load_checkpoint(start, device=self.device)
+        base = self._loaded(start)
         scenes = EncodedScenes(base, self.store.read, self.folder / "encoded")
-        made_from = fingerprint_of(str(start), start.stat().st_size, self.store.settings)
+        made_from = self._made_from(start)
         for phase in self.recipe.phases:
             end = self._checkpoint(phase.name)
             if not end.exists():
-                model = load_checkpoint(start, device=self.device)
+                model = self._loaded(start)
                 if self.recipe.lora_rank:
                     add_lora(model.unet, self.recipe.lora_rank, self.recipe.lora_rank, seed=self.recipe.seed)
                 train_phase(
@@ -95,12 +97,12 @@ class TrainingRun:
                     model = self._merged(model, start, end)
                 self._finish(phase.name, replace(model, config=replace(model.config, trained=True)))
             start = end
-        return start
+        return start if self.base is not None else self._decoder(start)
 
     def _autoencoder(self, end: Path) -> None:
         model = train_autoencoder(
             self.recipe,
-            lambda index: self.store.read(index),
+            self.store.read,
             self.device,
             state=self._state(_AUTOENCODER),
             callback=lambda progress: self._after_step(_AUTOENCODER, progress, None),
@@ -108,29 +110,59 @@ class TrainingRun:
         # Its UNet was never trained.
         self._finish(_AUTOENCODER, replace(model, config=replace(model.config, trained=False)))
 
+    def _loaded(self, path: Path) -> Model:
+        """Return a checkpoint's model with the recipe's view mixing, for which any weights fit."""
+        model = load_checkpoint(path, device=self.device)
+        model.unet.set_view_mixing(self.recipe.model.unet.view_mixing)
+        return replace(model, config=replace(model.config, unet=model.unet.config))
+
+    def _decoder(self, start: Path) -> Path:
+        end = self._checkpoint(_DECODER)
+        if not end.exists():
+            model = load_checkpoint(start, device=self.device)
+            train_decoder(
+                self.recipe,
+                model,
+                self.store.read,
+                fingerprint=self._made_from(start),
+                state=self._state(_DECODER),
+                callback=lambda progress: self._after_step(_DECODER, progress, None),
+            )
+            self._finish(_DECODER, model)
+        return end
+
+    def _made_from(self, start: Path) -> str:
+        return fingerprint_of(str(start), start.stat().st_size, self.store.settings)
+
     def _merged(self, model: Model, start: Path, end: Path) -> Model:
         """Write what a LoRA learned as a file of its own and return the model it started from with it."""
         state = lora_state(model.unet)
         if is_first_process():
             write_whole(end.with_suffix(".lora.safetensors"), save(state, metadata={"format": "pt"}))
-        merged = load_checkpoint(start, device=self.device)
+        merged = self._loaded(start)
         load_lora_state(merged.unet, state)
         merge_lora(merged.unet)
         return merged
 
     def _after_step(self, stage: str, progress: Progress, model: Model | None) -> None:
         file = self._state(stage)
-        out_of_time = self.minutes is not None and time.monotonic() - self._began > 60 * self.minutes
         try:
             if self.callback is not None:
                 self.callback(stage, progress, model)
         except BaseException:
             self._save(progress, file)
             raise
+        out_of_time = self._is_out_of_time()
         if out_of_time or time.monotonic() - self._saved > _SAVE_EVERY_S:
             self._save(progress, file)
         if out_of_time:
             raise OutOfTime(f"{stage}: {progress.step} of {progress.total} steps")
+
+    def _is_out_of_time(self) -> bool:
+        if self.minutes is None:
+            return False
+        # A process that stopped alone would leave the others waiting for its gradients.
+        return any_process(time.monotonic() - self._began > 60 * self.minutes)
 
     def _save(self, progress: Progress, file: Path) -> None:
         if is_first_process():
@@ -144,15 +176,27 @@ class TrainingRun:
             self._state(stage).unlink(missing_ok=True)
         wait_for_all()
 
+    def _check_batches(self) -> None:
+        size = rank_and_size()[1]
+        for phase in self.recipe.phases:
+            if phase.draw.batch % size:
+                raise ValueError(
+                    f"Expected samples per step that {size} processes share evenly; phase {phase.name} has "
+                    f"{phase.draw.batch}. Give it a multiple of {size}."
+                )
+
     def _check_recipe(self) -> None:
-        file, content = self.folder / "recipe.json", json.dumps(self.recipe.to_json(), indent=1)
+        recipe = self.recipe.to_json()
+        if self.base is not None:
+            recipe["base"] = str(self.base.resolve())
+        file, content = self.folder / "recipe.json", json.dumps(recipe, indent=1)
         if not file.exists():
             if is_first_process():
                 write_whole(file, content.encode())
         elif json.loads(file.read_text()) != json.loads(content):
             raise ValueError(
-                f"{self.folder} holds a training with another recipe (recipe.json). Give the same options to "
-                f"go on with it, or choose another folder."
+                f"{self.folder} holds a training with another recipe or base (recipe.json). Give the same "
+                f"options to go on with it, or choose another folder."
             )
 
     def _state(self, stage: str) -> Path:

@@ -34,7 +34,7 @@ class Scores:
     Args:
         psnr: dB, whole pictures.
         foreground_psnr: dB, where the true picture shows the object.
-        iou: of the silhouettes; NaN for pictures without any.
+        iou: of the silhouettes, those of the true pictures found like those of the made ones.
     """
 
     psnr: Tensor
@@ -121,5 +121,5 @@ def _score(images: Tensor, truth: ViewGrid) -> tuple[float, float, float]:
     return (
         float(psnr(images, novel).mean()),
         float(psnr(images, novel, masks).mean()),
-        float(mask_iou(near_white_masks(images).float(), masks).mean()),
+        float(mask_iou(near_white_masks(images), near_white_masks(novel)).mean()),
     )

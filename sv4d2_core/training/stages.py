@@ -15,7 +15,7 @@ from ..cameras import Cameras
 from ..diffusion.conditioning import to_network_images
 from ..diffusion.model import Model
 from ..diffusion.unet import UNet
-from .autoencoder import AutoencoderLoss, normalise_latents
+from .autoencoder import AutoencoderLoss, DecoderLoss, normalise_latents
 from .batches import ViewsBatch, draw_batch
 from .distributed import rank_and_size
 from .encoded import EncodedScene
@@ -56,13 +56,15 @@ def train_autoencoder(
     initialise(unet)
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
-        return _picture_batch(recipe, read, step, device)
+        # Scenes are still being made when training starts.
+        n_scenes = min(recipe.n_scenes, _SCENES_AT_START + _SCENES_PER_STEP * step)
+        return _picture_batch(recipe, read, n_scenes, "autoencoder", step, device)
 
     fingerprint = fingerprint_of("autoencoder", recipe.to_json(), rank_and_size()[1])
     train(network, batches, recipe.autoencoder, fingerprint=fingerprint, state=state, callback=callback)
     network.requires_grad_(False).eval()
     sample = [
-        _picture_batch(recipe, read, -1 - k, device)[0]
+        _picture_batch(recipe, read, recipe.n_scenes, "statistics", k, device)[0]
         for k in range(-(-_PICTURES_FOR_STATISTICS // recipe.autoencoder_batch))
     ]
     normalise_latents(network.encoder, network.decoder, torch.cat(sample))
@@ -70,12 +72,43 @@ def train_autoencoder(
     return Model(recipe.model, unet, encoder, encoder, network.decoder, network.tower)
 
 
-def _picture_batch(recipe: Recipe, read: ReadScene, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return pictures [N, 3, H, W] in -1..1 of a few scenes, and noise for their latents."""
+def train_decoder(
+    recipe: Recipe,
+    model: Model,
+    read: ReadScene,
+    *,
+    fingerprint: str,
+    state: Path | None = None,
+    callback: Callback | None = None,
+) -> None:
+    """Train the decoder of a model in place, on the latents of its encoder as they are.
+
+    Args:
+        recipe: steps, seed.
+        model: whose decoder is trained.
+        read: pictures [F, C, H, W, 3] uint8 and cameras of a scene.
+        fingerprint: of the data and of the model that training starts from.
+        state: see `train`.
+        callback: see `train`.
+    """
+    device = next(model.decoder.parameters()).device
+
+    def batches(step: int) -> tuple[Tensor, Tensor]:
+        return _picture_batch(recipe, read, recipe.n_scenes, "decoder", step, device)
+
+    key = fingerprint_of("decoder", recipe.to_json(), fingerprint, rank_and_size()[1])
+    network = DecoderLoss(model.frame_encoder, model.decoder)
+    train(network, batches, recipe.decoder, fingerprint=key, state=state, callback=callback)
+    model.decoder.requires_grad_(False).eval()
+
+
+def _picture_batch(
+    recipe: Recipe, read: ReadScene, n_scenes: int, purpose: str, step: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return pictures [N, 3, H, W] in -1..1 of a few of the scenes, and noise for their latents."""
     rank, size = rank_and_size()
-    dice = torch.Generator("cpu").manual_seed(recipe.seed + (step * size + rank) * 7919 + 2**40)
-    # Scenes are still being made when training starts.
-    n_scenes = min(recipe.n_scenes, _SCENES_AT_START + _SCENES_PER_STEP * max(step, 0))
+    seed = int(fingerprint_of(purpose, recipe.seed, step, rank, size)[:8], 16)
+    dice = torch.Generator("cpu").manual_seed(seed)
     pictures = []
     for _ in range(-(-recipe.autoencoder_batch // (_PICTURES_PER_SCENE * size))):
         images, _ = read(int(torch.randint(n_scenes, (), generator=dice)))
@@ -137,10 +170,11 @@ def train_phase(
 
 def prepare_for_training(unet: UNet, phase: Phase, recipe: Recipe) -> None:
     """Let a UNet record what the phase trains: all weights with an effect, or those of a LoRA alone."""
-    if not any(parameter.requires_grad for parameter in unet.parameters()):
-        for name, parameter in unet.named_parameters():
-            motion = ".motion_blocks." in name or "time_mix_motion" in name or "time_mixer_motion" in name
-            parameter.requires_grad_(not _WITHOUT_EFFECT.search(name) and (phase.mixes_frames or not motion))
+    everything = not any(parameter.requires_grad for parameter in unet.parameters())
+    for name, parameter in unet.named_parameters():
+        motion = ".motion_blocks." in name or "time_mix_motion" in name or "time_mixer_motion" in name
+        has_effect = not _WITHOUT_EFFECT.search(name) and (phase.mixes_frames or not motion)
+        parameter.requires_grad_(has_effect and (everything or parameter.requires_grad))
     unet.train()
     unet.set_frame_mixing(phase.mixes_frames)
     unet.recomputes = recipe.recomputes

@@ -77,9 +77,11 @@ class Weights:
             now = {name: parameter.clone() for name, parameter in self.working.items()}
             for name, parameter in self.working.items():
                 parameter.copy_(self.mean[name])
-            yield
-            for name, parameter in self.working.items():
-                parameter.copy_(now[name])
+            try:
+                yield
+            finally:
+                for name, parameter in self.working.items():
+                    parameter.copy_(now[name])
 
     @torch.no_grad()
     def use_average(self) -> None:

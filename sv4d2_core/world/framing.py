@@ -34,7 +34,8 @@ def framed(parts: Parts, cameras: Cameras, fill: float) -> Parts:
         rest_centres=parts.coat.rest_centres * scale,
         frequency=parts.coat.frequency / scale,
     )
-    return Parts((parts.centres - middle) * scale, parts.rotations, parts.radii * scale, coat)
+    centres = (parts.centres - middle) * scale
+    return replace(parts, centres=centres, radii=parts.radii * scale, coat=coat)
 
 
 def _reach(points: torch.Tensor, cameras: Cameras) -> float:

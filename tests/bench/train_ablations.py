@@ -1,0 +1,209 @@
+"""Prints what the changes of SV4D 2.0's training are worth at the scale of `sv4d2-tiny`.
+
+    python tests/bench/train_ablations.py FOLDER [--steps 400] [--seeds 0 1 2] [--arms full view ...]
+
+FOLDER is that of a training from scratch (`sv4d2 train --out FOLDER`): its autoencoder and its scenes are
+used. Every arm sees the same number of pictures in the same order per seed, with a smaller UNet. Finished
+runs are kept in FOLDER/ablations and not repeated. Figures are means over held-out objects and seeds; the
+intervals hold 95 % of the paired differences to the arm in question under resampling of the objects.
+
+Arms ``raw`` and ``curated`` are trained on clips of which most have a planted defect: all of them as
+they are, or those that the curation keeps, rectified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from planted_clips import DEFECTS, planted_clip
+from torch import Tensor
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.diffusion.checkpoint import load_checkpoint
+from sv4d2_core.diffusion.model import Model
+from sv4d2_core.diffusion.novel_views import sample_views
+from sv4d2_core.diffusion.unet import UNet
+from sv4d2_core.metrics.image import psnr
+from sv4d2_core.training.curation.limits import CurationLimits
+from sv4d2_core.training.curation.rectify import rectify
+from sv4d2_core.training.curation.verdict import judge
+from sv4d2_core.training.encoded import EncodedScene, EncodedScenes
+from sv4d2_core.training.procedural import ProceduralScenes
+from sv4d2_core.training.recipe import TINY, Recipe
+from sv4d2_core.training.scene_store import SceneStore
+from sv4d2_core.training.scores import held_out_views
+from sv4d2_core.training.stages import train_phase
+from sv4d2_core.training.views_loss import initialise
+from sv4d2_core.views import ViewGrid
+
+UNET = replace(TINY.unet, multipliers=(1, 2))
+STATIC_SHARE = 0.6
+SAMPLER_STEPS = 12
+CLIPS = 200
+CLIP_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train; the defaults are the full recipe."""
+
+    view_mixing: str = "joint_3d"
+    masks: bool = True
+    static_share: float = STATIC_SHARE
+    clips: str = ""
+    against: str = "full"
+
+
+ARMS = {
+    "full": Arm(),
+    "view": Arm(view_mixing="view"),
+    "unmasked": Arm(masks=False),
+    "no-static": Arm(static_share=0.0),
+    "raw": Arm(clips="raw", against="curated"),
+    "curated": Arm(clips="curated", against="curated"),
+}
+COLUMNS = ("PSNR fg", "with references", "mask IoU", "temporal error")
+
+
+def planted(kind: str, folder: Path, base: Model) -> list[EncodedScene]:
+    """Return the encoded clips of an arm; kept in a file list of the folder's own."""
+    scenes = []
+    store = EncodedScenes(base, _reader(kind), folder / f"clips_{kind}")
+    names = folder / f"clips_{kind}.json"
+    if not names.exists():
+        kept = [k for k in range(CLIPS) if kind == "raw" or judge(_clip(k), _LIMITS).kept]
+        names.write_text(json.dumps(kept))
+    for index in json.loads(names.read_text()):
+        scenes.append(store(index))
+    return scenes
+
+
+_LIMITS = CurationLimits()
+
+
+def _clip(index: int) -> ViewGrid:
+    return planted_clip(20_000 + index, tuple(DEFECTS)[index % len(DEFECTS)], CLIP_SIZE).grid
+
+
+def _reader(kind: str) -> Callable[[int], tuple[Tensor, Cameras]]:
+    def read(index: int) -> tuple[Tensor, Cameras]:
+        grid = _clip(index)
+        if kind == "curated":
+            grid = rectify(grid, judge(grid, _LIMITS).plan, TINY.size)
+        grid = grid.resized(TINY.size)
+        return (grid.images * 255).round().to(torch.uint8), grid.cameras
+
+    return read
+
+
+def trained(
+    arm: Arm, base: Model, scenes: Callable[[int], EncodedScene], n: int, steps: int, seed: int
+) -> Model:
+    """Return a model whose UNet was trained as the arm says."""
+    torch.manual_seed(seed)
+    config = replace(base.config, unet=replace(UNET, view_mixing=arm.view_mixing))
+    unet = UNet(config.unet)
+    initialise(unet)
+    recipe = Recipe(model=config, seed=seed, n_scenes=n)
+    static, motion = recipe.phases
+    masks = {} if arm.masks else {"mask_all": 0.0, "mask_view": 0.0}
+    model = replace(base, config=config, unet=unet)
+    n_static = round(arm.static_share * steps)
+    for phase, n_steps in ((static, n_static), (motion, steps - n_static)):
+        loop = replace(phase.loop, steps=n_steps, learning_rate=1e-3, average=0.99)
+        draw = replace(phase.draw, **masks)
+        if n_steps:
+            train_phase(replace(phase, loop=loop, draw=draw), recipe, model, scenes, fingerprint="")
+    return model
+
+
+def scores(model: Model, n_objects: int) -> list[list[float]]:
+    """Return the figures of ``COLUMNS`` for every held-out object."""
+    rows = []
+    for number in range(n_objects):
+        truth = held_out_views(number, model.config.n_frames, Cameras.default(4), model.config.size)
+        novel = truth.images[:, 1:]
+        masks = truth.masks[:, 1:]
+        made = [
+            sample_views(
+                model, truth.images[:, 0], truth.cameras, steps=SAMPLER_STEPS, reference_views=references
+            )
+            for references in (None, novel[0])
+        ]
+        free = made[0].images[:, 1:]
+        foreground = [
+            float(psnr(g.images[:, 1:].flatten(0, 1), novel.flatten(0, 1), masks.flatten(0, 1)).mean())
+            for g in made
+        ]
+        overlap = (made[0].masks[:, 1:] >= 0.5) & (masks >= 0.5)
+        union = (made[0].masks[:, 1:] >= 0.5) | (masks >= 0.5)
+        temporal = (free.diff(dim=0) - novel.diff(dim=0)).abs().mean()
+        rows.append([*foreground, float(overlap.sum() / union.sum()), float(temporal)])
+    return rows
+
+
+def report(results: dict[str, list[list[list[float]]]]) -> None:
+    """Print means and paired intervals; ``results`` holds [seeds][objects][columns] of each arm."""
+    means = {name: torch.tensor(runs, dtype=torch.float64).mean(0) for name, runs in results.items()}
+    print(f"| arm | seeds | {' | '.join(COLUMNS)} |")
+    print("|---|" + "---|" * (len(COLUMNS) + 1))
+    for name, table in means.items():
+        cells = []
+        for column in range(len(COLUMNS)):
+            digits = 4 if column == 3 else 3 if column == 2 else 2
+            cell = f"{table[:, column].mean():.{digits}f}"
+            other = ARMS[name].against
+            if other != name and other in means:
+                low, high = interval(table[:, column] - means[other][:, column])
+                cell += f" ({low:+.{digits}f} to {high:+.{digits}f})"
+            cells.append(cell)
+        print(f"| {name} | {len(results[name])} | {' | '.join(cells)} |")
+
+
+def interval(differences: Tensor, n: int = 10_000) -> tuple[float, float]:
+    """Return the middle 95 % of the mean of paired differences [N] under resampling."""
+    generator = torch.Generator().manual_seed(0)
+    picked = torch.randint(len(differences), (n, len(differences)), generator=generator)
+    means = differences[picked].mean(1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def main() -> None:
+    """Train and score what is not there yet, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--objects", type=int, default=32)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    place = args.folder / "ablations"
+    place.mkdir(exist_ok=True)
+    base = load_checkpoint(args.folder / "autoencoder.safetensors")
+    settings = json.loads((args.folder / "scenes" / "scenes.json").read_text())
+    store = SceneStore(args.folder / "scenes", ProceduralScenes(**settings["procedural"]), settings)
+    n_scenes = json.loads((args.folder / "recipe.json").read_text())["n_scenes"]
+    clean = EncodedScenes(base, store.read, args.folder / "encoded")
+    results: dict[str, list] = {}
+    for seed in args.seeds:
+        for name in args.arms:
+            arm = ARMS[name]
+            file = place / f"{name}_{args.steps}_{args.objects}_{seed}.json"
+            if not file.exists():
+                clips = planted(arm.clips, place, base) if arm.clips else None
+                scenes, n = (clips.__getitem__, len(clips)) if clips else (clean, n_scenes)
+                model = trained(arm, base, scenes, n, args.steps, seed)
+                file.write_text(json.dumps(scores(model, args.objects)))
+            results.setdefault(name, []).append(json.loads(file.read_text()))
+        report(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""How trainings are judged: against baselines, on objects that no training sees, framed like its data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.diffusion.config import ModelConfig
+from sv4d2_core.diffusion.model import SamplingJob
+from sv4d2_core.training import procedural
+from sv4d2_core.training.pictures import sample_sheet
+from sv4d2_core.training.procedural import ProceduralScenes
+from sv4d2_core.training.scores import METHODS, held_out_views, score_model
+from sv4d2_core.views import ViewGrid
+from sv4d2_core.world.anatomy import surface_points
+from sv4d2_core.world.creature import parts_at
+from sv4d2_core.world.distribution import HELD_OUT_OBJECTS, TRAINING_SEEDS, draw_object
+from sv4d2_core.world.framing import framed
+from sv4d2_core.world.render import render_parts
+
+torch.set_num_threads(1)
+
+SIZE = 16
+
+
+@pytest.fixture
+def config(training_config) -> ModelConfig:
+    return replace(training_config, size=SIZE)
+
+
+def truth(config: ModelConfig, number: int = 0) -> ViewGrid:
+    return held_out_views(number, config.n_frames, Cameras.default(config.n_views), config.size)
+
+
+class Seer:
+    """A backend that knows the true views; without a shift it makes exactly these."""
+
+    def __init__(self, config: ModelConfig, shift: float = 0.0) -> None:
+        self.config = config
+        self.shift = shift
+        self.seen = 0
+        self.references: list[bool] = []
+
+    def embed(self, images: Tensor) -> Tensor:
+        grids = [truth(self.config, number) for number in range(2)]
+        self.seen = next(k for k, grid in enumerate(grids) if torch.equal(grid.images[:, 0], images))
+        return images.new_zeros(len(images), self.config.clip.embed_dim)
+
+    def encode(self, images: Tensor, role: str) -> Tensor:
+        side = self.config.size // self.config.latent_factor
+        return torch.full((len(images), 4, side, side), float(role == "views"))
+
+    def denoise(self, job: SamplingJob) -> Tensor:
+        self.references.append(bool(job.conditioning.reference_latents.any()))
+        return torch.zeros_like(job.noise)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        views = truth(self.config, self.seen).images[:, 1:].flatten(0, 1)
+        return (views - self.shift).clamp(0, 1)
+
+
+def test_true_views_have_perfect_scores(config):
+    scores = score_model(Seer(config), 2, steps=1, methods=("model",))["model"]
+    assert scores.psnr.tolist() == scores.foreground_psnr.tolist() == [math.inf] * 2
+    assert scores.iou.tolist() == [1.0, 1.0]
+
+
+def test_baselines_do_not_depend_on_the_model(config):
+    done: list[int] = []
+    good, bad = (score_model(Seer(config, s), 2, steps=1, callback=done.append) for s in (0.0, 0.5))
+    assert done == [1, 2] * 2 and tuple(good) == METHODS
+    for method in ("copy", "white"):
+        for name in ("psnr", "foreground_psnr", "iou"):
+            values = getattr(good[method], name)
+            assert torch.equal(values, getattr(bad[method], name)) and bool(values.isfinite().all())
+            assert values.shape == (2,)
+    assert torch.equal(good["white"].iou, torch.zeros(2).double())
+    assert (good["white"].foreground_psnr < good["white"].psnr).all()
+    assert (good["copy"].iou > 0.2).all() and (good["copy"].iou < 1).all()
+    assert (bad["model"].psnr < good["model"].psnr).all()
+    assert (bad["model"].foreground_psnr < 12).all()
+
+
+def test_references_are_given_where_they_are_named(config):
+    backend = Seer(config)
+    score_model(backend, 1, steps=1, methods=("with_references", "model"))
+    assert backend.references == [True, False]
+
+
+def test_the_number_of_objects_is_bounded(config):
+    for n in (0, 65):
+        with pytest.raises(ValueError, match=f"Expected 1 to 64 objects; got {n}"):
+            score_model(Seer(config), n)
+
+
+def test_no_training_sees_a_held_out_object(monkeypatch):
+    drawn: list[int] = []
+
+    def recorded(seed: int):
+        drawn.append(seed)
+        return draw_object(0)
+
+    monkeypatch.setattr(procedural, "draw_object", recorded)
+    for seed in (0, 1, 2**31, 2**32 - 1):
+        scenes = ProceduralScenes(seed, size=2, n_cameras=2, n_frames=1)
+        for index in (0, 1, 2999):
+            scenes.scene(index)
+    assert len(set(drawn)) == len(drawn) == 12
+    assert all(seed in TRAINING_SEEDS for seed in drawn) and not set(drawn) & set(HELD_OUT_OBJECTS)
+
+
+def test_scenes_follow_from_seed_and_number():
+    def pictures(seed: int, index: int) -> Tensor:
+        return ProceduralScenes(seed, size=8, n_cameras=3, n_frames=2).scene(index).images
+
+    assert torch.equal(pictures(0, 3), pictures(0, 3))
+    assert not torch.equal(pictures(0, 3), pictures(0, 4))
+    assert not torch.equal(pictures(0, 3), pictures(1, 3))
+
+
+def test_procedural_cameras_are_rings_or_anywhere():
+    scenes = ProceduralScenes(0, size=2, n_cameras=12, n_frames=1)
+    grids = [scenes.scene(k) for k in range(12)]
+    even = [tuple(30.0 * k for k in range(12)) == grid.cameras.azimuths_deg for grid in grids]
+    flat = [set(grid.cameras.elevations_deg) == {0.0} for grid in grids]
+    assert even == flat and 3 <= sum(even) <= 11
+    heights = [e + g.cameras.input_elevation_deg for g in grids for e in g.cameras.elevations_deg]
+    assert min(heights) >= -10.01 and max(heights) <= 40.01 and max(heights) - min(heights) > 30
+
+
+@pytest.mark.parametrize("seed", [3, HELD_OUT_OBJECTS[5]])
+@pytest.mark.parametrize("fill", [0.6, 0.9])
+def test_a_framed_object_is_centred_and_fills_what_it_should(seed, fill):
+    size, times = 96, torch.linspace(0.3, 0.6, 2)
+    cameras = Cameras((0, 10, -15), (0, 100, 220), input_elevation_deg=20.0)
+    before = parts_at(draw_object(seed), times)
+    parts = framed(before, cameras, fill)
+    shown = render_parts(parts, cameras, size).mask > 0.02  # [T, V + 1, H, W]
+    rows, columns = shown.nonzero()[:, 2:].double().add(0.5).div(size / 2).sub(1).T
+    reach = max(float(rows.abs().max()), float(columns.abs().max()))
+    assert reach == pytest.approx(fill, abs=0.04)
+    points = surface_points(parts)
+    assert torch.allclose(points.amin(0), -points.amax(0))
+    # The same object elsewhere and larger is framed alike.
+    moved = replace(before, centres=before.centres * 1.5 + 0.3, radii=before.radii * 1.5)
+    again = framed(moved, cameras, fill)
+    assert torch.allclose(again.centres, parts.centres, atol=1e-3)
+    assert torch.allclose(again.radii, parts.radii, atol=1e-3)
+
+
+def test_a_sheet_shows_true_beside_made(config):
+    same, other = sample_sheet(Seer(config), (0, 1), steps=1), sample_sheet(Seer(config, 0.5), (0,), steps=1)
+    assert same.width == other.width and same.height > 1.8 * other.height
+
+    # Two rows per object: equal where the made views are the true ones, but for the word in front.
+    def rows(image, k):
+        cell = (image.height - 6) // (4 if image.height > other.height else 2)
+        return image.crop((64, 6 + k * cell, image.width, k * cell + cell)).tobytes()
+
+    assert rows(same, 0) == rows(same, 1) != rows(same, 2) == rows(same, 3)
+    assert rows(other, 0) == rows(same, 0) != rows(other, 1)
