@@ -19,8 +19,9 @@ from sv4d2_core.fourd.gaussians_fit import GaussiansFit, nearest
 from sv4d2_core.fourd.gaussians_relocation import relocate, shared
 from sv4d2_core.fourd.hull import Occupancy
 from sv4d2_core.fourd.hull_distance import HullDistance
-from sv4d2_core.fourd.scene import SCENE_FORMAT, read_tensors
+from sv4d2_core.fourd.scene import SCENE_FORMAT
 from sv4d2_core.metrics.image import psnr
+from sv4d2_core.tensor_file import read_tensors
 from sv4d2_core.world.anatomy import make_creature
 from sv4d2_core.world.render import render_creature, render_views
 

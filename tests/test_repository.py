@@ -24,7 +24,8 @@ BESIDE_THE_HOST = {"torch", "numpy", "PIL", "einops"}
 
 # Higher floors may import lower ones, never the other way round.
 FLOORS = [
-    {"cameras", "orbits", "orbit_fit", "shipped", "views", "whole_file", "world"},
+    {"cameras", "fingerprints", "orbits", "orbit_fit", "shipped", "views", "world"}
+    | {"tensor_file", "whole_file"},
     {"video"},
     {"diffusion", "metrics", "fourd"},
     {"export"},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.res_block import ResBlock
 from sv4d2_core.diffusion.unet import UNet
-from sv4d2_core.fourd.scene import read_tensors
+from sv4d2_core.tensor_file import read_tensors
 from sv4d2_core.training.batches import DrawConfig, ViewsBatch
 from sv4d2_core.training.loop import LoopConfig, Progress, TrainingDiverged, train
 from sv4d2_core.training.lora import add_lora

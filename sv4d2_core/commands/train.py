@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..diffusion.model import Model
 from ..export.loss_plot import loss_plot
-from ..training.distributed import is_first_process, process_group
+from ..training.distributed import any_process, is_first_process, process_group
 from ..training.folder_scenes import FolderScenes
 from ..training.folders import check_training_folder
 from ..training.loop import Progress
@@ -32,8 +32,10 @@ from .train_arguments import recipe_of
 log = logging.getLogger(__name__)
 
 
-_PLOT_SIZE = (900, 420)
+_PLOT_SIZE, _PLOT_EVERY_S = (900, 420), 60.0
 _SAMPLED_OBJECTS = (0, 1, 2, 3)
+# Cameras of a generated scene: twelve around hold the orbit of 4 views, only twice as many that of 8.
+_CAMERAS, _FEW_VIEWS, _FEWEST_FRAMES = 12, 4, 4
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         paths = tuple(
             check_training_folder(args.data, size=model.size, n_views=model.n_views, n_frames=model.n_frames)
         )
-        recipe = recipe_of(args, len(paths))
+        recipe = replace(recipe, n_scenes=len(paths))
     with process_group(choose_device(args.device)) as device:
         first = is_first_process()
         with exclusive(args.out) if first else nullcontext(), interrupts_between_steps() as check:
@@ -57,12 +59,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _store(args: argparse.Namespace, recipe: Recipe, paths: tuple[Path, ...]) -> SceneStore:
-    size = recipe.model.size
+    model, folder = recipe.model, args.out / "scenes"
+    # The autoencoder reads pictures again and again; a diffusion model alone reads each scene once.
+    keeps = args.base is None
     if paths:
-        files = [str(path) for path in paths]
-        return SceneStore(args.out / "scenes", FolderScenes(paths, size), {"data": files, "size": size})
-    source = ProceduralScenes(args.seed, size, n_frames=max(4, recipe.model.n_frames))
-    return SceneStore(args.out / "scenes", source, {"procedural": asdict(source)})
+        renders = FolderScenes(paths, model.size)
+        return SceneStore(folder, renders, {"data": renders.identity(), "size": model.size}, keeps)
+    source = ProceduralScenes(
+        args.seed,
+        model.size,
+        n_cameras=_CAMERAS if model.n_views <= _FEW_VIEWS else 2 * _CAMERAS,
+        n_frames=max(_FEWEST_FRAMES, model.n_frames),
+    )
+    return SceneStore(folder, source, {"procedural": asdict(source)}, keeps)
 
 
 def _train(
@@ -94,11 +103,12 @@ class _Watch:
     """Shows how a training goes: a bar per stage, its losses, and now and then what the model makes."""
 
     folder: Path
-    minutes: float
+    sample_every_min: float
     check_interrupt: Callable[[], None]
     bar: tqdm
     stage: str = ""
-    drawn: float = field(default_factory=time.monotonic)
+    plotted: float = field(default_factory=time.monotonic)
+    sampled: float = field(default_factory=time.monotonic)
 
     def __call__(self, stage: str, progress: Progress, model: Model | None) -> None:
         if is_first_process():
@@ -109,15 +119,26 @@ class _Watch:
             self.bar.update(progress.step - self.bar.n)
             recent = progress.losses[-50:]
             self.bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}", refresh=False)
-            if progress.step == progress.total or time.monotonic() - self.drawn > 60 * self.minutes:
-                self._draw(stage, progress, model)
-        self.check_interrupt()
+            self._draw(stage, progress, model)
+        # A process that stopped alone would leave the others waiting for its gradients.
+        if any_process(self._is_interrupted()):
+            raise KeyboardInterrupt
+
+    def _is_interrupted(self) -> bool:
+        try:
+            self.check_interrupt()
+        except KeyboardInterrupt:
+            return True
+        return False
 
     def _draw(self, stage: str, progress: Progress, model: Model | None) -> None:
-        steps = list(enumerate(progress.losses, start=1))
-        loss_plot(steps, *_PLOT_SIZE).save(self.folder / f"{stage}_loss.png")
-        if model is not None:
+        now, at_end = time.monotonic(), progress.step == progress.total
+        if at_end or now - self.plotted > _PLOT_EVERY_S:
+            steps = list(enumerate(progress.losses, start=1))
+            loss_plot(steps, *_PLOT_SIZE).save(self.folder / f"{stage}_loss.png")
+            self.plotted = now
+        if model is not None and (at_end or now - self.sampled > 60 * self.sample_every_min):
             with progress.averaged():
                 sheet = sample_sheet(model, _SAMPLED_OBJECTS)
             sheet.save(self.folder / f"{stage}_{progress.step:06d}.png")
-        self.drawn = time.monotonic()
+            self.sampled = time.monotonic()

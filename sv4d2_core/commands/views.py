@@ -22,13 +22,14 @@ from ..diffusion.model import Model
 from ..diffusion.novel_views import sample_views
 from ..diffusion.window_store import WindowFolder, tensor_fingerprint
 from ..export.folder import write_views
+from ..fingerprints import file_fingerprint
 from ..video.crop import PreparedClip, prepare_clip
 from ..video.frames import load_clip
 from ..views import ViewGrid
 from .machine import choose_device, choose_dtype
 from .output_folder import exclusive, is_complete, refuse_inputs_inside
 from .peak_memory import PeakMemory
-from .provenance import file_fingerprint, options_of, versions
+from .provenance import options_of, versions
 from .references import load_reference_views
 from .views_arguments import cameras_of, check_sampling, guidance_range_of
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..tensor_file import tensors_under
 from .canonical import Canonical
 from .config import RefineConfig
 from .following import Following
@@ -17,7 +18,7 @@ from .hull import Occupancy
 from .object_path import ObjectPath
 from .planes import MovingPlanes
 from .rays import Rays
-from .scene import SceneRendering, save_scene, tensors_under, views_to_render
+from .scene import SceneRendering, save_scene, views_to_render
 from .volume import box_span, composite_on_white, ray_weights, sample_distances
 
 # Rays that are rendered together: bounds the memory, whatever the picture's size.

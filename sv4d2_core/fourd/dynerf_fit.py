@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..tensor_file import tensors_under
 from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf import DyNeRF
@@ -19,7 +20,6 @@ from .normals import resized_normals
 from .occupied import dense_cells
 from .patches import PatchLoss
 from .rays import RayPool
-from .scene import tensors_under
 
 # All of a deformation's scales are on when this share of the dynamic steps is done.
 _ANNEALED = 0.3

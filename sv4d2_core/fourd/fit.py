@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..tensor_file import tensors_under
 from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf_fit import DyNeRFFit
@@ -17,7 +18,7 @@ from .fitting import Draw, SceneFit
 from .frame_schedule import allowed_frames, anchor_frame, draw_frames, motion_is_large
 from .gaussians_fit import GaussiansFit
 from .patches import PatchLoss, Perceptual
-from .scene import Scene4D, tensors_under
+from .scene import Scene4D
 from .state import FitState, fit_fingerprint
 from .targets import RoundTargets
 from .trust import pixel_trust

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cameras import Cameras
+from ..tensor_file import tensors_under
 from .deformation import Deformation
 from .gaussians_config import GaussiansConfig
 from .object_path import ObjectPath
-from .scene import SceneRendering, save_scene, tensors_under, views_to_render
+from .scene import SceneRendering, save_scene, views_to_render
 from .splat_projection import rotations
 from .splatting import splat
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from ..tensor_file import read_tensors
 from .dynerf import DyNeRF
 from .gaussians import Gaussians
-from .scene import SCENE_FORMAT, SCENE_VERSION, Scene4D, read_tensors
+from .scene import SCENE_FORMAT, SCENE_VERSION, Scene4D
 
 
 def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..tensor_file import read_tensors, write_tensors
 from ..views import ViewGrid
 from .config import RefineConfig
-from .scene import read_tensors, write_tensors
 
 _FORMAT = "sv4d2.fit"
 

@@ -5,6 +5,7 @@ Everything follows from the seed and the number of the step, so a resumed traini
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..diffusion.conditioning import camera_vectors
 from ..diffusion.config import ModelConfig
+from ..fingerprints import seed_of
 from .encoded import EncodedScene
 
 # A camera counts as one of the official orbit when it is this close to it.
@@ -47,7 +49,7 @@ class DrawConfig:
 
     def __post_init__(self) -> None:
         shares = (self.orbit_share, self.mask_all, self.mask_view, self.drop_conditioning)
-        if not all(0 <= share <= 1 for share in shares) or self.p_std <= 0:
+        if not all(0 <= share <= 1 for share in shares) or not 0 < self.p_std < math.inf:
             raise ValueError(f"Expected shares in 0..1 and p_std above 0; got {self}.")
         if self.n_frames < 1 or self.batch < 1:
             raise ValueError(f"Expected n_frames and batch of at least 1; got {self}.")
@@ -85,7 +87,7 @@ def draw_batch(
     n_scenes: int,
     model: ModelConfig,
     config: DrawConfig,
-    seed: int,
+    seed: object,
     step: int,
     rank: int = 0,
     n_processes: int = 1,
@@ -97,22 +99,17 @@ def draw_batch(
         n_scenes: numbers run from 0 to this.
         model: sizes.
         config: how.
-        seed: of the training.
+        seed: of the training and its phase, a JSON value.
         step: number of the step.
         rank: which process asks.
         n_processes: how many processes share the batch.
     """
     samples = []
     for number in range(rank, config.batch, n_processes):
-        dice = torch.Generator("cpu").manual_seed(_mixed(seed, step * config.batch + number))
+        dice = torch.Generator("cpu").manual_seed(seed_of(seed, step, number))
         index = int(torch.randint(n_scenes, (), generator=dice))
         samples.append(_draw_sample(scenes(index), model, config, dice))
     return ViewsBatch(*(torch.stack(column) for column in zip(*samples, strict=True)))
-
-
-def _mixed(seed: int, number: int) -> int:
-    """Return a seed in 63 bits that differs for every pair; neighbouring seeds give unlike numbers."""
-    return (seed * 0x9E3779B97F4A7C15 + number * 0xD1B54A32D192ED03) % 2**63
 
 
 def _draw_sample(
@@ -126,7 +123,8 @@ def _draw_sample(
     noise = torch.randn(clean.shape, generator=dice)
     tokens = scene.tokens[frames, views[0]].float()
     kept = _draw_references(model.n_views, config, dice)
-    references = clean[0] * kept[:, None, None, None]
+    given_views = scene.latents if scene.references is None else scene.references
+    references = given_views[frames[0], views[1:]].float() * kept[:, None, None, None]
     vectors, uncond_vectors = camera_vectors(_relative(scene, views), model.vector_dims)
     if float(torch.rand((), generator=dice)) < config.drop_conditioning:
         given, tokens, references = (torch.zeros_like(x) for x in (given, tokens, references))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..diffusion.model import Model
-from ..fourd.scene import read_tensors, write_tensors
+from ..tensor_file import read_tensors, write_tensors
 
 _FORMAT = "sv4d2.encoded_scene"
 
@@ -22,12 +22,15 @@ class EncodedScene:
     Args:
         latents: [F, C, 4, h, w] float16, unscaled.
         tokens: [F, C, D] float16 image embeddings.
+        references: [F, C, 4, h, w] float16, the same for use as reference views, where these have an encoder
+            of their own; else None.
         elevations_deg: [C] relative to the first camera.
         azimuths_deg: [C] relative to the first camera.
     """
 
     latents: Tensor
     tokens: Tensor
+    references: Tensor | None
     elevations_deg: tuple[float, ...]
     azimuths_deg: tuple[float, ...]
 
@@ -45,10 +48,14 @@ class EncodedScene:
 def encode_scene(model: Model, images: Tensor, cameras: Cameras) -> EncodedScene:
     """Return a scene of pictures [F, C, H, W, 3] uint8, encoded in the model's precision."""
     flat = images.flatten(0, 1).float() / 255
-    latents, tokens = model.encode(flat, role="frames"), model.embed(flat)
+    shape = tuple(images.shape[:2])
+    references = None
+    if model.view_encoder is not model.frame_encoder:
+        references = model.encode(flat, role="views").half().unflatten(0, shape)
     return EncodedScene(
-        latents.half().unflatten(0, tuple(images.shape[:2])),
-        tokens.half().unflatten(0, tuple(images.shape[:2])),
+        model.encode(flat, role="frames").half().unflatten(0, shape),
+        model.embed(flat).half().unflatten(0, shape),
+        references,
         cameras.elevations_deg,
         cameras.azimuths_deg,
     )
@@ -86,11 +93,13 @@ class EncodedScenes:
         if not file.exists():
             scene = encode_scene(self._model, *self._read(index))
             angles = {"elevations_deg": scene.elevations_deg, "azimuths_deg": scene.azimuths_deg}
-            write_tensors(file, _FORMAT, {"latents": scene.latents, "tokens": scene.tokens}, angles)
+            encoded = {"latents": scene.latents, "tokens": scene.tokens, "references": scene.references}
+            write_tensors(file, _FORMAT, {k: x for k, x in encoded.items() if x is not None}, angles)
         tensors, header = read_tensors(file, _FORMAT)
         return EncodedScene(
             tensors["latents"],
             tensors["tokens"],
+            tensors.get("references"),
             tuple(header["elevations_deg"]),
             tuple(header["azimuths_deg"]),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from ..fourd.scene import read_tensors, tensors_under, write_tensors
+from ..diffusion.safetensors_stream import write_safetensors
+from ..tensor_file import read_tensors
 from .distributed import rank_and_size
 from .weights import Weights
 
@@ -41,6 +43,12 @@ class LoopConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     average: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or not 0 < self.learning_rate < math.inf or not 0 <= self.average < 1:
+            raise ValueError(f"Expected steps >= 0, a learning rate above 0 and average in 0..1; got {self}.")
+        if self.clip <= 0 or self.warm_up < 0 or self.weight_decay < 0:
+            raise ValueError(f"Expected clip above 0, warm_up and weight_decay not below; got {self}.")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -110,23 +118,36 @@ def train(
 
     def save(path: Path) -> None:
         tensors = {**weights.tensors(), "losses": torch.tensor(losses, dtype=torch.float64)}
-        write_tensors(path, _FORMAT, tensors, {"fingerprint": fingerprint, "step": len(losses)})
+        _write(path, tensors, {"fingerprint": fingerprint, "step": len(losses)})
 
     for step in range(len(losses), config.steps):
         loss = parallel(batches(step))
         loss.backward()
         value = _mean_over_processes(loss.detach().float())
         if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"The loss of step {step} is {value}: the training diverged. Start anew in another folder "
-                f"with a lower learning rate (it is {config.learning_rate:g})."
-            )
-        weights.step(step, config.rate(step), config.clip)
+            raise _diverged(step, f"the loss is {value}", config)
+        norm = weights.step(step, config.rate(step), config.clip)
+        if not math.isfinite(norm):
+            raise _diverged(step, f"the gradient's length is {norm}", config)
         losses.append(value)
         if callback is not None:
             callback(Progress(step + 1, config.steps, value, losses, save, weights.averaged))
     weights.use_average()
     return losses
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
+    """Write a state tensor by tensor, as that of a full-size model would not fit into memory twice."""
+    kinds = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
+    metadata = {_FORMAT: json.dumps(header)}
+    write_safetensors(path, kinds, lambda key: tensors[key].detach().cpu(), metadata, overwrite=True)
+
+
+def _diverged(step: int, what: str, config: LoopConfig) -> TrainingDiverged:
+    return TrainingDiverged(
+        f"The training diverged: in step {step} {what}. Check the data, or start anew with a lower learning "
+        f"rate (it is {config.learning_rate:g}) or --dtype fp32."
+    )
 
 
 def _resume(weights: Weights, state: Path, fingerprint: str) -> list[float]:
@@ -136,7 +157,7 @@ def _resume(weights: Weights, state: Path, fingerprint: str) -> list[float]:
             f"{state} belongs to a training with other data or settings. Start anew in another folder, or "
             f"give the settings of that training."
         )
-    weights.load(tensors_under("", {k: v for k, v in tensors.items() if k != "losses"}))
+    weights.load(tensors)
     return tensors["losses"].tolist()
 
 

@@ -32,8 +32,8 @@ _PROJECTIONS = {AttentionBlock: ("proj_in", "proj_out")}
 class LoRALinear(nn.Linear):
     """A linear layer that shares the weight and bias of ``base`` and adds a low-rank part to the weight.
 
-    ``lora_up`` starts at zero, so that nothing changes at first. Both factors are float32 whatever the base
-    is, as small steps would vanish in 16 bits.
+    ``lora_up`` starts at zero, so that nothing changes at first. Both factors start in float32 whatever the
+    base is; in a training of 16 bits the optimiser steps float32 copies of them.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:

@@ -9,7 +9,7 @@ import torch
 from ..cameras import Cameras
 from ..views import ViewGrid
 from ..world.creature import parts_at
-from ..world.distribution import draw_object
+from ..world.distribution import TRAINING_SEEDS, draw_object
 from ..world.framing import framed
 from ..world.render import render_parts
 
@@ -45,9 +45,10 @@ class ProceduralScenes:
         """Return scene ``index`` with its masks."""
         # A generator uses no more than 32 bits of its seed.
         dice = torch.Generator("cpu").manual_seed((self.seed * _APART + index) % 2**32)
-        thing = draw_object(int(torch.randint(2**31, (), generator=dice)))
+        thing = draw_object(int(torch.randint(len(TRAINING_SEEDS), (), generator=dice)))
         cameras = self._cameras(dice)
         step = float(_between(*_FRAME_STEP, torch.rand((), generator=dice)))
+        step = min(step, 1 / max(1, self.n_frames - 1))
         start = float(torch.rand((), generator=dice)) * (1 - step * (self.n_frames - 1))
         times = start + step * torch.arange(self.n_frames, dtype=torch.float64)
         fill = float(_between(*_FILL, torch.rand((), generator=dice)))

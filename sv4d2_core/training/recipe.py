@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import torch
 
@@ -83,7 +83,7 @@ class Recipe:
     n_scenes: int = 3000
     autoencoder: LoopConfig = LoopConfig(steps=1000, learning_rate=1.5e-3, warm_up=20, average=0.99)
     autoencoder_batch: int = 16
-    decoder: LoopConfig = LoopConfig(steps=1500, learning_rate=1e-3, warm_up=20, average=0.99)
+    decoder: LoopConfig = LoopConfig(steps=1000, learning_rate=1e-3, warm_up=20, average=0.99)
     phases: tuple[Phase, ...] = field(
         default=(
             Phase("static", LoopConfig(steps=3000), DrawConfig(n_frames=1, batch=16)),
@@ -107,14 +107,3 @@ class Recipe:
     def to_json(self) -> dict:
         """Return JSON values that tell this recipe from others."""
         return asdict(self)
-
-    def with_steps(self, share: float) -> Recipe:
-        """Return the recipe with all numbers of steps times ``share``."""
-
-        def scaled(loop: LoopConfig) -> LoopConfig:
-            return replace(loop, steps=max(1, round(loop.steps * share)))
-
-        phases = tuple(replace(phase, loop=scaled(phase.loop)) for phase in self.phases)
-        return replace(
-            self, autoencoder=scaled(self.autoencoder), decoder=scaled(self.decoder), phases=phases
-        )

@@ -13,6 +13,8 @@ from safetensors.torch import save
 
 from ..diffusion.checkpoint import load_checkpoint
 from ..diffusion.model import Model
+from ..diffusion.window_store import changed_settings
+from ..fingerprints import file_fingerprint, fingerprint_of
 from ..whole_file import write_whole
 from .checkpoint import write_checkpoint
 from .distributed import any_process, is_first_process, rank_and_size, wait_for_all
@@ -21,10 +23,11 @@ from .loop import Progress
 from .lora import add_lora, load_lora_state, lora_state, merge_lora
 from .recipe import Recipe
 from .scene_store import SceneStore
-from .stages import fingerprint_of, train_autoencoder, train_decoder, train_phase
+from .stages import train_autoencoder, train_decoder, train_phase
 
 _AUTOENCODER, _DECODER = "autoencoder", "decoder"
-_SAVE_EVERY_S = 120.0
+# Seconds between two states, or this many times what writing one takes.
+_SAVE_EVERY_S, _SAVE_SHARE = 120.0, 20.0
 
 # callback(stage, progress, model): after each step; the model is None while no UNet is trained.
 RunCallback = Callable[[str, Progress, Model | None], None]
@@ -65,7 +68,10 @@ class TrainingRun:
                 share a batch evenly.
         """
         self._began = self._saved = time.monotonic()
+        self._save_every = _SAVE_EVERY_S
         self._check_batches()
+        if self.recipe.lora_rank and self.base is None:
+            raise ValueError("Expected a base for a LoRA to change; got none. Give base.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_recipe()
         start = self.base
@@ -74,8 +80,10 @@ class TrainingRun:
             if not start.exists():
                 self._autoencoder(start)
         base = self._loaded(start)
-        scenes = EncodedScenes(base, self.store.read, self.folder / "encoded")
         made_from = self._made_from(start)
+        scenes = EncodedScenes(base, self.store.read, self.folder / "encoded" / made_from)
+        # It only encodes.
+        base.unet.to("meta")
         for phase in self.recipe.phases:
             end = self._checkpoint(phase.name)
             if not end.exists():
@@ -132,7 +140,7 @@ class TrainingRun:
         return end
 
     def _made_from(self, start: Path) -> str:
-        return fingerprint_of(str(start), start.stat().st_size, self.store.settings)
+        return fingerprint_of(file_fingerprint(start), self.store.settings)
 
     def _merged(self, model: Model, start: Path, end: Path) -> Model:
         """Write what a LoRA learned as a file of its own and return the model it started from with it."""
@@ -153,7 +161,7 @@ class TrainingRun:
             self._save(progress, file)
             raise
         out_of_time = self._is_out_of_time()
-        if out_of_time or time.monotonic() - self._saved > _SAVE_EVERY_S:
+        if out_of_time or time.monotonic() - self._saved > self._save_every:
             self._save(progress, file)
         if out_of_time:
             raise OutOfTime(f"{stage}: {progress.step} of {progress.total} steps")
@@ -165,9 +173,12 @@ class TrainingRun:
         return any_process(time.monotonic() - self._began > 60 * self.minutes)
 
     def _save(self, progress: Progress, file: Path) -> None:
+        began = time.monotonic()
         if is_first_process():
             progress.save(file)
-        self._saved = time.monotonic()
+        # Where writing takes long, it is done less often.
+        took = time.monotonic() - began
+        self._saved, self._save_every = time.monotonic(), max(_SAVE_EVERY_S, _SAVE_SHARE * took)
 
     def _finish(self, stage: str, model: Model) -> None:
         if is_first_process():
@@ -188,15 +199,15 @@ class TrainingRun:
     def _check_recipe(self) -> None:
         recipe = self.recipe.to_json()
         if self.base is not None:
-            recipe["base"] = str(self.base.resolve())
+            recipe["base"] = file_fingerprint(self.base)
         file, content = self.folder / "recipe.json", json.dumps(recipe, indent=1)
         if not file.exists():
             if is_first_process():
                 write_whole(file, content.encode())
-        elif json.loads(file.read_text()) != json.loads(content):
+        elif changed := changed_settings(json.loads(file.read_text()), json.loads(content)):
             raise ValueError(
-                f"{self.folder} holds a training with another recipe or base (recipe.json). Give the same "
-                f"options to go on with it, or choose another folder."
+                f"{self.folder} holds a training with other settings (recipe.json): {', '.join(changed)} "
+                f"differ. Give the same options to go on with it, or choose another folder."
             )
 
     def _state(self, stage: str) -> Path:

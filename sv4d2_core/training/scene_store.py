@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,13 +16,14 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..fourd.scene import read_tensors, write_tensors
+from ..tensor_file import read_tensors, write_tensors
 from ..views import ViewGrid
 from ..whole_file import write_whole
 
 _FORMAT = "sv4d2.training_scene"
 _SETTINGS = "scenes.json"
-_POLL_S = 0.05
+# Characters of the settings in a message.
+_LONGEST = 200
 
 
 class SceneSource(Protocol):
@@ -42,12 +42,14 @@ class SceneStore:
         folder: belongs to the store.
         source: makes a scene.
         settings: JSON values that tell this source from others.
+        keeps: False makes a scene at every reading, where pictures would fill the disk and are read once.
         workers: the processes of `made_ahead`.
     """
 
     folder: Path
     source: SceneSource
     settings: dict
+    keeps: bool = True
     workers: list[BaseProcess] = field(default_factory=list, compare=False)
 
     def __post_init__(self) -> None:
@@ -57,8 +59,8 @@ class SceneStore:
             write_whole(file, json.dumps(self.settings, indent=1).encode())
         elif (found := json.loads(file.read_text())) != self.settings:
             raise ValueError(
-                f"Expected scenes made with {self.settings} in {self.folder}; found some made with {found}. "
-                f"Choose another folder, or the same settings."
+                f"Expected scenes of the same source in {self.folder}; those there are made with "
+                f"{_short(found)}, not {_short(self.settings)}. Choose another folder."
             )
 
     def path(self, index: int) -> Path:
@@ -69,14 +71,20 @@ class SceneStore:
         """Write a scene's file, unless it is there."""
         if self.path(index).exists():
             return
+        images, cameras = self._made(index)
+        write_tensors(self.path(index), _FORMAT, {"images": images}, {"cameras": cameras.to_json()})
+
+    def _made(self, index: int) -> tuple[Tensor, Cameras]:
         grid = self.source.scene(index)
-        images = (grid.images * 255).round().to(torch.uint8)
-        write_tensors(self.path(index), _FORMAT, {"images": images}, {"cameras": grid.cameras.to_json()})
+        return (grid.images * 255).round().to(torch.uint8), grid.cameras
 
     def read(self, index: int) -> tuple[Tensor, Cameras]:
-        """Return pictures [F, C, H, W, 3] uint8 of a scene and its C cameras; made here if nobody does."""
-        while not self.path(index).exists() and any(worker.is_alive() for worker in self.workers):
-            time.sleep(_POLL_S)
+        """Return pictures [F, C, H, W, 3] uint8 of a scene and its C cameras; made here if nobody did.
+
+        Workers go in order and may come to a late scene last of all, so nobody waits for them.
+        """
+        if not self.keeps:
+            return self._made(index)
         self.make(index)
         tensors, header = read_tensors(self.path(index), _FORMAT)
         return tensors["images"], Cameras.from_json(header["cameras"])
@@ -86,7 +94,7 @@ class SceneStore:
         """Let other processes make the first scenes in order, as long as the block runs."""
         context = multiprocessing.get_context("spawn")
         plain = replace(self, workers=[])
-        for k in range(n_workers):
+        for k in range(n_workers if self.keeps else 0):
             arguments = (plain, k, n_workers, n_scenes)
             self.workers.append(context.Process(target=_make_every, args=arguments, daemon=True))
             self.workers[-1].start()
@@ -97,6 +105,13 @@ class SceneStore:
                 worker.terminate()
                 worker.join()
             self.workers.clear()
+            for left in self.folder.glob(".*.part"):
+                left.unlink(missing_ok=True)
+
+
+def _short(settings: dict) -> str:
+    text = json.dumps(settings)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _make_every(store: SceneStore, first: int, stride: int, n_scenes: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from ..cameras import Cameras
 from ..diffusion.conditioning import to_network_images
 from ..diffusion.model import Model
 from ..diffusion.unet import UNet
+from ..fingerprints import fingerprint_of, seed_of
 from .autoencoder import AutoencoderLoss, DecoderLoss, normalise_latents
 from .batches import ViewsBatch, draw_batch
 from .distributed import rank_and_size
@@ -107,8 +106,7 @@ def _picture_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return pictures [N, 3, H, W] in -1..1 of a few of the scenes, and noise for their latents."""
     rank, size = rank_and_size()
-    seed = int(fingerprint_of(purpose, recipe.seed, step, rank, size)[:8], 16)
-    dice = torch.Generator("cpu").manual_seed(seed)
+    dice = torch.Generator("cpu").manual_seed(seed_of(purpose, recipe.seed, step, rank, size))
     pictures = []
     for _ in range(-(-recipe.autoencoder_batch // (_PICTURES_PER_SCENE * size))):
         images, _ = read(int(torch.randint(n_scenes, (), generator=dice)))
@@ -149,7 +147,7 @@ def train_phase(
 
     def batches(step: int) -> ViewsBatch:
         return draw_batch(
-            scenes, recipe.n_scenes, model.config, phase.draw, recipe.seed, step, rank, size
+            scenes, recipe.n_scenes, model.config, phase.draw, (phase.name, recipe.seed), step, rank, size
         ).to(device)
 
     key = fingerprint_of(phase.name, recipe.to_json(), fingerprint, size)
@@ -178,8 +176,3 @@ def prepare_for_training(unet: UNet, phase: Phase, recipe: Recipe) -> None:
     unet.train()
     unet.set_frame_mixing(phase.mixes_frames)
     unet.recomputes = recipe.recomputes
-
-
-def fingerprint_of(*values: object) -> str:
-    """Return a hash of JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

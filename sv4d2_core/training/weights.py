@@ -30,6 +30,9 @@ class Weights:
             name: p if dtype == torch.float32 else nn.Parameter(p.detach().clone().float())
             for name, p in self.working.items()
         }
+        # Weights that are not trained come back as they were, not as they were rounded.
+        frozen = {} if dtype == torch.float32 else dict(network.named_parameters())
+        self.frozen = {n: p.detach().cpu().clone() for n, p in frozen.items() if not p.requires_grad}
         network.to(dtype)
         self.mean = {name: p.detach().clone() for name, p in self.master.items()}
         self.average = average
@@ -44,6 +47,8 @@ class Weights:
 
     def step(self, number: int, learning_rate: float, clip: float) -> float:
         """Step along the gradients of the working weights and return their norm before clipping.
+
+        Nothing is changed along gradients that are not finite.
 
         Args:
             number: steps done before this one.
@@ -87,8 +92,10 @@ class Weights:
     def use_average(self) -> None:
         """Put the running average into the network, in float32 again; training ends here."""
         self.network.float()
-        for name, parameter in self.working.items():
-            parameter.copy_(self.mean[name])
+        weights = {**self.frozen, **self.mean}
+        for name, parameter in self.network.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that decides how training goes on."""

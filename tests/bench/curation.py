@@ -1,6 +1,6 @@
 """Prints what the curation finds of planted defects: precision, recall, and the error of the rectification.
 
-python tests/bench/curation.py [--objects 10] [--first-seed 5000] [--size 64] [--out DIR]
+python tests/bench/curation.py [--objects 10] [--first-seed 5000] [--size 64]
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ used. Every arm sees the same number of pictures in the same order per seed, wit
 runs are kept in FOLDER/ablations and not repeated. Figures are means over held-out objects and seeds; the
 intervals hold 95 % of the paired differences to the arm in question under resampling of the objects.
 
-Arms ``raw`` and ``curated`` are trained on clips of which most have a planted defect: all of them as
-they are, or those that the curation keeps, rectified.
+Arms ``raw``, ``rectified`` and ``curated`` are trained on clips of which most have a planted defect: all of
+them as they are, all of them rectified, or only those that the curation keeps, rectified.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.diffusion.unet import UNet
+from sv4d2_core.fingerprints import file_fingerprint, fingerprint_of
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.training.curation.limits import CurationLimits
 from sv4d2_core.training.curation.rectify import rectify
@@ -65,6 +66,7 @@ ARMS = {
     "unmasked": Arm(masks=False),
     "no-static": Arm(static_share=0.0),
     "raw": Arm(clips="raw", against="curated"),
+    "rectified": Arm(clips="rectified", against="curated"),
     "curated": Arm(clips="curated", against="curated"),
 }
 COLUMNS = ("PSNR fg", "with references", "mask IoU", "temporal error")
@@ -76,7 +78,8 @@ def planted(kind: str, folder: Path, base: Model) -> list[EncodedScene]:
     store = EncodedScenes(base, _reader(kind), folder / f"clips_{kind}")
     names = folder / f"clips_{kind}.json"
     if not names.exists():
-        kept = [k for k in range(CLIPS) if kind == "raw" or judge(_clip(k), _LIMITS).kept]
+        verdicts = ((k, judge(_clip(k), _LIMITS)) for k in range(CLIPS))
+        kept = [k for k, verdict in verdicts if verdict.plan and (kind != "curated" or verdict.kept)]
         names.write_text(json.dumps(kept))
     for index in json.loads(names.read_text()):
         scenes.append(store(index))
@@ -93,7 +96,7 @@ def _clip(index: int) -> ViewGrid:
 def _reader(kind: str) -> Callable[[int], tuple[Tensor, Cameras]]:
     def read(index: int) -> tuple[Tensor, Cameras]:
         grid = _clip(index)
-        if kind == "curated":
+        if kind != "raw":
             grid = rectify(grid, judge(grid, _LIMITS).plan, TINY.size)
         grid = grid.resized(TINY.size)
         return (grid.images * 255).round().to(torch.uint8), grid.cameras
@@ -115,7 +118,7 @@ def trained(
     model = replace(base, config=config, unet=unet)
     n_static = round(arm.static_share * steps)
     for phase, n_steps in ((static, n_static), (motion, steps - n_static)):
-        loop = replace(phase.loop, steps=n_steps, learning_rate=1e-3, average=0.99)
+        loop = replace(phase.loop, steps=n_steps, learning_rate=1e-3, warm_up=20, average=0.99)
         draw = replace(phase.draw, **masks)
         if n_steps:
             train_phase(replace(phase, loop=loop, draw=draw), recipe, model, scenes, fingerprint="")
@@ -136,10 +139,10 @@ def scores(model: Model, n_objects: int) -> list[list[float]]:
             for references in (None, novel[0])
         ]
         free = made[0].images[:, 1:]
-        foreground = [
-            float(psnr(g.images[:, 1:].flatten(0, 1), novel.flatten(0, 1), masks.flatten(0, 1)).mean())
-            for g in made
-        ]
+        # The references are the true views of frame 0, which is therefore left out.
+        later = [g.images[1:, 1:].flatten(0, 1) for g in made]
+        true = novel[1:].flatten(0, 1), masks[1:].flatten(0, 1)
+        foreground = [float(psnr(images, *true).mean()) for images in later]
         overlap = (made[0].masks[:, 1:] >= 0.5) & (masks >= 0.5)
         union = (made[0].masks[:, 1:] >= 0.5) | (masks >= 0.5)
         temporal = (free.diff(dim=0) - novel.diff(dim=0)).abs().mean()
@@ -184,13 +187,17 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=32)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    place = args.folder / "ablations"
-    place.mkdir(exist_ok=True)
-    base = load_checkpoint(args.folder / "autoencoder.safetensors")
+    autoencoder = args.folder / "autoencoder.safetensors"
+    constants = fingerprint_of(
+        file_fingerprint(autoencoder), asdict(UNET), STATIC_SHARE, SAMPLER_STEPS, CLIPS, asdict(_LIMITS)
+    )
+    place = args.folder / "ablations" / constants
+    place.mkdir(parents=True, exist_ok=True)
+    base = load_checkpoint(autoencoder)
     settings = json.loads((args.folder / "scenes" / "scenes.json").read_text())
     store = SceneStore(args.folder / "scenes", ProceduralScenes(**settings["procedural"]), settings)
     n_scenes = json.loads((args.folder / "recipe.json").read_text())["n_scenes"]
-    clean = EncodedScenes(base, store.read, args.folder / "encoded")
+    clean = EncodedScenes(base, store.read, place / "encoded")
     results: dict[str, list] = {}
     for seed in args.seeds:
         for name in args.arms:
