@@ -38,6 +38,7 @@ def scene(azimuths: list[float] = RING, elevations: list[float] | None = None, n
     return EncodedScene(
         latents.half()[..., None, None].expand(-1, -1, -1, SIDE, SIDE),
         torch.stack([f, c], dim=-1).half().repeat(1, 1, 8) + 1,
+        None,
         tuple(elevations or [0.0] * N_CAMERAS),
         tuple(azimuths),
     )
@@ -153,6 +154,15 @@ def test_shares_of_missing_references(config, mask_all, mask_view):
     assert given.float().mean() == pytest.approx((1 - mask_all) * (1 - mask_view), abs=0.06)
     none = mask_all + (1 - mask_all) * mask_view**V
     assert (~given.any(1)).float().mean() == pytest.approx(none, abs=0.08)
+
+
+def test_references_come_from_the_encoder_of_the_views(config):
+    plain = scene()
+    own = replace(plain, references=plain.latents + 100)
+    draw = replace(DRAW, mask_all=0.0, mask_view=0.0)
+    a, b = drawn(config, draw, of=plain), drawn(config, draw, of=own)
+    assert torch.equal(b.references, a.references + 100) and torch.equal(b.clean, a.clean)
+    assert torch.equal(b.frames, a.frames)
 
 
 def test_noise_levels(config):

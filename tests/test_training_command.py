@@ -152,11 +152,17 @@ def alive(pid: int) -> bool:
 
 KILLED = """
 import sys
+from pathlib import Path
 from sv4d2_core.cli import main
 from sv4d2_core.training import run
+from sv4d2_core.training.procedural import ProceduralScenes
+from sv4d2_core.training.scene_store import SceneStore
+
 if __name__ == "__main__":
-    run._SAVE_EVERY_S = 0.0
-    sys.exit(main(sys.argv[1:]))
+    run._SAVE_EVERY_S = run._SAVE_SHARE = 0.0
+    store = SceneStore(Path(sys.argv[1]), ProceduralScenes(0, 8, 4, 2), {})
+    with store.made_ahead(1_000_000, 1):
+        sys.exit(main(sys.argv[2:]))
 """
 
 
@@ -165,7 +171,8 @@ def test_a_killed_training_loses_an_interval_at_most_and_leaves_no_workers(tmp_p
     options = ["--base", base, "--motion-steps", 40, "--scenes", 1000, "--dtype", "fp32", "--device", "cpu"]
     (tmp_path / "killed.py").write_text(KILLED)
     state = tmp_path / "out/motion.state"
-    process = program(tmp_path / "killed.py", "train", "--out", tmp_path / "out", "--workers", 1, *options)
+    command_line = (tmp_path / "ahead", "train", "--out", tmp_path / "out", *options)
+    process = program(tmp_path / "killed.py", *command_line)
 
     def done() -> int:
         return len(read_tensors(state, "sv4d2.training")[0]["losses"]) if state.exists() else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -16,7 +17,9 @@ from PIL import Image
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.folder import read_views, write_views
+from sv4d2_core.training.curation.limits import CurationLimits
 from sv4d2_core.training.folders import check_training_folder, find_training_scenes, read_training_scene
+from sv4d2_core.training.scene_faults import wrong_cameras
 from sv4d2_core.video.foreground import near_white_masks
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views
@@ -178,7 +181,7 @@ CAMERA_POISONS = {
     "past the origin": (aim_elsewhere, r"look at the origin .*frame \d .* looks \d+\.\d+ degrees past it"),
     "no rotation": (scaled, r"axes of length 1 .*frame [147] .* off by 0\.44"),
     "same angles": (nearly_the_same, r"views 0 and 1 are 0\.049\d degrees apart"),
-    "other lens": (lens(80), r"field of view of about 33\.8 degrees \(22\.5 to 50\.7\).*got 80\."),
+    "other lens": (lens(80), r"field of view of about 33\.8 degrees \(10 to 51\).*got 80\."),
     "two lenses": (
         lambda c: c["frames"][5].update(fl_x=20.0, fl_y=20.0, camera_angle_x=1.3494818),
         r"one field of view for all frames .*got 33\.8 degrees .* and 77\.3\d? for frame 5",
@@ -337,3 +340,8 @@ def test_a_long_list_is_cut(root):
     assert [line.split(":")[0] for line in lines[:3]] == ["bad0", "bad1", "bad2"]
     with pytest.raises(ValueError, match="25 of 28 cannot be used"):
         check(root)
+
+
+def test_the_narrow_lens_that_curation_leaves_is_taken():
+    enlarged = 2 * math.degrees(math.atan(math.tan(math.radians(33.8 / 2)) / CurationLimits().largest_zoom))
+    assert not list(wrong_cameras(Cameras((0, 0, 0), (0, 90, 180), fov_deg=enlarged), n_views=2))

@@ -122,10 +122,26 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(tmp_path, config):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_the_training(bad):
-    with pytest.raises(
-        TrainingDiverged, match=rf"loss of step 3 is {bad}.*lower learning rate \(it is 0.01\)"
-    ):
+    message = rf"diverged: in step 3 the loss is {bad}\..*lower learning rate \(it is 0.01\)"
+    with pytest.raises(TrainingDiverged, match=message):
         train(Line(), lambda step: bad if step == 3 else 1.0, FAST)
+
+
+def test_gradients_that_are_no_numbers_stop_the_training_before_they_harm():
+    network = Line()
+    network.bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(TrainingDiverged, match="in step 0 the gradient's length is (inf|nan)"):
+        train(network, lambda _: 1.0, FAST)
+    assert torch.equal(network.bias, torch.full((3,), 2.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_not_trained_stay_exactly(dtype):
+    network = Line()
+    network.matrix.requires_grad_(False).fill_(1 / 3)
+    train(network, lambda _: 1.0, replace(FAST, steps=2), dtype=dtype)
+    assert torch.equal(network.matrix, torch.full((2, 3), 1 / 3))
+    assert network.bias.dtype == torch.float32 and not torch.equal(network.bias, torch.full((3,), 2.0))
 
 
 def test_states_of_other_trainings_are_refused(tmp_path, config):

@@ -141,9 +141,12 @@ def test_the_state_is_saved_at_every_interval(tmp_path, recipe, monkeypatch):
         if progress.step == 3:
             raise Stopped
 
-    for interval, expected in ((0.0, [0, 1, 2]), (60.0, [0, 0, 0])):
+    monkeypatch.setattr(run_module, "_SAVE_SHARE", 0.0)
+    # Every so many seconds, and not before so many times what the last one took.
+    for interval, share, expected in ((0.0, 0.0, [0, 1, 2]), (60.0, 0.0, [0, 0, 0]), (0.0, 1e9, [0, 1, 1])):
         shutil.rmtree(tmp_path)
         monkeypatch.setattr(run_module, "_SAVE_EVERY_S", interval)
+        monkeypatch.setattr(run_module, "_SAVE_SHARE", share)
         with pytest.raises(Stopped):
             training(tmp_path, recipe, callback=callback).run()
         assert steps == expected
@@ -151,11 +154,11 @@ def test_the_state_is_saved_at_every_interval(tmp_path, recipe, monkeypatch):
 
 
 def test_other_trainings_are_refused(finished, recipe):
-    with pytest.raises(ValueError, match="another recipe or base"):
+    with pytest.raises(ValueError, match=r"other settings \(recipe.json\): seed differ"):
         training(finished, replace(recipe, seed=1)).run()
-    with pytest.raises(ValueError, match="another recipe or base"):
+    with pytest.raises(ValueError, match=r"other settings \(recipe.json\): base differ"):
         training(finished, recipe, base=finished / "static.safetensors").run()
-    with pytest.raises(ValueError, match="Expected scenes made with"):
+    with pytest.raises(ValueError, match="Expected scenes of the same source"):
         SceneStore(finished / "scenes", SOURCE, {"procedural": "other"})
     with pytest.raises(ValueError, match=r"Expected a seed in 0\.\.2\*\*32 - 1"):
         replace(recipe, seed=2**32)
@@ -220,3 +223,11 @@ def test_processes_that_cannot_share_a_batch_are_told_so(tmp_path, recipe, monke
     with pytest.raises(ValueError, match="3 processes share evenly; phase static has 2. Give it a multiple"):
         training(tmp_path, recipe).run()
     assert not list(tmp_path.glob("*.state"))
+
+
+def test_scenes_that_are_read_once_are_not_kept(tmp_path):
+    store = SceneStore(tmp_path, SOURCE, {}, keeps=False)
+    with store.made_ahead(3, 1):
+        assert store.workers == []
+        assert torch.equal(store.read(1)[0], SceneStore(tmp_path / "kept", SOURCE, {}).read(1)[0])
+    assert contents(tmp_path) == {}

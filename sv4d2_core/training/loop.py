@@ -117,7 +117,7 @@ def train(
     parallel = DistributedDataParallel(network) if rank_and_size()[1] > 1 else network
 
     def save(path: Path) -> None:
-        tensors = {**weights.tensors(), "losses": torch.tensor(losses, dtype=torch.float64)}
+        tensors = {**weights.tensors(), "losses": torch.tensor(losses, dtype=torch.float32)}
         _write(path, tensors, {"fingerprint": fingerprint, "step": len(losses)})
 
     for step in range(len(losses), config.steps):

@@ -105,7 +105,8 @@ class SceneStore:
                 worker.terminate()
                 worker.join()
             self.workers.clear()
-            for left in self.folder.glob(".*.part"):
+            # Without workers, what is being written belongs to another process.
+            for left in self.folder.glob(".*.part") if n_workers else ():
                 left.unlink(missing_ok=True)
 
 

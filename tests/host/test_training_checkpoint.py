@@ -32,7 +32,9 @@ def trained(core, tmp_path_factory):
         recipes.Phase(name, loop, core("training.batches").DrawConfig(n_frames, batch=1))
         for name, n_frames in (("static", 1), ("motion", 3))
     )
-    recipe = recipes.Recipe(model, n_scenes=1, autoencoder=loop, autoencoder_batch=4, phases=phases)
+    recipe = recipes.Recipe(
+        model, n_scenes=1, autoencoder=loop, autoencoder_batch=16, decoder=loop, phases=phases
+    )
     folder = tmp_path_factory.mktemp("training")
     scenes = core("training.procedural").ProceduralScenes(0, SIZE, n_cameras=3, n_frames=3)
     store = core("training.scene_store").SceneStore(folder / "scenes", scenes, {})
