@@ -76,7 +76,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--orbit-share",
         type=float,
         metavar="X",
-        help="share of samples on the official orbit around their input, else any cameras (default 0.8)",
+        help="share of samples on the official orbit around their input, else any cameras (default 0.9)",
     )
     group.add_argument(
         "--mask-all", type=float, metavar="X", help="share of samples without reference views (default 0.5)"
@@ -91,9 +91,9 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--p-mean",
         type=float,
         metavar="X",
-        help="mean of the logarithm of the noise level (default 0.5; 1 in official sizes)",
+        help="mean of the logarithm of the noise level (default 1)",
     )
-    group.add_argument("--p-std", type=positive_number, metavar="X", help="its deviation (default 1.5; 1.6)")
+    group.add_argument("--p-std", type=positive_number, metavar="X", help="its deviation (default 1.6)")
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -201,9 +201,6 @@ def _phases(args: argparse.Namespace, model: ModelConfig) -> tuple[Phase, Phase]
         motion = replace(
             motion, loop=LoopConfig(_FINE_TUNING_STEPS, rate), draw=replace(motion.draw, batch=1)
         )
-    if model.size > 4 * TINY.size:
-        # Large pictures hide less under the same noise.
-        static, motion = (replace(p, draw=replace(p.draw, p_mean=1.0, p_std=1.6)) for p in (static, motion))
     motion = replace(motion, draw=replace(motion.draw, n_frames=model.n_frames))
     return (
         _with_options(static, args, args.static_steps, args.static_batch),

@@ -86,8 +86,8 @@ class Recipe:
     decoder: LoopConfig = LoopConfig(steps=1000, learning_rate=1e-3, warm_up=20, average=0.99)
     phases: tuple[Phase, ...] = field(
         default=(
-            Phase("static", LoopConfig(steps=3000), DrawConfig(n_frames=1, batch=16)),
-            Phase("motion", LoopConfig(steps=1000, learning_rate=5e-4), DrawConfig(n_frames=4, batch=4)),
+            Phase("static", LoopConfig(steps=10_000, learning_rate=1.5e-3), DrawConfig(n_frames=1, batch=16)),
+            Phase("motion", LoopConfig(steps=1500, learning_rate=5e-4), DrawConfig(n_frames=4, batch=4)),
         )
     )
     dtype: str = "bf16"

@@ -33,7 +33,7 @@ def trained(core, tmp_path_factory):
         for name, n_frames in (("static", 1), ("motion", 3))
     )
     recipe = recipes.Recipe(
-        model, n_scenes=1, autoencoder=loop, autoencoder_batch=16, decoder=loop, phases=phases
+        model, n_scenes=1, autoencoder=loop, autoencoder_batch=16, decoder=loop, phases=phases, dtype="fp32"
     )
     folder = tmp_path_factory.mktemp("training")
     scenes = core("training.procedural").ProceduralScenes(0, SIZE, n_cameras=3, n_frames=3)
