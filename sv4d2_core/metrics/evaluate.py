@@ -17,7 +17,7 @@ from .descriptors import hog3d_features
 from .i3d import SHORTEST_CLIP
 from .orders import ORDERS
 from .pairing import paired_views
-from .residuals import masks_of, novel_masks
+from .residuals import finite_masks, novel_masks
 from .scores import SceneScores
 from .video import ClipFeatures, clip_features
 
@@ -80,7 +80,7 @@ def evaluate(
         )
     _check_values(predicted, residuals)
     usable = predicted.images[:, 1:].isfinite().all(dim=(2, 3, 4))  # [T, V]
-    grid = replace(predicted, masks=masks_of(predicted))
+    grid = replace(predicted, masks=finite_masks(predicted))
     if not usable.all():
         grid = replace(grid, images=torch.nan_to_num(predicted.images, posinf=1, neginf=0))
     shown = (novel_masks(grid) >= 0.5).any(dim=(2, 3)) | ~usable
@@ -95,7 +95,7 @@ def evaluate(
     features: dict[str, tuple[Tensor, Tensor]] = {}
     lengths: dict[str, int] = {}
     if reference is not None:
-        reference = replace(reference, masks=masks_of(reference))
+        reference = replace(reference, masks=finite_masks(reference))
         values |= _against_reference(grid, reference, networks or Networks(), usable, done)
         if not (novel_masks(reference) >= 0.5).any(dim=(2, 3)).all():
             notes.append("The reference shows no object in some images: no foreground scores there.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..video.foreground import near_white_masks
+from ..video.foreground import masks_of
 from ..views import ViewGrid
 from .pairing import paired_views
 
@@ -23,17 +23,16 @@ def fit_residuals(rendered: ViewGrid, views: ViewGrid, *, include_input: bool = 
     """
     rendered, _ = paired_views(rendered, views, "the rendered scene")
     first = 0 if include_input else 1
-    weights = torch.maximum(masks_of(rendered), masks_of(views))[:, first:]
+    weights = torch.maximum(finite_masks(rendered), finite_masks(views))[:, first:]
     error = (rendered.images[:, first:] - views.images[:, first:]).abs().mean(dim=-1)
     return (error * weights).double().sum(dim=(2, 3)) / weights.double().sum(dim=(2, 3))
 
 
-def masks_of(grid: ViewGrid) -> Tensor:
+def finite_masks(grid: ViewGrid) -> Tensor:
     """Return the masks [T, V + 1, H, W] of a grid, found on its white background where it has none."""
-    masks = near_white_masks(grid.images) if grid.masks is None else grid.masks
-    return torch.nan_to_num(masks)
+    return torch.nan_to_num(masks_of(grid))
 
 
 def novel_masks(grid: ViewGrid) -> Tensor:
     """Return the masks [T, V, H, W] of the novel views."""
-    return masks_of(grid)[:, 1:]
+    return finite_masks(grid)[:, 1:]

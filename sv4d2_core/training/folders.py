@@ -16,7 +16,7 @@ from ..export.clips_reader import VIDEO_SUFFIXES
 from ..export.dataset_reader import read_dataset
 from ..export.folder import CAMERAS_FILE, RUN_FILE, read_views
 from ..export.transforms_reader import TRANSFORMS_FILES, transforms_file
-from ..video.foreground import near_white_masks
+from ..video.foreground import masks_of
 from ..video.pictures import IMAGE_SUFFIXES, natural_key
 from ..views import ViewGrid
 from .scene_faults import FEWEST_FRAMES, wrong_cameras, wrong_matrices, wrong_pictures, wrong_views
@@ -112,7 +112,7 @@ def _read(place: Path) -> ViewGrid:
     height, width = grid.images.shape[2:4]
     if height != width:
         raise ValueError(f"Expected square pictures; got {width} x {height}. Crop or pad them.")
-    masks = near_white_masks(grid.images) if grid.masks is None else grid.masks
+    masks = masks_of(grid)
     return replace(grid, masks=masks, latents=None)
 
 

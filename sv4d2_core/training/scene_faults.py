@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..cameras import DEFAULT_FOV_DEG, Cameras
-from ..video.foreground import SPECK_SHARE, near_white_masks
+from ..video.foreground import SPECK_SHARE, masks_of, near_white_masks
 from ..video.pictures import IMAGE_SUFFIXES, read_pictures
 from ..views import ViewGrid
 
@@ -107,8 +107,7 @@ def wrong_views(grid: ViewGrid, size: int) -> Iterator[str]:
             f"Expected pictures of at least {size} x {size}; got {pixels} x {pixels}. Render larger ones, or "
             f"train at a smaller size."
         )
-    masks = near_white_masks(grid.images) if grid.masks is None else grid.masks
-    covered = masks.mean(dim=(2, 3))
+    covered = masks_of(grid).mean(dim=(2, 3))
     seen = torch.minimum(covered, near_white_masks(grid.images).mean(dim=(2, 3)))
     for bad, what in (
         (seen < SPECK_SHARE, f"show none (less than {100 * SPECK_SHARE:g} % that is not white)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from ..views import ViewGrid
 from .frames import Clip
 
 # Grey level (mean of the channels, 0..255) up to which a pixel on white is foreground; the reference's rule.
@@ -32,6 +33,11 @@ def near_white_masks(images: Tensor) -> Tensor:
     """
     # The small allowance keeps an 8-bit grey of exactly 250 foreground in spite of float rounding.
     return (images.mean(dim=-1) <= (NEAR_WHITE + 1e-2) / 255).to(images.dtype)
+
+
+def masks_of(grid: ViewGrid) -> Tensor:
+    """Return the masks [T, V + 1, H, W] of a grid; where it has none, all that is not near white."""
+    return near_white_masks(grid.images) if grid.masks is None else grid.masks
 
 
 def opacity_source(clip: Clip) -> str:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...export.pictures import pick_frames
+from ...video.foreground import masks_of
 from ...views import ViewGrid
-from .silhouettes import masks_of
 
 # Grey levels, 0 to 1, below and above which a pixel of the object shows next to nothing of it.
 _DARK, _BLOWN = 0.08, 0.92

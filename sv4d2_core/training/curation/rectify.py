@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...cameras import Cameras
+from ...video.foreground import masks_of
 from ...views import ViewGrid
-from .silhouettes import masks_of
 from .static_centre import pictured
 
 # Opacity from which a pixel belongs to what must not be cut off.

@@ -8,17 +8,12 @@ import torch
 from torch import Tensor
 
 from ...export.pictures import to_bytes
-from ...video.foreground import foreground_masks, near_white_masks
+from ...video.foreground import foreground_masks, masks_of
 from ...video.frames import Clip
 from ...views import ViewGrid
 
 # Larger pictures cost time and tell no more.
 _SIZE = 128
-
-
-def masks_of(grid: ViewGrid) -> Tensor:
-    """Return the masks [T, V + 1, H, W]; where there are none, all that is not near white."""
-    return near_white_masks(grid.images) if grid.masks is None else grid.masks
 
 
 def measured_grid(grid: ViewGrid) -> ViewGrid:

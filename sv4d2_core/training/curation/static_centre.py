@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from ...cameras import Cameras
 from ...fourd.hull import visual_hull
+from ...video.foreground import masks_of
 from ...views import ViewGrid
-from .silhouettes import masks_of
 
 _CELLS = 40
 # Standard deviation of a colour over time at which a pixel counts 1/e as still as one that never changes.
