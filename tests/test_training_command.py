@@ -30,7 +30,7 @@ from sv4d2_core.world import make_creature, render_views
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parent.parent
-SECONDS = 120
+SECONDS = 300
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sv4d2_core.diffusion.config import UNetConfig
+from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.res_block import ResBlock
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.tensor_file import read_tensors
@@ -18,7 +19,7 @@ from sv4d2_core.training.batches import DrawConfig, ViewsBatch
 from sv4d2_core.training.loop import LoopConfig, Progress, TrainingDiverged, train
 from sv4d2_core.training.lora import add_lora
 from sv4d2_core.training.recipe import DTYPES, Phase, Recipe
-from sv4d2_core.training.stages import prepare_for_training
+from sv4d2_core.training.stages import prepare_for_training, train_phase
 from sv4d2_core.training.views_loss import ViewsLoss, initialise
 from sv4d2_core.training.weights import Weights
 
@@ -288,3 +289,11 @@ def test_an_untrained_unet_predicts_nothing_and_mixes_no_frames(config, close):
         mixed = network(batch)
         network.unet.set_frame_mixing(False)
         close(network(batch), mixed, 1e-5)
+
+
+def test_two_pictures_in_bf16_on_a_cpu_are_refused(training_config):
+    config = replace(training_config, n_views=2)
+    model = Model(config, UNet(config.unet), *([None] * 4))
+    phase = Phase("static", LoopConfig(steps=1), DrawConfig(n_frames=1, batch=1))
+    with pytest.raises(ValueError, match="fp32 for samples of 2 pictures"):
+        train_phase(phase, Recipe(model=config), model, None, fingerprint="")

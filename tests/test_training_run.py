@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 SOURCE = ProceduralScenes(0, size=8, n_cameras=4, n_frames=2)
 STAGES = ("autoencoder", "static", "motion", "decoder")
-SECONDS = 120
+SECONDS = 300
 
 
 class Stopped(Exception):

@@ -16,7 +16,7 @@ from ..world.render import render_parts
 # Cameras all around at one elevation, as the official orbits have them, in this share of the scenes; the
 # others are seen from cameras anywhere.
 _RING_SHARE = 0.6
-_ELEVATIONS_DEG = (-10.0, 40.0)
+ELEVATIONS_DEG = (-10.0, 40.0)
 # Seconds do not exist in the world: a frame's share of an object's whole motion, slow to fast.
 _FRAME_STEP = (0.02, 0.1)
 # Between the first scenes of neighbouring seeds.
@@ -59,10 +59,10 @@ class ProceduralScenes:
         n = self.n_cameras
         if float(torch.rand((), generator=dice)) < _RING_SHARE:
             azimuths = 360 * torch.arange(n) / n
-            elevations = _between(*_ELEVATIONS_DEG, torch.rand((), generator=dice)).expand(n)
+            elevations = _between(*ELEVATIONS_DEG, torch.rand((), generator=dice)).expand(n)
         else:
             azimuths = 360 * torch.rand(n, generator=dice)
-            elevations = _between(*_ELEVATIONS_DEG, torch.rand(n, generator=dice))
+            elevations = _between(*ELEVATIONS_DEG, torch.rand(n, generator=dice))
         relative = (elevations - elevations[0]).tolist()
         turned = ((azimuths - azimuths[0]) % 360).tolist()
         return Cameras(tuple(relative), tuple(turned), input_elevation_deg=float(elevations[0]))

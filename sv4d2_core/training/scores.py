@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,9 +18,9 @@ from ..world.creature import parts_at
 from ..world.distribution import HELD_OUT_OBJECTS, draw_object
 from ..world.framing import framed
 from ..world.render import render_parts
+from .procedural import ELEVATIONS_DEG
 
 _FILL = 0.9
-_ELEVATIONS_DEG = (-10.0, 40.0)
 # A window of frames this far apart, in the middle of the object's motion.
 _FRAME_STEP = 0.05
 
@@ -45,15 +45,9 @@ class Scores:
 def held_out_views(number: int, n_frames: int, cameras: Cameras, size: int) -> ViewGrid:
     """Return the true views of one of the 64 held-out objects from cameras at an elevation of its own."""
     seed = HELD_OUT_OBJECTS[number]
-    low, high = _ELEVATIONS_DEG
+    low, high = ELEVATIONS_DEG
     share = float(torch.rand((), generator=torch.Generator("cpu").manual_seed(seed)))
-    lifted = Cameras(
-        cameras.elevations_deg,
-        cameras.azimuths_deg,
-        cameras.radius,
-        cameras.fov_deg,
-        low + (high - low) * share,
-    )
+    lifted = replace(cameras, input_elevation_deg=low + (high - low) * share)
     times = 0.5 + _FRAME_STEP * (torch.arange(n_frames, dtype=torch.float64) - (n_frames - 1) / 2)
     rendering = render_parts(framed(parts_at(draw_object(seed), times), lifted, _FILL), lifted, size)
     return ViewGrid(rendering.rgb, lifted, rendering.mask, times=tuple(times.tolist()))

@@ -27,6 +27,8 @@ Callback = Callable[[Progress], None]
 
 # With a single context token these never matter (specification 4.4); they get no gradient.
 _WITHOUT_EFFECT = re.compile(r"\.attn2\.to_[qk]\.|\.norm2\.")
+# Seen with PyTorch 2.13: the weight gradient of a (3, 1, 1) convolution over sequences of this length.
+_WRONG_IN_BF16 = 2
 _PICTURES_PER_SCENE = 4
 _SCENES_AT_START, _SCENES_PER_STEP = 64, 2
 _PICTURES_FOR_STATISTICS = 512
@@ -139,9 +141,18 @@ def train_phase(
         fingerprint: of the data and of the model that training starts from.
         state: see `train`.
         callback: see `train`.
+
+    Raises:
+        ValueError: samples of two pictures in bf16 on a CPU.
     """
     unet = model.unet
     device = next(unet.parameters()).device
+    n_pictures = phase.draw.n_frames * model.config.n_views
+    if device.type == "cpu" and recipe.dtype == "bf16" and n_pictures == _WRONG_IN_BF16:
+        raise ValueError(
+            f"Expected --dtype fp32 for samples of {n_pictures} pictures on a CPU, where PyTorch's "
+            f"convolution over two gives wrong gradients in bf16."
+        )
     prepare_for_training(unet, phase, recipe)
     rank, size = rank_and_size()
 
