@@ -70,13 +70,13 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         type=at_least(0),
         default=1,
         metavar="N",
-        help="processes that render scenes ahead (default 1)",
+        help="processes that render scenes ahead (default 2)",
     )
     group.add_argument(
         "--orbit-share",
         type=float,
         metavar="X",
-        help="share of samples on the official orbit around their input, else any cameras (default 0.9)",
+        help="share of samples on the official orbit around their input, else any cameras (default 0.95)",
     )
     group.add_argument(
         "--mask-all", type=float, metavar="X", help="share of samples without reference views (default 0.5)"
@@ -91,9 +91,9 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--p-mean",
         type=float,
         metavar="X",
-        help="mean of the logarithm of the noise level (default 1)",
+        help="mean of the logarithm of the noise level (default 2; 1 with --base)",
     )
-    group.add_argument("--p-std", type=positive_number, metavar="X", help="its deviation (default 1.6)")
+    group.add_argument("--p-std", type=positive_number, metavar="X", help="its deviation (default 1.8; 1.6)")
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +201,8 @@ def _phases(args: argparse.Namespace, model: ModelConfig) -> tuple[Phase, Phase]
         motion = replace(
             motion, loop=LoopConfig(_FINE_TUNING_STEPS, rate), draw=replace(motion.draw, batch=1)
         )
+        # What SVD's descendants were trained with; a small model from scratch learns its views at more noise.
+        static, motion = (replace(p, draw=replace(p.draw, p_mean=1.0, p_std=1.6)) for p in (static, motion))
     motion = replace(motion, draw=replace(motion.draw, n_frames=model.n_frames))
     return (
         _with_options(static, args, args.static_steps, args.static_batch),

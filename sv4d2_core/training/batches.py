@@ -40,12 +40,12 @@ class DrawConfig:
 
     n_frames: int
     batch: int
-    orbit_share: float = 0.9
+    orbit_share: float = 0.95
     mask_all: float = 0.5
     mask_view: float = 0.15
     drop_conditioning: float = 0.1
-    p_mean: float = 1.0
-    p_std: float = 1.6
+    p_mean: float = 2.0
+    p_std: float = 1.8
 
     def __post_init__(self) -> None:
         shares = (self.orbit_share, self.mask_all, self.mask_view, self.drop_conditioning)

@@ -13,9 +13,6 @@ from ..world.distribution import TRAINING_SEEDS, draw_object
 from ..world.framing import framed
 from ..world.render import render_parts
 
-# Cameras all around at one elevation, as the official orbits have them, in this share of the scenes; the
-# others are seen from cameras anywhere.
-_RING_SHARE = 0.6
 ELEVATIONS_DEG = (-10.0, 40.0)
 # Seconds do not exist in the world: a frame's share of an object's whole motion, slow to fast.
 _FRAME_STEP = (0.02, 0.1)
@@ -34,12 +31,15 @@ class ProceduralScenes:
         size: H and W, pixels.
         n_cameras: cameras per scene, any of which may be the input view.
         n_frames: moments per scene.
+        ring_share: share of the scenes with cameras all around at one elevation, as the official orbits have
+            them; the others are seen from cameras anywhere.
     """
 
     seed: int = 0
     size: int = 32
     n_cameras: int = 12
     n_frames: int = 4
+    ring_share: float = 0.9
 
     def scene(self, index: int) -> ViewGrid:
         """Return scene ``index`` with its masks."""
@@ -57,7 +57,7 @@ class ProceduralScenes:
 
     def _cameras(self, dice: torch.Generator) -> Cameras:
         n = self.n_cameras
-        if float(torch.rand((), generator=dice)) < _RING_SHARE:
+        if float(torch.rand((), generator=dice)) < self.ring_share:
             azimuths = 360 * torch.arange(n) / n
             elevations = _between(*ELEVATIONS_DEG, torch.rand((), generator=dice)).expand(n)
         else:
