@@ -31,7 +31,6 @@ from .train_arguments import recipe_of
 
 log = logging.getLogger(__name__)
 
-
 _PLOT_SIZE, _PLOT_EVERY_S = (900, 420), 60.0
 _SAMPLED_OBJECTS = (0, 1, 2, 3)
 # Cameras of a generated scene: twelve around hold the orbit of 4 views, only twice as many that of 8.
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         ValueError, OSError: bad data or options, a folder with another training, a full disk.
     """
     paths: tuple[Path, ...] = ()
-    recipe = recipe_of(args, args.scenes)
+    recipe = recipe_of(args)
     model = recipe.model
     if args.data is not None:
         paths = tuple(

@@ -70,7 +70,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         type=at_least(0),
         default=1,
         metavar="N",
-        help="processes that render scenes ahead (default 2)",
+        help="processes that render scenes ahead (default 1)",
     )
     group.add_argument(
         "--orbit-share",
@@ -157,12 +157,8 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def recipe_of(args: argparse.Namespace, n_scenes: int) -> Recipe:
-    """Return the recipe that the options mean.
-
-    Args:
-        args: parsed options.
-        n_scenes: how many scenes there are.
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """Return the recipe that the options mean, of procedural scenes.
 
     Raises:
         ValueError: --lora without --base, no steps at all, values out of range.
@@ -183,7 +179,7 @@ def recipe_of(args: argparse.Namespace, n_scenes: int) -> Recipe:
     return Recipe(
         model=model,
         seed=args.seed,
-        n_scenes=n_scenes,
+        n_scenes=args.scenes,
         autoencoder=replace(_FROM_SCRATCH.autoencoder, steps=args.autoencoder_steps),
         decoder=replace(_FROM_SCRATCH.decoder, steps=args.decoder_steps),
         phases=phases,

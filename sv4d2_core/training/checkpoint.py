@@ -12,9 +12,7 @@ from ..diffusion.model import Model
 from ..diffusion.safetensors_stream import write_safetensors
 
 
-def write_checkpoint(
-    path: Path, model: Model, dtype: torch.dtype, notes: dict[str, str], *, overwrite: bool = True
-) -> Path:
+def write_checkpoint(path: Path, model: Model, dtype: torch.dtype, notes: dict[str, str]) -> Path:
     """Write all networks of a model in ``dtype`` and return the path; `load_checkpoint` reads it.
 
     Args:
@@ -22,10 +20,6 @@ def write_checkpoint(
         model: what to write; one encoder that serves frames and views is stored once.
         dtype: float32, float16 or bfloat16.
         notes: further metadata, such as how the model was trained.
-        overwrite: replace an existing file.
-
-    Raises:
-        FileExistsError: the file exists and ``overwrite`` is not set.
     """
     shared = model.view_encoder is model.frame_encoder
     metadata = {**metadata_of(model.config), **notes, "format": "pt"}
@@ -39,5 +33,5 @@ def write_checkpoint(
     }
     kinds = {key: (dtype, tuple(tensor.shape)) for key, tensor in weights.items()}
     return write_safetensors(
-        path, kinds, lambda key: weights[key].detach().cpu().to(dtype), metadata, overwrite
+        path, kinds, lambda key: weights[key].detach().cpu().to(dtype), metadata, overwrite=True
     )

@@ -16,9 +16,14 @@ from ...views import ViewGrid
 _SIZE = 128
 
 
+def small_grid(grid: ViewGrid) -> ViewGrid:
+    """Return the grid at most 128 pixels a side, with masks."""
+    return replace(grid, masks=masks_of(grid)).resized(min(_SIZE, grid.images.shape[2]))
+
+
 def measured_grid(grid: ViewGrid) -> ViewGrid:
     """Return the grid at most 128 pixels a side, with masks free of specks."""
-    small = replace(grid, masks=masks_of(grid)).resized(min(_SIZE, grid.images.shape[2]))
+    small = small_grid(grid)
     pairs = zip(small.images.unbind(1), masks_of(small).unbind(1), strict=True)
     return replace(small, masks=torch.stack([_without_specks(*pair) for pair in pairs], dim=1))
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ...export.pictures import pick_frames, to_bytes
 from ...views import ViewGrid
 from .rectify import rectify
-from .silhouettes import measured_grid
+from .silhouettes import small_grid
 from .static_centre import pictured
 from .verdict import Verdict
 
@@ -23,7 +23,7 @@ def picture_strip(grid: ViewGrid, verdict: Verdict) -> Image.Image:
     Frames of the input view and of the middle novel view, then, framed, the pictures that broke a limit. A
     cross marks the static centre.
     """
-    small = measured_grid(grid)
+    small = small_grid(grid)
     pictures = [(t, v) for v in (0, (small.n_views + 1) // 2) for t in pick_frames(small.n_frames, _FRAMES)]
     broken = [check.found for check in verdict.checks if not check.passed and check.found.frame is not None]
     worst = [(found.frame or 0, found.view or 0) for found in broken]
