@@ -86,8 +86,13 @@ class Recipe:
     decoder: LoopConfig = LoopConfig(steps=1000, learning_rate=1e-3, warm_up=20, average=0.99)
     phases: tuple[Phase, ...] = field(
         default=(
-            Phase("static", LoopConfig(steps=10_000, learning_rate=1.5e-3), DrawConfig(n_frames=1, batch=16)),
-            Phase("motion", LoopConfig(steps=1500, learning_rate=5e-4), DrawConfig(n_frames=4, batch=4)),
+            # Of a single frame the reference views are the answer, so few samples have them.
+            Phase(
+                "static",
+                LoopConfig(steps=5000, learning_rate=1.5e-3),
+                DrawConfig(n_frames=1, batch=16, mask_all=0.95),
+            ),
+            Phase("motion", LoopConfig(steps=1200, learning_rate=5e-4), DrawConfig(n_frames=4, batch=4)),
         )
     )
     dtype: str = "bf16"

@@ -1,11 +1,11 @@
 """Prints what the changes of SV4D 2.0's training are worth at the scale of `sv4d2-tiny`.
 
-    python tests/bench/train_ablations.py FOLDER [--steps 400] [--seeds 0 1 2] [--arms full view ...]
+    python tests/bench/train_ablations.py FOLDER [--steps 150] [--seeds 0 1 2] [--arms full view ...]
 
 FOLDER is that of a training from scratch (`sv4d2 train --out FOLDER`): its autoencoder and its scenes are
-used. Every arm sees the same number of pictures in the same order per seed, with a smaller UNet. Finished
-runs are kept in FOLDER/ablations and not repeated. Figures are means over held-out objects and seeds; the
-intervals hold 95 % of the paired differences to the arm in question under resampling of the objects.
+used. Every arm sees the same number of samples in the same order per seed. Finished runs are kept in
+FOLDER/ablations and not repeated. Figures are means over held-out objects and seeds; the intervals hold 95 %
+of the paired differences to the arm in question under resampling of the objects.
 
 Arms ``raw``, ``rectified`` and ``curated`` are trained on clips of which most have a planted defect: all of
 them as they are, all of them rectified, or only those that the curation keeps, rectified.
@@ -42,7 +42,6 @@ from sv4d2_core.training.stages import train_phase
 from sv4d2_core.training.views_loss import initialise
 from sv4d2_core.views import ViewGrid
 
-UNET = replace(TINY.unet, multipliers=(1, 2))
 STATIC_SHARE = 0.6
 SAMPLER_STEPS = 12
 CLIPS = 200
@@ -109,7 +108,7 @@ def trained(
 ) -> Model:
     """Return a model whose UNet was trained as the arm says."""
     torch.manual_seed(seed)
-    config = replace(base.config, unet=replace(UNET, view_mixing=arm.view_mixing))
+    config = replace(base.config, unet=replace(base.config.unet, view_mixing=arm.view_mixing))
     unet = UNet(config.unet)
     initialise(unet)
     recipe = Recipe(model=config, seed=seed, n_scenes=n)
@@ -181,15 +180,15 @@ def main() -> None:
     """Train and score what is not there yet, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--objects", type=int, default=32)
+    parser.add_argument("--objects", type=int, default=24)
     args = parser.parse_args()
     torch.set_num_threads(1)
     autoencoder = args.folder / "autoencoder.safetensors"
     constants = fingerprint_of(
-        file_fingerprint(autoencoder), asdict(UNET), STATIC_SHARE, SAMPLER_STEPS, CLIPS, asdict(_LIMITS)
+        file_fingerprint(autoencoder), STATIC_SHARE, SAMPLER_STEPS, CLIPS, asdict(_LIMITS)
     )
     place = args.folder / "ablations" / constants
     place.mkdir(parents=True, exist_ok=True)
