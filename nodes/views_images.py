@@ -161,5 +161,5 @@ class SV4D2ImagesToViews(io.ComfyNode):
         views = assemble_views(clip, novel_views, cameras, order=order, fps=fps, clip_masks=clip_mask)
         if model is not None:
             config = sv4d2_model(model).config_for(cameras.n_views)
-            views = replace(views, variant=config.variant, trained=config.trained)
+            views = replace(views, variant=config.label, trained=config.trained)
         return io.NodeOutput(views)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _N_FRAMES = 21
 _FPS = 8.0
 _UNTRAINED_STEPS = 4
-_TINY_VIEWS = ("--steps", "20", "--centering", "none")
+_TINY_VIEWS = ("--steps", "5", "--centering", "none")
 # The 4D part on a CPU within half a minute.
 _SMALL_FIT = ("--steps", "300", "--input-elevation", "0")
 _SMALL_TURN = ("--turntable", "--frames", "48", "--size", "128")
@@ -73,9 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the clip and its true views, then run `views`, `refine` and `render`; return the exit code."""
     given = args.checkpoint or TINY_MODEL
-    if not args.untrained and given == TINY_MODEL and not TINY_MODEL.exists():
-        log.warning("This copy comes without sv4d2-tiny: the demo goes on with untrained weights.")
-        args.untrained = True
     config = small_config() if args.untrained else read_config(read_header(given))
     truth = render_views(
         make_creature(args.creature), Cameras.default(config.n_views), _N_FRAMES, config.size, _FPS

@@ -139,6 +139,12 @@ class ModelConfig:
             )
 
     @property
+    def label(self) -> str:
+        """What its views are labelled with: the variant, and whether a smaller model was trained like it."""
+        small = self.trained and self.unet.base < UNetConfig().base
+        return f"{self.variant} (small model)" if small else self.variant
+
+    @property
     def latent_factor(self) -> int:
         """Factor between the image size and the latent size."""
         return self.vae.downsampling

@@ -152,7 +152,7 @@ def sample_views(
         masks=torch.cat([input_masks[:, None].float(), near_white_masks(novel)], dim=1),
         fps=fps if fps is not None else (8.0 if isinstance(clip, Tensor) else clip.fps),
         latents=torch.cat(latents, dim=1),
-        variant=config.variant,
+        variant=config.label,
         trained=config.trained,
         seed=seed,
         steps=steps,

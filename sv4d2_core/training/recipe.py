@@ -92,7 +92,7 @@ class Recipe:
                 LoopConfig(steps=5000, learning_rate=1.5e-3),
                 DrawConfig(n_frames=1, batch=16, mask_all=0.95),
             ),
-            Phase("motion", LoopConfig(steps=1200, learning_rate=5e-4), DrawConfig(n_frames=4, batch=4)),
+            Phase("motion", LoopConfig(steps=800, learning_rate=5e-4), DrawConfig(n_frames=4, batch=4)),
         )
     )
     dtype: str = "bf16"
