@@ -7,6 +7,8 @@ from comfy_api.latest import ComfyExtension, io
 from .camera_info import SV4D2CamerasToCameraInfo
 from .camera_orbit import SV4D2CameraOrbit
 from .conditioning_node import SV4D2Conditioning
+from .export_dataset import SV4D2ExportDataset
+from .export_scene import SV4D2Export4D
 from .guidance_node import SV4D2Guidance
 from .host_model import register
 from .loaders import SV4D2CheckpointLoader, SV4D2UNETLoader
@@ -18,6 +20,8 @@ from .render_scene import SV4D2Render4D
 from .replacements import register_replacements
 from .sampler import SV4D2Sampler
 from .scene_files import SV4D2LoadScene, SV4D2SaveScene
+from .scene_mesh import SV4D2SceneToMesh
+from .scene_splat import SV4D2SceneToSplat
 from .tiny_model import register_tiny_model
 from .views_folder import SV4D2LoadViews, SV4D2SaveViews
 from .views_images import SV4D2ImagesToViews, SV4D2ViewsToImages
@@ -55,4 +59,8 @@ class SV4D2Extension(ComfyExtension):
             SV4D2Render4D,
             SV4D2LoadScene,
             SV4D2SaveScene,
+            SV4D2Export4D,
+            SV4D2ExportDataset,
+            SV4D2SceneToMesh,
+            *([SV4D2SceneToSplat] if hasattr(io, "Splat") else []),
         ]

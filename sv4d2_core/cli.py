@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         checkpoints,
         curate,
         demo,
+        export,
         metrics,
         refine,
         refine_arguments,
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("views", views_arguments.add_arguments, views.run, "make novel-view videos from a clip"),
         ("refine", refine_arguments.add_arguments, refine.run, "fit a 4D scene to views"),
         ("render", render.add_arguments, render.run, "show a 4D scene from any camera at any time"),
+        ("export", export.add_arguments, export.run, "write a 4D scene as files that other programs open"),
         ("metrics", metrics.add_arguments, metrics.run, "score views against true views or themselves"),
         ("scenes", scenes.add_arguments, scenes.run, "write the benchmark scenes, whose every view is known"),
         (

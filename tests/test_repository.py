@@ -19,8 +19,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SOURCES = sorted((ROOT / "sv4d2_core").rglob("*.py"))
 NODES = sorted((ROOT / "nodes").rglob("*.py"))
 # What nodes/ may import: the host, and what the host itself always brings.
-HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "comfyui_version"}
+HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "comfyui_version"}
 BESIDE_THE_HOST = {"torch", "numpy", "PIL", "einops"}
+IMPORTS = (ast.Import, ast.ImportFrom)
 
 # Higher floors may import lower ones, never the other way round.
 FLOORS = [
@@ -70,6 +71,15 @@ def test_stand_alone_packages_are_those_the_tests_install():
     )
 
 
+def test_optional_packages_are_extras_and_imported_only_when_used():
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert (extras["usd"], extras["texture"]) == (["usd-core"], ["xatlas"])
+    for path in SOURCES:
+        at_the_start = [node for node in ast.parse(path.read_text()).body if isinstance(node, IMPORTS)]
+        names = {name.split(".")[0] for node in at_the_start for name in _names(node)}
+        assert not names & {"pxr", "xatlas"}, f"{path} needs {names & {'pxr', 'xatlas'}} to be imported"
+
+
 def test_registry_metadata():
     assert re.fullmatch(r"[a-z0-9-]+", PROJECT["project"]["name"])
     assert "comfyui" not in PROJECT["project"]["name"]
@@ -79,7 +89,7 @@ def test_registry_metadata():
 
 
 def test_imports_only_run_down_and_never_reach_the_host():
-    host = HOST | {"nodes", "comfy_extras"}
+    host = HOST | {"nodes"}
     seen = set()
     for path in SOURCES:
         room = path.relative_to(ROOT / "sv4d2_core").with_suffix("").parts[0]

@@ -72,21 +72,31 @@ def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float]
     }
 
 
-def transforms_json(cameras: Cameras, size: int, fps: float, times: Sequence[float], has_masks: bool) -> dict:
+def transforms_json(
+    cameras: Cameras,
+    size: int,
+    fps: float,
+    times: Sequence[float],
+    has_masks: bool,
+    *,
+    views: Sequence[int] | None = None,
+    suffix: str = "",
+) -> dict:
     """Return the content of ``transforms_train.json``: D-NeRF's fields and nerfstudio's intrinsics.
 
     The world is turned to +z up; the camera axes are OpenGL's (x right, y up, z backward). Frames are listed
-    time by time, v fastest.
+    time by time, v fastest: all ``views``, or only the given ones. ``suffix`` ends the names of the pictures:
+    D-NeRF adds ".png" itself, nerfstudio wants it in the file.
     """
     K = cameras.intrinsics(size)
     matrices = (Y_UP_TO_Z_UP @ cameras.c2w_opengl()).tolist()
     frames = []
     for t, time in enumerate(times):
-        for v, matrix in enumerate(matrices):
+        for v in range(len(matrices)) if views is None else views:
             frame = {
-                "file_path": f"./{frame_path(v, t)}",
+                "file_path": f"./{frame_path(v, t)}{suffix}",
                 "time": time,
-                "transform_matrix": matrix,
+                "transform_matrix": matrices[v],
             }
             if has_masks:
                 frame["mask_path"] = f"./{mask_path(v, t)}"

@@ -18,11 +18,13 @@ from .hull import Occupancy
 from .object_path import ObjectPath
 from .planes import MovingPlanes
 from .rays import Rays
-from .scene import SceneRendering, save_scene, views_to_render
+from .scene import SceneRendering, no_object, save_scene, views_to_render
 from .volume import box_span, composite_on_white, ray_weights, sample_distances
 
 # Rays that are rendered together: bounds the memory, whatever the picture's size.
 _CHUNK = 16384
+# Points that the field is asked for together, for the same reason.
+_POINTS = 1 << 17
 
 
 class DyNeRF:
@@ -121,6 +123,45 @@ class DyNeRF:
                     callback(t * n_views + v + 1, len(times) * n_views, None)
         return SceneRendering.of(maps.unflatten(2, (size, size)))
 
+    @torch.no_grad()
+    def bounds(self, time: float) -> Tensor:
+        """Return the corners [2, 3] of the box of the cells that are occupied at a time; see `Scene4D`.
+
+        Raises:
+            ValueError: no cell is.
+        """
+        occupancy = self._occupancy_at(time)
+        used = occupancy.cells[0].nonzero().flip(-1)  # x, y, z
+        if not len(used):
+            raise no_object(time)
+        corners = torch.stack([used.amin(0), used.amax(0) + 1]) / occupancy.cells.shape[-1]
+        return (occupancy.box[0] + corners * (occupancy.box[1] - occupancy.box[0])).cpu() + self._shift(time)
+
+    @torch.no_grad()
+    def densities(self, points: Tensor, time: float) -> Tensor:
+        """Return the field's density at world points, [N] per world unit, 0 outside the occupied cells."""
+        unit, occupancy = self._unit(points, time), self._occupancy_at(time)
+        inside = occupancy.contains(unit, torch.zeros(len(unit), dtype=torch.long, device=unit.device))
+        index = inside.nonzero()[:, 0]
+        found = torch.zeros_like(unit[:, 0])
+        for part in index.split(_POINTS):
+            found[part] = self.field.densities(unit[part], torch.full_like(unit[part, 0], time))
+        return found.to(points.device)
+
+    @torch.no_grad()
+    def colours(self, points: Tensor, time: float) -> Tensor:
+        """Return the field's colours at world points, [N, 3] in 0..1."""
+        parts = self._unit(points, time).split(_POINTS)
+        found = [self.field(part, torch.full_like(part[:, 0], time))[1] for part in parts]
+        return torch.cat(found).to(points.device)
+
+    def carried(self, points: Tensor, start: float, end: float) -> Tensor:
+        """Return where world points go with the field's own motion; planes know only the object's path."""
+        low, high = self.occupancy.box
+        moved = self.field.from_to(self._unit(points, start), start, end)
+        world = low + (moved + 1) / 2 * (high - low)
+        return (world.cpu() + self._shift(end)).to(points)
+
     def save(self, path: str | Path) -> None:
         """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
         cells = np.packbits(self.occupancy.cells.cpu().numpy())
@@ -152,6 +193,15 @@ class DyNeRF:
         scene.field.load_state_dict(tensors_under("field.", tensors))
         scene.path = header.get("path") and ObjectPath.from_json(header["path"])
         return scene
+
+    def _shift(self, time: float) -> Tensor:
+        """Return where the middle of the object is, [3] on the CPU."""
+        return torch.zeros(3) if self.path is None else self.path.at(time).float()
+
+    def _unit(self, points: Tensor, time: float) -> Tensor:
+        """Return world points [N, 3] in -1..1 of the box."""
+        box = self.occupancy.box
+        return self.occupancy.to_unit((points - self._shift(time).to(points)).to(box))
 
     def _occupancy_at(self, time: float) -> Occupancy:
         """Return the cells of the frames before and after a time, as one frame."""

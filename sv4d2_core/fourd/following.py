@@ -24,6 +24,10 @@ from .registration import hull_centres, hull_turns
 _FAR = 0.25
 # Room around the hulls in the space of the anchor frame: the centres of coarse hulls are not exact.
 _MARGIN = 1.05
+# Newton's method: its steps, the longest along an axis, in half boxes, and what keeps it off folds.
+_NEWTON_STEPS = 6
+_DAMPING = 1e-4
+_LONGEST_STEP = 0.3
 
 
 class Following(nn.Module):
@@ -101,6 +105,21 @@ class Following(nn.Module):
         """
         return self._arrived(points, times) * self.reach + self.middle - points
 
+    def from_to(self, points: Tensor, start: float, end: float) -> Tensor:
+        """Return where points of one time are at another, [N, 3] in -1..1 of the scene's box.
+
+        The field knows the way to the anchor frame; Newton's method finds the way back.
+        """
+        with torch.no_grad():
+            place = self._arrived(points, torch.full_like(points[:, 0], start))
+        found = points.detach().clone()
+        for _ in range(_NEWTON_STEPS):
+            miss, slope = self._arrival(found, end)
+            normal = slope.mT @ slope + _DAMPING * torch.eye(3).to(slope)
+            step = torch.linalg.solve(normal, slope.mT @ (place - miss)[..., None])[..., 0]
+            found = found + step.clamp(-_LONGEST_STEP, _LONGEST_STEP)
+        return found
+
     def groups(self, config: RefineConfig) -> list[dict]:
         """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
         groups = self.field.groups(config)
@@ -154,6 +173,16 @@ class Following(nn.Module):
     def _arrived(self, points: Tensor, times: Tensor) -> Tensor:
         """Return where points are in -1..1 of the anchor's box, after the field has moved them, too."""
         return self.field.moved(self._place(points, times), times)
+
+    def _arrival(self, points: Tensor, time: float) -> tuple[Tensor, Tensor]:
+        """Return where points arrive, [N, 3], and how that depends on them, [N, 3, 3]."""
+        with torch.enable_grad():
+            points = points.detach().requires_grad_()
+            place = self._arrived(points, torch.full_like(points[:, 0], time))
+            rows = [
+                torch.autograd.grad(axis.sum(), points, retain_graph=True)[0] for axis in place.unbind(-1)
+            ]
+        return place.detach(), torch.stack(rows, dim=1)
 
 
 def _at_nodes(values: Tensor, times: Sequence[float]) -> Tensor:

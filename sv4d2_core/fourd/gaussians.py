@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from ..cameras import Cameras
 from ..tensor_file import tensors_under
 from .deformation import Deformation
+from .densities import gaussian_box, gaussian_colours, gaussian_densities, gaussian_motion
 from .gaussians_config import GaussiansConfig
 from .object_path import ObjectPath
-from .scene import SceneRendering, save_scene, views_to_render
+from .scene import SceneRendering, no_object, save_scene, views_to_render
 from .splat_projection import rotations
 from .splatting import splat
 
@@ -134,15 +135,44 @@ class Gaussians:
         n_views = len(chosen)
         maps = torch.empty(len(times), n_views, size, size, 8)
         for t, time in enumerate(times):
-            gaussians = self.at_time(time)
-            if self.path is not None:
-                shift = self.path.at(time).to(gaussians.means)
-                gaussians = gaussians._replace(means=gaussians.means + shift)
+            gaussians = self._in_world(time)
             for v, view in enumerate(chosen):
                 maps[t, v] = _see(gaussians, cameras, view, size).cpu()
                 if callback is not None:
                     callback(t * n_views + v + 1, len(times) * n_views, None)
         return SceneRendering.of(maps)
+
+    @torch.no_grad()
+    def bounds(self, time: float) -> Tensor:
+        """Return the corners [2, 3] of the box of the Gaussians within the box of the hull; see `Scene4D`.
+
+        Raises:
+            ValueError: no Gaussian can be seen.
+        """
+        low, high = gaussian_box(self.at_time(time))
+        hull = self.deformation.box
+        low, high = torch.maximum(low, hull[0]), torch.minimum(high, hull[1])
+        if (low >= high).any():
+            raise no_object(time)
+        return (torch.stack([low, high]) + self._shift(time)).cpu()
+
+    @torch.no_grad()
+    def densities(self, points: Tensor, time: float) -> Tensor:
+        """Return the sum of the Gaussians at world points, [N]; each is as high as its opacity."""
+        gaussians = self._in_world(time)
+        return gaussian_densities(gaussians, points.to(gaussians.means)).to(points.device)
+
+    @torch.no_grad()
+    def colours(self, points: Tensor, time: float) -> Tensor:
+        """Return the mean colours of the Gaussians near world points, [N, 3] in 0..1."""
+        gaussians = self._in_world(time)
+        return gaussian_colours(gaussians, points.to(gaussians.means)).to(points.device)
+
+    @torch.no_grad()
+    def carried(self, points: Tensor, start: float, end: float) -> Tensor:
+        """Return where world points go with the Gaussians near them."""
+        before, after = self._in_world(start), self._in_world(end)
+        return gaussian_motion(before, after, points.to(before.means)).to(points)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all parameters; `load_state_dict` reads them."""
@@ -202,6 +232,16 @@ class Gaussians:
             box, config.plane_sizes, time_size, config.features, config.hidden, generator
         )
         return cls(canonical, deformation, scale_limits, cameras, fps, times, config)
+
+    def _shift(self, time: float) -> Tensor:
+        """Return where the middle of the object is, [3]."""
+        box = self.deformation.box
+        return torch.zeros_like(box[0]) if self.path is None else self.path.at(time).to(box)
+
+    def _in_world(self, time: float) -> GaussiansAt:
+        """Return the Gaussians at a time where the object is."""
+        gaussians = self.at_time(time)
+        return gaussians._replace(means=gaussians.means + self._shift(time))
 
     def to(self, device: torch.device | str) -> Gaussians:
         """Return this scene, moved to a device."""

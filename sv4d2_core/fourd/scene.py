@@ -80,6 +80,29 @@ class Scene4D(Protocol):
         """
         ...
 
+    def bounds(self, time: float) -> Tensor:
+        """Return the corners [2, 3] of a box that holds the object at a time, world units, on the CPU.
+
+        Raises:
+            ValueError: there is nothing at this time.
+        """
+        ...
+
+    def densities(self, points: Tensor, time: float) -> Tensor:
+        """Return how dense the object is at points [N, 3] in the world, [N], on the device of the points.
+
+        The unit is the backend's own: a level on it makes a surface.
+        """
+        ...
+
+    def colours(self, points: Tensor, time: float) -> Tensor:
+        """Return the colours at points [N, 3] in the world, [N, 3] in 0..1, on the device of the points."""
+        ...
+
+    def carried(self, points: Tensor, start: float, end: float) -> Tensor:
+        """Return where points [N, 3] of one time are at another, as far as the scene knows its motion."""
+        ...
+
     def save(self, path: str | Path) -> None:
         """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
         ...
@@ -104,6 +127,14 @@ def views_to_render(
 def own_cameras(scene: Scene4D) -> Cameras:
     """Return the cameras that a scene was fitted to, with a wider view where the object leaves theirs."""
     return scene.cameras if scene.path is None else scene.path.seen_by(scene.cameras)
+
+
+def no_object(time: float) -> ValueError:
+    """Return the error of a scene in which there is nothing at a time."""
+    return ValueError(
+        f"Expected an object at time {time:g}; the scene is empty there. Fit it again, or leave this time "
+        f"out."
+    )
 
 
 def save_scene(path: str | Path, backend: str, tensors: dict[str, Tensor], header: dict) -> None:

@@ -1,0 +1,190 @@
+"""The node that writes a scene as files for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from comfy_api.latest import io
+
+from ..sv4d2_core.cameras import Cameras
+from ..sv4d2_core.export.export_settings import Exported, ExportSettings
+from ..sv4d2_core.export.location import numbered_file, numbered_folder
+from ..sv4d2_core.export.scene_export import export_scene
+from ..sv4d2_core.fourd.scene import Scene4D
+from .gradients import gradients
+from .output_folder import output_place, relative_to_output
+from .progress import counted_progress
+from .sockets import CamerasType, SceneType, aliases
+
+# What the widget offers: the core's format, and the end of the file's name; none is a folder.
+_FORMATS = {
+    "glb": ("glb", ".glb"),
+    "glb-sequence": ("glb-sequence", ""),
+    "obj": ("obj", ""),
+    "ply": ("ply", ""),
+    "usd": ("usd", ".usdc"),
+    "splat-ply": ("splat-ply", ""),
+    "splat": ("splat", ""),
+    "npz": ("npz", ".npz"),
+    "dataset": ("dataset", ""),
+    "colmap": ("colmap", ""),
+    "turntable-mp4": ("turntable", ".mp4"),
+    "turntable-webm": ("turntable", ".webm"),
+    "turntable-gif": ("turntable", ".gif"),
+}
+
+
+class SV4D2Export4D(io.ComfyNode):
+    """A scene as files."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's sockets and widgets."""
+        return io.Schema(
+            node_id="SV4D2Export4D",
+            display_name="SV4D2 Export 4D",
+            category="SV4D2/export",
+            description=(
+                "Writes a 4D scene as files that other programs open: an animated GLB for Blender, Unity and "
+                "browsers, meshes or Gaussians frame by frame, USD, data sets with cameras, turntables. "
+                "Connect the scene of SV4D2 Refine 4D or SV4D2 Load Scene; connect file to Preview 3D to see "
+                "a GLB. Nothing is ever overwritten."
+            ),
+            inputs=[
+                SceneType.Input("scene", tooltip="The scene, from SV4D2 Refine 4D or SV4D2 Load Scene."),
+                io.Combo.Input(
+                    "format",
+                    options=list(_FORMATS),
+                    default="glb",
+                    tooltip="glb: one mesh that moves. glb-sequence, obj, ply: a mesh per frame. usd: meshes "
+                    "over time (needs usd-core). splat-ply, splat, npz: Gaussians, of scenes made of them. "
+                    "dataset, colmap: pictures with masks, times and cameras. turntable: a video.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="sv4d2/export",
+                    tooltip="Name below ComfyUI's output folder; a number is added: sv4d2/export_00001.glb. "
+                    "Knows %year%, %month%, %day% and the like.",
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="This many evenly spread times; 0: the scene's own. Of a turntable: pictures; 0: "
+                    "96.",
+                ),
+                io.Int.Input(
+                    "faces",
+                    default=20000,
+                    min=4,
+                    max=1000000,
+                    step=1000,
+                    tooltip="Triangles of a mesh at most.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=128,
+                    min=16,
+                    max=512,
+                    step=16,
+                    tooltip="Steps of the grid that the surface is found on, along the object. More is finer "
+                    "and slower: twice as many take eight times as long.",
+                ),
+                io.Int.Input(
+                    "texture",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=256,
+                    tooltip="glb: width of a baked texture in pixels (needs xatlas); 0: colours at vertices.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=512,
+                    min=16,
+                    max=4096,
+                    step=16,
+                    tooltip="dataset, colmap, turntable: side of the pictures in pixels.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=0.0,
+                    min=0.0,
+                    max=240.0,
+                    step=1.0,
+                    tooltip="Frames per second at which the result is played; 0: the scene's own pace.",
+                ),
+                CamerasType.Input(
+                    "cameras",
+                    optional=True,
+                    tooltip="dataset, colmap: where to see the scene from, from SV4D2 Camera Orbit. Open: "
+                    "the cameras it was fitted to.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="file",
+                    tooltip="The new file or folder relative to the output folder; Preview 3D takes a GLB.",
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="What was written, its size, how well the mesh follows."
+                ),
+            ],
+            is_output_node=True,
+            **aliases("glb", "gltf", "blender", "unity", "usd", "obj", "ply", "gaussian splatting", "colmap"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        scene: Scene4D,
+        format: str,
+        filename_prefix: str,
+        frames: int,
+        faces: int,
+        resolution: int,
+        texture: int,
+        size: int,
+        fps: float,
+        cameras: Cameras | None = None,
+    ) -> io.NodeOutput:
+        """Write the files and say what was written."""
+        kind, suffix = _FORMATS[format]
+        around = kind == "turntable"
+        settings = ExportSettings(
+            times=None if frames == 0 or around else tuple(torch.linspace(0, 1, frames).tolist()),
+            frames=frames if frames and around else ExportSettings().frames,
+            faces=faces,
+            resolution=resolution,
+            texture=texture,
+            size=size,
+            cameras=cameras,
+            fps=fps or None,
+            # The place is new and empty.
+            overwrite=True,
+        )
+        place, made = _written(scene, kind, suffix, filename_prefix, settings)
+        name = relative_to_output(place)
+        report = [f"{name}: {made.n_bytes() / 1e6:.2f} MB", *made.notes]
+        return io.NodeOutput(name, "\n".join(report), ui={"text": report})
+
+
+def _written(
+    scene: Scene4D, kind: str, suffix: str, prefix: str, settings: ExportSettings
+) -> tuple[Path, Exported]:
+    """Return the new file or folder and what was made."""
+    parent, name = output_place(prefix, settings.size)
+    with gradients():
+        if not suffix:
+            with numbered_folder(parent, name) as folder:
+                return folder, export_scene(scene, folder, kind, settings, counted_progress())
+        place = numbered_file(parent, name, suffix)
+        try:
+            made = export_scene(scene, place, kind, settings, counted_progress())
+        finally:
+            # A cancelled export leaves the empty file that kept its name; so does a sequence in its place.
+            if place.stat().st_size == 0:
+                place.unlink()
+    return place if place.exists() else made.paths[0].parent, made

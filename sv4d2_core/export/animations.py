@@ -1,0 +1,131 @@
+"""Pictures that move, as people share them: mp4, webm with transparency, GIF, or numbered PNG files."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+from av.video.stream import VideoStream
+from torch import Tensor
+
+from .formats.single_file import refuse_existing, write_file
+from .gif import gif_bytes
+from .own_entries import replaceable
+from .pictures import to_bytes, with_alpha, write_frames
+from .staging import all_or_nothing, recover
+from .video import write_video
+
+SEQUENCE_FILE = "sequence.json"
+_SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
+# Constant quality, from 0, lossless, to 63. The second encoder, of the alpha, takes the same.
+_WEBM_OPTIONS = {"crf": "15", "b:v": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4"}
+
+
+def write_animation(
+    path: str | Path, images: Tensor, opacity: Tensor | None, fps: float, *, overwrite: bool = False
+) -> int:
+    """Write pictures in the kind of file that the suffix asks for, and return its size in bytes.
+
+    .mp4: H.264 on white, without transparency; .webm: VP9; .gif. For PNG files see `write_pngs`.
+
+    Args:
+        path: of the file; missing folders above it are made.
+        images: [N, H, W, 3] in 0..1, on white where ``opacity`` is given.
+        opacity: [N, H, W] in 0..1, or None: nothing is transparent.
+        fps: pictures per second.
+        overwrite: replace a file that is there.
+
+    Raises:
+        FileExistsError: ``path`` exists and ``overwrite`` is off.
+        ValueError: another suffix, no pictures, shapes that do not fit together, numbers that are not finite,
+            a rate or a size that this kind of file cannot have.
+        OSError: the disk is full or read-only; the text says what to do.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _ENCODERS:
+        raise ValueError(f"Expected a name that ends in {', '.join(_ENCODERS)}; got {path.name!r}.")
+    _check(images, opacity, fps)
+    refuse_existing(path, overwrite)
+    return write_file(path, _ENCODERS[path.suffix.lower()](images, opacity, fps), overwrite)
+
+
+def write_pngs(
+    folder: str | Path, images: Tensor, opacity: Tensor | None, fps: float, *, overwrite: bool = False
+) -> list[Path]:
+    """Write ``00000.png`` and so on, RGBA where there is opacity, and ``sequence.json`` with the rate.
+
+    All or nothing. Arguments and errors are those of `write_animation`.
+
+    Returns:
+        The files, ``sequence.json`` last.
+    """
+    folder = Path(folder)
+    _check(images, opacity, fps)
+    recover(folder)
+    existing = replaceable(folder, SEQUENCE_FILE, _SEQUENCE_NAMES, overwrite)
+    names = [*(f"{n:05d}.png" for n in range(len(images))), SEQUENCE_FILE]
+    with all_or_nothing(folder, existing, SEQUENCE_FILE, 4 * images[..., 0].numel()) as staging:
+        write_frames(staging, images if opacity is None else with_alpha(images, opacity))
+        about = {"format": "png", "fps": fps, "entries": names}
+        (staging / SEQUENCE_FILE).write_text(json.dumps(about, indent=2) + "\n")
+    return [folder / name for name in names]
+
+
+def _mp4_bytes(images: Tensor, _opacity: Tensor | None, fps: float) -> bytes:
+    # The index can only be moved to the front of a file that has a name.
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "video.mp4"
+        write_video(place, images, fps)
+        return place.read_bytes()
+
+
+def _webm_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
+    """Return a VP9 video with 4:2:0 colour, and with an alpha channel where there is opacity."""
+    if "libvpx-vp9" not in av.codecs_available:
+        raise ValueError(
+            "Expected a PyAV with libvpx-vp9 to write webm; this one has none. Write gif or png."
+        )
+    pictures, kind, layout = images, "rgb24", "yuv420p"
+    if opacity is not None:
+        pictures, kind, layout = with_alpha(images, opacity), "rgba", "yuva420p"
+    content = io.BytesIO()
+    with av.open(content, "w", format="webm") as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = cast(VideoStream, container.add_stream("libvpx-vp9", rate=rate, options=_WEBM_OPTIONS))
+        stream.height, stream.width, stream.pix_fmt = *images.shape[1:3], layout
+        context = stream.codec_context
+        # BT.709 in limited range, tagged as in `write_video`.
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+        for picture in to_bytes(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format=kind)
+            container.mux(stream.encode(frame.reformat(format=layout, dst_colorspace="itu709")))
+        container.mux(stream.encode())
+    return content.getvalue()
+
+
+_ENCODERS: dict[str, Callable[[Tensor, Tensor | None, float], bytes]] = {
+    ".mp4": _mp4_bytes,
+    ".webm": _webm_bytes,
+    ".gif": gif_bytes,
+}
+ANIMATION_SUFFIXES = tuple(_ENCODERS)
+
+
+def _check(images: Tensor, opacity: Tensor | None, fps: float) -> None:
+    """Raise ValueError unless there are pictures, and the rate is positive."""
+    if images.ndim != 4 or images.shape[-1] != 3 or not images.numel():
+        raise ValueError(f"Expected pictures [N, H, W, 3], at least one; got {list(images.shape)}.")
+    if opacity is not None and opacity.shape != images.shape[:3]:
+        raise ValueError(f"Expected opacity {list(images.shape[:3])}; got {list(opacity.shape)}.")
+    for name, tensor in (("pictures", images), ("opacity", opacity)):
+        if tensor is not None and (bad := int((~tensor.isfinite()).sum())):
+            raise ValueError(f"Expected finite numbers in the {name}; {bad} are NaN or infinite.")
+    if not 0 < fps < float("inf"):
+        raise ValueError(f"Expected a positive frame rate; got {fps:g}. Use the clip's rate, or 8.")

@@ -1,0 +1,1 @@
+"""Surfaces of a scene: one per frame, or one that moves."""

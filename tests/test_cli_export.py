@@ -1,0 +1,204 @@
+"""The command `export` as a user runs it: every format, data sets from views, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import trimesh
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.cli import main
+from sv4d2_core.export.dataset_reader import read_dataset
+from sv4d2_core.export.folder import write_views
+from sv4d2_core.fourd.config import RefineConfig
+from sv4d2_core.fourd.dynerf import DyNeRF
+from sv4d2_core.fourd.gaussians import CanonicalGaussians, Gaussians
+from sv4d2_core.fourd.gaussians_config import GaussiansConfig
+from sv4d2_core.fourd.hull import Occupancy
+from sv4d2_core.world import make_creature, render_views
+
+torch.set_num_threads(1)
+
+CAMERAS = Cameras((0, 0, 20), (0, 100, 200))
+BOX = torch.tensor([[-0.4, -0.4, -0.4], [0.4, 0.4, 0.4]])
+FRAMES, FPS = 3, 4.0
+COLOUR = (0.8, 0.4, 0.2)
+SMALL = ("--resolution", 24, "--faces", 600, "--size", 16)
+
+
+def block_scene() -> DyNeRF:
+    """A block of one colour that moves along x by a cell per frame."""
+    config = RefineConfig(features=2, plane_sizes=(4, 8), hidden=8, samples=48, hull_size=16)
+    cells = torch.zeros(FRAMES, 16, 16, 16, dtype=torch.bool)
+    for t in range(FRAMES):
+        cells[t, 4:12, 4:12, 3 + t : 11 + t] = True
+    times = torch.linspace(0, 1, FRAMES).tolist()
+    scene = DyNeRF.untrained(Occupancy(cells, BOX), CAMERAS, FPS, times, config)
+    decoder = scene.field.field.decoder
+    with torch.no_grad():
+        for parameter in scene.field.parameters():
+            parameter.zero_()
+        decoder.density.bias.fill_(1 + torch.tensor(200.0 / decoder.density_scale).expm1().log())
+        decoder.colour[2].bias.copy_(torch.tensor(COLOUR).logit())
+    return scene
+
+
+def ball_scene() -> Gaussians:
+    """A still ball of Gaussians of one colour."""
+    means = torch.nn.functional.normalize(
+        torch.randn(120, 3, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
+    canonical = CanonicalGaussians(0.25 * means, 0.04, 0.9, torch.tensor([COLOUR]).expand(120, 3))
+    config = GaussiansConfig(count=120, features=4, plane_sizes=(8,), hidden=8)
+    times = torch.linspace(0, 1, FRAMES).tolist()
+    return Gaussians.still(canonical, BOX, (1e-3, 0.1), CAMERAS, FPS, times, config)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("scenes")
+    made = {"block": block_scene(), "ball": ball_scene()}
+    for name, scene in made.items():
+        scene.save(folder / f"{name}.safetensors")
+    return {name: folder / f"{name}.safetensors" for name in made}
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("views") / "views"
+    write_views(folder, render_views(make_creature(5), CAMERAS, FRAMES, 16))
+    return folder
+
+
+def export(source: Path, out: Path, kind: str, *more: object) -> int:
+    return main([str(word) for word in ("export", source, "--out", out, "--format", kind, *more)])
+
+
+def refused(capsys, *arguments: object) -> str:
+    assert export(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_glb_moves_as_the_scene_does(scenes, tmp_path, capsys):
+    assert export(scenes["block"], tmp_path / "block.glb", "glb", *SMALL) == 0
+    loaded = trimesh.load(tmp_path / "block.glb", force="mesh")
+    # Cells are 0.05 wide: the first frame reaches from -0.25 to 0.15.
+    np.testing.assert_allclose(loaded.bounds[:, 0], [-0.25, 0.15], atol=0.04)
+    assert [path.name for path in tmp_path.iterdir()] == ["block.glb"]
+    said = capsys.readouterr().err
+    assert "follows the surface to" in said and "3 frames, 0.50 s" in said and "MB" in said
+
+
+@pytest.mark.parametrize("kind", ["glb-sequence", "obj", "ply"])
+def test_sequences_hold_a_mesh_per_frame(scenes, tmp_path, kind):
+    assert export(scenes["block"], tmp_path / "out", kind, *SMALL) == 0
+    suffix = kind.partition("-")[0]
+    meshes = [trimesh.load(tmp_path / f"out/mesh_{t:05d}.{suffix}", force="mesh") for t in range(FRAMES)]
+    middles = [mesh.bounds.mean(0)[0] for mesh in meshes]
+    np.testing.assert_allclose(np.diff(middles), 0.05, atol=0.02)
+    assert all(mesh.is_watertight and mesh.volume > 0 for mesh in meshes)
+    sequence = json.loads((tmp_path / "out/sequence.json").read_text())
+    assert sequence["fps"] == FPS and sequence["times"] == [0, 0.5, 1]
+
+
+def test_gaussians_become_a_sequence_or_one_file_and_trajectories(scenes, tmp_path):
+    assert export(scenes["ball"], tmp_path / "splats", "splat-ply") == 0
+    assert len([*(tmp_path / "splats").glob("splat_*.ply")]) == FRAMES
+    assert export(scenes["ball"], tmp_path / "one.ply", "splat-ply", "--times", 0.5) == 0
+    assert len(trimesh.load(tmp_path / "one.ply").vertices) == 120
+    assert export(scenes["ball"], tmp_path / "one.splat", "splat", "--times", 0.5) == 0
+    assert (tmp_path / "one.splat").stat().st_size == 32 * 120
+    assert export(scenes["ball"], tmp_path / "ball.npz", "npz", "--frames", 5) == 0
+    with np.load(tmp_path / "ball.npz") as arrays:
+        assert arrays["means"].shape == (5, 120, 3)
+
+
+def test_meshes_of_gaussians_have_their_shape_and_colour(scenes, tmp_path):
+    assert export(scenes["ball"], tmp_path / "ball", "ply", "--times", 0.5, *SMALL) == 0
+    mesh = trimesh.load(tmp_path / "ball/mesh_00000.ply", force="mesh")
+    radius = np.linalg.norm(mesh.vertices, axis=-1)
+    assert 0.25 < np.median(radius) < 0.36
+    np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3].mean(0) / 255, COLOUR, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "colmap"])
+def test_pictures_of_a_scene_become_a_data_set(scenes, tmp_path, kind):
+    assert export(scenes["block"], tmp_path / "out", kind, *SMALL) == 0
+    if kind == "dataset":
+        read = read_dataset(tmp_path / "out/transforms_train.json")
+        assert read.images.shape == (FRAMES, 3, 16, 16, 3) and read.cameras.n_views == 2
+    else:
+        points = (tmp_path / "out/frame_00000/sparse/0/points3D.txt").read_text().splitlines()[1:]
+        places = np.array([line.split()[1:4] for line in points], float)
+        assert np.abs(places).max() < 0.3 and len(points) > 50
+
+
+def test_turntable_is_a_video_of_as_many_pictures(scenes, tmp_path):
+    assert export(scenes["block"], tmp_path / "turn.mp4", "turntable", "--frames", 6, "--size", 16) == 0
+    with av.open(str(tmp_path / "turn.mp4")) as container:
+        assert len([*container.decode(video=0)]) == 6
+    assert export(scenes["block"], tmp_path / "turn", "turntable", "--frames", 2, "--size", 16) == 0
+    assert sorted(path.suffix for path in (tmp_path / "turn").iterdir()) == [".json", ".png", ".png"]
+
+
+def test_rate_and_times_decide_how_long_it_lasts(scenes, tmp_path):
+    out = tmp_path / "out"
+    assert export(scenes["block"], out, "ply", *SMALL, "--times", 0, 0.5, "--fps", 10) == 0
+    sequence = json.loads((out / "sequence.json").read_text())
+    assert sequence["fps"] == 10 and sequence["times"] == [0, 0.5]
+
+
+@pytest.mark.parametrize("kind", ["dataset", "colmap"])
+def test_views_need_no_scene(views, tmp_path, kind):
+    assert export(views, tmp_path / "out", kind) == 0
+    assert (tmp_path / f"out/{kind}.json").is_file()
+
+
+def test_what_cannot_be_is_refused_in_words(scenes, views, tmp_path, capsys):
+    block, out = scenes["block"], tmp_path / "out"
+    assert "ends in .glb" in refused(capsys, block, tmp_path / "block.obj", "glb")
+    assert "made of Gaussians" in refused(capsys, block, out, "splat-ply")
+    assert "needs a scene" in refused(capsys, views, tmp_path / "block.glb", "glb")
+    assert "not both" in refused(capsys, block, out, "obj", "--frames", 2, "--times", 0)
+    assert "times that rise" in refused(capsys, block, out, "obj", "--times", 1, 0)
+    assert "0..1" in refused(capsys, block, out, "obj", "--times", 0, 2)
+    assert "one time" in refused(capsys, scenes["ball"], tmp_path / "all.ply", "splat-ply")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_nothing_is_overwritten_unless_asked(views, scenes, tmp_path, capsys):
+    file = tmp_path / "ball.npz"
+    assert export(scenes["ball"], file, "npz") == 0
+    before = file.read_bytes()
+    assert "exists" in refused(capsys, scenes["ball"], file, "npz", "--frames", 2)
+    assert file.read_bytes() == before
+    assert export(scenes["ball"], file, "npz", "--frames", 2, "--overwrite") == 0
+    assert file.read_bytes() != before
+    assert export(views, tmp_path / "data", "dataset") == 0
+    assert "already" in refused(capsys, views, tmp_path / "data", "dataset")
+
+
+def test_an_empty_scene_and_one_of_nan_leave_nothing_behind(scenes, tmp_path, capsys):
+    bias = "field.field.decoder.density.bias"
+    for name, change, words in (("cells", torch.zeros_like, "is empty"), (bias, nan_of, "finite densities")):
+        tensors = load_file(scenes["block"])
+        tensors[name] = change(tensors[name])
+        spoilt = tmp_path / "spoilt.safetensors"
+        with safe_open(scenes["block"], "pt") as file:
+            save_file(tensors, spoilt, file.metadata())
+        assert words in refused(capsys, spoilt, tmp_path / "out", "obj", *SMALL)
+        assert words in refused(capsys, spoilt, tmp_path / "out.glb", "glb", *SMALL)
+        assert [path.name for path in tmp_path.iterdir()] == ["spoilt.safetensors"]
+
+
+def nan_of(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(tensor, float("nan"))

@@ -1,0 +1,263 @@
+"""Videos, GIFs and PNG files, read back by PyAV and Pillow, show the pictures that were written."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.export import animations
+from sv4d2_core.export.animations import ANIMATION_SUFFIXES, write_animation, write_pngs
+from sv4d2_core.export.pictures import to_bytes
+from sv4d2_core.world import make_creature, render_views
+
+torch.set_num_threads(1)
+
+N, SIZE, FPS = 6, 64, 8.0
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    grid = render_views(make_creature(3), Cameras((0, 10), (0, 75)), N, SIZE)
+    images, masks = grid.one_view(0)
+    assert masks is not None and 0 < float(((masks > 0) & (masks < 1)).float().mean())
+    return images, masks
+
+
+def decoded(path: Path) -> tuple[np.ndarray, float, str]:
+    """Return frames [N, H, W, 3], or 4 where there is alpha, their rate, and how they were coded."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        decoder = stream.codec_context
+        if decoder.name == "vp9":
+            # FFmpeg's own decoder, which is the default, knows no alpha.
+            decoder = av.CodecContext.create("libvpx-vp9", "r")
+        frames = [
+            frame for packet in container.demux(stream) if packet.size for frame in decoder.decode(packet)
+        ]
+        frames += decoder.decode(None)
+        layout = frames[0].format.name
+        kind = "rgba" if layout == "yuva420p" else "rgb24"
+        return (
+            np.stack([frame.to_ndarray(format=kind) for frame in frames]),
+            float(stream.average_rate),
+            layout,
+        )
+
+
+def gif_frames(path: Path) -> tuple[np.ndarray, list[int], dict]:
+    """Return RGBA frames [N, H, W, 4], their durations in ms, and what the file says of itself."""
+    with Image.open(path) as picture:
+        about, frames, durations = dict(picture.info), [], []
+        for n in range(picture.n_frames):
+            picture.seek(n)
+            durations.append(picture.info["duration"])
+            frames.append(np.asarray(picture.convert("RGBA")))
+    return np.stack(frames), durations, about
+
+
+def psnr(got: np.ndarray, expected: np.ndarray) -> float:
+    return float(-10 * np.log10(((got - expected) ** 2).mean()))
+
+
+def over(rgba: np.ndarray, background: float) -> np.ndarray:
+    pixels = rgba.astype(float) / 255
+    return pixels[..., :3] * pixels[..., 3:] + background * (1 - pixels[..., 3:])
+
+
+def test_webm_with_alpha_shows_the_object_on_any_background(tmp_path, pictures):
+    images, opacity = pictures
+    size = write_animation(tmp_path / "a.webm", images, opacity, FPS)
+    assert size == (tmp_path / "a.webm").stat().st_size
+    frames, rate, layout = decoded(tmp_path / "a.webm")
+    assert (frames.shape, rate, layout) == ((N, SIZE, SIZE, 4), FPS, "yuva420p")
+    alpha = frames[..., 3] / 255
+    assert np.abs(alpha - opacity.numpy()).mean() < 0.005
+    assert alpha[opacity.numpy() == 0].max() < 0.1 and alpha[opacity.numpy() == 1].min() > 0.9
+    for background in (0.0, 0.5, 1.0):
+        expected = images.numpy() - (1 - opacity.numpy()[..., None]) * (1 - background)
+        assert psnr(over(frames, background), expected) > 38
+
+
+def test_webm_says_that_it_has_alpha_and_plays_without_it_elsewhere(tmp_path, pictures):
+    images, opacity = pictures
+    write_animation(tmp_path / "a.webm", images, opacity, FPS)
+    with av.open(str(tmp_path / "a.webm")) as container:
+        stream = container.streams.video[0]
+        assert stream.metadata["alpha_mode"] == "1"
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("vp9", "yuv420p")
+        assert len(list(container.decode(stream))) == N
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".mp4"])
+def test_opaque_videos_keep_white_and_colours(tmp_path, pictures, suffix):
+    images, opacity = pictures
+    write_animation(tmp_path / f"a{suffix}", images, opacity if suffix == ".mp4" else None, 7.5)
+    frames, rate, layout = decoded(tmp_path / f"a{suffix}")
+    assert (frames.shape, rate, layout) == ((N, SIZE, SIZE, 3), 7.5, "yuv420p")
+    assert np.abs(frames[:, :4, :4].astype(float) - 255).max() <= 2
+    assert psnr(frames / 255, images.numpy()) > 30
+
+
+@pytest.mark.parametrize("colour", [(1.0, 0.0, 0.0), (0.1, 0.8, 0.3), (0.2, 0.3, 0.9)])
+def test_webm_colours_are_those_of_bt709_in_limited_range(tmp_path, colour):
+    write_animation(tmp_path / "a.webm", torch.tensor(colour).expand(2, 32, 32, 3), None, 8)
+    with av.open(str(tmp_path / "a.webm")) as container:
+        frame = next(container.decode(video=0))
+    r, g, b = colour
+    luma = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    expected = 16 + 219 * luma, 128 + 112 * (b - luma) / 0.9278, 128 + 112 * (r - luma) / 0.7874
+    planes = [np.frombuffer(plane, np.uint8)[0] for plane in frame.planes]
+    assert planes == pytest.approx(expected, abs=2)
+    assert (frame.colorspace, frame.color_range) == (1, 1)
+
+
+def test_webm_may_have_odd_sizes(tmp_path, pictures):
+    images, opacity = pictures
+    write_animation(tmp_path / "a.webm", images[:, :63, :61], opacity[:, :63, :61], 8)
+    frames, _, _ = decoded(tmp_path / "a.webm")
+    assert frames.shape == (N, 63, 61, 4)
+    assert psnr(over(frames, 1.0), images[:, :63, :61].numpy()) > 38
+
+
+def test_a_gif_has_exact_white_one_palette_and_good_colours(tmp_path, pictures):
+    images, _ = pictures
+    write_animation(tmp_path / "a.gif", images, None, FPS)
+    frames, _, about = gif_frames(tmp_path / "a.gif")
+    assert frames.shape == (N, SIZE, SIZE, 4) and about["loop"] == 0
+    assert (frames[..., 3] == 255).all()
+    white = (to_bytes(images) == 255).all(-1)
+    assert (frames[white] == 255).all()
+    assert psnr(frames[..., :3] / 255, images.numpy()) > 38
+    assert len(np.unique(frames.reshape(-1, 4), axis=0)) <= 256
+
+
+def test_a_transparent_gif_is_clear_where_the_object_is_not(tmp_path, pictures):
+    images, opacity = pictures
+    write_animation(tmp_path / "a.gif", images, opacity, FPS)
+    frames, _, _ = gif_frames(tmp_path / "a.gif")
+    # Frames that were not cleared would show what the ones before them had shown.
+    assert np.array_equal(frames[..., 3] == 255, to_bytes(opacity) >= 128)
+    inside = opacity.numpy() == 1
+    assert psnr(frames[inside][:, :3] / 255, images.numpy()[inside]) > 30
+
+
+@pytest.mark.parametrize("fps", [8, 12.5, 24, 29.97, 50, 0.5])
+def test_gif_durations_add_up(tmp_path, fps):
+    images = torch.arange(9)[:, None, None, None].expand(9, 16, 16, 3) / 10
+    write_animation(tmp_path / "a.gif", images, None, fps)
+    frames, durations, _ = gif_frames(tmp_path / "a.gif")
+    assert len(frames) == 9
+    assert sum(durations) == pytest.approx(9000 / fps, abs=5)
+    assert max(abs(duration - 1000 / fps) for duration in durations) <= 10
+    assert min(durations) >= 20
+
+
+def test_a_gif_faster_than_browsers_play_is_refused(tmp_path, pictures):
+    with pytest.raises(ValueError, match="at most 50 frames per second.*got 60"):
+        write_animation(tmp_path / "a.gif", *pictures, 60)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("empty", [None, 0.0])
+def test_a_gif_of_nothing_but_white(tmp_path, empty):
+    opacity = None if empty is None else torch.full((2, 16, 16), empty)
+    write_animation(tmp_path / "a.gif", torch.ones(2, 16, 16, 3), opacity, 8)
+    frames, durations, _ = gif_frames(tmp_path / "a.gif")
+    assert (frames[..., 3] == (255 if empty is None else 0)).all()
+    assert sum(durations) == 250
+
+
+@pytest.mark.parametrize("suffix", ANIMATION_SUFFIXES)
+def test_one_picture_is_enough(tmp_path, pictures, suffix):
+    images, opacity = pictures
+    write_animation(tmp_path / f"a{suffix}", images[:1], opacity[:1], FPS)
+    frames = gif_frames(tmp_path / "a.gif")[0] if suffix == ".gif" else decoded(tmp_path / f"a{suffix}")[0]
+    assert len(frames) == 1
+
+
+def test_pngs_hold_the_pictures_and_their_opacity(tmp_path, pictures):
+    images, opacity = pictures
+    made = write_pngs(tmp_path / "out", images, opacity, 7.5)
+    assert [path.name for path in made] == [*(f"{n:05d}.png" for n in range(N)), "sequence.json"]
+    assert json.loads(made[-1].read_text())["fps"] == 7.5
+    frames = np.stack([np.asarray(Image.open(path)) for path in made[:-1]])
+    assert np.array_equal(frames[..., 3], to_bytes(opacity))
+    np.testing.assert_allclose(over(frames, 1.0), images.numpy(), atol=0.005)
+    write_pngs(tmp_path / "rgb", images, None, 7.5)
+    frames = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "rgb").glob("*.png"))])
+    assert np.array_equal(frames, to_bytes(images))
+
+
+def test_pngs_replace_only_pngs_of_theirs(tmp_path, pictures):
+    images, opacity = pictures
+    write_pngs(tmp_path, images, opacity, 8)
+    (tmp_path / "notes.png").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"00000\.png exists already.*--overwrite"):
+        write_pngs(tmp_path, images, opacity, 8)
+    write_pngs(tmp_path, images[:2], opacity[:2], 8, overwrite=True)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["00000.png", "00001.png", "notes.png", "sequence.json"]
+    (tmp_path / "00009.png").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"00009\.png, which no export"):
+        write_pngs(tmp_path, images, opacity, 8, overwrite=True)
+
+
+@pytest.mark.parametrize("suffix", [*ANIMATION_SUFFIXES, ""])
+def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pictures, suffix):
+    images, opacity = pictures
+    broken = images.clone()
+    broken[1, 2, 3, 0] = float("nan")
+    write = write_animation if suffix else write_pngs
+    for args, text in (
+        ((broken, opacity, 8), "finite numbers in the pictures; 1 are"),
+        ((images, opacity / 0, 8), "finite numbers in the opacity"),
+        ((images[:0], None, 8), r"at least one; got \[0, 64, 64, 3\]"),
+        ((images[0], None, 8), r"\[N, H, W, 3\]"),
+        ((images, opacity[:2], 8), r"opacity \[6, 64, 64\]; got \[2, 64, 64\]"),
+        ((images, opacity, 0), "positive frame rate; got 0"),
+        ((images, opacity, float("nan")), "positive frame rate; got nan"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            write(tmp_path / f"a{suffix}", *args)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_names_are_refused(tmp_path, pictures):
+    for name in ("a.avi", "a", "a.png"):
+        with pytest.raises(ValueError, match=r"ends in \.mp4, \.webm, \.gif; got"):
+            write_animation(tmp_path / name, *pictures, 8)
+
+
+@pytest.mark.parametrize("suffix", ANIMATION_SUFFIXES)
+def test_a_file_is_never_replaced_unasked_and_never_half(tmp_path, pictures, suffix, monkeypatch):
+    place = tmp_path / f"a{suffix}"
+    place.write_text("mine")
+    with pytest.raises(FileExistsError, match="exists already"):
+        write_animation(place, *pictures, 8)
+    rename = Path.replace
+
+    def failing(self, target):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(OSError, match="Free some space"):
+        write_animation(place, *pictures, 8, overwrite=True)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+    monkeypatch.setattr(Path, "replace", rename)
+    write_animation(place, *pictures, 8, overwrite=True)
+    assert place.stat().st_size > 500
+
+
+def test_without_the_encoder_webm_is_refused_and_named(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(animations.av, "codecs_available", {"mpeg4"})
+    with pytest.raises(ValueError, match="libvpx-vp9.*Write gif or png"):
+        write_animation(tmp_path / "a.webm", *pictures, 8)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,326 @@
+"""Data sets as COLMAP, D-NeRF and nerfstudio read them point at the pixels that they should."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.export.colmap import ColouredPoints, write_colmap
+from sv4d2_core.export.dataset_reader import read_dataset
+from sv4d2_core.export.folder import write_views
+from sv4d2_core.export.split_dataset import write_dataset
+from sv4d2_core.export.transforms_reader import read_cameras
+from sv4d2_core.views import ViewGrid
+
+torch.set_num_threads(1)
+
+CAMERAS = Cameras((0, 0, 25, -15), (0, 60, 150, 280), input_elevation_deg=10.0)
+N_FRAMES, SIZE = 3, 96
+TIMES = (0.0, 0.4, 1.0)
+# Three dots, far enough apart to be told by their colour, which move to their next place.
+DOTS = torch.tensor([[0.3, 0.25, 0.1], [-0.25, 0.3, -0.2], [0.1, -0.35, 0.2]], dtype=torch.float64)
+COLOURS = torch.tensor([[1.0, 0, 0], [0, 0.8, 0], [0, 0, 1.0]])
+STEP = torch.tensor([0.05, -0.04, 0.03], dtype=torch.float64)
+WHERE = {"colmap": write_colmap, "dataset": write_dataset}
+
+
+def dots_at(frame: int) -> torch.Tensor:
+    return DOTS + frame * STEP
+
+
+def painted() -> ViewGrid:
+    """Return views of the dots, drawn with the cameras' own formula, with soft edges."""
+    rows, columns = torch.meshgrid(*(2 * [torch.arange(SIZE, dtype=torch.float64) + 0.5]), indexing="ij")
+    images = torch.ones(N_FRAMES, 4, SIZE, SIZE, 3)
+    masks = torch.zeros(N_FRAMES, 4, SIZE, SIZE)
+    K, w2c = CAMERAS.intrinsics(SIZE), CAMERAS.w2c_opencv()
+    for t in range(N_FRAMES):
+        for v in range(4):
+            for dot, colour in zip(dots_at(t), COLOURS, strict=True):
+                x, y, z = (K @ (w2c[v, :3, :3] @ dot + w2c[v, :3, 3])).tolist()
+                distance = ((columns - x / z) ** 2 + (rows - y / z) ** 2).sqrt()
+                alpha = (3.5 - distance).clamp(0, 1).float()[..., None]
+                images[t, v] = images[t, v] * (1 - alpha) + colour * alpha
+                masks[t, v] = 1 - (1 - masks[t, v]) * (1 - alpha[..., 0])
+    return ViewGrid(images, CAMERAS, masks, 12.0, times=TIMES)
+
+
+@pytest.fixture(scope="module")
+def grid() -> ViewGrid:
+    return painted()
+
+
+def seen_at(picture: np.ndarray, colour: torch.Tensor) -> tuple[float, float]:
+    """Return the middle (x, y) of a dot in a picture [H, W, 3] on white."""
+    weight = (1 - np.abs(picture / 255 - colour.numpy()).max(-1)).clip(0) ** 2 * (picture.min(-1) < 250)
+    weight = np.where(weight > 0.25, weight, 0)
+    rows, columns = np.indices(weight.shape) + 0.5
+    return float((weight * columns).sum() / weight.sum()), float((weight * rows).sum() / weight.sum())
+
+
+def on_white(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        white = Image.new("RGBA", picture.size, "white")
+        white.alpha_composite(picture.convert("RGBA"))
+    return np.asarray(white.convert("RGB")).astype(float)
+
+
+def read_model(folder: Path) -> tuple[dict, list, list]:
+    """Read a COLMAP text model by its documentation: cameras by number, images, points."""
+
+    def lines(name: str) -> list[str]:
+        return [line for line in (folder / name).read_text().split("\n") if not line.startswith("#")]
+
+    cameras = {}
+    for line in filter(None, lines("cameras.txt")):
+        number, model, width, height, *parameters = line.split()
+        assert model == "PINHOLE"
+        cameras[int(number)] = (int(width), int(height), *map(float, parameters))
+    images = []
+    # Two lines per image, the second of them (its 2D points) empty.
+    listed = lines("images.txt")[:-1]
+    assert len(listed) % 2 == 0 and not any(listed[1::2])
+    for line in listed[::2]:
+        number, *numbers, camera, name = line.split()
+        images.append(
+            (int(number), np.array(numbers[:4], float), np.array(numbers[4:], float), int(camera), name)
+        )
+    points = [line.split() for line in filter(None, lines("points3D.txt"))]
+    return cameras, images, points
+
+
+def rotation(w: float, x: float, y: float, z: float) -> np.ndarray:
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def test_colmap_points_project_onto_what_the_pictures_show(tmp_path, grid):
+    clouds = [ColouredPoints(dots_at(t), COLOURS) for t in range(N_FRAMES)]
+    made = write_colmap(tmp_path / "out", grid, clouds)
+    assert [path.name for path in made] == ["frame_00000", "frame_00001", "frame_00002", "colmap.json"]
+    for t in range(N_FRAMES):
+        folder = tmp_path / f"out/frame_{t:05d}"
+        cameras, images, points = read_model(folder / "sparse/0")
+        assert len(images) == 4 and len(points) == 3
+        assert len({image[0] for image in images}) == 4
+        for _, quat, shift, camera, name in images:
+            width, height, fx, fy, cx, cy = cameras[camera]
+            picture = on_white(folder / "images" / name)
+            assert picture.shape == (height, width, 3)
+            assert np.linalg.norm(quat) == pytest.approx(1, abs=1e-12)
+            for number, x, y, z, red, green, blue, error in points:
+                assert float(error) == 0 and int(number) >= 1
+                colour = torch.tensor([int(red), int(green), int(blue)]) / 255
+                u, v, depth = rotation(*quat) @ np.array([x, y, z], float) + shift
+                found = seen_at(picture, colour)
+                assert math.dist((fx * u / depth + cx, fy * v / depth + cy), found) < 0.5
+                assert depth > 0
+
+
+def test_colmap_tells_the_times_and_names_masks_its_own_way(tmp_path, grid):
+    write_colmap(tmp_path, grid)
+    about = json.loads((tmp_path / "colmap.json").read_text())
+    assert (about["times"], about["fps"]) == (list(TIMES), 12.0)
+    folder = tmp_path / "frame_00001"
+    assert read_model(folder / "sparse/0")[2] == []
+    names = sorted(path.name for path in (folder / "images").iterdir())
+    assert names == [f"view_{v:02d}.png" for v in range(4)]
+    assert sorted(path.name for path in (folder / "masks").iterdir()) == [f"{name}.png" for name in names]
+    with Image.open(folder / "images/view_00.png") as picture:
+        assert picture.mode == "RGB"
+    with Image.open(folder / "masks/view_00.png.png") as picture:
+        expected = (grid.masks[1, 0] * 255).round().byte().numpy()
+        assert np.array_equal(np.asarray(picture), expected)
+
+
+def test_pycolmap_reads_the_models(tmp_path, grid):
+    pycolmap = pytest.importorskip("pycolmap", reason="COLMAP's own reader is not installed")
+    write_colmap(tmp_path, grid, [ColouredPoints(dots_at(t), COLOURS) for t in range(N_FRAMES)])
+    model = pycolmap.Reconstruction(str(tmp_path / "frame_00002/sparse/0"))
+    assert (len(model.cameras), len(model.images), len(model.points3D)) == (1, 4, 3)
+    assert model.cameras[1].calibration_matrix() == pytest.approx(CAMERAS.intrinsics(SIZE).numpy())
+    for v, image in enumerate(model.images[number] for number in sorted(model.images)):
+        assert image.cam_from_world().matrix() == pytest.approx(CAMERAS.w2c_opencv()[v, :3].numpy(), abs=1e-9)
+        assert image.name == f"view_{v:02d}.png"
+
+
+def test_colmap_without_masks_of_one_frame(tmp_path, grid):
+    write_colmap(tmp_path, ViewGrid(grid.images[:1], CAMERAS))
+    assert not (tmp_path / "frame_00000/masks").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["colmap.json", "frame_00000"]
+
+
+def test_colmap_refuses_points_that_do_not_fit(tmp_path, grid):
+    good = ColouredPoints(dots_at(0).float(), COLOURS)
+    for clouds, text in (
+        ([good], "points of 3 frames, as the views have; got 1"),
+        ([good, good, ColouredPoints(good.positions, COLOURS[:2])], r"frame 2 has \[3, 3\] and \[2, 3\]"),
+        ([good, ColouredPoints(good.positions / 0, COLOURS), good], "finite points; frame 1"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            write_colmap(tmp_path / "out", grid, clouds)
+    assert list(tmp_path.iterdir()) == []
+
+
+def project_d_nerf(frame: dict, focal: float, point: torch.Tensor) -> tuple[float, float]:
+    """Project a point of our world as D-NeRF's readers do: +z up, OpenGL axes, the middle of the picture."""
+    x, y, z = point.tolist()
+    there = np.linalg.inv(np.array(frame["transform_matrix"])) @ (x, -z, y, 1)
+    return SIZE / 2 + focal * there[0] / -there[2], SIZE / 2 - focal * there[1] / -there[2]
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test", None])
+def test_transforms_point_at_what_the_pictures_show(tmp_path, grid, name):
+    write_dataset(tmp_path, grid, held_out=[2])
+    file = f"transforms_{name}.json" if name else "transforms.json"
+    content = json.loads((tmp_path / file).read_text())
+    focal = 0.5 * SIZE / math.tan(0.5 * content["camera_angle_x"])
+    assert len(content["frames"]) == N_FRAMES * {"train": 3, "val": 1, "test": 1, None: 4}[name]
+    assert content["frames"][0]["time"] == 0
+    for frame in content["frames"]:
+        t = TIMES.index(frame["time"])
+        picture = on_white(tmp_path / (frame["file_path"] + ("" if name is None else ".png")))
+        for dot, colour in zip(dots_at(t), COLOURS, strict=True):
+            assert math.dist(project_d_nerf(frame, focal, dot), seen_at(picture, colour)) < 0.5
+
+
+def test_the_split_is_by_views_and_every_file_agrees(tmp_path, grid):
+    write_dataset(tmp_path, grid, held_out=[3, 1])
+    views = {"train": {0, 2}, "val": {1, 3}, "test": {1, 3}}
+    nerfstudio = json.loads((tmp_path / "transforms.json").read_text())
+    assert all((tmp_path / frame["file_path"]).is_file() for frame in nerfstudio["frames"])
+    assert not any("mask_path" in frame for frame in nerfstudio["frames"])
+    everything = [frame["file_path"] for frame in nerfstudio["frames"]]
+    for split, chosen in views.items():
+        frames = json.loads((tmp_path / f"transforms_{split}.json").read_text())["frames"]
+        paths = [f"./frames/view_{v:02d}/{t:05d}" for t in range(N_FRAMES) for v in sorted(chosen)]
+        assert [frame["file_path"] for frame in frames] == paths
+        assert nerfstudio[f"{split}_filenames"] == [f"{path}.png" for path in paths]
+        assert set(nerfstudio[f"{split}_filenames"]) <= set(everything)
+        assert all((tmp_path / frame["mask_path"]).is_file() for frame in frames)
+    about = json.loads((tmp_path / "dataset.json").read_text())
+    assert about["held_out"] == [1, 3] and about["views"]["train"] == [0, 2]
+
+
+def test_with_nothing_held_out_all_views_are_in_every_split(tmp_path, grid):
+    write_dataset(tmp_path, grid)
+    contents = [(tmp_path / f"transforms_{split}.json").read_text() for split in ("train", "val", "test")]
+    assert contents[0] == contents[1] == contents[2]
+    assert len(json.loads(contents[0])["frames"]) == 4 * N_FRAMES
+
+
+def test_our_own_reader_gives_the_grid_back(tmp_path, grid):
+    even = replace(grid, times=None)
+    write_dataset(tmp_path, even, held_out=[2], crop={"box": [1, 2, 3]})
+    back = read_dataset(tmp_path / "transforms.json")
+    assert torch.allclose(back.images, grid.images, atol=0.005)
+    assert torch.allclose(back.masks, grid.masks, atol=0.002)
+    assert back.fps == 12
+    assert torch.allclose(back.cameras.c2w_opengl(), CAMERAS.c2w_opengl(), atol=1e-6)
+    training = read_dataset(tmp_path)
+    assert torch.allclose(training.images, grid.images[:, [0, 1, 3]], atol=0.005)
+    assert read_cameras(tmp_path) == CAMERAS
+    assert json.loads((tmp_path / "cameras.json").read_text())["crop"] == {"box": [1, 2, 3]}
+
+
+def test_pictures_are_rgba_and_every_view_has_a_video(tmp_path, grid):
+    write_dataset(tmp_path, grid)
+    with Image.open(tmp_path / "frames/view_02/00001.png") as picture:
+        assert picture.mode == "RGBA"
+        alpha = np.asarray(picture)[..., 3]
+    with Image.open(tmp_path / "masks/view_02/00001.png") as mask:
+        assert np.array_equal(np.asarray(mask), alpha)
+    assert 0 < (alpha > 0).mean() < 0.2
+    for v in range(4):
+        with av.open(str(tmp_path / f"view_{v:02d}.mp4")) as video:
+            assert len(list(video.decode(video=0))) == N_FRAMES
+
+
+def test_views_without_masks_get_those_of_the_white_background(tmp_path, grid):
+    write_dataset(tmp_path, ViewGrid(grid.images[:1], CAMERAS))
+    with Image.open(tmp_path / "masks/view_00/00000.png") as mask:
+        assert 0 < (np.asarray(mask) > 0).mean() < 0.2
+    assert {frame["time"] for frame in json.loads((tmp_path / "transforms.json").read_text())["frames"]} == {
+        0
+    }
+
+
+def test_views_that_cannot_be_held_out(tmp_path, grid):
+    for held_out, text in (([0], "1 to 3 to hold out .*got 0"), ([4], "got 4"), ([1, 2, 3], "leaves 1")):
+        with pytest.raises(ValueError, match=text):
+            write_dataset(tmp_path / "out", grid, held_out=held_out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", WHERE)
+def test_wrong_pictures_are_refused_before_anything_is_written(tmp_path, grid, kind):
+    broken = grid.images.clone()
+    broken[0, 0, 0, 0, 0] = float("nan")
+    for wrong, text in (
+        (replace(grid, images=grid.images[:, :, :80], masks=None), "80 x 96"),
+        (replace(grid, images=broken), "finite numbers in the images; 1 are"),
+        (replace(grid, masks=grid.masks / 0), "finite numbers in the masks"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            WHERE[kind](tmp_path / "out", wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", WHERE)
+def test_only_an_export_of_the_same_kind_is_replaced(tmp_path, grid, kind):
+    short = ViewGrid(grid.images[:1], CAMERAS, grid.masks[:1])
+    WHERE[kind](tmp_path, grid)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists already.*--overwrite"):
+        WHERE[kind](tmp_path, short)
+    WHERE[kind](tmp_path, short, overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "frame_00001").exists() and not (tmp_path / "frames/view_00/00001.png").exists()
+    marker = tmp_path / f"{kind}.json"
+    marker.write_text("[]")
+    with pytest.raises(FileExistsError, match="no export of this kind wrote"):
+        WHERE[kind](tmp_path, short, overwrite=True)
+
+
+def test_a_folder_of_views_is_not_taken_for_a_data_set(tmp_path, grid):
+    write_views(tmp_path, grid)
+    with pytest.raises(FileExistsError, match=r"cameras\.json, frames, masks \.\.\., which no export"):
+        write_dataset(tmp_path, grid, overwrite=True)
+
+
+@pytest.mark.parametrize("kind", WHERE)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_fails_half_way_leaves_the_old_export(tmp_path, grid, kind, number, monkeypatch):
+    WHERE[kind](tmp_path / "out", grid)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    saved, save = [], Image.Image.save
+
+    def failing(self, *args, **kwargs):
+        if len(saved) == 5:
+            raise OSError(number, "it fails")
+        saved.append(1)
+        return save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", failing)
+    with pytest.raises(OSError, match="another"):
+        WHERE[kind](tmp_path / "out", replace(grid, images=1 - grid.images), overwrite=True)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    saved.clear()
+    with pytest.raises(OSError, match="another"):
+        WHERE[kind](tmp_path / "new", grid)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,244 @@
+"""Animated GLB: what trimesh and pygltflib read back, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pygltflib
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from sv4d2_core.export.formats.glb import animated_glb_bytes, glb_bytes, write_animated_glb
+from sv4d2_core.export.formats.texture import Texture, bake_texture
+from sv4d2_core.export.mesh.mesh import MeshAnimation
+
+sys.path.insert(0, str(Path(__file__).parent / "three"))
+bending = importlib.import_module("bending")
+
+TYPES = {5126: np.float32, 5125: np.uint32, 5123: np.uint16}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
+
+
+def read_accessor(glb: pygltflib.GLTF2, number: int) -> np.ndarray:
+    """Return the rows of an accessor, and check what it says about its own range."""
+    accessor = glb.accessors[number]
+    view = glb.bufferViews[accessor.bufferView]
+    width = WIDTHS[accessor.type]
+    flat = np.frombuffer(
+        glb.binary_blob(), TYPES[accessor.componentType], accessor.count * width, view.byteOffset
+    )
+    rows = flat.reshape(accessor.count, width)
+    if accessor.max:
+        assert rows.min(0).tolist() == accessor.min and rows.max(0).tolist() == accessor.max
+    return rows
+
+
+def test_pygltflib_reads_every_frame_at_its_time(tmp_path):
+    animation = bending.bending_ball(n_frames=4, duration=1.5)
+    size = write_animated_glb(tmp_path / "a.glb", animation, name="fox")
+    assert size == (tmp_path / "a.glb").stat().st_size
+    glb = pygltflib.GLTF2().load_binary(str(tmp_path / "a.glb"))
+    (mesh,), (motion,) = glb.meshes, glb.animations
+    primitive = mesh.primitives[0]
+    assert glb.nodes[0].name == mesh.name == "fox"
+    assert mesh.extras == {"targetNames": ["frame_001", "frame_002", "frame_003"]}
+    sampler, target = motion.samplers[0], motion.channels[0].target
+    assert (sampler.interpolation, target.node, target.path) == ("LINEAR", 0, "weights")
+    assert read_accessor(glb, sampler.input)[:, 0] == pytest.approx([0, 0.5, 1.0, 1.5])
+    weights = read_accessor(glb, sampler.output).reshape(4, 3)
+    base = read_accessor(glb, primitive.attributes.POSITION)
+    offsets = np.stack([read_accessor(glb, target["POSITION"]) for target in primitive.targets])
+    shown = base + np.einsum("tk,knc->tnc", weights, offsets)
+    np.testing.assert_allclose(shown, animation.positions.numpy(), atol=1e-6)
+    indices = read_accessor(glb, primitive.indices)
+    assert indices.reshape(-1, 3).tolist() == animation.faces.tolist()
+
+
+def test_trimesh_reads_the_first_frame_with_its_colours(tmp_path):
+    animation = bending.bending_ball()
+    write_animated_glb(tmp_path / "a.glb", animation)
+    scene = trimesh.load_scene(tmp_path / "a.glb", process=False)
+    (read,) = scene.geometry.values()
+    np.testing.assert_allclose(read.vertices, animation.positions[0].numpy(), atol=1e-6)
+    assert read.faces.tolist() == animation.faces.tolist()
+    assert read.is_watertight and read.volume > 0
+    # The format's colours are linear; trimesh keeps them as they are, in 8 bits.
+    expected = animation.colours.numpy()
+    expected = np.where(expected <= 0.04045, expected / 12.92, ((expected + 0.055) / 1.055) ** 2.4)
+    assert np.abs(read.visual.vertex_attributes["color"][:, :3] / 65535 - expected).max() < 1e-4
+
+
+def test_dark_tones_stay_apart():
+    one = bending.bending_ball(n_frames=1)
+    levels = torch.arange(len(one.colours)).clamp(max=255)
+    dark = dataclasses.replace(one, colours=(levels / 255)[:, None].expand(-1, 3))
+    glb = pygltflib.GLTF2().load_from_bytes(animated_glb_bytes(dark))
+    colours = read_accessor(glb, glb.meshes[0].primitives[0].attributes.COLOR_0)
+    assert glb.accessors[glb.meshes[0].primitives[0].attributes.COLOR_0].normalized
+    assert len(np.unique(colours[:, 0])) == len(levels.unique())
+    assert (colours[:, 3] == 65535).all()
+
+
+def test_the_material_asks_for_no_light():
+    glb = pygltflib.GLTF2().load_from_bytes(animated_glb_bytes(bending.bending_ball()))
+    material = glb.materials[0]
+    assert glb.extensionsUsed == ["KHR_materials_unlit"] and not glb.extensionsRequired
+    assert "KHR_materials_unlit" in material.extensions
+    # What a viewer without the extension falls back to.
+    assert material.pbrMetallicRoughness.metallicFactor == 0
+    assert material.pbrMetallicRoughness.roughnessFactor == 1
+
+
+def test_one_frame_becomes_a_glb_without_animation():
+    animation = bending.bending_ball(n_frames=1)
+    glb = pygltflib.GLTF2().load_from_bytes(animated_glb_bytes(animation))
+    assert not glb.animations and not glb.meshes[0].primitives[0].targets
+    assert animated_glb_bytes(animation) == glb_bytes(animation.at(0))
+
+
+def test_more_vertices_than_short_indices_reach():
+    n = 70000
+    mesh = bending.bending_ball(n_frames=1).at(0)
+    faces = torch.tensor([[0, 1, n - 1]])
+    large = dataclasses.replace(mesh, vertices=torch.rand(n, 3), colours=torch.rand(n, 3), faces=faces)
+    glb = pygltflib.GLTF2().load_from_bytes(glb_bytes(large))
+    assert read_accessor(glb, glb.meshes[0].primitives[0].indices)[:, 0].tolist() == [0, 1, n - 1]
+
+
+def test_20k_vertices_and_21_frames_are_quick_and_small(tmp_path):
+    n = 20000
+    animation = MeshAnimation(
+        torch.rand(21, n, 3),
+        torch.randint(0, n, (2 * n, 3)),
+        torch.rand(n, 3),
+        tuple(t / 20 for t in range(21)),
+        duration=2.5,
+    )
+    start = time.process_time()
+    size = write_animated_glb(tmp_path / "a.glb", animation)
+    assert size < 10e6 and time.process_time() - start < 5
+
+
+def test_a_texture_takes_the_place_of_the_vertex_colours():
+    animation = bending.bending_ball()
+    n = animation.positions.shape[1]
+    texture = Texture(torch.rand(n, 2), torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8))
+    glb = pygltflib.GLTF2().load_from_bytes(animated_glb_bytes(animation, texture))
+    attributes = glb.meshes[0].primitives[0].attributes
+    assert attributes.COLOR_0 is None
+    np.testing.assert_array_equal(read_accessor(glb, attributes.TEXCOORD_0), texture.uvs.numpy())
+    image = glb.images[glb.textures[glb.materials[0].pbrMetallicRoughness.baseColorTexture.index].source]
+    view = glb.bufferViews[image.bufferView]
+    png = glb.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), texture.pixels.numpy())
+    with pytest.raises(ValueError, match="it is for 10"):
+        animated_glb_bytes(animation, dataclasses.replace(texture, uvs=texture.uvs[:10]))
+
+
+def test_a_baked_texture_has_the_colours_of_the_surface():
+    pytest.importorskip("xatlas", reason="the optional extra texture is not installed")
+    animation = bending.bending_ball(n_frames=3)
+    # A colour that is linear in the place, so that interpolated vertex colours are the colours of points.
+    for colour_at in (None, lambda points: (points + 0.3) / 0.6):
+        opened, texture = bake_texture(animation, 256, colour_at=colour_at)
+        assert opened.positions.shape[1] > animation.positions.shape[1]
+        assert opened.faces.shape == animation.faces.shape
+        for frame in range(3):
+            before = animation.positions[frame][animation.faces]
+            torch.testing.assert_close(opened.positions[frame][opened.faces], before)
+        centres = texture.uvs[opened.faces].mean(1) * 256
+        painted = texture.pixels[centres[:, 1].long(), centres[:, 0].long()] / 255
+        expected = opened.colours[opened.faces].mean(1)
+        assert (painted - expected).abs().max() < 0.03
+
+
+def test_texels_beyond_the_charts_repeat_the_nearest_one():
+    pytest.importorskip("xatlas", reason="the optional extra texture is not installed")
+    animation = bending.bending_ball(n_frames=1)
+    colours = torch.tensor([1.0, 0.0, 0.0]).expand_as(animation.colours)
+    red = dataclasses.replace(animation, colours=colours)
+    _, texture = bake_texture(red, 128)
+    assert (texture.pixels == torch.tensor([255, 0, 0])).all()
+
+
+def damaged(**changes) -> MeshAnimation:
+    return dataclasses.replace(bending.bending_ball(n_frames=3), **changes)
+
+
+def with_nan() -> torch.Tensor:
+    positions = bending.bending_ball(n_frames=3).positions.clone()
+    positions[1, :7, 2] = torch.nan
+    return positions
+
+
+REFUSED = {
+    "nothing": (damaged(faces=torch.zeros(0, 3, dtype=torch.int64)), "0 faces"),
+    "no vertices": (damaged(positions=torch.zeros(3, 0, 3), colours=torch.zeros(0, 3)), "0 vertices"),
+    "nan": (damaged(positions=with_nan()), "7 of 486 in the animation are NaN"),
+    "faces": (damaged(faces=torch.tensor([[0, 1, 162]])), "use 0 to 162"),
+    "negative": (damaged(faces=torch.tensor([[0, -1, 2]])), "use -1 to 2"),
+    "colours": (damaged(colours=torch.zeros(5, 3)), r"\[5, 3\]"),
+    "colour nan": (damaged(colours=torch.full((162, 3), torch.nan)), "finite colours"),
+    "shape": (damaged(positions=torch.zeros(3, 162, 2)), r"\[3, 162, 2\]"),
+    "times": (damaged(times=(0.0, 1.0)), "got 2 times"),
+    "order": (damaged(times=(0.0, 0.5, 0.5)), "rise"),
+    "duration": (damaged(duration=0.0), "got 0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_file_can_hold_is_refused_and_leaves_nothing(tmp_path, name):
+    animation, text = REFUSED[name]
+    with pytest.raises(ValueError, match=text):
+        write_animated_glb(tmp_path / "out" / "a.glb", animation)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_stays_unless_told(tmp_path):
+    path = tmp_path / "a.glb"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="exists already"):
+        write_animated_glb(path, bending.bending_ball())
+    assert path.read_text() == "mine"
+    write_animated_glb(path, bending.bending_ball(), overwrite=True)
+    assert path.read_bytes()[:4] == b"glTF" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(FileExistsError, match="is a folder"):
+        write_animated_glb(tmp_path, bending.bending_ball(), overwrite=True)
+
+
+def test_a_name_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="a file stands at"):
+        write_animated_glb(tmp_path / "file" / "a.glb", bending.bending_ball())
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "denied")])
+def test_a_failure_on_the_disk_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch, error):
+    def fail(_descriptor):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Free some space|change its permissions"):
+        write_animated_glb(tmp_path / "new" / "a.glb", bending.bending_ball())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_xatlas_the_text_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xatlas", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install xatlas"):
+        bake_texture(bending.bending_ball())
+
+
+@pytest.mark.parametrize(("options", "text"), [({"size": 10}, "64 to 8192"), ({"frame": 9}, "from 0 to 4")])
+def test_a_texture_that_cannot_be_baked_is_refused(options, text):
+    with pytest.raises(ValueError, match=text):
+        bake_texture(bending.bending_ball(), **options)
