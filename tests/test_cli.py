@@ -108,7 +108,7 @@ def test_a_finished_run_says_so_and_other_settings_are_refused(
 def test_killed_and_continued_gives_the_same_bits(clip_folder, micro_checkpoint, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     # Enough steps that the kill falls into a window, not between two.
-    more = ("--steps", 12)
+    more = ("--steps", 24)
     arguments = [sys.executable, "-m", "sv4d2_core"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run(
@@ -138,7 +138,7 @@ def test_interrupt_exits_with_130_and_keeps_windows(clip_folder, micro_checkpoin
         sys.executable,
         "-m",
         "sv4d2_core",
-        *command(clip_folder, micro_checkpoint, out, "--steps", 15),
+        *command(clip_folder, micro_checkpoint, out, "--steps", 60),
     ]
     process = subprocess.Popen(
         arguments,

@@ -117,6 +117,8 @@ def test_gaussians_become_a_sequence_or_one_file_and_trajectories(scenes, tmp_pa
     assert len(trimesh.load(tmp_path / "one.ply").vertices) == 120
     assert export(scenes["ball"], tmp_path / "one.splat", "splat", "--times", 0.5) == 0
     assert (tmp_path / "one.splat").stat().st_size == 32 * 120
+    assert export(scenes["ball"], tmp_path / "one.glb", "splat-glb", "--times", 0.5) == 0
+    assert b"KHR_gaussian_splatting" in (tmp_path / "one.glb").read_bytes()
     assert export(scenes["ball"], tmp_path / "ball.npz", "npz", "--frames", 5) == 0
     with np.load(tmp_path / "ball.npz") as arrays:
         assert arrays["means"].shape == (5, 120, 3)
@@ -128,6 +130,17 @@ def test_meshes_of_gaussians_have_their_shape_and_colour(scenes, tmp_path):
     radius = np.linalg.norm(mesh.vertices, axis=-1)
     assert 0.25 < np.median(radius) < 0.36
     np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3].mean(0) / 255, COLOUR, atol=0.02)
+
+
+def test_smoothing_rounds_the_corners(scenes, tmp_path):
+    volumes = []
+    for iterations in (0, 40):
+        out = tmp_path / str(iterations)
+        more = ("--times", 0, "--smoothing", iterations)
+        assert export(scenes["block"], out, "ply", *SMALL, *more) == 0
+        mesh = trimesh.load(out / "mesh_00000.ply", force="mesh")
+        volumes.append(mesh.volume / mesh.bounding_box.volume)
+    assert volumes[1] < volumes[0] - 0.01
 
 
 @pytest.mark.parametrize("kind", ["dataset", "colmap"])

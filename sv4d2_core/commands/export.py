@@ -71,6 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps of the grid along the object (default %(default)s)",
     )
     meshes.add_argument(
+        "--smoothing",
+        type=at_least(0),
+        default=default.smoothing,
+        metavar="N",
+        help="iterations of Taubin's filter; 0: none (default %(default)s)",
+    )
+    meshes.add_argument(
         "--texture",
         type=at_least(64),
         default=0,
@@ -142,6 +149,7 @@ def _settings(args: argparse.Namespace) -> ExportSettings:
         frames=frames or _TURNTABLE_PICTURES,
         faces=args.faces,
         resolution=args.resolution,
+        smoothing=args.smoothing,
         texture=args.texture,
         size=args.size,
         cameras=None if args.cameras is None else read_cameras(args.cameras),

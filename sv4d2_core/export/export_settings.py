@@ -22,6 +22,7 @@ class ExportSettings:
         frames: pictures of a turntable.
         faces: triangles of a mesh at most.
         resolution: steps of the grid that a mesh is found on, along the longest side of the object.
+        smoothing: iterations of a filter that does not shrink, over each mesh; 0: none.
         texture: width of a baked texture in pixels; 0: colours at the vertices.
         size: of pictures, pixels.
         cameras: of pictures; None: those that the scene was fitted to.
@@ -33,6 +34,7 @@ class ExportSettings:
     frames: int = 96
     faces: int = 20_000
     resolution: int = 128
+    smoothing: int = 10
     texture: int = 0
     size: int = 576
     cameras: Cameras | None = None

@@ -57,6 +57,11 @@ FORMATS = {
         partial(export_splats, kind="splat"),
         (".splat",),
     ),
+    "splat-glb": Format(
+        "Gaussians by glTF's KHR_gaussian_splatting: a .glb of one time, or a folder",
+        partial(export_splats, kind="glb"),
+        (".glb",),
+    ),
     "npz": Format("how every Gaussian moves, for numpy", export_trajectories, (".npz",), False),
     "dataset": Format(
         "pictures, masks, times, cameras for D-NeRF, nerfstudio and their like",

@@ -23,7 +23,9 @@ def export_moving_mesh(
 ) -> Exported:
     """Write a GLB of one mesh that moves, or a sequence beside it where one mesh cannot follow."""
     times = settings.times_of(scene)
-    tracked = track(scene, times, settings.resolution, settings.faces, callback=callback)
+    tracked = track(
+        scene, times, settings.resolution, settings.faces, smoothing=settings.smoothing, callback=callback
+    )
     if not tracked.follows:
         folder = path.with_suffix("")
         made = write_mesh_sequence(
@@ -64,7 +66,7 @@ def surfaces(scene: Scene4D, settings: ExportSettings, callback: ExportCallback 
     """Yield the mesh of every time; they need not have anything in common."""
     times, level = settings.times_of(scene), surface_level(scene)
     for t, time in enumerate(times):
-        yield surface_at(scene, time, settings.resolution, settings.faces, level=level)
+        yield surface_at(scene, time, settings.resolution, settings.faces, settings.smoothing, level)
         if callback is not None:
             callback(t + 1, len(times), None)
 

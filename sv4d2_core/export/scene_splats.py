@@ -8,6 +8,7 @@ from ..fourd.gaussians import Gaussians
 from ..fourd.scene import Scene4D
 from .export_settings import ExportCallback, Exported, ExportSettings
 from .splats.frames import gaussians_at
+from .splats.glb import write_splat_glb
 from .splats.ply import write_splat_ply
 from .splats.sequence import write_splat_sequence
 from .splats.splat import write_splat
@@ -30,7 +31,7 @@ def export_splats(
             f"Expected one time for a single file; {path.name} would hold {len(times)}. Give one time "
             f"(--times 0.5), or the name of a folder for a sequence."
         )
-    write = {"ply": write_splat_ply, "splat": write_splat}[kind]
+    write = {"ply": write_splat_ply, "splat": write_splat, "glb": write_splat_glb}[kind]
     write(path, gaussians_at(gaussians, times[0]), overwrite=settings.overwrite)
     return Exported((path,), (f"{len(gaussians.canonical.means)} Gaussians at time {times[0]:g}.",))
 
