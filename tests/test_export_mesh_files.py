@@ -14,6 +14,7 @@ import torch
 import trimesh
 from plyfile import PlyData
 
+from sv4d2_core.export.animations import write_pngs
 from sv4d2_core.export.formats.mesh_sequence import SEQUENCE_KINDS, write_mesh_sequence
 from sv4d2_core.export.mesh.mesh import Mesh
 
@@ -84,6 +85,14 @@ def test_files_of_other_origin_are_never_replaced(tmp_path):
     with pytest.raises(FileExistsError, match=r"mesh_00001\.glb"):
         write_mesh_sequence(tmp_path, changing_meshes(), TIMES, 8.0, overwrite=True)
     assert contents(tmp_path) == {"mesh_00001.glb": b"mine"}
+
+
+def test_a_folder_of_pictures_does_not_become_one_of_meshes(tmp_path):
+    write_pngs(tmp_path, torch.rand(2, 8, 8, 3), torch.ones(2, 8, 8), 8.0)
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match=r"export of another kind \(00000\.png\)"):
+        write_mesh_sequence(tmp_path, changing_meshes(), TIMES, 8.0, overwrite=True)
+    assert contents(tmp_path) == before
 
 
 def with_nan() -> list[Mesh]:

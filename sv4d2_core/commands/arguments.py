@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from ..cameras import Cameras
 from ..orbits import CUSTOM, orbit
 
@@ -43,3 +45,16 @@ def listed_cameras(
     """
     azimuths, elevations = (" ".join(map(str, angles or [])) for angles in (azimuths_deg, elevations_deg))
     return orbit(CUSTOM, azimuths=azimuths, elevations=elevations, **more)
+
+
+def listed_times(times: Sequence[float] | None, frames: int | None) -> tuple[float, ...] | None:
+    """Return the times of --times or --frames; None where neither is given.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if times is not None and frames is not None:
+        raise ValueError("Give either --times or --frames, not both.")
+    if frames is None:
+        return None if times is None else tuple(times)
+    return tuple(torch.linspace(0, 1, frames, dtype=torch.float64).tolist())

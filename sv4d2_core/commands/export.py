@@ -7,7 +7,6 @@ import logging
 import time
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from ..export.export_settings import Exported, ExportSettings
@@ -16,7 +15,7 @@ from ..export.scene_export import FORMATS, check_place, export_scene, export_vie
 from ..export.transforms_reader import read_cameras
 from ..export.views_reader import read_any_views
 from ..fourd.scene_file import load_scene
-from .arguments import at_least, positive_number
+from .arguments import at_least, listed_times, positive_number
 from .machine import choose_device
 
 log = logging.getLogger(__name__)
@@ -138,15 +137,9 @@ def _views(args: argparse.Namespace) -> Exported:
 
 
 def _settings(args: argparse.Namespace) -> ExportSettings:
-    if args.times is not None and args.frames is not None:
-        raise ValueError("Give either --times or --frames, not both.")
-    times = None if args.times is None else tuple(args.times)
-    frames = args.frames
-    if frames is not None and args.format != "turntable":
-        times = tuple(torch.linspace(0, 1, frames, dtype=torch.float64).tolist())
     return ExportSettings(
-        times=times,
-        frames=frames or _TURNTABLE_PICTURES,
+        times=listed_times(args.times, args.frames),
+        frames=args.frames or _TURNTABLE_PICTURES,
         faces=args.faces,
         resolution=args.resolution,
         smoothing=args.smoothing,

@@ -7,7 +7,6 @@ import logging
 import time
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ from ..fourd.scene import Scene4D, own_cameras
 from ..fourd.scene_file import load_scene
 from ..fourd.turntable import turntable
 from ..views import ViewGrid
-from .arguments import at_least, listed_cameras
+from .arguments import at_least, listed_cameras, listed_times
 from .machine import choose_device
 from .output_folder import exclusive
 from .provenance import options_of, versions
@@ -119,13 +118,8 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
 
 
 def _times(args: argparse.Namespace, scene: Scene4D) -> list[float]:
-    if args.times is not None and args.frames is not None:
-        raise ValueError("Give either --times or --frames, not both.")
-    if args.times is not None:
-        return list(args.times)
-    if args.frames is None:
-        return list(scene.times)
-    return torch.linspace(0, 1, args.frames, dtype=torch.float64).tolist()
+    times = listed_times(args.times, args.frames)
+    return list(scene.times if times is None else times)
 
 
 def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[ViewGrid, SurfaceMaps]:

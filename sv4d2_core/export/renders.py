@@ -11,6 +11,7 @@ from torch import Tensor
 from ..views import ViewGrid
 from .dataset import cameras_json, transforms_json
 from .folder import CAMERAS_FILE
+from .own_entries import replaceable
 from .pictures import with_alpha, write_frames
 from .staging import all_or_nothing, recover
 from .surface_maps import SurfaceMaps, write_surface_maps
@@ -82,30 +83,14 @@ def refuse_renders(folder: Path, overwrite: bool) -> list[str]:
     Raises:
         FileExistsError: they may not, as `write_renders` says.
     """
-    if not folder.is_dir():
-        return []
-    ours = _entries(folder)
-    found = sorted(path.name for path in folder.iterdir() if _NAMES.fullmatch(path.name))
-    if foreign := [name for name in found if name not in ours]:
-        some = ", ".join(foreign[:3]) + (" ..." if len(foreign) > 3 else "")
-        raise FileExistsError(
-            f"{folder} holds {some}, which this program did not render and never replaces. Choose another "
-            f"folder or move them away."
-        )
-    if found and not overwrite:
-        raise FileExistsError(
-            f"Expected a folder without renders; {folder / found[0]} exists already. Choose another folder "
-            f"or overwrite it (--overwrite)."
-        )
-    return found
-
-
-def _entries(folder: Path) -> list[str]:
-    try:
-        names = json.loads((folder / RENDER_FILE).read_text()).get("entries", [])
-    except (OSError, ValueError, AttributeError):
-        return []
-    return [name for name in names if isinstance(name, str) and _NAMES.fullmatch(name)]
+    return replaceable(
+        folder,
+        RENDER_FILE,
+        _NAMES,
+        overwrite,
+        earlier="renders",
+        foreign="which this program did not render and never replaces",
+    )
 
 
 def _write_grid(folder: Path, grid: ViewGrid) -> None:

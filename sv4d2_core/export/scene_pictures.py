@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..fourd.scene import Scene4D, own_cameras
+from ..fourd.scene import Scene4D
 from ..fourd.turntable import turntable
 from ..views import ViewGrid
 from .animations import write_animation, write_pngs
@@ -44,9 +44,8 @@ def export_turntable(
     scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
 ) -> Exported:
     """Write a video around the scene while it moves, or its pictures where the name has no suffix."""
-    cameras = own_cameras(scene) if settings.cameras is None else settings.cameras
     progress = None if callback is None else lambda done, total: callback(done, total, None)
-    seen, _ = turntable(scene, cameras, settings.frames, settings.size, callback=progress)
+    seen, _ = turntable(scene, settings.cameras_of(scene), settings.frames, settings.size, callback=progress)
     shown = seen.rgb[0], seen.alpha[0], settings.fps or scene.fps
     if not path.suffix:
         return Exported(tuple(write_pngs(path, *shown, overwrite=settings.overwrite)))

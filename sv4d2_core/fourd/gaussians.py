@@ -116,6 +116,11 @@ class Gaussians:
         scales = log_scales.clamp(low, high).exp()
         return GaussiansAt(means, quats, scales, opacities.sigmoid(), own.colours.sigmoid())
 
+    def in_world(self, time: float) -> GaussiansAt:
+        """Return the Gaussians at a time in 0..1 where the object's path puts them, with gradients."""
+        gaussians = self.at_time(time)
+        return gaussians._replace(means=gaussians.means + self._shift(time))
+
     @torch.no_grad()
     def render(
         self,
@@ -135,7 +140,7 @@ class Gaussians:
         n_views = len(chosen)
         maps = torch.empty(len(times), n_views, size, size, 8)
         for t, time in enumerate(times):
-            gaussians = self._in_world(time)
+            gaussians = self.in_world(time)
             for v, view in enumerate(chosen):
                 maps[t, v] = _see(gaussians, cameras, view, size).cpu()
                 if callback is not None:
@@ -159,19 +164,19 @@ class Gaussians:
     @torch.no_grad()
     def densities(self, points: Tensor, time: float) -> Tensor:
         """Return the sum of the Gaussians at world points, [N]; each is as high as its opacity."""
-        gaussians = self._in_world(time)
+        gaussians = self.in_world(time)
         return gaussian_densities(gaussians, points.to(gaussians.means)).to(points.device)
 
     @torch.no_grad()
     def colours(self, points: Tensor, time: float) -> Tensor:
         """Return the mean colours of the Gaussians near world points, [N, 3] in 0..1."""
-        gaussians = self._in_world(time)
+        gaussians = self.in_world(time)
         return gaussian_colours(gaussians, points.to(gaussians.means)).to(points.device)
 
     @torch.no_grad()
     def carried(self, points: Tensor, start: float, end: float) -> Tensor:
         """Return where world points go with the Gaussians near them."""
-        before, after = self._in_world(start), self._in_world(end)
+        before, after = self.in_world(start), self.in_world(end)
         return gaussian_motion(before, after, points.to(before.means)).to(points)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -237,11 +242,6 @@ class Gaussians:
         """Return where the middle of the object is, [3]."""
         box = self.deformation.box
         return torch.zeros_like(box[0]) if self.path is None else self.path.at(time).to(box)
-
-    def _in_world(self, time: float) -> GaussiansAt:
-        """Return the Gaussians at a time where the object is."""
-        gaussians = self.at_time(time)
-        return gaussians._replace(means=gaussians.means + self._shift(time))
 
     def to(self, device: torch.device | str) -> Gaussians:
         """Return this scene, moved to a device."""

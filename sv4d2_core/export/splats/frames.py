@@ -27,10 +27,7 @@ def gaussians_at(scene: Gaussians, time: float | None) -> GaussiansAt:
     """
     if time is not None and not 0 <= time <= 1:
         raise ValueError(f"Expected a time in 0..1; got {time:g}.")
-    gaussians = scene.at_time(time)
-    if time is not None and scene.path is not None:
-        gaussians = gaussians._replace(means=gaussians.means + scene.path.at(time).to(gaussians.means))
-    return checked(gaussians)
+    return checked(scene.at_time(None) if time is None else scene.in_world(time))
 
 
 def checked(gaussians: GaussiansAt) -> GaussiansAt:
