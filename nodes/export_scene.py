@@ -13,6 +13,7 @@ from ..sv4d2_core.export.location import numbered_file, numbered_folder
 from ..sv4d2_core.export.scene_export import export_scene
 from ..sv4d2_core.fourd.scene import Scene4D
 from .gradients import gradients
+from .mesh_inputs import faces_input, resolution_input, smoothing_input
 from .output_folder import output_place, relative_to_output
 from .progress import counted_progress
 from .sockets import CamerasType, SceneType, aliases
@@ -32,6 +33,7 @@ _FORMATS = {
     "turntable-mp4": ("turntable", ".mp4"),
     "turntable-webm": ("turntable", ".webm"),
     "turntable-gif": ("turntable", ".gif"),
+    "splat-glb": ("splat-glb", ""),
 }
 
 
@@ -58,8 +60,8 @@ class SV4D2Export4D(io.ComfyNode):
                     options=list(_FORMATS),
                     default="glb",
                     tooltip="glb: one mesh that moves. glb-sequence, obj, ply: a mesh per frame. usd: meshes "
-                    "over time (needs usd-core). splat-ply, splat, npz: Gaussians, of scenes made of them. "
-                    "dataset, colmap: pictures with masks, times and cameras. turntable: a video.",
+                    "over time (needs usd-core). splat-ply, splat, splat-glb, npz: Gaussians, of scenes made "
+                    "of them. dataset, colmap: pictures with masks, times and cameras. turntable: a video.",
                 ),
                 io.String.Input(
                     "filename_prefix",
@@ -75,23 +77,8 @@ class SV4D2Export4D(io.ComfyNode):
                     tooltip="This many evenly spread times; 0: the scene's own. Of a turntable: pictures; 0: "
                     "96.",
                 ),
-                io.Int.Input(
-                    "faces",
-                    default=20000,
-                    min=4,
-                    max=1000000,
-                    step=1000,
-                    tooltip="Triangles of a mesh at most.",
-                ),
-                io.Int.Input(
-                    "resolution",
-                    default=128,
-                    min=16,
-                    max=512,
-                    step=16,
-                    tooltip="Steps of the grid that the surface is found on, along the object. More is finer "
-                    "and slower: twice as many take eight times as long.",
-                ),
+                faces_input(),
+                resolution_input(),
                 io.Int.Input(
                     "texture",
                     default=0,
@@ -122,6 +109,7 @@ class SV4D2Export4D(io.ComfyNode):
                     tooltip="dataset, colmap: where to see the scene from, from SV4D2 Camera Orbit. Open: "
                     "the cameras it was fitted to.",
                 ),
+                smoothing_input(),
             ],
             outputs=[
                 io.String.Output(
@@ -129,7 +117,8 @@ class SV4D2Export4D(io.ComfyNode):
                     tooltip="The new file or folder relative to the output folder; Preview 3D takes a GLB.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="What was written, its size, how well the mesh follows."
+                    display_name="report",
+                    tooltip="What was written, its size, how well the mesh follows and how evenly.",
                 ),
             ],
             is_output_node=True,
@@ -149,6 +138,7 @@ class SV4D2Export4D(io.ComfyNode):
         size: int,
         fps: float,
         cameras: Cameras | None = None,
+        smoothing: int = ExportSettings().smoothing,
     ) -> io.NodeOutput:
         """Write the files and say what was written."""
         kind, suffix = _FORMATS[format]
@@ -158,6 +148,7 @@ class SV4D2Export4D(io.ComfyNode):
             frames=frames if frames and around else ExportSettings().frames,
             faces=faces,
             resolution=resolution,
+            smoothing=smoothing,
             texture=texture,
             size=size,
             cameras=cameras,

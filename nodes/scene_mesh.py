@@ -17,6 +17,7 @@ from ..sv4d2_core.export.mesh.tracking import track
 from ..sv4d2_core.export.scene_meshes import surfaces
 from ..sv4d2_core.fourd.scene import Scene4D
 from .gradients import gradients
+from .mesh_inputs import faces_input, resolution_input, smoothing_input
 from .progress import counted_progress
 from .sockets import SceneType, aliases
 
@@ -45,28 +46,15 @@ class SV4D2SceneToMesh(io.ComfyNode):
                     max=10000,
                     tooltip="This many evenly spread times; 0: the scene's own.",
                 ),
-                io.Int.Input(
-                    "faces",
-                    default=20000,
-                    min=4,
-                    max=1000000,
-                    step=1000,
-                    tooltip="Triangles per mesh at most.",
-                ),
-                io.Int.Input(
-                    "resolution",
-                    default=128,
-                    min=16,
-                    max=512,
-                    step=16,
-                    tooltip="Steps of the grid that the surface is found on, along the object.",
-                ),
+                faces_input(),
+                resolution_input(),
                 io.Boolean.Input(
                     "one_topology",
                     default=True,
                     tooltip="On: one mesh that moves, the same triangles in every frame. Off: each frame its "
                     "own mesh, nearer to the scene.",
                 ),
+                smoothing_input(),
             ],
             outputs=[
                 io.Mesh.Output(display_name="mesh", tooltip="The meshes, one per frame."),
@@ -77,11 +65,17 @@ class SV4D2SceneToMesh(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, scene: Scene4D, frames: int, faces: int, resolution: int, one_topology: bool
+        cls,
+        scene: Scene4D,
+        frames: int,
+        faces: int,
+        resolution: int,
+        one_topology: bool,
+        smoothing: int = ExportSettings().smoothing,
     ) -> io.NodeOutput:
         """Return the batch."""
         times = None if frames == 0 else tuple(torch.linspace(0, 1, frames).tolist())
-        settings = ExportSettings(times=times, faces=faces, resolution=resolution)
+        settings = ExportSettings(times=times, faces=faces, resolution=resolution, smoothing=smoothing)
         with gradients():
             meshes = _meshes(scene, settings, one_topology)
         return io.NodeOutput(batched(meshes), settings.rate(scene))
@@ -97,7 +91,9 @@ def _meshes(scene: Scene4D, settings: ExportSettings, one_topology: bool) -> Seq
     if not one_topology:
         return [*surfaces(scene, settings, progress)]
     times = settings.times_of(scene)
-    tracked = track(scene, times, settings.resolution, settings.faces, callback=progress)
+    tracked = track(
+        scene, times, settings.resolution, settings.faces, smoothing=settings.smoothing, callback=progress
+    )
     if not tracked.follows:
         raise ValueError(
             f"Expected a surface that one mesh can follow; it is off by {100 * max(tracked.deviation):.1f} % "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import av
@@ -96,6 +97,13 @@ def test_glb_moves_as_the_scene_does(scenes, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["block.glb"]
     said = capsys.readouterr().err
     assert "follows the surface to" in said and "3 frames, 0.50 s" in said and "MB" in said
+    assert re.search(r"Acceleration: .* [\d.]+ % at most; .* meshes by [\d.]+ %\.", said)
+
+
+def test_two_frames_tell_no_acceleration(scenes, tmp_path, capsys):
+    assert export(scenes["block"], tmp_path / "block.glb", "glb", *SMALL, "--frames", 2) == 0
+    said = capsys.readouterr().err
+    assert "follows the surface to" in said and "Acceleration" not in said
 
 
 @pytest.mark.parametrize("kind", ["glb-sequence", "obj", "ply"])

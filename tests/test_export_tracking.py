@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from sv4d2_core.export import scene_meshes
+from sv4d2_core.export.export_settings import ExportSettings
 from sv4d2_core.export.mesh.coherence import coherence
 from sv4d2_core.export.mesh.graph import deformation_graph
 from sv4d2_core.export.mesh.mesh import MeshAnimation
 from sv4d2_core.export.mesh.registration import fit_points
 from sv4d2_core.export.mesh.surface import surface_at
-from sv4d2_core.export.mesh.tracking import track
+from sv4d2_core.export.mesh.tracking import Tracked, diagonal, track
+from sv4d2_core.export.scene_meshes import export_moving_mesh
 
 sys.path.insert(0, str(Path(__file__).parent / "scenes"))
 Arm = importlib.import_module("arm").Arm
@@ -116,6 +120,32 @@ def test_a_trembling_mesh_has_a_larger_acceleration():
         animation = MeshAnimation(positions, mesh.faces, mesh.colours, times, 1.0)
         figures = coherence(animation, [animation.at(t) for t in range(4)])
         assert figures is not None and figures.tracked == pytest.approx(expected, abs=1e-4)
+        assert figures.nearest == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_still_surface_is_still_however_it_is_cut_into_triangles():
+    cuts = [surface_at(Arm(), 0.0, 40, faces, level=40.0) for faces in (1500, 2000, 2500)]
+    one = cuts[0]
+    still = MeshAnimation(one.vertices.expand(3, -1, -1), one.faces, one.colours, (0.0, 0.5, 1.0), 1.0)
+    figures = coherence(still, cuts)
+    assert figures is not None and figures.tracked == figures.largest == 0
+    assert 0 < figures.nearest < 1e-3
+
+
+def test_an_export_tells_accelerations_in_shares_of_the_object(monkeypatch, tmp_path):
+    frame = surface_at(Arm(), 0.0, 24, 500, level=40.0)
+    positions = frame.vertices.repeat(3, 1, 1)
+    positions[1, ::10] *= 1.1
+    animation = MeshAnimation(positions, frame.faces, frame.colours, (0.0, 0.5, 1.0), 1.0)
+    tracked = Tracked(animation, (0.0, 0.0, 0.0), (frame,) * 3, 0)
+    monkeypatch.setattr(scene_meshes, "track", lambda *_, **__: tracked)
+    *_, note = export_moving_mesh(Arm(n_frames=3), tmp_path / "arm.glb", ExportSettings(), None).notes
+    figures = coherence(animation, tracked.frames)
+    assert figures is not None and figures.largest > 3 * figures.tracked
+    told = [float(share) for share in re.findall(r"([\d.]+) %", note)]
+    expected = [figures.tracked, figures.largest, figures.nearest]
+    assert told == pytest.approx([100 * one / diagonal(frame) for one in expected], abs=0.01)
+    assert len(set(told)) == 3
 
 
 def test_a_graph_turns_a_mesh_rigidly():

@@ -12,10 +12,11 @@ from .formats.glb import write_animated_glb
 from .formats.mesh_sequence import write_mesh_sequence
 from .formats.texture import bake_texture
 from .formats.usd import write_usd
+from .mesh.coherence import coherence
 from .mesh.level import surface_level
 from .mesh.mesh import Mesh
 from .mesh.surface import surface_at
-from .mesh.tracking import Tracked, track
+from .mesh.tracking import Tracked, diagonal, track
 
 
 def export_moving_mesh(
@@ -39,7 +40,7 @@ def export_moving_mesh(
     write_animated_glb(path, animation, texture=texture, overwrite=settings.overwrite)
     vertices, faces, seconds = len(animation.colours), len(animation.faces), animation.seconds()[-1]
     shape = f"{vertices} vertices and {faces} faces in {len(times)} frames, {seconds:.2f} s."
-    return Exported((path,), (shape, _deviation(tracked)))
+    return Exported((path,), (shape, _deviation(tracked), *_coherence(tracked)))
 
 
 def export_mesh_sequence(
@@ -77,4 +78,21 @@ def _deviation(tracked: Tracked) -> str:
     return (
         f"The mesh of frame {tracked.anchor} follows the surface to {100 * mean:.2f} % of the object's size, "
         f"{100 * worst:.2f} % at worst (frame {tracked.deviation.index(worst)})."
+    )
+
+
+def _coherence(tracked: Tracked) -> tuple[str, ...]:
+    """Return one sentence on how evenly the mesh moves, or none below 3 frames.
+
+    The step of a vertex is its way to the next frame; the change from step to step is the acceleration of
+    `Coherence` as a share of the diagonal of the largest frame's box, per frame squared.
+    """
+    figures = coherence(tracked.animation, tracked.frames)
+    if figures is None:
+        return ()
+    size = max(diagonal(frame) for frame in tracked.frames)
+    mean, nearest, largest = (f"{100 * figure / size:.2f} %" for figure in figures)
+    return (
+        f"Acceleration: from frame to frame the step of a vertex changes by {mean} of the object's size on "
+        f"average, {largest} at most; that of the nearest points of the frames' own meshes by {nearest}.",
     )

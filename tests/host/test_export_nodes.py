@@ -79,7 +79,7 @@ def export(pack: dict[str, Any], host_dirs: Any) -> Callable[..., Any]:
 class TestExport4D:
     def test_inputs_keep_their_order(self, pack: dict[str, Any]) -> None:
         schema = pack["SV4D2Export4D"].GET_SCHEMA()
-        assert [one.id for one in schema.inputs] == ["scene", *EXPORT, "cameras"]
+        assert [one.id for one in schema.inputs] == ["scene", *EXPORT, "cameras", "smoothing"]
         assert [one.io_type for one in schema.outputs] == ["STRING", "STRING"]
 
     def test_each_export_is_a_new_animated_file(self, export: Any, block: Any, host_dirs: Any) -> None:
@@ -87,7 +87,8 @@ class TestExport4D:
         assert (first[0], second[0]) == ("4d/thing_00001.glb", "4d/thing_00002.glb")
         loaded = trimesh.load(host_dirs.output / first[0], force="mesh")
         assert loaded.bounds[1, 0] == pytest.approx(0.15, abs=0.05)
-        assert "follows the surface" in first[1] and first[1].splitlines() == first.ui["text"]
+        assert "follows the surface" in first[1] and "Acceleration: " in first[1]
+        assert first[1].splitlines() == first.ui["text"]
 
     @pytest.mark.parametrize(
         ("kind", "suffix", "count"),
@@ -106,12 +107,21 @@ class TestExport4D:
         assert name == f"4d/thing_00001.{kind.rpartition('-')[2]}"
         assert (host_dirs.output / name).stat().st_size > 100
 
-    def test_gaussians(self, export: Any, ball: Any, host_dirs: Any) -> None:
-        folder = host_dirs.output / export(ball, format="splat-ply", frames=2, fps=5.0)[0]
+    @pytest.mark.parametrize(("kind", "suffix"), [("splat-ply", ".ply"), ("splat-glb", ".glb")])
+    def test_gaussians(self, export: Any, ball: Any, host_dirs: Any, kind: str, suffix: str) -> None:
+        folder = host_dirs.output / export(ball, format=kind, frames=2, fps=5.0)[0]
         sequence = json.loads((folder / "sequence.json").read_text())
-        assert sequence["fps"] == 5 and len([*folder.glob("*.ply")]) == 2
+        assert sequence["fps"] == 5 and len([*folder.glob(f"*{suffix}")]) == 2
 
-    @pytest.mark.parametrize("kind", ["splat-ply", "npz"])
+    def test_smoothing_rounds_the_corners(self, export: Any, block: Any, host_dirs: Any) -> None:
+        shares = []
+        for more in ({"smoothing": 0}, {}, {"smoothing": 40}):
+            folder = host_dirs.output / export(block, format="ply", frames=1, **more)[0]
+            mesh = trimesh.load(folder / "mesh_00000.ply", force="mesh")
+            shares.append(mesh.volume / mesh.bounding_box.volume)
+        assert shares[2] < shares[1] - 0.005 < shares[0] - 0.01
+
+    @pytest.mark.parametrize("kind", ["splat-ply", "splat-glb", "npz"])
     def test_what_cannot_be_written_leaves_nothing(
         self, export: Any, block: Any, host_dirs: Any, kind: str
     ) -> None:
@@ -143,6 +153,10 @@ class TestExport4D:
 
 
 class TestSceneToMesh:
+    def test_inputs_keep_their_order(self, pack: dict[str, Any]) -> None:
+        schema = pack["SV4D2SceneToMesh"].GET_SCHEMA()
+        assert [one.id for one in schema.inputs] == ["scene", *MESH, "smoothing"]
+
     def test_the_host_saves_a_file_per_frame(
         self, pack: dict[str, Any], host: Any, block: Any, host_dirs: Any
     ) -> None:
@@ -164,6 +178,17 @@ class TestSceneToMesh:
         with torch.inference_mode():
             mesh, _ = pack["SV4D2SceneToMesh"].execute(block, **{**MESH, "one_topology": False}).args
         assert mesh.vertices.shape[0] == T and int(mesh.faces.max()) < mesh.vertices.shape[1]
+
+    @pytest.mark.parametrize("one_topology", [True, False])
+    def test_smoothing_rounds_the_corners(self, pack: dict[str, Any], block: Any, one_topology: bool) -> None:
+        settings = {**MESH, "frames": 1, "one_topology": one_topology}
+        shares = []
+        with torch.inference_mode():
+            for smoothing in (0, 40):
+                batch, _ = pack["SV4D2SceneToMesh"].execute(block, **settings, smoothing=smoothing).args
+                mesh = trimesh.Trimesh(batch.vertices[0].numpy(), batch.faces[0].numpy())
+                shares.append(mesh.volume / mesh.bounding_box.volume)
+        assert shares[1] < shares[0] - 0.01
 
     def test_newer_hosts_get_counts_and_linear_colours(
         self, nodes_of: Any, core: Core, monkeypatch: pytest.MonkeyPatch
