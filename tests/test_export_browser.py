@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from skimage.draw import polygon
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.formats.glb import ANIMATION_NAME, write_animated_glb
@@ -18,7 +17,10 @@ from sv4d2_core.export.formats.texture import bake_texture
 from sv4d2_core.export.mesh.mesh import MeshAnimation
 
 sys.path.insert(0, str(Path(__file__).parent / "three"))
-bending, viewer = (importlib.import_module(name) for name in ("bending", "viewer"))
+bending, silhouettes, viewer = (
+    importlib.import_module(name) for name in ("bending", "silhouettes", "viewer")
+)
+overlap = silhouettes.overlap
 
 SIZE = 192
 CAMERAS = Cameras((0.0, 20.0), (0.0, 50.0), input_elevation_deg=10.0)
@@ -35,21 +37,6 @@ def shot(file: Path, seconds: float, view: int = 0):
     return viewer.Shot(file, seconds, CAMERAS.intrinsics(SIZE), CAMERAS.c2w_opengl()[view], SIZE)
 
 
-def silhouette(positions: torch.Tensor, faces: torch.Tensor, view: int = 0) -> np.ndarray:
-    """Return where the pixel centres lie inside a projected triangle, [SIZE, SIZE] bool."""
-    w2c = CAMERAS.w2c_opencv()[view]
-    seen = (positions.double() @ w2c[:3, :3].T + w2c[:3, 3]) @ CAMERAS.intrinsics(SIZE).T
-    pixels = (seen[:, :2] / seen[:, 2:]).numpy() - 0.5
-    mask = np.zeros((SIZE, SIZE), bool)
-    for x, y in pixels[faces.numpy()].transpose(0, 2, 1):
-        mask[polygon(y, x, mask.shape)] = True
-    return mask
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a & b).sum() / (a | b).sum())
-
-
 @needs_browser
 def test_three_shows_each_frame_at_its_time_and_the_way_between_two(tmp_path):
     animation = bending.bending_ball(n_frames=4, subdivisions=3, duration=1.5)
@@ -64,7 +51,8 @@ def test_three_shows_each_frame_at_its_time_and_the_way_between_two(tmp_path):
         expected = animation.positions[low]
         if part:
             expected = torch.lerp(expected, animation.positions[low + 1], part)
-        score = overlap(picture[..., 3] > 127, silhouette(expected, animation.faces, view))
+        own = silhouettes.silhouette(expected, animation.faces, CAMERAS, view, SIZE)
+        score = overlap(picture[..., 3] > 127, own)
         assert score >= 0.95, f"frame {moment}, view {view}: IoU {score:.3f}"
     first, last = pictures[0][..., 3] > 127, pictures[-2][..., 3] > 127
     # Otherwise the comparison above could not tell one frame from another.

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from trimesh.creation import icosphere
 
 from sv4d2_core.export import scene_meshes
 from sv4d2_core.export.export_settings import ExportSettings
 from sv4d2_core.export.mesh.coherence import coherence
 from sv4d2_core.export.mesh.graph import deformation_graph
-from sv4d2_core.export.mesh.mesh import MeshAnimation
-from sv4d2_core.export.mesh.registration import fit_points
+from sv4d2_core.export.mesh.mesh import Mesh, MeshAnimation
+from sv4d2_core.export.mesh.registration import fit_points, spread_points
+from sv4d2_core.export.mesh.settling import settled
 from sv4d2_core.export.mesh.surface import surface_at
 from sv4d2_core.export.mesh.tracking import Tracked, diagonal, track
 from sv4d2_core.export.scene_meshes import export_moving_mesh
@@ -169,3 +171,22 @@ def test_parts_that_do_not_touch_have_their_own_nodes():
     first = graph.nodes[:, 0] < 0.095
     assert first[graph.followed[: len(one)]].all() and not first[graph.followed[len(one) :]].any()
     assert (first[graph.edges[:, 0]] == first[graph.edges[:, 1]]).all()
+
+
+def test_a_mesh_settles_on_bulges_that_a_graph_cannot_follow():
+    ball = icosphere(subdivisions=4, radius=0.4)
+    points = ball.vertices
+    bulging = points * (1 + 0.02 * np.sin(8 * points[:, :1] / 0.4))
+    colours = torch.full((len(points), 3), 0.5)
+    target = Mesh(torch.from_numpy(bulging).float(), torch.from_numpy(ball.faces.astype(np.int64)), colours)
+    there = spread_points(target, 40_000)
+    placed = settled(points, ball.faces, there, 0.8)
+    before, after = (np.linalg.norm(bulging - at, axis=1).mean() for at in (points, placed))
+    assert before > 0.004 and after < before / 10
+    # They go straight out or in: what a vertex shows stays where it was.
+    outward = points / np.linalg.norm(points, axis=1, keepdims=True)
+    moved = placed - points
+    assert np.linalg.norm(moved - (moved * outward).sum(1, keepdims=True) * outward, axis=1).max() < 0.001
+    # Another surface further off does not draw it.
+    far = settled(points, ball.faces, there._replace(points=there.points * 1.5), 0.8)
+    assert np.array_equal(far, points)

@@ -86,9 +86,9 @@ def deformation_graph(vertices: np.ndarray, faces: np.ndarray, count: int) -> De
     chosen = np.concatenate([chosen, [np.argmax(parts == part) for part in missing]]).astype(np.int64)
     # A thin part may be longer along its surface than through the air.
     distances = dijkstra(ways, directed=False, indices=chosen, limit=_FARTHEST * spacing).T  # [N, M]
-    straight = np.linalg.norm(vertices[:, None] - vertices[chosen], axis=-1)
     lost = ~np.isfinite(distances).any(1)
-    distances[lost] = np.where(parts[lost, None] == parts[chosen], straight[lost], np.inf)
+    straight = np.linalg.norm(vertices[lost, None] - vertices[chosen], axis=-1)
+    distances[lost] = np.where(parts[lost, None] == parts[chosen], straight, np.inf)
     followed, weights = _nearest_nodes(distances)
     edges = _shared(followed, weights)
     return DeformationGraph(vertices, vertices[chosen], followed, weights, edges)

@@ -27,7 +27,7 @@ _FARTHEST = (0.15, 0.04)
 # shares of the object. Without colours a head that turns would seem to stand still.
 _NORMALS = 0.1
 _COLOURS = 0.5
-_LEAST_COSINE = 0.3
+LEAST_COSINE = 0.3
 # What is left of the shape at the anchor frame when the shape of the frame before is let go by the rest: a
 # head that turns on its neck is no spring.
 _MEMORY = 0.3
@@ -130,7 +130,7 @@ def _pulls(own: Surface, target: Surface, size: float, farthest: float) -> Pulls
     rows = np.concatenate([np.arange(len(here)), to_vertex])
     index = np.concatenate([to_target, np.arange(len(there))])
     weights = 0.5 / np.repeat([len(here), len(there)], [len(here), len(there)])
-    alike = (own.normals[rows] * target.normals[index]).sum(1) > _LEAST_COSINE
+    alike = (own.normals[rows] * target.normals[index]).sum(1) > LEAST_COSINE
     near = np.linalg.norm(own.points[rows] - target.points[index], axis=1) < farthest
     rows, index, weights = rows[alike & near], index[alike & near], weights[alike & near]
     return Pulls(rows, target.points[index], target.normals[index], weights, _ALONG * weights)

@@ -13,17 +13,20 @@ from .graph import DeformationGraph, Pose, deformation_graph
 from .level import surface_level
 from .mesh import Mesh, MeshAnimation
 from .registration import Surface, fit_points, posed_surface, register, spread_points
+from .settling import settled
 from .surface import surface_at, surface_colours
 
 # A mesh that is further from the surface than this share of the object has lost it.
 DEVIATION_LIMIT = 0.02
-_NODES = 300
+# Nodes of the graph: so many, but not more than one for several vertices.
+_NODES = 600
+_VERTICES_PER_NODE = 8
 # Points of a frame's surface that pull, and points that deviations are measured with.
 _PULLING = 4000
 _MEASURING = 40_000
 # Sweeps over all frames that make the motion even, and how strongly.
 _SWEEPS = 2
-_STEADINESS = 0.2
+_STEADINESS = 0.05
 _Callback = Callable[[int, int, None], None]
 
 
@@ -120,11 +123,12 @@ class _Following:
     def __init__(
         self, scene: Scene4D, times: tuple[float, ...], frames: list[Mesh], anchor: int, progress: _Progress
     ) -> None:
-        self.scene, self.times, self.anchor, self.progress = scene, times, anchor, progress
+        self.scene, self.times, self.frames, self.anchor = scene, times, frames, anchor
+        self.progress = progress
         self.template = template = frames[anchor]
-        self.graph: DeformationGraph = deformation_graph(
-            template.vertices.numpy(), template.faces.numpy(), _NODES
-        )
+        vertices = template.vertices.numpy()
+        nodes = max(1, min(_NODES, len(vertices) // _VERTICES_PER_NODE))
+        self.graph: DeformationGraph = deformation_graph(vertices, template.faces.numpy(), nodes)
         self.surfaces: list[Surface] = [spread_points(frame, _PULLING) for frame in frames]
         self.size = max(diagonal(frame) for frame in frames)
         self.poses: list[Pose] = [self.graph.rest] * len(times)
@@ -141,7 +145,12 @@ class _Following:
             for frame in range(last + 1):
                 self._steady(frame)
                 self.progress.advance()
-        return torch.from_numpy(np.stack([self.graph.posed(pose) for pose in self.poses])).float()
+        placed = [self.graph.posed(pose) for pose in self.poses]
+        for frame in range(last + 1):
+            if frame != self.anchor:
+                dense = spread_points(self.frames[frame], _MEASURING)
+                placed[frame] = settled(placed[frame], self.template.faces.numpy(), dense, self.size)
+        return torch.from_numpy(np.stack(placed)).float()
 
     def _follow(self, frame: int, step: int) -> None:
         """Find a frame's pose from that of the frame before it on the way from the anchor."""

@@ -1,0 +1,146 @@
+"""How well a mesh that moves follows a scene: silhouettes, deviation, acceleration, file size.
+
+    python tests/bench/moving_meshes.py SCENE.safetensors ... [--faces 20000] [--resolution 128] [--browser]
+
+Silhouettes are compared with the scene's own pictures from all cameras that it was fitted to. With --browser
+three.js plays the GLB, too (see `tests/three/viewer.py`), at every third frame seen from two of the cameras.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "three"))
+
+import viewer
+from silhouettes import overlap, silhouette
+
+from sv4d2_core.export.formats.glb import write_animated_glb
+from sv4d2_core.export.mesh.coherence import coherence
+from sv4d2_core.export.mesh.tracking import Tracked, track
+from sv4d2_core.fourd.scene import Scene4D, own_cameras
+from sv4d2_core.fourd.scene_file import load_scene
+
+_OPAQUE = 0.5
+
+
+class Row(NamedTuple):
+    """What was measured of one scene."""
+
+    scene: str
+    tracked: tuple[float, float]
+    renewed: tuple[float, float]
+    deviation: float
+    acceleration: tuple[float, float]
+    megabytes: float
+    seconds: float
+    browser: tuple[float, float] | None
+
+    def cells(self) -> list[str]:
+        """Return the cells of the row."""
+        browser = "-" if self.browser is None else "{:.3f} ({:.3f})".format(*self.browser)
+        return [
+            self.scene,
+            "{:.3f} ({:.3f})".format(*self.tracked),
+            "{:.3f} ({:.3f})".format(*self.renewed),
+            browser,
+            f"{100 * self.deviation:.2f} %",
+            "{:.4f} / {:.4f}".format(*self.acceleration),
+            f"{self.megabytes:.2f}",
+            f"{self.seconds:.0f}",
+        ]
+
+
+HEADS = [
+    "scene",
+    "IoU tracked, mean (worst)",
+    "IoU frame by frame",
+    "IoU in three.js",
+    "largest deviation",
+    "acceleration tracked / nearest",
+    "MB",
+    "s",
+]
+
+
+def measure(place: Path, args: argparse.Namespace) -> Row:
+    """Return the figures of one scene."""
+    scene = load_scene(place, torch.device("cpu"))
+    began = time.perf_counter()
+    made = track(scene, tuple(scene.times), args.resolution, args.faces)
+    seconds = time.perf_counter() - began
+    masks = _scene_masks(scene, args.size)
+    tracked, renewed = [], []
+    for t, frame in enumerate(made.frames):
+        for v in range(masks.shape[1]):
+            own = (own_cameras(scene), v, args.size)
+            moved = silhouette(made.animation.positions[t], made.animation.faces, *own)
+            tracked.append(overlap(moved, masks[t, v]))
+            renewed.append(overlap(silhouette(frame.vertices, frame.faces, *own), masks[t, v]))
+    steady = coherence(made.animation, made.frames)
+    if steady is None:
+        raise ValueError(f"{place} has fewer than three frames.")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "moving.glb"
+        write_animated_glb(file, made.animation)
+        return Row(
+            scene=place.stem,
+            tracked=(float(np.mean(tracked)), min(tracked)),
+            renewed=(float(np.mean(renewed)), min(renewed)),
+            deviation=max(made.deviation),
+            acceleration=(steady.tracked, steady.nearest),
+            megabytes=file.stat().st_size / 1e6,
+            seconds=seconds,
+            browser=_played(file, scene, made, masks, args.size) if args.browser else None,
+        )
+
+
+def _scene_masks(scene: Scene4D, size: int) -> np.ndarray:
+    """Return where the scene is opaque, [T, V, size, size] bool."""
+    frames = [scene.render(own_cameras(scene), [time], size).alpha[0] for time in scene.times]
+    return torch.stack(frames).numpy() >= _OPAQUE
+
+
+def _played(file: Path, scene: Scene4D, made: Tracked, masks: np.ndarray, size: int) -> tuple[float, float]:
+    """Return the mean and the worst IoU of what three.js shows."""
+    cameras, seconds = own_cameras(scene), made.animation.seconds()
+    asked = [(t, v) for t in range(0, len(seconds), 3) for v in (0, min(2, masks.shape[1] - 1))]
+    intrinsics, poses = cameras.intrinsics(size), cameras.c2w_opengl()
+    shots: list[Any] = [viewer.Shot(file, float(seconds[t]), intrinsics, poses[v], size) for t, v in asked]
+    pictures, _ = viewer.render(shots)
+    scores = [
+        overlap(np.asarray(picture)[..., 3] > 127, masks[t, v])
+        for picture, (t, v) in zip(pictures, asked, strict=True)
+    ]
+    return float(np.mean(scores)), min(scores)
+
+
+def main() -> None:
+    """Measure the scenes and print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenes", type=Path, nargs="+")
+    parser.add_argument("--faces", type=int, default=20_000)
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--size", type=int, default=256, help="of the silhouettes, pixels")
+    parser.add_argument("--browser", action="store_true", help="play the GLB in three.js, too")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.browser and (missing := viewer.missing()):
+        parser.error(missing)
+    print("| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS), flush=True)
+    for place in args.scenes:
+        print("| " + " | ".join(measure(place, args).cells()) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
