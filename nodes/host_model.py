@@ -13,14 +13,16 @@ from typing import Any
 
 import comfy.conds
 import comfy.model_base
+import comfy.model_management
 import comfy.supported_models
 import torch
 from torch import Tensor
 
+from ..sv4d2_core.diffusion.activations import activation_bytes
 from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig
 from ..sv4d2_core.diffusion.identify import unet_prefix
 from ..sv4d2_core.diffusion.layout import Header, TensorInfo, read_unet_only
-from ..sv4d2_core.diffusion.memory import activation_bytes
+from ..sv4d2_core.diffusion.memory import LARGEST_CHUNK, chunk_for_card
 from .host_unet import HostUNet
 from .window_conds import WindowConds
 
@@ -65,6 +67,10 @@ class SV4D2Model(comfy.model_base.BaseModel):
         self.sv4d2_config = config
         self.variant_known = variant_known
         self._told: set[int] = set()
+        card = comfy.model_management.get_torch_device()
+        if card.type != "cpu":
+            total = comfy.model_management.get_total_memory(card)
+            self.diffusion_model.chunk_bytes = chunk_for_card(total)
 
     def config_for(self, n_views: int) -> ModelConfig:
         """Return the sizes and defaults to use for a number of novel views."""
@@ -108,10 +114,11 @@ class SV4D2Model(comfy.model_base.BaseModel):
         }
 
     def memory_required(self, input_shape: list[int], cond_shapes: Any = None) -> float:
-        """Return the bytes of activations for latents of a shape (`memory.activation_bytes`)."""
+        """Return the bytes of activations for latents of a shape (`activations.activation_bytes`)."""
         dtype = self.manual_cast_dtype or self.get_dtype()
         side = input_shape[-2] * input_shape[-1]
-        return float(activation_bytes(self.sv4d2_config, input_shape[0], side, dtype.itemsize))
+        chunk = self.diffusion_model.chunk_bytes or LARGEST_CHUNK
+        return float(activation_bytes(self.sv4d2_config, input_shape[0], side, dtype.itemsize, chunk))
 
 
 class SV4D2(comfy.supported_models.SV3D_p):

@@ -11,6 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.config import UNetConfig
+from ..sv4d2_core.diffusion.second_try import SMALLEST_CHUNK, with_second_try
 from ..sv4d2_core.diffusion.unet import UNet
 
 
@@ -95,11 +96,22 @@ class HostUNet(UNet):
         batch, n_frames = context.shape[:2]
         of_first_frame = timesteps.unflatten(0, (batch, n_frames, -1))[:, 0].flatten()
         inputs = torch.cat([x, frames.repeat_interleave(len(x) // len(frames), dim=0)], dim=1)
+        forward = super().forward
+
+        def predict() -> Tensor:
+            return forward(inputs, of_first_frame, y, self.prepare(context, references))
+
         self._attention.options = transformer_options
         try:
-            return super().forward(inputs, of_first_frame, y, self.prepare(context, references))
+            if torch.compiler.is_compiling():
+                return predict()
+            return with_second_try(predict, self._shrink_parts)
         finally:
             self._attention.options = {}
+
+    def _shrink_parts(self) -> str:
+        self.chunk_bytes = SMALLEST_CHUNK
+        return "in the smallest parts"
 
 
 def _raise_if_cancelled() -> None:

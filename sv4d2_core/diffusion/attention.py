@@ -41,7 +41,9 @@ def _small_groups(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     shape = q.shape
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     scores = torch.bmm(q * shape[-1] ** -0.5, k.transpose(1, 2))
-    return torch.bmm(scores.softmax(dim=-1), v).view(shape)
+    # A softmax over the first axis is many times faster than over a last one of a few numbers.
+    weights = scores.permute(2, 0, 1).contiguous().softmax(dim=0).permute(1, 2, 0)
+    return torch.bmm(weights, v).view(shape)
 
 
 class SelfAttention(nn.Module):

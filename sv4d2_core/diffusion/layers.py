@@ -47,6 +47,14 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y if recording() else x.add_(y)
 
 
+def store_sum(target: Tensor, x: Tensor, y: Tensor) -> None:
+    """Write x + y into ``target``."""
+    if recording():
+        target.copy_(x + y)
+    else:
+        torch.add(x, y, out=target)
+
+
 def add_dense(x: Tensor, y: Tensor) -> Tensor:
     """Return x + y as a new tensor that is contiguous whatever the strides of ``x``."""
     if recording():

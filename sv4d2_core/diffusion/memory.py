@@ -1,113 +1,225 @@
-"""Chooses how much work is done at once, so that a run fits a memory budget."""
+"""Chooses how much work is done at once and where weights wait, so that a run fits a memory budget."""
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from .checkpoint import build_networks, stored_dtype
+from .activations import activation_bytes, decoder_bytes, encoder_bytes
+from .checkpoint import build_networks, load_checkpoint, stored_dtype
 from .config import ModelConfig
 from .model import Model
+from .offload import Placement, layers_of, place
+from .second_try import SMALLEST_CHUNK
 
-_MIB = 2**20
 _GIB = 2**30
-_SMALLEST_CHUNK = 16 * _MIB
-_LARGEST_CHUNK = 512 * _MIB
-# A part's intermediate results take about this many times its widest one, which `chunk_bytes` bounds.
-_CHUNK_OVERHEAD = 3
-# Images of the first level's width that exist whole at the peak: skips, inputs and outputs of a block.
-_WHOLE_IMAGES = 11
-# The same for one image in the autoencoder, in units of its first level's width at full resolution.
-_VAE_IMAGES = 8
+LARGEST_CHUNK = 512 * 2**20
+_CHUNKS = tuple(LARGEST_CHUNK >> i for i in range(6))
+# Images per pass of the encoder and the decoder.
+_BATCHES = ((8, 4), (4, 2), (2, 1), (1, 1))
+# Share of a GPU's memory to plan with. The rest is for the kernels' own buffers and for gaps between blocks.
+_GPU_SHARE = 0.9
+_PLACES: dict[Placement, str] = {
+    "resident": "all weights on the device",
+    "turns": "the weights of one network at a time on the device",
+    "streamed": "the UNet's weights come to the device layer by layer",
+}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How much is worked on at once.
+    """How much is worked on at once, and where the weights are.
 
     Args:
         chunk_bytes: bound for a part's intermediate results in the UNet.
         encode_batch, decode_batch: images per pass of the autoencoder.
-        estimated_bytes: estimated peak of weights and activations.
+        placement: which weights are on the device.
+        estimated_bytes: estimated peak of weights and activations on the device.
     """
 
     chunk_bytes: int
     encode_batch: int
     decode_batch: int
+    placement: Placement
     estimated_bytes: int
+
+    def __str__(self) -> str:
+        """Return the plan as one line for the user."""
+        return (
+            f"at most about {self.estimated_bytes / 1e9:.1f} GB; {_PLACES[self.placement]}, parts of "
+            f"{self.chunk_bytes / 1e9:.2f} GB, {self.encode_batch} images encoded and {self.decode_batch} "
+            f"decoded at once"
+        )
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """What a run needs on the device for each kind of work.
+
+    Args:
+        weights: bytes of each network's weights.
+        layer: bytes of the UNet's largest layer and of what is in none.
+    """
+
+    config: ModelConfig
+    dtype: torch.dtype
+    size: int
+    weights: dict[str, int]
+    layer: int
+
+    def unet(self, chunk_bytes: int) -> int:
+        pixels = (self.size // self.config.latent_factor) ** 2
+        # Guidance doubles the images.
+        images = 2 * self.config.n_frames * self.config.n_views
+        return activation_bytes(self.config, images, pixels, self.dtype.itemsize, chunk_bytes)
+
+    def encode(self, images: int) -> int:
+        return encoder_bytes(self.config, images, self.size, self.dtype.itemsize)
+
+    def decode(self, images: int) -> int:
+        return decoder_bytes(self.config, images, self.size, stored_dtype("decoder", self.dtype).itemsize)
+
+    def present(self, placement: Placement, *networks: str) -> int:
+        """Return the weights on the device while ``networks`` work."""
+        if placement == "resident":
+            return sum(self.weights.values())
+        streamed = placement == "streamed" and "unet" in networks
+        return self.layer if streamed else max(self.weights[name] for name in networks)
 
 
 def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Return the bytes of all weights once they are loaded in ``dtype``."""
-    return sum(
-        parameter.numel() * stored_dtype(name, dtype).itemsize
-        for name, network in build_networks(config).items()
-        for parameter in network.parameters()
-    )
+    return sum(_weights(build_networks(config), dtype).values())
 
 
-def activation_bytes(
-    config: ModelConfig, images: int, pixels: int, itemsize: int, chunk_bytes: int = _LARGEST_CHUNK
-) -> int:
-    """Return the estimated peak of the UNet's activations in one forward pass.
-
-    Args:
-        config: sizes of the model.
-        images: latents in the pass, B * T * V.
-        pixels: h * w of a latent.
-        itemsize: bytes per number.
-        chunk_bytes: bound for a part's intermediate results (`UNet.chunk_bytes`).
-    """
-    whole = _whole_bytes(config, images, pixels, itemsize)
-    # The smallest part of the view block is one frame of all views, the widest result its hidden layer.
-    frame = config.n_views * pixels * 8 * config.unet.base * itemsize
-    return whole + _CHUNK_OVERHEAD * max(chunk_bytes, frame)
-
-
-def _whole_bytes(config: ModelConfig, images: int, pixels: int, itemsize: int) -> int:
-    """Return the bytes of what must exist whole at the peak."""
-    return _WHOLE_IMAGES * images * pixels * config.unet.base * itemsize
-
-
-def plan_memory(config: ModelConfig, dtype: torch.dtype, size: int, budget_gb: float) -> MemoryPlan:
-    """Return the plan that uses a budget best.
+def plan_memory(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    size: int,
+    budget_gb: float,
+    device: torch.device | str = "cpu",
+) -> MemoryPlan:
+    """Return the plan that uses a budget best: few moves of weights first, then large parts.
 
     Args:
         config: sizes of the model.
         dtype: of weights and activations.
         size: image size, pixels.
-        budget_gb: memory for weights and activations, GiB.
+        budget_gb: memory of the device for weights and activations, GiB.
+        device: where the work is done; of a GPU's work, weights can wait in main memory.
 
     Raises:
         ValueError: the budget is too small for even the smallest parts; says how much is needed.
     """
-    weights = weight_bytes(config, dtype)
-    pixels = (size // config.latent_factor) ** 2
-    images = 2 * config.n_frames * config.n_views
-
-    def unet(chunk: int) -> int:
-        return activation_bytes(config, images, pixels, dtype.itemsize, chunk)
-
-    # The decoder runs in float32.
-    per_image = _VAE_IMAGES * size * size * config.vae.base * 4
-    needed = weights + max(unet(_SMALLEST_CHUNK), per_image)
-    budget = int(budget_gb * _GIB)
-    if needed > budget:
-        raise ValueError(
-            f"Expected at least {needed / _GIB:.1f} GiB for {config.variant} at {size} px (weights "
-            f"{weights / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use a smaller --size, a half "
-            f"precision --dtype, or a larger --memory-gb."
-        )
-    whole = _whole_bytes(config, images, pixels, dtype.itemsize)
-    chunk = min(_LARGEST_CHUNK, (budget - weights - whole) // _CHUNK_OVERHEAD)
-    batch = max(1, min(8, (budget - weights) // per_image))
-    peak = weights + max(unet(chunk), batch * per_image)
-    return MemoryPlan(chunk, batch, min(4, batch), peak)
+    needs, device = _needs(config, dtype, size), torch.device(device)
+    share = _GPU_SHARE if device.type == "cuda" else 1
+    for placement in _placements(device):
+        plan = _fitting(needs, placement, int(budget_gb * _GIB * share))
+        if plan is not None:
+            return plan
+    needed = _smallest(needs, device).estimated_bytes / share
+    raise ValueError(
+        f"Expected at least {needed / _GIB:.1f} GiB for {config.variant} at {size} px (weights "
+        f"{sum(needs.weights.values()) / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use a smaller "
+        f"--size, a half precision --dtype, or a larger --memory-gb."
+    )
 
 
-def apply_plan(model: Model, plan: MemoryPlan) -> None:
-    """Make a model work within a plan."""
+def plan_for_free_memory(
+    config: ModelConfig, dtype: torch.dtype, size: int, device: torch.device
+) -> MemoryPlan | None:
+    """Return the plan for what is free on a GPU now, before the weights are loaded; None on other devices.
+
+    Where even the smallest parts are estimated not to fit, they are tried all the same.
+    """
+    if device.type != "cuda":
+        return None
+    free_gb = torch.cuda.mem_get_info(device)[0] / _GIB
+    try:
+        return plan_memory(config, dtype, size, free_gb, device)
+    except ValueError as error:
+        log.warning("Little memory is free. %s Trying the smallest parts.", error)
+        return _smallest(_needs(config, dtype, size), device)
+
+
+def chunk_for_card(total_bytes: int) -> int:
+    """Return the bound of a part's intermediate results that suits a card where a host decides the rest."""
+    return min(LARGEST_CHUNK, max(SMALLEST_CHUNK, total_bytes // 64))
+
+
+def apply_plan(model: Model, plan: MemoryPlan, device: torch.device | str = "cpu") -> None:
+    """Make a model work within a plan on a device, its weights where the plan says, and log that."""
     model.unet.chunk_bytes = plan.chunk_bytes
     model.encode_batch = plan.encode_batch
     model.decode_batch = plan.decode_batch
+    place(model, torch.device(device), plan.placement)
+    log.info("Memory plan: %s.", plan)
+
+
+def load_within(
+    path: str | os.PathLike[str],
+    variant: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    plan: MemoryPlan | None,
+) -> Model:
+    """Return a checkpoint's model that works within a plan (None: as `load_checkpoint` makes it).
+
+    Raises:
+        What `load_checkpoint` raises.
+    """
+    if plan is None:
+        return load_checkpoint(path, variant, dtype, device)
+    model = load_checkpoint(path, variant, dtype, device if plan.placement == "resident" else "cpu")
+    apply_plan(model, plan, device)
+    return model
+
+
+def _placements(device: torch.device) -> tuple[Placement, ...]:
+    """Return where weights can be, the fastest first."""
+    return ("resident", "turns", "streamed") if device.type == "cuda" else ("resident",)
+
+
+def _needs(config: ModelConfig, dtype: torch.dtype, size: int) -> _Needs:
+    networks = build_networks(config)
+    weights = _weights(networks, dtype)
+    layers = [_bytes(layer, dtype) for layer in layers_of(networks["unet"])]
+    return _Needs(config, dtype, size, weights, weights["unet"] - sum(layers) + max(layers))
+
+
+def _weights(networks: dict[str, nn.Module], dtype: torch.dtype) -> dict[str, int]:
+    return {name: _bytes(network, stored_dtype(name, dtype)) for name, network in networks.items()}
+
+
+def _bytes(module: nn.Module, dtype: torch.dtype) -> int:
+    return sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
+
+
+def _peak(needs: _Needs, placement: Placement, chunk: int, encode_batch: int, decode_batch: int) -> int:
+    return max(
+        needs.present(placement, "unet") + needs.unet(chunk),
+        needs.present(placement, "clip", "frame_encoder", "view_encoder") + needs.encode(encode_batch),
+        needs.present(placement, "decoder") + needs.decode(decode_batch),
+    )
+
+
+def _plan(needs: _Needs, placement: Placement, chunk: int, encode: int, decode: int) -> MemoryPlan:
+    return MemoryPlan(chunk, encode, decode, placement, _peak(needs, placement, chunk, encode, decode))
+
+
+def _smallest(needs: _Needs, device: torch.device) -> MemoryPlan:
+    return _plan(needs, _placements(device)[-1], SMALLEST_CHUNK, 1, 1)
+
+
+def _fitting(needs: _Needs, placement: Placement, budget: int) -> MemoryPlan | None:
+    """Return the plan with the largest parts and batches that fit, or None."""
+    plans = (
+        _plan(needs, placement, chunk, encode, decode) for chunk in _CHUNKS for encode, decode in _BATCHES
+    )
+    return next((plan for plan in plans if plan.estimated_bytes <= budget), None)

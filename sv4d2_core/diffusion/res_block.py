@@ -9,13 +9,14 @@ Source: specification 4.3.
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .layers import Blend, add, parts, recording, silu
+from .layers import Blend, add, parts, recording, silu, store_sum
 
 
 class Grid(NamedTuple):
@@ -96,31 +97,38 @@ class ResBlock(nn.Module):
         """Return the block's output, [N, C_out, h, w].
 
         Args:
-            x: [N, C, h, w].
+            x: [N, C, h, w]; overwritten when there is a skip and autograd does not record.
             skip: [N, C', h, w] further channels from the way down, or None.
             emb: embedding of the images.
             grid: B, T, V.
             budget: bytes that the intermediate results of a part may take.
         """
         n, _, height, width = x.shape
-        out = torch.empty(
-            (n, self.width_out, height, width),
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=torch.channels_last,
-        )
+        out = self._output_for(x, reuse=skip is not None and not recording())
         image_bytes = 4 * self.width_out * height * width * x.element_size()
         projected = self.emb_layers(emb.rows)
         for i in parts(n, image_bytes, budget):
             inputs = x[i] if skip is None else torch.cat([x[i], skip[i]], dim=1)
-            out[i] = self._within_images(inputs, projected[emb.row_of_image[i]])
+            self._within_images(inputs, projected[emb.row_of_image[i]], out[i])
         return self._along_sequence(out, emb, grid)
 
-    def _within_images(self, x: Tensor, emb: Tensor) -> Tensor:
+    def _output_for(self, x: Tensor, reuse: bool) -> Tensor:
+        """Return memory for the output, [N, C_out, h, w] channels-last; ``reuse``: that of ``x``.
+
+        Part after part, the output takes the place of images that were read before.
+        """
+        shape = (len(x), *x.shape[2:], self.width_out)
+        if reuse and self.width_out <= x.shape[1] and x.is_contiguous(memory_format=torch.channels_last):
+            memory = x.permute(0, 2, 3, 1).flatten()[: math.prod(shape)].view(shape)
+        else:
+            memory = torch.empty(shape, dtype=x.dtype, device=x.device)
+        return memory.permute(0, 3, 1, 2)
+
+    def _within_images(self, x: Tensor, emb: Tensor, out: Tensor) -> None:
         h = self.in_layers[2](silu(self.in_layers[0](x)))
         h = add(h, emb[:, :, None, None])
         h = self.out_layers[3](silu(self.out_layers[0](h)))
-        return add(h, self.skip_connection(x))
+        store_sum(out, h, self.skip_connection(x))
 
     def _along_sequence(self, x: Tensor, emb: Embedding, grid: Grid) -> Tensor:
         share = self.time_mixer.share_of_mixed(x)

@@ -6,6 +6,7 @@ Source: specification section 4. Module names give the official checkpoint keys.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -18,12 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from .attention import AttentionFunction, scaled_dot_product
 from .attention_block import AttentionBlock, BlockContext
 from .config import UNetConfig
-from .layers import recording, silu, sinusoidal_embedding, to_tokens
+from .layers import parts, recording, silu, sinusoidal_embedding, to_tokens
 from .res_block import Embedding, Grid, ResBlock
 
 # On a CPU, parts of about this many tokens of the first level stay in the cache and still outweigh the cost
 # of reading the deeper levels' weights once per part; a GPU wants enough work per kernel.
-_CPU_TOKENS = 4096
+_CPU_TOKENS = 2048
 _GPU_BUDGET = 512 * 2**20
 
 
@@ -61,9 +62,14 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = operations.Conv2d(width, width, 3, padding=1, **kw)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` [N, C, h, w] at twice the size."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, budget: int) -> Tensor:
+        """Return ``x`` [N, C, h, w] at twice the size, some images at a time within ``budget`` bytes."""
+        n, width, height, length = x.shape
+        shape = (n, width, 2 * height, 2 * length)
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        for i in parts(n, 8 * x[0].nbytes, budget):
+            out[i] = self.conv(F.interpolate(x[i], scale_factor=2.0, mode="nearest"))
+        return out
 
 
 @dataclass
@@ -74,6 +80,7 @@ class _Pass:
     emb: Embedding
     budget: int
     before_layer: Callable[[], None] | None
+    present: Callable[[nn.Module], AbstractContextManager]
     next_block: int = 0
 
 
@@ -85,17 +92,21 @@ class Stage(nn.ModuleList):
         for layer in self:
             if state.before_layer is not None:
                 state.before_layer()
-            if isinstance(layer, ResBlock):
-                x = layer(x, skip, state.emb, state.window.grid, state.budget)
-                skip = None
-            elif isinstance(layer, AttentionBlock):
-                references = state.window.references[x.shape[-2], x.shape[-1]]
-                context = state.window.blocks[state.next_block]
-                state.next_block += 1
-                x = layer(x, context, references, state.emb, state.window.grid, state.budget)
-            else:
-                x = layer(x)
+            with state.present(layer):
+                x = self._run_layer(layer, x, skip, state)
+            skip = None
         return x
+
+    @staticmethod
+    def _run_layer(layer: nn.Module, x: Tensor, skip: Tensor | None, state: _Pass) -> Tensor:
+        if isinstance(layer, ResBlock):
+            return layer(x, skip, state.emb, state.window.grid, state.budget)
+        if isinstance(layer, AttentionBlock):
+            references = state.window.references[x.shape[-2], x.shape[-1]]
+            context = state.window.blocks[state.next_block]
+            state.next_block += 1
+            return layer(x, context, references, state.emb, state.window.grid, state.budget)
+        return layer(x, state.budget) if isinstance(layer, Upsample) else layer(x)
 
 
 class UNet(nn.Module):
@@ -103,8 +114,9 @@ class UNet(nn.Module):
 
     ``chunk_bytes`` bounds the intermediate results of a part of the work (None: a default that is fast on
     the device); results do not depend on it beyond rounding. ``before_layer`` is called before each layer and
-    may raise to cancel a pass. With ``recomputes`` a recorded pass keeps only what enters each stage, and the
-    backward pass computes the stages again: much less memory for a third more time.
+    may raise to cancel a pass, and each layer runs within ``present(layer)``, which may bring its weights.
+    With ``recomputes`` a recorded pass keeps only what enters each stage, and the backward pass computes the
+    stages again: much less memory for a third more time.
     """
 
     def __init__(
@@ -120,6 +132,7 @@ class UNet(nn.Module):
         self.config = config
         self.chunk_bytes: int | None = None
         self.before_layer: Callable[[], None] | None = None
+        self.present: Callable[[nn.Module], AbstractContextManager] = nullcontext
         self.recomputes = False
         kw: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
         plain: dict[str, Any] = {"dtype": dtype, "device": device}
@@ -196,8 +209,12 @@ class UNet(nn.Module):
             level = F.interpolate(cond_view, (height, width), mode="bilinear", align_corners=False)
             references[height, width] = to_tokens(level).unflatten(0, (b, views)).contiguous()
             height, width = height // 2, width // 2
-        blocks = tuple(block.prepare(context) for block in self._attention_blocks())
+        blocks = tuple(self._prepare_block(block, context) for block in self._attention_blocks())
         return PreparedWindow(Grid(b, t, views), blocks, references)
+
+    def _prepare_block(self, block: AttentionBlock, context: Tensor) -> BlockContext:
+        with self.present(block):
+            return block.prepare(context)
 
     def set_view_mixing(self, view_mixing: str) -> None:
         """Change how the view blocks group tokens; the same weights fit every kind (`UNetConfig`)."""
@@ -228,7 +245,7 @@ class UNet(nn.Module):
         """
         self._check(x, timesteps, y, window.grid)
         emb = self._embed(timesteps, y.to(x.dtype), window.grid, x.dtype)
-        state = _Pass(window, emb, self._budget(x), self.before_layer)
+        state = _Pass(window, emb, self._budget(x), self.before_layer, self.present)
         x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for stage in self.input_blocks:

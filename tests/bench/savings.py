@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sv4d2_core.diffusion import attention_block, res_block, unet
+from sv4d2_core.diffusion import attention, attention_block, res_block, unet
 from sv4d2_core.diffusion.attention_block import AttentionBlock, BlockContext, TransformerBlock
 from sv4d2_core.diffusion.layers import GEGLU, Blend, to_tokens
 from sv4d2_core.diffusion.res_block import Embedding, Grid, ResBlock
@@ -81,10 +81,10 @@ def _prepare_tokens(self: AttentionBlock, context: Tensor) -> BlockContext:
 def _attend_to_token(self: TransformerBlock, x: Tensor, context: Tensor) -> Tensor:
     """Replace `TransformerBlock.forward`; ``context`` holds tokens [..., 1, D] instead of their effect."""
     if self.ff_in is not None and self.norm_in is not None:
-        x = attention_block.add(x, self.ff_in(self.norm_in(x)))
+        x = attention_block.add_feed_forward(x, self.norm_in, self.ff_in)
     x = attention_block.add(x, self.attn1(self.norm1(x)))
     x = attention_block.add(x, _cross_attention(self, self.norm2(x), context))
-    return attention_block.add(x, self.ff(self.norm3(x)))
+    return attention_block.add_feed_forward(x, self.norm3, self.ff)
 
 
 def _cross_attention(block: TransformerBlock, x: Tensor, context: Tensor) -> Tensor:
@@ -107,9 +107,10 @@ def _res_block_whole(
     self: ResBlock, x: Tensor, skip: Tensor | None, emb: Embedding, grid: Grid, budget: int
 ) -> Tensor:
     x = x if skip is None else torch.cat([x, skip], dim=1)
-    return self._along_sequence(
-        self._within_images(x, self.emb_layers(emb.rows)[emb.row_of_image]), emb, grid
-    )
+    h = self.in_layers[2](res_block.silu(self.in_layers[0](x)))
+    h = res_block.add(h, self.emb_layers(emb.rows)[emb.row_of_image][:, :, None, None])
+    h = self.out_layers[3](res_block.silu(self.out_layers[0](h)))
+    return self._along_sequence(res_block.add(h, self.skip_connection(x)), emb, grid)
 
 
 def _both_sequences(self: ResBlock, x: Tensor, emb: Embedding, grid: Grid) -> Tensor:
@@ -142,6 +143,13 @@ def _attention_block_whole(
     images = self.proj_out(tokens.flatten(0, 2)).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
     # The sum has the memory layout of its first term: from here on the official code is channels-last too.
     return images + x if attention_block.recording() else x.add_(images)
+
+
+# Feed-forwards in the cache: all tokens of a part at once.
+
+
+def _add_feed_forward_at_once(x: Tensor, norm: nn.Module, feed_forward: nn.Module) -> Tensor:
+    return attention_block.add(x, feed_forward(norm(x)))
 
 
 # Rows of the embedding: one per image.
@@ -233,6 +241,9 @@ SAVINGS: dict[str, list[Replacement]] = {
         (ResBlock, "_along_sequence", _both_sequences),
         (AttentionBlock, "forward", _attention_block_whole),
     ],
+    "feed-forwards in the cache": [(attention_block, "add_feed_forward", _add_feed_forward_at_once)],
+    # PyTorch's own attention, whatever the length of a group.
+    "short groups by matrix products": [(attention, "_SMALL_GROUP", 0)],
     "embedding rows per view": [(UNet, "_embed", _embed_every_image)],
     # `recording` is replaced where tensors are updated but not in `layers`, where it would switch off parts.
     "in-place updates": [

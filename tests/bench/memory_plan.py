@@ -1,0 +1,170 @@
+"""What the memory planner chooses for cards of several sizes and, with --measure, what a card says to it.
+
+    python tests/bench/memory_plan.py [--variant sv4d2] [--size 576] [--dtype float16] [--budgets 24 16 12 8]
+    python tests/bench/memory_plan.py --measure [--steps 2] [--markdown FILE]
+
+The table is arithmetic on the sizes of the network. With --measure (needs a GPU) each budget is also run at
+full size with random weights: the GPU's memory is capped with `set_per_process_memory_fraction`, the plan is
+made for the same budget, and one window is encoded, denoised in a few steps and decoded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.diffusion.checkpoint import build_networks, stored_dtype
+from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig
+from sv4d2_core.diffusion.memory import MemoryPlan, apply_plan, plan_memory
+from sv4d2_core.diffusion.model import Model
+from sv4d2_core.diffusion.novel_views import sample_views
+from sv4d2_core.diffusion.offload import place
+
+_HEADER = """| budget, GiB | weights | parts, MiB | encoded / decoded at once | estimated peak, GB |{}
+|--:|---|--:|---|--:|{}"""
+_MEASURED = (" measured allocated / reserved, GB | s per step | second tries |", "--:|--:|--:|")
+
+
+class Measured(NamedTuple):
+    """What one run took; ``second_tries``: how often a part ran out of memory and was done again."""
+
+    allocated: int
+    reserved: int
+    seconds_per_step: float
+    second_tries: int
+
+
+def row(budget: float, plan: MemoryPlan | None, measured: Measured | str | None = None) -> str:
+    """Return a line of the table; ``measured`` may be the reason why there is no figure."""
+    if plan is None:
+        return f"| {budget:g} | does not fit | | | |"
+    cells = [
+        f"{budget:g}",
+        plan.placement,
+        f"{plan.chunk_bytes / 2**20:.0f}",
+        f"{plan.encode_batch} / {plan.decode_batch}",
+        f"{plan.estimated_bytes / 1e9:.1f}",
+    ]
+    if isinstance(measured, Measured):
+        cells.append(f"{measured.allocated / 1e9:.2f} / {measured.reserved / 1e9:.2f}")
+        cells += [f"{measured.seconds_per_step:.2f}", str(measured.second_tries)]
+    elif measured is not None:
+        cells += [measured, "", ""]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(config: ModelConfig, options: argparse.Namespace) -> str:
+    """Return the Markdown table of all budgets."""
+    dtype = getattr(torch, options.dtype)
+    model = random_model(config, dtype) if options.measure else None
+    extra = _MEASURED if options.measure else ("", "")
+    lines = [_HEADER.format(*extra)]
+    for budget in options.budgets:
+        try:
+            plan = plan_memory(config, dtype, options.size, budget, "cuda")
+        except ValueError:
+            lines.append(row(budget, None))
+            continue
+        measured = None if model is None else run_within(model, options, budget, plan)
+        lines.append(row(budget, plan, measured))
+    return "\n".join(lines)
+
+
+def run_within(model: Model, options: argparse.Namespace, budget: float, plan: MemoryPlan) -> Measured | str:
+    """Return what a run at full size takes on a GPU that is capped to ``budget`` GiB."""
+    config, device = model.config, torch.device("cuda")
+    place(model, torch.device("cpu"), "resident")
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, budget * 2**30 / total), device)
+    tries = _Counter()
+    logging.getLogger("sv4d2_core.diffusion.second_try").addHandler(tries)
+    try:
+        torch.cuda.reset_peak_memory_stats(device)
+        apply_plan(model, plan, device)
+        clip = torch.rand(config.n_frames, options.size, options.size, 3)
+        stamps: list[float] = []
+        sample_views(
+            model,
+            clip,
+            Cameras.from_lists(config.n_views),
+            steps=options.steps,
+            callback=lambda *_: stamps.append(_now(device)),
+        )
+    except torch.cuda.OutOfMemoryError as error:
+        return f"out of memory: {str(error).splitlines()[0][:80]}"
+    finally:
+        logging.getLogger("sv4d2_core.diffusion.second_try").removeHandler(tries)
+    # The first step warms up.
+    return Measured(
+        torch.cuda.max_memory_allocated(device),
+        torch.cuda.max_memory_reserved(device),
+        (stamps[-1] - stamps[0]) / (len(stamps) - 1),
+        tries.count,
+    )
+
+
+def random_model(config: ModelConfig, dtype: torch.dtype) -> Model:
+    """Return a model with small random weights in main memory."""
+    networks = build_networks(config)
+    torch.manual_seed(0)
+    for name, network in networks.items():
+        network.to_empty(device="cpu").to(stored_dtype(name, dtype)).requires_grad_(False).eval()
+        for parameter in network.parameters():
+            # Gains near 1 keep activations finite.
+            parameter.data.normal_(std=0.02).add_(1.0 if parameter.dim() == 1 else 0.0)
+    return Model(config, **networks)
+
+
+class _Counter(logging.Handler):
+    count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a message."""
+        self.count += 1
+
+
+def _now(device: torch.device) -> float:
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table and, where asked for, write it."""
+    parser = argparse.ArgumentParser(description="What the memory planner chooses, and whether it holds.")
+    parser.add_argument("--variant", choices=list(OFFICIAL_VARIANTS), default="sv4d2")
+    parser.add_argument("--size", type=int, default=576)
+    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[24, 16, 12, 8])
+    parser.add_argument("--measure", action="store_true", help="also run each plan; needs a GPU")
+    parser.add_argument("--steps", type=int, default=3, help="denoising steps of a measured run, at least 2")
+    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
+    options = parser.parse_args(arguments)
+    if options.measure and not torch.cuda.is_available():
+        parser.error("--measure needs a GPU; none was found. Without it the table is arithmetic alone.")
+    if options.steps < 2:
+        parser.error(f"--steps must be at least 2, as the first warms up; got {options.steps}.")
+    config = OFFICIAL_VARIANTS[options.variant]
+    machine = torch.cuda.get_device_name() if options.measure else "not measured: arithmetic alone"
+    title = (
+        f"Plans for {options.variant}, {config.n_frames} frames x {config.n_views} views at {options.size} "
+        f"px in {options.dtype} ({machine})."
+    )
+    report = "\n".join([title, "", table(config, options)])
+    print(report)
+    if options.markdown:
+        options.markdown.write_text(report + "\n")
+
+
+if __name__ == "__main__":
+    main()

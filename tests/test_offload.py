@@ -1,0 +1,160 @@
+"""Weights that wait in main memory, and the second try when memory runs out: results stay the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.diffusion.novel_views import sample_views
+from sv4d2_core.diffusion.offload import at_hand, layers_of, place
+from sv4d2_core.diffusion.second_try import SMALLEST_CHUNK, with_second_try
+
+CPU = torch.device("cpu")
+
+
+def sample(model):
+    clip = torch.rand(3, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    return sample_views(model, clip, Cameras.from_lists(model.config.n_views), steps=2)
+
+
+@pytest.fixture
+def model(micro_model):
+    """Return the model such that what a test sets is taken back."""
+    yield dataclasses.replace(micro_model)
+    micro_model.unet.chunk_bytes = None
+    place(micro_model, CPU, "resident")
+
+
+def weights(network):
+    return {id(parameter): parameter.data_ptr() for parameter in network.parameters()}
+
+
+def test_weights_are_at_hand_inside_the_block_only(monkeypatch):
+    layer = nn.Linear(2, 2)
+    before = weights(layer)
+
+    def copy(tensor, _device, **_options):
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "to", copy)
+    with pytest.raises(KeyError), at_hand(layer, CPU):
+        assert not set(weights(layer).values()) & set(before.values())
+        raise KeyError
+    assert weights(layer) == before
+
+
+@pytest.mark.parametrize("placement", ["resident", "turns", "streamed"])
+def test_every_placement_gives_the_same_views(model, placement):
+    expected = sample(model).images
+    place(model, CPU, placement)
+    assert sample(model).images.equal(expected)
+
+
+@pytest.mark.parametrize("placement", ["turns", "streamed"])
+def test_no_weight_is_used_while_it_is_at_home(model, placement):
+    place(model, CPU, placement)
+    networks = (model.unet, model.clip, model.frame_encoder, model.view_encoder, model.decoder)
+    waiting = {id(p) for network in networks for p in network.parameters()}
+    if placement == "streamed":
+        waiting -= {id(p) for p in model.unet.parameters()}
+        waiting |= {id(p) for layer in layers_of(model.unet) for p in layer.parameters()}
+    present, at_once, used = [], [], set()
+
+    @contextmanager
+    def bring(module):
+        present.append({id(p) for p in module.parameters()} & waiting)
+        at_once.append(sum(map(len, present)))
+        yield
+        present.pop()
+
+    def check(module, _inputs):
+        own = {id(p) for p in module.parameters(recurse=False)} & waiting
+        used.update(own)
+        assert all(any(key in keys for keys in present) for key in own), module
+
+    model.present = bring
+    if placement == "streamed":
+        model.unet.present = bring
+        model.present = lambda module: place_nothing() if module is model.unet else bring(module)
+    hooks = [m.register_forward_pre_hook(check) for network in networks for m in network.modules()]
+    sample(model)
+    for hook in hooks:
+        hook.remove()
+    assert used and not present
+    of_unet = len(list(model.unet.parameters()))
+    assert max(at_once) == of_unet if placement == "turns" else max(at_once) < of_unet
+
+
+@contextmanager
+def place_nothing():
+    yield
+
+
+def fail_first(times):
+    """Return a hook that makes a module run out of memory ``times`` times."""
+    left = [times]
+
+    def hook(_module, _inputs):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    ("part", "how"),
+    [
+        ("unet", "in parts of 0.017 GB"),
+        ("clip", "image by image"),
+        ("frame_encoder", "image by image"),
+        ("decoder", "image by image"),
+    ],
+)
+def test_a_part_that_runs_out_of_memory_is_tried_once_more(model, caplog, part, how):
+    expected = sample(model).images
+    hook = getattr(model, part).register_forward_pre_hook(fail_first(1))
+    torch.testing.assert_close(sample(model).images, expected, atol=1e-4, rtol=0)
+    hook.remove()
+    assert [record.message for record in caplog.records] == [
+        f"Out of memory (CUDA out of memory). Trying once more, {how}."
+    ]
+    assert (model.unet.chunk_bytes == SMALLEST_CHUNK) == (part == "unet")
+    assert (model.encode_batch == model.decode_batch == 1) == (part != "unet")
+
+
+def test_a_second_failure_is_not_hidden(model):
+    hook = model.decoder.register_forward_pre_hook(fail_first(2))
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="Tried to allocate"):
+        sample(model)
+    hook.remove()
+
+
+def test_the_second_try_does_not_keep_the_tensors_of_the_first():
+    alive = []
+
+    class Big:
+        def __del__(self):
+            alive.remove(self.number)
+
+    def work():
+        big = Big()
+        big.number = len(alive)
+        alive.append(big.number)
+        if alive == [0] and not tried:
+            raise torch.cuda.OutOfMemoryError("full")
+        return torch.zeros(1)
+
+    tried = []
+
+    def shrink():
+        assert not alive
+        tried.append(True)
+        return "smaller"
+
+    assert with_second_try(work, shrink).equal(torch.zeros(1)) and tried
