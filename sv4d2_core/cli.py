@@ -1,6 +1,7 @@
 """The shell's door: ``python -m sv4d2_core`` or ``sv4d2``.
 
-Exit codes: 0 success, 2 bad usage or input (one readable message), 130 interrupted.
+Exit codes: 0 success, 1 some clips of a batch failed, 2 bad usage or input (one readable message), 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import torch
 
 from .export.staging import DISK_FULL
 
-_OUT_OF_MEMORY = "The memory is exhausted ({}). Use a smaller --size, or set --memory-gb to what is free."
+_OUT_OF_MEMORY = (
+    "The memory is exhausted ({}). Use a smaller --size or --dtype fp16, or set --memory-gb lower than what "
+    "is free."
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     from .commands import (
+        batch,
         checkpoints,
         curate,
         demo,
@@ -41,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, add_arguments, run, text in (
         ("views", views_arguments.add_arguments, views.run, "make novel-view videos from a clip"),
+        ("batch", batch.add_arguments, batch.run, "make novel-view videos from many clips"),
         ("refine", refine_arguments.add_arguments, refine.run, "fit a 4D scene to views"),
         ("render", render.add_arguments, render.run, "show a 4D scene from any camera at any time"),
         ("export", export.add_arguments, export.run, "write a 4D scene as files that other programs open"),

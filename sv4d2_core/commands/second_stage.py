@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
-from ..diffusion.checkpoint import load_checkpoint, read_config, read_header
+from ..diffusion.checkpoint import read_config, read_header
 from ..diffusion.inputs import check_cameras, checked_clip
+from ..diffusion.memory import load_within, plan_for_free_memory
 from ..diffusion.resynthesis import resynthesizer
 from ..views import ViewGrid
 from .machine import choose_dtype
@@ -44,7 +45,8 @@ def lazy_resynthesizer(
     def resynthesize(rendered: ViewGrid, strength: float) -> ViewGrid:
         if not made:
             dtype = choose_dtype(args.dtype, device)
-            model = load_checkpoint(args.checkpoint, args.variant, dtype, device)
+            plan = plan_for_free_memory(config, dtype, views.images.shape[2], device)
+            model = load_within(args.checkpoint, args.variant, dtype, device, plan)
             bar = tqdm(desc="making views anew", unit="step", dynamic_ncols=True)
 
             def progress(step: int, total: int, _preview: object) -> None:

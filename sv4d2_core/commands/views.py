@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cameras import Cameras
-from ..diffusion.checkpoint import load_checkpoint
 from ..diffusion.config import ModelConfig
 from ..diffusion.inputs import check_size
 from ..diffusion.layout import read_config, read_header
-from ..diffusion.memory import MemoryPlan, apply_plan, plan_memory
+from ..diffusion.memory import MemoryPlan, load_within, plan_for_free_memory, plan_memory
 from ..diffusion.model import Model
 from ..diffusion.novel_views import sample_views
 from ..diffusion.window_store import WindowFolder, tensor_fingerprint
@@ -31,13 +31,13 @@ from .output_folder import exclusive, is_complete, refuse_inputs_inside
 from .peak_memory import PeakMemory
 from .provenance import options_of, versions
 from .references import load_reference_views
-from .views_arguments import cameras_of, check_sampling, guidance_range_of
+from .views_arguments import cameras_of, check_sampling, guidance_range_of, solver_of
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """Everything about a run that is known before the weights are loaded.
 
     Args:
@@ -57,8 +57,36 @@ class _Job:
     output: dict
 
 
-def run(args: argparse.Namespace) -> int:
+def check_options(args: argparse.Namespace) -> tuple[ModelConfig, Cameras, int]:
+    """Return the model's sizes, the cameras and the image size, pixels, that the options ask for.
+
+    Raises:
+        ValueError, OSError: a file that is no checkpoint, options that do not fit it or each other.
+    """
+    config = read_config(read_header(args.checkpoint), args.variant)
+    cameras = cameras_of(args, config)
+    size = args.size or config.size
+    check_size(size, config)
+    check_sampling(args, config)
+    return config, cameras, size
+
+
+def load_model(job: Job) -> Model:
+    """Return the model of a job, made to work within --memory-gb, else within what is free now."""
+    size = job.settings["size"]
+    plan = job.plan or plan_for_free_memory(job.config, job.dtype, size, job.device)
+    if job.plan is not None and job.device.type == "cuda":
+        total = torch.cuda.get_device_properties(job.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, job.args.memory_gb * 2**30 / total), job.device)
+    return load_within(job.args.checkpoint, job.args.variant, job.dtype, job.device, plan)
+
+
+def run(args: argparse.Namespace, load: Callable[[Job], Model] = load_model) -> int:
     """Run the job and return the exit code.
+
+    Args:
+        args: the options of the command.
+        load: gives the model of a job; a caller with many jobs can keep it.
 
     Raises:
         ValueError, OSError: bad input, a folder that holds other results, a full or read-only disk.
@@ -71,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         store = WindowFolder(args.out / ".windows", job.settings, discard=args.overwrite)
         try:
-            _make(job, store, time.perf_counter() - began)
+            _make(job, load, store, time.perf_counter() - began)
         except KeyboardInterrupt:
             log.warning(
                 "Finished windows are kept (%d so far); the same command continues.", store.finished()
@@ -83,11 +111,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _make(job: _Job, store: WindowFolder, prepare_s: float) -> None:
+def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s: float) -> None:
     """Load the model, sample what is missing and write the folder."""
     with PeakMemory(job.device) as memory:
         loading = time.perf_counter()
-        model = _load(job)
+        model = load(job)
         resumed = store.finished()
         sampling = time.perf_counter()
         grid = _sample(job, model, store)
@@ -115,16 +143,12 @@ def _make(job: _Job, store: WindowFolder, prepare_s: float) -> None:
     write_views(args.out, grid, crop=crop, run=report, save_latents=args.save_latents, overwrite=True)
 
 
-def _prepare(args: argparse.Namespace) -> _Job:
+def _prepare(args: argparse.Namespace) -> Job:
     """Read and check everything but the weights."""
-    config = read_config(read_header(args.checkpoint), args.variant)
-    cameras = cameras_of(args, config)
-    size = args.size or config.size
-    check_size(size, config)
-    check_sampling(args, config)
+    config, cameras, size = check_options(args)
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
-    plan = None if args.memory_gb is None else plan_memory(config, dtype, size, args.memory_gb)
+    plan = None if args.memory_gb is None else plan_memory(config, dtype, size, args.memory_gb, device)
     given = (args.input, args.mask, args.reference_views, args.checkpoint)
     refuse_inputs_inside(args.out, [Path(path) for path in given if path is not None])
     clip = load_clip(
@@ -151,29 +175,18 @@ def _prepare(args: argparse.Namespace) -> _Job:
         "reference_views": None if references is None else tensor_fingerprint(references),
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
+        # Folders of runs without a shortcut stay what they were before there were any.
+        **solver_of(args).changed(),
     }
     output = {
         "fps": prepared.fps,
         "save_latents": args.save_latents,
         "input_elevation_deg": args.input_elevation,
     }
-    return _Job(args, config, cameras, device, dtype, prepared, references, plan, settings, output)
+    return Job(args, config, cameras, device, dtype, prepared, references, plan, settings, output)
 
 
-def _load(job: _Job) -> Model:
-    model = load_checkpoint(job.args.checkpoint, job.args.variant, job.dtype, job.device)
-    if job.plan is not None:
-        apply_plan(model, job.plan)
-        log.info("Memory plan: at most about %.1f GiB.", job.plan.estimated_bytes / 2**30)
-        if job.device.type == "cuda":
-            total = torch.cuda.get_device_properties(job.device).total_memory
-            torch.cuda.set_per_process_memory_fraction(
-                min(1.0, job.args.memory_gb * 2**30 / total), job.device
-            )
-    return model
-
-
-def _sample(job: _Job, model: Model, store: WindowFolder) -> ViewGrid:
+def _sample(job: Job, model: Model, store: WindowFolder) -> ViewGrid:
     with tqdm(desc="sampling", unit="step", dynamic_ncols=True) as bar:
 
         def progress(step: int, total: int, preview: Tensor | None) -> None:
@@ -191,6 +204,7 @@ def _sample(job: _Job, model: Model, store: WindowFolder) -> ViewGrid:
             seed=job.args.seed,
             cfg=guidance_range_of(job.args, job.config),
             reference_views=job.references,
+            **vars(solver_of(job.args)),
             store=store,
             callback=progress,
         )
