@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -105,54 +104,50 @@ def test_a_finished_run_says_so_and_other_settings_are_refused(
     assert contents(out) != before
 
 
+# Sends its own process a signal at the second forward pass after the first window was kept.
+STOPPED_IN_THE_SECOND_WINDOW = """
+import os, pathlib, runpy, sys
+from sv4d2_core.diffusion.unet import UNet
+number, folder, forward, passes = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1)), UNet.forward, []
+def stopping(*args, **kwargs):
+    passes.extend(folder.glob("window_*.safetensors"))
+    if len(passes) == 2:
+        os.kill(os.getpid(), number)
+    return forward(*args, **kwargs)
+UNet.forward = stopping
+runpy.run_module("sv4d2_core", run_name="__main__")
+"""
+
+
+def stopped_in_the_second_window(number, out, arguments):
+    return subprocess.run(
+        [sys.executable, "-c", STOPPED_IN_THE_SECOND_WINDOW, str(int(number)), out / ".windows", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
 def test_killed_and_continued_gives_the_same_bits(clip_folder, micro_checkpoint, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    # Enough steps that the kill falls into a window, not between two.
-    more = ("--steps", 24)
-    arguments = [sys.executable, "-m", "sv4d2_core"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*arguments, *command(clip_folder, micro_checkpoint, whole, *more)], env=environment, check=True
-    )
-    process = subprocess.Popen(
-        [*arguments, *command(clip_folder, micro_checkpoint, killed, *more)], env=environment
-    )
-    windows = killed / ".windows"
-    while not list(windows.glob("window_*.safetensors")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finished = len(list(windows.glob("window_*.safetensors")))
-    assert 1 <= finished < 3 and not (killed / "run.json").exists()
-    subprocess.run(
-        [*arguments, *command(clip_folder, micro_checkpoint, killed, *more)], env=environment, check=True
-    )
-    assert json.loads((killed / "run.json").read_text())["resumed_windows"] == finished
+    more = ("--steps", 3)
+    assert main(command(clip_folder, micro_checkpoint, whole, *more)) == 0
+    arguments = command(clip_folder, micro_checkpoint, killed, *more)
+    done = stopped_in_the_second_window(signal.SIGKILL, killed, arguments)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(list((killed / ".windows").glob("window_*.safetensors"))) == 1
+    assert not (killed / "run.json").exists()
+    assert main(arguments) == 0
+    assert json.loads((killed / "run.json").read_text())["resumed_windows"] == 1
     assert contents(whole) == contents(killed)
 
 
 def test_interrupt_exits_with_130_and_keeps_windows(clip_folder, micro_checkpoint, tmp_path):
     out = tmp_path / "out"
-    arguments = [
-        sys.executable,
-        "-m",
-        "sv4d2_core",
-        *command(clip_folder, micro_checkpoint, out, "--steps", 60),
-    ]
-    process = subprocess.Popen(
-        arguments,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not list((out / ".windows").glob("window_*.safetensors")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate()[1]
-    assert process.returncode == 130
-    assert "Interrupted" in error and "Traceback" not in error
+    arguments = command(clip_folder, micro_checkpoint, out, "--steps", 3)
+    done = stopped_in_the_second_window(signal.SIGINT, out, arguments)
+    assert done.returncode == 130, done.stderr
+    assert "Interrupted" in done.stderr and "Traceback" not in done.stderr
     assert sorted(p.name for p in out.iterdir()) == [".windows"]
 
 

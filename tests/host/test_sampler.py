@@ -99,7 +99,7 @@ def test_tokens_are_the_core_s_and_not_the_host_s(host, core, nodes_of, loaded, 
 
 def test_given_views_several_passes_references_and_mask(pack, core, loaded, clip, host_dirs, tiny_checkpoint):
     cameras = core("cameras").Cameras.ring(2 * V)
-    first = sample(pack, loaded, clip, cameras)[0]
+    first = sample(pack, loaded, clip, cameras, steps=1)[0]
     mask = torch.zeros(7, 32, 32)
     mask[:, 4:20, 4:20] = 1
     given = {"reference_views": first.images[0, 1:], "guidance": "triangle", "cfg_min": 1.0, "cfg_max": 3.0}
@@ -180,10 +180,12 @@ def test_finished_windows_belong_to_their_settings(pack, core, loaded, clip, cam
     import comfy.model_patcher
     import comfy.sd
 
-    sample(pack, loaded, clip, cameras)
+    # One window of two steps: that a change samples again shows in its first pass.
+    clip = clip[:T]
+    sample(pack, loaded, clip, cameras, steps=2)
     changes = [
         {"seed": 6},
-        {"steps": 2},
+        {"steps": 1},
         {"scheduler": "exponential"},
         {"sampler_name": "heun"},
         {"guidance": "constant"},
@@ -207,10 +209,10 @@ def test_finished_windows_belong_to_their_settings(pack, core, loaded, clip, cam
     ]
     for models, frames, orbit, change in jobs:
         counted.clear()
-        sample(pack, models, frames, orbit, **change)
+        sample(pack, models, frames, orbit, **{"steps": 2, **change})
         assert counted, change
     counted.clear()
-    sample(pack, loaded, clip, dataclasses.replace(cameras, radius=3.0), fps=24.0)
+    sample(pack, loaded, clip, dataclasses.replace(cameras, radius=3.0), steps=2, fps=24.0)
     assert not counted
 
 
