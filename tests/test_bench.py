@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +16,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sv4d2_core.diffusion import unet
-from sv4d2_core.diffusion.config import UNetConfig
+from sv4d2_core.diffusion.checkpoint import load_checkpoint
+from sv4d2_core.diffusion.compiled import compile_blocks
+from sv4d2_core.diffusion.config import CLIPVisionConfig, UNetConfig, VAEConfig
+from sv4d2_core.shipped import TINY_MODEL
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
-forward, measure, savings, variants = (
-    importlib.import_module(name) for name in ("forward", "measure", "savings", "variants")
+drift, forward, measure, network_parts, savings, variants, whole_clip = (
+    importlib.import_module(name)
+    for name in ("drift", "forward", "measure", "network_parts", "savings", "variants", "whole_clip")
 )
 
 WITHOUT_ONE = [{name} for name in savings.SAVINGS]
@@ -125,7 +132,7 @@ def test_the_report_shows_what_is_saved():
     assert rows["product"]["flops"] < 0.97 * rows["official"]["flops"]
     assert rows["product"]["peak_bytes"] < 0.6 * rows["official"]["peak_bytes"]
     assert rows["official"]["speed"] == rows["official"]["memory"] == 1
-    lines = forward.table(rows).splitlines()
+    lines = forward.table(rows, 1e9).splitlines()
     assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4
     assert f"(here {rows['product']['speed']:.2f}x)" in forward.summary(rows, 1e9)
 
@@ -166,7 +173,77 @@ def test_peak_and_operations_are_exact():
     assert measure.flops(lambda: attention(heads, heads, heads)) == 2 * 2 * 3 * 2 * 5 * 5 * 16
 
 
+def test_parts_of_the_network_add_up_to_all_of_it():
+    net, inputs = small("released_3d")
+    for without in (savings.PRODUCT, savings.OFFICIAL):
+        variant = variants.Variant(net, inputs, without)
+        parts = variant.parts(1)
+        assert sum(part["flops"] for part in parts.values()) == variant.flops()
+        assert all(part["seconds"] > 0 for part in parts.values())
+        assert [name for name, part in parts.items() if part["flops"] == 0] == [network_parts.NORMS]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_operations_of_the_parts_at_full_size_are_the_specifications():
+    work = variants.Work(UNetConfig(), 72, "meta", torch.bfloat16)
+    net, inputs = work.network(), work.inputs()
+    with torch.no_grad(), savings.switched_off(net, inputs, savings.PRODUCT) as call:
+        flops = network_parts.flops_by_part(net, call)
+    # Three frames instead of twelve, whose attention to each other is all that is not proportional to them.
+    assert 4 * flops[network_parts.SPATIAL] == 25_053_639_966_720
+    assert 4 * flops[network_parts.VIEW] == 6_239_671_418_880
+    assert 4 * flops[network_parts.FEED_FORWARD] == 5 * 18_651_650_457_600
+
+
+def test_the_whole_report_of_the_full_size(monkeypatch, tmp_path, capsys):
+    unet = UNetConfig("released_3d", 32, (1,), 1, 1, 16, 48, 128)
+    small_model = replace(
+        forward.BENCH,
+        unet=unet,
+        vector_dims=(32, 48, 48),
+        n_frames=3,
+        size=16,
+        vae=VAEConfig(32, (1, 1), 1),
+        clip=CLIPVisionConfig(64, 1, 32, 64, embed_dim=48),
+    )
+    monkeypatch.setattr(forward, "FULL", small_model)
+    # A C++ compiler is not to be expected.
+    monkeypatch.setattr(variants, "compile_blocks", partial(compile_blocks, backend="eager"))
+    for module in (forward, whole_clip):
+        monkeypatch.setattr(module, "STEPS", (2, 1))
+    monkeypatch.setattr(whole_clip, "CLIP_FRAMES", 4)
+    files = {name: str(tmp_path / name) for name in ("json", "markdown")}
+    options = ["--full", "--one-process", "--threads=1", "--rounds=1", "--parts", "--sampling=2"]
+    options += ["--clip", "--compile"]
+    forward.main([*options, *(f"--{name}={path}" for name, path in files.items())])
+    report = (tmp_path / "markdown").read_text()
+    assert report == capsys.readouterr().out
+    for expected in ("product in one part", "TFLOP/s", "| view attention |", "| sampling |", "2 windows"):
+        assert expected in report
+    figures = json.loads((tmp_path / "json").read_text())
+    whole, parts = (figures["variants"][name] for name in (forward.ONE_PART, forward.SMALL_PARTS))
+    assert len(whole["seconds"]) == 1 and whole["min"] == whole["max"] and parts["error"] < 1e-5
+    assert figures["variants"]["product compiled"]["error"] < 1e-5
+    clip = figures["clip"]
+    steps = figures["variants"]["product"]["step_seconds"]
+    costs = clip["costs"]
+    assert clip["seconds_by_arithmetic"]["2"] == pytest.approx(
+        costs["frames"] + costs["references"] + 2 * (2 * steps[1] + costs["decode"])
+    )
+    assert set(clip["seconds_sampled"]) == {"1", "2"}
+
+
 def test_full_size_constructs():
     work = variants.Work(UNetConfig(), 72, "meta", torch.float16)
     assert sum(p.numel() for p in work.network().parameters()) == 2_010_961_338
     assert work.inputs().x.shape == (24, 8, 72, 72)
+
+
+def test_drift_of_half_precision_is_that_of_its_mantissa(monkeypatch):
+    monkeypatch.setattr(drift, "SIGMAS", (5.0,))
+    reference = load_checkpoint(TINY_MODEL)
+    clip = drift.clip_of(reference, 0)
+    (expected,) = drift.predictions(reference, reference, clip)
+    half = load_checkpoint(TINY_MODEL, dtype=torch.bfloat16)
+    largest, rms = drift.differences(*drift.predictions(half, reference, clip), expected)
+    assert 2**-10 < rms < 4 * 2**-8 and largest < 8 * 2**-8

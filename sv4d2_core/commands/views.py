@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cameras import Cameras
+from ..diffusion.compiled import check_compiler, compile_blocks
 from ..diffusion.config import ModelConfig
 from ..diffusion.inputs import check_size
 from ..diffusion.layout import read_config, read_header
@@ -78,7 +79,10 @@ def load_model(job: Job) -> Model:
     if job.plan is not None and job.device.type == "cuda":
         total = torch.cuda.get_device_properties(job.device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, job.args.memory_gb * 2**30 / total), job.device)
-    return load_within(job.args.checkpoint, job.args.variant, job.dtype, job.device, plan)
+    model = load_within(job.args.checkpoint, job.args.variant, job.dtype, job.device, plan)
+    if job.args.compile:
+        compile_blocks(model.unet)
+    return model
 
 
 def run(args: argparse.Namespace, load: Callable[[Job], Model] = load_model) -> int:
@@ -146,8 +150,17 @@ def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s
 def _prepare(args: argparse.Namespace) -> Job:
     """Read and check everything but the weights."""
     config, cameras, size = check_options(args)
+    if size < config.size:
+        log.warning(
+            "%d pixels are fewer than the %d that this model was trained at: expect less detail and worse "
+            "shapes. Where memory is what you want to save, --memory-gb does it without that.",
+            size,
+            config.size,
+        )
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
+    if args.compile:
+        check_compiler(device)
     plan = None if args.memory_gb is None else plan_memory(config, dtype, size, args.memory_gb, device)
     given = (args.input, args.mask, args.reference_views, args.checkpoint)
     refuse_inputs_inside(args.out, [Path(path) for path in given if path is not None])

@@ -9,6 +9,8 @@ from pathlib import Path
 from ..cameras import Cameras
 from ..diffusion.config import ModelConfig
 from ..diffusion.guidance import guidance_table
+from ..diffusion.sampler import SAMPLERS
+from ..diffusion.solver import Solver
 from ..video.crop import CENTERINGS
 from .arguments import at_least, positive_number
 
@@ -69,11 +71,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images of frame 0, one per novel camera, in order",
     )
 
+    faster = parser.add_argument_group("faster, for other numbers (off by default)")
+    faster.add_argument(
+        "--sampler",
+        default="euler",
+        choices=tuple(SAMPLERS),
+        help="euler: official; dpmpp_2m: nearer to many steps with few (default euler)",
+    )
+    faster.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guidance only at these noise levels (sigma, at most 700), half the work at the others",
+    )
+    faster.add_argument(
+        "--step-cache",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="reuse the network's output while it is expected to change by less than this share, 0.1 for "
+        "example (default 0: never)",
+    )
+
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     machine.add_argument("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
     machine.add_argument(
         "--memory-gb", type=positive_number, metavar="N", help="work within this much memory"
+    )
+    machine.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network in the first step (minutes); meant for GPUs, no gain on a CPU",
     )
     machine.add_argument("--save-latents", action="store_true", help="also write the sampled latents")
     machine.add_argument("--overwrite", action="store_true", help="replace results of other settings in DIR")
@@ -94,6 +124,7 @@ def cameras_of(args: argparse.Namespace, config: ModelConfig) -> Cameras:
 def check_sampling(args: argparse.Namespace, config: ModelConfig) -> None:
     """Raise ValueError for sampling options that cannot work, before anything is loaded or written."""
     guidance_table(config.guidance, config.n_frames, config.n_views, *guidance_range_of(args, config))
+    solver_of(args)
     if not -(2**63) <= args.seed < 2**62:
         raise ValueError(f"Expected a --seed between -2^63 and 2^62; got {args.seed}.")
 
@@ -103,3 +134,9 @@ def guidance_range_of(args: argparse.Namespace, config: ModelConfig) -> tuple[fl
     low = config.cfg_min if args.cfg_min is None else args.cfg_min
     high = config.cfg_max if args.cfg_max is None else args.cfg_max
     return low, high
+
+
+def solver_of(args: argparse.Namespace) -> Solver:
+    """Return the sampler and its shortcuts. Raises ValueError for numbers out of range."""
+    interval = None if args.guidance_interval is None else tuple(args.guidance_interval)
+    return Solver(args.sampler, interval, args.step_cache)

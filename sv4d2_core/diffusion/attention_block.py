@@ -239,7 +239,8 @@ class AttentionBlock(nn.Module):
 
 def add_feed_forward(x: Tensor, norm: nn.Module, feed_forward: nn.Module) -> Tensor:
     """Return x + feed_forward(norm(x)), on a CPU for so few tokens at a time that all stays in the cache."""
-    if recording() or x.device.type != "cpu" or not x.is_contiguous():
+    whole = recording() or torch.compiler.is_compiling() or x.device.type != "cpu" or not x.is_contiguous()
+    if whole:
         return add(x, feed_forward(norm(x)))
     for tokens in x.view(-1, x.shape[-1]).split(_CACHED_TOKENS):
         tokens.add_(feed_forward(norm(tokens)))

@@ -77,6 +77,11 @@ class GuidedInputs:
     vectors: Tensor
     references: Tensor
 
+    def conditional(self) -> GuidedInputs:
+        """Return the conditional half alone, B = 1."""
+        halves = (self.context, self.concat, self.vectors, self.references)
+        return GuidedInputs(*(both.chunk(2)[1] for both in halves))
+
 
 def guided_inputs(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> GuidedInputs:
     """Return the network inputs of the unconditional and the conditional half."""

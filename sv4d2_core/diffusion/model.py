@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .clip_vision import CLIPVision
 from .conditioning import Conditioning, from_network_images, guided_inputs, to_network_images
 from .config import ModelConfig
 from .denoiser import guided_denoiser
-from .sampler import Callback, sample_euler, start_latents
+from .sampler import SAMPLERS, Callback, start_latents
 from .schedule import karras_sigmas
+from .second_try import SMALLEST_CHUNK, with_second_try
+from .solver import Solver
+from .step_cache import StepCache
 from .unet import UNet
 from .vae import VAEDecoder, VAEEncoder
 
 EncoderRole = Literal["frames", "views"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class SamplingJob:
         init: [T * V, 4, h, w] scaled latents to start near, or None.
         strength: share of the schedule to run.
         seed: of the noise that a stochastic sampler adds on its way.
+        solver: sampler and shortcuts of our own networks; a host brings its own.
         callback: progress of this window.
     """
 
@@ -42,6 +51,7 @@ class SamplingJob:
     init: Tensor | None = None
     strength: float = 1.0
     seed: int = 0
+    solver: Solver = Solver()
     callback: Callback | None = None
 
 
@@ -75,7 +85,9 @@ class Model:
     """The networks of one checkpoint.
 
     Results of all four abilities are float32 on the CPU. ``encode_batch`` and ``decode_batch`` bound how
-    many images the autoencoder and the image tower see at once; they change memory only.
+    many images the autoencoder and the image tower see at once; they change memory only. A network works
+    within ``present(network)``, which may bring its weights to the device (`offload`). Where a GPU's memory
+    runs out, a part is tried once more in smaller pieces, at which the model then stays.
     """
 
     config: ModelConfig
@@ -86,36 +98,72 @@ class Model:
     clip: CLIPVision
     encode_batch: int = 8
     decode_batch: int = 4
+    present: Callable[[nn.Module], AbstractContextManager] = nullcontext
 
     @torch.no_grad()
     def encode(self, images: Tensor, role: EncoderRole) -> Tensor:
         """Return unscaled latents [N, 4, h, w] of images [N, H, W, 3] in 0..1."""
         encoder = self.frame_encoder if role == "frames" else self.view_encoder
-        like = next(encoder.parameters())
         pixels = to_network_images(images.float())
-        return torch.cat([encoder(x.to(like)).float().cpu() for x in pixels.split(self.encode_batch)])
+
+        def work() -> Tensor:
+            like = next(encoder.parameters())
+            return torch.cat([encoder(x.to(like)).float().cpu() for x in pixels.split(self.encode_batch)])
+
+        with self.present(encoder):
+            return with_second_try(work, self._shrink_batches)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [N, H, W, 3] in 0..1 of scaled (sampled) latents [N, 4, h, w]."""
-        like = next(self.decoder.parameters())
-        batches = (latents / self.config.scale_factor).split(self.decode_batch)
-        return torch.cat([from_network_images(self.decoder(x.to(like)).float()).cpu() for x in batches])
+        unscaled = latents / self.config.scale_factor
+
+        def work() -> Tensor:
+            like = next(self.decoder.parameters())
+            batches = unscaled.split(self.decode_batch)
+            return torch.cat([from_network_images(self.decoder(x.to(like)).float()).cpu() for x in batches])
+
+        with self.present(self.decoder):
+            return with_second_try(work, self._shrink_batches)
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """Return one context token per image [N, H, W, 3], [N, D]."""
-        device = self.clip.proj.device
         pixels = to_network_images(images.float())
-        return torch.cat([self.clip(x.to(device)).float().cpu() for x in pixels.split(self.encode_batch)])
+
+        def work() -> Tensor:
+            device = self.clip.proj.device
+            return torch.cat([self.clip(x.to(device)).float().cpu() for x in pixels.split(self.encode_batch)])
+
+        with self.present(self.clip):
+            return with_second_try(work, self._shrink_batches)
 
     @torch.no_grad()
     def denoise(self, job: SamplingJob) -> Tensor:
         """Return the sampled latents of a window, [T * V, 4, h, w] float32."""
-        like = next(self.unet.parameters())
-        inputs = guided_inputs(job.conditioning, like.device, like.dtype)
-        denoise = guided_denoiser(self.unet, inputs, job.guidance)
-        sigmas = karras_sigmas(job.steps, self.config.sigma_min, self.config.sigma_max)
-        init = None if job.init is None else job.init.to(like.device, torch.float32)
-        x, start = start_latents(job.noise.to(like.device, torch.float32), sigmas, init, job.strength)
-        return sample_euler(denoise, x, sigmas, start, job.callback).cpu()
+        with self.present(self.unet):
+            like = next(self.unet.parameters())
+            inputs = guided_inputs(job.conditioning, like.device, like.dtype)
+            guided = guided_denoiser(self.unet, inputs, job.guidance, job.solver.guidance_interval)
+
+            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+                return with_second_try(lambda: guided(x, sigma), self._shrink_parts)
+
+            sigmas = karras_sigmas(job.steps, self.config.sigma_min, self.config.sigma_max)
+            init = None if job.init is None else job.init.to(like.device, torch.float32)
+            x, start = start_latents(job.noise.to(like.device, torch.float32), sigmas, init, job.strength)
+            sample = SAMPLERS[job.solver.sampler]
+            if not job.solver.step_cache:
+                return sample(denoise, x, sigmas, start, job.callback).cpu()
+            cached = StepCache(denoise, job.solver.step_cache)
+            sampled = sample(cached, x, sigmas, start, job.callback).cpu()
+            log.info("Step cache: %d of %d steps evaluated.", cached.evaluated, job.steps - start)
+            return sampled
+
+    def _shrink_batches(self) -> str:
+        self.encode_batch = self.decode_batch = 1
+        return "image by image"
+
+    def _shrink_parts(self) -> str:
+        self.unet.chunk_bytes = SMALLEST_CHUNK
+        return f"in parts of {SMALLEST_CHUNK / 1e9:.3f} GB"

@@ -24,6 +24,7 @@ from .model import Backend, SamplingJob
 from .one_window import encode_window
 from .sampler import Callback
 from .schedule import first_step
+from .solver import Solver
 from .windows import ping_pong, plan_windows
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ def sample_views(
     reference_views: Tensor | None = None,
     init_views: Tensor | None = None,
     strength: float = 1.0,
+    sampler: str = "euler",
+    guidance_interval: tuple[float, float] | None = None,
+    step_cache: float = 0.0,
     fps: float | None = None,
     store: WindowStore | None = None,
     callback: Callback | None = None,
@@ -81,6 +85,8 @@ def sample_views(
         reference_views: [V, H, W, 3] images of frame 0 from the novel cameras, for the first window.
         init_views: [T, V, H, W, 3] views to start from when ``strength`` is below 1.
         strength: share of the schedule to run.
+        sampler, guidance_interval, step_cache: what trades accuracy for time, see `Solver`; a host's backend
+            has its own sampler and does not read them.
         fps: frames per second of the result (None: the clip's own, 8 for plain images).
         store: keeps finished windows; what it already holds is not computed again.
         callback: ``callback(step, total, preview)`` after each step; may raise to cancel.
@@ -89,6 +95,7 @@ def sample_views(
         ValueError: inputs whose shapes or values do not fit the model.
     """
     config = model.config
+    solver = Solver(sampler, guidance_interval, step_cache)
     images = checked_clip(clip if isinstance(clip, Tensor) else clip.images, config)
     check_cameras(cameras, config)
     shape = tuple(images.shape[1:])
@@ -126,6 +133,7 @@ def sample_views(
             cfg, config.guidance, config.n_frames, config.n_views, (config.cfg_min, config.cfg_max)
         ),
         seed=seed,
+        solver=solver,
         noise=noise,
         store=store,
         callback=callback,
@@ -176,6 +184,7 @@ class _Run:
     strength: float
     guidance: Tensor
     seed: int
+    solver: Solver
     noise: Tensor | None
     store: WindowStore | None
     callback: Callback | None
@@ -233,6 +242,7 @@ class _Run:
                 init=init,
                 strength=self.strength,
                 seed=window_seed(self.seed, index),
+                solver=self.solver,
                 callback=lambda step, _total, preview: self._progress(index, step, preview),
             )
         )

@@ -17,11 +17,16 @@ Call = Callable[[], Tensor]
 
 def flops(call: Call) -> int:
     """Return the floating-point operations of the matrix products, convolutions and attention of ``call``."""
-    # PyTorch's counter does not know the attention kernel of the CPU.
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={kernel: _attention_flops}) as counter:
+    with flop_counter() as counter:
         call()
     return counter.get_total_flops()
+
+
+def flop_counter() -> FlopCounterMode:
+    """Return a counter of floating-point operations, to be entered with ``with``."""
+    # PyTorch's counter does not know the attention kernel of the CPU.
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={kernel: _attention_flops})
 
 
 def _attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
@@ -46,15 +51,18 @@ def peak_bytes(call: Call, device: torch.device) -> int:
     return max(itertools.accumulate(event.nbytes() for event in events), default=0)
 
 
+def clock(device: torch.device) -> float:
+    """Return the time in seconds at which the device has done all work that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def seconds(call: Callable[[], Any], device: torch.device) -> float:
     """Return the time of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start = clock(device)
     call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock(device) - start
 
 
 def matrix_product_rate(device: torch.device, dtype: torch.dtype, size: int, repeats: int = 20) -> float:

@@ -1,0 +1,153 @@
+"""torch.compile of the repeated work: equal numbers, compiled in the first step, errors before work."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from sv4d2_core.cli import main
+from sv4d2_core.diffusion.compiled import check_compiler, compile_blocks
+from sv4d2_core.diffusion.config import UNetConfig
+from sv4d2_core.diffusion.unet import UNet
+from sv4d2_core.shipped import TINY_MODEL
+
+# One level, three frames and three views of 8 x 8 latents with guidance: 18 images.
+SIZES = UNetConfig("view", 32, (1,), 1, 1, 16, 48, 128)
+B, T, V = 2, 3, 3
+# Bytes of a part that make the last one smaller: four images in a residual block of the first level.
+UNEVEN = 4 * 4 * 32 * 64 * 4
+
+
+@pytest.fixture(params=["aot_eager"])
+def pair(request):
+    """Return a network with random blend factors and the same one compiled without a C++ compiler."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    net = UNet(SIZES).eval().requires_grad_(False)
+    for name, parameter in net.named_parameters():
+        if name.endswith("mix_factor"):
+            parameter.normal_()
+    net.chunk_bytes = UNEVEN
+    compiled = copy.deepcopy(net)
+    compile_blocks(compiled, backend=request.param)
+    yield net, compiled
+    torch._dynamo.reset()
+
+
+def drawn(seed):
+    """Return a window's context and references and one step's x, timesteps and vectors."""
+    torch.manual_seed(seed)
+    window = torch.randn(B, T, 48), torch.randn(B * V, 4, 8, 8)
+    return window, (
+        torch.randn(B * T * V, 8, 8, 8),
+        torch.full((B * V,), 0.1 * seed),
+        torch.randn(B * V, 128),
+    )
+
+
+def compilations():
+    return counters["stats"]["unique_graphs"]
+
+
+def test_steps_and_windows_after_the_first_step_compile_nothing(pair, close):
+    net, compiled = pair
+    counters.clear()
+    seen = []
+    with torch.no_grad():
+        for seed in (1, 2):
+            window, _ = drawn(seed)
+            expected, prepared = net.prepare(*window), compiled.prepare(*window)
+            for step in (1, 2):
+                _, inputs = drawn(10 * seed + step)
+                kept = [x.clone() for x in inputs]
+                close(compiled(*inputs, prepared), net(*inputs, expected), 1e-5)
+                assert all(torch.equal(x, y) for x, y in zip(inputs, kept, strict=True))
+                seen.append(compilations())
+    assert seen[0] > 0 and set(seen) == {seen[0]}
+    assert not counters["graph_break"] and not counters["unimplemented"]
+
+
+@pytest.mark.parametrize("pair", ["eager"], indirect=True)
+def test_a_smaller_last_part_is_the_only_further_size(pair):
+    _, compiled = pair
+    window, inputs = drawn(1)
+    with torch.no_grad():
+        prepared = compiled.prepare(*window)
+        found = []
+        for chunk_bytes in (2**40, UNEVEN):
+            torch._dynamo.reset()
+            counters.clear()
+            compiled.chunk_bytes = chunk_bytes
+            compiled(*inputs, prepared)
+            found.append(compilations())
+    assert found[0] < found[1] <= 2 * found[0]
+
+
+def test_gradients_pass_through_compiled_blocks(pair, close):
+    gradients = []
+    window, inputs = drawn(3)
+    for net in pair:
+        net.requires_grad_(True)
+        net(*inputs, net.prepare(*window)).square().mean().backward()
+        gradients.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
+    plain, compiled = gradients
+    assert plain.keys() == compiled.keys()
+    for name, gradient in plain.items():
+        close(compiled[name], gradient, 1e-5)
+
+
+def test_goldens_hold_for_a_compiled_network(goldens, tiny_model, close):
+    torch._dynamo.reset()
+    spec = goldens.index["unet_3d_T3V4_8x8"]
+    b, t, v, h, w = (spec[key] for key in ("b", "T", "V", "h", "w"))
+
+    def draw(key, *shape):
+        return goldens.randn(f"in:unet_3d_T3V4_8x8:{key}", shape)
+
+    net = copy.deepcopy(tiny_model("sv4d2").unet)
+    compile_blocks(net, backend="eager")
+    timesteps = torch.full((b * v,), 0.25 * torch.tensor(spec["sigma"]).log().item())
+    with torch.no_grad():
+        window = net.prepare(draw("context", b, t, 48), draw("cond_view", b * v, 4, h, w))
+        vectors = draw("y", b, v, 128).flatten(0, 1)
+        out = net(draw("x", b * t * v, 8, h, w), timesteps, vectors, window)
+    close(out, goldens.arrays("unet_3d_T3V4_8x8")["out"], 1e-4)
+
+
+@pytest.mark.parametrize("pair", ["eager"], indirect=True)
+def test_state_and_names_stay(pair):
+    net, compiled = pair
+    assert list(net.state_dict()) == list(compiled.state_dict())
+
+
+def without_compiler(*_):
+    raise RuntimeError("No working C++ compiler found in the list:\n('g++',)")
+
+
+def test_a_missing_compiler_is_told_at_once():
+    torch._dynamo.reset()
+    with pytest.raises(ValueError, match=r"Expected --compile to find a C\+\+ compiler.*run without"):
+        check_compiler(torch.device("cpu"), backend=without_compiler)
+    check_compiler(torch.device("cpu"), backend="eager")
+
+
+def test_the_command_checks_before_it_reads_the_clip(monkeypatch, tmp_path: Path, capsys, caplog):
+    from sv4d2_core.commands import views
+
+    checked = []
+
+    def refuse(device: torch.device) -> None:
+        checked.append(device.type)
+        raise ValueError("no compiler here")
+
+    monkeypatch.setattr(views, "check_compiler", refuse)
+    arguments = ["views", "missing.mp4", "--checkpoint", str(TINY_MODEL), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--device", "cpu", "--compile"]) == 2
+    assert checked == ["cpu"]
+    assert "no compiler here" in capsys.readouterr().err + caplog.text
+    assert main([*arguments, "--device", "cpu"]) == 2
+    assert checked == ["cpu"]

@@ -1,0 +1,205 @@
+"""Second-order sampling, the guidance interval and the step cache: what they promise, alone and together."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.cli import main
+from sv4d2_core.diffusion.novel_views import sample_views
+from sv4d2_core.diffusion.sampler import SAMPLERS, sample_dpmpp_2m, sample_euler
+from sv4d2_core.diffusion.schedule import karras_sigmas
+from sv4d2_core.diffusion.solver import Solver
+from sv4d2_core.diffusion.step_cache import StepCache
+from sv4d2_core.diffusion.unet import UNet
+
+CAMERAS = Cameras((0, 0, 0), (0, 90, 180))
+# Data of three Gaussians, whose equation has a solution in closed form.
+MEAN = torch.tensor([0.0, 0.8, -0.5])[:, None, None]
+SPREAD = torch.tensor([0.1, 0.5, 1.0])[:, None, None]
+
+
+def gaussian(x, sigma):
+    return MEAN + (x - MEAN) * SPREAD**2 / (SPREAD**2 + sigma**2)
+
+
+def start_and_solution(sigmas, start=0):
+    noise = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    x = MEAN + noise * (SPREAD**2 + sigmas[start] ** 2).sqrt()
+    return x, MEAN + noise * SPREAD
+
+
+def error(sample, steps, start=0, wrap=lambda denoise: denoise):
+    sigmas = karras_sigmas(steps)
+    x, solution = start_and_solution(sigmas, start)
+    return float((sample(wrap(gaussian), x, sigmas, start) - solution).abs().mean())
+
+
+def clip(n_frames=3, size=32):
+    return torch.rand(n_frames, size, size, 3, generator=torch.Generator().manual_seed(n_frames))
+
+
+@pytest.fixture
+def halves(monkeypatch):
+    """Return a list that gets the number of halves of guidance in each evaluation of the network."""
+    seen, forward = [], UNet.forward
+
+    def counting(self, x, timesteps, y, window):
+        seen.append(window.grid[0])
+        return forward(self, x, timesteps, y, window)
+
+    monkeypatch.setattr(UNet, "forward", counting)
+    return seen
+
+
+@pytest.mark.parametrize(("steps", "share"), [(10, 0.6), (20, 0.6), (50, 0.25), (100, 0.1)])
+def test_second_order_is_far_nearer_to_the_known_solution_at_equal_steps(steps, share):
+    assert error(sample_dpmpp_2m, steps) < share * error(sample_euler, steps)
+
+
+def test_second_order_needs_half_the_steps():
+    assert error(sample_dpmpp_2m, 25) < error(sample_euler, 50)
+
+
+def test_both_samplers_converge_to_the_known_solution_each_at_its_order():
+    euler, second = ([error(sample, steps) for steps in (40, 80, 160)] for sample in SAMPLERS.values())
+    assert euler[2] < 0.6 * euler[1] < 0.36 * euler[0]
+    assert second[2] < 0.35 * second[1] < 0.1225 * second[0]
+    assert second[2] < 1e-3
+
+
+def test_second_order_starts_anywhere_and_equals_euler_for_two_steps():
+    assert error(sample_dpmpp_2m, 50, start=30) < 0.3 * error(sample_euler, 50, start=30)
+    sigmas = karras_sigmas(2)
+    x, _ = start_and_solution(sigmas)
+    torch.testing.assert_close(
+        sample_dpmpp_2m(gaussian, x, sigmas), sample_euler(gaussian, x, sigmas), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_progress_is_the_same_for_both_samplers():
+    seen = []
+    sigmas = karras_sigmas(4)
+    x, _ = start_and_solution(sigmas, 1)
+    for sample in SAMPLERS.values():
+        sample(gaussian, x, sigmas, 1, lambda step, total, preview: seen.append((step, total, preview.shape)))
+    assert seen == 2 * [(step, 4, x.shape) for step in (2, 3, 4)]
+
+
+@pytest.mark.parametrize("sample", SAMPLERS.values())
+def test_step_cache_saves_evaluations_for_a_bounded_error(sample):
+    caches = []
+
+    def cached(threshold):
+        def wrap(denoise):
+            caches.append(StepCache(denoise, threshold))
+            return caches[-1]
+
+        return wrap
+
+    errors = [error(sample, 50, wrap=cached(threshold)) for threshold in (1e-9, 0.03, 0.1)]
+    evaluated = [cache.evaluated for cache in caches]
+    assert evaluated[0] == 50 > evaluated[1] > evaluated[2]
+    assert errors[0] == pytest.approx(error(sample, 50), abs=1e-5)
+    assert max(errors[1:]) < errors[0] + 0.03
+
+
+def test_outside_the_guidance_interval_the_conditional_half_is_the_result(micro_model, halves):
+    never = sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=3.0, guidance_interval=(1e5, 1e6))
+    assert halves == [1, 1, 1]
+    unguided = sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=1.0)
+    torch.testing.assert_close(never.images, unguided.images, rtol=0, atol=1e-5)
+
+
+def test_within_the_guidance_interval_nothing_changes(micro_model, halves):
+    always = sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=3.0, guidance_interval=(0.0, 1e6))
+    plain = sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=3.0)
+    assert torch.equal(always.images, plain.images) and halves == [2] * 6
+    partly = sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=3.0, guidance_interval=(0.001, 100.0))
+    assert halves[6:] == [1, 2, 2] and not torch.equal(partly.images, plain.images)
+
+
+def test_step_cache_of_a_model_says_what_it_saved(micro_model, halves, caplog):
+    caplog.set_level(logging.INFO)
+    plain = sample_views(micro_model, clip(), CAMERAS, steps=12, sampler="dpmpp_2m")
+    cached = sample_views(micro_model, clip(), CAMERAS, steps=12, sampler="dpmpp_2m", step_cache=0.3)
+    evaluated = len(halves) - 12
+    assert 2 <= evaluated < 12 and f"Step cache: {evaluated} of 12 steps evaluated" in caplog.text
+    assert not torch.equal(cached.images, plain.images)
+    assert (cached.images - plain.images).abs().mean() < 0.05
+
+
+def test_shortcuts_together_cancel_and_continue_to_the_same_bits(micro_model):
+    options = {"steps": 6, "sampler": "dpmpp_2m", "guidance_interval": (0.1, 10.0), "step_cache": 0.1}
+    kept = {}
+
+    class Store:
+        def load(self, index):
+            return kept.get(index)
+
+        def save(self, index, latents):
+            kept[index] = latents
+
+    whole = sample_views(micro_model, clip(5), CAMERAS, store=Store(), **options)
+    del kept[1]
+    continued = sample_views(micro_model, clip(5), CAMERAS, store=Store(), **options)
+    assert torch.equal(whole.images, continued.images)
+
+
+BAD = {
+    "sampler": ({"sampler": "heun"}, "euler or dpmpp_2m; got 'heun'"),
+    "interval": ({"guidance_interval": (3.0, 0.3)}, "low < high; got 3 to 0.3"),
+    "nan": ({"guidance_interval": (0.0, float("nan"))}, "got 0 to nan"),
+    "cache": ({"step_cache": -0.1}, r"from 0 \(off\) on; got -0.1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_shortcuts_are_named(name):
+    changes, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        Solver(**changes)
+
+
+def test_the_command_takes_shortcuts_and_never_mixes_them_with_other_results(
+    micro_checkpoint, tmp_path, capsys
+):
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 4), np.uint8)).save(tmp_path / f"{number}.png")
+    out = tmp_path / "out"
+    plain = ["views", str(tmp_path / "*.png"), "--checkpoint", str(micro_checkpoint), "--out", str(out)]
+    plain += ["--variant", "sv4d2", "--steps", "3"]
+    more = ["--sampler", "dpmpp_2m", "--guidance-interval", "0.1", "10", "--step-cache", "0.1"]
+    assert main(plain) == 0
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    assert not settings.keys() & {"sampler", "guidance_interval", "step_cache"}
+    capsys.readouterr()
+    assert main([*plain, *more]) == 2
+    assert "guidance_interval, sampler, step_cache" in capsys.readouterr().err
+    assert main([*plain, *more, "--overwrite"]) == 0
+    chosen = json.loads((out / "run.json").read_text())["settings"]
+    assert (chosen["sampler"], chosen["guidance_interval"], chosen["step_cache"]) == (
+        "dpmpp_2m",
+        [0.1, 10.0],
+        0.1,
+    )
+    capsys.readouterr()
+    assert main([*plain, *more]) == 0 and "already complete" in capsys.readouterr().err
+    assert main(plain) == 2
+    assert main([*plain, "--step-cache", "-1"]) == 2
+    assert "got -1" in capsys.readouterr().err
+
+
+def test_a_size_below_the_models_warns(micro_checkpoint, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 40, 4), np.uint8)).save(tmp_path / "0.png")
+    command = ["views", str(tmp_path / "0.png"), "--checkpoint", str(micro_checkpoint), "--variant", "sv4d2"]
+    assert main([*command, "--steps", "1", "--size", "16", "--out", str(tmp_path / "small")]) == 0
+    assert "16 pixels are fewer than the" in capsys.readouterr().err
