@@ -18,7 +18,7 @@ from .res_block import Embedding, Grid
 
 # Tokens whose hidden layers stay in a core's cache where the network is narrow, and still outweigh the cost
 # of reading the weights anew where it is wide.
-_CACHED_TOKENS = 512
+_CACHED_TOKENS = 1024
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from .res_block import Embedding, Grid, ResBlock
 
 # On a CPU, parts of about this many tokens of the first level stay in the cache and still outweigh the cost
 # of reading the deeper levels' weights once per part; a GPU wants enough work per kernel.
-_CPU_TOKENS = 2048
+_CPU_TOKENS = 4096
 _GPU_BUDGET = 512 * 2**20
 
 
