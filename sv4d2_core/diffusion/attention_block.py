@@ -74,10 +74,10 @@ class TransformerBlock(nn.Module):
             cross: output of `attn2`, broadcastable to ``x``.
         """
         if self.ff_in is not None and self.norm_in is not None:
-            x = add_feed_forward(x, self.norm_in, self.ff_in)
-        x = add(x, self.attn1(self.norm1(x)))
+            x = add_in_cache(x, 1, self.norm_in, self.ff_in)
+        x = add_in_cache(x, x.shape[-2], self.norm1, self.attn1)
         x = add(x, cross)
-        return add_feed_forward(x, self.norm3, self.ff)
+        return add_in_cache(x, 1, self.norm3, self.ff)
 
 
 class AttentionBlock(nn.Module):
@@ -237,13 +237,19 @@ class AttentionBlock(nn.Module):
         return after
 
 
-def add_feed_forward(x: Tensor, norm: nn.Module, feed_forward: nn.Module) -> Tensor:
-    """Return x + feed_forward(norm(x)), on a CPU for so few tokens at a time that all stays in the cache."""
-    whole = recording() or torch.compiler.is_compiling() or x.device.type != "cpu" or not x.is_contiguous()
-    if whole:
-        return add(x, feed_forward(norm(x)))
-    for tokens in x.view(-1, x.shape[-1]).split(_CACHED_TOKENS):
-        tokens.add_(feed_forward(norm(tokens)))
+def add_in_cache(x: Tensor, length: int, norm: nn.Module, layer: nn.Module) -> Tensor:
+    """Return x + layer(norm(x)), on a CPU for so few tokens at a time that all stays in the cache.
+
+    Args:
+        x: [..., L, C]; overwritten when autograd does not record.
+        length: so many tokens in a row depend on each other.
+        norm, layer: of tokens [..., L, C].
+    """
+    if recording() or torch.compiler.is_compiling() or x.device.type != "cpu" or not x.is_contiguous():
+        return add(x, layer(norm(x)))
+    groups = x.view(-1, length, x.shape[-1])
+    for tokens in groups.split(max(1, _CACHED_TOKENS // length)):
+        tokens.add_(layer(norm(tokens)))
     return x
 
 

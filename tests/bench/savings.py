@@ -81,10 +81,10 @@ def _prepare_tokens(self: AttentionBlock, context: Tensor) -> BlockContext:
 def _attend_to_token(self: TransformerBlock, x: Tensor, context: Tensor) -> Tensor:
     """Replace `TransformerBlock.forward`; ``context`` holds tokens [..., 1, D] instead of their effect."""
     if self.ff_in is not None and self.norm_in is not None:
-        x = attention_block.add_feed_forward(x, self.norm_in, self.ff_in)
-    x = attention_block.add(x, self.attn1(self.norm1(x)))
+        x = attention_block.add_in_cache(x, 1, self.norm_in, self.ff_in)
+    x = attention_block.add_in_cache(x, x.shape[-2], self.norm1, self.attn1)
     x = attention_block.add(x, _cross_attention(self, self.norm2(x), context))
-    return attention_block.add_feed_forward(x, self.norm3, self.ff)
+    return attention_block.add_in_cache(x, 1, self.norm3, self.ff)
 
 
 def _cross_attention(block: TransformerBlock, x: Tensor, context: Tensor) -> Tensor:
@@ -145,11 +145,11 @@ def _attention_block_whole(
     return images + x if attention_block.recording() else x.add_(images)
 
 
-# Feed-forwards in the cache: all tokens of a part at once.
+# Transformers in the cache: all tokens of a part at once.
 
 
-def _add_feed_forward_at_once(x: Tensor, norm: nn.Module, feed_forward: nn.Module) -> Tensor:
-    return attention_block.add(x, feed_forward(norm(x)))
+def _add_at_once(x: Tensor, _length: int, norm: nn.Module, layer: nn.Module) -> Tensor:
+    return attention_block.add(x, layer(norm(x)))
 
 
 # Rows of the embedding: one per image.
@@ -241,7 +241,7 @@ SAVINGS: dict[str, list[Replacement]] = {
         (ResBlock, "_along_sequence", _both_sequences),
         (AttentionBlock, "forward", _attention_block_whole),
     ],
-    "feed-forwards in the cache": [(attention_block, "add_feed_forward", _add_feed_forward_at_once)],
+    "transformers in the cache": [(attention_block, "add_in_cache", _add_at_once)],
     # PyTorch's own attention, whatever the length of a group.
     "short groups by matrix products": [(attention, "_SMALL_GROUP", 0)],
     "embedding rows per view": [(UNet, "_embed", _embed_every_image)],
