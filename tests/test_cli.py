@@ -104,9 +104,11 @@ def test_a_finished_run_says_so_and_other_settings_are_refused(
     assert contents(out) != before
 
 
-# Sends its own process a signal at the second forward pass after the first window was kept.
+# Sends its own process a signal at the second forward pass after the first window was kept. Ctrl-C counts
+# even where these tests were started in the background of a shell, which has it ignored.
 STOPPED_IN_THE_SECOND_WINDOW = """
-import os, pathlib, runpy, sys
+import os, pathlib, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from sv4d2_core.diffusion.unet import UNet
 number, folder, forward, passes = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1)), UNet.forward, []
 def stopping(*args, **kwargs):
