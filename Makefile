@@ -15,7 +15,7 @@ demo: $(READY)
 	$(VENV)/bin/python -m sv4d2_core demo $(DEMO)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -q $(TESTS)
+	$(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -35,6 +35,16 @@ torch.set_num_threads(1)
 torch.set_flush_denormal(True)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the tests against a real ComfyUI recorded, whichever process ran them."""
+    reports = [report for kind in terminalreporter.stats.values() for report in kind]
+    calls = [report for report in reports if getattr(report, "when", None) == "call"]
+    recorded = [pair for report in calls for pair in report.user_properties]
+    if lines := [str(line) for name, line in recorded if name == "real ComfyUI"]:
+        terminalreporter.section("real ComfyUI")
+        terminalreporter.write_line("\n".join(lines))
+
+
 def _load(name: str, file: Path) -> ModuleType:
     """Import a file that belongs to no package."""
     spec = importlib.util.spec_from_file_location(name, file)

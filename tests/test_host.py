@@ -50,19 +50,6 @@ class HostMissing(Exception):
     """Says what the tests against ComfyUI lack, and how to get it."""
 
 
-class _Summary:
-    """Shows the closing line of every tier at the end of the run, whatever the verbosity."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.lines:
-            terminalreporter.section("real ComfyUI")
-        for line in self.lines:
-            terminalreporter.write_line(line)
-
-
 def find_checkout() -> Path:
     """Return the folder of ComfyUI: $COMFYUI_PATH, else where comfy-cli puts it."""
     named = os.environ.get("COMFYUI_PATH")
@@ -252,22 +239,16 @@ def tiers(
     running.end()
 
 
-@pytest.fixture(scope="module")
-def summary(request: pytest.FixtureRequest) -> _Summary:
-    plugin = _Summary()
-    request.config.pluginmanager.register(plugin)
-    return plugin
-
-
 @pytest.mark.host
 @pytest.mark.parametrize("file", TIERS, ids=[file.stem for file in TIERS])
-def test_on_real_host(file: Path, tiers: _Tiers, summary: _Summary) -> None:
+def test_on_real_host(file: Path, tiers: _Tiers, record_property: Callable[[str, object], None]) -> None:
     if BROWSER in file.parents:
         _or_skip(find_browser)
     code, output = tiers.result(file)
     lines = output.strip().splitlines()
-    summary.lines.append(f"{file.name}: {lines[-1].strip('= ') if lines else 'no output'}")
+    closing = f"{file.name}: {lines[-1].strip('= ') if lines else 'no output'}"
     # A skip inside would otherwise stay unseen.
-    summary.lines += [f"  {line}" for line in lines if line.startswith("SKIPPED")]
+    for line in [closing, *(f"  {line}" for line in lines if line.startswith("SKIPPED"))]:
+        record_property("real ComfyUI", line)
     if code != 0:
         pytest.fail(f"{file.name} on ComfyUI:\n{output[-15000:]}", pytrace=False)
