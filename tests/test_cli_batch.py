@@ -217,6 +217,7 @@ def test_names_are_unique_whatever_the_disk_thinks_of_capitals(clips, micro_chec
         (["walk --steps 0"], "list.txt, line 1: argument --steps: expected a whole number"),
         (["walk --dtype bf16"], "line 1: --dtype is the same for all clips"),
         (["walk --compile"], "line 1: --compile is the same for all clips"),
+        (["walk --fp8-weights"], "line 1: --fp8-weights is the same for all clips"),
         (["walk --out elsewhere"], "line 1: --out is the same for all clips"),
         (['"walk'], "line 1: No closing quotation"),
         (["--seed 3"], "line 1: the following arguments are required: INPUT"),

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from sv4d2_core.cli import main
 from sv4d2_core.diffusion.compiled import check_compiler, compile_blocks
 from sv4d2_core.diffusion.config import UNetConfig
+from sv4d2_core.diffusion.eight_bits import keep_in_eight_bits
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.shipped import TINY_MODEL
 
@@ -51,6 +52,17 @@ def drawn(seed):
 
 def compilations():
     return counters["stats"]["unique_graphs"]
+
+
+def test_weights_in_eight_bits_are_widened_in_compiled_work_too():
+    torch._dynamo.reset()
+    net = UNet(SIZES).eval().requires_grad_(False)
+    keep_in_eight_bits(net)
+    block, x, cross = net.middle_block[1].transformer_blocks[0], torch.randn(2, 4, 32), torch.zeros(1)
+    with torch.no_grad():
+        expected = block(x.clone(), cross)
+        compiled = torch.compile(block, backend="eager", fullgraph=True, dynamic=False)
+        torch.testing.assert_close(compiled(x.clone(), cross), expected)
 
 
 def test_steps_and_windows_after_the_first_step_compile_nothing(pair, close):

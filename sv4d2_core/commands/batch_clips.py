@@ -17,7 +17,7 @@ REPORT_FILE = "batch.json"
 LIST_SUFFIX = ".txt"
 _ONLY_OF_BATCH = ("more", "ray", "actors", "run")
 # What the clips of a batch share: the model, where it runs, and where the results go.
-_SHARED = ("checkpoint", "variant", "device", "dtype", "memory_gb", "compile", "out")
+_SHARED = ("checkpoint", "variant", "device", "dtype", "memory_gb", "fp8_weights", "compile", "out")
 
 
 def clips_of(args: Namespace) -> list[Namespace]:

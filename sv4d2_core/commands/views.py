@@ -75,11 +75,12 @@ def check_options(args: argparse.Namespace) -> tuple[ModelConfig, Cameras, int]:
 def load_model(job: Job) -> Model:
     """Return the model of a job, made to work within --memory-gb, else within what is free now."""
     size = job.settings["size"]
-    plan = job.plan or plan_for_free_memory(job.config, job.dtype, size, job.device)
+    eight_bits = job.args.fp8_weights
+    plan = job.plan or plan_for_free_memory(job.config, job.dtype, size, job.device, eight_bits)
     if job.plan is not None and job.device.type == "cuda":
         total = torch.cuda.get_device_properties(job.device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, job.args.memory_gb * 2**30 / total), job.device)
-    model = load_within(job.args.checkpoint, job.args.variant, job.dtype, job.device, plan)
+    model = load_within(job.args.checkpoint, job.args.variant, job.dtype, job.device, plan, eight_bits)
     if job.args.compile:
         compile_blocks(model.unet)
     return model
@@ -161,7 +162,9 @@ def _prepare(args: argparse.Namespace) -> Job:
     dtype = choose_dtype(args.dtype, device)
     if args.compile:
         check_compiler(device)
-    plan = None if args.memory_gb is None else plan_memory(config, dtype, size, args.memory_gb, device)
+    plan = None
+    if args.memory_gb is not None:
+        plan = plan_memory(config, dtype, size, args.memory_gb, device, args.fp8_weights)
     given = (args.input, args.mask, args.reference_views, args.checkpoint)
     refuse_inputs_inside(args.out, [Path(path) for path in given if path is not None])
     clip = load_clip(
@@ -190,6 +193,7 @@ def _prepare(args: argparse.Namespace) -> Job:
         "dtype": str(dtype).removeprefix("torch."),
         # Folders of runs without a shortcut stay what they were before there were any.
         **solver_of(args).changed(),
+        **({"fp8_weights": True} if args.fp8_weights else {}),
     }
     output = {
         "fps": prepared.fps,

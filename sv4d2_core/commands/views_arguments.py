@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images of frame 0, one per novel camera, in order",
     )
 
-    faster = parser.add_argument_group("faster, for other numbers (off by default)")
+    faster = parser.add_argument_group("faster or smaller, for other numbers (off by default)")
     faster.add_argument(
         "--sampler",
         default="euler",
@@ -92,6 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="reuse the network's output while it is expected to change by less than this share, 0.1 for "
         "example (default 0: never)",
+    )
+    faster.add_argument(
+        "--fp8-weights",
+        action="store_true",
+        help="keep the UNet's weights in 8 bits, half the memory of half precision",
     )
 
     machine = parser.add_argument_group("the machine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,12 @@ def sinusoidal_embedding(values: Tensor, dim: int) -> Tensor:
 def recording() -> bool:
     """Return whether autograd records, in which case tensors must not be updated in place."""
     return torch.is_grad_enabled()
+
+
+def in_place(_module: nn.Module) -> AbstractContextManager[None]:
+    """Return a context that brings nothing: the module's weights are where it works."""
+    # Without an argument, which a compiler would stop at.
+    return nullcontext()
 
 
 def parts(total: int, item_bytes: int, budget: int) -> Iterator[slice]:
@@ -89,7 +96,8 @@ class Blend(nn.Module):
     def store(self, target: Tensor, before: Tensor, mixed: Tensor) -> None:
         """Write the blend of ``before`` and ``mixed`` into ``target``, which may share its memory."""
         share = self.share_of_mixed(mixed)
-        if recording():
+        # As in `store_sum`.
+        if recording() or torch.compiler.is_compiling():
             target.copy_(torch.lerp(before, mixed, share))
         else:
             torch.lerp(before, mixed, share, out=target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from .activations import activation_bytes, decoder_bytes, encoder_bytes
 from .checkpoint import build_networks, load_checkpoint, stored_dtype
 from .config import ModelConfig
+from .eight_bits import keep_in_eight_bits, matrices
 from .model import Model
 from .offload import Placement, layers_of, place
 from .second_try import SMALLEST_CHUNK
@@ -104,6 +106,7 @@ def plan_memory(
     size: int,
     budget_gb: float,
     device: torch.device | str = "cpu",
+    eight_bits: bool = False,
 ) -> MemoryPlan:
     """Return the plan that uses a budget best: few moves of weights first, then large parts.
 
@@ -113,11 +116,12 @@ def plan_memory(
         size: image size, pixels.
         budget_gb: memory of the device for weights and activations, GiB.
         device: where the work is done; of a GPU's work, weights can wait in main memory.
+        eight_bits: the UNet's weights are kept in 8 bits (`keep_in_eight_bits`).
 
     Raises:
         ValueError: the budget is too small for even the smallest parts; says how much is needed.
     """
-    needs, device = _needs(config, dtype, size), torch.device(device)
+    needs, device = _needs(config, dtype, size, eight_bits), torch.device(device)
     share = _GPU_SHARE if device.type == "cuda" else 1
     for placement in _placements(device):
         plan = _fitting(needs, placement, int(budget_gb * _GIB * share))
@@ -127,12 +131,12 @@ def plan_memory(
     raise ValueError(
         f"Expected at least {needed / _GIB:.1f} GiB for {config.variant} at {size} px (weights "
         f"{sum(needs.weights.values()) / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use a smaller "
-        f"--size, a half precision --dtype, or a larger --memory-gb."
+        f"--size, a half precision --dtype, --fp8-weights, or a larger --memory-gb."
     )
 
 
 def plan_for_free_memory(
-    config: ModelConfig, dtype: torch.dtype, size: int, device: torch.device
+    config: ModelConfig, dtype: torch.dtype, size: int, device: torch.device, eight_bits: bool = False
 ) -> MemoryPlan | None:
     """Return the plan for what is free on a GPU now, before the weights are loaded; None on other devices.
 
@@ -142,10 +146,10 @@ def plan_for_free_memory(
         return None
     free_gb = torch.cuda.mem_get_info(device)[0] / _GIB
     try:
-        return plan_memory(config, dtype, size, free_gb, device)
+        return plan_memory(config, dtype, size, free_gb, device, eight_bits)
     except ValueError as error:
         log.warning("Little memory is free. %s Trying the smallest parts.", error)
-        return _smallest(_needs(config, dtype, size), device)
+        return _smallest(_needs(config, dtype, size, eight_bits), device)
 
 
 def chunk_for_card(total_bytes: int) -> int:
@@ -168,16 +172,21 @@ def load_within(
     dtype: torch.dtype,
     device: torch.device,
     plan: MemoryPlan | None,
+    eight_bits: bool = False,
 ) -> Model:
     """Return a checkpoint's model that works within a plan (None: as `load_checkpoint` makes it).
+
+    With ``eight_bits`` the UNet's weights are kept in 8 bits.
 
     Raises:
         What `load_checkpoint` raises.
     """
-    if plan is None:
-        return load_checkpoint(path, variant, dtype, device)
-    model = load_checkpoint(path, variant, dtype, device if plan.placement == "resident" else "cpu")
-    apply_plan(model, plan, device)
+    resident = plan is None or plan.placement == "resident"
+    model = load_checkpoint(path, variant, dtype, device if resident else "cpu")
+    if eight_bits:
+        keep_in_eight_bits(model.unet)
+    if plan is not None:
+        apply_plan(model, plan, device)
     return model
 
 
@@ -186,10 +195,12 @@ def _placements(device: torch.device) -> tuple[Placement, ...]:
     return ("resident", "turns", "streamed") if device.type == "cuda" else ("resident",)
 
 
-def _needs(config: ModelConfig, dtype: torch.dtype, size: int) -> _Needs:
+def _needs(config: ModelConfig, dtype: torch.dtype, size: int, eight_bits: bool) -> _Needs:
     networks = build_networks(config)
-    weights = _weights(networks, dtype)
-    layers = [_bytes(layer, dtype) for layer in layers_of(networks["unet"])]
+    unet = networks["unet"]
+    narrow = {id(layer.weight) for layer in matrices(unet)} if eight_bits else set()
+    weights = {**_weights(networks, dtype), "unet": _bytes(unet, dtype, narrow)}
+    layers = [_bytes(layer, dtype, narrow) for layer in layers_of(unet)]
     return _Needs(config, dtype, size, weights, weights["unet"] - sum(layers) + max(layers))
 
 
@@ -197,8 +208,9 @@ def _weights(networks: dict[str, nn.Module], dtype: torch.dtype) -> dict[str, in
     return {name: _bytes(network, stored_dtype(name, dtype)) for name, network in networks.items()}
 
 
-def _bytes(module: nn.Module, dtype: torch.dtype) -> int:
-    return sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
+def _bytes(module: nn.Module, dtype: torch.dtype, narrow: Collection[int] = ()) -> int:
+    """Return the bytes of a module's weights; those whose identity is in ``narrow`` take one each."""
+    return sum(p.numel() * (1 if id(p) in narrow else dtype.itemsize) for p in module.parameters())
 
 
 def _peak(needs: _Needs, placement: Placement, chunk: int, encode_batch: int, decode_batch: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,6 +15,7 @@ from .clip_vision import CLIPVision
 from .conditioning import Conditioning, from_network_images, guided_inputs, to_network_images
 from .config import ModelConfig
 from .denoiser import guided_denoiser
+from .layers import in_place
 from .sampler import SAMPLERS, Callback, start_latents
 from .schedule import karras_sigmas
 from .second_try import SMALLEST_CHUNK, with_second_try
@@ -98,7 +99,7 @@ class Model:
     clip: CLIPVision
     encode_batch: int = 8
     decode_batch: int = 4
-    present: Callable[[nn.Module], AbstractContextManager] = nullcontext
+    present: Callable[[nn.Module], AbstractContextManager] = in_place
 
     @torch.no_grad()
     def encode(self, images: Tensor, role: EncoderRole) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
 from torch import nn
 
+from .layers import in_place
 from .model import Model
 from .unet import Stage, UNet
 
@@ -42,7 +43,7 @@ def at_hand(module: nn.Module, device: torch.device) -> Iterator[None]:
 def place(model: Model, device: torch.device, placement: Placement) -> None:
     """Put a model's weights where ``placement`` says; it computes on ``device``, with the same results."""
     networks = (model.unet, model.clip, model.frame_encoder, model.view_encoder, model.decoder)
-    model.present = model.unet.present = nullcontext
+    model.present = model.unet.present = in_place
     if placement == "resident":
         for network in networks:
             network.to(device)
@@ -56,7 +57,7 @@ def place(model: Model, device: torch.device, placement: Placement) -> None:
     model.present = bring
     if placement == "streamed":
         _stream(model.unet, device, bring)
-        model.present = lambda module: nullcontext() if module is model.unet else bring(module)
+        model.present = lambda module: in_place(module) if module is model.unet else bring(module)
 
 
 def _bring_home(network: nn.Module, pin: bool) -> None:

@@ -6,7 +6,7 @@ Source: specification section 4. Module names give the official checkpoint keys.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import AttentionFunction, scaled_dot_product
 from .attention_block import AttentionBlock, BlockContext
 from .config import UNetConfig
-from .layers import parts, recording, silu, sinusoidal_embedding, to_tokens
+from .layers import in_place, parts, recording, silu, sinusoidal_embedding, to_tokens
 from .res_block import Embedding, Grid, ResBlock
 
 # On a CPU, parts of about this many tokens of the first level stay in the cache and still outweigh the cost
@@ -132,7 +132,7 @@ class UNet(nn.Module):
         self.config = config
         self.chunk_bytes: int | None = None
         self.before_layer: Callable[[], None] | None = None
-        self.present: Callable[[nn.Module], AbstractContextManager] = nullcontext
+        self.present: Callable[[nn.Module], AbstractContextManager] = in_place
         self.recomputes = False
         kw: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
         plain: dict[str, Any] = {"dtype": dtype, "device": device}

@@ -1,6 +1,6 @@
 """What the memory planner chooses for cards of several sizes and, with --measure, what a card says to it.
 
-    python tests/bench/memory_plan.py [--variant sv4d2] [--size 576] [--dtype float16] [--budgets 24 16 12 8]
+    python tests/bench/memory_plan.py [--variant sv4d2] [--size 576] [--dtype float16] [--fp8-weights]
     python tests/bench/memory_plan.py --measure [--steps 2] [--markdown FILE]
 
 The table is arithmetic on the sizes of the network. With --measure (needs a GPU) each budget is also run at
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import build_networks, stored_dtype
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig
+from sv4d2_core.diffusion.eight_bits import keep_in_eight_bits
 from sv4d2_core.diffusion.memory import MemoryPlan, apply_plan, plan_memory
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.novel_views import sample_views
@@ -67,11 +68,13 @@ def table(config: ModelConfig, options: argparse.Namespace) -> str:
     """Return the Markdown table of all budgets."""
     dtype = getattr(torch, options.dtype)
     model = random_model(config, dtype) if options.measure else None
+    if model is not None and options.fp8_weights:
+        keep_in_eight_bits(model.unet)
     extra = _MEASURED if options.measure else ("", "")
     lines = [_HEADER.format(*extra)]
     for budget in options.budgets:
         try:
-            plan = plan_memory(config, dtype, options.size, budget, "cuda")
+            plan = plan_memory(config, dtype, options.size, budget, "cuda", options.fp8_weights)
         except ValueError:
             lines.append(row(budget, None))
             continue
@@ -145,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variant", choices=list(OFFICIAL_VARIANTS), default="sv4d2")
     parser.add_argument("--size", type=int, default=576)
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
+    parser.add_argument("--fp8-weights", action="store_true", help="the UNet's weights in 8 bits")
     parser.add_argument("--budgets", type=float, nargs="+", default=[24, 16, 12, 8])
     parser.add_argument("--measure", action="store_true", help="also run each plan; needs a GPU")
     parser.add_argument("--steps", type=int, default=3, help="denoising steps of a measured run, at least 2")
@@ -158,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = torch.cuda.get_device_name() if options.measure else "not measured: arithmetic alone"
     title = (
         f"Plans for {options.variant}, {config.n_frames} frames x {config.n_views} views at {options.size} "
-        f"px in {options.dtype} ({machine})."
+        f"px in {options.dtype}{', the weights of the UNet in 8 bits' * options.fp8_weights} ({machine})."
     )
     report = "\n".join([title, "", table(config, options)])
     print(report)

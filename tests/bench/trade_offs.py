@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
+from sv4d2_core.diffusion.eight_bits import keep_in_eight_bits
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.metrics.image import mask_iou, psnr
@@ -84,12 +85,19 @@ def settings() -> Iterator[Setting]:
         yield Setting(f"dpmpp_2m, 20 steps, {name}", {**second, **shortcut})
     both = {**shortcuts["guidance in 0.3 to 3"], **shortcuts["step cache 0.2"]}
     yield Setting("dpmpp_2m, 20 steps, guidance in 0.3 to 3, step cache 0.2", {**second, **both})
-    for model in ("bf16", "fp16", "fp8 weights"):
+    for model in ("bf16", "fp16", "fp8 weights", "fp8 weights without scales"):
         yield Setting(f"dpmpp_2m, 20 steps, {model}", second, model)
     yield Setting("dpmpp_2m, 20 steps, 24 pixels for 32", second, size=0.75)
 
 
 def with_fp8_weights(checkpoint: Path) -> Model:
+    """Return the model as `sv4d2 views --fp8-weights` has it."""
+    model = load_checkpoint(checkpoint)
+    keep_in_eight_bits(model.unet)
+    return model
+
+
+def with_plain_fp8_weights(checkpoint: Path) -> Model:
     """Return the model with its UNet's weights rounded to float8_e4m3fn, as ComfyUI keeps them."""
     model = load_checkpoint(checkpoint)
     with torch.no_grad():
@@ -103,6 +111,7 @@ MODELS: dict[str, Callable[[Path], Model]] = {
     "bf16": lambda file: load_checkpoint(file, dtype=torch.bfloat16),
     "fp16": lambda file: load_checkpoint(file, dtype=torch.float16),
     "fp8 weights": with_fp8_weights,
+    "fp8 weights without scales": with_plain_fp8_weights,
 }
 
 
