@@ -175,7 +175,6 @@ def test_the_table_of_plans_is_arithmetic_where_nothing_is_measured(capsys, tmp_
     assert [row[2].strip() for row in rows] == ["resident", "turns", "does not fit"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, so nothing is refused")
 def test_weights_in_eight_bits_stay_on_a_small_card(capsys):
     memory_plan.main(["--budgets", "8"])
     memory_plan.main(["--budgets", "8", "--fp8-weights"])
@@ -183,6 +182,7 @@ def test_weights_in_eight_bits_stay_on_a_small_card(capsys):
     assert "| turns |" in plain and "| resident |" in narrow
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, so nothing is refused")
 def test_a_measurement_without_a_gpu_is_refused(capsys):
     with pytest.raises(SystemExit):
         memory_plan.main(["--measure"])
