@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from comfy_api.latest import io
 
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.export.export_settings import Exported, ExportSettings
 from ..sv4d2_core.export.location import numbered_file, numbered_folder
 from ..sv4d2_core.export.scene_export import export_scene
-from ..sv4d2_core.fourd.scene import Scene4D
+from ..sv4d2_core.fourd.scene import Scene4D, even_times
 from .gradients import gradients
 from .mesh_inputs import faces_input, resolution_input, smoothing_input
 from .output_folder import output_place, relative_to_output
@@ -144,7 +143,7 @@ class SV4D2Export4D(io.ComfyNode):
         kind, suffix = _FORMATS[format]
         around = kind == "turntable"
         settings = ExportSettings(
-            times=None if frames == 0 or around else tuple(torch.linspace(0, 1, frames).tolist()),
+            times=None if frames == 0 or around else even_times(frames),
             frames=frames if frames and around else ExportSettings().frames,
             faces=faces,
             resolution=resolution,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.fourd.normals import packed_normals
-from ..sv4d2_core.fourd.scene import Scene4D, own_cameras
+from ..sv4d2_core.fourd.scene import Scene4D, even_times, own_cameras
 from ..sv4d2_core.fourd.turntable import turntable
 from ..sv4d2_core.views import ViewGrid
 from .geometry_images import depth_images
@@ -123,7 +123,7 @@ class SV4D2Render4D(io.ComfyNode):
                 step = counted_progress()
                 seen, cameras = turntable(scene, cameras, count, size, turns=turns, callback=step)
             else:
-                times = scene.times if frames == 0 else tuple(torch.linspace(0, 1, frames).tolist())
+                times = scene.times if frames == 0 else even_times(frames)
                 seen = scene.render(cameras, times, size, callback=counted_progress())
                 fps *= max(len(times) - 1, 1) / max(scene.n_frames - 1, 1)
                 views = ViewGrid(seen.rgb, cameras, seen.alpha, fps, times=times)

@@ -15,7 +15,7 @@ from ..sv4d2_core.export.formats.linear_colour import srgb_to_linear
 from ..sv4d2_core.export.mesh.mesh import Mesh
 from ..sv4d2_core.export.mesh.tracking import track
 from ..sv4d2_core.export.scene_meshes import surfaces
-from ..sv4d2_core.fourd.scene import Scene4D
+from ..sv4d2_core.fourd.scene import Scene4D, even_times
 from .gradients import gradients
 from .mesh_inputs import faces_input, resolution_input, smoothing_input
 from .progress import counted_progress
@@ -74,7 +74,7 @@ class SV4D2SceneToMesh(io.ComfyNode):
         smoothing: int = ExportSettings().smoothing,
     ) -> io.NodeOutput:
         """Return the batch."""
-        times = None if frames == 0 else tuple(torch.linspace(0, 1, frames).tolist())
+        times = None if frames == 0 else even_times(frames)
         settings = ExportSettings(times=times, faces=faces, resolution=resolution, smoothing=smoothing)
         with gradients():
             meshes = _meshes(scene, settings, one_topology)

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sv4d2_core.export.scene_splats import as_gaussians
 from ..sv4d2_core.export.splats.frames import gaussians_at, in_splat_frame
 from ..sv4d2_core.export.splats.ply import SH_0
-from ..sv4d2_core.fourd.scene import Scene4D
+from ..sv4d2_core.fourd.scene import Scene4D, even_times
 from .sockets import SceneType, aliases
 
 
@@ -45,7 +45,7 @@ class SV4D2SceneToSplat(io.ComfyNode):
     def execute(cls, scene: Scene4D, frames: int) -> io.NodeOutput:
         """Return the batch, in the axes of 3DGS files (+y down) as the host's splats are."""
         gaussians = as_gaussians(scene)
-        times = tuple(scene.times) if frames == 0 else tuple(torch.linspace(0, 1, frames).tolist())
+        times = tuple(scene.times) if frames == 0 else even_times(frames)
         seen = [in_splat_frame(gaussians_at(gaussians, time)) for time in times]
         means, quats, scales, opacities, colours = (torch.stack(parts) for parts in zip(*seen, strict=True))
         harmonics = ((colours - 0.5) / SH_0)[:, :, None]

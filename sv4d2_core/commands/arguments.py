@@ -7,9 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from ..cameras import Cameras
+from ..fourd.scene import even_times
 from ..orbits import CUSTOM, orbit
 
 
@@ -57,4 +56,4 @@ def listed_times(times: Sequence[float] | None, frames: int | None) -> tuple[flo
         raise ValueError("Give either --times or --frames, not both.")
     if frames is None:
         return None if times is None else tuple(times)
-    return tuple(torch.linspace(0, 1, frames, dtype=torch.float64).tolist())
+    return even_times(frames)

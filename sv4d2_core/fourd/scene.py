@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..cameras import Cameras
@@ -122,6 +123,11 @@ def views_to_render(
     for view in chosen:
         cameras.check_view(view)
     return chosen
+
+
+def even_times(count: int) -> tuple[float, ...]:
+    """Return ``count`` times at equal distances, from that of the first frame, 0, to that of the last, 1."""
+    return tuple(torch.linspace(0, 1, count, dtype=torch.float64).tolist())
 
 
 def own_cameras(scene: Scene4D) -> Cameras:
