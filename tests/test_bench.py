@@ -134,7 +134,7 @@ def test_the_report_shows_what_is_saved():
     assert rows["official"]["speed"] == rows["official"]["memory"] == 1
     lines = forward.table(rows, 1e9).splitlines()
     assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4
-    assert f"(here {rows['product']['speed']:.2f}x)" in forward.summary(rows, 1e9)
+    assert f"(here {rows['product']['median_speed']:.2f}x)" in forward.summary(rows, 1e9)
 
 
 def test_unequal_work_is_refused(monkeypatch):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .fused import fuses, geglu, linear
+
 
 def sinusoidal_embedding(values: Tensor, dim: int) -> Tensor:
     """Return cosines then sines of ``values`` at geometrically spaced frequencies, [N, dim] float32.
@@ -112,6 +114,8 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated projection of ``x`` [..., C], [..., inner]."""
+        if fuses(self.proj, x):
+            return geglu(self.proj, x)
         value, gate = self.proj(x).chunk(2, dim=-1)
         gate = F.gelu(gate)
         return gate * value if recording() else gate.mul_(value)
@@ -128,6 +132,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the feed-forward output of the tokens ``x`` [..., C], same shape."""
-        for layer in self.net:
-            x = layer(x)
-        return x
+        gate, _, out = self.net
+        hidden = gate(x)
+        return linear(out, hidden) if fuses(out, hidden) else out(hidden)

@@ -46,8 +46,8 @@ BENCH = ModelConfig(
     clip=CLIPVisionConfig(width=64, layers=2, head_width=32, mlp_width=256, embed_dim=256),
 )
 FULL = ModelConfig()
-# Of the official computation: speed by median, activation memory. At full size on a GPU also the share of the matrix
-# rate and the peak with the weights in GB, in small parts and in one.
+# Of the official computation: speed by median, activation memory. At full size on a GPU also the share of
+# the matrix rate and the peak with the weights in GB, in small parts and in one.
 AIMS = {"speed": 1.4, "memory": 1 / 3}
 FULL_AIMS = {"speed": 2.0, "rate": 0.6, "parts_gb": 10, "whole_gb": 16}
 # Largest difference between variants, relative to the largest value of the prediction.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sv4d2_core.diffusion import attention, attention_block, res_block, unet
+from sv4d2_core.diffusion import attention, attention_block, layers, res_block, unet
 from sv4d2_core.diffusion.attention_block import AttentionBlock, BlockContext, TransformerBlock
 from sv4d2_core.diffusion.layers import GEGLU, Blend, to_tokens
 from sv4d2_core.diffusion.res_block import Embedding, Grid, ResBlock
@@ -242,6 +242,7 @@ SAVINGS: dict[str, list[Replacement]] = {
         (AttentionBlock, "forward", _attention_block_whole),
     ],
     "transformers in the cache": [(attention_block, "add_in_cache", _add_at_once)],
+    "fused feed-forwards": [(layers, "fuses", lambda *_: False)],
     # PyTorch's own attention, whatever the length of a group.
     "short groups by matrix products": [(attention, "_SMALL_GROUP", 0)],
     "embedding rows per view": [(UNet, "_embed", _embed_every_image)],
