@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionFunction, OneTokenAttention, SelfAttention
+from .image_norm import image_norm
 from .layers import Blend, FeedForward, add, add_dense, parts, recording, sinusoidal_embedding, to_tokens
 from .res_block import Embedding, Grid
 
@@ -168,7 +169,8 @@ class AttentionBlock(nn.Module):
         frame_of_image = torch.arange(n, device=x.device) // grid.views
         for i in parts(n, pixels * token_bytes, budget):
             cross = context.spatial[frame_of_image[i], None]
-            tokens[i] = self.transformer_blocks[0](self.proj_in(to_tokens(self.norm(x[i]))), cross)
+            inputs = self.proj_in(to_tokens(image_norm(self.norm, x[i])))
+            tokens[i] = self.transformer_blocks[0](inputs, cross)
         tokens = tokens.view(grid.batch, grid.frames, grid.views, pixels, self.width)
         tokens = self._mix_views(
             tokens, context, self.time_mix_time_embed(emb.of_views), budget // token_bytes

@@ -8,12 +8,13 @@ calls the same two operators. Results differ by rounding.
 from __future__ import annotations
 
 from functools import cache
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 
-def fuses(layer: nn.Module, x: Tensor) -> bool:
+def fuses(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
     """Return whether `linear` and `geglu` can stand for the plain computation of ``layer`` on ``x``.
 
     Not where autograd records or a compiler reads along, nor for layers that cast or widen their weights.

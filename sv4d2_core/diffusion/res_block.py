@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .image_norm import image_norm
 from .layers import Blend, add, parts, recording, silu, store_sum
 
 
@@ -125,9 +126,9 @@ class ResBlock(nn.Module):
         return memory.permute(0, 3, 1, 2)
 
     def _within_images(self, x: Tensor, emb: Tensor, out: Tensor) -> None:
-        h = self.in_layers[2](silu(self.in_layers[0](x)))
+        h = self.in_layers[2](silu(image_norm(self.in_layers[0], x)))
         h = add(h, emb[:, :, None, None])
-        h = self.out_layers[3](silu(self.out_layers[0](h)))
+        h = self.out_layers[3](silu(image_norm(self.out_layers[0], h)))
         store_sum(out, h, self.skip_connection(x))
 
     def _along_sequence(self, x: Tensor, emb: Embedding, grid: Grid) -> Tensor:

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import AttentionFunction, scaled_dot_product
 from .attention_block import AttentionBlock, BlockContext
 from .config import UNetConfig
+from .image_norm import image_norm
 from .layers import in_place, parts, recording, silu, sinusoidal_embedding, to_tokens
 from .res_block import Embedding, Grid, ResBlock
 
@@ -254,7 +255,7 @@ class UNet(nn.Module):
         x = self._run(self.middle_block, x, None, state)
         for stage in self.output_blocks:
             x = self._run(stage, x, skips.pop(), state)
-        return self.out[2](silu(self.out[0](x)))
+        return self.out[2](silu(image_norm(self.out[0], x)))
 
     def _run(self, stage: nn.Module, x: Tensor, skip: Tensor | None, state: _Pass) -> Tensor:
         if not (self.recomputes and recording()):

@@ -16,6 +16,7 @@ import torch
 from measure import Call, clock, flop_counter
 from torch import nn
 
+from sv4d2_core.diffusion import attention_block, res_block, unet
 from sv4d2_core.diffusion.attention_block import AttentionBlock, TransformerBlock
 from sv4d2_core.diffusion.layers import FeedForward
 from sv4d2_core.diffusion.res_block import ResBlock, TemporalConvs
@@ -32,6 +33,7 @@ _METHODS = (
     (AttentionBlock, "_mix_views", VIEW),
     (AttentionBlock, "_mix_frames", MOTION),
     (ResBlock, "_along_sequence", ALONG),
+    *((module, "image_norm", NORMS) for module in (attention_block, res_block, unet)),
 )
 
 

@@ -107,9 +107,9 @@ def _res_block_whole(
     self: ResBlock, x: Tensor, skip: Tensor | None, emb: Embedding, grid: Grid, budget: int
 ) -> Tensor:
     x = x if skip is None else torch.cat([x, skip], dim=1)
-    h = self.in_layers[2](res_block.silu(self.in_layers[0](x)))
+    h = self.in_layers[2](res_block.silu(res_block.image_norm(self.in_layers[0], x)))
     h = res_block.add(h, self.emb_layers(emb.rows)[emb.row_of_image][:, :, None, None])
-    h = self.out_layers[3](res_block.silu(self.out_layers[0](h)))
+    h = self.out_layers[3](res_block.silu(res_block.image_norm(self.out_layers[0], h)))
     return self._along_sequence(res_block.add(h, self.skip_connection(x)), emb, grid)
 
 
@@ -135,7 +135,7 @@ def _attention_block_whole(
     budget: int,
 ) -> Tensor:
     frame_of_image = torch.arange(len(x), device=x.device) // grid.views
-    tokens = self.proj_in(to_tokens(self.norm(x)))
+    tokens = self.proj_in(to_tokens(attention_block.image_norm(self.norm, x)))
     tokens = self.transformer_blocks[0](tokens, context.spatial[frame_of_image, None])
     tokens = tokens.unflatten(0, tuple(grid))
     tokens = self._mix_views(tokens, context, self.time_mix_time_embed(emb.of_views), budget)
@@ -150,6 +150,13 @@ def _attention_block_whole(
 
 def _add_at_once(x: Tensor, _length: int, norm: nn.Module, layer: nn.Module) -> Tensor:
     return attention_block.add(x, layer(norm(x)))
+
+
+# Norms of images: PyTorch's own kernel.
+
+
+def _plain_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    return norm(x)
 
 
 # Rows of the embedding: one per image.
@@ -242,6 +249,7 @@ SAVINGS: dict[str, list[Replacement]] = {
         (AttentionBlock, "forward", _attention_block_whole),
     ],
     "transformers in the cache": [(attention_block, "add_in_cache", _add_at_once)],
+    "norms in order": [(module, "image_norm", _plain_norm) for module in (attention_block, res_block, unet)],
     "fused feed-forwards": [(layers, "fuses", lambda *_: False)],
     # PyTorch's own attention, whatever the length of a group.
     "short groups by matrix products": [(attention, "_SMALL_GROUP", 0)],
