@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.cli import main
+from sv4d2_core.diffusion import eight_bits
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS
 from sv4d2_core.diffusion.eight_bits import EightBits
 from sv4d2_core.diffusion.memory import load_within, plan_memory
@@ -88,6 +89,13 @@ def test_the_plan_counts_them():
     assert half.chunk_bytes == eight.chunk_bytes
     # Of the 2,010,961,338 weights of the UNet 97 in a hundred are in matrices of its blocks.
     assert 1.94e9 < half.estimated_bytes - eight.estimated_bytes < 1.96e9
+
+
+def test_a_device_without_them_is_refused_before_any_work(monkeypatch):
+    eight_bits.check_eight_bits(CPU)
+    monkeypatch.setattr(eight_bits, "_TYPE", "no such type")
+    with pytest.raises(ValueError, match="numbers of 8 bits for --fp8-weights; cpu has none.*fp16"):
+        eight_bits.check_eight_bits(CPU)
 
 
 def test_a_run_says_so_and_does_not_go_on_with_other_weights(micro_checkpoint, tmp_path, capsys):

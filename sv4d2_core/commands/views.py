@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..cameras import Cameras
 from ..diffusion.compiled import check_compiler, compile_blocks
 from ..diffusion.config import ModelConfig
+from ..diffusion.eight_bits import check_eight_bits
 from ..diffusion.inputs import check_size
 from ..diffusion.layout import read_config, read_header
 from ..diffusion.memory import MemoryPlan, load_within, plan_for_free_memory, plan_memory
@@ -162,6 +163,8 @@ def _prepare(args: argparse.Namespace) -> Job:
     dtype = choose_dtype(args.dtype, device)
     if args.compile:
         check_compiler(device)
+    if args.fp8_weights:
+        check_eight_bits(device)
     plan = None
     if args.memory_gb is not None:
         plan = plan_memory(config, dtype, size, args.memory_gb, device, args.fp8_weights)

@@ -37,6 +37,21 @@ class EightBits(nn.Module):
         return narrow.to(self.dtype) * scale.to(self.dtype)
 
 
+def check_eight_bits(device: torch.device) -> None:
+    """Find out before any work whether a device has numbers of 8 bits.
+
+    Raises:
+        ValueError: it has not.
+    """
+    try:
+        torch.ones(1, device=device).to(_TYPE).float()
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"Expected a device with numbers of 8 bits for --fp8-weights; {device} has none "
+            f"({str(error).splitlines()[0]}). Leave the option out and use --dtype fp16."
+        ) from error
+
+
 def matrices(unet: UNet) -> Iterator[nn.Linear | nn.Conv2d | nn.Conv3d]:
     """Yield the layers whose weights can be kept in 8 bits: those of the residual and attention blocks."""
     for block in unet.modules():

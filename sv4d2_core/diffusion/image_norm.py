@@ -6,6 +6,8 @@ pixel. Sums over pixels of all channels at once read memory in order.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,6 @@ def image_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """Return ``norm(x)`` of images [N, C, h, w], channels-last where ``x`` is; equal up to rounding."""
     if not _is_slow(norm, x):
         return norm(x)
-    assert isinstance(norm, nn.GroupNorm)
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
     n, count, width = pixels.shape
     grouped = n, norm.num_groups, -1
@@ -31,7 +32,7 @@ def image_norm(norm: nn.Module, x: Tensor) -> Tensor:
     return out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
-def _is_slow(norm: nn.Module, x: Tensor) -> bool:
+def _is_slow(norm: nn.Module, x: Tensor) -> TypeGuard[nn.GroupNorm]:
     return (
         type(norm) is nn.GroupNorm
         and x.device.type == "cpu"
