@@ -133,5 +133,4 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the feed-forward output of the tokens ``x`` [..., C], same shape."""
         gate, _, out = self.net
-        hidden = gate(x)
-        return linear(out, hidden) if fuses(out, hidden) else out(hidden)
+        return linear(out, gate(x))
