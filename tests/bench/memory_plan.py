@@ -1,6 +1,7 @@
 """What the memory planner chooses for cards of several sizes and, with --measure, what a card says to it.
 
-    python tests/bench/memory_plan.py [--variant sv4d2] [--size 576] [--dtype float16] [--fp8-weights]
+    python tests/bench/memory_plan.py [--variant sv4d2] [--size 576] [--dtype float16] [--budgets 24 16 12 8]
+        [--fp8-weights]
     python tests/bench/memory_plan.py --measure [--steps 2] [--markdown FILE]
 
 The table is arithmetic on the sizes of the network. With --measure (needs a GPU) each budget is also run at
