@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fused import linear
-
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 # CUDA kernels put the batch on a grid axis that ends at 65,535; half of it also suits the kernels' padding.
@@ -71,13 +69,13 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attention output for groups of tokens ``x`` [..., L, C], same shape."""
         groups = x.flatten(0, -3)
-        q, k, v = (linear(layer, groups) for layer in (self.to_q, self.to_k, self.to_v))
+        q, k, v = self.to_q(groups), self.to_k(groups), self.to_v(groups)
         if len(groups) <= MAX_ATTENTION_BATCH:
             mixed = self.attention(q, k, v, self.heads)
         else:
             batches = zip(*(x.split(MAX_ATTENTION_BATCH) for x in (q, k, v)), strict=True)
             mixed = torch.cat([self.attention(q, k, v, self.heads) for q, k, v in batches])
-        return linear(self.to_out[0], mixed).view(x.shape)
+        return self.to_out(mixed).view(x.shape)
 
 
 class OneTokenAttention(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def fuses(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
-    """Return whether oneDNN's operators can stand for the plain computation of ``layer`` on ``x``.
+    """Return whether `linear` and `geglu` can stand for the plain computation of ``layer`` on ``x``.
 
     Not where autograd records or a compiler reads along, nor for layers that cast or widen their weights.
     """
@@ -29,10 +29,8 @@ def fuses(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
     )
 
 
-def linear(layer: nn.Module, x: Tensor) -> Tensor:
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """Return ``layer(x)``, [..., out], for ``x`` [..., in]."""
-    if not fuses(layer, x):
-        return layer(x)
     return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
 
 
@@ -45,9 +43,10 @@ def geglu(layer: nn.Linear, x: Tensor) -> Tensor:
 
 @cache
 def has_operators() -> bool:
-    """Return whether this PyTorch has the operators, which it does not promise to keep."""
+    """Return whether this PyTorch has the two operators, which it does not promise to keep."""
     layer, x = nn.Linear(2, 2, device="cpu", dtype=torch.float32), torch.ones(2, 2)
     try:
+        linear(layer, x)
         geglu(layer, x)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False

@@ -133,4 +133,5 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the feed-forward output of the tokens ``x`` [..., C], same shape."""
         gate, _, out = self.net
-        return linear(out, gate(x))
+        hidden = gate(x)
+        return linear(out, hidden) if fuses(out, hidden) else out(hidden)

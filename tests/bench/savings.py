@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sv4d2_core.diffusion import attention, attention_block, fused, layers, res_block, unet
+from sv4d2_core.diffusion import attention, attention_block, layers, res_block, unet
 from sv4d2_core.diffusion.attention_block import AttentionBlock, BlockContext, TransformerBlock
 from sv4d2_core.diffusion.layers import GEGLU, Blend, to_tokens
 from sv4d2_core.diffusion.res_block import Embedding, Grid, ResBlock
@@ -250,7 +250,7 @@ SAVINGS: dict[str, list[Replacement]] = {
     ],
     "transformers in the cache": [(attention_block, "add_in_cache", _add_at_once)],
     "norms in order": [(module, "image_norm", _plain_norm) for module in (attention_block, res_block, unet)],
-    "fused products": [(module, "fuses", lambda *_: False) for module in (fused, layers)],
+    "fused feed-forwards": [(layers, "fuses", lambda *_: False)],
     # PyTorch's own attention, whatever the length of a group.
     "short groups by matrix products": [(attention, "_SMALL_GROUP", 0)],
     "embedding rows per view": [(UNet, "_embed", _embed_every_image)],
