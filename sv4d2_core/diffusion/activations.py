@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from .config import ModelConfig, UNetConfig
 
-# Copies of its share of a sequence that the convolutions along it hold: norms, copies for the kernels.
-_SEQUENCE_COPIES = 7
+# Copies of a sequence that the convolutions along it hold: norms, results, copies for the kernels.
+_SEQUENCE_COPIES = 4
 # Widths per token of a part in an attention block: the feed-forward's hidden layer is 8 of them.
 _TOKEN_WIDTHS = 15
 # Tensors of the first level's width at full resolution that the autoencoder's halves hold per image.
@@ -69,18 +69,21 @@ class _Pass:
 
         ``joined``: its input is put together part by part, and its output takes the place of ``x``.
         """
-        part = max(1, min(self.images, self.chunk_bytes // self.image(4 * width, level)))
+        planned = 2 * (width_in + width) if joined else 4 * width
+        part = max(1, min(self.images, self.chunk_bytes // self.image(planned, level)))
         widths = (2 if joined else 1) * width_in + 3 * width
-        # Kernels that want the weights in another order hold a copy while they run.
-        weights = 2 * 9 * width_in * width * self.itemsize
-        within = part * self.image(widths, level) + weights
+        within = part * self.image(widths, level) + self.weights(width_in, width)
         along = _SEQUENCE_COPIES * self.tensor(width, level) // self.batch
         return (0 if joined else self.tensor(width, level)) + max(within, along)
 
     def enlarged(self, width: int, level: int) -> int:
         """Return what the step up to a level adds: its output, and a part of its input, enlarged."""
-        part = min(2 * self.tensor(width, level), max(self.chunk_bytes, 2 * self.image(width, level)))
-        return self.tensor(width, level) + part
+        part = min(2 * self.tensor(width, level), max(self.chunk_bytes // 2, 2 * self.image(width, level)))
+        return self.tensor(width, level) + part + self.weights(width, width)
+
+    def weights(self, width_in: int, width: int) -> int:
+        """Return the copies of a convolution's weights held by kernels that want them in another order."""
+        return 2 * 9 * width_in * width * self.itemsize
 
     def attention(self, width: int, level: int) -> int:
         """Return what an attention block adds: its tokens, and a part's intermediate results."""
@@ -111,11 +114,11 @@ def _peaks(unet: UNetConfig, sizes: _Pass) -> Iterator[int]:
     yield sum(skips) + x + sizes.residual(width, width, deepest, joined=False)
     for level, width_out in reversed(widths):
         for index in range(unet.res_blocks + 1):
-            # The stage's input and its skip stay alive until the stage is done.
-            held = sum(skips) + x
+            # The skip is alive until it was read, the memory of the stage's input as long as the output that
+            # takes its place.
+            yield sum(skips) + x + sizes.residual(width + skip_widths.pop(), width_out, level, joined=True)
             skips.pop()
-            yield held + sizes.residual(width + skip_widths.pop(), width_out, level, joined=True)
-            width, x = width_out, sizes.tensor(width_out, level)
+            held, width = sum(skips) + x, width_out
             if level < unet.attention_levels:
                 yield held + sizes.attention(width, level)
             if level > 0 and index == unet.res_blocks:

@@ -5,6 +5,7 @@ Works in parts as `res_block` does. Source: specification 4.4.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, cast
@@ -19,7 +20,7 @@ from .res_block import Embedding, Grid
 
 # Tokens whose hidden layers stay in a core's cache where the network is narrow, and still outweigh the cost
 # of reading the weights anew where it is wide.
-_CACHED_TOKENS = 1024
+_CACHED_TOKENS = 1280
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def add_in_cache(x: Tensor, length: int, norm: nn.Module, layer: nn.Module) -> T
     if recording() or torch.compiler.is_compiling() or x.device.type != "cpu" or not x.is_contiguous():
         return add(x, layer(norm(x)))
     groups = x.view(-1, length, x.shape[-1])
-    for tokens in groups.split(max(1, _CACHED_TOKENS // length)):
+    for tokens in groups.chunk(math.ceil(len(groups) * length / _CACHED_TOKENS)):
         tokens.add_(layer(norm(tokens)))
     return x
 

@@ -1,4 +1,4 @@
-"""Small pieces that the networks share: embeddings, feed-forward, learned blends, work in parts."""
+"""Small pieces of the networks: embeddings, feed-forward, learned blends, changes of size, work in parts."""
 
 from __future__ import annotations
 
@@ -44,9 +44,11 @@ def in_place(_module: nn.Module) -> AbstractContextManager[None]:
 def parts(total: int, item_bytes: int, budget: int) -> Iterator[slice]:
     """Yield slices that cover ``range(total)``, each of at most ``budget`` bytes but at least one item.
 
-    While autograd records there is one slice: its graph holds all activations anyway.
+    They are as few and as even as can be. While autograd records there is one slice: its graph holds all
+    activations anyway.
     """
-    step = total if recording() else max(1, min(total, budget // max(1, item_bytes)))
+    most = total if recording() else max(1, min(total, budget // max(1, item_bytes)))
+    step = math.ceil(total / math.ceil(total / most))
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
 
@@ -103,6 +105,36 @@ class Blend(nn.Module):
             target.copy_(torch.lerp(before, mixed, share))
         else:
             torch.lerp(before, mixed, share, out=target)
+
+
+class Downsample(nn.Module):
+    """Convolution with stride 2."""
+
+    def __init__(self, width: int, *, operations: ModuleType | Any, **kw) -> None:
+        super().__init__()
+        self.op = operations.Conv2d(width, width, 3, stride=2, padding=1, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` [N, C, h, w] at half the size."""
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a convolution."""
+
+    def __init__(self, width: int, *, operations: ModuleType | Any, **kw) -> None:
+        super().__init__()
+        self.conv = operations.Conv2d(width, width, 3, padding=1, **kw)
+
+    def forward(self, x: Tensor, budget: int) -> Tensor:
+        """Return ``x`` [N, C, h, w] at twice the size, some images at a time within ``budget`` bytes."""
+        n, width, height, length = x.shape
+        shape = (n, width, 2 * height, 2 * length)
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        # A part's 8 times its input, counted twice: the output and all skips are alive beside it.
+        for i in parts(n, 16 * x[0].nbytes, budget):
+            out[i] = self.conv(F.interpolate(x[i], scale_factor=2.0, mode="nearest"))
+        return out
 
 
 class GEGLU(nn.Module):

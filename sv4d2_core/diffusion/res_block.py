@@ -61,7 +61,9 @@ class TemporalConvs(nn.Module):
         """Return the residual branch of sequences ``x`` [B, C, L, h, w] with embeddings ``emb`` [B, L, D]."""
         h = self.in_layers[2](silu(self.in_layers[0](x)))
         h = add(h, self.emb_layers(emb).transpose(1, 2)[..., None, None])
-        return self.out_layers[3](silu(self.out_layers[0](h)))
+        # A statement of its own, after which what was normalised is no longer in memory.
+        h = silu(self.out_layers[0](h))
+        return self.out_layers[3](h)
 
 
 class ResBlock(nn.Module):
@@ -106,11 +108,12 @@ class ResBlock(nn.Module):
         """
         n, _, height, width = x.shape
         out = self._output_for(x, reuse=skip is not None and not recording())
-        image_bytes = 4 * self.width_out * height * width * x.element_size()
+        # With a skip both are put together, in memory of the part's own, and normalised.
+        widths = 4 * self.width_out if skip is None else 2 * (x.shape[1] + skip.shape[1] + self.width_out)
+        image_bytes = widths * height * width * x.element_size()
         projected = self.emb_layers(emb.rows)
         for i in parts(n, image_bytes, budget):
-            inputs = x[i] if skip is None else torch.cat([x[i], skip[i]], dim=1)
-            self._within_images(inputs, projected[emb.row_of_image[i]], out[i])
+            self._within_images(_joined(x, skip, i), projected[emb.row_of_image[i]], out[i])
         return self._along_sequence(out, emb, grid)
 
     def _output_for(self, x: Tensor, reuse: bool) -> Tensor:
@@ -128,7 +131,8 @@ class ResBlock(nn.Module):
     def _within_images(self, x: Tensor, emb: Tensor, out: Tensor) -> None:
         h = self.in_layers[2](silu(image_norm(self.in_layers[0], x)))
         h = add(h, emb[:, :, None, None])
-        h = self.out_layers[3](silu(image_norm(self.out_layers[0], h)))
+        h = silu(image_norm(self.out_layers[0], h))
+        h = self.out_layers[3](h)
         store_sum(out, h, self.skip_connection(x))
 
     def _along_sequence(self, x: Tensor, emb: Embedding, grid: Grid) -> Tensor:
@@ -145,4 +149,11 @@ class ResBlock(nn.Module):
                 targets[b] = torch.addcmul(sequences[b], branch, share)
             else:
                 targets[b].addcmul_(branch, share)
+            # Not kept while the next sequence is worked on.
+            del branch
         return out
+
+
+def _joined(x: Tensor, skip: Tensor | None, part: slice) -> Tensor:
+    """Return some images with the channels of both; a copy, as the output may take the place of ``x``."""
+    return x[part] if skip is None else torch.cat([x[part], skip[part]], dim=1)

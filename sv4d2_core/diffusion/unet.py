@@ -20,12 +20,12 @@ from .attention import AttentionFunction, scaled_dot_product
 from .attention_block import AttentionBlock, BlockContext
 from .config import UNetConfig
 from .image_norm import image_norm
-from .layers import in_place, parts, recording, silu, sinusoidal_embedding, to_tokens
+from .layers import Downsample, Upsample, in_place, recording, silu, sinusoidal_embedding, to_tokens
 from .res_block import Embedding, Grid, ResBlock
 
 # On a CPU, parts of about this many tokens of the first level stay in the cache and still outweigh the cost
 # of reading the deeper levels' weights once per part; a GPU wants enough work per kernel.
-_CPU_TOKENS = 4096
+_CPU_TOKENS = 8192
 _GPU_BUDGET = 512 * 2**20
 
 
@@ -44,35 +44,6 @@ class PreparedWindow:
     references: dict[tuple[int, int], Tensor]
 
 
-class Downsample(nn.Module):
-    """Convolution with stride 2."""
-
-    def __init__(self, width: int, *, operations: ModuleType | Any, **kw) -> None:
-        super().__init__()
-        self.op = operations.Conv2d(width, width, 3, stride=2, padding=1, **kw)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` [N, C, h, w] at half the size."""
-        return self.op(x)
-
-
-class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a convolution."""
-
-    def __init__(self, width: int, *, operations: ModuleType | Any, **kw) -> None:
-        super().__init__()
-        self.conv = operations.Conv2d(width, width, 3, padding=1, **kw)
-
-    def forward(self, x: Tensor, budget: int) -> Tensor:
-        """Return ``x`` [N, C, h, w] at twice the size, some images at a time within ``budget`` bytes."""
-        n, width, height, length = x.shape
-        shape = (n, width, 2 * height, 2 * length)
-        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        for i in parts(n, 8 * x[0].nbytes, budget):
-            out[i] = self.conv(F.interpolate(x[i], scale_factor=2.0, mode="nearest"))
-        return out
-
-
 @dataclass
 class _Pass:
     """The state of one forward pass that every stage reads."""
@@ -88,20 +59,23 @@ class _Pass:
 class Stage(nn.ModuleList):
     """A numbered group of layers of the official layout, run in order."""
 
-    def forward(self, x: Tensor, skip: Tensor | None, state: _Pass) -> Tensor:
-        """Return the output of the last layer; ``skip`` joins the channels of the first."""
+    def forward(self, x: Tensor, skip: list[Tensor], state: _Pass) -> Tensor:
+        """Return the output of the last layer; what ``skip`` holds joins the channels of the first.
+
+        It holds one tensor or none, and is emptied after the first layer, which gives the memory back.
+        """
         for layer in self:
             if state.before_layer is not None:
                 state.before_layer()
             with state.present(layer):
                 x = self._run_layer(layer, x, skip, state)
-            skip = None
+            skip.clear()
         return x
 
     @staticmethod
-    def _run_layer(layer: nn.Module, x: Tensor, skip: Tensor | None, state: _Pass) -> Tensor:
+    def _run_layer(layer: nn.Module, x: Tensor, skip: list[Tensor], state: _Pass) -> Tensor:
         if isinstance(layer, ResBlock):
-            return layer(x, skip, state.emb, state.window.grid, state.budget)
+            return layer(x, skip[0] if skip else None, state.emb, state.window.grid, state.budget)
         if isinstance(layer, AttentionBlock):
             references = state.window.references[x.shape[-2], x.shape[-1]]
             context = state.window.blocks[state.next_block]
@@ -250,23 +224,23 @@ class UNet(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for stage in self.input_blocks:
-            x = self._run(stage, x, None, state)
+            x = self._run(stage, x, [], state)
             skips.append(x)
-        x = self._run(self.middle_block, x, None, state)
+        x = self._run(self.middle_block, x, [], state)
         for stage in self.output_blocks:
-            x = self._run(stage, x, skips.pop(), state)
+            x = self._run(stage, x, [skips.pop()], state)
         return self.out[2](silu(image_norm(self.out[0], x)))
 
-    def _run(self, stage: nn.Module, x: Tensor, skip: Tensor | None, state: _Pass) -> Tensor:
+    def _run(self, stage: nn.Module, x: Tensor, skip: list[Tensor], state: _Pass) -> Tensor:
         if not (self.recomputes and recording()):
             return stage(x, skip, state)
         first_block = state.next_block
 
-        def run(x: Tensor, skip: Tensor | None) -> Tensor:
+        def run(x: Tensor, *skip: Tensor) -> Tensor:
             state.next_block = first_block
-            return stage(x, skip, state)
+            return stage(x, list(skip), state)
 
-        return checkpoint(run, x, skip, use_reentrant=False)
+        return checkpoint(run, x, *skip, use_reentrant=False)
 
     def _budget(self, x: Tensor) -> int:
         if self.chunk_bytes is not None:

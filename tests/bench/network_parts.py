@@ -18,9 +18,9 @@ from torch import nn
 
 from sv4d2_core.diffusion import attention_block, res_block, unet
 from sv4d2_core.diffusion.attention_block import AttentionBlock, TransformerBlock
-from sv4d2_core.diffusion.layers import FeedForward
+from sv4d2_core.diffusion.layers import Downsample, FeedForward, Upsample
 from sv4d2_core.diffusion.res_block import ResBlock, TemporalConvs
-from sv4d2_core.diffusion.unet import Downsample, UNet, Upsample
+from sv4d2_core.diffusion.unet import UNet
 
 SPATIAL, VIEW, MOTION = "spatial attention", "view attention", "motion attention"
 WITHIN, ALONG = "convolutions within images", "convolutions along the sequence"
