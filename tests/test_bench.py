@@ -197,18 +197,32 @@ def test_operations_of_the_parts_at_full_size_are_the_specifications():
     assert 4 * flops[network_parts.FEED_FORWARD] == 5 * 18_651_650_457_600
 
 
-def test_the_whole_report_of_the_full_size(monkeypatch, tmp_path, capsys):
-    unet = UNetConfig("released_3d", 32, (1,), 1, 1, 16, 48, 128)
-    small_model = replace(
+def small_model():
+    return replace(
         forward.BENCH,
-        unet=unet,
+        unet=UNetConfig("released_3d", 32, (1,), 1, 1, 16, 48, 128),
         vector_dims=(32, 48, 48),
         n_frames=3,
         size=16,
         vae=VAEConfig(32, (1, 1), 1),
         clip=CLIPVisionConfig(64, 1, 32, 64, embed_dim=48),
     )
-    monkeypatch.setattr(forward, "FULL", small_model)
+
+
+def test_a_pair_is_measured_without_the_other_variants(monkeypatch, tmp_path):
+    monkeypatch.setattr(forward, "BENCH", small_model())
+    monkeypatch.setattr(forward, "_rate", lambda *_: 1e11)
+    path = tmp_path / "figures.json"
+    forward.main(["--pair", "--one-process", "--threads=1", "--rounds=3", f"--json={path}"])
+    measured = json.loads(path.read_text())["variants"]
+    assert [(name, len(row["seconds"])) for name, row in measured.items()] == [
+        ("official", 3),
+        ("product", 3),
+    ]
+
+
+def test_the_whole_report_of_the_full_size(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(forward, "FULL", small_model())
     # A C++ compiler is not to be expected.
     monkeypatch.setattr(variants, "compile_blocks", partial(compile_blocks, backend="eager"))
     for module in (forward, whole_clip):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sv4d2_core.diffusion import fused, layers
+from sv4d2_core.diffusion.attention import scaled_dot_product
 from sv4d2_core.diffusion.eight_bits import EightBits
 from sv4d2_core.diffusion.image_norm import image_norm
 from sv4d2_core.diffusion.layers import FeedForward
@@ -44,6 +47,17 @@ def test_groups_with_gaps_are_read_where_they_lie(feed_forward, close, monkeypat
     x = torch.randn(5, 4, 3, 24).transpose(0, 2)
     with torch.no_grad():
         close(feed_forward(x), plain(feed_forward, x, monkeypatch), 2e-6)
+
+
+@pytest.mark.parametrize("length", [1, 4, 12, 15, 16, 24, 32, 33, 70])
+def test_attention_in_groups_of_every_length_is_that_of_pytorch(close, length):
+    groups, heads, width = 5, 3, 48
+    # With gaps between the tokens, as of one product for all three.
+    q, k, v = torch.randn(groups, length, 3 * width).chunk(3, dim=-1)
+    apart = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v)]
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = F.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2)
+    close(scaled_dot_product(q, k, v, heads), expected, 2e-6)
 
 
 def test_layers_that_do_more_than_a_product_are_left_alone(feed_forward):

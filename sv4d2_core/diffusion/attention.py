@@ -15,7 +15,9 @@ AttentionFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 # CUDA kernels put the batch on a grid axis that ends at 65,535; half of it also suits the kernels' padding.
 MAX_ATTENTION_BATCH = 32_768
 # The CPU's attention kernel has a fixed cost per group that outweighs the work of groups up to this length.
-_SMALL_GROUP = 16
+_SMALL_GROUP = 32
+# Shorter rows fill no vector register.
+_VECTOR = 16
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -41,8 +43,11 @@ def _small_groups(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     shape = q.shape
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     scores = torch.bmm(q * shape[-1] ** -0.5, k.transpose(1, 2))
-    # A softmax over the first axis is many times faster than over a last one of a few numbers.
-    weights = scores.permute(2, 0, 1).contiguous().softmax(dim=0).permute(1, 2, 0)
+    if shape[2] < _VECTOR:
+        # A softmax over the first axis is many times faster than over a last one of a few numbers.
+        weights = scores.permute(2, 0, 1).contiguous().softmax(dim=0).permute(1, 2, 0)
+    else:
+        weights = scores.softmax(dim=-1)
     return torch.bmm(weights, v).view(shape)
 
 

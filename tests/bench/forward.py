@@ -1,12 +1,14 @@
 """One UNet forward pass with each saving switched off and on: operations, seconds, activation memory.
 
     python tests/bench/forward.py [--rounds 5] [--threads 2] [--alone] [--json FILE] [--markdown FILE]
+    python tests/bench/forward.py --pair --rounds 20
     python tests/bench/forward.py --parts --sampling 3 [--clip] [--compile]
     python tests/bench/forward.py --full --device cuda --dtype bfloat16 --parts --sampling 5 [--clip]
 
 Figures of one run belong together: the variants take turns, and all ratios are to the official computation of
 the same run. The minimum over the rounds is the figure least disturbed by other work on the machine.
 
+--pair leaves out the product without each saving: more rounds of what the aim compares in less time.
 --compile adds the product with its repeated work compiled, --parts what each part of the network takes,
 --sampling the time of denoising steps and, by arithmetic, of a whole clip, which --clip also samples from end
 to end. --full is the official size at 576 px, also in small parts and in one part. No GPU was at hand so far:
@@ -182,7 +184,8 @@ def _variants(work: Work, options: argparse.Namespace) -> Iterator[dict[str, Var
     """Have all variants ready inside the block."""
     chosen: dict[str, tuple[frozenset[str], int | None, type[Variant]]]
     chosen = {"official": (OFFICIAL, None, Variant), "product": (PRODUCT, None, Variant)}
-    chosen |= {f"product without {name}": (frozenset({name}), None, Variant) for name in SAVINGS}
+    if not options.pair:
+        chosen |= {f"product without {name}": (frozenset({name}), None, Variant) for name in SAVINGS}
     if options.alone:
         chosen |= {f"official with {name}": (OFFICIAL - {name}, None, Variant) for name in SAVINGS}
     if options.full:
@@ -252,6 +255,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=list(TOLERANCE), default="float32")
     parser.add_argument("--full", action="store_true", help="the full-size network at 72 x 72 (wants a GPU)")
+    parser.add_argument("--pair", action="store_true", help="no variants without one saving")
     parser.add_argument("--alone", action="store_true", help="also the official computation with one saving")
     parser.add_argument("--compile", action="store_true", help="also the product compiled")
     parser.add_argument("--parts", action="store_true", help="also the figures of each part of the network")
