@@ -11,7 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.config import UNetConfig
-from ..sv4d2_core.diffusion.second_try import SMALLEST_CHUNK, with_second_try
+from ..sv4d2_core.diffusion.second_try import with_second_try
 from ..sv4d2_core.diffusion.unet import UNet
 
 
@@ -105,13 +105,9 @@ class HostUNet(UNet):
         try:
             if torch.compiler.is_compiling():
                 return predict()
-            return with_second_try(predict, self._shrink_parts)
+            return with_second_try(predict, self.shrink_parts)
         finally:
             self._attention.options = {}
-
-    def _shrink_parts(self) -> str:
-        self.chunk_bytes = SMALLEST_CHUNK
-        return "in the smallest parts"
 
 
 def _raise_if_cancelled() -> None:

@@ -18,7 +18,7 @@ from .denoiser import guided_denoiser
 from .layers import in_place
 from .sampler import SAMPLERS, Callback, start_latents
 from .schedule import karras_sigmas
-from .second_try import SMALLEST_CHUNK, with_second_try
+from .second_try import with_second_try
 from .solver import Solver
 from .step_cache import StepCache
 from .unet import UNet
@@ -148,7 +148,7 @@ class Model:
             guided = guided_denoiser(self.unet, inputs, job.guidance, job.solver.guidance_interval)
 
             def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-                return with_second_try(lambda: guided(x, sigma), self._shrink_parts)
+                return with_second_try(lambda: guided(x, sigma), self.unet.shrink_parts)
 
             sigmas = karras_sigmas(job.steps, self.config.sigma_min, self.config.sigma_max)
             init = None if job.init is None else job.init.to(like.device, torch.float32)
@@ -164,7 +164,3 @@ class Model:
     def _shrink_batches(self) -> str:
         self.encode_batch = self.decode_batch = 1
         return "image by image"
-
-    def _shrink_parts(self) -> str:
-        self.unet.chunk_bytes = SMALLEST_CHUNK
-        return f"in parts of {SMALLEST_CHUNK / 1e9:.3f} GB"

@@ -22,6 +22,7 @@ from .config import UNetConfig
 from .image_norm import image_norm
 from .layers import Downsample, Upsample, in_place, recording, silu, sinusoidal_embedding, to_tokens
 from .res_block import Embedding, Grid, ResBlock
+from .second_try import SMALLEST_CHUNK
 
 # On a CPU, parts of about this many tokens of the first level stay in the cache and still outweigh the cost
 # of reading the deeper levels' weights once per part; a GPU wants enough work per kernel.
@@ -202,6 +203,11 @@ class UNet(nn.Module):
         """Let the frames attend to each other, or hold the blend of the motion blocks at zero."""
         for block in self._attention_blocks():
             block.mixes_frames = mixes_frames
+
+    def shrink_parts(self) -> str:
+        """Work in the smallest parts from now on, and say so."""
+        self.chunk_bytes = SMALLEST_CHUNK
+        return "in the smallest parts"
 
     def _attention_blocks(self) -> Iterator[AttentionBlock]:
         return (m for m in self.modules() if isinstance(m, AttentionBlock))
