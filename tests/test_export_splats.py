@@ -17,10 +17,10 @@ from sv4d2_core.export.splats.ply import write_splat_ply
 from sv4d2_core.export.splats.sequence import SEQUENCE_KINDS, write_splat_sequence
 from sv4d2_core.export.splats.splat import write_splat
 from sv4d2_core.export.splats.trajectories import write_trajectories
-from sv4d2_core.fourd.gaussians import CanonicalGaussians, Gaussians, GaussiansAt
+from sv4d2_core.fourd.gaussians import CanonicalGaussians, Gaussians
 from sv4d2_core.fourd.gaussians_config import GaussiansConfig
 from sv4d2_core.fourd.object_path import ObjectPath
-from sv4d2_core.fourd.splatting import splat
+from sv4d2_core.fourd.splatting import GaussiansAt, splat
 
 torch.set_num_threads(1)
 

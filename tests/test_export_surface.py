@@ -18,11 +18,12 @@ from sv4d2_core.export.mesh.surface import surface_at
 from sv4d2_core.fourd.config import RefineConfig
 from sv4d2_core.fourd.densities import gaussian_densities
 from sv4d2_core.fourd.dynerf import DyNeRF
-from sv4d2_core.fourd.gaussians import CanonicalGaussians, Gaussians, GaussiansAt
+from sv4d2_core.fourd.gaussians import CanonicalGaussians, Gaussians
 from sv4d2_core.fourd.gaussians_config import GaussiansConfig
 from sv4d2_core.fourd.hull import Occupancy
 from sv4d2_core.fourd.object_path import ObjectPath
 from sv4d2_core.fourd.splat_projection import rotations
+from sv4d2_core.fourd.splatting import GaussiansAt
 
 sys.path.insert(0, str(Path(__file__).parent / "scenes"))
 Arm = importlib.import_module("arm").Arm

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .splat_projection import rotations
-
-if TYPE_CHECKING:
-    from .gaussians import GaussiansAt
+from .splatting import GaussiansAt
 
 # A Gaussian ends at this many standard deviations, where it has fallen to 1 %.
 _REACH = 3.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +18,7 @@ from .gaussians_config import GaussiansConfig
 from .object_path import ObjectPath
 from .scene import SceneRendering, no_object, save_scene, views_to_render
 from .splat_projection import rotations
-from .splatting import splat
-
-
-class GaussiansAt(NamedTuple):
-    """The Gaussians at one time, in the order of `splat`'s arguments.
-
-    Args:
-        means: [N, 3] world units.
-        quats: [N, 4] wxyz, unit.
-        scales: [N, 3] standard deviations along their own axes, world units.
-        opacities: [N] in 0..1.
-        colours: [N, 3] in 0..1, the same from everywhere.
-    """
-
-    means: Tensor
-    quats: Tensor
-    scales: Tensor
-    opacities: Tensor
-    colours: Tensor
+from .splatting import GaussiansAt, splat
 
 
 class CanonicalGaussians(nn.Module):

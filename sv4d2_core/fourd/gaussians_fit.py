@@ -12,13 +12,13 @@ from ..views import ViewGrid
 from .config import RefineConfig
 from .fitting import Draw
 from .frame_schedule import anchor_frame
-from .gaussians import Gaussians, GaussiansAt
+from .gaussians import Gaussians
 from .gaussians_relocation import relocate
 from .gaussians_start import start_on_hull
 from .hull import visual_hull
 from .hull_distance import HullDistance
 from .losses import alpha_entropy, dissimilarity, mask_loss, second_difference, total_variation
-from .splatting import splat
+from .splatting import GaussiansAt, splat
 
 # Rows of a table of distances that are computed together.
 _ROWS = 2048

@@ -28,6 +28,24 @@ _Gaussians = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _log = logging.getLogger(__name__)
 
 
+class GaussiansAt(NamedTuple):
+    """The Gaussians at one time, in the order of `splat`'s arguments.
+
+    Args:
+        means: [N, 3] world units.
+        quats: [N, 4] wxyz, unit.
+        scales: [N, 3] standard deviations along their own axes, world units.
+        opacities: [N] in 0..1.
+        colours: [N, 3] in 0..1, the same from everywhere.
+    """
+
+    means: Tensor
+    quats: Tensor
+    scales: Tensor
+    opacities: Tensor
+    colours: Tensor
+
+
 class Splatted(NamedTuple):
     """A picture of Gaussians.
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...fourd.gaussians import Gaussians, GaussiansAt
+from ...fourd.gaussians import Gaussians
+from ...fourd.splatting import GaussiansAt
 
 # Half a turn about x takes our world (+y up, the input camera on +z) to the frame that 3DGS files are in
 # (x right, y down, z forward as the input camera sees it), and back.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...fourd.gaussians import GaussiansAt
+from ...fourd.splatting import GaussiansAt
 from ..formats.glb_container import ARRAY_BUFFER, GLBContainer
 from ..formats.linear_colour import srgb_to_linear
 from ..formats.single_file import write_file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...fourd.gaussians import GaussiansAt
+from ...fourd.splatting import GaussiansAt
 from ..formats.single_file import write_file
 from .frames import checked, in_splat_frame
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ...fourd.gaussians import GaussiansAt
+from ...fourd.splatting import GaussiansAt
 from ..own_entries import replaceable
 from ..staging import all_or_nothing, recover
 from .frames import SPLAT_FRAME

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...fourd.gaussians import Gaussians, GaussiansAt
+from ...fourd.gaussians import Gaussians
+from ...fourd.splatting import GaussiansAt
 from ..formats.single_file import write_file
 from .frames import gaussians_at
 
