@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .config import ModelConfig, UNetConfig
+from .res_block import part_widths
 
 # Copies of a sequence that the convolutions along it hold: norms, results, copies for the kernels.
 _SEQUENCE_COPIES = 4
@@ -69,8 +70,8 @@ class _Pass:
 
         ``joined``: its input is put together part by part, and its output takes the place of ``x``.
         """
-        planned = 2 * (width_in + width) if joined else 4 * width
-        part = max(1, min(self.images, self.chunk_bytes // self.image(planned, level)))
+        image = self.image(part_widths(width_in, width, joined), level)
+        part = max(1, min(self.images, self.chunk_bytes // image))
         widths = (2 if joined else 1) * width_in + 3 * width
         within = part * self.image(widths, level) + self.weights(width_in, width)
         along = _SEQUENCE_COPIES * self.tensor(width, level) // self.batch

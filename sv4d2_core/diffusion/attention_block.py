@@ -170,8 +170,9 @@ class AttentionBlock(nn.Module):
         frame_of_image = torch.arange(n, device=x.device) // grid.views
         for i in parts(n, pixels * token_bytes, budget):
             cross = context.spatial[frame_of_image[i], None]
-            inputs = self.proj_in(to_tokens(image_norm(self.norm, x[i])))
-            tokens[i] = self.transformer_blocks[0](inputs, cross)
+            tokens[i] = self.transformer_blocks[0](
+                self.proj_in(to_tokens(image_norm(self.norm, x[i]))), cross
+            )
         tokens = tokens.view(grid.batch, grid.frames, grid.views, pixels, self.width)
         tokens = self._mix_views(
             tokens, context, self.time_mix_time_embed(emb.of_views), budget // token_bytes

@@ -44,8 +44,8 @@ def in_place(_module: nn.Module) -> AbstractContextManager[None]:
 def parts(total: int, item_bytes: int, budget: int) -> Iterator[slice]:
     """Yield slices that cover ``range(total)``, each of at most ``budget`` bytes but at least one item.
 
-    They are as few and as even as can be. While autograd records there is one slice: its graph holds all
-    activations anyway.
+    They are as few as the budget allows, and all but the last of equal length. While autograd records there
+    is one slice: its graph holds all activations anyway.
     """
     most = total if recording() else max(1, min(total, budget // max(1, item_bytes)))
     step = math.ceil(total / math.ceil(total / most))

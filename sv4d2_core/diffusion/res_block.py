@@ -42,6 +42,14 @@ class Embedding(NamedTuple):
     of_views: Tensor
 
 
+def part_widths(width_in: int, width_out: int, joined: bool) -> int:
+    """Return how many channels a residual block counts for each pixel when it divides images into parts.
+
+    ``joined``: its input is put together with a skip, in memory of the part's own, and normalised.
+    """
+    return 2 * (width_in + width_out) if joined else 4 * width_out
+
+
 class TemporalConvs(nn.Module):
     """The convolutions over the whole (t v) sequence; group norms pool over all its images and pixels."""
 
@@ -74,6 +82,7 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         ops = operations
+        self.width_in = width_in
         self.width_out = width_out
         self.in_layers = nn.ModuleList(
             [
@@ -108,8 +117,7 @@ class ResBlock(nn.Module):
         """
         n, _, height, width = x.shape
         out = self._output_for(x, reuse=skip is not None and not recording())
-        # With a skip both are put together, in memory of the part's own, and normalised.
-        widths = 4 * self.width_out if skip is None else 2 * (x.shape[1] + skip.shape[1] + self.width_out)
+        widths = part_widths(self.width_in, self.width_out, joined=skip is not None)
         image_bytes = widths * height * width * x.element_size()
         projected = self.emb_layers(emb.rows)
         for i in parts(n, image_bytes, budget):

@@ -23,8 +23,6 @@ from .splat_tiles import tile_lists
 from .splat_torch import composite_torch
 
 RASTERISERS = ("gsplat", "triton", "torch")
-# Means, quats, scales, opacities, colours.
-_Gaussians = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _log = logging.getLogger(__name__)
 
 
@@ -94,7 +92,8 @@ def splat(
     if backend not in RASTERISERS:
         raise ValueError(f"Expected a rasteriser out of {', '.join(RASTERISERS)}; got {backend!r}.")
     w2c, focal = cameras.w2c_opencv()[view], float(cameras.intrinsics(size)[0, 0])
-    picture = _draw(backend, (means, quats, scales, opacities, colours), w2c, focal, size)
+    gaussians = GaussiansAt(means, quats, scales, opacities, colours)
+    picture = _draw(backend, gaussians, w2c, focal, size)
     rgb, weighted_depth, alpha = picture[..., :3], picture[..., 3], picture[..., 4]
     # Where anything is seen, alpha is at least MIN_ALPHA.
     depth = weighted_depth / alpha.clamp(min=MIN_ALPHA) * ray_lengths(focal, size).to(picture)
@@ -128,7 +127,7 @@ def gsplat_is_built() -> bool:
     return any((Path(folder) / name).is_file() for folder in folders for name in names)
 
 
-def _draw(backend: str, gaussians: _Gaussians, w2c: Tensor, focal: float, size: int) -> Tensor:
+def _draw(backend: str, gaussians: GaussiansAt, w2c: Tensor, focal: float, size: int) -> Tensor:
     """Return red, green, blue and depth times weight, and alpha, [size, size, 5]."""
     if backend != "torch" and importlib.util.find_spec(backend) is None:
         raise RuntimeError(
