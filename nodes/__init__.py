@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from comfy_api.latest import ComfyExtension, io
 
 from .camera_info import SV4D2CamerasToCameraInfo
@@ -27,19 +29,27 @@ from .views_folder import SV4D2LoadViews, SV4D2SaveViews
 from .views_images import SV4D2ImagesToViews, SV4D2ViewsToImages
 from .views_video import SV4D2ViewsGridVideo
 
+log = logging.getLogger(__name__)
+
 
 class SV4D2Extension(ComfyExtension):
     """All nodes of this pack."""
 
     async def on_load(self) -> None:
         """Register what newer hosts want to know before the nodes."""
-        await register_replacements()
+        try:
+            await register_replacements()
+        except Exception:
+            log.exception("SV4D2: this ComfyUI did not take the list of renamed nodes.")
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes."""
-        register()
-        register_folder()
-        register_tiny_model()
+        for step in (register, register_folder, register_tiny_model):
+            try:
+                step()
+            except Exception:
+                # Each step is one change of a host's list: what failed has changed nothing.
+                log.exception("SV4D2: %s failed in this ComfyUI; the rest of the pack works.", step.__name__)
         return [
             SV4D2CheckpointLoader,
             SV4D2UNETLoader,

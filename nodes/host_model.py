@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ def declared(config: ModelConfig) -> Iterator[None]:
 class FixedCond(comfy.conds.CONDRegular):
     """A condition whose first axis is not the batch of images: never repeated or cut to fit it."""
 
-    def process_cond(self, batch_size: int, **kwargs: Any) -> FixedCond:
+    def process_cond(self, batch_size: int, *_args: Any, **_kwargs: Any) -> FixedCond:
         """Return the condition unchanged."""
         return self._copy_with(self.cond)
 
@@ -90,7 +91,7 @@ class SV4D2Model(comfy.model_base.BaseModel):
             )
         return config
 
-    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+    def extra_conds(self, *_args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the conditions of one window in the form that `HostUNet` takes.
 
         Raises:
@@ -113,7 +114,7 @@ class SV4D2Model(comfy.model_base.BaseModel):
             "view_mixing": comfy.conds.CONDConstant(window.view_mixing),
         }
 
-    def memory_required(self, input_shape: list[int], cond_shapes: Any = None) -> float:
+    def memory_required(self, input_shape: list[int], *_args: Any, **_kwargs: Any) -> float:
         """Return the bytes of activations for latents of a shape (`activations.activation_bytes`)."""
         dtype = self.manual_cast_dtype or self.get_dtype()
         side = input_shape[-2] * input_shape[-1]
@@ -122,17 +123,28 @@ class SV4D2Model(comfy.model_base.BaseModel):
 
 
 class SV4D2(comfy.supported_models.SV3D_p):
-    """The entry in the host's list of models: how a file is recognised and what is built of it."""
+    """The entry in the host's list of models: how a file is recognised and what is built of it.
+
+    It stands in front of everybody's models, so nothing that a host passes here, now or later, may raise.
+    """
 
     # The decoder of the first stage replaces the one that is stored beside the encoder.
     vae_key_prefix = ["conditioner.embedders.1.encoder.", "first_stage_model."]
 
     @classmethod
-    def matches(cls, unet_config: dict[str, Any], state_dict: dict[str, Any] | None = None) -> bool:
-        """Return whether a state dict holds an SV4D 2.0 UNet, under any prefix."""
-        return state_dict is not None and unet_prefix(state_dict.keys()) is not None
+    def matches(
+        cls, unet_config: Any = None, state_dict: dict[str, Any] | None = None, *_args: Any, **_kwargs: Any
+    ) -> bool:
+        """Return whether a state dict holds an SV4D 2.0 UNet, under any prefix; False whatever goes wrong."""
+        try:
+            return state_dict is not None and unet_prefix(state_dict.keys()) is not None
+        except Exception as error:
+            _say_detection_failed(f"{type(error).__name__}: {error}")
+            return False
 
-    def get_model(self, state_dict: dict[str, Any], prefix: str = "", device: Any = None) -> SV4D2Model:
+    def get_model(
+        self, state_dict: dict[str, Any], prefix: str = "", device: Any = None, *_args: Any, **_kwargs: Any
+    ) -> SV4D2Model:
         """Return the model, without weights."""
         config = _declared.get()
         known = config is not None
@@ -142,7 +154,9 @@ class SV4D2(comfy.supported_models.SV3D_p):
         self.latent_format.scale_factor = config.scale_factor
         return SV4D2Model(self, config, known, device)
 
-    def process_vae_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+    def process_vae_state_dict(
+        self, state_dict: dict[str, Any], *_args: Any, **_kwargs: Any
+    ) -> dict[str, Any]:
         """Return the autoencoder's weights in the form that the host's AutoencoderKL takes."""
         return with_identity_post_quant(state_dict)
 
@@ -184,6 +198,12 @@ def register() -> None:
     if SV4D2 not in comfy.supported_models.models:
         # In front, because the host would take the same keys for SV3D.
         comfy.supported_models.models.insert(0, SV4D2)
+
+
+@functools.cache
+def _say_detection_failed(reason: str) -> None:
+    """Log once per reason that our entry stepped aside."""
+    log.warning("SV4D2: could not look at a model (%s); it is left to ComfyUI's own detection.", reason)
 
 
 def _config_of_tensors(state_dict: dict[str, Tensor]) -> ModelConfig:

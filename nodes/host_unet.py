@@ -56,6 +56,7 @@ class HostUNet(UNet):
         context: Tensor,
         control: Any = None,
         transformer_options: dict[str, Any] | None = None,
+        *_args: Any,
         **conds: Any,
     ) -> Tensor:
         """Return the network's prediction, [N, 4, h, w], for any number B of batch elements.

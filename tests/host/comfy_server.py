@@ -21,7 +21,7 @@ from typing import Any
 
 import aiohttp
 
-_SHIM = Path(__file__).parent / "torchvision_shim"
+_SHIM = Path(__file__).parent / "shims"
 _FOLDERS = (
     "custom_nodes",
     "models/checkpoints",

@@ -39,7 +39,7 @@ def _load(name: str, file: Path, **options: Any) -> ModuleType:
     return sys.modules[name]
 
 
-_load("sv4d2_torchvision_shim", HERE / "torchvision_shim" / "sitecustomize.py")
+_load("sv4d2_shims", HERE / "shims" / "sitecustomize.py")
 comfy_server = _load("sv4d2_comfy_server", HERE / "comfy_server.py")
 media = _load("sv4d2_host_media", HERE / "media.py")
 

@@ -213,3 +213,53 @@ def test_wrong_inputs_are_explained(host, core, pack, loaded, clip, cameras):
         pack["SV4D2Conditioning"].execute(model, clip_vision, vae, clip, cameras, 5)
     with pytest.raises(ValueError, match="minimum <= maximum; got 3 to 2"):
         pack["SV4D2Guidance"].execute(model, "linear", 3.0, 2.0)
+
+
+class _Unreadable(dict):
+    """A state dict of a host to come: whoever looks at its keys fails."""
+
+    def keys(self):
+        raise TypeError("keys() takes 2 positional arguments")
+
+
+def test_overrides_take_what_newer_hosts_may_pass(host, core, nodes_of, loaded, pack, clip, cameras, caplog):
+    host_model = nodes_of("host_model")
+    entry, more = host_model.SV4D2, {"unet_key_prefix": "", "something_new": object()}
+    model = loaded[0].model
+    state_dict = {f"model.{key}": tensor for key, tensor in model.diffusion_model.state_dict().items()}
+    assert entry.matches({}, state_dict, "model.", **more) and not entry.matches({}, {}, **more)
+    assert not entry.matches({}, None, **more)
+    with caplog.at_level("WARNING"):
+        assert not entry.matches({}, _Unreadable(), **more) and not entry.matches({}, _Unreadable(), **more)
+    assert caplog.text.count("left to ComfyUI's own detection") == 1
+
+    config = entry({})
+    with host_model.declared(model.sv4d2_config):
+        built = config.get_model(state_dict, "model.", None, **more)
+    assert built.sv4d2_config == model.sv4d2_config
+    assert config.process_vae_state_dict({}, **more) == {}
+    window = window_of(core, pack, loaded, clip, cameras)
+    (context, conds), noise = window[0][0], window[2]["samples"]
+    known = {"noise": noise, "device": "cpu", "cross_attn": context, **conds}
+    for name, cond in model.extra_conds(**known, **more).items():
+        assert cond.process_cond(batch_size=len(noise), area=None, **more).size() == cond.size(), name
+    assert model.memory_required([T * V, 4, 8, 8], {}, **more) > 0
+
+
+def test_a_registration_that_fails_changes_nothing(host, nodes_of, monkeypatch, caplog):
+    import asyncio
+
+    import comfy.supported_models
+
+    extension = nodes_of("host_model").__package__
+    module = __import__("sys").modules[extension]
+
+    def register():
+        raise AttributeError("this host has no such list")
+
+    before = list(comfy.supported_models.models)
+    monkeypatch.setattr(module, "register", register)
+    with caplog.at_level("ERROR"):
+        listed = asyncio.run(module.SV4D2Extension().get_node_list())
+    assert len(listed) >= 20 and comfy.supported_models.models == before
+    assert caplog.text.count("register failed in this ComfyUI; the rest of the pack works") == 1

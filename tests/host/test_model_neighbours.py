@@ -240,7 +240,7 @@ def test_other_models_run_as_without_the_pack(host):
         capture_output=True,
         text=True,
         timeout=240,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent / "torchvision_shim")},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent / "shims")},
         cwd=comfyui,
     )
     assert done.returncode == 0, done.stderr[-3000:]
