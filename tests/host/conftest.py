@@ -42,6 +42,7 @@ def _load(name: str, file: Path, **options: Any) -> ModuleType:
 _load("sv4d2_shims", HERE / "shims" / "sitecustomize.py")
 comfy_server = _load("sv4d2_comfy_server", HERE / "comfy_server.py")
 media = _load("sv4d2_host_media", HERE / "media.py")
+schemas = _load("sv4d2_recorded_schemas", HERE.parent / "recorded_schemas.py")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ def host() -> ModuleType:
 
     args.cpu = True
     nodes = importlib.import_module("nodes")
+    import comfy.utils
+
+    # Newer versions leave out steps of a progress bar that come fast; the tests count them.
+    comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL = 0
     assert Path(str(nodes.__file__)).parent == COMFYUI, f"nodes is {nodes.__file__}, not ComfyUI's"
     return nodes
 
@@ -162,6 +167,12 @@ def start_server(
         return server
 
     return start
+
+
+@pytest.fixture(scope="session")
+def recorded_schemas() -> ModuleType:
+    """Return the reader and writer of the recorded descriptions of nodes."""
+    return schemas
 
 
 @pytest.fixture(scope="session")
