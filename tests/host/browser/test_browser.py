@@ -27,7 +27,7 @@ PAGES = [
     pytest.param(("other", OTHER_FRONTEND, False), id="other", marks=ANOTHER),
     pytest.param(("other_new_nodes", OTHER_FRONTEND, True), id="other_new_nodes", marks=ANOTHER),
 ]
-SECONDS = 240
+SECONDS = 600
 
 
 @pytest.fixture(scope="module", params=PAGES)
