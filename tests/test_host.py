@@ -26,7 +26,7 @@ FILES = sorted(HOST_TESTS.rglob("test_*.py"))
 BROWSER = HOST_TESTS / "browser"
 USUAL_CHECKOUTS = ("~/comfy/ComfyUI", "~/Documents/comfy/ComfyUI")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SECONDS = 900
+SECONDS = 1500
 SIDE_BY_SIDE = min(2, os.cpu_count() or 1)
 
 # Prints the packages that ComfyUI's requirements and our tests name and the interpreter lacks. Without

@@ -110,7 +110,7 @@ class ComfyServer:
         self.url = f"http://127.0.0.1:{port}"
         self._command = [sys.executable, str(comfyui / "main.py"), "--cpu", "--listen", "127.0.0.1"]
         self._command += ["--port", str(port), "--base-directory", str(base), "--disable-api-nodes"]
-        self._command += ["--database-url", "sqlite:///:memory:", "--preview-method", "auto"]
+        self._command += ["--database-url", "sqlite:///:memory:"]
         if frontend is not None:
             self._command += ["--front-end-root", str(frontend)]
         self._process: subprocess.Popen[bytes] | None = None
@@ -163,7 +163,7 @@ class ComfyServer:
         return self.get("/object_info")
 
     def prompt(
-        self, graph: Graph, timeout: float = 300, interrupt_when: Callable[[Event], bool] | None = None
+        self, graph: Graph, timeout: float = 180, interrupt_when: Callable[[Event], bool] | None = None
     ) -> Outcome:
         """Run an API-format graph to its end and return what happened.
 

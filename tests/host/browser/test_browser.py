@@ -27,7 +27,7 @@ PAGES = [
     pytest.param(("other", OTHER_FRONTEND, False), id="other", marks=ANOTHER),
     pytest.param(("other_new_nodes", OTHER_FRONTEND, True), id="other_new_nodes", marks=ANOTHER),
 ]
-SECONDS = 240
+SECONDS = 600
 
 
 @pytest.fixture(scope="module", params=PAGES)
@@ -41,9 +41,10 @@ def page(
     """Return what the page said about each workflow; one browser opens them all."""
     folder = tmp_path_factory.mktemp("browser")
     name, frontend, new_nodes = request.param
-    pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", folder)) / name
-    pictures.mkdir(parents=True, exist_ok=True)
     with start_server(frontend and Path(frontend)) as server:
+        version = server.get("/system_stats")["system"]["comfyui_version"]
+        pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", folder)) / version / name
+        pictures.mkdir(parents=True, exist_ok=True)
         job = {
             "url": server.url,
             "newNodes": new_nodes,
