@@ -47,6 +47,6 @@ $(HOST_READY): requirements.txt
 	echo "$(TORCH)" > $(HOST_VENV)/constraints.txt
 	grep -vE "^(torch|torchvision|torchaudio|torchsde)([^a-z]|$$)" "$(COMFYUI_PATH)/requirements.txt" > $(HOST_VENV)/comfyui.txt
 	$(HOST_VENV)/bin/python -m pip install --quiet -c $(HOST_VENV)/constraints.txt -r $(HOST_VENV)/comfyui.txt \
-		-r requirements.txt torchsde requests pytest
+		-r requirements.txt torchsde requests pytest xatlas
 	$(HOST_VENV)/bin/python -m pip install --quiet --no-deps --target $(HOST_VENV)/newest comfyui-frontend-package
 	touch $(HOST_READY)
