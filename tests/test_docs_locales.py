@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from tests import recorded_schemas
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "web" / "docs"
 LOCALES = ROOT / "locales"
-RECORDED = json.loads((ROOT / "tests/data/node_schemas.json").read_text(encoding="utf-8"))["nodes"]
-NODES = {name: node for name, node in RECORDED.items() if name.startswith("SV4D2")}
-# On newer versions of ComfyUI than the one whose schemas are recorded.
-NEWER = {"SV4D2SceneToSplat"}
+# With the inputs and outputs that only some versions of ComfyUI have.
+NODES = recorded_schemas.ours(*recorded_schemas.read().values())
 EVERY_NODE = pytest.mark.parametrize("name", NODES)
 # Combos whose choices depend on the machine or on the version of ComfyUI.
 HOSTS_CHOICES = {"ckpt_name", "unet_name", "sampler_name", "scheduler", "lpips", "i3d"}
@@ -36,11 +36,7 @@ TRANSLATED_BY_THE_HOST = {"sampling"}
 
 def inputs_of(name: str) -> dict[str, tuple[str, dict[str, Any], str]]:
     """Return type, options and ``required`` or ``optional`` of each input."""
-    return {
-        widget: (type_, options, kind)
-        for kind in ("required", "optional")
-        for widget, (type_, options) in NODES[name]["input"].get(kind, {}).items()
-    }
+    return recorded_schemas.inputs_of(NODES[name])
 
 
 def expected_words(type_: str, options: dict[str, Any], kind: str) -> tuple[str, str]:
@@ -114,8 +110,8 @@ def messages() -> list[str]:
 
 def test_every_node_of_the_source_is_recorded_and_has_a_page():
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").glob("*.py"))
-    assert sorted(re.findall(r'\bnode_id="(\w+)"', source)) == sorted({*NODES, *NEWER})
-    assert sorted(path.stem for path in DOCS.iterdir()) == sorted({*NODES, *NEWER})
+    assert sorted(re.findall(r'\bnode_id="(\w+)"', source)) == sorted(NODES)
+    assert sorted(path.stem for path in DOCS.iterdir()) == sorted(NODES)
 
 
 @EVERY_NODE

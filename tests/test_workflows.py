@@ -1,4 +1,7 @@
-"""The example workflows and the nodes' recorded schemas, checked without ComfyUI."""
+"""The example workflows and prompts against the recorded schemas of the nodes, checked without ComfyUI.
+
+Workflows are those of the oldest recorded version, which newer ones can open; prompts are valid in all.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests import recorded_schemas
+
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "workflows").glob("*.json"))
 PROMPTS = ROOT / "tests/data/prompts"
-RECORDED = json.loads((ROOT / "tests/data/node_schemas.json").read_text())
-SCHEMAS: dict[str, dict[str, Any]] = RECORDED["nodes"]
+RECORDED = recorded_schemas.read()
+SCHEMAS = next(iter(RECORDED.values()))
+OURS = recorded_schemas.ours(*RECORDED.values())
 
 # Nodes of the page itself, which no server describes.
 NOTES = {"MarkdownNote", "Note"}
-# On newer versions of ComfyUI than the one whose schemas are recorded.
-NEWER = {"SV4D2SceneToSplat"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 WEIGHTS = "https://huggingface.co/stabilityai/sv4d2.0/resolve/main/"
 LOADERS = {"SV4D2CheckpointLoader": "ckpt_name", "SV4D2UNETLoader": "unet_name"}
@@ -29,17 +33,15 @@ MOST_BYTES = 100_000
 workflows = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 
 
-def inputs_of(kind: str) -> dict[str, list[Any]]:
-    """Return the inputs of a node in order: name to [type, options]."""
-    described = SCHEMAS[kind]["input"]
-    return {**described.get("required", {}), **described.get("optional", {})}
+def inputs_of(kind: str) -> dict[str, tuple[Any, dict[str, Any], str]]:
+    """Return the inputs of a node in order: name to type, options and kind."""
+    return recorded_schemas.inputs_of(SCHEMAS[kind])
 
 
 def widgets_of(kind: str) -> list[str | None]:
     """Return the names of a node's widgets in the order of a saved workflow, None for the page's own."""
     names: list[str | None] = []
-    for name, (type_, *rest) in inputs_of(kind).items():
-        options = rest[0] if rest else {}
+    for name, (type_, options, _) in inputs_of(kind).items():
         if (isinstance(type_, list) or type_ in WIDGETS) and not options.get("forceInput"):
             names.append(name)
             # The page adds "control after generate" to a seed and a button to an upload.
@@ -59,12 +61,14 @@ def values_of(node: dict[str, Any]) -> dict[str, Any]:
 
 def fits(value: Any, type_: Any, options: dict[str, Any]) -> bool:
     """Return whether a widget takes the value. File lists are recorded empty and take any name."""
-    choices = type_ if isinstance(type_, list) else options.get("options")
-    if choices is not None:
+    listed = type_ if isinstance(type_, list) else options.get("options")
+    if listed is not None:
+        # Choices that bring inputs of their own are described, others named.
+        choices = [choice["key"] if isinstance(choice, dict) else choice for choice in listed]
         return value in choices or (choices == [] and isinstance(value, str))
     if type_ == "BOOLEAN":
         return isinstance(value, bool)
-    if type_ == "STRING":
+    if type_ in ("STRING", "COLOR"):
         return isinstance(value, str)
     whole = type_ == "FLOAT" or isinstance(value, int)
     return whole and options.get("min", value) <= value <= options.get("max", value)
@@ -104,8 +108,8 @@ def test_nodes_are_known_and_values_fit(file: Path) -> None:
         assert node["type"] in SCHEMAS, f"{node['type']} is neither ours nor a recorded core node"
         described = inputs_of(node["type"])
         for name, value in values_of(node).items():
-            type_, *rest = described[name]
-            assert fits(value, type_, rest[0] if rest else {}), f"{node['type']}.{name} = {value!r}"
+            type_, options, _ = described[name]
+            assert fits(value, type_, options), f"{node['type']}.{name} = {value!r}"
 
 
 @workflows
@@ -135,6 +139,28 @@ def test_committed_prompt_is_that_of_the_workflow(file: Path) -> None:
     assert prompt_of(json.loads(file.read_text())) == committed, (
         "tests/host/browser writes it: SV4D2_RECORD=1"
     )
+
+
+@pytest.mark.parametrize("file", sorted(PROMPTS.iterdir()), ids=lambda file: file.stem)
+def test_prompt_is_valid_in_every_recorded_version(file: Path) -> None:
+    graph = json.loads(file.read_text())
+    kinds = {node["class_type"] for node in graph.values()}
+    versions = [version for version, nodes in RECORDED.items() if kinds <= nodes.keys()]
+    assert versions and versions == list(RECORDED)[-len(versions) :], f"no recorded version has {kinds}"
+    for version in versions:
+        nodes = RECORDED[version]
+        for number, node in graph.items():
+            described = recorded_schemas.inputs_of(nodes[node["class_type"]])
+            needed = {name for name, (*_, kind) in described.items() if kind == "required"}
+            assert needed <= node["inputs"].keys(), f"{version}: node {number} lacks inputs"
+            for name, value in node["inputs"].items():
+                where = f"{version}: {node['class_type']}.{name} = {value!r}"
+                type_, options, _ = described[name]
+                if isinstance(value, list):
+                    given = nodes[graph[value[0]]["class_type"]]["output"][value[1]]
+                    assert type_ == "*" or given in recorded_schemas.types_of(type_), where
+                else:
+                    assert fits(value, type_, options), where
 
 
 @workflows
@@ -174,7 +200,7 @@ def test_graph_is_tidy_and_explained(file: Path) -> None:
 
 
 def literal_node_ids() -> list[str]:
-    """Return the ids that our node classes write literally, as registries read them, but the newer ones."""
+    """Return the ids that our node classes write literally, as registries read them."""
     ids = []
     for path in sorted((ROOT / "nodes").glob("*.py")):
         for call in ast.walk(ast.parse(path.read_text())):
@@ -183,18 +209,18 @@ def literal_node_ids() -> list[str]:
                     if keyword.arg == "node_id":
                         assert isinstance(keyword.value, ast.Constant), f"computed node_id in {path.name}"
                         ids.append(keyword.value.value)
-    return [name for name in ids if name not in NEWER]
+    return ids
 
 
 def test_node_ids_are_the_recorded_ones() -> None:
-    ids = literal_node_ids()
-    assert sorted(ids) == sorted(name for name in SCHEMAS if name.startswith("SV4D2"))
+    assert sorted(literal_node_ids()) == list(OURS)
 
 
-def test_every_input_has_a_tooltip() -> None:
-    for name in literal_node_ids():
-        for widget, (_, *rest) in inputs_of(name).items():
-            assert rest and rest[0].get("tooltip"), f"{name}.{widget}"
+@pytest.mark.parametrize("version", RECORDED)
+def test_every_input_has_a_tooltip(version: str) -> None:
+    for name, node in recorded_schemas.ours(RECORDED[version]).items():
+        for widget, (_, options, _) in recorded_schemas.inputs_of(node).items():
+            assert options.get("tooltip"), f"{name}.{widget}"
 
 
 def test_committed_prompts_use_every_node_of_ours() -> None:

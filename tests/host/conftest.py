@@ -42,6 +42,7 @@ def _load(name: str, file: Path, **options: Any) -> ModuleType:
 _load("sv4d2_shims", HERE / "shims" / "sitecustomize.py")
 comfy_server = _load("sv4d2_comfy_server", HERE / "comfy_server.py")
 media = _load("sv4d2_host_media", HERE / "media.py")
+schemas = _load("sv4d2_recorded_schemas", HERE.parent / "recorded_schemas.py")
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,12 @@ def start_server(
         return server
 
     return start
+
+
+@pytest.fixture(scope="session")
+def recorded_schemas() -> ModuleType:
+    """Return the reader and writer of the recorded descriptions of nodes."""
+    return schemas
 
 
 @pytest.fixture(scope="session")

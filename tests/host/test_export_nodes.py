@@ -240,9 +240,8 @@ def glb_attribute(file: Path, name: str) -> torch.Tensor:
     accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"][name]]
     view = document["bufferViews"][accessor["bufferView"]]
     start = 28 + length + view["byteOffset"]
-    return torch.frombuffer(bytearray(data[start : start + view["byteLength"]]), dtype=torch.float32).view(
-        -1, 3
-    )
+    values = bytearray(data[start : start + view["byteLength"]])
+    return torch.frombuffer(values, dtype=torch.float32).view(-1, 3)
 
 
 def host_mesh_has(name: str) -> bool:

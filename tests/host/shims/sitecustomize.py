@@ -19,24 +19,36 @@ _alive = []
 
 
 class _Finder(MetaPathFinder):
-    """Looks at one installed package once, right before its first import."""
+    """Looks at one installed package once, when somebody first asks for it, and remembers what it found."""
 
     def __init__(self, package: str) -> None:
         self.package = package
+        self.looking = False
+        self.spec: ModuleSpec | None = None
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name != self.package:
+        if name != self.package or self.looking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is None or (name == "torchaudio" and not _torchaudio_loads(spec)):
-            stub = _STUBS / name
-            return importlib.util.spec_from_file_location(
-                name, stub / "__init__.py", submodule_search_locations=[str(stub)]
-            )
-        if name == "torchvision" and not _library_loads(spec, "_C"):
-            _define_operators()
-        return spec
+        if self.spec is None:
+            self.looking = True
+            try:
+                self.spec = _working(name)
+            finally:
+                self.looking = False
+        return self.spec
+
+
+def _working(name: str) -> ModuleSpec | None:
+    """Return how the package is imported: as it is installed, or our stand-in."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or (name == "torchaudio" and not _torchaudio_loads(spec)):
+        stub = _STUBS / name
+        return importlib.util.spec_from_file_location(
+            name, stub / "__init__.py", submodule_search_locations=[str(stub)]
+        )
+    if name == "torchvision" and not _library_loads(spec, "_C"):
+        _define_operators()
+    return spec
 
 
 def _torchaudio_loads(spec: ModuleSpec) -> bool:
