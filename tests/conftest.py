@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -36,12 +38,20 @@ torch.set_flush_denormal(True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the tests against a real ComfyUI recorded, whichever process ran them."""
+    """Show what the tests against real ComfyUIs recorded, whichever process ran them."""
     reports = [report for kind in terminalreporter.stats.values() for report in kind]
     calls = [report for report in reports if getattr(report, "when", None) == "call"]
-    recorded = [pair for report in calls for pair in report.user_properties]
-    if lines := [str(line) for name, line in recorded if name == "real ComfyUI"]:
-        terminalreporter.section("real ComfyUI")
+    recorded: dict[str, list[str]] = {}
+    for name, line in (pair for report in calls for pair in report.user_properties):
+        if name.startswith("ComfyUI"):
+            recorded.setdefault(name, []).append(line)
+    for name, lines in recorded.items():
+        totals: Counter[str] = Counter()
+        for line in lines:
+            totals.update(
+                {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", line)}
+            )
+        terminalreporter.section(f"{name}: {', '.join(f'{n} {kind}' for kind, n in totals.items())}")
         terminalreporter.write_line("\n".join(lines))
 
 

@@ -1,30 +1,32 @@
-"""Tests against a real ComfyUI, each file of `tests/host` in an interpreter that can run ComfyUI.
+"""Tests against real ComfyUIs, each file of `tests/host` in an interpreter that can run that ComfyUI.
 
-Where ComfyUI or such an interpreter is missing they are skipped with one line that says so;
-``SV4D2_REQUIRE_HOST=1`` makes that a failure.
+$COMFYUI_PATH names the checkouts, as $PATH names folders. Where a checkout or its interpreter is missing the
+tests are skipped with one line that says so; ``SV4D2_REQUIRE_HOST=1`` makes that a failure.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import pytest
 
 HOST_TESTS = Path(__file__).parent / "host"
 REPOSITORY = HOST_TESTS.parent.parent
-TIERS = sorted(HOST_TESTS.rglob("test_*.py"))
+FILES = sorted(HOST_TESTS.rglob("test_*.py"))
 BROWSER = HOST_TESTS / "browser"
 USUAL_CHECKOUTS = ("~/comfy/ComfyUI", "~/Documents/comfy/ComfyUI")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SECONDS = 400
+SECONDS = 1500
 SIDE_BY_SIDE = min(2, os.cpu_count() or 1)
 
 # Prints the packages that ComfyUI's requirements and our tests name and the interpreter lacks. Without
@@ -50,26 +52,50 @@ class HostMissing(Exception):
     """Says what the tests against ComfyUI lack, and how to get it."""
 
 
-def find_checkout() -> Path:
-    """Return the folder of ComfyUI: $COMFYUI_PATH, else where comfy-cli puts it."""
-    named = os.environ.get("COMFYUI_PATH")
-    for place in [named] if named else USUAL_CHECKOUTS:
-        checkout = Path(place).expanduser().absolute()
-        if (checkout / "main.py").is_file() and (checkout / "comfy").is_dir():
-            return checkout
-    looked = f"$COMFYUI_PATH ({named})" if named else f"$COMFYUI_PATH, {' or '.join(USUAL_CHECKOUTS)}"
-    raise HostMissing(
-        f"No ComfyUI at {looked}: NOTHING was tested against the real host. "
-        f"Clone ComfyUI, then run: make host COMFYUI_PATH=<its folder>"
-    )
+def named_in(variable: str) -> list[str]:
+    """Return the paths that an environment variable lists."""
+    return [path for path in os.environ.get(variable, "").split(os.pathsep) if path]
+
+
+def is_checkout(place: Path) -> bool:
+    return (place / "main.py").is_file() and (place / "comfy").is_dir()
+
+
+def find_checkouts() -> list[Path]:
+    """Return ComfyUI's folders: those of $COMFYUI_PATH, else the place of comfy-cli's that has one."""
+    named = named_in("COMFYUI_PATH")
+    places = [Path(place).expanduser().absolute() for place in named or USUAL_CHECKOUTS]
+    return places if named else next(([place] for place in places if is_checkout(place)), places[:1])
+
+
+def version_of(checkout: Path) -> str:
+    """Return the version that a checkout says it is."""
+    try:
+        text = (checkout / "comfyui_version.py").read_text()
+    except OSError:
+        return "missing"
+    return text.partition('__version__ = "')[2].partition('"')[0]
+
+
+CHECKOUTS = find_checkouts()
 
 
 def find_python(checkout: Path) -> Path:
-    """Return an interpreter that has what ComfyUI requires: $COMFYUI_PYTHON, else the usual places."""
-    named = os.environ.get("COMFYUI_PYTHON")
-    places = [Path(shutil.which(named) or named)] if named else _usual_pythons(checkout)
+    """Return an interpreter that has what ComfyUI requires: of $COMFYUI_PYTHON, else of the usual places.
+
+    $COMFYUI_PYTHON names one for all checkouts, or one for each.
+    """
+    if not is_checkout(checkout):
+        named = named_in("COMFYUI_PATH")
+        looked = checkout if named else f"$COMFYUI_PATH, {' or '.join(USUAL_CHECKOUTS)}"
+        raise HostMissing(
+            f"No ComfyUI at {looked}: NOTHING was tested against the real host. "
+            f"Clone ComfyUI, then run: make host COMFYUI_PATH=<its folder>"
+        )
+    # One is repeated, several are in the checkouts' order.
+    named = (named_in("COMFYUI_PYTHON") * len(CHECKOUTS))[CHECKOUTS.index(checkout) :][:1]
     tried = []
-    for place in dict.fromkeys(places):
+    for place in [Path(shutil.which(name) or name) for name in named] or _usual_pythons(checkout):
         python = place.expanduser().absolute()
         missing = _missing_packages(python, checkout)
         if not missing:
@@ -77,19 +103,20 @@ def find_python(checkout: Path) -> Path:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         tried.append(f"{python} lacks {', '.join(missing[:5])}{more}")
     raise HostMissing(
-        f"No interpreter can run {checkout} ({'; '.join(tried)}): NOTHING was tested against the real host. "
+        f"No interpreter can run {checkout} ({'; '.join(tried)}): NOTHING was tested against that host. "
         f"Run: make host COMFYUI_PATH={checkout}"
     )
 
 
 def _usual_pythons(checkout: Path) -> list[Path]:
     executable = "Scripts/python.exe" if os.name == "nt" else "bin/python"
-    venvs = [REPOSITORY / ".venv-host", checkout / ".venv", checkout / "venv"]
-    places = [venv / executable for venv in venvs]
+    ours = REPOSITORY / f".venv-host-{version_of(checkout)}"
+    places = [venv / executable for venv in (ours, checkout / ".venv", checkout / "venv")]
     places.append(checkout.parent / "python_embeded" / "python.exe")
     return [*(place for place in places if place.exists()), Path(sys.executable)]
 
 
+@functools.cache
 def _missing_packages(python: Path, checkout: Path) -> list[str]:
     """Return names of packages that are not installed there."""
     command = [str(python), "-c", PROBE, str(checkout / "requirements.txt")]
@@ -134,56 +161,56 @@ def _or_skip(find: Callable[[], T]) -> T:
     pytest.skip(why)
 
 
-class _Tiers:
+class _Runs:
     """Runs files of tests side by side, each in a process of its own that uses one thread.
 
     Args:
-        start: starts the tests of a file, their output going to the second argument.
-        files: in the order in which their results will be asked for.
-        folder: for the output.
+        environment: of the processes.
+        folder: where they run, and for their output.
     """
 
-    def __init__(
-        self, start: Callable[[Path, IO[str]], subprocess.Popen[str]], files: list[Path], folder: Path
-    ) -> None:
-        self._start = start
-        self._waiting = list(files)
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        self._environment = environment
         self._folder = folder
-        self._running: dict[Path, tuple[subprocess.Popen[str], float]] = {}
+        self._pool = ThreadPoolExecutor(SIDE_BY_SIDE)
+        self._processes: list[subprocess.Popen[bytes]] = []
 
-    def result(self, file: Path) -> tuple[int, str]:
-        """Return exit code and output of a file's tests, when they have ended or their time is over."""
-        log = self._log(file)
-        while True:
-            self._start_more()
-            process, since = self._running[file]
-            late = process.poll() is None and time.monotonic() - since > SECONDS
-            if late:
-                _end(process)
-            if process.poll() is not None:
-                output = log.read_text(errors="replace")
-                return process.returncode, output + f"\nDid not end within {SECONDS} s." * late
-            time.sleep(0.1)
+    def submit(self, checkout: Path, file: Path) -> Future[tuple[int, str]]:
+        """Return the exit code and the output to come."""
+        return self._pool.submit(self._run, checkout, file)
 
     def end(self) -> None:
         """End what still runs, for example when the user interrupts."""
-        for process, _ in self._running.values():
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes:
             if process.poll() is None:
                 _end(process)
 
-    def _start_more(self) -> None:
-        busy = sum(process.poll() is None for process, _ in self._running.values())
-        while self._waiting and busy < SIDE_BY_SIDE:
-            file = self._waiting.pop(0)
-            with self._log(file).open("w") as log:
-                self._running[file] = self._start(file, log), time.monotonic()
-            busy += 1
+    def _run(self, checkout: Path, file: Path) -> tuple[int, str]:
+        command = [str(find_python(checkout)), "-m", "pytest", "-c", str(HOST_TESTS / "pytest.ini")]
+        command += ["--rootdir", str(HOST_TESTS), "--color=no", "--durations=3", str(file)]
+        environment = {**self._environment, "COMFYUI_PATH": str(checkout)}
+        log = self._folder / f"{CHECKOUTS.index(checkout)}_{file.stem}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                cwd=self._folder,
+                env=environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+        late = ""
+        try:
+            process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            late = f"\nDid not end within {SECONDS} s."
+        return process.returncode, log.read_text(errors="replace") + late
 
-    def _log(self, file: Path) -> Path:
-        return self._folder / f"{file.stem}.log"
 
-
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and, where the system knows groups, what it has started."""
     if hasattr(os, "killpg"):
         os.killpg(process.pid, signal.SIGKILL)
@@ -191,64 +218,49 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-@pytest.fixture(scope="module")
-def host() -> tuple[Path, Path]:
-    """Return ComfyUI's folder and its interpreter."""
-
-    def find() -> tuple[Path, Path]:
-        checkout = find_checkout()
-        return checkout, find_python(checkout)
-
-    return _or_skip(find)
+def needs(checkout: Path, file: Path) -> dict[str, str]:
+    """Return the environment variables that a file needs. Raises HostMissing where it cannot run."""
+    find_python(checkout)
+    return find_browser() if BROWSER in file.parents else {}
 
 
 @pytest.fixture(scope="module")
-def tiers(
-    host: tuple[Path, Path], request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[_Tiers]:
-    """Return the runner of all files that were asked for and can run."""
-    checkout, python = host
-    environment = {**os.environ, "COMFYUI_PATH": str(checkout), "OMP_NUM_THREADS": "1"}
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[tuple[Path, Path], Future[tuple[int, str]]]]:
+    """Return exit code and output of all checkouts and files that were asked for and can run."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # What our own interpreter was given must not reach the host's.
     for name in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONHOME"):
         environment.pop(name, None)
     # Else `python -m` would put the working directory in front of ComfyUI's modules.
     environment["PYTHONSAFEPATH"] = "1"
-    files = [item.callspec.params["file"] for item in request.session.items if "tiers" in item.fixturenames]
-    try:
-        environment |= find_browser()
-    except HostMissing:
-        files = [file for file in files if BROWSER not in file.parents]
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-
-    def start(file: Path, log: IO[str]) -> subprocess.Popen[str]:
-        command = [str(python), "-m", "pytest", "-c", str(HOST_TESTS / "pytest.ini")]
-        command += ["--rootdir", str(HOST_TESTS), "--color=no", "--durations=3", str(file)]
-        return subprocess.Popen(
-            command,
-            cwd=elsewhere,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    running = _Tiers(start, files, elsewhere)
-    yield running
-    running.end()
+    runs, started = _Runs(environment, tmp_path_factory.mktemp("elsewhere")), {}
+    for item in request.session.items:
+        if "results" in item.fixturenames:
+            checkout, file = item.callspec.params["checkout"], item.callspec.params["file"]
+            with contextlib.suppress(HostMissing):
+                environment |= needs(checkout, file)
+                started[checkout, file] = runs.submit(checkout, file)
+    yield started
+    runs.end()
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("file", TIERS, ids=[file.stem for file in TIERS])
-def test_on_real_host(file: Path, tiers: _Tiers, record_property: Callable[[str, object], None]) -> None:
-    if BROWSER in file.parents:
-        _or_skip(find_browser)
-    code, output = tiers.result(file)
+@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+@pytest.mark.parametrize("checkout", CHECKOUTS, ids=version_of)
+def test_on_real_host(
+    checkout: Path,
+    file: Path,
+    results: dict[tuple[Path, Path], Future[tuple[int, str]]],
+    record_property: Callable[[str, object], None],
+) -> None:
+    _or_skip(lambda: needs(checkout, file))
+    code, output = results[checkout, file].result()
     lines = output.strip().splitlines()
     closing = f"{file.name}: {lines[-1].strip('= ') if lines else 'no output'}"
     # A skip inside would otherwise stay unseen.
     for line in [closing, *(f"  {line}" for line in lines if line.startswith("SKIPPED"))]:
-        record_property("real ComfyUI", line)
+        record_property(f"ComfyUI {version_of(checkout)}", line)
     if code != 0:
-        pytest.fail(f"{file.name} on ComfyUI:\n{output[-15000:]}", pytrace=False)
+        pytest.fail(f"{file.name} on {checkout}:\n{output[-15000:]}", pytrace=False)

@@ -60,7 +60,8 @@ class Outcome:
         status: "success", "error" (while running), "interrupted" or "refused" (by the validation).
         message: the error as a user reads it, or "".
         events: all messages in order; pictures of previews are counted in ``n_previews`` only.
-        interrupt_seconds: from the request to interrupt to the server's answer, or None.
+        interrupt_seconds: from the request to interrupt to the server's answer, or None. Newer versions
+            collect garbage before the answer leaves, which takes a second or two on a busy machine.
     """
 
     status: str = ""
@@ -162,7 +163,7 @@ class ComfyServer:
         return self.get("/object_info")
 
     def prompt(
-        self, graph: Graph, timeout: float = 60, interrupt_when: Callable[[Event], bool] | None = None
+        self, graph: Graph, timeout: float = 180, interrupt_when: Callable[[Event], bool] | None = None
     ) -> Outcome:
         """Run an API-format graph to its end and return what happened.
 

@@ -102,14 +102,21 @@ def test_what_was_recorded_is_there(live: dict[str, Any], recorded_schemas: Any)
             assert nodes[name] == node, f"{name} changed; SV4D2_RECORD=1 writes {version}.json anew"
 
 
-def test_workflows_and_help_pages_are_served(server: Any, live: dict[str, Any]) -> None:
+def test_workflows_help_pages_and_translations_are_served(
+    server: Any, live: dict[str, Any], recorded_schemas: Any
+) -> None:
     assert sorted(server.get("/workflow_templates")["sv4d2"]) == [file.stem for file in WORKFLOWS]
     for file in WORKFLOWS:
         assert server.read(f"/api/workflow_templates/sv4d2/{file.name}") == file.read_bytes()
         picture = file.with_suffix(".jpg")
         assert server.read(f"/api/workflow_templates/sv4d2/{picture.name}") == picture.read_bytes()
-    for name in filter(lambda name: name.startswith("SV4D2"), live["nodes"]):
+    translations = server.get("/i18n")
+    for name, node in recorded_schemas.ours(live["nodes"]).items():
         assert len(server.read(f"/extensions/sv4d2/docs/{name}.md")) > 200, name
+        for language in ("en", "zh"):
+            known = translations[language]["nodeDefs"][name]
+            assert recorded_schemas.inputs_of(node).keys() <= known["inputs"].keys(), (language, name)
+            assert len(node["output"]) <= len(known["outputs"]), (language, name)
 
 
 @pytest.mark.parametrize("file", PROMPTS, ids=[file.stem for file in PROMPTS])

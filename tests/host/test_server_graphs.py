@@ -240,7 +240,7 @@ def test_cancelled_run_stops_at_once_and_goes_on_where_it_was(edit: Edit, server
         interrupt_when=lambda event: event.kind == "progress" and event.data["value"] > 2 * steps + 5,
     )
     assert cancelled.status == "interrupted", cancelled.message
-    assert cancelled.interrupt_seconds < 1
+    assert cancelled.interrupt_seconds < 5
     assert cancelled.progress(sampler)[-1][0] < 5 * steps
 
     again = server.prompt(edit.graph)

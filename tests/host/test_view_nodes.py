@@ -38,7 +38,8 @@ def run(node: Any, /, *, hidden: dict[str, Any] | None = None, **inputs: Any) ->
     from comfy_api.latest import io
 
     values = {io.Hidden(key): value for key, value in (hidden or {}).items()}
-    return node.PREPARE_CLASS_CLONE(values).EXECUTE_NORMALIZED(**inputs)
+    # Newer hosts keep them under a name of their own, beside other things.
+    return node.PREPARE_CLASS_CLONE({**values, "hidden_inputs": values}).EXECUTE_NORMALIZED(**inputs)
 
 
 def shown(output: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 // Opens workflows in ComfyUI's page as a user would, runs them and takes pictures.
 //
 // usage: node shot.js <job.json>, where job.json holds
-//   {url, chromium, profile, workflows: [{name, file, settings, picture}]}
-// settings is {"<node type>": {"<widget>": value}}: what is changed before the run.
+//   {url, newNodes, chromium, profile, workflows: [{name, file, settings, picture}]}
+// newNodes says whether the page draws nodes in its new way, settings what is changed before the run:
+// {"<node type>": {"<widget>": value}}.
 // Prints one JSON object: {"<name>": {missing, errors, prompt, status, message, serialized}}.
 "use strict";
 
@@ -28,6 +29,9 @@ async function openPage(job) {
   await page.waitForFunction(
     () => window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 50, null, { timeout: READY_MS });
   await page.waitForTimeout(SETTLE_MS);
+  if (job.newNodes) {
+    await page.evaluate(() => app.extensionManager.setting.set("Comfy.VueNodes.Enabled", true));
+  }
   await page.evaluate(() => {
     window.ended = [];
     for (const kind of ["execution_success", "execution_error", "execution_interrupted"]) {

@@ -16,35 +16,37 @@ REPOSITORY = HERE.parent.parent.parent
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 PROMPTS = REPOSITORY / "tests" / "data" / "prompts"
 OTHER_FRONTEND = os.environ.get("COMFYUI_FRONTEND_ROOT")
-NEWEST = pytest.param(
-    Path(OTHER_FRONTEND or ""),
-    id="other",
-    marks=pytest.mark.skipif(
-        not OTHER_FRONTEND,
-        reason="Only the host's own frontend: COMFYUI_FRONTEND_ROOT=<unpacked newest>/static tests another, "
-        "as `make host` does",
-    ),
+ANOTHER = pytest.mark.skipif(
+    not OTHER_FRONTEND,
+    reason="Only the host's own frontend: COMFYUI_FRONTEND_ROOT=<unpacked newest>/static tests another, "
+    "as `make host` does",
 )
-FRONTENDS = [pytest.param(None, id="installed"), NEWEST]
-SECONDS = 240
+# Which page, and whether it draws nodes in its new way.
+PAGES = [
+    pytest.param(("installed", None, False), id="installed"),
+    pytest.param(("other", OTHER_FRONTEND, False), id="other", marks=ANOTHER),
+    pytest.param(("other_new_nodes", OTHER_FRONTEND, True), id="other_new_nodes", marks=ANOTHER),
+]
+SECONDS = 600
 
 
-@pytest.fixture(scope="module", params=FRONTENDS)
+@pytest.fixture(scope="module", params=PAGES)
 def page(
     request: pytest.FixtureRequest,
     start_server: Callable[..., Any],
     tiny_settings: Callable[[str], dict[str, dict[str, Any]]],
+    recorded_schemas: Any,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, dict[str, Any]]:
     """Return what the page said about each workflow; one browser opens them all."""
     folder = tmp_path_factory.mktemp("browser")
-    frontend = "other" if request.param else "installed"
-    pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", folder)) / frontend
+    name, frontend, new_nodes = request.param
+    pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", folder)) / name
     pictures.mkdir(parents=True, exist_ok=True)
-    with start_server(request.param) as server:
-        info = server.object_info()
+    with start_server(frontend and Path(frontend)) as server:
         job = {
             "url": server.url,
+            "newNodes": new_nodes,
             "chromium": os.environ.get("CHROMIUM", "/usr/bin/chromium"),
             "profile": str(folder / "profile"),
             "workflows": [
@@ -68,17 +70,18 @@ def page(
         assert done.returncode == 0, f"{done.stderr[-3000:]}\nServer log:\n{server.log[-3000:]}"
     said = json.loads(done.stdout)
     for workflow in said.values():
-        workflow["prompt"] = as_the_server_reads_it(workflow["prompt"] or {}, info)
-        workflow["frontend"] = frontend
+        workflow["prompt"] = as_recorded(workflow["prompt"] or {}, recorded_schemas.read())
+        workflow["frontend"] = name
     return said
 
 
-def as_the_server_reads_it(prompt: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """Return the prompt without titles and without widgets that only the page knows."""
+def as_recorded(prompt: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return the prompt without titles and without what only the page or a newer version knows."""
     read = {}
     for number, node in prompt.items():
         kind = node["class_type"]
-        known = {name for group in ("required", "optional") for name in info[kind]["input"].get(group, {})}
+        described = next(nodes[kind] for nodes in recorded.values() if kind in nodes)["input"]
+        known = {name for group in ("required", "optional") for name in described.get(group, {})}
         inputs = {name: value for name, value in node["inputs"].items() if name in known}
         read[number] = {"class_type": kind, "inputs": inputs}
     return read
