@@ -33,25 +33,9 @@ MESH = dict(frames=0, faces=400, resolution=20, one_topology=True)
 
 
 @pytest.fixture(scope="module")
-def block(core: Core) -> Any:
+def block(core: Core, moving_block: Callable[..., Any]) -> Any:
     """Return a scene of one block that moves along x by a cell per frame."""
-    config = core("fourd.config").RefineConfig(
-        features=2, plane_sizes=(4, 8), hidden=8, samples=48, hull_size=16
-    )
-    cells = torch.zeros(T, 16, 16, 16, dtype=torch.bool)
-    for t in range(T):
-        cells[t, 4:12, 4:12, 3 + t : 11 + t] = True
-    box = torch.tensor([[-0.4] * 3, [0.4] * 3])
-    cameras = core("cameras").Cameras((0, 0), (0, 100))
-    occupancy = core("fourd.hull").Occupancy(cells, box)
-    scene = core("fourd.dynerf").DyNeRF.untrained(occupancy, cameras, FPS, (0.0, 0.5, 1.0), config)
-    decoder = scene.field.field.decoder
-    with torch.no_grad():
-        for parameter in scene.field.parameters():
-            parameter.zero_()
-        decoder.density.bias.fill_(1 + torch.tensor(200.0 / decoder.density_scale).expm1().log())
-        decoder.colour[2].bias.copy_(torch.tensor(COLOUR).logit())
-    return scene
+    return moving_block(core, COLOUR, FPS)
 
 
 @pytest.fixture(scope="module")
