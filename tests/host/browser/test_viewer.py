@@ -30,7 +30,11 @@ EXPORT = dict(
 PROMPT = {
     "1": {"class_type": "SV4D2LoadScene", "inputs": {"file": "block.safetensors"}},
     "2": {"class_type": "SV4D2Export4D", "inputs": {"scene": ["1", 0], **EXPORT}},
-    "3": {"class_type": "Preview3DAdvanced", "inputs": {"model_3d": ["2", 2], "width": 512, "height": 512}},
+    "3": {"class_type": "SV4D2CamerasToCameraInfo", "inputs": {"cameras": ["1", 1], "view": 0}},
+    "4": {
+        "class_type": "Preview3DAdvanced",
+        "inputs": {"model_3d": ["2", 2], "camera_info": ["3", 0], "width": 512, "height": 512},
+    },
 }
 
 
@@ -54,8 +58,7 @@ def test_the_exported_mesh_moves(frontend: Any, start_server: Callable[..., Any]
             "chromium": os.environ.get("CHROMIUM", "/usr/bin/chromium"),
             "profile": str(tmp_path / "profile"),
             "prompt": PROMPT,
-            "node": 3,
-            "zoom": 30,
+            "node": 4,
             "still": list(map(str, still)),
             "moving": list(map(str, moving)),
             # The motion takes two seconds.

@@ -1,8 +1,8 @@
 // Runs a prompt in ComfyUI's page whose last node shows a 3D file, plays it, and takes pictures of the viewer.
 //
 // usage: node viewer.js <job.json>, where job.json holds
-//   {url, newNodes, chromium, profile, prompt, node, zoom, still: [files], moving: [files], every_ms, page: file}
-// prompt is in the API's format, node the number of the viewer in it, zoom how often the wheel is turned.
+//   {url, newNodes, chromium, profile, prompt, node, still: [files], moving: [files], every_ms, page: file}
+// prompt is in the API's format, node the number of the viewer in it.
 // Prints one JSON object: {status, message}.
 "use strict";
 
@@ -33,15 +33,12 @@ async function run(page, job) {
 
   const play = page.getByRole("button", { name: /^play/i }).first();
   await play.waitFor({ timeout: RUN_MS });
+  await page.waitForTimeout(LOADED_MS);
   const box = await page.evaluate(() => {
     const boxes = [...document.querySelectorAll("canvas:not(#graph-canvas)")].map((one) => one.getBoundingClientRect());
     const { x, y, width, height } = boxes.sort((a, b) => b.width * b.height - a.width * a.height)[0];
     return { x, y, width, height };
   });
-  // An object of ours is small on the viewer's grid of 20 units.
-  await page.mouse.move(box.x + box.width / 2, box.y + box.height / 2);
-  for (let i = 0; i < job.zoom; i++) await page.mouse.wheel(0, -100);
-  await page.waitForTimeout(LOADED_MS);
   const clip = {
     x: box.x + MIDDLE.left * box.width, y: box.y + MIDDLE.top * box.height,
     width: MIDDLE.width * box.width, height: MIDDLE.height * box.height,
