@@ -34,9 +34,10 @@ async function run(page, job) {
   const play = page.getByRole("button", { name: /^play/i }).first();
   await play.waitFor({ timeout: RUN_MS });
   await page.waitForTimeout(LOADED_MS);
-  const box = await page.evaluate(() => {
-    const boxes = [...document.querySelectorAll("canvas:not(#graph-canvas)")].map((one) => one.getBoundingClientRect());
-    const { x, y, width, height } = boxes.sort((a, b) => b.width * b.height - a.width * a.height)[0];
+  const box = await play.evaluate((button) => {
+    let viewer = button;
+    while (!viewer.querySelector("canvas")) viewer = viewer.parentElement;
+    const { x, y, width, height } = viewer.querySelector("canvas").getBoundingClientRect();
     return { x, y, width, height };
   });
   const clip = {
