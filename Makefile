@@ -57,6 +57,6 @@ $(HOST_READY): requirements.txt
 	echo "$(TORCH)" > $(HOST_VENV)/constraints.txt
 	grep -vE "^(torch|torchvision|torchaudio|torchsde)([^a-z]|$$)" "$(CHECKOUT)/requirements.txt" > $(HOST_VENV)/comfyui.txt
 	$(HOST_VENV)/bin/python -m pip install --quiet -c $(HOST_VENV)/constraints.txt -r $(HOST_VENV)/comfyui.txt \
-		-r requirements.txt torchsde requests pytest
+		-r requirements.txt torchsde requests pytest xatlas
 	touch $(HOST_READY)
 endif

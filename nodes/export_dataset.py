@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..sv4d2_core.export.location import numbered_folder
 from ..sv4d2_core.export.scene_export import VIEWS_FORMATS, export_views
 from ..sv4d2_core.views import ViewGrid
-from .output_folder import output_place, relative_to_output
+from .output_folder import output_place, relative_to_output, shown_files
 from .sockets import ViewsType, aliases
 from .views_folder import parsed_crop
 
@@ -71,4 +71,5 @@ class SV4D2ExportDataset(io.ComfyNode):
         with numbered_folder(*output_place(filename_prefix, views.images.shape[2])) as folder:
             made = export_views(views, folder, format, crop=path)
         name = relative_to_output(folder)
-        return io.NodeOutput(name, ui={"text": [f"{name}: {made.n_bytes() / 1e6:.2f} MB"]})
+        report = f"{name}: {made.n_bytes() / 1e6:.2f} MB"
+        return io.NodeOutput(name, ui={**shown_files(made.paths), "text": [report]})

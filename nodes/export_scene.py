@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from comfy_api import latest
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.export.export_settings import Exported, ExportSettings
@@ -13,7 +16,7 @@ from ..sv4d2_core.export.scene_export import export_scene
 from ..sv4d2_core.fourd.scene import Scene4D, even_times
 from .gradients import gradients
 from .mesh_inputs import faces_input, resolution_input, smoothing_input
-from .output_folder import output_place, relative_to_output
+from .output_folder import output_place, relative_to_output, shown_files
 from .progress import counted_progress
 from .sockets import CamerasType, SceneType, aliases
 
@@ -36,6 +39,44 @@ _FORMATS = {
 }
 
 
+class _FileOutput(NamedTuple):
+    """An output of newer hosts, whose nodes take a 3D file rather than its name.
+
+    Args:
+        socket: its type in the host's `io`.
+        name: of the output.
+        formats: that have such a file.
+        tooltip: of the output.
+    """
+
+    socket: str
+    name: str
+    formats: tuple[str, ...]
+    tooltip: str
+
+
+_FILE_OUTPUTS = [
+    output
+    for output in (
+        _FileOutput(
+            "File3DAny",
+            "model_3d",
+            ("glb", "glb-sequence", "obj", "ply", "usd", "splat-glb"),
+            "The file, of a sequence the first, for Preview 3D (Advanced), Save 3D (Advanced) and the like. "
+            "glb, glb-sequence, obj, ply, usd and splat-glb have one.",
+        ),
+        _FileOutput(
+            "File3DSplatAny",
+            "splat_3d",
+            ("splat-ply", "splat"),
+            "The file of the first frame, for Preview Splat, Save Splat and the like. splat-ply and splat "
+            "have one.",
+        ),
+    )
+    if hasattr(io, output.socket)
+]
+
+
 class SV4D2Export4D(io.ComfyNode):
     """A scene as files."""
 
@@ -49,8 +90,9 @@ class SV4D2Export4D(io.ComfyNode):
             description=(
                 "Writes a 4D scene as files that other programs open: an animated GLB for Blender, Unity and "
                 "browsers, meshes or Gaussians frame by frame, USD, data sets with cameras, turntables. "
-                "Connect the scene of SV4D2 Refine 4D or SV4D2 Load Scene; connect file to Preview 3D to see "
-                "a GLB. Nothing is ever overwritten."
+                "Connect the scene of SV4D2 Refine 4D or SV4D2 Load Scene. To see a GLB connect file to "
+                "Preview 3D or, in newer versions of ComfyUI, model_3d to Preview 3D (Advanced). Nothing is "
+                "ever overwritten."
             ),
             inputs=[
                 SceneType.Input("scene", tooltip="The scene, from SV4D2 Refine 4D or SV4D2 Load Scene."),
@@ -119,6 +161,10 @@ class SV4D2Export4D(io.ComfyNode):
                     display_name="report",
                     tooltip="What was written, its size, how well the mesh follows and how evenly.",
                 ),
+                *(
+                    getattr(io, one.socket).Output(display_name=one.name, tooltip=one.tooltip)
+                    for one in _FILE_OUTPUTS
+                ),
             ],
             is_output_node=True,
             **aliases("glb", "gltf", "blender", "unity", "usd", "obj", "ply", "gaussian splatting", "colmap"),
@@ -158,7 +204,22 @@ class SV4D2Export4D(io.ComfyNode):
         place, made = _written(scene, kind, suffix, filename_prefix, settings)
         name = relative_to_output(place)
         report = [f"{name}: {made.n_bytes() / 1e6:.2f} MB", *made.notes]
-        return io.NodeOutput(name, "\n".join(report), ui={"text": report})
+        return io.NodeOutput(
+            name,
+            "\n".join(report),
+            *(_handed_on(one, format, made.paths[0]) for one in _FILE_OUTPUTS),
+            ui={**shown_files(made.paths), "text": report},
+        )
+
+
+def _handed_on(output: _FileOutput, format: str, file: Path) -> Any:
+    """Return the host's file for an output, or what stops the nodes that wait for it."""
+    if format in output.formats:
+        return latest.Types.File3D(str(file))
+    return ExecutionBlocker(
+        f"{output.name} of SV4D2 Export 4D has a file in the formats {', '.join(output.formats)} only; got "
+        f"{format}. Set format to one of them, or connect another output."
+    )
 
 
 def _written(

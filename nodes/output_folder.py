@@ -1,10 +1,22 @@
-"""Where a node saves below ComfyUI's output folder, and which ComfyUI that is."""
+"""Where a node saves below ComfyUI's output folder, what it shows of it, and which ComfyUI that is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+from comfy_api.latest import io, ui
+
+# Where the host lists a file of a node's result, by the end of its name. No page shows what is in "files";
+# the history and the assets count it all the same.
+_LISTS = {
+    **dict.fromkeys((".glb", ".obj", ".ply", ".splat"), "3d"),
+    **dict.fromkeys((".mp4", ".webm", ".gif", ".png"), "images"),
+    **dict.fromkeys((".npz", ".safetensors", ".usdc"), "files"),
+}
+_VIDEOS = (".mp4", ".webm")
 
 
 def output_place(filename_prefix: str, size: int) -> tuple[Path, str]:
@@ -30,6 +42,25 @@ def output_place(filename_prefix: str, size: int) -> tuple[Path, str]:
 def relative_to_output(folder: Path) -> str:
     """Return the path of a folder below the output folder, as the host's page and our nodes name it."""
     return folder.relative_to(folder_paths.get_output_directory()).as_posix()
+
+
+def shown_files(paths: Sequence[Path]) -> dict[str, Any]:
+    """Return the `ui` result by which the host's page, history and assets find saved files.
+
+    Args:
+        paths: what an export made below the output folder. Of COLMAP models the pictures of the first frame
+            are shown; descriptions and other folders are not.
+    """
+    files = [path for path in paths if path.suffix in _LISTS] or sorted(paths[0].glob("images/*.png"))
+    shown: dict[str, Any] = {}
+    for file in files:
+        below = file.parent.relative_to(folder_paths.get_output_directory())
+        entry = ui.SavedResult(file.name, "/".join(below.parts), io.FolderType.output)
+        shown.setdefault(_LISTS[file.suffix], []).append(entry)
+    if any(file.suffix in _VIDEOS for file in files):
+        # By this the page tells videos from pictures.
+        shown["animated"] = (True,)
+    return shown
 
 
 def host() -> dict[str, str]:

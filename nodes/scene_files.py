@@ -12,7 +12,7 @@ from ..sv4d2_core.export.location import numbered_file
 from ..sv4d2_core.fourd.scene import Scene4D
 from ..sv4d2_core.fourd.scene_file import load_scene
 from .gradients import gradients
-from .output_folder import output_place, relative_to_output
+from .output_folder import output_place, relative_to_output, shown_files
 from .preview import picture_preview
 from .scene_preview import scene_strip
 from .sockets import CamerasType, SceneType, aliases
@@ -121,7 +121,8 @@ class SV4D2SaveScene(io.ComfyNode):
         lines = [f"Saved {relative}: {scene.backend}, {scene.n_frames} frames, {size:.1f} MB"]
         with gradients():
             strip = scene_strip(scene)
-        return io.NodeOutput(relative, ui=picture_preview(strip, lines, cls))
+        shown = {**picture_preview(strip, lines, cls), **shown_files([place])}
+        return io.NodeOutput(relative, ui=shown)
 
 
 def _found(name: str) -> Path:

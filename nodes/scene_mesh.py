@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from ..sv4d2_core.export.export_settings import ExportSettings
 from ..sv4d2_core.export.formats.linear_colour import srgb_to_linear
-from ..sv4d2_core.export.mesh.mesh import Mesh
+from ..sv4d2_core.export.formats.texture import Texture, bake_texture
+from ..sv4d2_core.export.mesh.mesh import Mesh, MeshAnimation
+from ..sv4d2_core.export.mesh.surface import welded_normals
 from ..sv4d2_core.export.mesh.tracking import track
 from ..sv4d2_core.export.scene_meshes import surfaces
 from ..sv4d2_core.fourd.scene import Scene4D, even_times
@@ -34,8 +37,8 @@ class SV4D2SceneToMesh(io.ComfyNode):
             category="SV4D2/export",
             description=(
                 "Gives the surface of a 4D scene to ComfyUI's mesh nodes, as a batch with one mesh per "
-                "frame. Connect mesh to SaveGLB, which writes a file per frame; for one animated file use "
-                "SV4D2 Export 4D."
+                "frame. Connect mesh to Save 3D Model (SaveGLB), which writes a file per frame; for one "
+                "animated file use SV4D2 Export 4D."
             ),
             inputs=[
                 SceneType.Input("scene", tooltip="The scene, from SV4D2 Refine 4D or SV4D2 Load Scene."),
@@ -55,6 +58,16 @@ class SV4D2SceneToMesh(io.ComfyNode):
                     "own mesh, nearer to the scene.",
                 ),
                 smoothing_input(),
+                io.Int.Input(
+                    "texture",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=256,
+                    optional=True,
+                    tooltip="Width of a baked texture in pixels (needs xatlas, and a newer ComfyUI, whose "
+                    "meshes have textures); 0: colours at vertices. With one_topology all frames share it.",
+                ),
             ],
             outputs=[
                 io.Mesh.Output(display_name="mesh", tooltip="The meshes, one per frame."),
@@ -72,24 +85,36 @@ class SV4D2SceneToMesh(io.ComfyNode):
         resolution: int,
         one_topology: bool,
         smoothing: int = ExportSettings().smoothing,
+        texture: int = 0,
     ) -> io.NodeOutput:
         """Return the batch."""
         times = None if frames == 0 else even_times(frames)
-        settings = ExportSettings(times=times, faces=faces, resolution=resolution, smoothing=smoothing)
+        settings = ExportSettings(
+            times=times, faces=faces, resolution=resolution, smoothing=smoothing, texture=texture
+        )
+        if texture and "texture" not in _host_fields():
+            raise ValueError(
+                f"Expected a ComfyUI whose meshes have textures to bake one of {texture} pixels; those of "
+                f"this version have none. Set texture to 0, or let SV4D2 Export 4D bake it into a GLB."
+            )
         with gradients():
-            meshes = _meshes(scene, settings, one_topology)
-        return io.NodeOutput(batched(meshes), settings.rate(scene))
+            meshes, textures = _meshes(scene, settings, one_topology)
+        return io.NodeOutput(batched(meshes, textures), settings.rate(scene))
 
 
-def _meshes(scene: Scene4D, settings: ExportSettings, one_topology: bool) -> Sequence[Mesh]:
-    """Return a mesh per time.
+def _meshes(
+    scene: Scene4D, settings: ExportSettings, one_topology: bool
+) -> tuple[Sequence[Mesh], Sequence[Texture]]:
+    """Return a mesh per time and, where they are asked for, its texture, which may be one for all.
 
     Raises:
         ValueError: one topology is wanted and cannot follow the surface.
     """
     progress = counted_progress()
     if not one_topology:
-        return [*surfaces(scene, settings, progress)]
+        meshes = [*surfaces(scene, settings, progress)]
+        still = [MeshAnimation(mesh.vertices[None], mesh.faces, mesh.colours, (0.0,), 1.0) for mesh in meshes]
+        return _textured(still, settings.texture, 0)
     times = settings.times_of(scene)
     tracked = track(
         scene, times, settings.resolution, settings.faces, smoothing=settings.smoothing, callback=progress
@@ -99,32 +124,59 @@ def _meshes(scene: Scene4D, settings: ExportSettings, one_topology: bool) -> Seq
             f"Expected a surface that one mesh can follow; it is off by {100 * max(tracked.deviation):.1f} % "
             f"of the object's size at worst. Switch one_topology off."
         )
-    return [tracked.animation.at(t) for t in range(len(times))]
+    return _textured([tracked.animation], settings.texture, tracked.anchor)
 
 
-def batched(meshes: Sequence[Mesh]) -> Any:
+def _textured(
+    animations: Sequence[MeshAnimation], size: int, frame: int
+) -> tuple[Sequence[Mesh], Sequence[Texture]]:
+    """Return the meshes of all frames and, where the size is not 0, the texture of each."""
+    meshes: list[Mesh] = []
+    textures: list[Texture] = []
+    for animation in animations:
+        if size:
+            animation, texture = bake_texture(animation, size, frame=frame)
+            textures += [texture] * len(animation.positions)
+        meshes += [animation.at(t) for t in range(len(animation.positions))]
+    return meshes, textures
+
+
+def batched(meshes: Sequence[Mesh], textures: Sequence[Texture] = ()) -> Any:
     """Return the host's mesh of a batch; shorter ones are filled with what shows nothing.
 
-    Newer hosts know how long each one is, and colours, which they take as linear values.
+    Newer hosts also take how long each one is, normals, and colours, as linear values. Where there are
+    textures these replace them, as values of pictures; one that all meshes share is there once.
     """
     vertices = _filled([mesh.vertices for mesh in meshes])
     faces = _filled([mesh.faces for mesh in meshes])
-    kind = getattr(getattr(latest, "Types", None), "MESH", None)
-    if kind is None:
+    known = _host_fields()
+    if not known:
         from comfy_extras.nodes_hunyuan3d import MESH
 
         return MESH(vertices, faces)
-    linear = [torch.from_numpy(srgb_to_linear(mesh.colours.numpy())).float() for mesh in meshes]
-    return kind(
-        vertices,
-        faces,
-        vertex_colors=_filled(linear),
-        vertex_counts=torch.tensor([len(mesh.vertices) for mesh in meshes]),
-        face_counts=torch.tensor([len(mesh.faces) for mesh in meshes]),
-        unlit=True,
-    )
+    fields: dict[str, Any] = {
+        "vertex_counts": torch.tensor([len(mesh.vertices) for mesh in meshes]),
+        "face_counts": torch.tensor([len(mesh.faces) for mesh in meshes]),
+        "normals": _filled([welded_normals(mesh.vertices, mesh.faces) for mesh in meshes]),
+        "unlit": True,
+    }
+    if textures:
+        different = textures[:1] if textures[0] is textures[-1] else textures
+        pixels = torch.stack([texture.pixels for texture in different]).float() / 255
+        fields["uvs"] = _filled([texture.uvs for texture in textures])
+        fields["texture"] = pixels.expand(len(meshes), -1, -1, -1)
+    else:
+        linear = [torch.from_numpy(srgb_to_linear(mesh.colours.numpy())).float() for mesh in meshes]
+        fields["vertex_colors"] = _filled(linear)
+    return latest.Types.MESH(vertices, faces, **{name: fields[name] for name in fields if name in known})
+
+
+def _host_fields() -> set[str]:
+    """Return what the host's own meshes consist of, vertices and faces at least; nothing on older hosts."""
+    kind = getattr(getattr(latest, "Types", None), "MESH", None)
+    return set() if kind is None else set(inspect.signature(kind).parameters)
 
 
 def _filled(rows: Sequence[Tensor]) -> Tensor:
-    """Return tensors [N, 3] of different N as one [B, N, 3], zeros at the end: faces without an area."""
+    """Return tensors [N, C] of different N as one [B, N, C], zeros at the end: faces without an area."""
     return torch.nn.utils.rnn.pad_sequence([*rows], batch_first=True)

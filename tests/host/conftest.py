@@ -138,6 +138,12 @@ def write_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
 
 
 @pytest.fixture(scope="session")
+def moving_block() -> Callable[..., Any]:
+    """Return a maker of a scene of one block: ``moving_block(core, colour, fps)``."""
+    return media.moving_block
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(write_checkpoint: Callable[..., Path]) -> Path:
     """Return an untrained checkpoint with T = 3 and V = 2 whose forward pass takes milliseconds."""
     return write_checkpoint()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,37 @@ def write_other_model(path: Path) -> None:
     save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, path)
 
 
+def moving_block(core: Callable[[str], Any], colour: tuple[float, float, float], fps: float) -> Any:
+    """Return a scene of a block that moves along x by a sixteenth of its box per frame, three frames long.
+
+    Args:
+        core: importer of the core's modules, by whatever name it goes.
+        colour: of the block.
+        fps: frames per second.
+    """
+    import torch
+
+    config = core("fourd.config").RefineConfig(
+        features=2, plane_sizes=(4, 8), hidden=8, samples=48, hull_size=16
+    )
+    cells = torch.zeros(3, 16, 16, 16, dtype=torch.bool)
+    for t in range(3):
+        cells[t, 4:12, 4:12, 3 + t : 11 + t] = True
+    box = torch.tensor([[-0.4] * 3, [0.4] * 3])
+    cameras = core("cameras").Cameras((0, 0), (0, 100))
+    occupancy = core("fourd.hull").Occupancy(cells, box)
+    scene = core("fourd.dynerf").DyNeRF.untrained(occupancy, cameras, fps, (0.0, 0.5, 1.0), config)
+    decoder = scene.field.field.decoder
+    with torch.no_grad():
+        for parameter in scene.field.parameters():
+            parameter.zero_()
+        decoder.density.bias.fill_(1 + torch.tensor(200.0 / decoder.density_scale).expm1().log())
+        decoder.colour[2].bias.copy_(torch.tensor(colour).logit())
+    return scene
+
+
 def write_media(folder: Path) -> None:
-    """Write a clip on white, a wide one, a clip on a grey scene with the video of its mask, and views."""
+    """Write a clip on white, a wide one, one on a grey scene with its mask as a video, views, and a scene."""
     import torch
 
     write_video = core("export.video").write_video
@@ -94,6 +124,7 @@ def write_media(folder: Path) -> None:
     )
     few = views.at_frames(range(_N_FRAMES_OF_VIEWS)).resized(_SIZE_OF_VIEWS)
     core("export.folder").write_views(folder / "creature", few)
+    moving_block(core, (0.8, 0.4, 0.2), 1.0).save(folder / "block.safetensors")
     clip, masks = views.images[:, 0], views.masks[:, 0]
     write_video(folder / "clip.mp4", clip, _FPS)
     wide = torch.ones(_N_FRAMES, _SIZE, 2 * _SIZE, 3)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import make_dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -31,25 +33,9 @@ MESH = dict(frames=0, faces=400, resolution=20, one_topology=True)
 
 
 @pytest.fixture(scope="module")
-def block(core: Core) -> Any:
+def block(core: Core, moving_block: Callable[..., Any]) -> Any:
     """Return a scene of one block that moves along x by a cell per frame."""
-    config = core("fourd.config").RefineConfig(
-        features=2, plane_sizes=(4, 8), hidden=8, samples=48, hull_size=16
-    )
-    cells = torch.zeros(T, 16, 16, 16, dtype=torch.bool)
-    for t in range(T):
-        cells[t, 4:12, 4:12, 3 + t : 11 + t] = True
-    box = torch.tensor([[-0.4] * 3, [0.4] * 3])
-    cameras = core("cameras").Cameras((0, 0), (0, 100))
-    occupancy = core("fourd.hull").Occupancy(cells, box)
-    scene = core("fourd.dynerf").DyNeRF.untrained(occupancy, cameras, FPS, (0.0, 0.5, 1.0), config)
-    decoder = scene.field.field.decoder
-    with torch.no_grad():
-        for parameter in scene.field.parameters():
-            parameter.zero_()
-        decoder.density.bias.fill_(1 + torch.tensor(200.0 / decoder.density_scale).expm1().log())
-        decoder.colour[2].bias.copy_(torch.tensor(COLOUR).logit())
-    return scene
+    return moving_block(core, COLOUR, FPS)
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +62,53 @@ def export(pack: dict[str, Any], host_dirs: Any) -> Callable[..., Any]:
     return run
 
 
+@pytest.fixture
+def shown(host_dirs: Any) -> Callable[[Any], dict[str, list[Path]]]:
+    """Return a function that says which files below the output folder a result shows, by kind."""
+
+    def files(result: Any) -> dict[str, list[Path]]:
+        ui = result.ui if isinstance(result.ui, dict) else result.ui.as_dict()
+        found: dict[str, list[Path]] = {}
+        for kind, entries in ui.items():
+            saved = [one for one in entries if isinstance(one, dict) and one["type"] == "output"]
+            if saved:
+                found[kind] = [host_dirs.output / one["subfolder"] / one["filename"] for one in saved]
+        assert all(file.stat().st_size > 0 for files in found.values() for file in files)
+        assert ("animated" in ui) == any(f.suffix in (".mp4", ".webm") for f in found.get("images", []))
+        return found
+
+    return files
+
+
+def check_handed_on(result: Any, model: Path | None, splats: Path | None) -> None:
+    """Check the outputs that only newer hosts have: the file of a mesh, and that of splats, or a sentence."""
+    from comfy_api.latest import io
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    wanted = [("File3DAny", "model_3d", model), ("File3DSplatAny", "splat_3d", splats)]
+    wanted = [one for one in wanted if hasattr(io, one[0])]
+    for value, (_, name, file) in zip(result.args[2:], wanted, strict=True):
+        if file is None:
+            assert isinstance(value, ExecutionBlocker) and value.message.startswith(f"{name} of SV4D2 Export")
+        else:
+            assert value.get_source() == str(file) and value.format == file.suffix[1:]
+
+
 class TestExport4D:
-    def test_inputs_keep_their_order(self, pack: dict[str, Any]) -> None:
+    def test_inputs_and_outputs_keep_their_order(self, pack: dict[str, Any]) -> None:
+        from comfy_api.latest import io
+
         schema = pack["SV4D2Export4D"].GET_SCHEMA()
         assert [one.id for one in schema.inputs] == ["scene", *EXPORT, "cameras", "smoothing"]
-        assert [one.io_type for one in schema.outputs] == ["STRING", "STRING"]
+        newer = [getattr(io, kind).io_type for kind in ("File3DAny", "File3DSplatAny") if hasattr(io, kind)]
+        assert [one.io_type for one in schema.outputs] == ["STRING", "STRING", *newer]
 
-    def test_each_export_is_a_new_animated_file(self, export: Any, block: Any, host_dirs: Any) -> None:
+    def test_each_export_is_a_new_animated_file(
+        self, export: Any, block: Any, host_dirs: Any, shown: Any
+    ) -> None:
         first, second = export(block), export(block)
+        check_handed_on(second, host_dirs.output / second[0], None)
+        assert shown(second) == {"3d": [host_dirs.output / second[0]]}
         assert (first[0], second[0]) == ("4d/thing_00001.glb", "4d/thing_00002.glb")
         loaded = trimesh.load(host_dirs.output / first[0], force="mesh")
         assert loaded.bounds[1, 0] == pytest.approx(0.15, abs=0.05)
@@ -95,23 +120,47 @@ class TestExport4D:
         [("ply", ".ply", T), ("obj", ".obj", T), ("dataset", ".mp4", 2), ("colmap", ".json", 1)],
     )
     def test_folders(
-        self, export: Any, block: Any, host_dirs: Any, kind: str, suffix: str, count: int
+        self, export: Any, block: Any, host_dirs: Any, shown: Any, kind: str, suffix: str, count: int
     ) -> None:
-        folder = host_dirs.output / export(block, format=kind)[0]
+        result = export(block, format=kind)
+        folder = host_dirs.output / result[0]
         assert folder.name == "thing_00001"
-        assert len([file for file in folder.iterdir() if file.suffix == suffix]) == count
+        files = sorted(file for file in folder.iterdir() if file.suffix == suffix)
+        assert len(files) == count
+        if kind == "colmap":
+            files = [folder / f"frame_00000/images/view_0{view}.png" for view in range(2)]
+        mesh = kind in ("ply", "obj")
+        check_handed_on(result, files[0] if mesh else None, None)
+        assert shown(result) == {"3d" if mesh else "images": files}
 
     @pytest.mark.parametrize("kind", ["turntable-mp4", "turntable-webm", "turntable-gif"])
-    def test_turntables(self, export: Any, block: Any, host_dirs: Any, kind: str) -> None:
-        name = export(block, format=kind, frames=4)[0]
-        assert name == f"4d/thing_00001.{kind.rpartition('-')[2]}"
-        assert (host_dirs.output / name).stat().st_size > 100
+    def test_turntables(self, export: Any, block: Any, host_dirs: Any, shown: Any, kind: str) -> None:
+        result = export(block, format=kind, frames=4)
+        assert result[0] == f"4d/thing_00001.{kind.rpartition('-')[2]}"
+        assert (host_dirs.output / result[0]).stat().st_size > 100
+        check_handed_on(result, None, None)
+        assert shown(result) == {"images": [host_dirs.output / result[0]]}
 
-    @pytest.mark.parametrize(("kind", "suffix"), [("splat-ply", ".ply"), ("splat-glb", ".glb")])
-    def test_gaussians(self, export: Any, ball: Any, host_dirs: Any, kind: str, suffix: str) -> None:
-        folder = host_dirs.output / export(ball, format=kind, frames=2, fps=5.0)[0]
+    @pytest.mark.parametrize(
+        ("kind", "suffix"), [("splat-ply", ".ply"), ("splat", ".splat"), ("splat-glb", ".glb")]
+    )
+    def test_gaussians(
+        self, export: Any, ball: Any, host_dirs: Any, shown: Any, kind: str, suffix: str
+    ) -> None:
+        result = export(ball, format=kind, frames=2, fps=5.0)
+        folder = host_dirs.output / result[0]
         sequence = json.loads((folder / "sequence.json").read_text())
-        assert sequence["fps"] == 5 and len([*folder.glob(f"*{suffix}")]) == 2
+        files = sorted(folder.glob(f"*{suffix}"))
+        assert sequence["fps"] == 5 and len(files) == 2
+        # Readers of splats know no GLB; as glTF it shows points everywhere.
+        check_handed_on(result, *((files[0], None) if suffix == ".glb" else (None, files[0])))
+        assert shown(result) == {"3d": files}
+
+    def test_what_no_page_shows_is_listed(self, export: Any, ball: Any, host_dirs: Any, shown: Any) -> None:
+        result = export(ball, format="npz", filename_prefix="motion")
+        check_handed_on(result, None, None)
+        assert shown(result) == {"files": [host_dirs.output / "motion_00001.npz"]}
+        assert result.ui["files"][0]["subfolder"] == ""
 
     def test_smoothing_rounds_the_corners(self, export: Any, block: Any, host_dirs: Any) -> None:
         shares = []
@@ -152,21 +201,47 @@ class TestExport4D:
         assert not [*host_dirs.output.iterdir()] and not [*host_dirs.output.parent.glob("thing*")]
 
 
-def save_glb(mesh: Any, prefix: str) -> list[dict[str, str]]:
-    """Return the entries of the files that the host's own node writes, wherever and however it has it."""
+def saved_by_the_host(mesh: Any, host_dirs: Any) -> list[Path]:
+    """Return the files that the host's own SaveGLB makes of a batch."""
+    from comfy_api.latest import io
+
     try:
         from comfy_extras.nodes_save_3d import SaveGLB
     except ImportError:
         from comfy_extras.nodes_hunyuan3d import SaveGLB
-    if hasattr(SaveGLB, "save"):
-        return SaveGLB().save(mesh, prefix)["ui"]["3d"]
-    return SaveGLB.PREPARE_CLASS_CLONE(None).execute(mesh, prefix).ui["3d"]
+    if issubclass(SaveGLB, io.ComfyNode):
+        saved = SaveGLB.PREPARE_CLASS_CLONE({}).execute(mesh, "mesh/saved").ui["3d"]
+    else:
+        saved = SaveGLB().save(mesh, "mesh/saved")["ui"]["3d"]
+    return [host_dirs.output / one["subfolder"] / one["filename"] for one in saved]
+
+
+def glb_attribute(file: Path, name: str) -> torch.Tensor:
+    """Return three float32 numbers per vertex, [N, 3], of a GLB's only mesh."""
+    data = file.read_bytes()
+    length = int.from_bytes(data[12:16], "little")
+    document = json.loads(data[20 : 20 + length])
+    accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"][name]]
+    view = document["bufferViews"][accessor["bufferView"]]
+    start = 28 + length + view["byteOffset"]
+    values = bytearray(data[start : start + view["byteLength"]])
+    return torch.frombuffer(values, dtype=torch.float32).view(-1, 3)
+
+
+def host_mesh_has(name: str) -> bool:
+    """Return whether the host's meshes know an attribute, such as normals."""
+    import inspect
+
+    from comfy_api import latest
+
+    kind = getattr(getattr(latest, "Types", None), "MESH", None)
+    return kind is not None and name in inspect.signature(kind).parameters
 
 
 class TestSceneToMesh:
     def test_inputs_keep_their_order(self, pack: dict[str, Any]) -> None:
         schema = pack["SV4D2SceneToMesh"].GET_SCHEMA()
-        assert [one.id for one in schema.inputs] == ["scene", *MESH, "smoothing"]
+        assert [one.id for one in schema.inputs] == ["scene", *MESH, "smoothing", "texture"]
 
     def test_the_host_saves_a_file_per_frame(
         self, pack: dict[str, Any], host: Any, block: Any, host_dirs: Any
@@ -177,11 +252,47 @@ class TestSceneToMesh:
         assert torch.equal(mesh.faces[0], mesh.faces[2])
         moved = (mesh.vertices[2] - mesh.vertices[0]).mean(0)
         torch.testing.assert_close(moved, torch.tensor([0.1, 0, 0]), atol=0.02, rtol=0)
-        files = [
-            host_dirs.output / one["subfolder"] / one["filename"] for one in save_glb(mesh, "mesh/saved")
-        ]
+        files = saved_by_the_host(mesh, host_dirs)
         assert len(files) == T
-        assert trimesh.load(files[2], force="mesh").bounds[1, 0] == pytest.approx(0.25, abs=0.05)
+        last = trimesh.load(files[2], force="mesh", process=False)
+        assert last.bounds[1, 0] == pytest.approx(0.25, abs=0.05)
+        if host_mesh_has("vertex_colors"):
+            # The files of both worlds hold the same linear colours.
+            colours = glb_attribute(files[2], "COLOR_0")
+            torch.testing.assert_close(colours.mean(0), torch.tensor(COLOUR).pow(2.2), atol=0.03, rtol=0)
+        if host_mesh_has("normals"):
+            outward = (mesh.vertices[2] - mesh.vertices[2].mean(0)) * mesh.normals[2]
+            assert (outward.sum(-1) > 0).float().mean() > 0.99
+            torch.testing.assert_close(mesh.normals.norm(dim=-1), torch.ones(mesh.vertices.shape[:2]))
+            assert torch.equal(glb_attribute(files[2], "NORMAL"), mesh.normals[2])
+
+    @pytest.mark.parametrize("one_topology", [True, False])
+    def test_a_baked_texture_replaces_the_colours(
+        self, pack: dict[str, Any], host: Any, block: Any, host_dirs: Any, one_topology: bool
+    ) -> None:
+        node, size = pack["SV4D2SceneToMesh"], 256
+        settings = {**MESH, "frames": 2, "one_topology": one_topology, "texture": size}
+        if not host_mesh_has("texture"):
+            with torch.inference_mode(), pytest.raises(ValueError, match="256 pixels.*Set texture to 0"):
+                node.execute(block, **settings)
+            return
+        pytest.importorskip("xatlas", reason="xatlas is not installed beside this ComfyUI")
+        with torch.inference_mode():
+            mesh = node.execute(block, **settings)[0]
+        assert mesh.vertex_colors is None and mesh.uvs.shape == (*mesh.vertices.shape[:2], 2)
+        assert mesh.texture.shape == (2, size, size, 3) and 0 <= mesh.uvs.min() and mesh.uvs.max() <= 1
+        assert torch.equal(mesh.uvs[0], mesh.uvs[1]) == one_topology
+        assert (mesh.texture.stride(0) == 0) == one_topology
+        torch.testing.assert_close(mesh.texture.mean((0, 1, 2)), torch.tensor(COLOUR), atol=0.02, rtol=0)
+        if host_mesh_has("normals"):
+            places, index = mesh.vertices[0].unique(dim=0, return_inverse=True)
+            first = mesh.normals[0][[(index == i).nonzero()[0, 0] for i in range(len(places))]]
+            assert torch.equal(first[index], mesh.normals[0]) and len(places) < len(index)
+        files = saved_by_the_host(mesh, host_dirs)
+        picture = trimesh.load(files[1], force="mesh").visual.material.baseColorTexture
+        assert picture.size == (size, size)
+        written = torch.from_numpy(np.array(picture.convert("RGB")))
+        assert torch.equal(written, (mesh.texture[1] * 255).round().byte())
 
     def test_meshes_of_their_own_are_filled_up(self, pack: dict[str, Any], block: Any) -> None:
         with torch.inference_mode():
@@ -199,23 +310,23 @@ class TestSceneToMesh:
                 shares.append(mesh.volume / mesh.bounding_box.volume)
         assert shares[1] < shares[0] - 0.01
 
-    def test_newer_hosts_get_counts_and_linear_colours(
-        self, nodes_of: Any, core: Core, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("fields", [(), ("vertex_colors", "vertex_counts", "face_counts", "unlit")])
+    def test_each_host_gets_what_its_meshes_hold(
+        self, nodes_of: Any, core: Core, monkeypatch: pytest.MonkeyPatch, fields: tuple[str, ...]
     ) -> None:
         module, kind = nodes_of("scene_mesh"), core("export.mesh.mesh").Mesh
-        monkeypatch.setattr(module.latest, "Types", SimpleNamespace(MESH=_taken), raising=False)
+        host_mesh = make_dataclass("MESH", ["vertices", "faces", *fields])
+        monkeypatch.setattr(module.latest, "Types", SimpleNamespace(MESH=host_mesh), raising=False)
         meshes = [
             kind(torch.rand(n, 3), torch.tensor([[0, 1, 2]] * f), torch.full((n, 3), 0.5))
             for n, f in ((4, 2), (3, 1))
         ]
-        given = module.batched(meshes)
-        assert given["vertex_counts"].tolist() == [4, 3] and given["face_counts"].tolist() == [2, 1]
-        assert given["vertex_colors"][1, 0, 0] == pytest.approx(0.2140, abs=1e-3) and given["unlit"]
-        assert not given["vertex_colors"][1, 3].any() and given["faces"].shape == (2, 2, 3)
-
-
-def _taken(vertices: torch.Tensor, faces: torch.Tensor, **more: Any) -> dict[str, Any]:
-    return {"vertices": vertices, "faces": faces, **more}
+        given = vars(module.batched(meshes))
+        assert given.keys() == {"vertices", "faces", *fields} and given["faces"].shape == (2, 2, 3)
+        if fields:
+            assert given["vertex_counts"].tolist() == [4, 3] and given["face_counts"].tolist() == [2, 1]
+            assert given["vertex_colors"][1, 0, 0] == pytest.approx(0.2140, abs=1e-3) and given["unlit"]
+            assert not given["vertex_colors"][1, 3].any()
 
 
 class TestSceneToSplat:
@@ -237,14 +348,20 @@ class TestSceneToSplat:
 
 class TestExportDataset:
     @pytest.mark.parametrize("kind", ["dataset", "colmap"])
-    def test_views_become_a_folder(self, pack: dict[str, Any], core: Core, host_dirs: Any, kind: str) -> None:
+    def test_views_become_a_folder(
+        self, pack: dict[str, Any], core: Core, host_dirs: Any, shown: Any, kind: str
+    ) -> None:
         creature = core("world.anatomy").make_creature(5)
         views = core("world.render").render_views(creature, core("cameras").Cameras.ring(2), 2, 16, 8.0)
         crop = json.dumps({"side": 20.0, "centers": [[8.0, 8.0], [9.0, 8.0]], "size": 16})
         node = pack["SV4D2ExportDataset"]
-        names = [node.execute(views, kind, "sets/cat", crop if kind == "dataset" else None)[0] for _ in "12"]
-        assert names == ["sets/cat_00001", "sets/cat_00002"]
-        folder = host_dirs.output / names[0]
+        made = [node.execute(views, kind, "sets/cat", crop if kind == "dataset" else None) for _ in "12"]
+        assert [one[0] for one in made] == ["sets/cat_00001", "sets/cat_00002"]
+        folder = host_dirs.output / made[0][0]
+        videos = [folder / f"view_0{view}.mp4" for view in range(3)]
+        pictures = [folder / f"frame_00000/images/view_0{view}.png" for view in range(3)]
+        assert shown(made[0]) == {"images": videos if kind == "dataset" else pictures}
+        assert made[0].ui["text"][0].startswith("sets/cat_00001: ")
         if kind == "dataset":
             assert json.loads((folder / "cameras.json").read_text())["crop"]["side"] == 20
             assert (folder / "transforms_test.json").is_file()

@@ -329,6 +329,7 @@ class TestFiles:
         assert torch.equal(render(back)[0], render(scene)[0]) and cameras == scene.cameras
         ui = first.ui if isinstance(first.ui, dict) else first.ui.as_dict()
         assert ui["images"] and "4d/cat_00001.safetensors: dynerf, 3 frames" in ui["text"][0]
+        assert ui["files"] == [{"filename": "cat_00001.safetensors", "subfolder": "4d", "type": "output"}]
         before = load.fingerprint_inputs(first[0])
         (host_dirs.output / first[0]).touch()
         assert load.fingerprint_inputs(first[0]) > before > 0 == load.fingerprint_inputs("nothing")

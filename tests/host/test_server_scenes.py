@@ -1,11 +1,14 @@
-"""The 4D refiner in a running ComfyUI: previews, cancelling, going on, and messages."""
+"""Scenes in a running ComfyUI: previews, cancelling, going on, the host's own 3D nodes, and messages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 Graph = dict[str, dict[str, Any]]
 
@@ -90,6 +93,130 @@ def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server: Any) -> No
     assert again.status == "interrupted" and again.interrupt_seconds < 5
     # The step in which the user cancelled is kept.
     assert again.progress("2")[0][0] == stopped + 2
+
+
+EXPORT = dict(
+    format="glb",
+    filename_prefix="4d/export",
+    frames=0,
+    faces=400,
+    resolution=24,
+    texture=0,
+    size=32,
+    fps=0.0,
+)
+VIEWER = dict(viewport_state={}, width=64, height=64)
+
+
+def need(server: Any, *kinds: str) -> None:
+    """Skip the test where the host lacks a node, and say so."""
+    info = server.object_info()
+    if missing := [kind for kind in kinds if kind not in info]:
+        version = server.get("/system_stats")["system"]["comfyui_version"]
+        pytest.skip(f"ComfyUI {version} has no {', '.join(missing)}")
+
+
+def exported(format: str, **readers: dict[str, Any]) -> Graph:
+    """Return views -> refine -> export (node 3) -> readers of its file, by node type, from node 4 on."""
+    splats = format.startswith("splat")
+    graph = graph_of(backend="gaussians" if splats else "dynerf", steps=30)
+    graph = {number: graph[number] for number in "12"}
+    graph["3"] = {"class_type": "SV4D2Export4D", "inputs": {"scene": ["2", 0], **EXPORT, "format": format}}
+    for number, (kind, inputs) in enumerate(readers.items(), start=4):
+        graph[str(number)] = {"class_type": kind, "inputs": inputs}
+    return graph
+
+
+def written(server: Any, entry: dict[str, str]) -> Path:
+    """Return a file that a node's result names."""
+    return server.base / entry["type"] / entry["subfolder"] / entry["filename"]
+
+
+def test_the_moving_mesh_reaches_the_hosts_viewer_and_saver(server: Any) -> None:
+    need(server, "Preview3DAdvanced", "Save3DAdvanced")
+    file = {**VIEWER, "model_3d": ["3", 2]}
+    saver = {**file, "filename_prefix": "4d/saved"}
+    outcome = server.prompt(exported("glb", Preview3DAdvanced=file, Save3DAdvanced=saver))
+    assert outcome.status == "success", outcome.message
+    (made,) = outcome.outputs["3"]["3d"]
+    original = written(server, made).read_bytes()
+    assert made["filename"].endswith(".glb") and b'"animations"' in original
+    assert (server.base / "temp" / outcome.outputs["4"]["result"][0]).read_bytes() == original
+    saved = outcome.outputs["5"]["result"][0]
+    assert saved.startswith("4d/saved_") and (server.base / "output" / saved).read_bytes() == original
+
+
+def test_splats_reach_the_hosts_viewer_saver_and_parser(server: Any) -> None:
+    need(server, "PreviewGaussianSplat", "SaveGaussianSplat", "File3DToSplat", "GetSplatCount")
+    file = {**VIEWER, "model_3d": ["3", 3]}
+    graph = exported(
+        "splat-ply",
+        PreviewGaussianSplat=file,
+        SaveGaussianSplat={**file, "filename_prefix": "4d/splat"},
+        File3DToSplat={"model_3d": ["3", 3]},
+        GetSplatCount={"splat": ["6", 0]},
+        PreviewAny={"source": ["7", 1]},
+    )
+    outcome = server.prompt(graph)
+    assert outcome.status == "success", outcome.message
+    frames = outcome.outputs["3"]["3d"]
+    first = written(server, frames[0])
+    assert len(frames) == 3 and first.name == "splat_00000.ply"
+    assert (server.base / "temp" / outcome.outputs["4"]["result"][0]).read_bytes() == first.read_bytes()
+    saved = server.base / "output" / outcome.outputs["5"]["result"][0]
+    assert saved.suffix == ".ply" and saved.read_bytes() == first.read_bytes()
+    (count,) = [line for line in first.read_bytes().splitlines() if line.startswith(b"element vertex")]
+    assert count.split()[-1].decode() == outcome.outputs["8"]["text"][0]
+
+
+def test_a_file_that_is_not_there_is_explained(server: Any) -> None:
+    need(server, "PreviewGaussianSplat")
+    graph = exported("glb", PreviewGaussianSplat={**VIEWER, "model_3d": ["3", 3]})
+    outcome = server.prompt(graph)
+    assert outcome.status == "error"
+    assert "splat-ply, splat only; got glb. Set format" in outcome.message
+
+
+def test_the_host_renders_our_splats_as_we_do(server: Any) -> None:
+    need(server, "RenderSplat", "SV4D2SceneToSplat", "SV4D2CamerasToCameraInfo")
+    size, n_frames, view = 256, 2, 1
+    graph = graph_of(backend="gaussians", steps=60)
+    graph["3"]["inputs"] |= {"frames": n_frames, "size": size}
+    camera = {"cameras": ["1", 2], "view": view}
+    splat = {"splat": ["5", 0], "camera_info": ["6", 0], "width": size, "height": size, "frames": 1}
+    # Sharper than 1 is not what was fitted.
+    look = dict(splat_scale=1.0, sharpen=1.0, headlight_shading=0.0, opacity_threshold=0.0)
+    look |= dict(render_style="color", background="#ffffff")
+    for number, (kind, inputs) in enumerate(
+        [
+            ("SV4D2SceneToSplat", {"scene": ["2", 0], "frames": n_frames}),
+            ("SV4D2CamerasToCameraInfo", camera),
+            ("RenderSplat", {**splat, **look}),
+            ("PreviewImage", {"images": ["7", 0]}),
+            ("MaskToImage", {"mask": ["3", 1]}),
+            ("PreviewImage", {"images": ["9", 0]}),
+            ("MaskToImage", {"mask": ["7", 1]}),
+            ("PreviewImage", {"images": ["11", 0]}),
+        ],
+        start=5,
+    ):
+        graph[str(number)] = {"class_type": kind, "inputs": inputs}
+    outcome = server.prompt(graph)
+    assert outcome.status == "success", outcome.message
+
+    def seen(node: str) -> np.ndarray:
+        files = [written(server, one) for one in outcome.outputs[node]["images"]]
+        return np.stack([np.asarray(Image.open(file)) for file in files]).astype(float)
+
+    def decibels(ours: str, theirs: str) -> np.ndarray:
+        """Return how near their pictures are to each of our views, [views, frames]."""
+        pictures = seen(ours).reshape(-1, n_frames, size, size, 3)
+        return 10 * np.log10(255**2 / np.square(pictures - seen(theirs)).mean((2, 3, 4)))
+
+    images, masks = decibels("4", "8"), decibels("10", "12")
+    # Shape, place and opacity are equal; colours are mixed in display values here, as linear light there.
+    assert masks[view].min() >= 38 and images[view].min() >= 30, (masks, images)
+    assert np.delete(images, view, 0).max() < 25
 
 
 def blank_views(graph: Graph) -> None:

@@ -87,6 +87,18 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
+def welded_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Return unit normals [N, 3] float32, the same for vertices at one place: a texture's seams do not show.
+
+    Args:
+        vertices: [N, 3].
+        faces: [F, 3].
+    """
+    places, index = np.unique(vertices.double().numpy(), axis=0, return_inverse=True)
+    index = index.reshape(-1)
+    return torch.from_numpy(vertex_normals(places, index[faces.numpy()])[index]).float()
+
+
 def _isosurface(grid: DensityGrid, level: float, time: float) -> Trimesh:
     """Return the surface at which the density is the level, without hollows, in the world."""
     from skimage.measure import marching_cubes

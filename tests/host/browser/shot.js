@@ -110,7 +110,11 @@ async function main() {
   process.stdout.write(JSON.stringify(results));
 }
 
-main().catch((error) => {
-  console.error(error);
-  process.exit(1);
-});
+// Other scripts open the page in the same way.
+module.exports = { openPage, RUN_MS };
+if (require.main === module) {
+  main().catch((error) => {
+    console.error(error);
+    process.exit(1);
+  });
+}

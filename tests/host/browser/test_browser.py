@@ -15,24 +15,12 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent.parent
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 PROMPTS = REPOSITORY / "tests" / "data" / "prompts"
-OTHER_FRONTEND = os.environ.get("COMFYUI_FRONTEND_ROOT")
-ANOTHER = pytest.mark.skipif(
-    not OTHER_FRONTEND,
-    reason="Only the host's own frontend: COMFYUI_FRONTEND_ROOT=<unpacked newest>/static tests another, "
-    "as `make host` does",
-)
-# Which page, and whether it draws nodes in its new way.
-PAGES = [
-    pytest.param(("installed", None, False), id="installed"),
-    pytest.param(("other", OTHER_FRONTEND, False), id="other", marks=ANOTHER),
-    pytest.param(("other_new_nodes", OTHER_FRONTEND, True), id="other_new_nodes", marks=ANOTHER),
-]
 SECONDS = 600
 
 
-@pytest.fixture(scope="module", params=PAGES)
+@pytest.fixture(scope="module")
 def page(
-    request: pytest.FixtureRequest,
+    frontend: Any,
     start_server: Callable[..., Any],
     tiny_settings: Callable[[str], dict[str, dict[str, Any]]],
     recorded_schemas: Any,
@@ -40,14 +28,13 @@ def page(
 ) -> dict[str, dict[str, Any]]:
     """Return what the page said about each workflow; one browser opens them all."""
     folder = tmp_path_factory.mktemp("browser")
-    name, frontend, new_nodes = request.param
-    with start_server(frontend and Path(frontend)) as server:
+    with start_server(frontend.folder) as server:
         version = server.get("/system_stats")["system"]["comfyui_version"]
-        pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", folder)) / version / name
+        pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", folder)) / version / frontend.name
         pictures.mkdir(parents=True, exist_ok=True)
         job = {
             "url": server.url,
-            "newNodes": new_nodes,
+            "newNodes": frontend.new_nodes,
             "chromium": os.environ.get("CHROMIUM", "/usr/bin/chromium"),
             "profile": str(folder / "profile"),
             "workflows": [
@@ -72,7 +59,7 @@ def page(
     said = json.loads(done.stdout)
     for workflow in said.values():
         workflow["prompt"] = as_recorded(workflow["prompt"] or {}, recorded_schemas.read())
-        workflow["frontend"] = name
+        workflow["frontend"] = frontend.name
     return said
 
 
