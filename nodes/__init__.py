@@ -6,7 +6,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-from .camera_info import SV4D2CamerasToCameraInfo
+from .camera_info import SV4D2CameraInfoToCameras, SV4D2CamerasToCameraInfo
 from .camera_orbit import SV4D2CameraOrbit
 from .conditioning_node import SV4D2Conditioning
 from .export_dataset import SV4D2ExportDataset
@@ -26,7 +26,7 @@ from .scene_mesh import SV4D2SceneToMesh
 from .scene_splat import SV4D2SceneToSplat
 from .tiny_model import register_tiny_model
 from .views_folder import SV4D2LoadViews, SV4D2SaveViews
-from .views_images import SV4D2ImagesToViews, SV4D2ViewsToImages
+from .views_images import SV4D2ImagesToViews, SV4D2RendersToViews, SV4D2ViewsToImages
 from .views_video import SV4D2ViewsGridVideo
 
 log = logging.getLogger(__name__)
@@ -55,12 +55,13 @@ class SV4D2Extension(ComfyExtension):
             SV4D2UNETLoader,
             SV4D2PrepareClip,
             SV4D2CameraOrbit,
-            *([SV4D2CamerasToCameraInfo] if hasattr(io, "Load3DCamera") else []),
+            *([SV4D2CamerasToCameraInfo, SV4D2CameraInfoToCameras] if hasattr(io, "Load3DCamera") else []),
             SV4D2Conditioning,
             SV4D2Guidance,
             SV4D2Sampler,
             SV4D2ViewsToImages,
             SV4D2ImagesToViews,
+            SV4D2RendersToViews,
             SV4D2ViewsGridVideo,
             SV4D2LoadViews,
             SV4D2SaveViews,

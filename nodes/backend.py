@@ -118,7 +118,7 @@ def backend_of(patcher: Any, clip_vision: Any, vae: Any, config: ModelConfig, **
         ValueError: a CLIP vision model or a VAE that does not fit SV4D 2.0.
     """
     for socket, value in (("clip_vision", clip_vision), ("vae", vae)):
-        if value is None:
+        if value is None or getattr(value, "first_stage_model", value) is None:
             raise ValueError(
                 f"Expected a model in the socket {socket!r}; got none, as the loader found none in its file. "
                 f"Connect {socket} of SV4D2 Load Checkpoint."

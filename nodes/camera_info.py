@@ -1,17 +1,23 @@
-"""One of our cameras as the host's 3D nodes take it; for hosts that have `io.Load3DCamera`."""
+"""Our cameras as the host's 3D nodes take them, and the host's as ours; for hosts with `io.Load3DCamera`."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..sv4d2_core.cameras import Cameras
-from .sockets import CamerasType, aliases
+from ..sv4d2_core.cameras import DEFAULT_FOV_DEG, Cameras
+from ..sv4d2_core.export.viewer_cameras import Placement, ViewerCamera, from_viewer, to_viewer
+from .sockets import CamerasType, advanced, aliases
+
+_FIRST, _FRONT = "first camera", "front"
 
 
 class SV4D2CamerasToCameraInfo(io.ComfyNode):
-    """Turns one camera into the camera of a 3D viewer."""
+    """Turns our cameras into those of a 3D viewer."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,9 +26,10 @@ class SV4D2CamerasToCameraInfo(io.ComfyNode):
             display_name="SV4D2 Cameras to Camera Info",
             category="SV4D2/cameras",
             description=(
-                "Gives one camera of an orbit to ComfyUI's 3D nodes, so that a 3D preview or renderer looks "
-                "from exactly where a novel view does. Connect the cameras of SV4D2 Camera Orbit, and the "
-                "output to a node with a camera_info input, such as Preview 3D."
+                "Gives the cameras of an orbit to ComfyUI's 3D nodes, so that a 3D preview or renderer looks "
+                "from exactly where the novel views do. Connect the cameras of SV4D2 Camera Orbit, and an "
+                "output to a node with a camera_info input: camera_info to Preview 3D, all_cameras to Render "
+                "Mesh or Render Splat, whose pictures SV4D2 Renders to Views turns into views."
             ),
             inputs=[
                 CamerasType.Input("cameras", tooltip="The cameras, from SV4D2 Camera Orbit."),
@@ -31,7 +38,7 @@ class SV4D2CamerasToCameraInfo(io.ComfyNode):
                     default=1,
                     min=0,
                     max=1024,
-                    tooltip="Which camera: 0 is the clip's own, 1 the first novel view.",
+                    tooltip="Which camera camera_info is: 0 is the clip's own, 1 the first novel view.",
                 ),
             ],
             outputs=[
@@ -39,24 +46,177 @@ class SV4D2CamerasToCameraInfo(io.ComfyNode):
                     display_name="camera_info",
                     tooltip="Position, target, rotation and field of view of the camera (Y is up).",
                 ),
+                io.Load3DCamera.Output(
+                    display_name="all_cameras",
+                    is_output_list=True,
+                    tooltip="All cameras, the clip's own first. The node behind runs once for each of them.",
+                ),
+                io.Load3DCamera.Output(
+                    display_name="camera_list",
+                    tooltip="All cameras in one camera list, for versions of ComfyUI that have the node "
+                    "Batch Cameras. Others take all_cameras.",
+                ),
             ],
-            **aliases("3d camera", "load3d", "preview 3d", "camera position"),
+            **aliases("3d camera", "load3d", "preview 3d", "camera position", "render mesh", "render splat"),
         )
 
     @classmethod
     def execute(cls, cameras: Cameras, view: int) -> io.NodeOutput:
-        """Return the camera in the host's words; both worlds have Y up and cameras that look along -Z."""
+        """Return the cameras in the host's words; both worlds have Y up and cameras that look along -Z."""
         cameras.check_view(view)
-        camera_info = {
-            "position": _named("xyz", cameras.eyes()[view].tolist()),
-            "target": _named("xyz", [0.0, 0.0, 0.0]),
-            "quaternion": _named("xyzw", cameras.quaternions_xyzw()[view].tolist()),
-            "fov": cameras.fov_deg,
-            "zoom": 1,
-            "cameraType": "perspective",
-        }
-        return io.NodeOutput(camera_info)
+        infos = [_camera_info(camera) for camera in to_viewer(cameras)]
+        camera_list: Any = infos
+        if not _host_has_camera_lists():
+            camera_list = ExecutionBlocker(
+                "This ComfyUI has no camera lists yet. Connect all_cameras instead: the node behind runs "
+                "once for each camera."
+            )
+        return io.NodeOutput(infos[view], infos, camera_list)
 
 
-def _named(names: str, values: list[float]) -> dict[str, Any]:
+class SV4D2CameraInfoToCameras(io.ComfyNode):
+    """Turns cameras of a 3D viewer into ours."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2CameraInfoToCameras",
+            display_name="SV4D2 Camera Info to Cameras",
+            category="SV4D2/cameras",
+            description=(
+                "Takes the cameras of ComfyUI's 3D nodes: one, several or a camera list that stand around "
+                "one point and look at it. Connect Create Camera Info, Preview 3D or Create Camera Orbit, "
+                "and the output to SV4D2 Render 4D, SV4D2 Sampler or, with pictures rendered from these "
+                "cameras, to SV4D2 Renders to Views."
+            ),
+            is_input_list=True,
+            inputs=[
+                io.Load3DCamera.Input(
+                    "camera_info",
+                    tooltip="The cameras. All must be perspective and upright and have one target, one "
+                    "distance from it and one field of view; the target becomes the object's centre.",
+                ),
+                io.Combo.Input(
+                    "input_view",
+                    options=[_FIRST, _FRONT],
+                    default=_FIRST,
+                    tooltip="Which camera is the input view, which azimuths count from. first camera: the "
+                    "first one; the others are the novel views. front: one at the front of the world (+Z), "
+                    "as in the scenes of SV4D2 Refine 4D; all cameras given are novel views.",
+                ),
+                io.Float.Input(
+                    "input_elevation_deg",
+                    default=0.0,
+                    min=-89.0,
+                    max=89.0,
+                    step=1.0,
+                    tooltip="Only for front: how high the clip's own camera looks down on the object, in "
+                    "degrees.",
+                ),
+                io.Float.Input(
+                    "fov_deg",
+                    default=DEFAULT_FOV_DEG,
+                    min=1.0,
+                    max=170.0,
+                    step=0.1,
+                    tooltip="Field of view in degrees of a camera_info that states none, as older versions "
+                    "of ComfyUI make them. Otherwise not used.",
+                    **advanced(),
+                ),
+                io.Custom("LOAD3D_MODEL_INFO").Input(
+                    "model_3d_info",
+                    optional=True,
+                    tooltip="How a viewer has moved, turned and scaled the model, from the same node as "
+                    "camera_info: the cameras then fit the model as it is in its file.",
+                ),
+            ],
+            outputs=[
+                CamerasType.Output(
+                    display_name="cameras",
+                    tooltip="The input's camera and those of the novel views; connect it to SV4D2 Render 4D, "
+                    "SV4D2 Sampler or SV4D2 Renders to Views.",
+                ),
+            ],
+            **aliases("3d camera", "load3d", "camera list", "camera orbit", "viewer", "novel view"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        camera_info: list[Any],
+        input_view: list[str],
+        input_elevation_deg: list[float],
+        fov_deg: list[float],
+        model_3d_info: list[Any] | None = None,
+    ) -> io.NodeOutput:
+        """Return the orbit; every input is a list, as the host gives it to a node that takes lists."""
+        viewer = [_viewer_camera(info, fov_deg[0]) for info in _flat(camera_info)]
+        front = input_elevation_deg[0] if input_view[0] == _FRONT else None
+        models = list(_flat(model_3d_info or []))
+        model = _placement(models[0]) if models else None
+        return io.NodeOutput(from_viewer(viewer, front_elevation_deg=front, model=model))
+
+
+def _host_has_camera_lists() -> bool:
+    """Return whether the host's 3D nodes take several cameras through one socket."""
+    # The host's own module: ours of that name is a part of our package.
+    return "BatchCameras" in getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    """Yield what lists of lists hold: a host's list of values, each of which may be a camera list."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        elif value is not None:
+            yield value
+
+
+def _camera_info(camera: ViewerCamera) -> dict[str, Any]:
+    return {
+        "position": _named("xyz", camera.position),
+        "target": _named("xyz", camera.target),
+        "quaternion": _named("xyzw", camera.quaternion_xyzw or ()),
+        "fov": camera.fov_deg,
+        "zoom": camera.zoom,
+        "cameraType": "perspective",
+    }
+
+
+def _viewer_camera(info: Any, fov_deg: float) -> ViewerCamera:
+    """Return a camera_info as our core has it; ``fov_deg`` stands in for one that it lacks."""
+    if not isinstance(info, dict) or not {"position", "target"} <= info.keys():
+        raise ValueError(
+            f"Expected a camera_info with position and target; got {str(info)[:80]}. Connect the camera_info "
+            f"of Create Camera Info or of a 3D viewer."
+        )
+    kind = str(info.get("cameraType", "perspective"))
+    if kind.lower().startswith("ortho"):
+        raise ValueError(
+            f"Expected perspective cameras; got an {kind} one. Set the camera to perspective in the node "
+            f"that it comes from."
+        )
+    quaternion = info.get("quaternion")
+    return ViewerCamera(
+        position=_numbers("xyz", info["position"]),
+        target=_numbers("xyz", info["target"]),
+        fov_deg=float(info.get("fov") or fov_deg),
+        zoom=float(info.get("zoom") or 1),
+        quaternion_xyzw=_numbers("xyzw", quaternion) if quaternion else None,
+    )
+
+
+def _placement(info: dict[str, Any]) -> Placement:
+    return Placement(
+        position=_numbers("xyz", info["position"]),
+        quaternion_xyzw=_numbers("xyzw", info["quaternion"]),
+        scale=_numbers("xyz", info["scale"]),
+    )
+
+
+def _named(names: str, values: Sequence[float]) -> dict[str, float]:
     return dict(zip(names, values, strict=True))
+
+
+def _numbers(names: str, values: dict[str, float]) -> Any:
+    return tuple(float(values[name]) for name in names)

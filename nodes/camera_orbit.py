@@ -8,7 +8,7 @@ from ..sv4d2_core.cameras import DEFAULT_FOV_DEG, DEFAULT_RADIUS
 from ..sv4d2_core.export.rig_picture import rig_picture
 from ..sv4d2_core.orbits import PRESETS, orbit
 from .preview import picture_preview
-from .sockets import CamerasType, aliases
+from .sockets import CamerasType, advanced, aliases, shows_a_picture
 
 
 class SV4D2CameraOrbit(io.ComfyNode):
@@ -47,6 +47,7 @@ class SV4D2CameraOrbit(io.ComfyNode):
                 io.String.Input(
                     "elevations_deg",
                     default="",
+                    placeholder="all level, or such as 0, 10, 0, 10",
                     tooltip="Camera heights in degrees relative to the input view (positive = from above), "
                     "separated by commas or blanks. 4 views, 8 views and custom: blank (all level with the "
                     "input) or one per novel view. ring: blank or one number. rings: one per ring, such as "
@@ -55,6 +56,7 @@ class SV4D2CameraOrbit(io.ComfyNode):
                 io.String.Input(
                     "azimuths_deg",
                     default="",
+                    placeholder="for custom, such as 60, 120, 180, 240",
                     tooltip="Only for custom: degrees around the object, one per novel view, such as 60, "
                     "120, 180, 240. Positive moves the camera to the viewer's right; 180 is behind the "
                     "object. A leading 0 stands for the input view and may be left out.",
@@ -67,6 +69,7 @@ class SV4D2CameraOrbit(io.ComfyNode):
                     step=1.0,
                     tooltip="Only for sweep: the arc in degrees from the input view to just after the last "
                     "view; 360 is a full turn, negative turns to the left.",
+                    **advanced(),
                 ),
                 io.Float.Input(
                     "sweep_elevation_deg",
@@ -76,6 +79,7 @@ class SV4D2CameraOrbit(io.ComfyNode):
                     step=1.0,
                     tooltip="Only for sweep: how far the camera rises and sinks along the arc, in degrees "
                     "(one wave).",
+                    **advanced(),
                 ),
                 io.Float.Input(
                     "input_elevation_deg",
@@ -94,6 +98,7 @@ class SV4D2CameraOrbit(io.ComfyNode):
                     step=0.1,
                     tooltip="Distance of the cameras from the object (about 1 large) in exported camera "
                     "files. Does not change the pictures.",
+                    **advanced(),
                 ),
                 io.Float.Input(
                     "fov_deg",
@@ -103,6 +108,7 @@ class SV4D2CameraOrbit(io.ComfyNode):
                     step=0.1,
                     tooltip="Field of view in degrees in exported camera files; 33.8 is what the model was "
                     "trained with. Does not change the pictures.",
+                    **advanced(),
                 ),
             ],
             outputs=[
@@ -112,6 +118,7 @@ class SV4D2CameraOrbit(io.ComfyNode):
                     "SV4D2 Conditioning or SV4D2 Images to Views.",
                 ),
             ],
+            **shows_a_picture(),
             **aliases("stable video 4d", "novel view", "camera path", "turntable", "azimuth", "elevation"),
         )
 

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.activations import activation_bytes
-from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig
+from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig, VAEConfig
 from ..sv4d2_core.diffusion.identify import unet_prefix
-from ..sv4d2_core.diffusion.layout import Header, TensorInfo, read_unet_only
+from ..sv4d2_core.diffusion.layout import SHARED_ENCODER, Header, TensorInfo, metadata_of, read_unet_only
 from ..sv4d2_core.diffusion.memory import LARGEST_CHUNK, chunk_for_card
+from ..sv4d2_core.diffusion.safetensors_stream import METADATA_KEY, metadata_of_bytes, metadata_tensor
+from ..sv4d2_core.diffusion.sizes import read_vae
 from .host_unet import HostUNet
 from .window_conds import WindowConds
 
@@ -58,15 +60,16 @@ class SV4D2Model(comfy.model_base.BaseModel):
     shapes, so the number of cameras must tell (`config_for`).
     """
 
-    def __init__(self, model_config: Any, config: ModelConfig, variant_known: bool, device: Any) -> None:
+    def __init__(self, model_config: Any, config: ModelConfig, metadata: dict[str, str], device: Any) -> None:
         super().__init__(
             model_config,
             comfy.model_base.ModelType.V_PREDICTION_EDM,
             device=device,
-            unet_model=partial(HostUNet, config.unet),
+            # The host saves one VAE with a model.
+            unet_model=partial(HostUNet, config.unet, metadata_tensor({**metadata, SHARED_ENCODER: "true"})),
         )
         self.sv4d2_config = config
-        self.variant_known = variant_known
+        self.variant_known = "sv4d2.variant" in metadata
         self._told: set[int] = set()
         card = comfy.model_management.get_torch_device()
         if card.type != "cpu":
@@ -95,12 +98,18 @@ class SV4D2Model(comfy.model_base.BaseModel):
         """Return the conditions of one window in the form that `HostUNet` takes.
 
         Raises:
-            ValueError: conditioning of another model, latents of another size, a masked area.
+            ValueError: conditioning of another model, latents of another size, a masked area, the host's
+                own windows.
         """
         window = WindowConds.of_host(kwargs)
         window.check_noise(kwargs["noise"])
         if kwargs.get("area") is not None:
             raise ValueError("SV4D 2.0 cannot be limited to an area. Remove the Set Area node.")
+        if getattr(self.current_patcher, "model_options", {}).get("context_handler") is not None:
+            raise ValueError(
+                "SV4D 2.0 needs all frames and views of its window at once. Remove the Context Windows node; "
+                "SV4D2 Sampler makes long clips in windows of its own."
+            )
         device = kwargs["device"]
 
         def fixed(tensor: Tensor) -> FixedCond:
@@ -147,17 +156,35 @@ class SV4D2(comfy.supported_models.SV3D_p):
     ) -> SV4D2Model:
         """Return the model, without weights."""
         config = _declared.get()
-        known = config is not None
-        if config is None:
-            config = _config_of_tensors(state_dict)
+        if config is not None:
+            metadata = metadata_of(config)
+        else:
+            config, metadata = _config_of_tensors(state_dict)
         self.sampling_settings = {"sigma_min": config.sigma_min, "sigma_max": config.sigma_max}
         self.latent_format.scale_factor = config.scale_factor
-        return SV4D2Model(self, config, known, device)
+        model = SV4D2Model(self, config, metadata, device)
+        self._metadata = getattr(model.diffusion_model, METADATA_KEY)
+        return model
+
+    def process_unet_state_dict(
+        self, state_dict: dict[str, Any], *_args: Any, **_kwargs: Any
+    ) -> dict[str, Any]:
+        """Return the network's weights with its metadata in them, which official files lack."""
+        return {**state_dict, METADATA_KEY: self._metadata}
 
     def process_vae_state_dict(
         self, state_dict: dict[str, Any], *_args: Any, **_kwargs: Any
     ) -> dict[str, Any]:
-        """Return the autoencoder's weights in the form that the host's AutoencoderKL takes."""
+        """Return the autoencoder's weights in the form that the host's AutoencoderKL takes.
+
+        The host knows one size of it; of another there are none, which the host says when somebody uses it.
+        """
+        if "encoder.conv_in.weight" in state_dict and read_vae(_header_of(state_dict), "") != VAEConfig():
+            log.warning(
+                "SV4D2: ComfyUI's own loaders cannot build this file's small VAE; the model is loaded. SV4D2 "
+                "Load Checkpoint brings the VAE and the image tower, too."
+            )
+            return {}
         return with_identity_post_quant(state_dict)
 
 
@@ -206,8 +233,17 @@ def _say_detection_failed(reason: str) -> None:
     log.warning("SV4D2: could not look at a model (%s); it is left to ComfyUI's own detection.", reason)
 
 
-def _config_of_tensors(state_dict: dict[str, Tensor]) -> ModelConfig:
-    """Return the sizes that shapes alone tell, as the 4-view variant."""
+def _config_of_tensors(state_dict: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, str]]:
+    """Return the sizes that tensors tell, and their metadata; without any it is the 4-view variant."""
+    header = _header_of(state_dict)
+    known = "sv4d2.variant" in header.metadata
+    config = read_unet_only(header, "auto" if known else "sv4d2")[0]
+    return config, header.metadata or metadata_of(config, variant_known=False)
+
+
+def _header_of(state_dict: dict[str, Tensor]) -> Header:
+    """Return what a file of these tensors would say of itself."""
     tensors = {key: TensorInfo(str(x.dtype), tuple(x.shape)) for key, x in state_dict.items()}
-    header = Header(Path("this file"), tensors, {}, 0)
-    return read_unet_only(header, "sv4d2")[0]
+    kept = next((x for key, x in state_dict.items() if key.endswith(METADATA_KEY)), None)
+    metadata = {} if kept is None else metadata_of_bytes(bytes(kept.cpu().tolist()))
+    return Header(Path("this file"), tensors, metadata, 0)

@@ -11,8 +11,10 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.config import UNetConfig
+from ..sv4d2_core.diffusion.safetensors_stream import METADATA_KEY
 from ..sv4d2_core.diffusion.second_try import with_second_try
 from ..sv4d2_core.diffusion.unet import UNet
+from .out_of_memory import is_oom
 
 
 class _HostAttention:
@@ -35,15 +37,21 @@ class HostUNet(UNet):
     def __init__(
         self,
         config: UNetConfig,
+        metadata: Tensor,
         *,
         operations: Any,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         **_detected: Any,
     ) -> None:
-        """Build the network of ``config``; what the host detected by itself is not needed."""
+        """Build the network of ``config``; what the host detected by itself is not needed.
+
+        ``metadata`` (`safetensors_stream.metadata_tensor`) travels with the weights, so that files which the
+        host saves keep it.
+        """
         attention = _HostAttention()
         super().__init__(config, operations=operations, attention=attention, dtype=dtype, device=device)
+        self.register_buffer(METADATA_KEY, metadata)
         self._attention = attention
         # The host reads the weights' type from here.
         self.dtype = dtype
@@ -94,6 +102,13 @@ class HostUNet(UNet):
         **_: Any,
     ) -> Tensor:
         self.set_view_mixing(view_mixing)
+        if transformer_options.get("patches_replace"):
+            kinds = ", ".join(transformer_options["patches_replace"])
+            raise ValueError(
+                f"Expected the network's own attention; got a model whose {kinds} another node replaces, "
+                f"which SV4D 2.0 does not know. Remove that node, for example Self-Attention or "
+                f"Perturbed-Attention Guidance."
+            )
         batch, n_frames = context.shape[:2]
         of_first_frame = timesteps.unflatten(0, (batch, n_frames, -1))[:, 0].flatten()
         inputs = torch.cat([x, frames.repeat_interleave(len(x) // len(frames), dim=0)], dim=1)
@@ -106,7 +121,7 @@ class HostUNet(UNet):
         try:
             if torch.compiler.is_compiling():
                 return predict()
-            return with_second_try(predict, self.shrink_parts)
+            return with_second_try(predict, self.shrink_parts, is_oom)
         finally:
             self._attention.options = {}
 

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..sv4d2_core.export.pictures import pick_frames, to_bytes
+from .preview import live_preview
 
 _FRAMES = 6
-_LARGEST_SIDE = 1024
 
 
 def progress_with_preview(latent_format: Any, n_views: int) -> Callable[[int, int, Tensor | None], None]:
@@ -29,16 +29,20 @@ def progress_with_preview(latent_format: Any, n_views: int) -> Callable[[int, in
     def callback(step: int, total: int, latents: Tensor | None) -> None:
         nonlocal bar
         bar = bar or comfy.utils.ProgressBar(total)
-        preview = None
-        if latents is not None and latent_format.latent_rgb_factors is not None:
-            preview = ("JPEG", latent_picture(latents, n_views, latent_format), _LARGEST_SIDE)
-        bar.update_absolute(step, total, preview)
+        bar.update_absolute(
+            step, total, live_preview(lambda: latent_picture(latents, n_views, latent_format))
+        )
 
     return callback
 
 
-def latent_picture(latents: Tensor, n_views: int, latent_format: Any) -> Image.Image:
-    """Return a picture of denoised latents [T * V, 4, h, w]: a row per view, a column per shown frame."""
+def latent_picture(latents: Tensor | None, n_views: int, latent_format: Any) -> Image.Image | None:
+    """Return a picture of denoised latents [T * V, 4, h, w]: a row per view, a column per shown frame.
+
+    None without latents, and where the host has no map of them to colours.
+    """
+    if latents is None or latent_format.latent_rgb_factors is None:
+        return None
     grid = rearrange(latents, "(t v) c h w -> t v h w c", v=n_views)
     shown = grid[pick_frames(len(grid), _FRAMES)].float()
     factors = torch.tensor(latent_format.latent_rgb_factors).to(shown)

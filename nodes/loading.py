@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,31 @@ def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, An
         one_encoder = encoders_are_equal(header, file, networks["frame_encoder"])
     state_dict = comfy.utils.load_torch_file(path, safe_load=True)
     # The host takes the UNet's weights out of the state dict.
-    model = _rebuildable(_build_model(state_dict, config, weight_dtype), path, variant, weight_dtype)
+    model = _build_model(state_dict, config, weight_dtype)
+    _remember(model, load_unet, path, variant, weight_dtype)
     vae = _build_vae(state_dict, "frame_encoder", config.vae)
+    _remember(vae.patcher, load_vae_patcher, path, variant)
     vae.sv4d2_views = None
     if not one_encoder:
         vae.sv4d2_views = _build_vae(state_dict, "view_encoder", config.vae)
         # It only encodes.
         vae.sv4d2_views.first_stage_model.decoder = torch.nn.Identity()
-    return model, _build_clip_vision(state_dict, config.clip), vae
+    clip_vision = _build_clip_vision(state_dict, config.clip)
+    _remember(clip_vision.patcher, load_clip_vision_patcher, path, variant)
+    return model, clip_vision, vae
+
+
+def load_vae_patcher(path: str, variant: str, **_options: Any) -> Any:
+    """Return the patcher of a checkpoint's VAE, loaded anew; its second encoder stays where it is."""
+    config = read_config(read_header(path), variant)
+    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    return _build_vae(state_dict, "frame_encoder", config.vae).patcher
+
+
+def load_clip_vision_patcher(path: str, variant: str, **_options: Any) -> Any:
+    """Return the patcher of a checkpoint's image tower, loaded anew."""
+    config = read_config(read_header(path), variant)
+    return _build_clip_vision(comfy.utils.load_torch_file(path, safe_load=True), config.clip).patcher
 
 
 def load_unet(path: str, variant: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:
@@ -84,7 +102,8 @@ def load_unet(path: str, variant: str, weight_dtype: str, disable_dynamic: bool 
     check_tensors(header, required, _READABLE)
     state_dict = comfy.utils.load_torch_file(path, safe_load=True)
     model = _build_model(state_dict, config, weight_dtype, disable_dynamic)
-    return _rebuildable(model, path, variant, weight_dtype)
+    _remember(model, load_unet, path, variant, weight_dtype)
+    return model
 
 
 def _build_model(
@@ -99,11 +118,10 @@ def _build_model(
         )
 
 
-def _rebuildable(model: Any, path: str, variant: str, weight_dtype: str) -> Any:
-    """Return the MODEL, told how newer hosts load it again for another device or all at once."""
-    if hasattr(model, "cached_patcher_init"):
-        model.cached_patcher_init = (load_unet, (path, variant, weight_dtype))
-    return model
+def _remember(patcher: Any, load: Callable[..., Any], *arguments: str) -> None:
+    """Tell newer hosts how a patcher is loaded again, for another device or all at once."""
+    if hasattr(patcher, "cached_patcher_init"):
+        patcher.cached_patcher_init = (load, arguments)
 
 
 def _build_vae(state_dict: dict[str, Tensor], encoder: str, config: VAEConfig) -> Any:

@@ -13,7 +13,7 @@ from ..sv4d2_core.export.mosaic import frame_strip
 from ..sv4d2_core.video.crop import CENTERINGS, prepare_clip
 from ..sv4d2_core.video.frames import Clip
 from .preview import picture_preview
-from .sockets import aliases
+from .sockets import aliases, shows_a_picture
 
 # Frames per second that a video has before it is known, and copies of its frames that are alive at once.
 _LIKELY_RATE, _COPIES = 30, 2
@@ -128,6 +128,7 @@ class SV4D2PrepareClip(io.ComfyNode):
                 ),
                 io.Float.Output(display_name="fps", tooltip="Frames per second of the prepared clip."),
             ],
+            **shows_a_picture(),
             **aliases("stable video 4d", "crop object", "center object", "white background", "novel view"),
         )
 
@@ -194,4 +195,7 @@ def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:
         )
     components = video.get_components()
     alpha = getattr(components, "alpha", None)
-    return components.images, None if alpha is None else alpha[..., 0], float(components.frame_rate)
+    # Hosts differ in whether an opacity has an axis for its one channel.
+    if alpha is not None and alpha.ndim == components.images.ndim:
+        alpha = alpha[..., 0]
+    return components.images, alpha, float(components.frame_rate)

@@ -1,15 +1,29 @@
-"""What a node shows on itself: a picture in the host's temporary folder, and lines of text."""
+"""What a node shows on itself: while it runs and when it is done."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
+
+
+def live_preview(
+    draw: Callable[[], Image.Image | None], full_size: bool = False
+) -> tuple[str, Image.Image, int | None] | None:
+    """Return a picture as the host's progress bar takes it; None, and nothing drawn, without previews.
+
+    The user chooses method and size for the server, in newer hosts for each run.
+    """
+    if args.preview_method == LatentPreviewMethod.NoPreviews:
+        return None
+    picture = draw()
+    return None if picture is None else ("JPEG", picture, None if full_size else args.preview_size)
 
 
 def picture_preview(

@@ -18,7 +18,7 @@ from .preview import picture_preview
 from .refine_inputs import AUTO, GIVEN, refine_inputs
 from .refine_job import RefineJob
 from .second_stage import SecondStage
-from .sockets import SceneType, aliases
+from .sockets import SceneType, aliases, shows_a_picture
 from .views_folder import parsed_crop
 
 
@@ -50,6 +50,7 @@ class SV4D2Refine4D(io.ComfyNode):
                     display_name="report", tooltip="The same in words; connect Preview Any to read it."
                 ),
             ],
+            **shows_a_picture(),
             **aliases("4d", "nerf", "gaussian splatting", "reconstruction", "views to 3d", "optimize"),
         )
 

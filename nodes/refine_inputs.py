@@ -59,6 +59,7 @@ def refine_inputs() -> list[io.Input]:
             default=AUTO,
             tooltip="The height of the input camera above the object's horizon. auto: what the cameras say, "
             "else estimated from the silhouettes. given: the number below.",
+            **advanced(),
         ),
         io.Float.Input(
             "elevation_deg",
@@ -67,6 +68,7 @@ def refine_inputs() -> list[io.Input]:
             max=89.0,
             step=0.1,
             tooltip="Elevation of the input camera in degrees, positive from above; only for given.",
+            **advanced(),
         ),
         io.Float.Input(
             "strength",
@@ -76,6 +78,7 @@ def refine_inputs() -> list[io.Input]:
             step=0.01,
             tooltip="Stage 2 with a model: how far the scene's pictures are noised before they are denoised "
             "again. 0.2 to 0.6 keep the layout.",
+            **advanced(),
         ),
         io.Int.Input(
             "sampling_steps",
@@ -84,6 +87,7 @@ def refine_inputs() -> list[io.Input]:
             max=1000,
             tooltip="Stage 2 with a model: steps of the full denoising schedule, of which strength takes its "
             "share.",
+            **advanced(),
         ),
         io.Int.Input(
             "seed",
@@ -93,6 +97,7 @@ def refine_inputs() -> list[io.Input]:
             control_after_generate=FIXED,
             tooltip="Seed of the fit and of the noise of stage 2. Keep the control after generate on fixed, "
             "so that a cancelled fit can continue.",
+            **advanced(),
         ),
         io.Float.Input(
             "memory_gb",
@@ -102,6 +107,7 @@ def refine_inputs() -> list[io.Input]:
             step=0.5,
             tooltip="dynerf: work within about this much memory, GB; 0: no limit. The result stays the same, "
             "a step takes longer.",
+            **advanced(),
         ),
         io.Combo.Input(
             "field",

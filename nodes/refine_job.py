@@ -19,6 +19,7 @@ from ..sv4d2_core.fourd.scene import Scene4D
 from ..sv4d2_core.fourd.state import fit_fingerprint
 from ..sv4d2_core.views import ViewGrid
 from .fit_cache import FitStore
+from .out_of_memory import memory_advice
 from .refine_watch import RefineWatch
 from .scene_preview import check_cancelled
 from .second_stage import SecondStage, release_models
@@ -68,24 +69,23 @@ class RefineJob:
         began = time.perf_counter()
         with torch.inference_mode():
             release_models()
+        size = self.views.images.shape[2]
         try:
-            scene = refine_scene(
-                self.views,
-                self.config,
-                resynthesize=self._resynthesize,
-                normals=self.normals,
-                callback=self._watch,
-                device=comfy.model_management.get_torch_device(),
-                state=self._state,
-            )
+            with memory_advice(
+                f"Out of memory at {size} px. Lower size, or set memory_gb to what may be used."
+            ):
+                scene = refine_scene(
+                    self.views,
+                    self.config,
+                    resynthesize=self._resynthesize,
+                    normals=self.normals,
+                    callback=self._watch,
+                    device=comfy.model_management.get_torch_device(),
+                    state=self._state,
+                )
         except comfy.model_management.InterruptProcessingException:
             self._watch.save()
             raise
-        except comfy.model_management.OOM_EXCEPTION as error:
-            raise comfy.model_management.OOM_EXCEPTION(
-                f"Out of memory at {self.views.images.shape[2]} px. Lower size, or set memory_gb to what may "
-                f"be used. ({error})"
-            ) from error
         self._store.clear()
         self._seconds = time.perf_counter() - began
         return scene

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
@@ -14,10 +15,10 @@ from ..sv4d2_core.fourd.fit import FitProgress
 from ..sv4d2_core.views import ViewGrid
 from .fit_cache import FitStore
 from .live_preview import latent_picture
+from .preview import live_preview
 from .scene_preview import ScenePreview
 
 _SAVE_EVERY_S = 60.0
-_LARGEST_SIDE = 512
 
 
 class RefineWatch:
@@ -46,19 +47,16 @@ class RefineWatch:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if time.monotonic() - self._saved > _SAVE_EVERY_S:
             self.save()
-        self._show(self._preview.picture(progress.scene))
+        self._show(lambda: self._preview.picture(progress.scene))
 
     def sampling(self, _step: int, _total: int, latents: Tensor | None) -> None:
         """Show the views that are being made anew; the bar stays where the fit is."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        picture = None
-        if latents is not None and self._latent_format.latent_rgb_factors is not None:
-            picture = latent_picture(latents, self._n_views, self._latent_format)
-        self._show(picture)
+        self._show(lambda: latent_picture(latents, self._n_views, self._latent_format))
 
     def show_result(self, picture: Image.Image) -> None:
         """Replace the last preview, which the page would go on showing, by the picture of the fit."""
-        self._show(picture, largest_side=None)
+        self._show(lambda: picture, full_size=True)
 
     def save(self) -> None:
         """Keep the state, from which the fit goes on when it is queued again."""
@@ -66,8 +64,7 @@ class RefineWatch:
             self._store.save(self.latest.state())
             self._saved = time.monotonic()
 
-    def _show(self, picture: Image.Image | None, largest_side: int | None = _LARGEST_SIDE) -> None:
+    def _show(self, draw: Callable[[], Image.Image | None], full_size: bool = False) -> None:
         step, total = self._at
-        bar = self._bar or comfy.utils.ProgressBar(total)
-        bar.update_absolute(step, total, None if picture is None else ("JPEG", picture, largest_side))
-        self._bar = bar
+        bar = self._bar = self._bar or comfy.utils.ProgressBar(total)
+        bar.update_absolute(step, total, live_preview(draw, full_size))

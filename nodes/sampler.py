@@ -20,6 +20,7 @@ from .backend import HostBackend, backend_of
 from .guidance import Guidance, guidance_of
 from .host_model import sv4d2_model
 from .live_preview import progress_with_preview
+from .out_of_memory import memory_advice
 from .sampler_inputs import MODEL_DEFAULT, sampler_inputs
 from .sockets import ViewsType, aliases
 from .window_cache import identity, model_identity, window_store
@@ -96,7 +97,10 @@ class SV4D2Sampler(io.ComfyNode):
             "steps": steps,
             "seed": seed,
         }
-        try:
+        with memory_advice(
+            f"Out of memory at {clip.shape[1]} px. Prepare the clip with a smaller size, or load the model "
+            f"with weight_dtype fp8_e4m3fn."
+        ):
             views = sample_views(
                 backend,
                 clip,
@@ -106,11 +110,6 @@ class SV4D2Sampler(io.ComfyNode):
                 callback=progress_with_preview(host_model.latent_format, config.n_views),
                 **arguments,
             )
-        except comfy.model_management.OOM_EXCEPTION as error:
-            raise comfy.model_management.OOM_EXCEPTION(
-                f"Out of memory at {clip.shape[1]} px. Prepare the clip with a smaller size, or load the "
-                f"model with weight_dtype fp8_e4m3fn. ({error})"
-            ) from error
         if not config.trained:
             log.warning("SV4D2: UNTRAINED WEIGHTS: the novel views are noise.")
         if mask is not None and views.masks is not None:

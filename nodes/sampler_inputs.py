@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.samplers
 from comfy_api.latest import io
 
 from ..sv4d2_core.diffusion.config import GUIDANCE_SHAPES
-from .sockets import CamerasType, ViewsType
+from .sockets import CamerasType, ViewsType, advanced
 
 MODEL_DEFAULT = "model default"
 
@@ -24,7 +26,7 @@ def model_and_clip_inputs() -> list[io.Input]:
     ]
 
 
-def cfg_inputs(default: str) -> list[io.Input]:
+def cfg_inputs(default: str, **options: Any) -> list[io.Input]:
     """Return the range of a guidance shape; ``default`` is the choice that needs none."""
     return [
         io.Float.Input(
@@ -34,6 +36,7 @@ def cfg_inputs(default: str) -> list[io.Input]:
             max=100.0,
             step=0.1,
             tooltip=f"Lowest guidance scale. Not used by {default} and constant.",
+            **options,
         ),
         io.Float.Input(
             "cfg_max",
@@ -42,6 +45,7 @@ def cfg_inputs(default: str) -> list[io.Input]:
             max=100.0,
             step=0.1,
             tooltip=f"Highest guidance scale. Not used by {default}.",
+            **options,
         ),
     ]
 
@@ -82,6 +86,7 @@ def sampler_inputs() -> list[io.Input]:
             options=comfy.samplers.KSampler.SCHEDULERS,
             default="karras",
             tooltip="karras is official.",
+            **advanced(),
         ),
         io.Combo.Input(
             "guidance",
@@ -90,7 +95,7 @@ def sampler_inputs() -> list[io.Input]:
             tooltip="model default: what SV4D2 Guidance set, else the authors' values. The others use "
             "cfg_min and cfg_max below.",
         ),
-        *cfg_inputs(MODEL_DEFAULT),
+        *cfg_inputs(MODEL_DEFAULT, **advanced()),
         io.Float.Input(
             "denoise",
             default=1.0,
@@ -107,6 +112,7 @@ def sampler_inputs() -> list[io.Input]:
             max=1000.0,
             step=0.1,
             tooltip="Frame rate of the views; connect fps of SV4D2 Prepare Clip.",
+            **advanced(),
         ),
         io.Image.Input(
             "reference_views",

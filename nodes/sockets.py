@@ -23,6 +23,11 @@ def aliases(*words: str) -> dict[str, Any]:
     return {"search_aliases": list(words)} if "search_aliases" in _SCHEMA_FIELDS else {}
 
 
+def shows_a_picture() -> dict[str, Any]:
+    """Return the keyword of `io.Schema` with which newer hosts show a node's picture again after a reload."""
+    return {"has_intermediate_output": True} if "has_intermediate_output" in _SCHEMA_FIELDS else {}
+
+
 def advanced() -> dict[str, Any]:
     """Return the keyword of an input that newer hosts show on demand only, or nothing where there is none."""
     return {"advanced": True} if "advanced" in inspect.signature(io.Combo.Input).parameters else {}

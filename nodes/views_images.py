@@ -1,4 +1,4 @@
-"""Views to plain images for any other node, and back again."""
+"""Views to plain images for any other node, and images of others to views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
-from ..sv4d2_core.video.assemble import BY_FRAME, BY_VIEW, assemble_views
+from ..sv4d2_core.video.assemble import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
 from ..sv4d2_core.video.foreground import near_white_masks
 from ..sv4d2_core.views import ViewGrid
 from .host_model import sv4d2_model
@@ -163,3 +163,87 @@ class SV4D2ImagesToViews(io.ComfyNode):
             config = sv4d2_model(model).config_for(cameras.n_views)
             views = replace(views, variant=config.label, trained=config.trained)
         return io.NodeOutput(views)
+
+
+class SV4D2RendersToViews(io.ComfyNode):
+    """Makes views of pictures that another node has rendered from our cameras."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2RendersToViews",
+            display_name="SV4D2 Renders to Views",
+            category="SV4D2/views",
+            description=(
+                "Packs pictures that were rendered from all cameras, the input's first, into views: "
+                "multi-view data from any 3D asset. Connect all_cameras of SV4D2 Cameras to Camera Info to "
+                "Render Mesh or Render Splat with background #FFFFFF and equal width and height, their image "
+                "and mask here, and the same cameras. The views go to SV4D2 Save Views, SV4D2 Export "
+                "Dataset, SV4D2 Refine 4D or, as true views, to SV4D2 Metrics."
+            ),
+            is_input_list=True,
+            inputs=[
+                io.Image.Input(
+                    "images",
+                    tooltip="The pictures from all cameras, square and on white: one batch, or one for each "
+                    "camera, as the renderers make them behind all_cameras.",
+                ),
+                CamerasType.Input(
+                    "cameras",
+                    tooltip="The cameras they were rendered from, from SV4D2 Camera Orbit or SV4D2 Camera "
+                    "Info to Cameras.",
+                ),
+                io.Combo.Input(
+                    "order",
+                    options=[BY_VIEW, BY_FRAME],
+                    default=BY_VIEW,
+                    tooltip="How the pictures of several frames are sorted. view by view: all frames of the "
+                    "first camera, then of the second ... (what Render Splat gives behind all_cameras). "
+                    "frame by frame: all cameras of frame 0, then of frame 1 ...",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=0.1,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="Frames per second of the views, if they are several.",
+                ),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip="The object in each picture, white, as the renderers give it. Without it all "
+                    "that is not nearly white is the object.",
+                ),
+            ],
+            outputs=[ViewsType.Output(display_name="views", tooltip="The pictures as views of the cameras.")],
+            **aliases(
+                "render mesh", "render splat", "multi-view", "3d to views", "camera list", "pack views"
+            ),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: list[Tensor],
+        cameras: list[Cameras],
+        order: list[str],
+        fps: list[float],
+        masks: list[Tensor] | None = None,
+    ) -> io.NodeOutput:
+        """Return the views; every input is a list, as the host gives it to a node that takes lists."""
+        joined = None if masks is None else _joined("masks", masks)
+        return io.NodeOutput(
+            assemble_renders(_joined("images", images), cameras[0], order=order[0], fps=fps[0], masks=joined)
+        )
+
+
+def _joined(name: str, batches: list[Tensor]) -> Tensor:
+    """Return one batch of all; a renderer that runs once per camera gives one for each."""
+    sizes = {tuple(batch.shape[1:]) for batch in batches}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"Expected {name} of one size from all cameras; got {sorted(sizes)}. Render them with one width "
+            f"and height."
+        )
+    return torch.cat(batches)

@@ -11,8 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-import torch
-
+from .diffusion.second_try import is_out_of_memory
 from .export.staging import DISK_FULL
 
 _OUT_OF_MEMORY = (
@@ -77,18 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return args.run(args)
     except KeyboardInterrupt:
         return _fail("Interrupted.", 130)
-    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-        return _fail(_OUT_OF_MEMORY.format(error), 2)
     except OSError as error:
         if error.errno in DISK_FULL and error.filename:
             return _fail(f"The disk is full ({error}). Free some space; the same command continues.", 2)
         return _fail(str(error), 2)
     except ValueError as error:
         return _fail(str(error), 2)
-    except RuntimeError as error:
-        # torch has no class of its own for memory that a CPU does not have.
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            return _fail(_OUT_OF_MEMORY.format(str(error).splitlines()[0]), 2)
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return _fail(_OUT_OF_MEMORY.format(str(error).partition("\n")[0]), 2)
         raise
 
 

@@ -23,6 +23,9 @@ def fit_orbit(
     c2w: Tensor,  # [V + 1, 4, 4] float64 camera to world, OpenGL camera axes, +y up
     fov_deg: float,
     names: Sequence[str],
+    centre: str = "the origin",
+    largest_angle_deg: float = LARGEST_ANGLE_DEG,
+    largest_radius_error: float = LARGEST_RADIUS_ERROR,
 ) -> Cameras:
     """Return the orbit on which all cameras stand; the first camera becomes the input view.
 
@@ -34,10 +37,13 @@ def fit_orbit(
         c2w: all numbers finite.
         fov_deg: field of view of the square images, degrees.
         names: what to call each camera in messages.
+        centre: what to call the origin in messages.
+        largest_angle_deg: how far a camera may look past the origin or be rolled, degrees.
+        largest_radius_error: how far a distance may be off the median, as a share of it.
 
     Raises:
         ValueError: fewer than two cameras, matrices that are no rigid motions, cameras that look past the
-            origin or are rolled by more than 1 degree, distances that differ by more than 1 %, a pole.
+            origin or are rolled, distances that differ, a pole.
     """
     if len(c2w) < 2:
         raise ValueError(
@@ -46,11 +52,11 @@ def fit_orbit(
     rotation, eye = c2w[:, :3, :3], c2w[:, :3, 3]
     _check_rotations(rotation, names)
     right, back = rotation[..., 0], rotation[..., 2]
-    _check_aim(_angle_deg(back, eye), names)
+    _check_aim(_angle_deg(back, eye), largest_angle_deg, names, centre)
     up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand_as(back)
-    _check_roll(_angle_deg(right, torch.linalg.cross(up, back)), names)
+    _check_roll(_angle_deg(right, torch.linalg.cross(up, back)), largest_angle_deg, names)
     radius = eye.norm(dim=-1).median()
-    _check_distances(eye.norm(dim=-1), radius, names)
+    _check_distances(eye.norm(dim=-1), radius, largest_radius_error, names, centre)
 
     x, y, z = eye.unbind(dim=-1)
     elevation = torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
@@ -91,33 +97,35 @@ def _check_rotations(rotation: Tensor, names: Sequence[str]) -> None:
         )
 
 
-def _check_aim(error_deg: Tensor, names: Sequence[str]) -> None:
+def _check_aim(error_deg: Tensor, largest_deg: float, names: Sequence[str], centre: str) -> None:
     worst = int(error_deg.argmax())
-    if error_deg[worst] > LARGEST_ANGLE_DEG:
+    if error_deg[worst] > largest_deg:
         raise ValueError(
-            f"Expected cameras that look at the origin (to {LARGEST_ANGLE_DEG:g} degree); {names[worst]} "
-            f"looks {error_deg[worst]:.2f} degrees past it. Move the object's centre to the origin; the "
-            f"camera axes are OpenGL's (x right, y up, z backward)."
+            f"Expected cameras that look at {centre} (to {largest_deg:g} degree); {names[worst]} "
+            f"looks {error_deg[worst]:.2f} degrees past it. Move the object's centre there, and look at it; "
+            f"the camera axes are OpenGL's (x right, y up, z backward)."
         )
 
 
-def _check_roll(error_deg: Tensor, names: Sequence[str]) -> None:
+def _check_roll(error_deg: Tensor, largest_deg: float, names: Sequence[str]) -> None:
     worst = int(error_deg.argmax())
-    if error_deg[worst] > LARGEST_ANGLE_DEG:
+    if error_deg[worst] > largest_deg:
         raise ValueError(
-            f"Expected upright cameras (to {LARGEST_ANGLE_DEG:g} degree); {names[worst]} is rolled by "
-            f"{error_deg[worst]:.2f} degrees. Check which axis of the world points up, or turn the pictures "
-            f"upright."
+            f"Expected upright cameras (to {largest_deg:g} degree); {names[worst]} is rolled by "
+            f"{error_deg[worst]:.2f} degrees. Check which axis of the world points up, set the roll to 0, or "
+            f"turn the pictures upright."
         )
 
 
-def _check_distances(distances: Tensor, radius: Tensor, names: Sequence[str]) -> None:
+def _check_distances(
+    distances: Tensor, radius: Tensor, largest_error: float, names: Sequence[str], centre: str
+) -> None:
     error = (distances - radius).abs()
     worst = int(error.argmax())
-    if error[worst] > LARGEST_RADIUS_ERROR * radius:
+    if error[worst] > largest_error * radius:
         percent = 100 * error[worst] / radius if radius > 0 else math.inf
         raise ValueError(
-            f"Expected cameras at one distance from the origin (to {100 * LARGEST_RADIUS_ERROR:g} %); "
+            f"Expected cameras at one distance from {centre} (to {100 * largest_error:g} %); "
             f"{names[worst]} is at {distances[worst]:.4g}, {percent:.3g} % off the median {radius:.4g}. Move "
-            f"the object's centre to the origin, or leave such cameras out."
+            f"the object's centre there, bring them to one distance, or leave such cameras out."
         )

@@ -16,7 +16,7 @@ from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
 from sv4d2_core.diffusion.convert import convert_checkpoint, official_shapes, write_random_checkpoint
 from sv4d2_core.diffusion.describe import describe_checkpoint
-from sv4d2_core.diffusion.layout import CheckpointError, read_config, read_header
+from sv4d2_core.diffusion.layout import STORED_METADATA, CheckpointError, read_config, read_header
 from sv4d2_core.diffusion.safetensors_stream import write_safetensors
 
 ROOT = Path(__file__).parents[1]
@@ -90,11 +90,14 @@ def test_official_shapes_are_the_recorded_ones():
 
 def test_random_checkpoint_is_untrained_seeded_and_complete(tmp_path, source):
     full = load_file(source)
+    full.pop(STORED_METADATA)
     assert {k: tuple(v.shape) for k, v in full.items()} == official_shapes(CONFIG)
     assert read_config(read_header(source)) == CONFIG
     assert "UNTRAINED" in str(describe_checkpoint(source))
     small = write_random_checkpoint(tmp_path / "sv4d2.safetensors", CONFIG, seed=7)
-    assert all(torch.equal(value, full[key]) for key, value in load_file(small).items())
+    written = load_file(small)
+    written.pop(STORED_METADATA)
+    assert all(torch.equal(value, full[key]) for key, value in written.items())
     assert_equal_weights(load_checkpoint(small), load_checkpoint(source))
     other = load_file(write_random_checkpoint(tmp_path / "b.safetensors", CONFIG, seed=8))
     assert not torch.equal(other[UNET_KEY], full[UNET_KEY])
@@ -131,6 +134,23 @@ def test_equal_encoders_are_stored_once_and_different_ones_twice(tmp_path, sourc
     assert "sv4d2.shared_encoder" not in read_header(target).metadata
     model = load_checkpoint(target, dtype=torch.float16)
     assert model.view_encoder is not model.frame_encoder
+
+
+def test_a_tensor_keeps_the_metadata_that_other_programs_drop(tmp_path, source):
+    bare, prefixed = tmp_path / "model.safetensors", tmp_path / "unet.safetensors"
+    save_file(load_file(source), bare)
+    assert read_config(read_header(bare)) == read_config(read_header(source))
+    assert not describe_checkpoint(bare).unexpected
+    unet = {k: v for k, v in load_file(source).items() if k.startswith("model.diffusion_model.")}
+    save_file({key.removeprefix("model."): tensor for key, tensor in unet.items()}, prefixed)
+    assert read_header(prefixed).metadata == read_header(bare).metadata
+    # What the header says of us counts alone.
+    save_file(load_file(source), bare, {"sv4d2.variant": "sv4d2_8views"})
+    assert read_header(bare).metadata == {"sv4d2.variant": "sv4d2_8views"}
+    damaged = {**load_file(source), STORED_METADATA: torch.zeros(5, dtype=torch.uint8)}
+    save_file(damaged, bare)
+    with pytest.raises(CheckpointError, match="in the tensor sv4d2_metadata; got 5 bytes of something else"):
+        read_header(bare)
 
 
 def test_metadata_keeps_the_sources_and_records_the_variant(tmp_path, source):

@@ -12,7 +12,7 @@ from torch import nn
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.diffusion.offload import at_hand, layers_of, place
-from sv4d2_core.diffusion.second_try import SMALLEST_CHUNK, with_second_try
+from sv4d2_core.diffusion.second_try import SMALLEST_CHUNK, is_out_of_memory, with_second_try
 
 CPU = torch.device("cpu")
 
@@ -158,3 +158,35 @@ def test_the_second_try_does_not_keep_the_tensors_of_the_first():
         return "smaller"
 
     assert with_second_try(work, shrink).equal(torch.zeros(1)) and tried
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (MemoryError(), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.1 GB)"), True),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_that_ran_out_is_recognised(error, known):
+    assert is_out_of_memory(error) == known
+    tries = []
+
+    def work():
+        tries.append(1)
+        if len(tries) == 1:
+            raise error
+        return torch.zeros(1)
+
+    if known:
+        assert with_second_try(work, lambda: "smaller").equal(torch.zeros(1))
+    else:
+        with pytest.raises(type(error)):
+            with_second_try(work, lambda: "smaller")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.video.assemble import BY_FRAME, BY_VIEW, assemble_views
+from sv4d2_core.video.assemble import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
 from sv4d2_core.views import ViewGrid
 
 CAMERAS = Cameras.ring(2)
@@ -96,3 +96,60 @@ def test_errors(change, message):
     clip, novel, options = change(*numbered())
     with pytest.raises(ValueError, match=message):
         assemble_views(clip, novel, CAMERAS, **options)
+
+
+def rendered(background: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two frames from 3 cameras, view by view: a dot of grey (10 view + frame) / 100, and its masks."""
+    images, masks = torch.full((6, 4, 4, 3), background), torch.zeros(6, 4, 4)
+    masks[:, 1, 2] = 1
+    images[:, 1, 2] = torch.tensor([0, 1, 10, 11, 20, 21])[:, None] / 100
+    return images, masks
+
+
+def dots(grid: ViewGrid) -> list:
+    return (grid.images[:, :, 1, 2, 0] * 100).round().int().tolist()
+
+
+def test_renders_hold_the_input_view_too():
+    images, masks = rendered()
+    for given in (masks, None):
+        grid = assemble_renders(images, CAMERAS, masks=given, fps=5)
+        assert dots(grid) == [[0, 10, 20], [1, 11, 21]]
+        assert grid.masks is not None and torch.equal(
+            grid.masks, masks[:6].reshape(3, 2, 4, 4).transpose(0, 1)
+        )
+        assert (grid.fps, grid.cameras) == (5, CAMERAS)
+    sorted_by_frame = [0, 2, 4, 1, 3, 5]
+    by_frame = assemble_renders(images[sorted_by_frame], CAMERAS, order=BY_FRAME, masks=masks)
+    assert dots(by_frame) == [[0, 10, 20], [1, 11, 21]]
+    assert dots(assemble_renders(images[::2], CAMERAS)) == [[0, 10, 20]]
+
+
+def test_masks_of_renders_may_be_soft_and_fill_the_picture():
+    images, masks = rendered()
+    soft = assemble_renders(images, CAMERAS, masks=masks / 2)
+    assert soft.masks is not None and soft.masks.max() == 0.5
+    full = assemble_renders(images * 0, CAMERAS, masks=torch.ones(6, 4, 4))
+    assert full.masks is not None and full.masks.min() == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda i, m: (i[:5], m[:5]), "from all 3 cameras, the input's first: 3, or a multiple.*got 5"),
+        (lambda i, m: (i, m[:5]), r"one mask per picture, \[6, 4, 4\]; got \[5, 4, 4\]"),
+        (lambda i, m: (i, m[:1]), "one mask per picture"),
+        (lambda i, m: (i[:, :3], m[:, :3]), "square renders"),
+        (lambda i, m: (rendered(0.0)[0], m), r"on white; .* colour \(0, 0, 0\) of 255\. Set the background"),
+        (lambda i, m: (rendered(0.5)[0], None), r"colour \(128, 128, 128\) of 255"),
+    ],
+)
+def test_renders_that_do_not_fit(make, message):
+    images, masks = make(*rendered())
+    with pytest.raises(ValueError, match=message):
+        assemble_renders(images, CAMERAS, masks=masks)
+
+
+def test_renders_in_an_unknown_order():
+    with pytest.raises(ValueError, match="got 'sorted'"):
+        assemble_renders(rendered()[0], CAMERAS, order="sorted")

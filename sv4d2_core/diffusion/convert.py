@@ -19,12 +19,23 @@ from .checkpoint import (
     required_shapes,
 )
 from .config import ModelConfig
-from .layout import PARTS, SHARED_ENCODER, CheckpointError, metadata_of, read_config, read_header
-from .safetensors_stream import DTYPE_NAMES, write_safetensors
+from .layout import (
+    PARTS,
+    SHARED_ENCODER,
+    STORED_METADATA,
+    CheckpointError,
+    metadata_of,
+    read_config,
+    read_header,
+)
+from .safetensors_stream import DTYPE_NAMES, metadata_tensor, write_safetensors
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _VIEW_ENCODER = next(part for part in PARTS if part.name == "view_encoder")
 _DECODER = next(part for part in PARTS if part.name == "decoder")
+
+# Metadata that a tensor repeats: what a loader needs, not how the model was trained.
+_KEPT = {*metadata_of(ModelConfig()), SHARED_ENCODER}
 
 # OpenCLIP's text tower, of which the official files still hold these tensors.
 _TEXT_TOKENS = 77
@@ -73,8 +84,12 @@ def convert_checkpoint(
         for key, shape in required.items():
             stored = _DTYPES[header.tensors[key].dtype]
             tensors[key] = (stored if _DECODER.owns(key) else dtype, shape)
+        kept = metadata_tensor({key: value for key, value in metadata.items() if key in _KEPT})
+        tensors[STORED_METADATA] = (kept.dtype, tuple(kept.shape))
 
         def read(key: str) -> Tensor:
+            if key == STORED_METADATA:
+                return kept
             tensor = file.get_tensor(key)
             narrowed = tensor.to(tensors[key][0])
             if not narrowed.isfinite().all() and tensor.isfinite().all():
@@ -116,12 +131,17 @@ def write_random_checkpoint(
         shapes = {key: shape for key, shape in shapes.items() if any(part.owns(key) for part in needed)}
         metadata[SHARED_ENCODER] = "true"
 
+    kept = metadata_tensor({key: value for key, value in metadata.items() if key in _KEPT})
+
     def read(key: str) -> Tensor:
+        if key == STORED_METADATA:
+            return kept
         # The three conditioning autoencoders are the same network.
         canonical = re.sub(r"^conditioner\.embedders\.[45]\.", "conditioner.embedders.1.", key)
         return _random_weight(seed, canonical, shapes[key]).to(dtype)
 
     tensors = {key: (dtype, shape) for key, shape in shapes.items()}
+    tensors[STORED_METADATA] = (kept.dtype, tuple(kept.shape))
     return write_safetensors(path, tensors, read, metadata, overwrite)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from .config import OFFICIAL_VARIANTS, ModelConfig, UNetConfig
 from .identify import UNET_PREFIX, identify, is_sv4d2, unet_prefix
-from .safetensors_stream import NEEDED, CheckpointError, Header, TensorInfo, read_header
+from .safetensors_stream import METADATA_KEY, NEEDED, CheckpointError, Header, TensorInfo, read_header
 from .sizes import MetadataReader, positive_int, read_clip, read_unet, read_vae, three_ints, true_or_false
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "NEEDED",
     "PARTS",
     "SHARED_ENCODER",
+    "STORED_METADATA",
     "CheckpointError",
     "Header",
     "TensorInfo",
@@ -78,12 +79,16 @@ PARTS = (
 )
 _PREFIX = {part.name: part.prefix for part in PARTS}
 
+# It lies in the UNet, whose tensors every loader hands on.
+STORED_METADATA = UNET_PREFIX + METADATA_KEY
+
 # Parts of the official file that inference never reads: the motion encoder, the decoders of the two other
-# conditioning autoencoders, and what is left of CLIP's text tower.
+# conditioning autoencoders, and what is left of CLIP's text tower. And our metadata, read with the header.
 EXPECTED_UNUSED = re.compile(
     r"conditioner\.embedders\.5\."
     r"|conditioner\.embedders\.[14]\.encoder\.(decoder|post_quant_conv)\."
     r"|conditioner\.embedders\.0\.open_clip\.(?!model\.visual\.)"
+    rf"|{re.escape(STORED_METADATA)}"
 )
 
 
@@ -236,9 +241,12 @@ def _sizes_that_fit(header: Header) -> Iterator[None]:
         ) from error
 
 
-def metadata_of(config: ModelConfig) -> dict[str, str]:
-    """Return the metadata from which, with the tensors, `read_config` builds the same config again."""
-    return {
+def metadata_of(config: ModelConfig, variant_known: bool = True) -> dict[str, str]:
+    """Return the metadata from which, with the tensors, `read_config` builds the same config again.
+
+    Without the variant and what belongs to it where that is not known.
+    """
+    metadata = {
         "sv4d2.variant": config.variant,
         "sv4d2.view_mixing": config.unet.view_mixing,
         "sv4d2.num_head_channels": str(config.unet.head_channels),
@@ -255,3 +263,6 @@ def metadata_of(config: ModelConfig) -> dict[str, str]:
         "sv4d2.cfg_max": repr(config.cfg_max),
         "sv4d2.trained": "true" if config.trained else "false",
     }
+    if variant_known:
+        return metadata
+    return {k: v for k, v in metadata.items() if k.removeprefix("sv4d2.") not in _OF_THE_VARIANT}

@@ -24,8 +24,14 @@ NEEDED = (
 )
 
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_WRITABLE = {**DTYPE_NAMES, torch.uint8: "U8"}
+
+# A tensor of bytes that repeats our metadata, so that loaders that hand over tensors alone keep it.
+METADATA_KEY = "sv4d2_metadata"
+_OURS = "sv4d2."
 
 _LARGEST_HEADER = 100_000_000
+_LARGEST_METADATA = 1_000_000
 
 # First bytes of files that people take for a checkpoint, and what they are.
 _SIGNATURES = (
@@ -66,7 +72,8 @@ class Header:
     Args:
         path: the file.
         tensors: data type and shape of each key.
-        metadata: the ``__metadata__`` strings.
+        metadata: the ``__metadata__`` strings; what the tensor `METADATA_KEY` repeats of ours where a program
+            that wrote the file anew has dropped them.
         file_size: bytes on disk.
     """
 
@@ -122,7 +129,33 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             f"{path.name} is {what}: its header describes {end:,} bytes, the file has {size:,} "
             f"({size / end:.1%}). Download it again."
         )
+    kept = next((key for key in tensors if key.endswith(METADATA_KEY)), None)
+    if kept is not None and not any(key.startswith(_OURS) for key in metadata):
+        begin, end = table[kept]["data_offsets"]
+        with path.open("rb") as file:
+            file.seek(8 + length + begin)
+            metadata = {**metadata_of_bytes(file.read(min(end - begin, _LARGEST_METADATA))), **metadata}
     return Header(path, tensors, metadata, size)
+
+
+def metadata_tensor(metadata: Mapping[str, str]) -> Tensor:
+    """Return metadata as a tensor to store under `METADATA_KEY`: UTF-8 bytes of JSON, [N] uint8."""
+    return torch.frombuffer(bytearray(json.dumps(dict(metadata)).encode()), dtype=torch.uint8)
+
+
+def metadata_of_bytes(content: bytes) -> dict[str, str]:
+    """Return the metadata of a `metadata_tensor`'s bytes.
+
+    Raises:
+        CheckpointError: the bytes are something else.
+    """
+    try:
+        return {str(key): str(value) for key, value in json.loads(content).items()}
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"Expected the file's metadata as JSON in the tensor {METADATA_KEY}; got {len(content)} bytes of "
+            f"something else ({error}): the file is damaged. Download or convert it again."
+        ) from error
 
 
 def write_safetensors(
@@ -159,7 +192,7 @@ def write_safetensors(
     for key in order:
         dtype, shape = tensors[key]
         begin, end = end, end + math.prod(shape) * dtype.itemsize
-        header[key] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        header[key] = {"dtype": _WRITABLE[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     temporary = path.with_name(f".{path.name}.part")

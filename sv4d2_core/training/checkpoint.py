@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..diffusion.layout import PARTS, SHARED_ENCODER, metadata_of
+from ..diffusion.layout import PARTS, SHARED_ENCODER, STORED_METADATA, metadata_of
 from ..diffusion.model import Model
-from ..diffusion.safetensors_stream import write_safetensors
+from ..diffusion.safetensors_stream import metadata_tensor, write_safetensors
 
 
 def write_checkpoint(path: Path, model: Model, dtype: torch.dtype, notes: dict[str, str]) -> Path:
@@ -22,9 +22,10 @@ def write_checkpoint(path: Path, model: Model, dtype: torch.dtype, notes: dict[s
         notes: further metadata, such as how the model was trained.
     """
     shared = model.view_encoder is model.frame_encoder
-    metadata = {**metadata_of(model.config), **notes, "format": "pt"}
+    sizes = metadata_of(model.config)
     if shared:
-        metadata[SHARED_ENCODER] = "true"
+        sizes[SHARED_ENCODER] = "true"
+    metadata = {**sizes, **notes, "format": "pt"}
     weights: dict[str, Tensor] = {
         part.prefix + key: tensor
         for part in PARTS
@@ -32,6 +33,8 @@ def write_checkpoint(path: Path, model: Model, dtype: torch.dtype, notes: dict[s
         for key, tensor in getattr(model, part.name).state_dict().items()
     }
     kinds = {key: (dtype, tuple(tensor.shape)) for key, tensor in weights.items()}
+    weights[STORED_METADATA] = kept = metadata_tensor(sizes)
+    kinds[STORED_METADATA] = (kept.dtype, tuple(kept.shape))
     return write_safetensors(
-        path, kinds, lambda key: weights[key].detach().cpu().to(dtype), metadata, overwrite=True
+        path, kinds, lambda key: weights[key].detach().cpu().to(kinds[key][0]), metadata, overwrite=True
     )

@@ -12,6 +12,10 @@ from .foreground import near_white_masks
 
 # How a flat list of novel views is ordered: the views of frame 0 first, or the frames of view 1 first.
 BY_FRAME, BY_VIEW = "frame by frame", "view by view"
+# Opacity below which a pixel shows nothing but the background: one grey level.
+_TRANSPARENT = 1 / 255
+# Share of the background that may be darker than near white.
+_LARGEST_DARK_SHARE = 0.01
 _PATTERNS = {
     BY_FRAME: "(t v) h w c -> t v h w c",
     BY_VIEW: "(v t) h w c -> t v h w c",
@@ -40,8 +44,7 @@ def assemble_views(
     Raises:
         ValueError: counts, sizes or values that do not fit.
     """
-    if order not in _PATTERNS:
-        raise ValueError(f"Expected the order {' or '.join(map(repr, _PATTERNS))}; got {order!r}.")
+    _check_order(order)
     clip, novel_views = _checked("clip", clip), _checked("novel views", novel_views)
     _check_count(len(clip), len(novel_views), cameras.n_views)
     if clip.shape[1:] != novel_views.shape[1:]:
@@ -54,6 +57,71 @@ def assemble_views(
     images = torch.cat([clip[:, None], novel], dim=1)
     masks = torch.cat([input_masks.expand(clip.shape[:3])[:, None], near_white_masks(novel)], dim=1)
     return ViewGrid(images, cameras, masks, fps)
+
+
+def assemble_renders(
+    images: Tensor,  # [T * (V + 1), S, S, 3] in 0..1, on white
+    cameras: Cameras,
+    *,
+    order: str = BY_VIEW,
+    fps: float = 8.0,
+    masks: Tensor | None = None,  # [T * (V + 1), S, S]
+) -> ViewGrid:
+    """Return the grid of pictures that were rendered from all V + 1 cameras, the input's first.
+
+    Args:
+        images: all frames of all views, in ``order``.
+        cameras: the cameras they were rendered from.
+        order: ``frame by frame`` or ``view by view``.
+        fps: frames per second.
+        masks: opacity of the object; None: what is not near white.
+
+    Raises:
+        ValueError: counts, sizes or values that do not fit, a background that is not white.
+    """
+    _check_order(order)
+    images = _checked("renders", images)
+    views = cameras.n_views + 1
+    if len(images) % views:
+        raise ValueError(
+            f"Expected pictures from all {views} cameras, the input's first: {views}, or a multiple for "
+            f"several frames; got {len(images)}. Give the cameras that the pictures were rendered from."
+        )
+    opacity = near_white_masks(images) if masks is None else _render_masks(masks, images)
+    _check_white(images, opacity, given=masks is not None)
+    grid, opacity = (
+        rearrange(maps, _PATTERNS[order], t=len(images) // views).contiguous()
+        for maps in (images, opacity[..., None])
+    )
+    return ViewGrid(grid, cameras, opacity[..., 0], fps)
+
+
+def _check_order(order: str) -> None:
+    if order not in _PATTERNS:
+        raise ValueError(f"Expected the order {' or '.join(map(repr, _PATTERNS))}; got {order!r}.")
+
+
+def _render_masks(masks: Tensor, images: Tensor) -> Tensor:
+    if masks.shape != images.shape[:3]:
+        raise ValueError(
+            f"Expected one mask per picture, {list(images.shape[:3])}; got {list(masks.shape)}. Take the "
+            f"masks of the node that rendered the pictures."
+        )
+    return masks.detach().float().cpu().clamp(0, 1)
+
+
+def _check_white(images: Tensor, masks: Tensor, *, given: bool) -> None:
+    """Raise ValueError unless the background is white; masks are ``given``, else what is not near white."""
+    behind, dark = masks < _TRANSPARENT, near_white_masks(images) > 0
+    if given or behind.any():
+        dark &= behind
+    if dark.sum() <= _LARGEST_DARK_SHARE * behind.sum():
+        return
+    colour = ", ".join(str(round(255 * x)) for x in images[dark].median(dim=0).values.tolist())
+    raise ValueError(
+        f"Expected pictures on white; what is not the object has mostly the colour ({colour}) of 255. Set "
+        f"the background to #FFFFFF in the node that renders them."
+    )
 
 
 def _checked(name: str, images: Tensor) -> Tensor:

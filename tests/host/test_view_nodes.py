@@ -71,7 +71,12 @@ class TestSchemas:
     OURS = {
         "SV4D2PrepareClip": (["clip", *CLIP_DEFAULTS, "mask"], "IMAGE MASK STRING STRING FLOAT"),
         "SV4D2CameraOrbit": (["preset", *ORBIT_DEFAULTS], "SV4D2_CAMERAS"),
-        "SV4D2CamerasToCameraInfo": (["cameras", "view"], "LOAD3D_CAMERA"),
+        "SV4D2CamerasToCameraInfo": (["cameras", "view"], "LOAD3D_CAMERA LOAD3D_CAMERA LOAD3D_CAMERA"),
+        "SV4D2CameraInfoToCameras": (
+            ["camera_info", "input_view", "input_elevation_deg", "fov_deg", "model_3d_info"],
+            "SV4D2_CAMERAS",
+        ),
+        "SV4D2RendersToViews": (["images", "cameras", "order", "fps", "masks"], "SV4D2_VIEWS"),
         "SV4D2ViewsToImages": (["views", "mode", "view", "frame", "include_input"], "IMAGE MASK FLOAT"),
         "SV4D2ImagesToViews": (
             ["clip", "novel_views", "cameras", "order", "fps", "clip_mask", "model"],
@@ -293,7 +298,7 @@ class TestCameraOrbit:
 class TestCameraInfo:
     def test_camera_of_a_view(self, pack: dict, core: Core) -> None:
         cameras = core("cameras").Cameras((0, 30, 0), (0, 90, 180), radius=3.0, fov_deg=40.0)
-        (info,) = run(pack["SV4D2CamerasToCameraInfo"], cameras=cameras, view=1).args
+        info = run(pack["SV4D2CamerasToCameraInfo"], cameras=cameras, view=1).args[0]
         assert info["position"] == pytest.approx({"x": 3 * math.cos(math.pi / 6), "y": 1.5, "z": 0.0})
         assert info["target"] == {"x": 0, "y": 0, "z": 0}
         assert (info["fov"], info["zoom"], info["cameraType"]) == (40, 1, "perspective")
@@ -307,9 +312,9 @@ class TestCameraInfo:
         json.dumps(info)
 
     def test_the_input_camera_stands_unturned(self, pack: dict, core: Core) -> None:
-        (info,) = run(
-            pack["SV4D2CamerasToCameraInfo"], cameras=core("cameras").Cameras.default(4), view=0
-        ).args
+        info = run(pack["SV4D2CamerasToCameraInfo"], cameras=core("cameras").Cameras.default(4), view=0).args[
+            0
+        ]
         assert info["position"] == {"x": 0, "y": 0, "z": 2}
         assert info["quaternion"] == pytest.approx({"x": 0, "y": 0, "z": 0, "w": 1})
 

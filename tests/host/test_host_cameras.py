@@ -1,0 +1,405 @@
+"""Our cameras and those of ComfyUI's own 3D nodes: one projection, both ways, and pictures as views."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+Core = Callable[[str], ModuleType]
+Graph = dict[str, dict[str, Any]]
+
+SIZE = 128
+ANGLES = ((0, 10, -20, 35), (0, 60, 130, 275))
+FROM_HOST = dict(input_view=["first camera"], input_elevation_deg=[0.0], fov_deg=[33.8])
+# Positions of points and marks, world units; the object is about 1 large.
+MARKS = torch.tensor([[0.3, 0.2, -0.1], [-0.35, 0.1, 0.2], [0.0, -0.4, 0.3]], dtype=torch.float64)
+
+
+def of_the_host(name: str) -> Callable[[], Any]:
+    """Return a fixture with one of ComfyUI's own modules of 3D nodes; versions without it skip the test."""
+
+    def module(host: ModuleType) -> ModuleType:
+        try:
+            return importlib.import_module(f"comfy_extras.{name}")
+        except ModuleNotFoundError as error:
+            pytest.skip(f"this ComfyUI has no {error.name}")
+
+    return pytest.fixture(module, scope="module")
+
+
+splat_nodes = of_the_host("nodes_gaussian_splat")
+mesh_nodes = of_the_host("nodes_mesh_postprocess")
+
+
+@pytest.fixture(scope="module")
+def cameras(core: Core) -> Any:
+    return core("cameras").Cameras(*ANGLES, radius=2.3, fov_deg=40.0, input_elevation_deg=15.0)
+
+
+@pytest.fixture(scope="module")
+def infos(pack: dict, cameras: Any) -> list[dict[str, Any]]:
+    """Return the cameras as camera_info, one per view."""
+    return pack["SV4D2CamerasToCameraInfo"].execute(cameras, 1).args[1]
+
+
+def to_cameras(pack: dict, *infos: Any, **changes: Any) -> Any:
+    node = pack["SV4D2CameraInfoToCameras"]
+    return node.execute(camera_info=list(infos), **{**FROM_HOST, **changes}).args[0]
+
+
+def pixels(cameras: Any, points: torch.Tensor, size: float) -> torch.Tensor:
+    """Return where our cameras project points [N, 3], [V + 1, N, 2] pixels."""
+    ones = torch.ones_like(points[:, :1])
+    in_camera = torch.einsum("vij,nj->vni", cameras.w2c_opencv(), torch.cat([points, ones], dim=-1))[..., :3]
+    projected = in_camera @ cameras.intrinsics(1).T * size
+    return projected[..., :2] / in_camera[..., 2:]
+
+
+def centre_of(mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean position of a mask [H, W] in pixels; pixel j covers j to j + 1."""
+    at = torch.arange(len(mask), dtype=torch.float64) + 0.5
+    weights = mask.double() / mask.double().sum()
+    return torch.stack([(weights.sum(0) * at).sum(), (weights.sum(1) * at).sum()])
+
+
+def equal_cameras(actual: Any, expected: Any, tolerance_deg: float = 1e-4) -> None:
+    pairs = zip(actual.azimuths_deg, expected.azimuths_deg, strict=True)
+    assert max(abs((a - e + 180) % 360 - 180) for a, e in pairs) < tolerance_deg
+    for field in ("elevations_deg", "radius", "fov_deg", "input_elevation_deg"):
+        assert getattr(actual, field) == pytest.approx(getattr(expected, field), abs=tolerance_deg), field
+
+
+class TestProjection:
+    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 0.5
+
+    def test_splats(self, splat_nodes: Any, cameras: Any, infos: list) -> None:
+        # The host's splats have y down and z away.
+        world = self.points.float() * torch.tensor([1.0, -1.0, -1.0])
+        expected = pixels(cameras, self.points, 1)
+        for view, info in enumerate(infos):
+            eye, _, *axes = splat_nodes._camera_basis(info, torch.device("cpu"))
+            x, y, z = ((world - eye) @ torch.stack(axes).T).unbind(-1)
+            focal = 0.5 / math.tan(math.radians(info["fov"]) / 2) * info["zoom"]
+            theirs = torch.stack([0.5 + focal * x / z, 0.5 + focal * y / z], dim=-1)
+            assert (theirs - expected[view]).abs().max() < 1e-4
+
+    def test_meshes(self, mesh_nodes: Any, cameras: Any, infos: list) -> None:
+        expected = pixels(cameras, self.points, 1)
+        for view, info in enumerate(infos):
+            eye, target = (torch.tensor(list(info[key].values())) for key in ("position", "target"))
+            ahead, right, up = mesh_nodes._camera_basis(eye, target, torch.tensor([0.0, 1.0, 0.0]))
+            x, y, z = ((self.points.float() - eye) @ torch.stack([right, up, ahead]).T).unbind(-1)
+            focal = 0.5 / math.tan(math.radians(info["fov"]) / 2)
+            theirs = torch.stack([0.5 + focal * x / z, 0.5 - focal * y / z], dim=-1)
+            assert (theirs - expected[view]).abs().max() < 1e-4
+
+    @pytest.mark.parametrize("view", [0, 2, 3])
+    def test_a_rendered_mesh_is_where_our_cameras_project_it(
+        self, mesh_nodes: Any, cameras: Any, infos: list, view: int
+    ) -> None:
+        from comfy_api.latest import Types
+
+        ends = torch.cat([torch.eye(3), -torch.eye(3)]) * 0.04
+        faces = torch.tensor([[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2]])
+        faces = torch.cat([faces, torch.tensor([[1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]])])
+        for mark, expected in zip(MARKS, pixels(cameras, MARKS, SIZE)[view], strict=True):
+            mesh = Types.MESH((mark.float() + ends)[None], faces[None])
+            image, mask = mesh_nodes.RenderMesh.execute(
+                mesh, "solid", SIZE, SIZE, "#FFFFFF", camera_info=infos[view]
+            ).args
+            assert (centre_of(mask[0]) - expected).abs().max() < 0.4
+            assert (image[0][mask[0] == 0] == 1).all()
+
+    @pytest.mark.parametrize("view", [0, 2, 3])
+    def test_a_rendered_splat_is_where_our_cameras_project_it(
+        self, splat_nodes: Any, cameras: Any, infos: list, view: int
+    ) -> None:
+        for mark, expected in zip(MARKS, pixels(cameras, MARKS, SIZE)[view], strict=True):
+            _, masks = render_splat(splat_nodes, splat_of(mark[None, None], 0.03), infos[view])
+            error = centre_of(masks[0]) - expected
+            # Some versions take a pixel's corner for its centre.
+            assert min(error.abs().max(), (error - 0.5).abs().max()) < 0.1
+
+
+def splat_of(points: torch.Tensor, scale: float) -> Any:
+    """Return grey round Gaussians at points [T, N, 3] of our world, as a batch of the host's."""
+    from comfy_api.latest import Types
+
+    means = points.float() * torch.tensor([1.0, -1.0, -1.0])
+    shape = means.shape[:2]
+    turns = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(*shape, 4)
+    return Types.SPLAT(
+        means, torch.full_like(means, scale), turns, torch.full((*shape, 1), 0.99), torch.zeros(*shape, 1, 3)
+    )
+
+
+def render_splat(splat_nodes: Any, splat: Any, info: Any, size: int = SIZE) -> tuple[Any, Any]:
+    """Return the host's pictures and masks of a splat on white."""
+    options = dict(width=size, height=size, frames=1, splat_scale=1.0, sharpen=1.0, headlight_shading=0.0)
+    options |= dict(opacity_threshold=0.0, background="#FFFFFF", render_style="color")
+    return splat_nodes.RenderSplat.execute(splat, **options, camera_info=info).args
+
+
+class TestCamerasToCameraInfo:
+    def test_all_cameras_are_there_and_one_is_picked(self, pack: dict, cameras: Any, infos: list) -> None:
+        assert len(infos) == 4
+        for view in range(4):
+            assert pack["SV4D2CamerasToCameraInfo"].execute(cameras, view).args[0] == infos[view]
+        assert pack["SV4D2CamerasToCameraInfo"].GET_NODE_INFO_V1()["output_is_list"] == [False, True, False]
+
+    def test_camera_lists_need_a_host_that_has_them(
+        self, pack: dict, host: Any, cameras: Any, infos: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from comfy_execution.graph_utils import ExecutionBlocker
+
+        def camera_list() -> Any:
+            return pack["SV4D2CamerasToCameraInfo"].execute(cameras, 1).args[2]
+
+        monkeypatch.delitem(host.NODE_CLASS_MAPPINGS, "BatchCameras", raising=False)
+        blocked = camera_list()
+        assert isinstance(blocked, ExecutionBlocker) and "Connect all_cameras instead" in blocked.message
+        monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "BatchCameras", object)
+        assert camera_list() == infos
+
+
+class TestCameraInfoToCameras:
+    def test_ours_come_back_one_by_one_and_as_a_camera_list(
+        self, pack: dict, cameras: Any, infos: list
+    ) -> None:
+        for given in (infos, [infos], [infos[:2], infos[2:]], [infos[0], tuple(infos[1:])]):
+            equal_cameras(to_cameras(pack, *given), cameras, 1e-7)
+
+    def test_cameras_that_the_host_creates(self, pack: dict, core: Core, splat_nodes: Any) -> None:
+        create = getattr(splat_nodes, "CreateCameraInfo", None)
+        create = create or importlib.import_module("comfy_extras.nodes_camera").CreateCameraInfo
+        expected = core("cameras").Cameras(*ANGLES, radius=2.3, fov_deg=40.0, input_elevation_deg=15.0)
+        made = []
+        for elevation, azimuth in zip(*ANGLES, strict=True):
+            orbit = {"mode": "orbit", "yaw": azimuth + 20.0, "pitch": elevation + 15.0, "distance": 2.3}
+            made.append(create.execute(orbit, 0.5, -1.0, 2.0, 0.0, 40.0).args[0])
+        equal_cameras(to_cameras(pack, *made), expected)
+        at = {f"position_{axis}": made[2]["position"][axis] for axis in "xyz"}
+        made[2] = create.execute({"mode": "look_at", **at}, 0.5, -1.0, 2.0, 0.0, 40.0).args[0]
+        equal_cameras(to_cameras(pack, *made), expected)
+        made[2] = create.execute({"mode": "look_at", **at}, 0.5, -1.0, 2.0, 7.0, 40.0).args[0]
+        with pytest.raises(ValueError, match=r"camera 3 of 4 is rolled by 7\.00 degrees"):
+            to_cameras(pack, *made)
+
+    def test_older_hosts_state_no_field_of_view_and_no_rotation(
+        self, pack: dict, cameras: Any, infos: list
+    ) -> None:
+        kept = ("position", "target", "zoom", "cameraType")
+        older = [{key: info[key] for key in kept} for info in infos]
+        equal_cameras(to_cameras(pack, *older, fov_deg=[40.0]), cameras, 1e-7)
+
+    def test_one_camera_is_a_novel_view_seen_from_the_front(self, pack: dict, infos: list) -> None:
+        made = to_cameras(pack, infos[3], input_view=["front"], input_elevation_deg=[15.0])
+        assert made.azimuths_deg == pytest.approx((0, 275)) and made.elevations_deg == pytest.approx((0, 35))
+        assert (made.input_elevation_deg, made.n_views) == (15, 1)
+
+    def test_a_viewer_that_scales_its_model(self, pack: dict, cameras: Any, infos: list) -> None:
+        def seen(point: dict) -> dict:
+            return {axis: 5 * point[axis] + (2.5 if axis == "y" else 0) for axis in "xyz"}
+
+        placed = [
+            {**info, "position": seen(info["position"]), "target": seen(info["target"])} for info in infos
+        ]
+        model = {
+            "position": {"x": 0, "y": 2.5, "z": 0},
+            "quaternion": {"x": 0, "y": 0, "z": 0, "w": 1},
+            "scale": {"x": 5, "y": 5, "z": 5},
+        }
+        equal_cameras(to_cameras(pack, *placed, model_3d_info=[[model]]), cameras, 1e-7)
+        # A viewer without a model gives an empty list.
+        assert to_cameras(pack, *placed, model_3d_info=[[]]).radius == pytest.approx(5 * 2.3)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ([], "at least one camera; got none"),
+            ([None], "at least one camera; got none"),
+            (["front"], "camera_info with position and target; got front"),
+            ([{"position": {"x": 0, "y": 0, "z": 1}}], "camera_info with position and target"),
+        ],
+    )
+    def test_what_is_no_camera(self, pack: dict, given: list, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            to_cameras(pack, *given)
+
+    def test_orthographic_cameras(self, pack: dict, infos: list) -> None:
+        with pytest.raises(ValueError, match="perspective cameras; got an orthographic one"):
+            to_cameras(pack, *infos[:2], {**infos[2], "cameraType": "orthographic"})
+
+
+@pytest.fixture(scope="module")
+def scene(core: Core, cameras: Any) -> Any:
+    """Return a still scene of coloured Gaussians, seen from our cameras."""
+    gaussians = core("fourd.gaussians")
+    draw = torch.Generator().manual_seed(0)
+    means = torch.rand(60, 3, generator=draw) - 0.5
+    colours = torch.rand(60, 3, generator=draw)
+    canonical = gaussians.CanonicalGaussians(means, 0.03, 0.9, colours)
+    config = core("fourd.gaussians_config").GaussiansConfig(count=60, features=4, plane_sizes=(8,), hidden=8)
+    box = torch.tensor([[-0.6] * 3, [0.6] * 3])
+    return gaussians.Gaussians.still(canonical, box, (1e-3, 0.1), cameras, 4.0, (0.0, 0.5, 1.0), config)
+
+
+def render(pack: dict, scene: Any, cameras: Any, size: int = SIZE) -> Any:
+    """Return the views that our own node renders."""
+    with torch.inference_mode():
+        return pack["SV4D2Render4D"].execute(scene, "views", 2, size, 1.0, cameras).args[4]
+
+
+class TestRenders:
+    def test_the_hosts_pictures_of_a_scene_over_time_are_ours(
+        self, pack: dict, splat_nodes: Any, scene: Any, cameras: Any, infos: list
+    ) -> None:
+        ours = render(pack, scene, cameras)
+        with torch.inference_mode():
+            (splat,) = pack["SV4D2SceneToSplat"].execute(scene, 2).args
+        pictures, masks = zip(*(render_splat(splat_nodes, splat, info) for info in infos), strict=True)
+        assert pictures[0].shape == (2, SIZE, SIZE, 3), "the frames of one camera"
+        (theirs,) = (
+            pack["SV4D2RendersToViews"]
+            .execute(
+                images=list(pictures),
+                cameras=[to_cameras(pack, infos)],
+                order=["view by view"],
+                fps=[4.0],
+                masks=list(masks),
+            )
+            .args
+        )
+        assert theirs.images.shape == ours.images.shape and theirs.fps == 4
+        for view in range(4):
+            error = (theirs.images[:, view] - ours.images[:, view]).square().mean()
+            others = (theirs.images[:, view] - ours.images.roll(1, dims=1)[:, view]).square().mean()
+            assert -10 * error.log10() > 25 and -10 * others.log10() < 19, view
+            assert (theirs.masks[:, view] - ours.masks[:, view]).abs().mean() < 0.03
+
+    def test_our_scenes_are_seen_from_a_camera_of_the_host(
+        self, pack: dict, scene: Any, cameras: Any, infos: list
+    ) -> None:
+        ours = render(pack, scene, cameras, 48)
+        made = to_cameras(pack, infos[2], input_view=["front"], input_elevation_deg=[15.0])
+        seen = render(pack, scene, made, 48)
+        torch.testing.assert_close(seen.images[:, 0], ours.images[:, 0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(seen.images[:, 1], ours.images[:, 2], atol=1e-4, rtol=0)
+
+    def test_batches_of_different_sizes(self, pack: dict, cameras: Any) -> None:
+        batches = [torch.ones(1, 8, 8, 3), torch.ones(1, 8, 12, 3)]
+        with pytest.raises(ValueError, match=r"images of one size from all cameras; got \[\(8, 8, 3\), "):
+            pack["SV4D2RendersToViews"].execute(
+                images=batches, cameras=[cameras], order=["view by view"], fps=[8.0]
+            )
+
+
+ORBIT = dict(
+    preset="custom",
+    n_views=4,
+    elevations_deg="10 -20",
+    azimuths_deg="60 200",
+    sweep_azimuth_deg=360.0,
+    sweep_elevation_deg=0.0,
+    input_elevation_deg=15.0,
+    radius=2.3,
+    fov_deg=40.0,
+)
+REFINE = dict(
+    steps=12,
+    stages="1",
+    size=0,
+    trust=False,
+    elevation="given",
+    elevation_deg=0.0,
+    strength=0.5,
+    sampling_steps=2,
+    seed=0,
+    memory_gb=0.0,
+    field="planes",
+)
+MESH = dict(frames=0, faces=200, resolution=16, one_topology=True)
+SPLAT_OPTIONS = dict(frames=1, splat_scale=1.0, sharpen=2.0, headlight_shading=0.0, opacity_threshold=0.0)
+
+
+def graph_of(kind: str) -> Graph:
+    """Return: a scene as mesh or splat -> rendered from all cameras of an orbit -> views -> a folder."""
+    refine = {"views": ["1", 0], **REFINE, "backend": "dynerf" if kind == "Mesh" else "gaussians"}
+    picture = {"width": 64, "height": 64, "background": "#FFFFFF", "camera_info": ["5", 1]}
+    options = {"mode": "auto"} if kind == "Mesh" else {**SPLAT_OPTIONS, "render_style": "color"}
+    scene = {"scene": ["2", 0], **(MESH if kind == "Mesh" else {"frames": 0})}
+    renders = {
+        "images": ["6", 0],
+        "masks": ["6", 1],
+        "cameras": ["4", 0],
+        "order": "view by view",
+        "fps": 8.0,
+    }
+    save = {"views": ["7", 0], "filename_prefix": f"renders/{kind}", "save_latents": False}
+    return {
+        "1": {"class_type": "SV4D2LoadViews", "inputs": {"folder": "creature"}},
+        "2": {"class_type": "SV4D2Refine4D", "inputs": refine},
+        "3": {"class_type": f"SV4D2SceneTo{kind}", "inputs": scene},
+        "4": {"class_type": "SV4D2CameraOrbit", "inputs": ORBIT},
+        "5": {"class_type": "SV4D2CamerasToCameraInfo", "inputs": {"cameras": ["4", 0], "view": 0}},
+        "6": {"class_type": f"Render{kind}", "inputs": {kind.lower(): ["3", 0], **picture, **options}},
+        "7": {"class_type": "SV4D2RendersToViews", "inputs": renders},
+        "8": {"class_type": "SV4D2SaveViews", "inputs": save},
+    }
+
+
+class TestGraphs:
+    def needs(self, server: Any, node: str) -> None:
+        if node not in server.object_info():
+            pytest.skip(f"this ComfyUI has no node {node}")
+
+    @pytest.mark.parametrize(("kind", "frames"), [("Mesh", 1), ("Splat", 3)])
+    def test_an_asset_becomes_views_of_our_cameras(
+        self, server: Any, core: Core, kind: str, frames: int
+    ) -> None:
+        self.needs(server, f"Render{kind}")
+        outcome = server.prompt(graph_of(kind), timeout=120)
+        assert outcome.status == "success", outcome.message
+        (folder,) = (server.base / "output/renders").glob(f"{kind}*")
+        views = core("export.views_reader").read_any_views(folder)
+        assert views.images.shape == (frames, 3, 64, 64, 3) and views.masks is not None
+        equal_cameras(views.cameras, core("cameras").Cameras((0, 10, -20), (0, 60, 200), 2.3, 40.0, 15.0))
+        # The object is in every picture, whole, and stands on white.
+        shown = views.masks > 0.5
+        assert (shown.flatten(2).float().mean(-1) > 0.01).all()
+        assert views.images[views.masks == 0].min() > 0.97
+
+    def test_cameras_of_the_host_render_our_scene(self, server: Any) -> None:
+        self.needs(server, "CreateCameraInfo")
+        graph = graph_of("Mesh")
+        look = {"mode": "orbit", "mode.yaw": 75.0, "mode.pitch": 20.0, "mode.distance": 2.3}
+        look |= {"target_x": 0.0, "target_y": 0.0, "target_z": 0.0, "roll": 0.0, "fov": 40.0, "zoom": 1.0}
+        back = {"camera_info": ["3", 0], "input_view": "front", "input_elevation_deg": 0.0, "fov_deg": 33.8}
+        pictures = {"scene": ["2", 0], "cameras": ["4", 0], "mode": "views", "frames": 1, "size": 32}
+        graph = {
+            **{number: graph[number] for number in "12"},
+            "3": {"class_type": "CreateCameraInfo", "inputs": {**look, "camera_type": "perspective"}},
+            "4": {"class_type": "SV4D2CameraInfoToCameras", "inputs": back},
+            "5": {"class_type": "SV4D2Render4D", "inputs": {**pictures, "turns": 1.0}},
+            "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+        }
+        outcome = server.prompt(graph, timeout=120)
+        assert outcome.status == "success", outcome.message
+        assert len(outcome.outputs["6"]["images"]) == 2
+        graph["3"]["inputs"]["roll"] = 12.0
+        outcome = server.prompt(graph, timeout=120)
+        assert outcome.status == "error" and "is rolled by 12.00 degrees" in outcome.message
+
+    def test_a_camera_list_on_a_host_without_them_says_what_to_connect(self, server: Any) -> None:
+        if "BatchCameras" in server.object_info():
+            pytest.skip("this ComfyUI has camera lists")
+        graph = {number: node for number, node in graph_of("Mesh").items() if number in "45"}
+        graph["6"] = {"class_type": "PreviewAny", "inputs": {"source": ["5", 2]}}
+        outcome = server.prompt(graph)
+        assert outcome.status == "error" and "Connect all_cameras instead" in outcome.message

@@ -1,0 +1,220 @@
+"""Cameras of three.js viewers: there and back, what the front and a placed model do, what is refused."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.export.viewer_cameras import Placement, ViewerCamera, from_viewer, to_viewer
+
+ORBIT = Cameras((0, 10, -20, 35), (0, 60, 130, 275), radius=2.3, fov_deg=40.0, input_elevation_deg=15)
+
+
+def close_cameras(actual: Cameras, expected: Cameras, tolerance=1e-7):
+    turned = [
+        (a - e + 180) % 360 - 180 for a, e in zip(actual.azimuths_deg, expected.azimuths_deg, strict=True)
+    ]
+    assert turned == pytest.approx([0] * len(turned), abs=tolerance)
+    for field in ("elevations_deg", "radius", "fov_deg", "input_elevation_deg"):
+        assert getattr(actual, field) == pytest.approx(getattr(expected, field), abs=tolerance), field
+
+
+def rotation_about(axis: str, angle_deg: float) -> tuple[float, float, float, float]:
+    half = math.radians(angle_deg) / 2
+    return (*(math.sin(half) if name == axis else 0.0 for name in "xyz"), math.cos(half))
+
+
+def times(p: tuple, q: tuple) -> tuple:
+    """Return the quaternion (x, y, z, w) that turns by q, then by p."""
+    (a, b, c, d), (x, y, z, w) = p, q
+    return (
+        d * x + a * w + b * z - c * y,
+        d * y - a * z + b * w + c * x,
+        d * z + a * y - b * x + c * w,
+        d * w - a * x - b * y - c * z,
+    )
+
+
+def turned(q: tuple, v: tuple) -> tuple[float, float, float]:
+    """Return the vector v turned by the quaternion q."""
+    x, y, z, _ = times(times(q, (*v, 0.0)), (-q[0], -q[1], -q[2], q[3]))
+    return x, y, z
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_orbit_comes_back(seed):
+    draw = random.Random(seed)
+    n, top = draw.randint(1, 9), draw.uniform(-40, 40)
+    cameras = Cameras(
+        (0, *(draw.uniform(-89, 89) - top for _ in range(n))),
+        (0, *(draw.uniform(-400, 800) for _ in range(n))),
+        draw.uniform(0.5, 9),
+        draw.uniform(10, 90),
+        top,
+    )
+    viewer = to_viewer(cameras)
+    close_cameras(from_viewer(viewer), cameras)
+    close_cameras(from_viewer([replace(camera, quaternion_xyzw=None) for camera in viewer]), cameras)
+
+
+def test_rounding_to_single_precision_costs_less_than_a_ten_thousandth_of_a_degree():
+    single = [
+        replace(
+            camera,
+            position=tuple(torch.tensor(camera.position).float().tolist()),
+            quaternion_xyzw=tuple(torch.tensor(camera.quaternion_xyzw).float().tolist()),
+        )
+        for camera in to_viewer(ORBIT)
+    ]
+    close_cameras(from_viewer(single), ORBIT, tolerance=1e-4)
+
+
+def test_cameras_go_around_their_target_wherever_it_is():
+    def moved(point):
+        return tuple(x + d for x, d in zip(point, (3.0, -0.5, 7.0), strict=True))
+
+    viewer = [
+        replace(camera, position=moved(camera.position), target=moved(camera.target))
+        for camera in to_viewer(ORBIT)
+    ]
+    close_cameras(from_viewer(viewer), ORBIT)
+
+
+def test_the_first_camera_is_the_input_view_wherever_it_stands():
+    viewer = to_viewer(Cameras((0, 5, -10), (0, 30, 100), input_elevation_deg=20))
+    close_cameras(
+        from_viewer([viewer[2], viewer[0], viewer[1]]),
+        Cameras((0, 10, 15), (0, 260, 290), input_elevation_deg=10),
+    )
+
+
+def test_zoom_narrows_the_field_of_view():
+    viewer = [replace(camera, zoom=2.0) for camera in to_viewer(ORBIT)]
+    narrow = math.degrees(2 * math.atan(math.tan(math.radians(20)) / 2))
+    assert from_viewer(viewer).fov_deg == pytest.approx(narrow)
+    # A camera that halves the zoom of a longer lens sees the same.
+    long = [replace(viewer[0], fov_deg=narrow, zoom=1.0), *viewer[1:]]
+    assert from_viewer(long).fov_deg == pytest.approx(narrow)
+
+
+def test_from_the_front_one_camera_is_a_novel_view():
+    one = to_viewer(ORBIT)[3]
+    expected = Cameras((0, 50), (0, 275), radius=2.3, fov_deg=40.0)
+    close_cameras(from_viewer([one], front_elevation_deg=0.0), expected)
+    # The elevation of the clip's camera is taken off, as all elevations are relative to it.
+    above = from_viewer([one], front_elevation_deg=15.0)
+    close_cameras(above, replace(expected, elevations_deg=(0, 35), input_elevation_deg=15.0))
+    torch.testing.assert_close(above.c2w_opengl()[1], ORBIT.c2w_opengl()[3])
+
+
+@pytest.mark.parametrize("front", [None, 15.0])
+def test_a_model_that_was_placed_is_seen_as_in_its_file(front):
+    model = Placement((1.0, 2.5, -3.0), rotation_about("y", 50), (2.5, 2.5, 2.5))
+    viewer = []
+    for camera in to_viewer(ORBIT):
+        ends = (camera.position, camera.target)
+        position, target = (
+            tuple(
+                2.5 * x + d for x, d in zip(turned(model.quaternion_xyzw, end), model.position, strict=True)
+            )
+            for end in ends
+        )
+        quaternion = times(model.quaternion_xyzw, camera.quaternion_xyzw)
+        viewer.append(replace(camera, position=position, target=target, quaternion_xyzw=quaternion))
+    seen = from_viewer(viewer[0 if front is None else 1 :], front_elevation_deg=front, model=model)
+    close_cameras(seen, ORBIT)
+    # Without it the cameras are about the world, 2.5 times as far away.
+    assert from_viewer(viewer).radius == pytest.approx(2.5 * 2.3)
+
+
+def changed(view: int, **fields):
+    return lambda: [replace(c, **fields) if i == view else c for i, c in enumerate(to_viewer(ORBIT))]
+
+
+def rolled(angle_deg: float):
+    viewer = to_viewer(ORBIT)
+    quaternion = times(viewer[2].quaternion_xyzw, rotation_about("z", angle_deg))
+    return changed(2, quaternion_xyzw=quaternion)
+
+
+def nearer(share: float):
+    return changed(1, position=tuple(share * x for x in to_viewer(ORBIT)[1].position))
+
+
+def looking_away(angle_deg: float):
+    quaternion = times(to_viewer(ORBIT)[3].quaternion_xyzw, rotation_about("y", angle_deg))
+    return changed(3, quaternion_xyzw=quaternion)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (list, "at least one camera; got none"),
+        (lambda: to_viewer(ORBIT)[:1], "at least two cameras, the input view's first; got 1"),
+        (rolled(3), r"upright cameras \(to 0\.1 degree\); camera 3 of 4 is rolled by 3\.00 degrees"),
+        (rolled(180), r"camera 3 of 4 is rolled by 180\.00 degrees"),
+        (
+            nearer(0.5),
+            r"one distance from their common target.*camera 2 of 4 is at 1\.15, 50 % off the median 2",
+        ),
+        (
+            changed(2, target=(0.0, 0.4, 0.0)),
+            r"camera 1 of 4 looks at \(0, 0, 0\), camera 3 of 4 at \(0, 0\.4, ",
+        ),
+        (looking_away(2), r"look at their common target.*camera 4 of 4 looks 2\.00 degrees past it"),
+        (changed(1, fov_deg=50.0), "got 40 degrees for camera 1 of 4 and 50 for camera 2 of 4"),
+        (changed(1, zoom=2.0), r"zoom included.*and 20\.6\d for camera 2 of 4"),
+    ],
+)
+def test_what_stands_on_no_orbit_is_refused_with_a_number(make, message):
+    with pytest.raises(ValueError, match=message):
+        from_viewer(make())
+
+
+@pytest.mark.parametrize("make", [rolled(0.05), nearer(1.0005), looking_away(0.05)])
+def test_rounding_is_no_reason_to_refuse(make):
+    close_cameras(from_viewer(make()), ORBIT, tolerance=2e-3)
+
+
+@pytest.mark.parametrize("top", [1.0, -1.0])
+def test_a_view_from_the_pole_is_refused(top):
+    pole = ViewerCamera((0.0, 2.3 * top, 0.0), (0.0, 0.0, 0.0), 40.0)
+    with pytest.raises(ValueError, match=r"between -90 and 90 degrees; got .*90"):
+        from_viewer([to_viewer(ORBIT)[0], pole])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"position": (math.nan, 0.0, 1.0)}, "finite numbers in a camera"),
+        ({"fov_deg": 0.0}, "field of view between 0 and 180 degrees and a zoom above 0; got 0 and 1"),
+        ({"zoom": -1.0}, "got 40 and -1"),
+        ({"target": (0.0, 0.0, 2.0)}, "looks at a point away from itself"),
+        ({"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "looks at a point away from itself"),
+    ],
+)
+def test_impossible_cameras(fields, message):
+    with pytest.raises(ValueError, match=message):
+        replace(ViewerCamera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), 40.0), **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"scale": (1.0, 1.0, 2.0)},
+            r"one scale above 0 for all axes of the model \(to 0\.1 %\); got 1, 1, 2",
+        ),
+        ({"scale": (-1.0, -1.0, -1.0)}, "got -1, -1, -1"),
+        ({"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "a rotation of a model"),
+        ({"position": (math.inf, 0.0, 0.0)}, "finite numbers"),
+    ],
+)
+def test_impossible_placements(fields, message):
+    with pytest.raises(ValueError, match=message):
+        replace(Placement((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 1.0)), **fields)
