@@ -1,4 +1,4 @@
-"""The clip that comes with the pack is what the procedural world renders, and is ready for the small model."""
+"""The clip that comes with the pack is what the procedural world renders, ready for the small model."""
 
 from __future__ import annotations
 
