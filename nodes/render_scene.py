@@ -74,9 +74,9 @@ class SV4D2Render4D(io.ComfyNode):
                 CamerasType.Input(
                     "cameras",
                     optional=True,
-                    tooltip="Where to see the scene from, from SV4D2 Camera Orbit or, for cameras of ComfyUI's "
-                    "3D nodes, SV4D2 Camera Info to Cameras. Open: the cameras of the views it was fitted "
-                    "to. A turntable takes radius and field of view from them.",
+                    tooltip="Where to see the scene from, from SV4D2 Camera Orbit or, for cameras of "
+                    "ComfyUI's 3D nodes, SV4D2 Camera Info to Cameras. Open: the cameras of the views it was "
+                    "fitted to. A turntable takes radius and field of view from them.",
                 ),
             ],
             outputs=[

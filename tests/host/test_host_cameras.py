@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+import trimesh
 
 Core = Callable[[str], ModuleType]
 Graph = dict[str, dict[str, Any]]
@@ -282,6 +284,35 @@ class TestRenders:
             others = (theirs.images[:, view] - ours.images.roll(1, dims=1)[:, view]).square().mean()
             assert -10 * error.log10() > 25 and -10 * others.log10() < 19, view
             assert (theirs.masks[:, view] - ours.masks[:, view]).abs().mean() < 0.03
+
+    def test_a_model_file_becomes_views(
+        self, pack: dict, mesh_nodes: Any, cameras: Any, infos: list, tmp_path: Path
+    ) -> None:
+        from comfy_api.latest import Types
+
+        body, head = trimesh.creation.box((0.6, 0.3, 0.2)), trimesh.creation.box((0.2, 0.2, 0.2))
+        head.apply_translation((0.3, 0.3, 0.0))
+        trimesh.util.concatenate([body, head]).export(tmp_path / "model.glb")
+        model = trimesh.load(tmp_path / "model.glb", force="mesh")
+        vertices = torch.tensor(model.vertices)
+        mesh = Types.MESH(vertices.float()[None], torch.tensor(model.faces).long()[None])
+        seen = [
+            mesh_nodes.RenderMesh.execute(mesh, "solid", SIZE, SIZE, "#FFFFFF", camera_info=info).args
+            for info in infos
+        ]
+        images, masks = ([pair[i] for pair in seen] for i in (0, 1))
+        (views,) = (
+            pack["SV4D2RendersToViews"]
+            .execute(images=images, cameras=[cameras], order=["view by view"], fps=[8.0], masks=masks)
+            .args
+        )
+        assert views.images.shape == (1, 4, SIZE, SIZE, 3)
+        # The corners of the model bound what each camera shows.
+        for mask, corners in zip(views.masks[0], pixels(cameras, vertices, SIZE), strict=True):
+            rows, columns = torch.where(mask > 0)
+            box = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            expected = torch.cat([corners.amin(dim=0), corners.amax(dim=0)])
+            assert (box - expected).abs().max() < 1.5
 
     def test_our_scenes_are_seen_from_a_camera_of_the_host(
         self, pack: dict, scene: Any, cameras: Any, infos: list
