@@ -15,7 +15,7 @@ const fs = require("fs");
 const { chromium } = require(process.env.PLAYWRIGHT_CORE || "playwright-core");
 
 const READY_MS = 90000;
-const RUN_MS = 120000;
+const RUN_MS = 240000;
 const SETTLE_MS = 1000;
 const FLAGS = [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
