@@ -20,6 +20,7 @@ from .prepare_clip import SV4D2PrepareClip
 from .refine import SV4D2Refine4D
 from .render_scene import SV4D2Render4D
 from .replacements import register_replacements
+from .sample_clip import SV4D2SampleClip
 from .sampler import SV4D2Sampler
 from .scene_files import SV4D2LoadScene, SV4D2SaveScene
 from .scene_mesh import SV4D2SceneToMesh
@@ -53,6 +54,7 @@ class SV4D2Extension(ComfyExtension):
         return [
             SV4D2CheckpointLoader,
             SV4D2UNETLoader,
+            SV4D2SampleClip,
             SV4D2PrepareClip,
             SV4D2CameraOrbit,
             *([SV4D2CamerasToCameraInfo, SV4D2CameraInfoToCameras] if hasattr(io, "Load3DCamera") else []),

@@ -89,8 +89,8 @@ class SV4D2Metrics(io.ComfyNode):
             outputs=[
                 io.String.Output(
                     display_name="table",
-                    tooltip="All numbers and what they rest on, as Markdown text; connect Preview Any to "
-                    "read it.",
+                    tooltip="All numbers and what they rest on, as Markdown text; connect Preview as Text "
+                    "(Preview Any) to read it.",
                 ),
                 io.Image.Output(
                     display_name="picture",

@@ -108,7 +108,7 @@ class SV4D2PrepareClip(io.ComfyNode):
                     optional=True,
                     tooltip="Mask of the object, white = object: one per frame of the clip, one per used "
                     "frame, or one for all. From background removal or SAM. Note: the mask output of Load "
-                    "Image is white where the image is transparent; put InvertMask between.",
+                    "Image is white where the image is transparent; put Invert Mask between.",
                 ),
             ],
             outputs=[
@@ -124,7 +124,7 @@ class SV4D2PrepareClip(io.ComfyNode):
                 io.String.Output(
                     display_name="report",
                     tooltip="What the clip is and what may spoil the result, one line each; connect Preview "
-                    "Any to read it.",
+                    "as Text (Preview Any) to read it.",
                 ),
                 io.Float.Output(display_name="fps", tooltip="Frames per second of the prepared clip."),
             ],

@@ -47,7 +47,8 @@ class SV4D2Refine4D(io.ComfyNode):
                     "frame, and pictures of the scene below the views.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="The same in words; connect Preview Any to read it."
+                    display_name="report",
+                    tooltip="The same in words; connect Preview as Text (Preview Any) to read it.",
                 ),
             ],
             **shows_a_picture(),

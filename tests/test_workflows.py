@@ -27,8 +27,12 @@ OURS = recorded_schemas.ours(*RECORDED.values())
 NOTES = {"MarkdownNote", "Note"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 WEIGHTS = "https://huggingface.co/stabilityai/sv4d2.0/resolve/main/"
+# Comes with the pack.
+SHIPPED = {"sv4d2_tiny.safetensors"}
 LOADERS = {"SV4D2CheckpointLoader": "ckpt_name", "SV4D2UNETLoader": "unet_name"}
 MOST_BYTES = 100_000
+# Distance in pixels between nodes above each other.
+STACKED = 60
 
 workflows = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 
@@ -175,8 +179,8 @@ def test_missing_nodes_and_models_can_be_found(file: Path) -> None:
         if node["type"] in LOADERS:
             loaders += 1
             name = values_of(node)[LOADERS[node["type"]]]
-            (model,) = properties["models"]
-            assert model == {"name": name, "url": WEIGHTS + name, "directory": "checkpoints"}
+            file_at = {"name": name, "url": WEIGHTS + name, "directory": "checkpoints"}
+            assert properties.get("models", []) == ([] if name in SHIPPED else [file_at])
     assert loaders == (models > 0)
 
 
@@ -196,7 +200,37 @@ def test_graph_is_tidy_and_explained(file: Path) -> None:
         ]
         assert sum(inside) == 1, f"{graph['nodes'][i]['type']} lies in {sum(inside)} groups"
         for x2, y2, width2, height2 in areas[:i]:
-            assert x >= x2 + width2 or x2 >= x + width or y >= y2 + height2 or y2 >= y + height
+            # The title stands above a node, and the newest page draws nodes taller than older ones.
+            apart = y >= y2 + height2 + STACKED or y2 >= y + height + STACKED
+            assert x >= x2 + width2 or x2 >= x + width or apart, (y, y2)
+
+
+def test_no_two_workflows_share_a_number() -> None:
+    # The page keeps a node's pictures by its number, so that a workflow would show those of another.
+    graphs = [json.loads(file.read_text()) for file in FILES]
+    for key, number in (("nodes", "id"), ("links", 0)):
+        numbers = [item[number] for graph in graphs for item in graph[key]]
+        assert len(set(numbers)) == len(numbers) and min(numbers) > 100
+    for graph in graphs:
+        assert graph["last_node_id"] >= max(node["id"] for node in graph["nodes"])
+        assert graph["last_link_id"] >= max(link[0] for link in graph["links"])
+
+
+@pytest.mark.parametrize("number", ("01", "08"))
+def test_workflow_opens_as_an_app(number: str) -> None:
+    (file,) = (file for file in FILES if file.stem.startswith(number))
+    graph = json.loads(file.read_text())
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    app = graph["extra"]["linearData"]
+    kinds = [nodes[node]["type"] for node in app["outputs"]]
+    assert kinds == (["SaveVideo"] if number == "01" else ["Preview3D"])
+    source, *others = app["inputs"]
+    assert nodes[source[0]]["type"] == ("LoadVideo" if number == "01" else "SV4D2LoadViews")
+    assert 3 <= len(others) <= 6
+    for node, widget in app["inputs"]:
+        assert widget in values_of(nodes[node])
+        (socket,) = (entry for entry in nodes[node]["inputs"] if entry["name"] == widget)
+        assert socket["link"] is None
 
 
 def literal_node_ids() -> list[str]:

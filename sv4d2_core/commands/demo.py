@@ -19,7 +19,7 @@ from ..diffusion.convert import write_random_checkpoint
 from ..diffusion.layout import read_config, read_header
 from ..export.folder import write_views
 from ..export.pictures import contact_sheet, with_alpha, write_frames
-from ..shipped import TINY_MODEL
+from ..shipped import SAMPLE_CREATURE, SAMPLE_FPS, SAMPLE_FRAMES, TINY_MODEL
 from ..views import ViewGrid
 from ..world.anatomy import make_creature
 from ..world.render import render_views
@@ -28,8 +28,6 @@ from .output_folder import exclusive
 
 log = logging.getLogger(__name__)
 
-_N_FRAMES = 21
-_FPS = 8.0
 _UNTRAINED_STEPS = 4
 _TINY_VIEWS = ("--steps", "5", "--centering", "none")
 # The 4D part on a CPU within half a minute.
@@ -61,7 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--untrained", action="store_true", help="a generated checkpoint of the official structure"
     )
-    parser.add_argument("--creature", type=int, default=5, metavar="N", help="which creature (default 5)")
+    parser.add_argument(
+        "--creature",
+        type=int,
+        default=SAMPLE_CREATURE,
+        metavar="N",
+        help=f"which creature (default {SAMPLE_CREATURE})",
+    )
     parser.add_argument(
         "--options",
         default="",
@@ -75,7 +79,11 @@ def run(args: argparse.Namespace) -> int:
     given = args.checkpoint or TINY_MODEL
     config = small_config() if args.untrained else read_config(read_header(given))
     truth = render_views(
-        make_creature(args.creature), Cameras.default(config.n_views), _N_FRAMES, config.size, _FPS
+        make_creature(args.creature),
+        Cameras.default(config.n_views),
+        SAMPLE_FRAMES,
+        config.size,
+        SAMPLE_FPS,
     )
     with exclusive(args.out):
         checkpoint = _untrained(args.out, config) if args.untrained else given
@@ -85,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         log.info("Sample clip: %s; its true novel views: %s", clip, args.out / "true_views.png")
         made, scene = args.out / "views", args.out / "scene.safetensors"
         command = [str(clip), "--checkpoint", str(checkpoint), "--out", str(made)]
-        command += ["--fps", f"{_FPS:g}", "--overwrite", *_views_options(args)]
+        command += ["--fps", f"{SAMPLE_FPS:g}", "--overwrite", *_views_options(args)]
         _run("views", views_arguments.add_arguments, views.run, command + shlex.split(args.options))
         small = args.checkpoint is None
         fit = list(_SMALL_FIT if small else ())

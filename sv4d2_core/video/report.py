@@ -56,7 +56,7 @@ def describe_clip(
     if source == "mask" and share > _LARGEST_SHARE and _touches_all_borders(boxes[present], height, width):
         lines.append(
             f"the mask covers {100 * share:.0f} % of the frame up to all four borders: it looks inverted (in "
-            f"ComfyUI put InvertMask before it; Load Image's mask is white where the image is transparent)"
+            f"ComfyUI put Invert Mask before it; Load Image's mask is white where the image is transparent)"
         )
     if len(present) < n_frames:
         empty = [str(t) for t in range(n_frames) if t not in set(present.tolist())]

@@ -163,7 +163,7 @@ class ComfyServer:
         return self.get("/object_info")
 
     def prompt(
-        self, graph: Graph, timeout: float = 180, interrupt_when: Callable[[Event], bool] | None = None
+        self, graph: Graph, timeout: float = 300, interrupt_when: Callable[[Event], bool] | None = None
     ) -> Outcome:
         """Run an API-format graph to its end and return what happened.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 DATA = Path(__file__).parent.parent / "data"
 PROMPTS = sorted((DATA / "prompts").glob("*.json"))
 WORKFLOWS = sorted((DATA.parent.parent / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((DATA.parent.parent / "subgraphs").glob("*.json"))
 
 # Combos that list the files of one machine.
 FILE_LISTS = {
@@ -117,6 +119,18 @@ def test_workflows_help_pages_and_translations_are_served(
             known = translations[language]["nodeDefs"][name]
             assert recorded_schemas.inputs_of(node).keys() <= known["inputs"].keys(), (language, name)
             assert len(node["output"]) <= len(known["outputs"]), (language, name)
+
+
+def test_blueprints_are_served(server: Any, live: dict[str, Any], recorded_schemas: Any) -> None:
+    try:
+        listed = server.get("/global_subgraphs")
+    except urllib.error.HTTPError:
+        assert recorded_schemas.age(live["comfyui"]) < (0, 4)
+        pytest.skip(f"ComfyUI {live['comfyui']} has no blueprints")
+    ours = {entry["name"]: key for key, entry in listed.items() if "sv4d2" in entry["info"]["node_pack"]}
+    assert ours.keys() == {file.stem for file in BLUEPRINTS}
+    for file in BLUEPRINTS:
+        assert server.get(f"/global_subgraphs/{ours[file.stem]}")["data"] == file.read_text()
 
 
 @pytest.mark.parametrize("file", PROMPTS, ids=[file.stem for file in PROMPTS])

@@ -1,17 +1,21 @@
 // Opens workflows in ComfyUI's page as a user would, runs them and takes pictures.
 //
 // usage: node shot.js <job.json>, where job.json holds
-//   {url, newNodes, chromium, profile, workflows: [{name, file, settings, picture}]}
+//   {url, newNodes, chromium, profile, workflows: [{name, file, settings, picture}],
+//    blueprints: [{name, source}]}
 // newNodes says whether the page draws nodes in its new way, settings what is changed before the run:
 // {"<node type>": {"<widget>": value}}.
-// Prints one JSON object: {"<name>": {missing, errors, prompt, status, message, serialized}}.
+// A blueprint is added to an empty graph, and a node of the type `source` is connected to its first input.
+// Prints one JSON object: {workflows: {"<name>": {missing, prompt, status, message, serialized, boxes}},
+// blueprints: {"<name>": {widgets, prompt}}, or null where the server has none}. A box is what a node covers
+// on the canvas after the run, with its title: [number, left, top, right, bottom].
 "use strict";
 
 const fs = require("fs");
 const { chromium } = require(process.env.PLAYWRIGHT_CORE || "playwright-core");
 
 const READY_MS = 90000;
-const RUN_MS = 120000;
+const RUN_MS = 240000;
 const SETTLE_MS = 1000;
 const FLAGS = [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -95,19 +99,58 @@ async function run(page, workflow) {
   }
   await showAll(page);
   await page.screenshot({ path: workflow.picture });
+  result.boxes = await page.evaluate(boxes, Object.keys(result.prompt || {}));
   return result;
+}
+
+// Runs in the page, which draws nodes in its new way as elements.
+function boxes(numbers) {
+  const { scale, offset } = app.canvas.ds;
+  const { left, top } = app.canvas.canvas.getBoundingClientRect();
+  return numbers.map((number) => {
+    const element = document.querySelector(`[data-node-id="${number}"]`);
+    if (!element) {
+      const [x, y, width, height] = app.graph.getNodeById(number).getBounding();
+      return [number, x, y, x + width, y + height];
+    }
+    const box = element.getBoundingClientRect();
+    const [x, y] = [(box.left - left) / scale - offset[0], (box.top - top) / scale - offset[1]];
+    return [number, x, y, x + box.width / scale, y + box.height / scale];
+  });
+}
+
+// Adds a blueprint as the page does when it is chosen in the list of nodes.
+async function add(page, blueprint) {
+  return page.evaluate(async ({ name, source }) => {
+    const listed = await (await fetch("/api/global_subgraphs")).json();
+    const id = Object.keys(listed).find((key) => listed[key].name === name);
+    const { data } = await (await fetch(`/api/global_subgraphs/${id}`)).json();
+    const { nodes, definitions } = JSON.parse(data);
+    app.graph.clear();
+    const { nodes: added } = app.canvas._deserializeItems(
+      { nodes, subgraphs: definitions.subgraphs }, { position: [500, 100] });
+    const [node] = added.values();
+    const given = LiteGraph.createNode(source);
+    app.graph.add(given);
+    given.connect(0, node, 0);
+    return { widgets: node.widgets.map((w) => w.name), prompt: (await app.graphToPrompt()).output };
+  }, blueprint);
 }
 
 async function main() {
   const job = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
   const { context, page } = await openPage(job);
-  const results = {};
+  const said = { workflows: {}, blueprints: null };
   try {
-    for (const workflow of job.workflows) results[workflow.name] = await run(page, workflow);
+    for (const workflow of job.workflows) said.workflows[workflow.name] = await run(page, workflow);
+    if (await page.evaluate(async () => (await fetch("/api/global_subgraphs")).ok)) {
+      said.blueprints = {};
+      for (const blueprint of job.blueprints) said.blueprints[blueprint.name] = await add(page, blueprint);
+    }
   } finally {
     await context.close();
   }
-  process.stdout.write(JSON.stringify(results));
+  process.stdout.write(JSON.stringify(said));
 }
 
 // Other scripts open the page in the same way.

@@ -1,4 +1,4 @@
-"""Every workflow in the real page: it opens, says what we committed, and runs."""
+"""Every workflow in the real page: it opens, says what we committed, and runs; blueprints can be added."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent.parent
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 PROMPTS = REPOSITORY / "tests" / "data" / "prompts"
+BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
+# The node that gives a blueprint what it begins with.
+SOURCES = {"Views to 4D scene": "SV4D2LoadViews"}
 SECONDS = 600
 
 
@@ -25,8 +28,8 @@ def page(
     tiny_settings: Callable[[str], dict[str, dict[str, Any]]],
     recorded_schemas: Any,
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, dict[str, Any]]:
-    """Return what the page said about each workflow; one browser opens them all."""
+) -> dict[str, Any]:
+    """Return what the page said about each workflow and blueprint; one browser opens them all."""
     folder = tmp_path_factory.mktemp("browser")
     with start_server(frontend.folder) as server:
         version = server.get("/system_stats")["system"]["comfyui_version"]
@@ -46,6 +49,10 @@ def page(
                 }
                 for workflow in WORKFLOWS
             ],
+            "blueprints": [
+                {"name": file.stem, "source": SOURCES.get(file.stem, "SV4D2SampleClip")}
+                for file in BLUEPRINTS
+            ],
         }
         job_file = folder / "job.json"
         job_file.write_text(json.dumps(job))
@@ -57,7 +64,7 @@ def page(
         )
         assert done.returncode == 0, f"{done.stderr[-3000:]}\nServer log:\n{server.log[-3000:]}"
     said = json.loads(done.stdout)
-    for workflow in said.values():
+    for workflow in said["workflows"].values():
         workflow["prompt"] = as_recorded(workflow["prompt"] or {}, recorded_schemas.read())
         workflow["frontend"] = frontend.name
     return said
@@ -80,8 +87,8 @@ def test_there_are_workflows() -> None:
 
 
 @pytest.mark.parametrize("name", [workflow.stem for workflow in WORKFLOWS])
-def test_workflow_opens_and_runs(name: str, page: dict[str, dict[str, Any]]) -> None:
-    said = page[name]
+def test_workflow_opens_and_runs(name: str, page: dict[str, Any]) -> None:
+    said = page["workflows"][name]
     assert said["missing"] == [], f"the page misses nodes: {said['missing']}"
     committed = PROMPTS / f"{name}.json"
     if os.environ.get("SV4D2_RECORD") == "1" and said["frontend"] == "installed":
@@ -90,3 +97,46 @@ def test_workflow_opens_and_runs(name: str, page: dict[str, dict[str, Any]]) -> 
         f"{committed.name} is not what the page makes of the workflow; SV4D2_RECORD=1 writes it anew"
     )
     assert said["status"] == "execution_success", said["message"]
+
+
+@pytest.mark.parametrize("name", [workflow.stem for workflow in WORKFLOWS])
+def test_no_node_covers_another_after_the_run(name: str, page: dict[str, Any]) -> None:
+    boxes = page["workflows"][name]["boxes"]
+    assert len(boxes) == len(page["workflows"][name]["prompt"])
+    covered = [
+        (one[0], other[0])
+        for i, one in enumerate(boxes)
+        for other in boxes[:i]
+        if one[1] < other[3] and other[1] < one[3] and one[2] < other[4] and other[2] < one[4]
+    ]
+    assert not covered, boxes
+
+
+@pytest.mark.parametrize("file", BLUEPRINTS, ids=[file.stem for file in BLUEPRINTS])
+def test_blueprint_becomes_the_prompt_of_its_nodes(file: Path, page: dict[str, Any]) -> None:
+    if page["blueprints"] is None:
+        pytest.skip("This version of ComfyUI has no blueprints")
+    said = page["blueprints"][file.stem]
+    blueprint = json.loads(file.read_text())
+    (outside,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+    promoted = [entry["name"] for entry in outside["inputs"] if "widget" in entry]
+    assert [widget for widget in said["widgets"] if widget in promoted] == promoted
+    source = SOURCES.get(file.stem, "SV4D2SampleClip")
+    prompt = said["prompt"]
+    kinds = sorted([source, *(node["type"] for node in subgraph["nodes"])])
+    assert sorted(node["class_type"] for node in prompt.values()) == kinds
+    known = {node["id"]: node for node in subgraph["nodes"]}
+    by_kind = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    # What is linked inside, and what comes from outside, arrives.
+    for link in subgraph["links"]:
+        if link["target_id"] not in known or (link["origin_id"] not in known and link["origin_slot"] != 0):
+            continue
+        origin = known.get(link["origin_id"])
+        target = known[link["target_id"]]
+        name = target["inputs"][link["target_slot"]]["name"]
+        number, output = by_kind[target["type"]][name]
+        assert prompt[number]["class_type"] == (origin["type"] if origin else source)
+        assert output == (link["origin_slot"] if origin else 0)
+    for (number, widget), _ in zip(outside["properties"]["proxyWidgets"], promoted, strict=True):
+        node = known[int(number)]
+        assert by_kind[node["type"]][widget] in node["widgets_values"]

@@ -1,0 +1,137 @@
+"""The blueprints of the pack against the recorded schemas of the nodes, checked without ComfyUI."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import recorded_schemas
+from tests.test_workflows import SCHEMAS, fits, inputs_of, values_of
+
+FILES = sorted((Path(__file__).parent.parent / "subgraphs").glob("*.json"))
+NAMES = {"Video to novel views (SV4D 2.0)", "Views to 4D scene", "Video to animated GLB"}
+# The two ends of a subgraph, as nodes.
+INPUTS, OUTPUTS = -10, -20
+
+blueprints = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+
+
+def parts_of(file: Path) -> tuple[dict[str, Any], dict[str, Any], dict[int, dict[str, Any]]]:
+    """Return the node that stands in a graph, the subgraph behind it, and its nodes by number."""
+    blueprint = json.loads(file.read_text())
+    (outside,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+    assert outside["type"] == subgraph["id"]
+    assert outside["title"] == subgraph["name"] == file.stem
+    return outside, subgraph, {node["id"]: node for node in subgraph["nodes"]}
+
+
+def test_there_are_the_three() -> None:
+    assert {file.stem for file in FILES} == NAMES
+
+
+def test_no_two_blueprints_share_a_number_or_an_id() -> None:
+    texts = [file.read_text() for file in FILES]
+    ids = [set(re.findall(r'"[0-9a-f]{8}-[0-9a-f-]{27}"', text)) for text in texts]
+    numbers = [set(parts_of(file)[2]) | {parts_of(file)[0]["id"]} for file in FILES]
+    for sets in (ids, numbers):
+        assert len(set.union(*sets)) == sum(map(len, sets)) > 10
+
+
+@blueprints
+def test_nodes_are_known_and_values_fit(file: Path) -> None:
+    _, _, nodes = parts_of(file)
+    for node in nodes.values():
+        assert node["type"] in SCHEMAS, f"{node['type']} is neither ours nor a recorded core node"
+        described = inputs_of(node["type"])
+        assert [entry["name"] for entry in node["inputs"]] == sorted(
+            described, key=lambda name: "widget" in _socket(node, name)
+        )
+        for name, value in values_of(node).items():
+            type_, options, _ = described[name]
+            assert fits(value, type_, options), f"{node['type']}.{name} = {value!r}"
+
+
+@blueprints
+def test_links_agree_at_both_ends(file: Path) -> None:
+    _, subgraph, nodes = parts_of(file)
+    linked = []
+    for link in subgraph["links"]:
+        origin, target, number = link["origin_id"], link["target_id"], link["id"]
+        if origin == INPUTS:
+            source = subgraph["inputs"][link["origin_slot"]]
+            assert number in source["linkIds"]
+        else:
+            source = nodes[origin]["outputs"][link["origin_slot"]]
+            assert number in source["links"]
+            assert source["type"] == SCHEMAS[nodes[origin]["type"]]["output"][link["origin_slot"]]
+        if target == OUTPUTS:
+            sink = subgraph["outputs"][link["target_slot"]]
+            assert sink["linkIds"] == [number] and sink["type"] == source["type"]
+        else:
+            sink = nodes[target]["inputs"][link["target_slot"]]
+            assert sink["link"] == number
+            wanted = recorded_schemas.types_of(inputs_of(nodes[target]["type"])[sink["name"]][0])
+            given = recorded_schemas.types_of(source["type"])
+            assert given <= wanted, f"{given} into {wanted}"
+        linked.append(number)
+    ends = [entry["link"] for node in nodes.values() for entry in node["inputs"] if entry["link"]]
+    ends += [link for node in nodes.values() for out in node["outputs"] for link in out["links"] or []]
+    ends += [link for end in subgraph["inputs"] + subgraph["outputs"] for link in end["linkIds"]]
+    assert set(ends) == set(linked) and len(ends) == 2 * len(linked) == 2 * len(set(linked))
+
+
+@blueprints
+def test_what_a_node_needs_comes_from_inside_or_from_the_blueprint(file: Path) -> None:
+    outside, subgraph, nodes = parts_of(file)
+    for node in nodes.values():
+        given = {entry["name"] for entry in node["inputs"] if entry["link"]} | values_of(node).keys()
+        needed = {name for name, (*_, kind) in inputs_of(node["type"]).items() if kind == "required"}
+        assert needed <= given, f"{node['type']} lacks {needed - given}"
+    for shown, inside in ((outside["inputs"], subgraph["inputs"]), (outside["outputs"], subgraph["outputs"])):
+        assert [(one["name"], one["type"]) for one in shown] == [(one["name"], one["type"]) for one in inside]
+    for entry in subgraph["inputs"]:
+        kinds = {
+            inputs_of(nodes[link["target_id"]]["type"])[
+                nodes[link["target_id"]]["inputs"][link["target_slot"]]["name"]
+            ][2]
+            for link in subgraph["links"]
+            if link["id"] in entry["linkIds"]
+        }
+        assert (entry.get("shape") == 7) == (kinds == {"optional"}), entry["name"]
+
+
+@blueprints
+def test_five_widgets_are_shown_and_exist(file: Path) -> None:
+    outside, subgraph, nodes = parts_of(file)
+    shown = outside["properties"]["proxyWidgets"]
+    assert len(shown) == 5
+    promoted = [entry for entry in outside["inputs"] if "widget" in entry]
+    assert len(promoted) == 5
+    for (number, widget), entry in zip(shown, promoted, strict=True):
+        node = nodes[int(number)]
+        assert widget in values_of(node)
+        socket = _socket(node, widget)
+        (inside,) = (one for one in subgraph["inputs"] if one["name"] == entry["name"])
+        assert socket["widget"] == {"name": widget} and inside["linkIds"] == [socket["link"]]
+
+
+@blueprints
+def test_it_is_explained_and_can_be_found(file: Path) -> None:
+    blueprint = json.loads(file.read_text())
+    outside, subgraph, nodes = parts_of(file)
+    extra = blueprint["extra"]
+    assert extra["BlueprintDescription"] == subgraph["description"] and len(subgraph["description"]) > 100
+    assert "sv4d" in extra["BlueprintSearchAliases"] and subgraph["category"] == "SV4D2"
+    for node in [outside, *nodes.values()]:
+        ours = node is outside or node["type"].startswith("SV4D2")
+        assert node["properties"]["cnr_id"] == ("sv4d2" if ours else "comfy-core")
+        assert re.fullmatch(r"\d+\.\d+\.\d+", node["properties"]["ver"])
+
+
+def _socket(node: dict[str, Any], name: str) -> dict[str, Any]:
+    (socket,) = (entry for entry in node["inputs"] if entry["name"] == name)
+    return socket
