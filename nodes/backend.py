@@ -12,11 +12,10 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..sv4d2_core.diffusion.clip_vision import preprocess_for_clip
-from ..sv4d2_core.diffusion.conditioning import to_network_images
+from ..sv4d2_core.diffusion.clip import preprocess_for_clip
 from ..sv4d2_core.diffusion.config import ModelConfig
 from ..sv4d2_core.diffusion.model import EncoderRole, SamplingJob
-from ..sv4d2_core.diffusion.schedule import first_step
+from ..sv4d2_core.diffusion.sampling import first_step, to_network_images
 from .guidance import with_guidance
 from .window_conds import WindowConds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sv4d2_core.cameras import DEFAULT_FOV_DEG, DEFAULT_RADIUS
-from ..sv4d2_core.export.rig_picture import rig_picture
+from ..sv4d2_core.export.plots import rig_picture
 from ..sv4d2_core.orbits import PRESETS, orbit
 from .preview import picture_preview
 from .sockets import CamerasType, advanced, aliases, shows_a_picture

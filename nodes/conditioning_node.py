@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..sv4d2_core.diffusion.one_window import window_conditioning, window_frames
+from ..sv4d2_core.diffusion.novel_views import window_conditioning, window_frames
 from .backend import backend_of
 from .host_model import sv4d2_model
 from .sampler_inputs import model_and_clip_inputs

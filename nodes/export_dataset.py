@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sv4d2_core.export.location import numbered_folder
+from ..sv4d2_core.data.reader import numbered_folder
 from ..sv4d2_core.export.scene_export import VIEWS_FORMATS, export_views
 from ..sv4d2_core.views import ViewGrid
 from .output_folder import output_place, relative_to_output, shown_files

@@ -10,10 +10,9 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..sv4d2_core.cameras import Cameras
-from ..sv4d2_core.export.export_settings import Exported, ExportSettings
-from ..sv4d2_core.export.location import numbered_file, numbered_folder
-from ..sv4d2_core.export.scene_export import export_scene
-from ..sv4d2_core.fourd.scene import Scene4D, even_times
+from ..sv4d2_core.data.reader import numbered_file, numbered_folder
+from ..sv4d2_core.export.scene_export import Exported, ExportSettings, export_scene
+from ..sv4d2_core.scene.scene import Scene4D, even_times
 from .gradients import gradients
 from .mesh_inputs import faces_input, resolution_input, smoothing_input
 from .output_folder import output_place, relative_to_output, shown_files

@@ -11,7 +11,7 @@ from typing import Any
 
 import folder_paths
 
-from ..sv4d2_core.fourd.state import FitState
+from ..sv4d2_core.scene.store import FitState
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.config import ModelConfig
-from ..sv4d2_core.diffusion.guidance import guidance_table, guide
+from ..sv4d2_core.diffusion.sampling import guidance_table, guide
 from .window_conds import WindowConds
 
 OFFICIAL = "official"

@@ -19,13 +19,16 @@ import comfy.supported_models
 import torch
 from torch import Tensor
 
-from ..sv4d2_core.diffusion.activations import activation_bytes
 from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig, VAEConfig
-from ..sv4d2_core.diffusion.identify import unet_prefix
-from ..sv4d2_core.diffusion.layout import SHARED_ENCODER, Header, TensorInfo, metadata_of, read_unet_only
-from ..sv4d2_core.diffusion.memory import LARGEST_CHUNK, chunk_for_card
-from ..sv4d2_core.diffusion.safetensors_stream import METADATA_KEY, metadata_of_bytes, metadata_tensor
-from ..sv4d2_core.diffusion.sizes import read_vae
+from ..sv4d2_core.diffusion.layout import SHARED_ENCODER, metadata_of, read_unet_only, read_vae, unet_prefix
+from ..sv4d2_core.diffusion.memory import LARGEST_CHUNK, activation_bytes, chunk_for_card
+from ..sv4d2_core.diffusion.safetensors_stream import (
+    METADATA_KEY,
+    Header,
+    TensorInfo,
+    metadata_of_bytes,
+    metadata_tensor,
+)
 from .host_unet import HostUNet
 from .window_conds import WindowConds
 

@@ -10,9 +10,9 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ..sv4d2_core.diffusion.blocks import with_second_try
 from ..sv4d2_core.diffusion.config import UNetConfig
 from ..sv4d2_core.diffusion.safetensors_stream import METADATA_KEY
-from ..sv4d2_core.diffusion.second_try import with_second_try
 from ..sv4d2_core.diffusion.unet import UNet
 from .out_of_memory import is_oom
 

@@ -11,7 +11,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ..sv4d2_core.export.pictures import pick_frames, to_bytes
+from ..sv4d2_core.video.pictures import pick_frames, to_bytes
 from .preview import live_preview
 
 _FRAMES = 6

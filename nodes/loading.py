@@ -21,7 +21,8 @@ from ..sv4d2_core.diffusion.checkpoint import (
     open_tensors,
 )
 from ..sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, VAEConfig
-from ..sv4d2_core.diffusion.layout import PARTS, read_config, read_header, read_unet_only
+from ..sv4d2_core.diffusion.layout import PARTS, read_config, read_unet_only
+from ..sv4d2_core.diffusion.safetensors_stream import read_header
 from ..sv4d2_core.diffusion.unet import UNet
 from .host_model import declared, with_identity_post_quant
 

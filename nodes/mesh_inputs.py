@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sv4d2_core.export.export_settings import ExportSettings
+from ..sv4d2_core.export.scene_export import ExportSettings
 
 
 def faces_input() -> io.Input:

@@ -11,16 +11,21 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..sv4d2_core.commands.provenance import versions
-from ..sv4d2_core.export.location import numbered_folder
+from ..sv4d2_core.commands.common import versions
+from ..sv4d2_core.data.reader import numbered_folder
+from ..sv4d2_core.export.plots import score_picture
 from ..sv4d2_core.export.report import write_report
-from ..sv4d2_core.export.score_picture import score_picture
-from ..sv4d2_core.metrics.report.comparison import SceneComparison, compare, summaries_of
-from ..sv4d2_core.metrics.report.markdown import markdown_report
-from ..sv4d2_core.metrics.report.remarks import notes, untrained_warning
-from ..sv4d2_core.metrics.report.tables import report_tables
-from ..sv4d2_core.metrics.report.written import NO_VALUE
-from ..sv4d2_core.metrics.scores import Summary
+from ..sv4d2_core.metrics.evaluate import Summary
+from ..sv4d2_core.metrics.report.svg import NO_VALUE
+from ..sv4d2_core.metrics.report.tables import (
+    SceneComparison,
+    compare,
+    markdown_report,
+    notes,
+    report_tables,
+    summaries_of,
+    untrained_warning,
+)
 from ..sv4d2_core.views import ViewGrid
 from .metrics_networks import NONE, host_networks, i3d_choices, lpips_choices
 from .output_folder import host, output_place, relative_to_output

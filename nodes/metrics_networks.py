@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..sv4d2_core.metrics.evaluate import Networks
-from ..sv4d2_core.metrics.i3d import I3D, I3D_HELP
+from ..sv4d2_core.metrics.frechet import I3D, I3D_HELP
 from ..sv4d2_core.metrics.lpips import LPIPS, LPIPS_HELP
 
 NONE = "none"

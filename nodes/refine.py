@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..sv4d2_core.fourd.config import RefineConfig
-from ..sv4d2_core.fourd.elevation import with_elevation
-from ..sv4d2_core.fourd.object_path import ObjectPath, object_path
-from ..sv4d2_core.fourd.validate import checked_views
+from ..sv4d2_core.scene.config import RefineConfig
+from ..sv4d2_core.scene.elevation import with_elevation
+from ..sv4d2_core.scene.paths import ObjectPath, object_path
+from ..sv4d2_core.scene.refine import checked_views
 from ..sv4d2_core.video.crop import CropPath
 from ..sv4d2_core.views import ViewGrid
 from .geometry_images import normals_of_images

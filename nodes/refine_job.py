@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.window_store import tensor_fingerprint
-from ..sv4d2_core.export.fit_report import fit_report
-from ..sv4d2_core.fourd.config import RefineConfig
-from ..sv4d2_core.fourd.refine import refine_scene
-from ..sv4d2_core.fourd.scene import Scene4D
-from ..sv4d2_core.fourd.state import fit_fingerprint
+from ..sv4d2_core.export.report import fit_report
+from ..sv4d2_core.scene.config import RefineConfig
+from ..sv4d2_core.scene.refine import refine_scene
+from ..sv4d2_core.scene.scene import Scene4D
+from ..sv4d2_core.scene.store import fit_fingerprint
 from ..sv4d2_core.views import ViewGrid
 from .fit_cache import FitStore
 from .out_of_memory import memory_advice

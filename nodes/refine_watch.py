@@ -11,7 +11,7 @@ import comfy.utils
 from PIL import Image
 from torch import Tensor
 
-from ..sv4d2_core.fourd.fit import FitProgress
+from ..sv4d2_core.scene.fit import FitProgress
 from ..sv4d2_core.views import ViewGrid
 from .fit_cache import FitStore
 from .live_preview import latent_picture

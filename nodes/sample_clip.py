@@ -12,7 +12,7 @@ import torch
 from comfy_api.latest import InputImpl, Types, io, ui
 
 from ..sv4d2_core.shipped import SAMPLE_CLIP
-from ..sv4d2_core.video.frames import load_clip
+from ..sv4d2_core.video.read import load_clip
 from .sockets import aliases, shows_a_picture
 
 

@@ -8,9 +8,9 @@ import comfy.model_management
 import folder_paths
 from comfy_api.latest import io
 
-from ..sv4d2_core.export.location import numbered_file
-from ..sv4d2_core.fourd.scene import Scene4D
-from ..sv4d2_core.fourd.scene_file import load_scene
+from ..sv4d2_core.data.reader import numbered_file
+from ..sv4d2_core.scene.scene import Scene4D
+from ..sv4d2_core.scene.store import load_scene
 from .gradients import gradients
 from .output_folder import output_place, relative_to_output, shown_files
 from .preview import picture_preview

@@ -11,14 +11,12 @@ from comfy_api import latest
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sv4d2_core.export.export_settings import ExportSettings
-from ..sv4d2_core.export.formats.linear_colour import srgb_to_linear
-from ..sv4d2_core.export.formats.texture import Texture, bake_texture
-from ..sv4d2_core.export.mesh.mesh import Mesh, MeshAnimation
-from ..sv4d2_core.export.mesh.surface import welded_normals
-from ..sv4d2_core.export.mesh.tracking import track
-from ..sv4d2_core.export.scene_meshes import surfaces
-from ..sv4d2_core.fourd.scene import Scene4D, even_times
+from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, srgb_to_linear
+from ..sv4d2_core.export.scene_export import ExportSettings, surfaces
+from ..sv4d2_core.export.surface import welded_normals
+from ..sv4d2_core.export.texture import Texture, bake_texture
+from ..sv4d2_core.export.track import track
+from ..sv4d2_core.scene.scene import Scene4D, even_times
 from .gradients import gradients
 from .mesh_inputs import faces_input, resolution_input, smoothing_input
 from .progress import counted_progress

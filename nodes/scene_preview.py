@@ -11,8 +11,8 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ..sv4d2_core.export.pictures import pick_frames, to_bytes
-from ..sv4d2_core.fourd.scene import Scene4D, own_cameras
+from ..sv4d2_core.scene.scene import Scene4D, own_cameras
+from ..sv4d2_core.video.pictures import pick_frames, to_bytes
 from ..sv4d2_core.views import ViewGrid
 
 _EVERY_S = 2.0

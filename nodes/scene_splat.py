@@ -6,10 +6,9 @@ import torch
 from comfy_api import latest
 from comfy_api.latest import io
 
-from ..sv4d2_core.export.scene_splats import as_gaussians
-from ..sv4d2_core.export.splats.frames import gaussians_at, in_splat_frame
-from ..sv4d2_core.export.splats.ply import SH_0
-from ..sv4d2_core.fourd.scene import Scene4D, even_times
+from ..sv4d2_core.export.scene_export import as_gaussians
+from ..sv4d2_core.export.splats import SH_0, gaussians_at, in_splat_frame
+from ..sv4d2_core.scene.scene import Scene4D, even_times
 from .sockets import SceneType, aliases
 
 

@@ -10,8 +10,8 @@ import comfy.model_management
 import torch
 
 from ..sv4d2_core.diffusion.config import ModelConfig
-from ..sv4d2_core.diffusion.resynthesis import resynthesizer
-from ..sv4d2_core.diffusion.sampler import Callback
+from ..sv4d2_core.diffusion.novel_views import resynthesizer
+from ..sv4d2_core.diffusion.sampling import Callback
 from ..sv4d2_core.diffusion.window_store import tensor_fingerprint
 from ..sv4d2_core.views import ViewGrid
 from .backend import HostBackend, backend_of

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 CamerasType = io.Custom("SV4D2_CAMERAS")
 # Carries `sv4d2_core.views.ViewGrid`.
 ViewsType = io.Custom("SV4D2_VIEWS")
-# Carries a `sv4d2_core.fourd.scene.Scene4D`.
+# Carries a `sv4d2_core.scene.scene.Scene4D`.
 SceneType = io.Custom("SV4D2_SCENE")
 
 _SCHEMA_FIELDS = {field.name for field in fields(io.Schema)}

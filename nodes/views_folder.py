@@ -10,9 +10,9 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
-from ..sv4d2_core.commands.provenance import versions
-from ..sv4d2_core.export.folder import CAMERAS_FILE, CONTACT_SHEET, read_views, write_views
-from ..sv4d2_core.export.location import find_views, numbered_folder
+from ..sv4d2_core.commands.common import versions
+from ..sv4d2_core.data.reader import find_views, numbered_folder
+from ..sv4d2_core.data.views_folder import CAMERAS_FILE, CONTACT_SHEET, read_views, write_views
 from ..sv4d2_core.views import ViewGrid
 from .output_folder import host, output_place, relative_to_output
 from .sockets import CamerasType, ViewsType, aliases

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from comfy_api.latest import InputImpl, Types, io
 
-from ..sv4d2_core.export.mosaic import view_mosaic
+from ..sv4d2_core.video.pictures import view_mosaic
 from ..sv4d2_core.views import ViewGrid
 from .sockets import ViewsType, aliases
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..sv4d2_core.diffusion.conditioning import Conditioning
+from ..sv4d2_core.diffusion.sampling import Conditioning
 
 _FRAMES, _VECTORS, _REFERENCES = "sv4d2_frames", "sv4d2_vectors", "sv4d2_references"
 _VIEW_MIXING = "sv4d2_view_mixing"

@@ -3,16 +3,15 @@
 __version__ = "0.1.0"
 
 from .cameras import Cameras
+from .data.views_folder import read_views, write_views
 from .diffusion.checkpoint import load_checkpoint
 from .diffusion.convert import convert_checkpoint
-from .diffusion.novel_views import sample_views
-from .diffusion.resynthesis import resynthesizer
-from .export.folder import read_views, write_views
-from .fourd.config import RefineConfig
-from .fourd.refine import refine_scene
-from .fourd.scene_file import load_scene
+from .diffusion.novel_views import resynthesizer, sample_views
+from .scene.config import RefineConfig
+from .scene.refine import refine_scene
+from .scene.store import load_scene
 from .video.crop import PreparedClip, prepare_clip
-from .video.frames import Clip, load_clip
+from .video.read import Clip, load_clip
 from .views import ViewGrid
 
 __all__ = [

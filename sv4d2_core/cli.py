@@ -11,8 +11,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from .diffusion.second_try import is_out_of_memory
-from .export.staging import DISK_FULL
+from .diffusion.blocks import is_out_of_memory
+from .files import DISK_FULL
 
 _OUT_OF_MEMORY = (
     "The memory is exhausted ({}). Use a smaller --size or --dtype fp16, or set --memory-gb lower than what "

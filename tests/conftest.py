@@ -18,7 +18,7 @@ import torch
 from PIL import ImageDraw
 
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
-from sv4d2_core.diffusion.clip_vision import CLIPVision
+from sv4d2_core.diffusion.clip import CLIPVision
 from sv4d2_core.diffusion.config import (
     OFFICIAL_VARIANTS,
     CLIPVisionConfig,

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sv4d2_core.diffusion import image_norm, unet
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
-from sv4d2_core.diffusion.compiled import compile_blocks
 from sv4d2_core.diffusion.config import CLIPVisionConfig, UNetConfig, VAEConfig
+from sv4d2_core.diffusion.speed import compile_blocks
 from sv4d2_core.shipped import TINY_MODEL
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))

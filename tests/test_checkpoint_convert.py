@@ -12,12 +12,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sv4d2_core.diffusion.checkpoint import load_checkpoint
+from sv4d2_core.diffusion.checkpoint import describe_checkpoint, load_checkpoint
 from sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
 from sv4d2_core.diffusion.convert import convert_checkpoint, official_shapes, write_random_checkpoint
-from sv4d2_core.diffusion.describe import describe_checkpoint
-from sv4d2_core.diffusion.layout import STORED_METADATA, CheckpointError, read_config, read_header
-from sv4d2_core.diffusion.safetensors_stream import write_safetensors
+from sv4d2_core.diffusion.layout import STORED_METADATA, read_config
+from sv4d2_core.diffusion.safetensors_stream import CheckpointError, read_header, write_safetensors
 
 ROOT = Path(__file__).parents[1]
 OFFICIAL = json.loads((ROOT / "tests" / "data" / "official_manifest.json").read_text())

@@ -16,14 +16,8 @@ from sv4d2_core.diffusion.config import (
     UNetConfig,
     VAEConfig,
 )
-from sv4d2_core.diffusion.layout import (
-    CheckpointError,
-    Header,
-    TensorInfo,
-    metadata_of,
-    read_config,
-    read_header,
-)
+from sv4d2_core.diffusion.layout import metadata_of, read_config
+from sv4d2_core.diffusion.safetensors_stream import CheckpointError, Header, TensorInfo, read_header
 
 DATA = Path(__file__).parent / "data"
 OFFICIAL = {k: tuple(s) for k, s in json.loads((DATA / "official_manifest.json").read_text()).items()}

@@ -286,7 +286,7 @@ def test_bad_sampling_options_keep_finished_windows(clip_folder, micro_checkpoin
 
 
 def test_two_runs_never_share_a_folder(clip_folder, micro_checkpoint, tmp_path, capsys):
-    from sv4d2_core.commands.output_folder import exclusive
+    from sv4d2_core.commands.common import exclusive
 
     out = tmp_path / "out"
     with exclusive(out):

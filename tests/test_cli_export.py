@@ -16,13 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.cli import main
-from sv4d2_core.export.dataset_reader import read_dataset
-from sv4d2_core.export.folder import write_views
-from sv4d2_core.fourd.config import RefineConfig
-from sv4d2_core.fourd.dynerf import DyNeRF
-from sv4d2_core.fourd.gaussians import CanonicalGaussians, Gaussians
-from sv4d2_core.fourd.gaussians_config import GaussiansConfig
-from sv4d2_core.fourd.hull import Occupancy
+from sv4d2_core.data.reader import read_dataset
+from sv4d2_core.data.views_folder import write_views
+from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
+from sv4d2_core.scene.dynerf import DyNeRF
+from sv4d2_core.scene.gaussians import CanonicalGaussians, Gaussians
+from sv4d2_core.scene.hull import Occupancy
 from sv4d2_core.world import make_creature, render_views
 
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sv4d2_core.cli import main
-from sv4d2_core.export.folder import read_views, write_views
+from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.world import corrupt_views
 
 torch.set_num_threads(1)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.cli import main
-from sv4d2_core.export.dataset_reader import read_dataset
-from sv4d2_core.export.folder import write_views
-from sv4d2_core.fourd.scene_file import load_scene
+from sv4d2_core.data.reader import read_dataset
+from sv4d2_core.data.views_folder import write_views
+from sv4d2_core.scene.store import load_scene
 from sv4d2_core.video.crop import CropPath
 from sv4d2_core.world import make_creature, render_views
 
@@ -75,7 +75,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_scene(views, scene, tmp_path, mo
 
 
 def test_a_signal_waits_for_the_end_of_the_step(views, scene, tmp_path, monkeypatch):
-    from sv4d2_core.fourd.dynerf_fit import DyNeRFFit
+    from sv4d2_core.scene.dynerf_fit import DyNeRFFit
 
     accumulate, steps = DyNeRFFit.accumulate, []
 

@@ -10,9 +10,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from sv4d2_core.cli import main
-from sv4d2_core.diffusion.compiled import check_compiler, compile_blocks
 from sv4d2_core.diffusion.config import UNetConfig
-from sv4d2_core.diffusion.eight_bits import keep_in_eight_bits
+from sv4d2_core.diffusion.speed import check_compiler, compile_blocks, keep_in_eight_bits
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.shipped import TINY_MODEL
 

@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sv4d2_core.diffusion import fused, layers
-from sv4d2_core.diffusion.attention import scaled_dot_product
-from sv4d2_core.diffusion.eight_bits import EightBits
+from sv4d2_core.diffusion import blocks as layers
+from sv4d2_core.diffusion import fused
+from sv4d2_core.diffusion.blocks import FeedForward, scaled_dot_product
 from sv4d2_core.diffusion.image_norm import image_norm
-from sv4d2_core.diffusion.layers import FeedForward
+from sv4d2_core.diffusion.speed import EightBits
 
 needs_operators = pytest.mark.skipif(
     not fused.has_operators(), reason="this PyTorch has no oneDNN operators to fuse with"

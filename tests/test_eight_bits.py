@@ -10,12 +10,11 @@ from PIL import Image, ImageDraw
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.cli import main
-from sv4d2_core.diffusion import eight_bits
+from sv4d2_core.diffusion import speed as eight_bits
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS
-from sv4d2_core.diffusion.eight_bits import EightBits
-from sv4d2_core.diffusion.memory import load_within, plan_memory
+from sv4d2_core.diffusion.memory import load_within, place, plan_memory
 from sv4d2_core.diffusion.novel_views import sample_views
-from sv4d2_core.diffusion.offload import place
+from sv4d2_core.diffusion.speed import EightBits
 
 CPU = torch.device("cpu")
 

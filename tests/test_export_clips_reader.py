@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.clips_reader import read_clips
-from sv4d2_core.export.folder import read_views, write_views
-from sv4d2_core.export.pictures import to_bytes, write_frames
-from sv4d2_core.export.video import write_video
-from sv4d2_core.export.views_reader import read_any_views
+from sv4d2_core.data.clips import read_clips
+from sv4d2_core.data.reader import read_any_views
+from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.video.foreground import near_white_masks
+from sv4d2_core.video.read import to_bytes, write_frames
+from sv4d2_core.video.write import write_video
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views
 

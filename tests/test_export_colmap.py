@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.colmap import ColouredPoints, write_colmap
-from sv4d2_core.export.dataset_reader import read_dataset
-from sv4d2_core.export.folder import write_views
-from sv4d2_core.export.split_dataset import write_dataset
-from sv4d2_core.export.transforms_reader import read_cameras
+from sv4d2_core.data.colmap import ColouredPoints, write_colmap
+from sv4d2_core.data.datasets import write_dataset
+from sv4d2_core.data.reader import read_dataset
+from sv4d2_core.data.transforms import read_cameras
+from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.views import ViewGrid
 
 torch.set_num_threads(1)

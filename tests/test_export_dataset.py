@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.dataset import cameras_json, transforms_json
-from sv4d2_core.export.folder import write_views
+from sv4d2_core.data.views_folder import cameras_json, transforms_json, write_views
 from sv4d2_core.world import make_creature, parts_at, render_views
 
 torch.set_num_threads(1)

@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.fit_picture import fit_picture
-from sv4d2_core.export.loss_plot import loss_plot
-from sv4d2_core.metrics.report.colours import ramp
+from sv4d2_core.export.plots import fit_picture, loss_plot
+from sv4d2_core.metrics.report.svg import ramp
 
 torch.set_num_threads(1)
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export import folder as folder_module
-from sv4d2_core.export.folder import read_views, write_views
+from sv4d2_core.data import views_folder as folder_module
+from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views
 

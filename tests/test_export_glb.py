@@ -17,9 +17,9 @@ import torch
 import trimesh
 from PIL import Image
 
-from sv4d2_core.export.formats.glb import animated_glb_bytes, glb_bytes, write_animated_glb
-from sv4d2_core.export.formats.texture import Texture, bake_texture
-from sv4d2_core.export.mesh.mesh import MeshAnimation
+from sv4d2_core.export.glb import animated_glb_bytes, glb_bytes, write_animated_glb
+from sv4d2_core.export.mesh import MeshAnimation
+from sv4d2_core.export.texture import Texture, bake_texture
 
 sys.path.insert(0, str(Path(__file__).parent / "three"))
 bending = importlib.import_module("bending")

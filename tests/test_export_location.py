@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.folder import read_views, write_views
-from sv4d2_core.export.location import find_views, numbered_folder
+from sv4d2_core.data.reader import find_views, numbered_folder
+from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.views import ViewGrid
 
 torch.set_num_threads(1)

@@ -15,8 +15,8 @@ import trimesh
 from plyfile import PlyData
 
 from sv4d2_core.export.animations import write_pngs
-from sv4d2_core.export.formats.mesh_sequence import SEQUENCE_KINDS, write_mesh_sequence
-from sv4d2_core.export.mesh.mesh import Mesh
+from sv4d2_core.export.mesh import Mesh
+from sv4d2_core.export.sequences import SEQUENCE_KINDS, write_mesh_sequence
 
 sys.path.insert(0, str(Path(__file__).parent / "three"))
 bending = importlib.import_module("bending")

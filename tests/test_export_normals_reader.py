@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.normals_reader import read_normals
+from sv4d2_core.data.reader import read_normals
 from sv4d2_core.views import ViewGrid
 
 VIEWS = ViewGrid(torch.ones(2, 2, 16, 16, 3), Cameras((0, 0), (0, 90)))

@@ -12,8 +12,8 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.report import write_report
-from sv4d2_core.metrics.report.comparison import SceneComparison
-from sv4d2_core.metrics.scores import SceneScores
+from sv4d2_core.metrics.evaluate import SceneScores
+from sv4d2_core.metrics.report.tables import SceneComparison
 
 torch.set_num_threads(1)
 

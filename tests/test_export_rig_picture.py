@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export import rig_picture as module
-from sv4d2_core.export.rig_picture import rig_picture
+from sv4d2_core.export import plots as module
+from sv4d2_core.export.plots import rig_picture
 
 torch.set_num_threads(1)
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import ImageDraw
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.score_picture import score_picture
-from sv4d2_core.metrics.report.colours import ramp
-from sv4d2_core.metrics.report.comparison import SceneComparison
-from sv4d2_core.metrics.report.pictures import scene_pictures
+from sv4d2_core.export.plots import score_picture
+from sv4d2_core.metrics.report.plots import scene_pictures
+from sv4d2_core.metrics.report.svg import ramp
+from sv4d2_core.metrics.report.tables import SceneComparison
 from sv4d2_core.views import ViewGrid
 
 torch.set_num_threads(1)

@@ -11,16 +11,21 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.splats.frames import checked, gaussians_at, in_splat_frame
-from sv4d2_core.export.splats.glb import write_splat_glb
-from sv4d2_core.export.splats.ply import write_splat_ply
-from sv4d2_core.export.splats.sequence import SEQUENCE_KINDS, write_splat_sequence
-from sv4d2_core.export.splats.splat import write_splat
-from sv4d2_core.export.splats.trajectories import write_trajectories
-from sv4d2_core.fourd.gaussians import CanonicalGaussians, Gaussians
-from sv4d2_core.fourd.gaussians_config import GaussiansConfig
-from sv4d2_core.fourd.object_path import ObjectPath
-from sv4d2_core.fourd.splatting import GaussiansAt, splat
+from sv4d2_core.export.splats import (
+    SEQUENCE_KINDS,
+    checked,
+    gaussians_at,
+    in_splat_frame,
+    write_splat,
+    write_splat_glb,
+    write_splat_ply,
+    write_splat_sequence,
+    write_trajectories,
+)
+from sv4d2_core.scene.config import GaussiansConfig
+from sv4d2_core.scene.gaussians import CanonicalGaussians, Gaussians
+from sv4d2_core.scene.paths import ObjectPath
+from sv4d2_core.scene.splatting import GaussiansAt, splat
 
 torch.set_num_threads(1)
 

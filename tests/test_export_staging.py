@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sv4d2_core.export.staging import all_or_nothing
+from sv4d2_core.files import all_or_nothing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -115,7 +115,7 @@ import resource, sys
 import torch
 from pathlib import Path
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.folder import write_views
+from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.views import ViewGrid
 
 torch.set_num_threads(1)

@@ -12,18 +12,15 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.mesh.density_grid import density_grid
-from sv4d2_core.export.mesh.level import surface_level
-from sv4d2_core.export.mesh.surface import surface_at
-from sv4d2_core.fourd.config import RefineConfig
-from sv4d2_core.fourd.densities import gaussian_densities
-from sv4d2_core.fourd.dynerf import DyNeRF
-from sv4d2_core.fourd.gaussians import CanonicalGaussians, Gaussians
-from sv4d2_core.fourd.gaussians_config import GaussiansConfig
-from sv4d2_core.fourd.hull import Occupancy
-from sv4d2_core.fourd.object_path import ObjectPath
-from sv4d2_core.fourd.splat_projection import rotations
-from sv4d2_core.fourd.splatting import GaussiansAt
+from sv4d2_core.export.surface import density_grid, surface_at, surface_level
+from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
+from sv4d2_core.scene.densities import gaussian_densities
+from sv4d2_core.scene.dynerf import DyNeRF
+from sv4d2_core.scene.gaussians import CanonicalGaussians, Gaussians
+from sv4d2_core.scene.hull import Occupancy
+from sv4d2_core.scene.paths import ObjectPath
+from sv4d2_core.scene.splat_torch import rotations
+from sv4d2_core.scene.splatting import GaussiansAt
 
 sys.path.insert(0, str(Path(__file__).parent / "scenes"))
 Arm = importlib.import_module("arm").Arm

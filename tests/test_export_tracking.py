@@ -12,16 +12,12 @@ import pytest
 import torch
 from trimesh.creation import icosphere
 
-from sv4d2_core.export import scene_meshes
-from sv4d2_core.export.export_settings import ExportSettings
-from sv4d2_core.export.mesh.coherence import coherence
-from sv4d2_core.export.mesh.graph import deformation_graph
-from sv4d2_core.export.mesh.mesh import Mesh, MeshAnimation
-from sv4d2_core.export.mesh.registration import fit_points, spread_points
-from sv4d2_core.export.mesh.settling import settled
-from sv4d2_core.export.mesh.surface import surface_at
-from sv4d2_core.export.mesh.tracking import Tracked, diagonal, track
-from sv4d2_core.export.scene_meshes import export_moving_mesh
+from sv4d2_core.export import scene_export as scene_meshes
+from sv4d2_core.export.graph import deformation_graph
+from sv4d2_core.export.mesh import Mesh, MeshAnimation
+from sv4d2_core.export.scene_export import ExportSettings, export_moving_mesh
+from sv4d2_core.export.surface import surface_at
+from sv4d2_core.export.track import Tracked, coherence, diagonal, fit_points, settled, spread_points, track
 
 sys.path.insert(0, str(Path(__file__).parent / "scenes"))
 Arm = importlib.import_module("arm").Arm

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.dataset import transforms_json
-from sv4d2_core.export.folder import write_views
-from sv4d2_core.export.transforms_reader import read_cameras
+from sv4d2_core.data.transforms import read_cameras
+from sv4d2_core.data.views_folder import transforms_json, write_views
 from sv4d2_core.views import ViewGrid
 
 torch.set_num_threads(1)

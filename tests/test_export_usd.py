@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from sv4d2_core.export.formats.usd import write_usd
-from sv4d2_core.export.mesh.mesh import Mesh
+from sv4d2_core.export.mesh import Mesh
+from sv4d2_core.export.usd import write_usd
 
 sys.path.insert(0, str(Path(__file__).parent / "three"))
 bending = importlib.import_module("bending")

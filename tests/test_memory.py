@@ -13,20 +13,20 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from sv4d2_core.diffusion import attention_block
-from sv4d2_core.diffusion.activations import activation_bytes, decoder_bytes, encoder_bytes
-from sv4d2_core.diffusion.attention_block import AttentionBlock
+from sv4d2_core.diffusion import blocks as attention_block
+from sv4d2_core.diffusion.blocks import AttentionBlock, ResBlock, parts
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, UNetConfig, VAEConfig
-from sv4d2_core.diffusion.layers import parts
 from sv4d2_core.diffusion.memory import (
     LARGEST_CHUNK,
+    activation_bytes,
     apply_plan,
     chunk_for_card,
+    decoder_bytes,
+    encoder_bytes,
     plan_for_free_memory,
     plan_memory,
     weight_bytes,
 )
-from sv4d2_core.diffusion.res_block import ResBlock
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.diffusion.vae import VAEDecoder, VAEEncoder
 

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.epipolar import match_errors, tangency_errors
-from sv4d2_core.metrics.evaluate import evaluate
-from sv4d2_core.metrics.residuals import fit_residuals
-from sv4d2_core.metrics.scores import summarise
-from sv4d2_core.metrics.steadiness import acceleration, flicker, quietest_pixels, warping_errors
+from sv4d2_core.metrics.evaluate import evaluate, summarise
+from sv4d2_core.metrics.video import acceleration, fit_residuals, flicker, quietest_pixels, warping_errors
 from sv4d2_core.world import benchmark_scenes, make_creature, render_views
-from sv4d2_core.world.corruption import corrupt_views
+from sv4d2_core.world.suite import corrupt_views
 
 torch.set_num_threads(1)
 

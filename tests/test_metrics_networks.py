@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sv4d2_core.diffusion.clip_file import load_clip_vision
-from sv4d2_core.metrics.i3d import I3D
+from sv4d2_core.diffusion.checkpoint import load_clip_vision
+from sv4d2_core.metrics.frechet import I3D
 from sv4d2_core.metrics.lpips import LPIPS
 
 torch.set_num_threads(1)

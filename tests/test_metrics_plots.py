@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sv4d2_core.metrics.report.colours import ramp, ramp_hex, series_colour
-from sv4d2_core.metrics.report.heat_map import heat_map, limits_of, scale_bar
-from sv4d2_core.metrics.report.plots import Series, line_plot
-from sv4d2_core.metrics.report.svg import nice_ticks, tick_labels
-from sv4d2_core.metrics.report.written import written
+from sv4d2_core.metrics.report.plots import Series, heat_map, limits_of, line_plot, scale_bar
+from sv4d2_core.metrics.report.svg import nice_ticks, ramp, ramp_hex, series_colour, tick_labels, written
 
 torch.set_num_threads(1)
 

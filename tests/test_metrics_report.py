@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.metrics.catalogue import METRICS, PAPER
-from sv4d2_core.metrics.evaluate import Networks
-from sv4d2_core.metrics.report.comparison import REFERENCE, SceneComparison, compare, summaries_of
-from sv4d2_core.metrics.report.markdown import markdown_report
-from sv4d2_core.metrics.report.page import report_page
-from sv4d2_core.metrics.report.record import report_json
+from sv4d2_core.metrics.evaluate import METRICS, PAPER, Networks
+from sv4d2_core.metrics.report.page import report_json, report_page
+from sv4d2_core.metrics.report.tables import (
+    REFERENCE,
+    SceneComparison,
+    compare,
+    markdown_report,
+    summaries_of,
+)
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import corrupt_views, make_creature, render_views
 

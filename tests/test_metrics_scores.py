@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.metrics.catalogue import FHD_NAMES, FVD_NAMES, METRICS
-from sv4d2_core.metrics.evaluate import Networks, evaluate
+from sv4d2_core.metrics.evaluate import (
+    FHD_NAMES,
+    FVD_NAMES,
+    METRICS,
+    Networks,
+    evaluate,
+    mean_along,
+    mean_of,
+    summarise,
+)
 from sv4d2_core.metrics.pairing import paired_views
-from sv4d2_core.metrics.scores import mean_along, mean_of, summarise
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sv4d2_core.metrics.frechet import frechet_distance
-from sv4d2_core.metrics.orders import ORDERS
+from sv4d2_core.metrics.pairing import ORDERS
 
 torch.set_num_threads(1)
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.diffusion.novel_views import sample_views, window_noise
-from sv4d2_core.diffusion.schedule import first_step
-from sv4d2_core.diffusion.windows import ping_pong, plan_windows
+from sv4d2_core.diffusion.novel_views import ping_pong, plan_windows, sample_views, window_noise
+from sv4d2_core.diffusion.sampling import first_step
 
 CAMERAS = Cameras((0, 0, 0), (0, 90, 180))
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from sv4d2_core.cameras import Cameras
+from sv4d2_core.diffusion.blocks import SMALLEST_CHUNK, is_out_of_memory, with_second_try
+from sv4d2_core.diffusion.memory import at_hand, layers_of, place
 from sv4d2_core.diffusion.novel_views import sample_views
-from sv4d2_core.diffusion.offload import at_hand, layers_of, place
-from sv4d2_core.diffusion.second_try import SMALLEST_CHUNK, is_out_of_memory, with_second_try
 
 CPU = torch.device("cpu")
 

@@ -22,13 +22,14 @@ NODES = sorted((ROOT / "nodes").rglob("*.py"))
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "comfyui_version"}
 BESIDE_THE_HOST = {"torch", "numpy", "PIL", "einops"}
 IMPORTS = (ast.Import, ast.ImportFrom)
+MOST_LINES = 760
 
 # Higher floors may import lower ones, never the other way round.
 FLOORS = [
-    {"cameras", "fingerprints", "orbits", "orbit_fit", "shipped", "views", "world"}
-    | {"tensor_file", "whole_file"},
+    {"cameras", "files", "orbits", "shipped", "views", "world"},
     {"video"},
-    {"diffusion", "metrics", "fourd"},
+    {"diffusion", "metrics", "scene"},
+    {"data"},
     {"export"},
     {"training"},
     {"commands", "cli", "__main__", "__init__"},
@@ -139,7 +140,7 @@ def test_nothing_chooses_a_device_or_runs_text():
 def test_files_stay_small_and_docstrings_are_there():
     for path in [*SOURCES, *NODES]:
         text = path.read_text()
-        assert text.count("\n") <= 300, f"{path} has more than 300 lines"
+        assert text.count("\n") <= MOST_LINES, f"{path} has more than {MOST_LINES} lines"
         assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
 
 

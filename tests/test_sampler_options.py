@@ -13,10 +13,14 @@ from PIL import Image
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.cli import main
 from sv4d2_core.diffusion.novel_views import sample_views
-from sv4d2_core.diffusion.sampler import SAMPLERS, sample_dpmpp_2m, sample_euler
-from sv4d2_core.diffusion.schedule import karras_sigmas
-from sv4d2_core.diffusion.solver import Solver
-from sv4d2_core.diffusion.step_cache import StepCache
+from sv4d2_core.diffusion.sampling import (
+    SAMPLERS,
+    Solver,
+    StepCache,
+    karras_sigmas,
+    sample_dpmpp_2m,
+    sample_euler,
+)
 from sv4d2_core.diffusion.unet import UNet
 
 CAMERAS = Cameras((0, 0, 0), (0, 90, 180))

@@ -7,14 +7,21 @@ import torch
 from torch.nn.functional import interpolate
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.diffusion.conditioning import Conditioning, camera_vectors, guided_inputs
-from sv4d2_core.diffusion.denoiser import guided_denoiser
-from sv4d2_core.diffusion.guidance import guidance_table, guide
-from sv4d2_core.diffusion.layers import sinusoidal_embedding
-from sv4d2_core.diffusion.novel_views import sample_views
-from sv4d2_core.diffusion.sampler import sample_euler, start_latents
-from sv4d2_core.diffusion.schedule import first_step, karras_sigmas, precondition
-from sv4d2_core.diffusion.windows import plan_windows
+from sv4d2_core.diffusion.blocks import sinusoidal_embedding
+from sv4d2_core.diffusion.novel_views import plan_windows, sample_views
+from sv4d2_core.diffusion.sampling import (
+    Conditioning,
+    camera_vectors,
+    first_step,
+    guidance_table,
+    guide,
+    guided_denoiser,
+    guided_inputs,
+    karras_sigmas,
+    precondition,
+    sample_euler,
+    start_latents,
+)
 
 VARIANTS = ["sv4d2", "sv4d2_8views"]
 

@@ -7,10 +7,9 @@ import json
 import pytest
 import torch
 
-from sv4d2_core.diffusion.checkpoint import load_checkpoint
+from sv4d2_core.diffusion.checkpoint import describe_checkpoint, load_checkpoint
 from sv4d2_core.diffusion.config import ModelConfig
-from sv4d2_core.diffusion.describe import describe_checkpoint
-from sv4d2_core.diffusion.layout import read_header
+from sv4d2_core.diffusion.safetensors_stream import read_header
 from sv4d2_core.shipped import TINY_MODEL
 from sv4d2_core.training.scores import score_model
 

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.diffusion.conditioning import Conditioning, camera_vectors, guided_inputs
 from sv4d2_core.diffusion.config import ModelConfig
-from sv4d2_core.diffusion.denoiser import guided_denoiser
-from sv4d2_core.diffusion.schedule import precondition
-from sv4d2_core.training.batches import DrawConfig, ViewsBatch, draw_batch
-from sv4d2_core.training.encoded import EncodedScene
-from sv4d2_core.training.views_loss import ViewsLoss
+from sv4d2_core.diffusion.sampling import (
+    Conditioning,
+    camera_vectors,
+    guided_denoiser,
+    guided_inputs,
+    precondition,
+)
+from sv4d2_core.training.batches import DrawConfig, EncodedScene, ViewsBatch, draw_batch
+from sv4d2_core.training.scores import ViewsLoss
 
 torch.set_num_threads(1)
 

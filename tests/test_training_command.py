@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.cli import main
 from sv4d2_core.commands import train as command
+from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.convert import write_random_checkpoint
-from sv4d2_core.export.folder import write_views
-from sv4d2_core.tensor_file import read_tensors
+from sv4d2_core.files import read_tensors
 from sv4d2_core.training.loop import Progress
-from sv4d2_core.training.lora import load_lora_state, merged_state
+from sv4d2_core.training.weights import load_lora_state, merged_state
 from sv4d2_core.world import make_creature, render_views
 
 torch.set_num_threads(1)
@@ -155,8 +155,8 @@ import sys
 from pathlib import Path
 from sv4d2_core.cli import main
 from sv4d2_core.training import run
-from sv4d2_core.training.procedural import ProceduralScenes
-from sv4d2_core.training.scene_store import SceneStore
+from sv4d2_core.training.scenes import ProceduralScenes
+from sv4d2_core.training.scenes import SceneStore
 
 if __name__ == "__main__":
     run._SAVE_EVERY_S = run._SAVE_SHARE = 0.0
@@ -204,7 +204,7 @@ OWN_CLOCKS = """
 import math, sys
 from sv4d2_core.cli import main
 from sv4d2_core.training import run
-from sv4d2_core.training.distributed import is_first_process
+from sv4d2_core.training.loop import is_first_process
 
 class Run(run.TrainingRun):
     def _after_step(self, *args):

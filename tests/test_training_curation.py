@@ -15,15 +15,18 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.commands import curate as command
-from sv4d2_core.export.dataset_reader import read_dataset
-from sv4d2_core.export.folder import write_views
-from sv4d2_core.export.views_reader import find_scenes, read_any_views
-from sv4d2_core.training.curation.curate import PAGE_FILE, REPORT_FILE, curate
-from sv4d2_core.training.curation.limits import CurationLimits
-from sv4d2_core.training.curation.rectify import plan_rectification, rectify
-from sv4d2_core.training.curation.silhouettes import measured_grid
-from sv4d2_core.training.curation.static_centre import pictured, static_centre
-from sv4d2_core.training.curation.verdict import judge
+from sv4d2_core.data.reader import find_scenes, read_any_views, read_dataset
+from sv4d2_core.data.views_folder import write_views
+from sv4d2_core.training.curate import PAGE_FILE, REPORT_FILE, curate
+from sv4d2_core.training.curation import (
+    CurationLimits,
+    judge,
+    measured_grid,
+    pictured,
+    plan_rectification,
+    rectify,
+    static_centre,
+)
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import Parts, benchmark_scenes, parts_at, render_parts
 

@@ -16,10 +16,14 @@ import torch
 from PIL import Image
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.folder import read_views, write_views
-from sv4d2_core.training.curation.limits import CurationLimits
-from sv4d2_core.training.folders import check_training_folder, find_training_scenes, read_training_scene
-from sv4d2_core.training.scene_faults import wrong_cameras
+from sv4d2_core.data.views_folder import read_views, write_views
+from sv4d2_core.training.curation import CurationLimits
+from sv4d2_core.training.scenes import (
+    check_training_folder,
+    find_training_scenes,
+    read_training_scene,
+    wrong_cameras,
+)
 from sv4d2_core.video.foreground import near_white_masks
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views

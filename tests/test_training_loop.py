@@ -10,18 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sv4d2_core.diffusion.blocks import ResBlock
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.model import Model
-from sv4d2_core.diffusion.res_block import ResBlock
 from sv4d2_core.diffusion.unet import UNet
-from sv4d2_core.tensor_file import read_tensors
+from sv4d2_core.files import read_tensors
 from sv4d2_core.training.batches import DrawConfig, ViewsBatch
 from sv4d2_core.training.loop import LoopConfig, Progress, TrainingDiverged, train
-from sv4d2_core.training.lora import add_lora
-from sv4d2_core.training.recipe import DTYPES, Phase, Recipe
-from sv4d2_core.training.stages import prepare_for_training, train_phase
-from sv4d2_core.training.views_loss import ViewsLoss, initialise
-from sv4d2_core.training.weights import Weights
+from sv4d2_core.training.recipe import DTYPES, Phase, Recipe, prepare_for_training, train_phase
+from sv4d2_core.training.scores import ViewsLoss, initialise
+from sv4d2_core.training.weights import Weights, add_lora
 
 torch.set_num_threads(1)
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.unet import UNet
-from sv4d2_core.training.lora import (
+from sv4d2_core.training.weights import (
     add_lora,
     load_lora_state,
     lora_parameters,

@@ -18,16 +18,14 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.config import ModelConfig
 from sv4d2_core.diffusion.novel_views import sample_views
-from sv4d2_core.tensor_file import read_tensors
+from sv4d2_core.files import read_tensors
 from sv4d2_core.training import run as run_module
 from sv4d2_core.training.autoencoder import AutoencoderLoss, normalise_latents
-from sv4d2_core.training.batches import DrawConfig
-from sv4d2_core.training.encoded import EncodedScenes
+from sv4d2_core.training.batches import DrawConfig, EncodedScenes
 from sv4d2_core.training.loop import LoopConfig, Progress
-from sv4d2_core.training.procedural import ProceduralScenes
 from sv4d2_core.training.recipe import Phase, Recipe
 from sv4d2_core.training.run import OutOfTime, TrainingRun
-from sv4d2_core.training.scene_store import SceneStore
+from sv4d2_core.training.scenes import ProceduralScenes, SceneStore
 
 torch.set_num_threads(1)
 

@@ -12,16 +12,13 @@ from torch import Tensor
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.config import ModelConfig
 from sv4d2_core.diffusion.model import SamplingJob
-from sv4d2_core.training import procedural
-from sv4d2_core.training.pictures import sample_sheet
-from sv4d2_core.training.procedural import ProceduralScenes
-from sv4d2_core.training.scores import METHODS, held_out_views, score_model
+from sv4d2_core.training import scenes as procedural
+from sv4d2_core.training.scenes import ProceduralScenes
+from sv4d2_core.training.scores import METHODS, held_out_views, sample_sheet, score_model
 from sv4d2_core.views import ViewGrid
-from sv4d2_core.world.anatomy import surface_points
-from sv4d2_core.world.creature import parts_at
-from sv4d2_core.world.distribution import HELD_OUT_OBJECTS, TRAINING_SEEDS, draw_object
-from sv4d2_core.world.framing import framed
+from sv4d2_core.world.body import framed, parts_at, surface_points
 from sv4d2_core.world.render import render_parts
+from sv4d2_core.world.suite import HELD_OUT_OBJECTS, TRAINING_SEEDS, draw_object
 
 torch.set_num_threads(1)
 

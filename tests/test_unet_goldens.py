@@ -8,11 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from sv4d2_core.diffusion.attention import scaled_dot_product
-from sv4d2_core.diffusion.attention_block import AttentionBlock
+from sv4d2_core.diffusion.blocks import (
+    AttentionBlock,
+    Embedding,
+    Grid,
+    ResBlock,
+    scaled_dot_product,
+    sinusoidal_embedding,
+    to_tokens,
+)
 from sv4d2_core.diffusion.config import UNetConfig
-from sv4d2_core.diffusion.layers import sinusoidal_embedding, to_tokens
-from sv4d2_core.diffusion.res_block import Embedding, Grid, ResBlock
 from sv4d2_core.diffusion.unet import UNet
 
 TINY = {"base": 32, "head_channels": 16, "context_dim": 48, "vector_dim": 128}
@@ -162,7 +167,7 @@ def test_attention_never_sees_more_groups_than_the_limit(goldens, close, monkeyp
 
     results = []
     for limit in (32_768, 7):
-        monkeypatch.setattr("sv4d2_core.diffusion.attention.MAX_ATTENTION_BATCH", limit)
+        monkeypatch.setattr("sv4d2_core.diffusion.blocks.MAX_ATTENTION_BATCH", limit)
         unet = UNet(UNetConfig(view_mixing="released_3d", **TINY), attention=counting)
         goldens.fill(unet, "model.diffusion_model.")
         unet.chunk_bytes = 2**40

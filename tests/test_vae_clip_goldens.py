@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from sv4d2_core.diffusion.clip_vision import CLIPVision, preprocess_for_clip
+from sv4d2_core.diffusion.clip import CLIPVision, preprocess_for_clip
 from sv4d2_core.diffusion.config import CLIPVisionConfig, VAEConfig
 from sv4d2_core.diffusion.vae import VAEDecoder, VAEEncoder
 

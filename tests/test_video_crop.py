@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sv4d2_core.video.crop import CENTERINGS, CropPath, prepare_clip
-from sv4d2_core.video.frames import Clip
+from sv4d2_core.video.read import Clip
 
 torch.set_num_threads(1)
 

@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sv4d2_core.video.foreground import (
-    foreground_masks,
-    near_white_masks,
-    object_boxes,
-    opacity_source,
-)
-from sv4d2_core.video.frames import Clip
+from sv4d2_core.video.foreground import foreground_masks, near_white_masks, object_boxes, opacity_source
+from sv4d2_core.video.read import Clip
 
 NAMES_THE_WAYS_OUT = r"(?s)(?=.*RemoveBackground)(?=.*SAM3)(?=.*--mask)"
 

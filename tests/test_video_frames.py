@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sv4d2_core.video.frames import Clip, load_clip
+from sv4d2_core.video.read import Clip, load_clip
 
 HEIGHT, WIDTH = 32, 48
 

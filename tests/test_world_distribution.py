@@ -24,8 +24,7 @@ from sv4d2_core.world import (
     parts_at,
     render_creature,
 )
-from sv4d2_core.world.anatomy import surface_points
-from sv4d2_core.world.coat import PATTERNS, shade
+from sv4d2_core.world.body import PATTERNS, shade, surface_points
 
 torch.set_num_threads(1)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..cameras import Cameras
-from ..fourd.scene import even_times
 from ..orbits import CUSTOM, orbit
+from ..scene.scene import even_times
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

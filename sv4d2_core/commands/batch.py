@@ -12,15 +12,13 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..export.staging import DISK_FULL
-from ..whole_file import write_whole
+from ..files import DISK_FULL, write_whole
 from . import views_arguments
 from .arguments import at_least
 from .batch_clips import REPORT_FILE, clips_of
 from .batch_ray import on_ray
 from .batch_worker import Outcome, Worker
-from .output_folder import exclusive
-from .provenance import options_of, versions
+from .common import exclusive, options_of, versions
 from .views import check_options
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import NoReturn
 
-from ..video.pictures import natural_key
+from ..video.read import natural_key
 from . import views_arguments
 
 REPORT_FILE = "batch.json"

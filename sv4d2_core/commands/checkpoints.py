@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ..diffusion.checkpoint import describe_checkpoint
 from ..diffusion.convert import convert_checkpoint
-from ..diffusion.describe import describe_checkpoint
 
 log = logging.getLogger(__name__)
 

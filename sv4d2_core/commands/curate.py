@@ -10,12 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..export.views_reader import find_scenes
-from ..training.curation.curate import PAGE_FILE, curate
-from ..training.curation.limits import CurationLimits
+from ..data.reader import find_scenes
+from ..training.curate import PAGE_FILE, curate
+from ..training.curation import CurationLimits
 from .arguments import at_least
-from .output_folder import exclusive
-from .provenance import options_of, versions
+from .common import exclusive, options_of, versions
 
 log = logging.getLogger(__name__)
 

@@ -14,17 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..cameras import Cameras
+from ..data.views_folder import write_views
 from ..diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, VAEConfig
 from ..diffusion.convert import write_random_checkpoint
-from ..diffusion.layout import read_config, read_header
-from ..export.folder import write_views
-from ..export.pictures import contact_sheet, with_alpha, write_frames
+from ..diffusion.layout import read_config
+from ..diffusion.safetensors_stream import read_header
 from ..shipped import SAMPLE_CREATURE, SAMPLE_FPS, SAMPLE_FRAMES, TINY_MODEL
+from ..video.pictures import contact_sheet, with_alpha, write_frames
 from ..views import ViewGrid
-from ..world.anatomy import make_creature
+from ..world.body import make_creature
 from ..world.render import render_views
 from . import refine, refine_arguments, render, views, views_arguments
-from .output_folder import exclusive
+from .common import exclusive
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..export.export_settings import Exported, ExportSettings
-from ..export.folder import read_crop
-from ..export.scene_export import FORMATS, check_place, export_scene, export_views
-from ..export.transforms_reader import read_cameras
-from ..export.views_reader import read_any_views
-from ..fourd.scene_file import load_scene
+from ..data.reader import read_any_views
+from ..data.transforms import read_cameras
+from ..data.views_folder import read_crop
+from ..export.scene_export import FORMATS, Exported, ExportSettings, check_place, export_scene, export_views
+from ..scene.store import load_scene
 from .arguments import at_least, listed_times, positive_number
-from .machine import choose_device
+from .common import choose_device
 
 log = logging.getLogger(__name__)
 

@@ -12,18 +12,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..cameras import Cameras
+from ..data.reader import find_scenes, read_any_views
+from ..data.transforms import read_cameras
 from ..export.report import refuse_report, write_report
-from ..export.transforms_reader import read_cameras
-from ..export.views_reader import find_scenes, read_any_views
-from ..metrics.evaluate import Networks
-from ..metrics.report.comparison import SceneComparison, compare, summaries_of
-from ..metrics.report.markdown import markdown_tables
-from ..metrics.scores import DEFAULT_SHRINKAGE
+from ..metrics.evaluate import DEFAULT_SHRINKAGE, Networks
+from ..metrics.report.tables import SceneComparison, compare, markdown_tables, summaries_of
 from ..views import ViewGrid
 from .arguments import at_least, listed_cameras
-from .metric_networks import load_networks
-from .output_folder import exclusive
-from .provenance import options_of, versions
+from .common import exclusive, load_networks, options_of, versions
 
 log = logging.getLogger(__name__)
 

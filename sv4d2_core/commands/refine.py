@@ -12,25 +12,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..export.fit_report import fit_report
-from ..export.folder import read_crop
-from ..export.normals_reader import read_normals
-from ..export.views_reader import read_any_views
-from ..fourd.config import RefineConfig
-from ..fourd.elevation import with_elevation
-from ..fourd.fit import FitProgress
-from ..fourd.normals import resized_normals
-from ..fourd.object_path import ObjectPath, object_path
-from ..fourd.pace import steps_in
-from ..fourd.refine import refine_scene
-from ..fourd.state import FitState
-from ..fourd.validate import checked_views
+from ..data.reader import read_any_views, read_normals
+from ..data.views_folder import read_crop
+from ..export.report import fit_report
 from ..metrics.lpips import LPIPS
+from ..scene.config import RefineConfig
+from ..scene.elevation import with_elevation
+from ..scene.fit import FitProgress
+from ..scene.losses import resized_normals
+from ..scene.paths import ObjectPath, object_path
+from ..scene.refine import checked_views, refine_scene, steps_in
+from ..scene.store import FitState
 from ..views import ViewGrid
-from .interrupts import interrupts_between_steps
-from .machine import choose_device
+from .common import choose_device, interrupts_between_steps, lazy_resynthesizer
 from .refine_arguments import settings_of, stages_of
-from .second_stage import lazy_resynthesizer
 
 log = logging.getLogger(__name__)
 

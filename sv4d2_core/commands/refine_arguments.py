@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ..fourd.config import RefineConfig
+from ..scene.config import RefineConfig
 from .arguments import at_least, positive_number
 
 _STEPS = 2500

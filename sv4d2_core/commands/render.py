@@ -11,17 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cameras import Cameras
-from ..export.renders import refuse_renders, write_renders
-from ..export.surface_maps import SurfaceMaps
-from ..export.transforms_reader import read_cameras
-from ..fourd.scene import Scene4D, own_cameras
-from ..fourd.scene_file import load_scene
-from ..fourd.turntable import turntable
+from ..data.datasets import SurfaceMaps, refuse_renders, write_renders
+from ..data.transforms import read_cameras
+from ..scene.scene import Scene4D, own_cameras, turntable
+from ..scene.store import load_scene
 from ..views import ViewGrid
 from .arguments import at_least, listed_cameras, listed_times
-from .machine import choose_device
-from .output_folder import exclusive
-from .provenance import options_of, versions
+from .common import choose_device, exclusive, options_of, versions
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from ..cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
-from ..export.folder import missing_files, read_run, write_views
+from ..data.views_folder import missing_files, read_run, write_views
 from ..views import ViewGrid
-from ..world.corruption import corrupt_views
-from ..world.suite import HELD_OUT, SCENE_NAMES, BenchmarkScene, benchmark_scenes
+from ..world.suite import HELD_OUT, SCENE_NAMES, BenchmarkScene, benchmark_scenes, corrupt_views
 from .arguments import at_least, positive_number
-from .provenance import versions
+from .common import versions
 
 log = logging.getLogger(__name__)
 

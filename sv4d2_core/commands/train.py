@@ -14,19 +14,13 @@ import torch
 from tqdm import tqdm
 
 from ..diffusion.model import Model
-from ..export.loss_plot import loss_plot
-from ..training.distributed import any_process, is_first_process, process_group
-from ..training.folder_scenes import FolderScenes
-from ..training.folders import check_training_folder
-from ..training.loop import Progress
-from ..training.pictures import sample_sheet
-from ..training.procedural import ProceduralScenes
+from ..export.plots import loss_plot
+from ..training.loop import Progress, any_process, is_first_process, process_group
 from ..training.recipe import Recipe
 from ..training.run import OutOfTime, TrainingRun
-from ..training.scene_store import SceneStore
-from .interrupts import interrupts_between_steps
-from .machine import choose_device
-from .output_folder import exclusive
+from ..training.scenes import FolderScenes, ProceduralScenes, SceneStore, check_training_folder
+from ..training.scores import sample_sheet
+from .common import choose_device, exclusive, interrupts_between_steps
 from .train_arguments import recipe_of
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..diffusion.config import VIEW_MIXINGS, ModelConfig
-from ..diffusion.layout import read_config, read_header
+from ..diffusion.layout import read_config
+from ..diffusion.safetensors_stream import read_header
 from ..training.batches import DrawConfig
 from ..training.loop import LoopConfig
 from ..training.recipe import DTYPES, TINY, Phase, Recipe

@@ -14,25 +14,30 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cameras import Cameras
-from ..diffusion.compiled import check_compiler, compile_blocks
+from ..data.views_folder import write_views
 from ..diffusion.config import ModelConfig
-from ..diffusion.eight_bits import check_eight_bits
-from ..diffusion.inputs import check_size
-from ..diffusion.layout import read_config, read_header
+from ..diffusion.layout import read_config
 from ..diffusion.memory import MemoryPlan, load_within, plan_for_free_memory, plan_memory
 from ..diffusion.model import Model
-from ..diffusion.novel_views import sample_views
+from ..diffusion.novel_views import check_size, sample_views
+from ..diffusion.safetensors_stream import read_header
+from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
 from ..diffusion.window_store import WindowFolder, tensor_fingerprint
-from ..export.folder import write_views
-from ..fingerprints import file_fingerprint
+from ..files import file_fingerprint
 from ..video.crop import PreparedClip, prepare_clip
-from ..video.frames import load_clip
+from ..video.read import load_clip
 from ..views import ViewGrid
-from .machine import choose_device, choose_dtype
-from .output_folder import exclusive, is_complete, refuse_inputs_inside
+from .common import (
+    choose_device,
+    choose_dtype,
+    exclusive,
+    is_complete,
+    load_reference_views,
+    options_of,
+    refuse_inputs_inside,
+    versions,
+)
 from .peak_memory import PeakMemory
-from .provenance import options_of, versions
-from .references import load_reference_views
 from .views_arguments import cameras_of, check_sampling, guidance_range_of, solver_of
 
 log = logging.getLogger(__name__)

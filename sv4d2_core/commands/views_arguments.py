@@ -8,9 +8,7 @@ from pathlib import Path
 
 from ..cameras import Cameras
 from ..diffusion.config import ModelConfig
-from ..diffusion.guidance import guidance_table
-from ..diffusion.sampler import SAMPLERS
-from ..diffusion.solver import Solver
+from ..diffusion.sampling import SAMPLERS, Solver, guidance_table
 from ..video.crop import CENTERINGS
 from .arguments import at_least, positive_number
 

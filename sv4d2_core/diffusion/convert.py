@@ -11,24 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import (
-    build_networks,
-    checked_networks,
-    encoders_are_equal,
-    open_tensors,
-    required_shapes,
-)
+from .checkpoint import build_networks, checked_networks, encoders_are_equal, open_tensors, required_shapes
 from .config import ModelConfig
-from .layout import (
-    PARTS,
-    SHARED_ENCODER,
-    STORED_METADATA,
-    CheckpointError,
-    metadata_of,
-    read_config,
-    read_header,
-)
-from .safetensors_stream import DTYPE_NAMES, metadata_tensor, write_safetensors
+from .layout import PARTS, SHARED_ENCODER, STORED_METADATA, metadata_of, read_config
+from .safetensors_stream import DTYPE_NAMES, CheckpointError, metadata_tensor, read_header, write_safetensors
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _VIEW_ENCODER = next(part for part in PARTS if part.name == "view_encoder")

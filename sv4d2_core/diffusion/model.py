@@ -11,16 +11,22 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from .clip_vision import CLIPVision
-from .conditioning import Conditioning, from_network_images, guided_inputs, to_network_images
+from .blocks import in_place, with_second_try
+from .clip import CLIPVision
 from .config import ModelConfig
-from .denoiser import guided_denoiser
-from .layers import in_place
-from .sampler import SAMPLERS, Callback, start_latents
-from .schedule import karras_sigmas
-from .second_try import with_second_try
-from .solver import Solver
-from .step_cache import StepCache
+from .sampling import (
+    SAMPLERS,
+    Callback,
+    Conditioning,
+    Solver,
+    StepCache,
+    from_network_images,
+    guided_denoiser,
+    guided_inputs,
+    karras_sigmas,
+    start_latents,
+    to_network_images,
+)
 from .unet import UNet
 from .vae import VAEDecoder, VAEEncoder
 

@@ -6,6 +6,7 @@ Source: specification sections 3, 9 and 10; users' decisions on windows, noise a
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,15 +18,176 @@ from ..cameras import Cameras
 from ..video.crop import PreparedClip
 from ..video.foreground import near_white_masks
 from ..views import ViewGrid
-from .conditioning import Conditioning
-from .guidance import resolve_guidance
-from .inputs import check_cameras, checked, checked_clip
+from .config import ModelConfig
 from .model import Backend, SamplingJob
-from .one_window import encode_window
-from .sampler import Callback
-from .schedule import first_step
-from .solver import Solver
-from .windows import ping_pong, plan_windows
+from .sampling import Callback, Conditioning, Solver, camera_vectors, first_step, resolve_guidance
+
+
+def plan_windows(n_frames: int, window: int) -> list[int]:
+    """Return the first frame of each window of ``window`` frames over ``n_frames`` frames.
+
+    Consecutive windows share at least one frame, whose generated views condition the later window.
+
+    Raises:
+        ValueError: fewer frames than one window, or a window without room for a shared frame.
+    """
+    if n_frames < window or window < 1:
+        raise ValueError(f"Expected at least {window} frames (one window); got {n_frames}. Extend the clip.")
+    if window == 1 and n_frames > 1:
+        raise ValueError("Windows of one frame cannot share a frame; got a window of 1 for several frames.")
+    starts = [0]
+    while starts[-1] + window < n_frames:
+        starts.append(min(starts[-1] + window - 1, n_frames - window))
+    return starts
+
+
+def ping_pong(n_frames: int, at_least: int) -> list[int]:
+    """Return frame numbers that play a clip forward and backward until there are ``at_least``.
+
+    The first ``n_frames`` numbers are the clip itself, so a longer result can be trimmed back to it.
+    """
+    if n_frames < 1:
+        raise ValueError("Expected at least 1 frame; got 0.")
+    forward = list(range(n_frames))
+    cycle = forward + forward[-2:0:-1]
+    return [cycle[i % len(cycle)] for i in range(max(n_frames, at_least))]
+
+
+_WHAT_TO_GIVE = {
+    "clip": "Give frames as SV4D2 Prepare Clip or prepare_clip makes them.",
+    "reference_views": "Give one image of the first frame per novel camera, of the clip's size.",
+    "init_views": "Give views of the same frames, cameras and size as this job.",
+    "noise": "Give one noise tensor per window.",
+}
+
+
+def checked(name: str, value: Tensor, shape: tuple[int, ...], in_unit_range: bool = True) -> Tensor:
+    """Return ``value`` as float32 on the CPU, detached.
+
+    Raises:
+        ValueError: another shape, values that are not finite or, where asked, not in 0..1.
+    """
+    if tuple(value.shape) != shape or 0 in shape:
+        expected = "[T, H, W, 3] with T >= 1" if name == "clip" else str(list(shape))
+        raise ValueError(f"Expected {name} {expected}; got {list(value.shape)}. {_WHAT_TO_GIVE[name]}")
+    value = value.detach().to("cpu", torch.float32)
+    bad = int((~value.isfinite()).sum())
+    if bad:
+        raise ValueError(f"Expected finite values in {name}; got {bad} NaN or infinite of {value.numel()}.")
+    low, high = float(value.min()), float(value.max())
+    if in_unit_range and not -1e-3 <= low <= high <= 1 + 1e-3:
+        raise ValueError(
+            f"Expected values in 0..1 in {name}; got {low:g} to {high:g}. Divide 8-bit values by 255."
+        )
+    return value
+
+
+def checked_clip(images: Tensor, config: ModelConfig) -> Tensor:
+    """Return the frames of a clip [T, H, W, 3] as float32 on the CPU.
+
+    Raises:
+        ValueError: another shape or range, frames that are not square, a size that the model cannot take.
+    """
+    images = checked("clip", images, (len(images), *images.shape[1:3], 3))
+    height, width = images.shape[1:3]
+    if height != width:
+        multiple = config.size_multiple
+        nearest = max(multiple, round(max(height, width) / multiple) * multiple)
+        raise ValueError(
+            f"Expected square frames with a side divisible by {multiple}; got {width} x {height}. Prepare "
+            f"the clip with size {nearest}."
+        )
+    check_size(height, config)
+    return images
+
+
+def check_size(size: int, config: ModelConfig) -> None:
+    """Raise ValueError, naming the nearest sizes, unless the model can take images of ``size`` pixels."""
+    multiple = config.size_multiple
+    if size % multiple:
+        lower = size // multiple * multiple
+        raise ValueError(
+            f"Expected a size divisible by {multiple}; got {size}. The nearest sizes are "
+            f"{' and '.join(str(x) for x in (lower, lower + multiple) if x)}."
+        )
+
+
+def check_cameras(cameras: Cameras, config: ModelConfig) -> None:
+    """Raise ValueError, naming the next count, unless the cameras make up whole passes of the model."""
+    if cameras.n_views % config.n_views:
+        following = max(2, cameras.n_views // config.n_views + 1) * config.n_views
+        raise ValueError(
+            f"{config.variant} makes {config.n_views} novel views per pass; got {cameras.n_views} (and the "
+            f"input view). Give {config.n_views}, or a multiple of it such as {following} for several passes."
+        )
+
+
+def window_frames(config: ModelConfig, clip: Tensor, start: int = 0) -> Tensor:
+    """Return the frames of one window, [T, H, W, 3] float32 on the CPU.
+
+    Args:
+        config: of the model, whose windows have T frames.
+        clip: images [N, H, W, 3] in 0..1; a clip shorter than the window is played back and forth.
+        start: first frame of the window.
+
+    Raises:
+        ValueError: images that do not fit the model, a window beyond the clip.
+    """
+    images = checked_clip(clip, config)
+    order = ping_pong(len(images), config.n_frames)
+    if not 0 <= start <= len(order) - config.n_frames:
+        raise ValueError(
+            f"Expected a window of {config.n_frames} frames inside the clip of {len(order)}, so a start from "
+            f"0 to {len(order) - config.n_frames}; got {start}."
+        )
+    return images[order[start : start + config.n_frames]]
+
+
+def window_conditioning(
+    model: Backend, frames: Tensor, cameras: Cameras, reference_views: Tensor | None = None
+) -> Conditioning:
+    """Return the conditioning of one window, for callers that sample it by themselves.
+
+    Args:
+        model: a loaded `Model`, or a host's backend.
+        frames: [T, H, W, 3] from `window_frames`.
+        cameras: exactly the model's V novel views.
+        reference_views: [V, H, W, 3] images of the first frame from the novel cameras, or None.
+
+    Raises:
+        ValueError: inputs whose shapes or values do not fit the model.
+    """
+    config = model.config
+    if cameras.n_views != config.n_views:
+        raise ValueError(
+            f"One window of {config.variant} has {config.n_views} novel views; got {cameras.n_views}. Give "
+            f"{config.n_views} cameras, or sample all views with sample_views (SV4D2 Sampler)."
+        )
+    references = None
+    if reference_views is not None:
+        references = checked("reference_views", reference_views, (cameras.n_views, *frames.shape[1:]))
+    return encode_window(model, model.embed(frames), model.encode(frames, role="frames"), cameras, references)
+
+
+def encode_window(
+    model: Backend, tokens: Tensor, frame_latents: Tensor, cameras: Cameras, references: Tensor | None
+) -> Conditioning:
+    """Return a window's conditioning from what its frames were encoded to.
+
+    Args:
+        model: encodes the reference views.
+        tokens: [T, D] image embedding of each frame.
+        frame_latents: [T, 4, h, w] unscaled latents of the frames.
+        cameras: V novel views.
+        references: [V, H, W, 3] images of the first frame from the novel cameras, or None.
+    """
+    if references is None:
+        reference_latents = torch.zeros(cameras.n_views, *frame_latents.shape[1:])
+    else:
+        reference_latents = model.encode(references, role="views")
+    vectors, uncond_vectors = camera_vectors(cameras, model.config.vector_dims)
+    return Conditioning(tokens, frame_latents, reference_latents, vectors, uncond_vectors)
+
 
 log = logging.getLogger(__name__)
 
@@ -258,3 +420,52 @@ class _Run:
     def _progress(self, index: int, step: int, preview: Tensor | None) -> None:
         if self.callback is not None:
             self.callback(index * self.steps + step, self.n_windows * self.steps, preview)
+
+
+def resynthesizer(
+    model: Backend,
+    views: ViewGrid,
+    *,
+    steps: int = 50,
+    seed: int = 23,
+    cfg: float | tuple[float, float] | Tensor | None = None,
+    callback: Callback | None = None,
+) -> Callable[[ViewGrid, float], ViewGrid]:
+    """Return a function (rendered, strength) -> views of the rendered ones' cameras and size.
+
+    The network sees the input video at its own size, and frame 0 of the rendered views as reference views,
+    the path that it was trained for by masking them at random.
+
+    Args:
+        model: a loaded `Model`, or a host's backend.
+        views: hold the input video as the model takes it.
+        steps, seed, cfg, callback: see `sample_views`.
+
+    Raises:
+        ValueError: an input video or a number of views that does not fit the model.
+    """
+    clip = checked_clip(views.images[:, 0], model.config)
+    check_cameras(views.cameras, model.config)
+
+    def resynthesize(rendered: ViewGrid, strength: float) -> ViewGrid:
+        if rendered.n_frames != len(clip):
+            raise ValueError(
+                f"Expected {len(clip)} frames like the input video; got {rendered.n_frames}. Render them all."
+            )
+        shown = rendered.resized(clip.shape[1])
+        made = sample_views(
+            model,
+            clip,
+            rendered.cameras,
+            steps=steps,
+            seed=seed,
+            cfg=cfg,
+            reference_views=shown.images[0, 1:],
+            init_views=shown.images[:, 1:],
+            strength=strength,
+            fps=rendered.fps,
+            callback=callback,
+        )
+        return made.resized(rendered.images.shape[2])
+
+    return resynthesize

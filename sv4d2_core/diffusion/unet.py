@@ -16,13 +16,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .attention import AttentionFunction, scaled_dot_product
-from .attention_block import AttentionBlock, BlockContext
+from .blocks import (
+    SMALLEST_CHUNK,
+    AttentionBlock,
+    AttentionFunction,
+    BlockContext,
+    Downsample,
+    Embedding,
+    Grid,
+    ResBlock,
+    Upsample,
+    in_place,
+    recording,
+    scaled_dot_product,
+    silu,
+    sinusoidal_embedding,
+    to_tokens,
+)
 from .config import UNetConfig
 from .image_norm import image_norm
-from .layers import Downsample, Upsample, in_place, recording, silu, sinusoidal_embedding, to_tokens
-from .res_block import Embedding, Grid, ResBlock
-from .second_try import SMALLEST_CHUNK
 
 # On a CPU, parts of about this many tokens of the first level stay in the cache and still outweigh the cost
 # of reading the deeper levels' weights once per part; a GPU wants enough work per kernel.

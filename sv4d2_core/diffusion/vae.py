@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import AttentionFunction, scaled_dot_product
+from .blocks import AttentionFunction, add, scaled_dot_product, silu, to_tokens
 from .config import VAEConfig
-from .layers import add, silu, to_tokens
 
 
 def _norm(width: int, operations: ModuleType | Any, **kw) -> nn.Module:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..whole_file import write_whole
+from ..files import write_whole
 
 _KEY = "latents"
 _SETTINGS = "settings.json"

@@ -15,12 +15,9 @@ import av
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from .formats.single_file import refuse_existing, write_file
-from .gif import gif_bytes
-from .own_entries import replaceable
-from .pictures import to_bytes, with_alpha, write_frames
-from .staging import all_or_nothing, recover
-from .video import write_video
+from ..files import all_or_nothing, recover, refuse_existing, replaceable, write_file
+from ..video.pictures import to_bytes, with_alpha, write_frames
+from ..video.write import gif_bytes, write_video
 
 SEQUENCE_FILE = "sequence.json"
 _SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ..metrics.report.comparison import SceneComparison, summaries_of
-from ..metrics.report.markdown import markdown_report
-from ..metrics.report.page import report_page
-from ..metrics.report.record import report_json
-from ..metrics.scores import DEFAULT_SHRINKAGE
-from .staging import all_or_nothing, recover
+import torch
+from PIL import Image
+
+from ..files import all_or_nothing, recover
+from ..metrics.evaluate import DEFAULT_SHRINKAGE
+from ..metrics.report.page import report_json, report_page
+from ..metrics.report.tables import SceneComparison, markdown_report, summaries_of
+from ..metrics.video import fit_residuals
+from ..scene.scene import Scene4D
+from ..video.pictures import pick_frames
+from ..views import ViewGrid
+from .plots import fit_picture
 
 REPORT_FILE, MARKDOWN_FILE, PAGE_FILE = "report.json", "report.md", "report.html"
 _NAMES = (REPORT_FILE, MARKDOWN_FILE, PAGE_FILE)
@@ -92,3 +99,33 @@ def refuse_report(folder: Path, overwrite: bool) -> list[str]:
             f"folder or overwrite it (--overwrite)."
         )
     return existing
+
+
+# Pairs of pictures.
+_SHOWN = 6
+
+
+def fit_report(
+    scene: Scene4D,
+    views: ViewGrid,
+    losses: Sequence[float],
+    callback: Callable[[int, int, None], None] | None = None,
+) -> tuple[Image.Image, float]:
+    """Return the picture of a fit, and the mean residual over the novel views (`fit_residuals`).
+
+    Args:
+        scene: fitted, before its object's path is given back.
+        views: what it was fitted to, with masks.
+        losses: of every step.
+        callback: called with (pictures done, all pictures, None); may raise to cancel.
+    """
+    size = views.images.shape[2]
+    rendered = scene.render(views.cameras, views.frame_times(), size, callback=callback)
+    shown = replace(views, images=rendered.rgb, masks=rendered.alpha)
+    residuals = fit_residuals(shown, views, include_input=True)
+    frames = pick_frames(views.n_frames, _SHOWN)
+    places = [(t, i % (views.n_views + 1)) for i, t in enumerate(frames)]
+    pairs = [torch.stack([grid.images[t, v] for t, v in places]) for grid in (shown, views)]
+    steps = list(enumerate(losses, start=1))
+    picture = fit_picture(steps, residuals, views.cameras, rendered=pairs[0], views=pairs[1])
+    return picture, float(residuals[:, 1:].nanmean())

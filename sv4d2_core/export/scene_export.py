@@ -2,21 +2,287 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ..fourd.scene import Scene4D
+from ..cameras import Cameras
+from ..data.colmap import COLMAP_FILE, ColouredPoints, write_colmap
+from ..data.datasets import DATASET_FILE, write_dataset
+from ..files import refuse_existing
+from ..scene.gaussians import Gaussians
+from ..scene.scene import Scene4D, own_cameras, turntable
 from ..views import ViewGrid
-from .animations import ANIMATION_SUFFIXES
-from .colmap import COLMAP_FILE, write_colmap
-from .export_settings import ExportCallback, Exported, ExportSettings
-from .formats.single_file import refuse_existing
-from .scene_meshes import export_mesh_sequence, export_moving_mesh, export_usd
-from .scene_pictures import export_colmap, export_dataset, export_turntable
-from .scene_splats import export_splats, export_trajectories
-from .split_dataset import DATASET_FILE, write_dataset
+from .animations import ANIMATION_SUFFIXES, write_animation, write_pngs
+from .glb import write_animated_glb
+from .mesh import Mesh
+from .sequences import write_mesh_sequence
+from .splats import (
+    gaussians_at,
+    write_splat,
+    write_splat_glb,
+    write_splat_ply,
+    write_splat_sequence,
+    write_trajectories,
+)
+from .surface import surface_at, surface_level
+from .texture import bake_texture
+from .track import Tracked, coherence, diagonal, track
+from .usd import write_usd
+
+# callback(steps done, all steps, None): may raise to cancel.
+ExportCallback = Callable[[int, int, None], None]
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How a scene is exported; each format takes what concerns it.
+
+    Args:
+        times: in 0..1, rising; None: those of the scene's frames.
+        frames: pictures of a turntable.
+        faces: triangles of a mesh at most.
+        resolution: steps of the grid that a mesh is found on, along the longest side of the object.
+        smoothing: iterations of a filter that does not shrink, over each mesh; 0: none.
+        texture: width of a baked texture in pixels; 0: colours at the vertices.
+        size: of pictures, pixels.
+        cameras: of pictures; None: those that the scene was fitted to.
+        fps: rate at which the exported frames are played; None: they last as long as the scene.
+        overwrite: replace an earlier export.
+    """
+
+    times: tuple[float, ...] | None = None
+    frames: int = 96
+    faces: int = 20_000
+    resolution: int = 128
+    smoothing: int = 10
+    texture: int = 0
+    size: int = 576
+    cameras: Cameras | None = None
+    fps: float | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        times = self.times
+        if times is not None and not (
+            times and all(a < b for a, b in zip((-1e-9, *times), times, strict=False))
+        ):
+            raise ValueError(f"Expected times that rise from 0 on; got {list(times)}. Sort them.")
+        if times is not None and times[-1] > 1:
+            raise ValueError(f"Expected times in 0..1; got {times[-1]:g}.")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise ValueError(f"Expected frames per second above 0; got {self.fps:g}.")
+        if self.faces < 4:
+            raise ValueError(f"Expected at least 4 faces, a tetrahedron; got {self.faces}.")
+
+    def times_of(self, scene: Scene4D) -> tuple[float, ...]:
+        """Return the times that are exported."""
+        return tuple(scene.times) if self.times is None else self.times
+
+    def cameras_of(self, scene: Scene4D) -> Cameras:
+        """Return the cameras of the pictures."""
+        return own_cameras(scene) if self.cameras is None else self.cameras
+
+    def duration(self, scene: Scene4D) -> float:
+        """Return the seconds from time 0 to time 1."""
+        times = self.times_of(scene)
+        if self.fps is None or len(times) < 2:
+            return max(scene.n_frames - 1, 1) / scene.fps
+        return (len(times) - 1) / self.fps / (times[-1] - times[0])
+
+    def rate(self, scene: Scene4D) -> float:
+        """Return the frames per second of the exported frames."""
+        times = self.times_of(scene)
+        if self.fps is not None or len(times) < 2:
+            return self.fps or scene.fps
+        return (len(times) - 1) / (times[-1] - times[0]) / self.duration(scene)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made.
+
+    Args:
+        paths: the files, or the entries of the folder.
+        notes: what the user should know, one sentence each.
+    """
+
+    paths: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+    def n_bytes(self) -> int:
+        """Return the size of all that was made."""
+        return sum(
+            file.stat().st_size for path in self.paths for file in (path, *path.rglob("*")) if file.is_file()
+        )
+
+
+def export_moving_mesh(
+    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
+) -> Exported:
+    """Write a GLB of one mesh that moves, or a sequence beside it where one mesh cannot follow."""
+    times = settings.times_of(scene)
+    tracked = track(
+        scene, times, settings.resolution, settings.faces, smoothing=settings.smoothing, callback=callback
+    )
+    if not tracked.follows:
+        folder = path.with_suffix("")
+        made = write_mesh_sequence(
+            folder, tracked.frames, times, settings.rate(scene), overwrite=settings.overwrite
+        )
+        advice = f"One mesh cannot follow a surface that changes so: {folder} holds one per frame instead."
+        return Exported(tuple(made), (_deviation(tracked), advice))
+    animation, texture = replace(tracked.animation, duration=settings.duration(scene)), None
+    if settings.texture:
+        animation, texture = bake_texture(animation, settings.texture, frame=tracked.anchor)
+    write_animated_glb(path, animation, texture=texture, overwrite=settings.overwrite)
+    vertices, faces, seconds = len(animation.colours), len(animation.faces), animation.seconds()[-1]
+    shape = f"{vertices} vertices and {faces} faces in {len(times)} frames, {seconds:.2f} s."
+    return Exported((path,), (shape, _deviation(tracked), *_coherence(tracked)))
+
+
+def export_mesh_sequence(
+    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None, kind: str
+) -> Exported:
+    """Write one file of the frame's own mesh per frame: glb, obj or ply."""
+    meshes = surfaces(scene, settings, callback)
+    times, rate = settings.times_of(scene), settings.rate(scene)
+    made = write_mesh_sequence(path, meshes, times, rate, kind=kind, overwrite=settings.overwrite)
+    return Exported(tuple(made))
+
+
+def export_usd(
+    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
+) -> Exported:
+    """Write one USD file of the frames' own meshes."""
+    meshes = [*surfaces(scene, settings, callback)]
+    seconds = [time * settings.duration(scene) for time in settings.times_of(scene)]
+    write_usd(path, meshes, seconds, fps=settings.rate(scene), overwrite=settings.overwrite)
+    return Exported((path,))
+
+
+def surfaces(scene: Scene4D, settings: ExportSettings, callback: ExportCallback | None) -> Iterator[Mesh]:
+    """Yield the mesh of every time; they need not have anything in common."""
+    times, level = settings.times_of(scene), surface_level(scene)
+    for t, time in enumerate(times):
+        yield surface_at(scene, time, settings.resolution, settings.faces, settings.smoothing, level)
+        if callback is not None:
+            callback(t + 1, len(times), None)
+
+
+def _deviation(tracked: Tracked) -> str:
+    """Return how far the moving mesh is from the frames' own surfaces."""
+    mean, worst = sum(tracked.deviation) / len(tracked.deviation), max(tracked.deviation)
+    return (
+        f"The mesh of frame {tracked.anchor} follows the surface to {100 * mean:.2f} % of the object's size, "
+        f"{100 * worst:.2f} % at worst (frame {tracked.deviation.index(worst)})."
+    )
+
+
+def _coherence(tracked: Tracked) -> tuple[str, ...]:
+    """Return one sentence on how evenly the mesh moves, or none below 3 frames.
+
+    The step of a vertex is its way to the next frame; the change from step to step is the acceleration of
+    `Coherence` as a share of the diagonal of the largest frame's box, per frame squared.
+    """
+    figures = coherence(tracked.animation, tracked.frames)
+    if figures is None:
+        return ()
+    size = max(diagonal(frame) for frame in tracked.frames)
+    mean, nearest, largest = (f"{100 * figure / size:.2f} %" for figure in figures)
+    return (
+        f"Acceleration: from frame to frame the step of a vertex changes by {mean} of the object's size on "
+        f"average, {largest} at most; that of the nearest points of the frames' own meshes by {nearest}.",
+    )
+
+
+def export_splats(
+    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None, kind: str
+) -> Exported:
+    """Write one time into a file of the kind ply, splat or glb, or all times into a folder."""
+    gaussians, times = as_gaussians(scene), settings.times_of(scene)
+    if path.suffix.lower() != f".{kind}":
+        frames = (gaussians_at(gaussians, time) for time in times)
+        made = write_splat_sequence(
+            path, frames, times, settings.rate(scene), kind=kind, overwrite=settings.overwrite
+        )
+        return Exported(tuple(made))
+    if len(times) != 1:
+        raise ValueError(
+            f"Expected one time for a single file; {path.name} would hold {len(times)}. Give one time "
+            f"(--times 0.5), or the name of a folder for a sequence."
+        )
+    write = {"ply": write_splat_ply, "splat": write_splat, "glb": write_splat_glb}[kind]
+    write(path, gaussians_at(gaussians, times[0]), overwrite=settings.overwrite)
+    return Exported((path,), (f"{len(gaussians.canonical.means)} Gaussians at time {times[0]:g}.",))
+
+
+def export_trajectories(
+    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
+) -> Exported:
+    """Write how every Gaussian moves."""
+    gaussians = as_gaussians(scene)
+    write_trajectories(path, gaussians, settings.times_of(scene), overwrite=settings.overwrite)
+    return Exported((path,), (f"{len(gaussians.canonical.means)} Gaussians.",))
+
+
+def as_gaussians(scene: Scene4D) -> Gaussians:
+    """Return the scene. Raises ValueError unless it is made of Gaussians."""
+    if not isinstance(scene, Gaussians):
+        raise ValueError(
+            f"Expected a scene made of Gaussians; this one is {scene.backend}. Fit one with --backend "
+            f"gaussians, or export meshes."
+        )
+    return scene
+
+
+# The points that readers of COLMAP start from need no fine surface.
+_POINTS_RESOLUTION, _POINTS_FACES = 48, 4000
+
+
+def export_dataset(
+    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
+) -> Exported:
+    """Write a data set of the scene seen from its own or other cameras."""
+    return Exported(
+        tuple(write_dataset(path, _seen(scene, settings, callback), overwrite=settings.overwrite))
+    )
+
+
+def export_colmap(
+    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
+) -> Exported:
+    """Write COLMAP models whose points are the scene's surface."""
+    grid, level = _seen(scene, settings, callback), surface_level(scene)
+    meshes = (
+        surface_at(scene, time, _POINTS_RESOLUTION, _POINTS_FACES, level=level)
+        for time in settings.times_of(scene)
+    )
+    points = [ColouredPoints(mesh.vertices, mesh.colours) for mesh in meshes]
+    return Exported(tuple(write_colmap(path, grid, points, overwrite=settings.overwrite)))
+
+
+def export_turntable(
+    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
+) -> Exported:
+    """Write a video around the scene while it moves, or its pictures where the name has no suffix."""
+    progress = None if callback is None else lambda done, total: callback(done, total, None)
+    seen, _ = turntable(scene, settings.cameras_of(scene), settings.frames, settings.size, callback=progress)
+    shown = seen.rgb[0], seen.alpha[0], settings.fps or scene.fps
+    if not path.suffix:
+        return Exported(tuple(write_pngs(path, *shown, overwrite=settings.overwrite)))
+    write_animation(path, *shown, overwrite=settings.overwrite)
+    return Exported((path,))
+
+
+def _seen(scene: Scene4D, settings: ExportSettings, callback: ExportCallback | None) -> ViewGrid:
+    """Return the scene's views at the exported times."""
+    times, cameras = settings.times_of(scene), settings.cameras_of(scene)
+    seen = scene.render(cameras, times, settings.size, callback=callback)
+    return ViewGrid(seen.rgb, cameras, seen.alpha, settings.rate(scene), times=times)
+
 
 _Writer = Callable[[Scene4D, Path, ExportSettings, ExportCallback | None], Exported]
 

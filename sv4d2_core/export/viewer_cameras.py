@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..fourd.splat_projection import rotations
-from ..orbit_fit import fit_orbit
+from ..orbits import fit_orbit
+from ..scene.splat_torch import rotations
 
 # Viewers and renderers state their cameras to single precision: what is further off is meant.
 _LARGEST_ANGLE_DEG = 0.1

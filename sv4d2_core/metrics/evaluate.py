@@ -4,22 +4,201 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..cameras import Cameras
 from ..views import ViewGrid
-from . import epipolar, image, steadiness
-from .catalogue import CLIP_NAME, FHD_NAMES, FVD_NAMES, LPIPS_NAME, RESIDUAL_NAME
-from .descriptors import hog3d_features
-from .i3d import SHORTEST_CLIP
-from .orders import ORDERS
-from .pairing import paired_views
-from .residuals import finite_masks, novel_masks
-from .scores import SceneScores
-from .video import ClipFeatures, clip_features
+from . import epipolar, image
+from . import video as steadiness
+from .frechet import SHORTEST_CLIP, FrechetDistance, frechet_distance, hog3d_features
+from .pairing import ORDERS, paired_views
+from .video import ClipFeatures, clip_features, finite_masks, novel_masks
+
+# Share of each covariance that is replaced, so that a few clips give a distance at all.
+DEFAULT_SHRINKAGE = 0.1
+# Equal images have no finite PSNR; in a mean over images of which some are not equal they count as this, dB.
+_EQUAL_IMAGES_DB = 100.0
+
+
+@dataclass(frozen=True)
+class SceneScores:
+    """What one method scored on one scene.
+
+    Args:
+        method, scene: names.
+        cameras: V + 1 cameras, view 0 the input, which is never scored.
+        n_frames: T.
+        values: per metric [T, V] (each image), [T - 1, V] (each pair of frames) or [V] (each view), float64;
+            NaN where there is no value.
+        features: per Frechet distance the features of the predicted and of the true clips, [N, D] each.
+        clip_lengths: per Frechet distance the number of images in a clip.
+        missing: novel views (1 to V) of the reference that the method lacks.
+        notes: what was left out and why.
+    """
+
+    method: str
+    scene: str
+    cameras: Cameras
+    n_frames: int
+    values: dict[str, Tensor]
+    features: dict[str, tuple[Tensor, Tensor]]
+    clip_lengths: dict[str, int]
+    missing: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def per_view(self, name: str) -> Tensor:
+        """Return the mean over time of each novel view, [V]."""
+        values = self.values[name]
+        return values if values.ndim == 1 else mean_along(values, dim=0)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one method scored over all scenes.
+
+    Args:
+        method: name.
+        n_scenes: number of scenes.
+        means: per metric the mean over scenes of the mean over what has a value; NaN where nothing has.
+        distances: per Frechet distance its value over the clips of all scenes, with their number.
+        clip_lengths: per Frechet distance the number of images in a clip, the shortest of all scenes.
+        n_missing: number of views that were missing in all scenes together.
+        notes: the scenes' notes.
+    """
+
+    method: str
+    n_scenes: int
+    means: dict[str, float]
+    distances: dict[str, FrechetDistance]
+    clip_lengths: dict[str, int]
+    n_missing: int
+    notes: tuple[str, ...]
+
+    def value(self, name: str) -> float:
+        """Return the number of a column, NaN where the method has none."""
+        if name in self.distances:
+            return self.distances[name].distance
+        return self.means.get(name, math.nan)
+
+
+def summarise(scores: Sequence[SceneScores], shrinkage: float = DEFAULT_SHRINKAGE) -> Summary:
+    """Return one method's summary over scenes; every scene weighs the same, every clip of all scenes too.
+
+    Raises:
+        ValueError: no scene, or scenes of several methods.
+    """
+    methods = {score.method for score in scores}
+    if len(methods) != 1:
+        raise ValueError(f"Expected the scenes of one method; got those of {len(methods)}. Summarise each.")
+    names = list(dict.fromkeys(name for score in scores for name in score.values))
+    means = {name: _mean_over_scenes([s.values[name] for s in scores if name in s.values]) for name in names}
+    distances, notes = {}, list(dict.fromkeys(note for score in scores for note in score.notes))
+    for name in dict.fromkeys(name for score in scores for name in score.features):
+        pairs = [score.features[name] for score in scores if name in score.features]
+        predicted, reference = (torch.cat(side) for side in zip(*pairs, strict=True))
+        if len(predicted) < 2:
+            notes.append(f"{name} needs at least 2 clips; there is {len(predicted)}.")
+            continue
+        distances[name] = frechet_distance(predicted, reference, shrinkage)
+    lengths = {
+        name: min(score.clip_lengths[name] for score in scores if name in score.clip_lengths)
+        for name in distances
+    }
+    n_missing = sum(len(score.missing) for score in scores)
+    return Summary(methods.pop(), len(scores), means, distances, lengths, n_missing, tuple(notes))
+
+
+def mean_of(values: Tensor) -> float:
+    """Return the mean of what has a value; infinite (equal images) counts as 100 dB unless all is."""
+    values = values[~values.isnan()]
+    if not len(values):
+        return math.nan
+    return math.inf if values.isposinf().all() else float(values.nan_to_num(posinf=_EQUAL_IMAGES_DB).mean())
+
+
+def mean_along(values: Tensor, dim: int) -> Tensor:
+    """Return `mean_of` along one axis of [T, V]: per view for 0, per frame for 1."""
+    return torch.tensor([mean_of(v) for v in values.unbind(1 - dim)], dtype=torch.float64)
+
+
+def _mean_over_scenes(values: Sequence[Tensor]) -> float:
+    return mean_of(torch.tensor([mean_of(v) for v in values], dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of the tables.
+
+    Args:
+        name: title, and key in ``report.json``.
+        higher_is_better: the direction of better.
+        digits: digits after the point that are printed.
+        meaning: one line for people.
+    """
+
+    name: str
+    higher_is_better: bool
+    digits: int
+    meaning: str
+
+    @property
+    def title(self) -> str:
+        """The name with an arrow towards better."""
+        return f"{self.name} {'↑' if self.higher_is_better else '↓'}"
+
+
+LPIPS_NAME, CLIP_NAME, RESIDUAL_NAME = "LPIPS", "CLIP-S", "fit residual"
+# Of each order: its Frechet distance over I3D features, and over descriptors that need no network.
+FVD_NAMES = {"F": "FVD-F", "V": "FVD-V", "Diag": "FVD-Diag", "4D": "FV4D"}
+FHD_NAMES = {"F": "FHD-F", "V": "FHD-V", "Diag": "FHD-Diag", "4D": "FH4D"}
+
+_WATCHED = {
+    "F": "over the frames of each view",
+    "V": "over the views of each frame",
+    "Diag": "along the diagonals of the grid of frames and views",
+    "4D": "over the whole grid, scanned to and fro",
+}
+
+# The columns of the tables of SV4D and SV4D 2.0, in their order.
+PAPER = (
+    Metric(LPIPS_NAME, False, 3, "learned perceptual distance of each image to the true one"),
+    Metric(CLIP_NAME, True, 3, "cosine of CLIP's embeddings of each image and the true one"),
+    *(
+        Metric(FVD_NAMES[order], False, 2, f"Frechet video distance (I3D) {text}")
+        for order, text in _WATCHED.items()
+    ),
+)
+WITH_REFERENCE = (
+    Metric("PSNR", True, 2, "dB, whole image; white background counts"),
+    Metric("SSIM", True, 3, "structural similarity, whole image"),
+    Metric("MS-SSIM", True, 3, "the same over several scales, whole image"),
+    Metric("PSNR fg", True, 2, "dB, inside the true mask"),
+    Metric("SSIM fg", True, 3, "structural similarity inside the true mask"),
+    Metric("MS-SSIM fg", True, 3, "the same over several scales, inside the true mask"),
+    Metric("mask IoU", True, 3, "overlap of the outline with the true one"),
+    *(
+        Metric(
+            FHD_NAMES[order], False, 4, f"Frechet distance of HOG3D and colour descriptors {text}; not FVD"
+        )
+        for order, text in _WATCHED.items()
+    ),
+)
+WITHOUT_REFERENCE = (
+    Metric("flicker", False, 4, "mean change from frame to frame of the object's quietest pixels, 0..1"),
+    Metric("acceleration", False, 4, "mean second difference over time of the same pixels, 0..1"),
+    Metric("warping", False, 4, "what optical flow cannot explain from frame to frame, 0..1"),
+    Metric(
+        "tangency", False, 2, "per cent of the width by which outlines contradict each other across views"
+    ),
+    Metric("epipolar", False, 2, "per cent of the width by which matched corners miss their epipolar lines"),
+    Metric(RESIDUAL_NAME, False, 4, "what a 4D scene fitted to all views leaves unexplained, 0..1"),
+)
+METRICS = (*PAPER, *WITH_REFERENCE, *WITHOUT_REFERENCE)
+
 
 # Corners are matched in at most this many frames, evenly spread: it is the slowest metric.
 _MATCHED_FRAMES = 8

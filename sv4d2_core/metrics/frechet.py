@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -80,3 +84,130 @@ def _square_root(matrix: Tensor) -> Tensor:
     """Return the symmetric root of a positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+I3D_HELP = "Give the TorchScript file of I3D that StyleGAN-V and others use for FVD, i3d_torchscript.pt."
+# The network halves time three times and then averages over two steps.
+SHORTEST_CLIP = 9
+_SIDE = 224
+
+
+class I3D:
+    """Clips to feature vectors.
+
+    Args:
+        path: TorchScript file whose network takes clips [N, 3, T, 224, 224] in -1..1 and the switches
+            ``rescale``, ``resize`` and ``return_features``.
+        device: where the network runs.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a TorchScript network.
+    """
+
+    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"Expected the I3D network; there is no file {path}. {I3D_HELP}")
+        try:
+            with warnings.catch_warnings():
+                # The file exists in this format only, however old the format may be.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._network = torch.jit.load(str(path), map_location=device).eval()
+        except RuntimeError as error:
+            raise ValueError(
+                f"Expected a TorchScript network; {path} is not ({str(error).splitlines()[0]}). {I3D_HELP}"
+            ) from error
+        self._device = torch.device(device)
+
+    @torch.no_grad()
+    def __call__(self, clips: Tensor) -> Tensor:
+        """Return one feature vector per clip, [N, D] float32 on the CPU.
+
+        Args:
+            clips: [N, T, H, W, 3] in 0..1, resized to 224 x 224 (bilinear), T at least 9.
+
+        Raises:
+            ValueError: clips that are too short, or a network that answers in another way.
+        """
+        if clips.shape[1] < SHORTEST_CLIP:
+            raise ValueError(
+                f"Expected clips of at least {SHORTEST_CLIP} images for I3D; got {clips.shape[1]}. Use more "
+                f"frames or views."
+            )
+        return torch.cat([self._one(clip) for clip in clips])
+
+    def _one(self, clip: Tensor) -> Tensor:
+        images = clip.to(self._device, torch.float32).permute(0, 3, 1, 2)
+        images = F.interpolate(images, (_SIDE, _SIDE), mode="bilinear", align_corners=False)
+        video = (images * 2 - 1).permute(1, 0, 2, 3)[None]
+        try:
+            features = self._network(video, rescale=False, resize=False, return_features=True)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"The I3D file cannot be used: {reason}. {I3D_HELP}") from error
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
+            raise ValueError(
+                f"Expected one feature vector per clip from the I3D file; got "
+                f"{list(features.shape) if isinstance(features, Tensor) else type(features).__name__}. "
+                f"{I3D_HELP}"
+            )
+        return features.float().cpu()
+
+
+_SIDE_OF_DESCRIPTORS = 64
+# Cells along time, height and width of the gradient histograms, and along height and width of the colours.
+_CELLS, _COLOUR_CELLS = (2, 3, 3), (4, 4)
+
+
+def hog3d_features(clips: Tensor) -> Tensor:
+    """Return one vector per clip, [N, 276] float32 on the CPU.
+
+    Histograms of the grey level's gradients in time and space over the ten axes of a dodecahedron's corners
+    in 2 x 3 x 3 cells, and mean and deviation over time of the colours in 4 x 4 cells. One pixel of a 64
+    pixel picture and one image of the clip are the units of the gradients.
+
+    Args:
+        clips: [N, T, H, W, 3] in 0..1, resized to 64 x 64; T at least 2.
+
+    Raises:
+        ValueError: clips of one image.
+    """
+    if clips.shape[1] < 2:
+        raise ValueError(
+            f"Expected clips of at least 2 images; got {clips.shape[1]}. Use more frames or views."
+        )
+    return torch.stack([_described(clip) for clip in clips])
+
+
+def _described(clip: Tensor) -> Tensor:
+    images = clip.detach().float().cpu().permute(0, 3, 1, 2)
+    images = F.interpolate(
+        images,
+        (_SIDE_OF_DESCRIPTORS, _SIDE_OF_DESCRIPTORS),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )
+    cells = F.adaptive_avg_pool2d(images, _COLOUR_CELLS)
+    colours = torch.cat([cells.mean(dim=0).flatten(), cells.std(dim=0, correction=0).flatten()])
+    return torch.cat([_gradient_histograms(images.mean(dim=1)).flatten(), colours])
+
+
+def _gradient_histograms(grey: Tensor) -> Tensor:
+    """Return the histograms [10, 2, 3, 3] of a clip [T, H, W]."""
+    gradient = torch.stack(torch.gradient(grey, dim=(0, 1, 2)), dim=-1)
+    magnitude = gradient.norm(dim=-1, keepdim=True)
+    along = (gradient @ _axes().T).abs() / magnitude.clamp(min=1e-8)
+    # A gradient counts for an axis as far as it is nearer to it than the next axis would be.
+    votes = (along - math.cos(math.radians(41.8))).clamp(min=0)
+    votes = votes / votes.sum(dim=-1, keepdim=True).clamp(min=1e-8) * magnitude
+    return F.adaptive_avg_pool3d(votes.movedim(-1, 0), _CELLS) * 10
+
+
+def _axes() -> Tensor:
+    """Return the ten axes through opposite corners of a dodecahedron, unit vectors [10, 3]."""
+    phi = (1 + math.sqrt(5)) / 2
+    corners = [(1, y, z) for y in (1, -1) for z in (1, -1)]
+    for sign in (1, -1):
+        corners += [(0, 1 / phi, sign * phi), (1 / phi, sign * phi, 0), (sign * phi, 0, 1 / phi)]
+    return F.normalize(torch.tensor(corners, dtype=torch.float32), dim=-1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..diffusion.clip_vision import CLIPVision
+from ..diffusion.clip import CLIPVision
 from ..diffusion.config import ModelConfig
 from ..diffusion.vae import VAEDecoder, VAEEncoder
 

@@ -14,16 +14,12 @@ from safetensors.torch import save
 from ..diffusion.checkpoint import load_checkpoint
 from ..diffusion.model import Model
 from ..diffusion.window_store import changed_settings
-from ..fingerprints import file_fingerprint, fingerprint_of
-from ..whole_file import write_whole
-from .checkpoint import write_checkpoint
-from .distributed import any_process, is_first_process, rank_and_size, wait_for_all
-from .encoded import EncodedScenes
-from .loop import Progress
-from .lora import add_lora, load_lora_state, lora_state, merge_lora
-from .recipe import Recipe
-from .scene_store import SceneStore
-from .stages import train_autoencoder, train_decoder, train_phase
+from ..files import file_fingerprint, fingerprint_of, write_whole
+from .batches import EncodedScenes
+from .loop import Progress, any_process, is_first_process, rank_and_size, wait_for_all
+from .recipe import Recipe, train_autoencoder, train_decoder, train_phase
+from .scenes import SceneStore
+from .weights import add_lora, load_lora_state, lora_state, merge_lora, write_checkpoint
 
 _AUTOENCODER, _DECODER = "autoencoder", "decoder"
 # Seconds between two states, or this many times what writing one takes.

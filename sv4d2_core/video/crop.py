@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from .foreground import foreground_masks, object_boxes, opacity_source
-from .frames import Clip
-from .report import describe_clip
+from .prepare import describe_clip
+from .read import Clip
 
 CENTERINGS = ("global", "per_frame", "smooth", "none")
 

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from ..views import ViewGrid
-from .frames import Clip
+from .read import Clip
 
 # Grey level (mean of the channels, 0..255) up to which a pixel on white is foreground; the reference's rule.
 NEAR_WHITE = 250

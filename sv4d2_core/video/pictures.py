@@ -1,237 +1,246 @@
-"""Pictures out of files: videos by PyAV, animations and images by Pillow, folders and glob patterns."""
+"""Writes a grid of views as PNG files and as one contact sheet for the eye."""
 
 from __future__ import annotations
 
-import glob
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.error import FFmpegError
-from PIL import Image, ImageOps
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-DEFAULT_FPS = 8.0
-IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+from ..views import ViewGrid, resize_images
 
-# Animations that state no duration are shown by browsers at ten frames per second.
-_DEFAULT_DURATION_MS = 100.0
-# A pixel that is wider or higher than this many times the other is damage, not a wide-screen format.
-_LARGEST_PIXEL_ASPECT = 8
+UNTRAINED_LABEL = "UNTRAINED WEIGHTS: noise is expected"
+
+_PNG_EFFORT = 4
+_THUMBNAIL, _SMALLEST = 160, 64
+_COLUMNS = 12
+_GAP = 4
+_ROW_LABEL_WIDTH = 92
+_TEXT_SIZE, _WARNING_SIZE = 16, 30
 
 
-def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    """Return the picked pictures, the source's frame rate, and how many pictures were seen.
+def to_bytes(images: Tensor) -> NDArray[np.uint8]:
+    """Return values in 0..1 as bytes, rounded to the nearest level; values outside are clipped."""
+    return (images.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
-    A picture is uint8 [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha.
+
+def with_alpha(images: Tensor, opacity: Tensor) -> Tensor:
+    """Return images [T, H, W, 3] on white, in 0..1, as RGBA [T, H, W, 4] with the white taken out again."""
+    alpha = opacity[..., None]
+    straight = (images - (1 - alpha)) / alpha.clamp(min=1e-3)
+    return torch.cat([straight, alpha], dim=-1).clamp(0, 1)
+
+
+def write_frames(folder: Path, pictures: Tensor) -> None:
+    """Write [T, H, W, 3] as RGB, [T, H, W, 4] as RGBA, or [T, H, W] as grey, to ``folder``/TTTTT.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for t, picture in enumerate(to_bytes(pictures)):
+        Image.fromarray(picture).save(folder / f"{t:05d}.png", compress_level=_PNG_EFFORT)
+
+
+def read_frames(folder: Path, n_frames: int) -> NDArray[np.uint8]:
+    """Return the pictures that `write_frames` wrote, [T, H, W, 3] or [T, H, W]."""
+    pictures = []
+    for t in range(n_frames):
+        with Image.open(folder / f"{t:05d}.png") as picture:
+            pictures.append(np.asarray(picture))
+    return np.stack(pictures)
+
+
+def contact_sheet(grid: ViewGrid) -> Image.Image:
+    """Return one picture of the grid: a row per view, a column per frame (at most 12, evenly picked)."""
+    shown = pick_frames(grid.n_frames, _COLUMNS)
+    height, width = grid.images.shape[2:4]
+    side = max(height, width)
+    # Small pictures grow by whole factors, so that their pixels can be told.
+    scale = min(1.0, _THUMBNAIL / side) if side > _SMALLEST else float(-(-_SMALLEST // side))
+    cell_h, cell_w = max(1, round(height * scale)), max(1, round(width * scale))
+    text = ImageFont.load_default(_TEXT_SIZE)
+
+    lines = [(_caption(grid, len(shown)), _TEXT_SIZE, "black")]
+    if not grid.trained:
+        lines.append((UNTRAINED_LABEL, _WARNING_SIZE, "red"))
+    top = _GAP + sum(int(letter_h * 1.5) for _, letter_h, _ in lines)
+    left, line = _GAP + _ROW_LABEL_WIDTH, int(_TEXT_SIZE * 1.4)
+    body = left + len(shown) * (cell_w + _GAP)
+    sheet_w = max(
+        body,
+        *(int(ImageFont.load_default(letter_h).getlength(words)) + 2 * _GAP for words, letter_h, _ in lines),
+    )
+    row_h = max(cell_h, 3 * line) + _GAP
+    sheet = Image.new("RGB", (sheet_w, top + line + (grid.n_views + 1) * row_h), "white")
+    draw = ImageDraw.Draw(sheet)
+
+    y = _GAP
+    for words, letter_h, colour in lines:
+        draw.text((_GAP, y), words, colour, ImageFont.load_default(letter_h))
+        y += int(letter_h * 1.5)
+    draw.text((_GAP, top), "frame", "black", text)
+    for column, t in enumerate(shown):
+        draw.text((left + column * (cell_w + _GAP) + cell_w // 2, top), str(t), "black", text, anchor="ma")
+    for v in range(grid.n_views + 1):
+        middle = top + line + v * row_h + (row_h - _GAP) // 2
+        y = middle - cell_h // 2
+        draw.text((_GAP, middle), _row_label(grid, v), "black", text, anchor="lm")
+        for column, t in enumerate(shown):
+            cell = Image.fromarray(to_bytes(grid.images[t, v]))
+            if scale != 1:
+                way = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+                cell = cell.resize((cell_w, cell_h), way)
+            x = left + column * (cell_w + _GAP)
+            draw.rectangle((x - 1, y - 1, x + cell_w, y + cell_h), outline=(222, 222, 222))
+            sheet.paste(cell, (x, y))
+    return sheet
+
+
+def pick_frames(n_frames: int, at_most: int) -> list[int]:
+    """Return up to ``at_most`` frame numbers, evenly spread from the first to the last."""
+    count = min(n_frames, at_most)
+    return [round(i * (n_frames - 1) / max(count - 1, 1)) for i in range(count)]
+
+
+def _caption(grid: ViewGrid, n_shown: int) -> str:
+    parts = [f"SV4D 2.0 {grid.variant}" if grid.variant else "rendered or recorded views, no model"]
+    if grid.steps is not None:
+        parts.append(f"{grid.steps} steps")
+    if grid.seed is not None:
+        parts.append(f"seed {grid.seed}")
+    frames = f"{grid.n_frames} frames at {grid.fps:g} fps"
+    parts.append(frames if n_shown == grid.n_frames else f"{n_shown} of {frames}")
+    return "  |  ".join(parts)
+
+
+def _row_label(grid: ViewGrid, view: int) -> str:
+    name = "input" if view == 0 else f"view {view}"
+    azimuth, elevation = grid.cameras.azimuths_deg[view], grid.cameras.elevations_deg[view]
+    return f"{name}\nazim {azimuth:.4g}°\nelev {elevation:.4g}°"
+
+
+_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+_STRIP_CELL = 192
+_STRIP_COLUMNS = 4
+_STRIP_TEXT = 17
+_TEXT_SHARE, _SMALLEST_TEXT, _LARGEST_TEXT = 0.07, 9, 40
+_LABEL_COLOUR, _LINE_COLOUR = (40, 40, 40), (222, 222, 222)
+_WARNING_COLOUR = "red"
+
+
+def view_mosaic(grid: ViewGrid, *, columns: int = 0, labels: bool = True, cell_size: int = 0) -> Tensor:
+    """Return all views of each frame in one picture, the input first: [T, H, W, 3] float32, H and W even.
+
+    Views of untrained weights are announced above the pictures, with labels or without.
 
     Args:
-        path: video, animation, image, folder of images or glob pattern.
-        pick: which pictures to take; start and step are set.
+        grid: the views.
+        columns: pictures in a row; 0: about as many as rows.
+        labels: write number, azimuth and elevation above each picture.
+        cell_size: longer side of a picture in pixels; 0: as they are.
 
     Raises:
-        FileNotFoundError: nothing is there, or a folder or pattern gives no images.
-        ValueError: a file cannot be read, or the path cannot exist.
+        ValueError: a negative number.
     """
-    files = _find_named(path)
-    if len(files) > 1:
-        return [_read_image(file) for file in files[pick]], DEFAULT_FPS, len(files)
-    if files[0].suffix.lower() in IMAGE_SUFFIXES:
-        return _read_animation(files[0], pick)
-    return _read_video(files[0], pick)
-
-
-def _find_named(path: str | Path) -> list[Path]:
-    """Return what `_find` returns; what the system says about an impossible path becomes a ValueError."""
-    try:
-        if "\0" in str(path):
-            raise ValueError("it holds a NUL byte")
-        return _find(path)
-    except FileNotFoundError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"Expected a path; got {str(path)!r}: {_reason(error)}. Check the path.") from error
-
-
-def _find(path: str | Path) -> list[Path]:
-    """Return the one file, or the images of a folder or pattern in natural order."""
-    place = Path(path).expanduser()
-    if place.is_file():
-        return [place]
-    if place.is_dir():
-        # A link to nothing counts, so that it is named when it is opened, not silently left out.
-        found = [file for file in place.iterdir() if not file.is_dir()]
-    elif glob.has_magic(str(path)):
-        found = [file for file in map(Path, glob.glob(str(place), recursive=True)) if not file.is_dir()]
-        if len(found) == 1:
-            return found
-    elif place.is_symlink():
-        raise FileNotFoundError(
-            f"Expected a file or a folder; {path} is a link to {os.readlink(place)}, which is not there. "
-            f"Give the file itself."
+    if columns < 0 or cell_size < 0:
+        raise ValueError(
+            f"Expected columns and cell_size of at least 0 (0 = automatic); got {columns} and {cell_size}."
         )
-    else:
-        raise FileNotFoundError(
-            f"Expected a video, an image, a folder or a pattern; there is nothing at {path}."
-        )
-    # A leading dot marks what systems leave beside the files, such as macOS' ._0001.png.
-    visible = [file for file in found if not file.name.startswith(".")]
-    images = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise FileNotFoundError(
-            f"Expected images ({' '.join(IMAGE_SUFFIXES)}) in {path}; got {len(found)} files, no "
-            f"image among them. Give the folder that holds the frames, or one video file."
-        )
-    return sorted(images, key=natural_key)
+    n_cells = grid.n_views + 1
+    columns = min(columns or math.ceil(math.sqrt(n_cells)), n_cells)
+    height, width = grid.images.shape[2:4]
+    scale = cell_size / max(height, width) if cell_size else 1.0
+    cell_h, cell_w = max(1, round(height * scale)), max(1, round(width * scale))
+    font = _font(min(cell_h, cell_w))
+    label_h = _line_height(font) if labels else 0
+
+    total_h, total_w = math.ceil(n_cells / columns) * (cell_h + label_h), columns * cell_w
+    warning, warning_font = _warning(total_w)
+    banner_h = 0 if grid.trained else _even(_line_height(warning_font))
+    page = Image.new("RGB", (_even(total_w), banner_h + _even(total_h)), "white")
+    draw = ImageDraw.Draw(page)
+    if banner_h:
+        draw.text((total_w / 2, banner_h / 2), warning, _WARNING_COLOUR, warning_font, anchor="mm")
+    corners = [
+        (banner_h + (v // columns) * (cell_h + label_h) + label_h, (v % columns) * cell_w)
+        for v in range(n_cells)
+    ]
+    if labels:
+        for v, (top, left) in enumerate(corners):
+            text = _label(grid, v, font, cell_w)
+            draw.text((left + cell_w / 2, top - label_h / 2), text, _LABEL_COLOUR, font, anchor="mm")
+
+    empty = torch.from_numpy(np.asarray(page).astype(np.float32) / 255)
+    frames = empty.repeat(grid.n_frames, 1, 1, 1)
+    for v, (top, left) in enumerate(corners):
+        cell = _resized(grid.images[:, v], cell_h, cell_w)
+        frames[:, top : top + cell_h, left : left + cell_w] = cell
+    return frames
 
 
-def natural_key(file: Path) -> list[tuple[int, str]]:
-    """Sort key by which frame_2 comes before frame_10."""
-    parts = re.split(r"([0-9]+)", file.as_posix().lower())
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+def frame_strip(images: Tensor, numbers: Sequence[int] | None = None, at_most: int = 8) -> Image.Image:
+    """Return up to ``at_most`` evenly picked frames in one picture, four in a row, their numbers above them.
 
-
-def _read_image(file: Path) -> np.ndarray:
-    with _naming(file), Image.open(file) as image:
-        return _pixels(ImageOps.exif_transpose(image), file)
-
-
-def _read_animation(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    """Read an image file that may hold several frames; PIL gives them composed, with their alpha."""
-    pictures, durations = [], []
-    with _naming(file), Image.open(file) as image:
-        total = getattr(image, "n_frames", 1)
-        for index in range(total)[pick] if total > 1 else ():
-            image.seek(index)
-            pictures.append(_pixels(image, file))
-            durations.append(float(image.info.get("duration") or _DEFAULT_DURATION_MS))
-    if total == 1 and pick.start == 0:
-        pictures = [_read_image(file)]
-    return pictures, 1000 * len(durations) / sum(durations) if durations else DEFAULT_FPS, total
-
-
-@contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    """Turn whatever Pillow raises into one message that names the file.
-
-    Damaged files raise nearly anything in there (struct.error, IndexError, SyntaxError, ...), and images too
-    large to be meant raise DecompressionBombError.
+    Args:
+        images: [T, H, W, 3] in 0..1.
+        numbers: what to call each of the T frames; None: 0 to T - 1.
+        at_most: largest number of frames to show.
     """
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(
-            f"Expected a readable image; {file} is not: {_reason(error)}. Save it again as PNG, or make it "
-            f"smaller where it is too large."
-        ) from error
+    shown = pick_frames(len(images), at_most)
+    height, width = images.shape[1:3]
+    scale = _STRIP_CELL / max(height, width)
+    cell_h, cell_w = max(1, round(height * scale)), max(1, round(width * scale))
+    font = ImageFont.load_default(_STRIP_TEXT)
+    label_h, columns = _line_height(font), min(_STRIP_COLUMNS, len(shown))
+    size = columns * cell_w + 1, math.ceil(len(shown) / columns) * (cell_h + label_h) + 1
+    page = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(page)
+    for place, t in enumerate(shown):
+        left, top = place % columns * cell_w, place // columns * (cell_h + label_h)
+        name = f"frame {t if numbers is None else numbers[t]}"
+        draw.text((left + cell_w / 2, top + label_h / 2), name, _LABEL_COLOUR, font, anchor="mm")
+        cell = to_bytes(_resized(images[t : t + 1], cell_h, cell_w)[0])
+        page.paste(Image.fromarray(cell), (left, top + label_h))
+        # Frames are on white: without the line nobody sees where one ends.
+        draw.rectangle((left, top + label_h, left + cell_w, top + label_h + cell_h), outline=_LINE_COLOUR)
+    return page
 
 
-def _reason(error: Exception) -> str:
-    return str(error).rstrip(".") or type(error).__name__
+def _label(grid: ViewGrid, view: int, font: _Font, width: int) -> str:
+    """Return what is written above a view: as much as fits."""
+    azimuth, elevation = grid.cameras.azimuths_deg[view], grid.cameras.elevations_deg[view]
+    name = "input" if view == 0 else f"view {view}"
+    angles = f"az {azimuth:.4g}°  el {elevation:.4g}°"
+    texts = (f"{name}   {angles}", f"{name} {azimuth:.3g}°/{elevation:.3g}°", name, str(view))
+    return next((text for text in texts if font.getlength(text) <= 0.96 * width), texts[-1])
 
 
-def _pixels(image: Image.Image, file: Path) -> np.ndarray:
-    """Return uint8 [H, W, 3 or 4] of any PIL mode; 16-bit grey levels are scaled, not clipped."""
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return np.repeat(((levels * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=-1)
-    if image.mode == "F":
-        return np.repeat(to_uint8(np.asarray(image), str(file))[..., None], 3, axis=-1)
-    has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    return np.array(image.convert("RGBA" if has_alpha else "RGB"))
+def _resized(images: Tensor, height: int, width: int) -> Tensor:
+    """Return [T, height, width, 3] float32 on the CPU in 0..1."""
+    return resize_images(images.detach().float().cpu().clamp(0, 1), height, width)
 
 
-def _read_video(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    """Decode a video only as far as the last picked frame."""
-    pictures: list[np.ndarray] = []
-    total = 0
-    try:
-        # Old files carry titles that are not UTF-8; they do not matter here.
-        with av.open(str(file), metadata_errors="ignore") as container:
-            stream = _video_stream(container, file)
-            aspect = _pixel_aspect(stream, file)
-            rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-            for frame in _decode(container, stream):
-                if total >= pick.start and (total - pick.start) % pick.step == 0:
-                    pictures.append(_video_pixels(frame, aspect))
-                total += 1
-                if pick.stop is not None and total >= pick.stop:
-                    break
-    except FFmpegError as error:
-        raise ValueError(
-            f"Expected a readable video; {file} failed after {total} frames: {error}. Convert it to mp4, or "
-            f"give a folder of images."
-        ) from error
-    return pictures, rate, total
+def _font(side: int) -> _Font:
+    size = round(min(max(_TEXT_SHARE * side, _SMALLEST_TEXT), _LARGEST_TEXT))
+    return ImageFont.load_default(size)
 
 
-def _video_stream(container: InputContainer, file: Path) -> av.VideoStream:
-    # FFmpeg takes any text for pictures of a terminal ("tty").
-    if not container.streams.video or container.format.name == "tty":
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-        raise ValueError(
-            f"Expected a video; {file} holds none (format {container.format.name}, streams: "
-            f"{kinds}). Give a video file or a folder of images."
-        )
-    stream = container.streams.video[0]
-    # PyAV leaves the context out where FFmpeg has no decoder: drawings (svg), damaged headers.
-    if cast(object, stream.codec_context) is None:
-        raise ValueError(
-            f"Expected a readable video; {file} is in a format that cannot be decoded (container "
-            f"{container.format.name}), or damaged. Convert it to mp4, or give a folder of images."
-        )
-    return stream
+def _warning(width: int) -> tuple[str, _Font]:
+    """Return the warning of untrained weights, or just its first word, in the largest font that fits."""
+    for text in (UNTRAINED_LABEL, UNTRAINED_LABEL.split()[0]):
+        size = 0.96 * width / (ImageFont.load_default(100).getlength(text) / 100)
+        if size >= _SMALLEST_TEXT:
+            break
+    return text, ImageFont.load_default(max(min(size, _LARGEST_TEXT), 1))
 
 
-def _pixel_aspect(stream: av.VideoStream, file: Path) -> float:
-    """Return how many times as wide as high a pixel is to be shown; 1 where the file does not say."""
-    aspect = float(stream.sample_aspect_ratio or 1)
-    if not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:
-        raise ValueError(
-            f"Expected pixels about as wide as high; {file} has a sample aspect ratio of {aspect:g}. Convert "
-            f"it to a video with square pixels, or give a folder of images."
-        )
-    return aspect
+def _line_height(font: _Font) -> int:
+    top, bottom = font.getbbox("Ag°")[1::2]
+    return math.ceil(1.5 * (bottom - top))
 
 
-def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Yield a stream's frames; webm with alpha needs libvpx, as the default decoders drop the alpha."""
-    alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
-    if stream.metadata.get("alpha_mode") == "1" and alpha_decoder in av.codecs_available:
-        decoder = cast(av.VideoCodecContext, av.CodecContext.create(str(alpha_decoder), "r"))
-        for packet in container.demux(stream):
-            yield from decoder.decode(packet)
-        return
-    stream.thread_type = "AUTO"
-    yield from container.decode(stream)
-
-
-def _video_pixels(frame: av.VideoFrame, aspect: float) -> np.ndarray:
-    """Return uint8 [H, W, 3 or 4] in square pixels, upright: a phone stores the rotation beside the frame."""
-    has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
-    if aspect != 1:
-        size = (max(round(frame.width * aspect), 1), frame.height)
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    quarter_turns = round(getattr(frame, "rotation", 0) / 90)
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
-
-
-def to_uint8(values: np.ndarray, name: str) -> np.ndarray:
-    """Return floats in 0..1 rounded to 0..255. A slight overshoot (a sharp resize) is cut."""
-    bad = values.size - int(np.isfinite(values).sum())
-    if bad:
-        raise ValueError(
-            f"Expected finite numbers in {name}; got {bad} NaN or infinite values of {values.size}. "
-            f"Check the step that made them."
-        )
-    if values.size and (values.min() < -0.5 or values.max() > 1.5):
-        raise ValueError(
-            f"Expected {name} in 0..1; got {values.min():g} to {values.max():g}. Divide 8-bit values by 255."
-        )
-    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+def _even(length: int) -> int:
+    return length + length % 2

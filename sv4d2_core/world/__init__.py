@@ -1,12 +1,19 @@
 """A procedural world of moving creatures: exact ground truth for tests, demos, metrics and training."""
 
-from .anatomy import make_creature
-from .corruption import corrupt_views
-from .creature import Bone, Creature, Parts, parts_at
-from .distribution import HELD_OUT_OBJECTS, OBJECT_KINDS, TRAINING_SEEDS, draw_object, object_kind
-from .light import Light
+from .body import Bone, Creature, Light, Parts, make_creature, parts_at
 from .render import Rendering, render_creature, render_parts, render_views
-from .suite import HELD_OUT, TRAITS, BenchmarkScene, benchmark_scenes
+from .suite import (
+    HELD_OUT,
+    HELD_OUT_OBJECTS,
+    OBJECT_KINDS,
+    TRAINING_SEEDS,
+    TRAITS,
+    BenchmarkScene,
+    benchmark_scenes,
+    corrupt_views,
+    draw_object,
+    object_kind,
+)
 
 __all__ = [
     "HELD_OUT",

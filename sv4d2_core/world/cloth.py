@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .creature import Bone, Creature, Vector
-from .dice import Dice
-from .palette import Palette
-from .shapes import EYE, SIDES, Paint, Y, Z, ball, limb, on_circle, strut
+from .body import EYE, SIDES, Bone, Creature, Dice, Paint, Palette, Vector, Y, Z, ball, limb, on_circle, strut
 
 
 @dataclass(frozen=True)

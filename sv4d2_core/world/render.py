@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..views import ViewGrid
-from .coat import shade
-from .creature import Creature, Parts, parts_at
+from .body import Creature, Parts, parts_at, shade
 
 
 @dataclass(frozen=True)

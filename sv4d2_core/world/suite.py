@@ -7,19 +7,41 @@ between them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..cameras import Cameras
 from ..views import ViewGrid
-from .anatomy import fitted, make_creature
-from .animals import butterfly, flamingo, owl
-from .creature import Creature
+from .animals import biped, butterfly, flamingo, flier, insect, owl, quadruped, runner, swimmer
+from .body import Creature, Dice, Light, Palette, Vector, draw_palette, fitted, make_creature
+from .cloth import cape, carpet, flag, jellyfish, kite
 from .render import render_creature
-from .toys import aeroplane, carousel, robot_arm, rocking_horse, windmill
+from .things import (
+    aeroplane,
+    arm,
+    bicycle,
+    big_wheel,
+    car,
+    carousel,
+    crane,
+    digger,
+    helicopter,
+    lamp,
+    mobile,
+    mug,
+    robot_arm,
+    rocket,
+    rocking_horse,
+    scatter,
+    totem,
+    train,
+    windmill,
+)
 
 TRAITS = ("slow", "fast", "rigid", "articulated", "thin", "self-occluded", "textured", "crossing")
 # Views that are on neither training rig, most of them lifted or lowered.
@@ -144,3 +166,240 @@ _SCENES: tuple[tuple[str, str, tuple[str, ...], Callable[[], Creature]], ...] = 
 )
 
 SCENE_NAMES = tuple(name for name, *_ in _SCENES)
+
+
+_Builder = Callable[[Dice, Palette], Creature]
+
+TRAINING_SEEDS = range(2**31)
+# Objects that no training sees, so that scores stay comparable for ever.
+HELD_OUT_OBJECTS = tuple(range(2**31, 2**31 + 64))
+
+_KINDS: dict[str, tuple[float, tuple[_Builder, ...]]] = {  # probability, builders
+    "animal": (0.45, (quadruped, quadruped, quadruped, biped, runner, flier, insect, swimmer)),
+    "vehicle": (0.15, (car, car, train, bicycle, helicopter)),
+    "machine": (0.14, (arm, arm, crane, digger, mobile, big_wheel)),
+    "cloth": (0.13, (flag, cape, jellyfish, carpet, kite)),
+    "statue": (0.13, (totem, mug, lamp, rocket, scatter)),
+}
+OBJECT_KINDS = tuple(_KINDS)
+_N_TIMES = 129  # the fastest part swings less than six times between time 0 and 1
+_MARGIN = 0.99  # what a swing can reach between two of these times
+
+
+def draw_object(seed: int) -> Creature:
+    """Return the object of a seed, the same on every machine, in the unit box and the ball of the view.
+
+    It looks to any side. About every fifteenth is nearly still.
+
+    Raises:
+        ValueError: the seed does not fit into 32 bits.
+    """
+    dice = Dice(_checked(seed))
+    _, builders = _KINDS[_draw_kind(dice)]
+    palette = draw_palette(dice)
+    creature = dice.choose(builders)(dice, palette)
+    creature = _paced(creature, dice)
+    creature = replace(
+        creature,
+        heading_deg=dice.between(0, 360),
+        path=_path(dice),
+        marking_phases=(dice.between(0, 6.28), dice.between(0, 6.28), dice.between(0, 6.28)),
+        light=_light(dice),
+    )
+    creature = fitted(creature, _N_TIMES)
+    return _shrunk(creature, _MARGIN)
+
+
+def object_kind(seed: int) -> str:
+    """Return which of ``OBJECT_KINDS`` the object of a seed is."""
+    return _draw_kind(Dice(_checked(seed)))
+
+
+def _checked(seed: int) -> int:
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"Expected a seed in 0..2**32 - 1; got {seed}. Larger seeds repeat smaller ones.")
+    return seed
+
+
+def _draw_kind(dice: Dice) -> str:
+    left = dice.between(0, 1)
+    for kind, (probability, _) in _KINDS.items():
+        left -= probability
+        if left < 0:
+            return kind
+    return OBJECT_KINDS[-1]
+
+
+def _paced(creature: Creature, dice: Dice) -> Creature:
+    """Return the creature slowed down or sped up, its swings made smaller or larger, at any start."""
+    cycles = math.exp(dice.between(math.log(0.4), math.log(2.2)))
+    gain, spin, start = dice.between(0.55, 1.15), 1.0, dice.between(0, 1)
+    if dice.chance(0.07):
+        gain, spin = dice.between(0.05, 0.2), 0.1
+    bones = (
+        replace(
+            bone,
+            swing_deg=gain * bone.swing_deg,
+            turns=spin * bone.turns,
+            phase=bone.phase + bone.beats * start,
+        )
+        for bone in creature.bones
+    )
+    return replace(creature, bones=tuple(bones), cycles=cycles, bob=gain * creature.bob)
+
+
+def _path(dice: Dice) -> Vector:
+    """Return a way to go: four times out of five none."""
+    if dice.chance(0.8):
+        return 0.0, 0.0, 0.0
+    return dice.between(-0.15, 0.15), dice.between(-0.1, 0.2), dice.between(0.2, 0.9)
+
+
+def _light(dice: Dice) -> Light:
+    """Return a light from any side above, warm or cold, soft or hard, that neither hides nor bleaches.
+
+    Key and ambient light share a sum, so that a hard light has dark shadows.
+    """
+    side, height = math.radians(dice.between(0, 360)), math.radians(dice.between(25, 75))
+    key_direction = _direction(side, height)
+    rim_direction = _direction(side + math.radians(dice.between(130, 230)), math.radians(dice.between(5, 40)))
+    total, share, warmth = dice.between(1.02, 1.2), dice.between(0.3, 0.58), dice.between(-0.1, 0.1)
+    key, sky = total * share, total * (1 - share)
+    ground, rim = sky * dice.between(0.58, 0.85), dice.between(0.08, 0.32)
+    return Light(
+        key_direction,
+        _tinted(key, warmth),
+        rim_direction,
+        _tinted(rim, -warmth),
+        _tinted(sky, -0.5 * warmth),
+        _tinted(ground, 0.5 * warmth),
+    )
+
+
+def _direction(azimuth: float, elevation: float) -> Vector:
+    """Return a unit vector; angles in radians, azimuth 0 to the input camera."""
+    flat = math.cos(elevation)
+    return flat * math.sin(azimuth), math.sin(elevation), flat * math.cos(azimuth)
+
+
+def _tinted(grey: float, warmth: float) -> Vector:
+    return grey * (1 + warmth), grey, grey * (1 - warmth)
+
+
+def _shrunk(creature: Creature, factor: float) -> Creature:
+    x, y, z = creature.origin
+    return replace(creature, scale=factor * creature.scale, origin=(factor * x, factor * y, factor * z))
+
+
+# Standard deviations at severity 1: shifts as shares of the picture's side, colours as shares of full scale.
+_STEADY_SHIFT, _FRAME_SHIFT = 0.019, 0.0019
+_STEADY_COLOUR, _FRAME_COLOUR = 0.049, 0.004
+# Shifts are drawn on a lattice of this many nodes a side and interpolated.
+_NODES = 5
+# Ink of a lower opacity, left behind by bicubic reading, is none.
+_LEAST_INK = 1e-4
+# Severity at the input view itself, and its growth per degree of elevation away from the input's.
+_NEAREST = 0.09
+_PER_DEGREE = 0.009
+
+
+def corrupt_views(grid: ViewGrid, seed: int, strength: float = 1.0, *, per_frame: bool = False) -> ViewGrid:
+    """Return the views with every novel one, and its mask, warped and discoloured; the input stays as it is.
+
+    Args:
+        grid: true views with masks, on white, of any size.
+        seed: the errors are the same for a seed at every size; those of two seeds are independent.
+        strength: factor of all errors, 1: as large as SV4D 2.0's; 0 leaves every pixel as it is.
+        per_frame: draw all errors anew for every frame, equally large, as methods make them that know
+            nothing of the frames before.
+
+    Raises:
+        ValueError: a strength that is negative or not finite, a grid without masks.
+    """
+    if not math.isfinite(strength) or strength < 0:
+        raise ValueError(
+            f"Expected a finite strength of at least 0; got {strength:g}. Use 1 for errors as large as the "
+            f"model's."
+        )
+    if grid.masks is None:
+        raise ValueError(
+            "Expected views with masks, which tell the object from the white around it; got none. Add the "
+            "masks to the grid."
+        )
+    settings = {
+        **(grid.settings or {}),
+        "corruption": {"seed": seed, "strength": strength, "per_frame": per_frame},
+    }
+    if strength == 0:
+        return replace(grid, settings=settings)
+    amounts = (strength * _severity(grid.cameras)).tolist()
+    generator = torch.Generator("cpu").manual_seed(seed)
+    images, masks = grid.images.clone(), grid.masks.clone()
+    for view in range(1, grid.n_views + 1):
+        shift, gain, offset = _errors(grid.n_frames, amounts[view], generator, per_frame)
+        ink = _ink(images[:, view], masks[:, view])
+        ink = _drifted(_warped(ink, shift), gain, offset)
+        masks[:, view] = ink[:, 3]
+        images[:, view] = (ink[:, :3] + 1 - ink[:, 3:]).clamp(0, 1).permute(0, 2, 3, 1)
+    # Latents would show the views as they were.
+    return replace(grid, images=images, masks=masks, latents=None, settings=settings)
+
+
+def _severity(cameras: Cameras) -> Tensor:
+    """Return how large the errors of every view are, [V + 1] float64, about 1 behind the object.
+
+    It grows with the haversine of the great-circle angle to the input view, which is 0 at the input view and
+    1 opposite to it, and besides with the difference in elevation: the haversine alone would make lifted
+    views behind the object better.
+    """
+    directions = F.normalize(cameras.eyes(), dim=-1)
+    haversine = (1 - directions @ directions[0]) / 2
+    lift_deg = torch.tensor(cameras.elevations_deg, dtype=torch.float64).abs()
+    return (_NEAREST + (1 - _NEAREST) * haversine) * (1 + _PER_DEGREE * lift_deg)
+
+
+def _errors(
+    n_frames: int, amount: float, generator: torch.Generator, per_frame: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return one view's shifts at the nodes [T, 2, N, N], gains and offsets of its colours, each [T, 3]."""
+
+    def drawn(*shape: int, steady: float, fresh: float) -> Tensor:
+        if per_frame:
+            steady, fresh = 0.0, math.hypot(steady, fresh)
+        one = torch.randn(shape, generator=generator, dtype=torch.float64)
+        every = torch.randn((n_frames, *shape), generator=generator, dtype=torch.float64)
+        return amount * (steady * one + fresh * every)
+
+    shift = drawn(2, _NODES, _NODES, steady=_STEADY_SHIFT, fresh=_FRAME_SHIFT)
+    gain, offset = drawn(2, 3, steady=_STEADY_COLOUR, fresh=_FRAME_COLOUR).unbind(1)
+    return shift, gain, offset
+
+
+def _ink(images: Tensor, masks: Tensor) -> Tensor:
+    """Return the object's colour times its opacity, and its opacity, [T, 4, H, W], from images on white."""
+    opacity = masks[..., None]
+    return torch.cat([images - (1 - opacity), opacity], dim=-1).permute(0, 3, 1, 2)
+
+
+def _warped(ink: Tensor, shift: Tensor) -> Tensor:
+    """Return ``ink`` [T, C, H, W] read at places moved by ``shift`` [T, 2, N, N], shares of the side."""
+    height, width = ink.shape[2:]
+    # grid_sample counts from -1 to 1 across the picture.
+    x = (torch.arange(width, dtype=torch.float64) + 0.5) * 2 / width - 1
+    y = (torch.arange(height, dtype=torch.float64) + 0.5) * 2 / height - 1
+    places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(len(ink), -1, -1, -1)
+    moved = F.grid_sample(shift, places, mode="bicubic", padding_mode="border", align_corners=True)
+    places = (places + 2 * moved.permute(0, 2, 3, 1)).to(ink)
+    # Bilinear reading would blur the views and so hide flicker. Bicubic reading overshoots: ink of an opacity
+    # above 1 is thinned.
+    moved_ink = F.grid_sample(ink, places, mode="bicubic", padding_mode="border", align_corners=False)
+    opacity = moved_ink[:, 3:]
+    return moved_ink * opacity.clamp(0, 1) / opacity.where(opacity > _LEAST_INK, math.inf)
+
+
+def _drifted(ink: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """Return ``ink`` [T, 4, H, W] with the object's colours c as (1 + gain) c + offset, held in 0..1."""
+    gain, offset = (values.to(ink)[:, :, None, None] for values in (gain, offset))
+    opacity = ink[:, 3:].clamp(0, 1)
+    colour = (1 + gain) * ink[:, :3] + offset * opacity
+    return torch.cat([torch.minimum(colour.clamp(min=0), opacity), opacity], dim=1)

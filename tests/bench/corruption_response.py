@@ -14,13 +14,11 @@ import argparse
 import torch
 
 from sv4d2_core.cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
-from sv4d2_core.metrics.catalogue import WITHOUT_REFERENCE
-from sv4d2_core.metrics.evaluate import evaluate
-from sv4d2_core.metrics.residuals import fit_residuals
-from sv4d2_core.metrics.scores import Summary, summarise
+from sv4d2_core.metrics.evaluate import WITHOUT_REFERENCE, Summary, evaluate, summarise
+from sv4d2_core.metrics.video import fit_residuals
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import benchmark_scenes
-from sv4d2_core.world.corruption import corrupt_views
+from sv4d2_core.world.suite import corrupt_views
 
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)
 

@@ -13,10 +13,7 @@ from planted_clips import DEFECTS, PlantedClip, planted_defects
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.training.curation.limits import CurationLimits
-from sv4d2_core.training.curation.rectify import Rectification
-from sv4d2_core.training.curation.static_centre import pictured
-from sv4d2_core.training.curation.verdict import Verdict, judge
+from sv4d2_core.training.curation import CurationLimits, Rectification, Verdict, judge, pictured
 
 
 def off_middle(point: Tensor, cameras: Cameras) -> float:

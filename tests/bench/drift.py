@@ -20,12 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
-from sv4d2_core.diffusion.conditioning import guided_inputs
-from sv4d2_core.diffusion.denoiser import guided_denoiser
-from sv4d2_core.diffusion.guidance import guidance_table
 from sv4d2_core.diffusion.model import Model
-from sv4d2_core.diffusion.novel_views import sample_views, window_noise
-from sv4d2_core.diffusion.one_window import window_conditioning
+from sv4d2_core.diffusion.novel_views import sample_views, window_conditioning, window_noise
+from sv4d2_core.diffusion.sampling import guidance_table, guided_denoiser, guided_inputs
 from sv4d2_core.shipped import TINY_MODEL
 from sv4d2_core.training.scores import held_out_views
 

@@ -37,8 +37,8 @@ from savings import OFFICIAL, PRODUCT, SAVINGS
 from variants import FRAMES, GUIDANCE_BATCH, VIEWS, CompiledVariant, InOwnProcess, Variant, Work
 from whole_clip import STEPS, clip_costs, clip_report, clip_seconds, model_on
 
+from sv4d2_core.diffusion.blocks import SMALLEST_CHUNK
 from sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
-from sv4d2_core.diffusion.second_try import SMALLEST_CHUNK
 
 BENCH = ModelConfig(
     vector_dims=(64, 96, 96),

@@ -26,11 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import build_networks, stored_dtype
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig
-from sv4d2_core.diffusion.eight_bits import keep_in_eight_bits
-from sv4d2_core.diffusion.memory import MemoryPlan, apply_plan, plan_memory
+from sv4d2_core.diffusion.memory import MemoryPlan, apply_plan, place, plan_memory
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.novel_views import sample_views
-from sv4d2_core.diffusion.offload import place
+from sv4d2_core.diffusion.speed import keep_in_eight_bits
 
 _HEADER = """| budget, GiB | weights | parts, MiB | encoded / decoded at once | estimated peak, GB |{}
 |--:|---|--:|---|--:|{}"""
@@ -92,7 +91,7 @@ def run_within(model: Model, options: argparse.Namespace, budget: float, plan: M
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, budget * 2**30 / total), device)
     tries = _Counter()
-    logging.getLogger("sv4d2_core.diffusion.second_try").addHandler(tries)
+    logging.getLogger("sv4d2_core.diffusion.blocks").addHandler(tries)
     try:
         torch.cuda.reset_peak_memory_stats(device)
         apply_plan(model, plan, device)
@@ -108,7 +107,7 @@ def run_within(model: Model, options: argparse.Namespace, budget: float, plan: M
     except torch.cuda.OutOfMemoryError as error:
         return f"out of memory: {str(error).splitlines()[0][:80]}"
     finally:
-        logging.getLogger("sv4d2_core.diffusion.second_try").removeHandler(tries)
+        logging.getLogger("sv4d2_core.diffusion.blocks").removeHandler(tries)
     # The first step warms up.
     return Measured(
         torch.cuda.max_memory_allocated(device),

@@ -23,11 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "three"))
 import viewer
 from silhouettes import overlap, silhouette
 
-from sv4d2_core.export.formats.glb import write_animated_glb
-from sv4d2_core.export.mesh.coherence import coherence
-from sv4d2_core.export.mesh.tracking import Tracked, track
-from sv4d2_core.fourd.scene import Scene4D, own_cameras
-from sv4d2_core.fourd.scene_file import load_scene
+from sv4d2_core.export.glb import write_animated_glb
+from sv4d2_core.export.track import Tracked, coherence, track
+from sv4d2_core.scene.scene import Scene4D, own_cameras
+from sv4d2_core.scene.store import load_scene
 
 _OPAQUE = 0.5
 

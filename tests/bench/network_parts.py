@@ -16,10 +16,18 @@ import torch
 from measure import Call, clock, flop_counter
 from torch import nn
 
-from sv4d2_core.diffusion import attention_block, res_block, unet
-from sv4d2_core.diffusion.attention_block import AttentionBlock, TransformerBlock
-from sv4d2_core.diffusion.layers import Downsample, FeedForward, Upsample
-from sv4d2_core.diffusion.res_block import ResBlock, TemporalConvs
+from sv4d2_core.diffusion import blocks as attention_block
+from sv4d2_core.diffusion import blocks as res_block
+from sv4d2_core.diffusion import unet
+from sv4d2_core.diffusion.blocks import (
+    AttentionBlock,
+    Downsample,
+    FeedForward,
+    ResBlock,
+    TemporalConvs,
+    TransformerBlock,
+    Upsample,
+)
 from sv4d2_core.diffusion.unet import UNet
 
 SPATIAL, VIEW, MOTION = "spatial attention", "view attention", "motion attention"

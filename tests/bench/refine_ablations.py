@@ -22,16 +22,15 @@ import torch
 from torch.nn import functional as F
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.fourd.config import RefineConfig
-from sv4d2_core.fourd.fit import FitProgress
-from sv4d2_core.fourd.refine import refine_scene
-from sv4d2_core.fourd.scene import Scene4D
 from sv4d2_core.metrics.evaluate import evaluate
 from sv4d2_core.metrics.image import psnr
-from sv4d2_core.metrics.residuals import fit_residuals
+from sv4d2_core.metrics.video import fit_residuals
+from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.fit import FitProgress
+from sv4d2_core.scene.refine import refine_scene
+from sv4d2_core.scene.scene import Scene4D
 from sv4d2_core.views import ViewGrid
-from sv4d2_core.world.corruption import corrupt_views
-from sv4d2_core.world.suite import HELD_OUT, SCENE_NAMES, BenchmarkScene, benchmark_scenes
+from sv4d2_core.world.suite import HELD_OUT, SCENE_NAMES, BenchmarkScene, benchmark_scenes, corrupt_views
 
 METRICS = ("PSNR fg", "mask IoU", "flicker", "acceleration", "warping", "tangency")
 COLUMNS = (*METRICS, "between", "input PSNR fg", "fit residual", "floaters", "s")

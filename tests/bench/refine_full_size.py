@@ -13,11 +13,11 @@ import time
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.fourd.config import RefineConfig
-from sv4d2_core.fourd.fit import Fit
-from sv4d2_core.fourd.validate import checked_views
 from sv4d2_core.metrics.image import psnr
-from sv4d2_core.world.anatomy import make_creature
+from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.fit import Fit
+from sv4d2_core.scene.refine import checked_views
+from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
 
 RECIPE_STEPS = 2500

@@ -17,10 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sv4d2_core.diffusion import attention, attention_block, layers, res_block, unet
-from sv4d2_core.diffusion.attention_block import AttentionBlock, BlockContext, TransformerBlock
-from sv4d2_core.diffusion.layers import GEGLU, Blend, to_tokens
-from sv4d2_core.diffusion.res_block import Embedding, Grid, ResBlock
+from sv4d2_core.diffusion import blocks as attention
+from sv4d2_core.diffusion import blocks as attention_block
+from sv4d2_core.diffusion import blocks as layers
+from sv4d2_core.diffusion import blocks as res_block
+from sv4d2_core.diffusion import unet
+from sv4d2_core.diffusion.blocks import (
+    GEGLU,
+    AttentionBlock,
+    Blend,
+    BlockContext,
+    Embedding,
+    Grid,
+    ResBlock,
+    TransformerBlock,
+    to_tokens,
+)
 from sv4d2_core.diffusion.unet import PreparedWindow, UNet
 
 ONE_TOKEN = "one-token cross-attention"

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
-from sv4d2_core.diffusion.eight_bits import keep_in_eight_bits
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.novel_views import sample_views
+from sv4d2_core.diffusion.speed import keep_in_eight_bits
 from sv4d2_core.metrics.image import mask_iou, psnr
 from sv4d2_core.shipped import TINY_MODEL
 from sv4d2_core.training.scores import held_out_views

@@ -28,18 +28,13 @@ from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.diffusion.unet import UNet
-from sv4d2_core.fingerprints import file_fingerprint, fingerprint_of
+from sv4d2_core.files import file_fingerprint, fingerprint_of
 from sv4d2_core.metrics.image import psnr
-from sv4d2_core.training.curation.limits import CurationLimits
-from sv4d2_core.training.curation.rectify import rectify
-from sv4d2_core.training.curation.verdict import judge
-from sv4d2_core.training.encoded import EncodedScene, EncodedScenes
-from sv4d2_core.training.procedural import ProceduralScenes
-from sv4d2_core.training.recipe import TINY, Recipe
-from sv4d2_core.training.scene_store import SceneStore
-from sv4d2_core.training.scores import held_out_views
-from sv4d2_core.training.stages import train_phase
-from sv4d2_core.training.views_loss import initialise
+from sv4d2_core.training.batches import EncodedScene, EncodedScenes
+from sv4d2_core.training.curation import CurationLimits, judge, rectify
+from sv4d2_core.training.recipe import TINY, Recipe, train_phase
+from sv4d2_core.training.scenes import ProceduralScenes, SceneStore
+from sv4d2_core.training.scores import held_out_views, initialise
 from sv4d2_core.views import ViewGrid
 
 STATIC_SHARE = 0.6

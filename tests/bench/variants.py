@@ -17,13 +17,15 @@ from network_parts import breakdown
 from savings import WindowInputs, switched_off
 from torch import Tensor
 
-from sv4d2_core.diffusion.compiled import compile_blocks
-from sv4d2_core.diffusion.conditioning import GuidedInputs
 from sv4d2_core.diffusion.config import UNetConfig
-from sv4d2_core.diffusion.denoiser import guided_denoiser
-from sv4d2_core.diffusion.guidance import guidance_table
-from sv4d2_core.diffusion.sampler import sample_euler
-from sv4d2_core.diffusion.schedule import karras_sigmas
+from sv4d2_core.diffusion.sampling import (
+    GuidedInputs,
+    guidance_table,
+    guided_denoiser,
+    karras_sigmas,
+    sample_euler,
+)
+from sv4d2_core.diffusion.speed import compile_blocks
 from sv4d2_core.diffusion.unet import UNet
 
 FRAMES, VIEWS, GUIDANCE_BATCH = 12, 4, 2

@@ -13,10 +13,9 @@ from memory_plan import random_model
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.config import ModelConfig
+from sv4d2_core.diffusion.memory import place
 from sv4d2_core.diffusion.model import Model
-from sv4d2_core.diffusion.novel_views import sample_views
-from sv4d2_core.diffusion.offload import place
-from sv4d2_core.diffusion.windows import ping_pong, plan_windows
+from sv4d2_core.diffusion.novel_views import ping_pong, plan_windows, sample_views
 
 CLIP_FRAMES = 21
 STEPS = (50, 20)

@@ -95,7 +95,7 @@ def moving_block(core: Callable[[str], Any], colour: tuple[float, float, float],
     """
     import torch
 
-    config = core("fourd.config").RefineConfig(
+    config = core("scene.config").RefineConfig(
         features=2, plane_sizes=(4, 8), hidden=8, samples=48, hull_size=16
     )
     cells = torch.zeros(3, 16, 16, 16, dtype=torch.bool)
@@ -103,8 +103,8 @@ def moving_block(core: Callable[[str], Any], colour: tuple[float, float, float],
         cells[t, 4:12, 4:12, 3 + t : 11 + t] = True
     box = torch.tensor([[-0.4] * 3, [0.4] * 3])
     cameras = core("cameras").Cameras((0, 0), (0, 100))
-    occupancy = core("fourd.hull").Occupancy(cells, box)
-    scene = core("fourd.dynerf").DyNeRF.untrained(occupancy, cameras, fps, (0.0, 0.5, 1.0), config)
+    occupancy = core("scene.hull").Occupancy(cells, box)
+    scene = core("scene.dynerf").DyNeRF.untrained(occupancy, cameras, fps, (0.0, 0.5, 1.0), config)
     decoder = scene.field.field.decoder
     with torch.no_grad():
         for parameter in scene.field.parameters():
@@ -118,12 +118,12 @@ def write_media(folder: Path) -> None:
     """Write a clip on white, a wide one, one on a grey scene with its mask as a video, views, and a scene."""
     import torch
 
-    write_video = core("export.video").write_video
+    write_video = core("video.write").write_video
     views = core("world.render").render_views(
-        core("world.anatomy").make_creature(5), core("cameras").Cameras.default(4), _N_FRAMES, _SIZE, _FPS
+        core("world.body").make_creature(5), core("cameras").Cameras.default(4), _N_FRAMES, _SIZE, _FPS
     )
     few = views.at_frames(range(_N_FRAMES_OF_VIEWS)).resized(_SIZE_OF_VIEWS)
-    core("export.folder").write_views(folder / "creature", few)
+    core("data.views_folder").write_views(folder / "creature", few)
     moving_block(core, (0.8, 0.4, 0.2), 1.0).save(folder / "block.safetensors")
     clip, masks = views.images[:, 0], views.masks[:, 0]
     write_video(folder / "clip.mp4", clip, _FPS)

@@ -41,11 +41,11 @@ def block(core: Core, moving_block: Callable[..., Any]) -> Any:
 @pytest.fixture(scope="module")
 def ball(core: Core) -> Any:
     """Return a scene of Gaussians, a still ball."""
-    gaussians = core("fourd.gaussians")
+    gaussians = core("scene.gaussians")
     points = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
     means = 0.25 * torch.nn.functional.normalize(points, dim=-1)
     canonical = gaussians.CanonicalGaussians(means, 0.04, 0.9, torch.tensor([COLOUR]).expand(80, 3))
-    config = core("fourd.gaussians_config").GaussiansConfig(count=80, features=4, plane_sizes=(8,), hidden=8)
+    config = core("scene.config").GaussiansConfig(count=80, features=4, plane_sizes=(8,), hidden=8)
     cameras = core("cameras").Cameras((0, 0), (0, 100))
     box = torch.tensor([[-0.4] * 3, [0.4] * 3])
     return gaussians.Gaussians.still(canonical, box, (1e-3, 0.1), cameras, FPS, (0.0, 0.5, 1.0), config)
@@ -314,7 +314,7 @@ class TestSceneToMesh:
     def test_each_host_gets_what_its_meshes_hold(
         self, nodes_of: Any, core: Core, monkeypatch: pytest.MonkeyPatch, fields: tuple[str, ...]
     ) -> None:
-        module, kind = nodes_of("scene_mesh"), core("export.mesh.mesh").Mesh
+        module, kind = nodes_of("scene_mesh"), core("export.mesh").Mesh
         host_mesh = make_dataclass("MESH", ["vertices", "faces", *fields])
         monkeypatch.setattr(module.latest, "Types", SimpleNamespace(MESH=host_mesh), raising=False)
         meshes = [
@@ -351,7 +351,7 @@ class TestExportDataset:
     def test_views_become_a_folder(
         self, pack: dict[str, Any], core: Core, host_dirs: Any, shown: Any, kind: str
     ) -> None:
-        creature = core("world.anatomy").make_creature(5)
+        creature = core("world.body").make_creature(5)
         views = core("world.render").render_views(creature, core("cameras").Cameras.ring(2), 2, 16, 8.0)
         crop = json.dumps({"side": 20.0, "centers": [[8.0, 8.0], [9.0, 8.0]], "size": 16})
         node = pack["SV4D2ExportDataset"]

@@ -242,12 +242,12 @@ class TestCameraInfoToCameras:
 @pytest.fixture(scope="module")
 def scene(core: Core, cameras: Any) -> Any:
     """Return a still scene of coloured Gaussians, seen from our cameras."""
-    gaussians = core("fourd.gaussians")
+    gaussians = core("scene.gaussians")
     draw = torch.Generator().manual_seed(0)
     means = torch.rand(60, 3, generator=draw) - 0.5
     colours = torch.rand(60, 3, generator=draw)
     canonical = gaussians.CanonicalGaussians(means, 0.03, 0.9, colours)
-    config = core("fourd.gaussians_config").GaussiansConfig(count=60, features=4, plane_sizes=(8,), hidden=8)
+    config = core("scene.config").GaussiansConfig(count=60, features=4, plane_sizes=(8,), hidden=8)
     box = torch.tensor([[-0.6] * 3, [0.6] * 3])
     return gaussians.Gaussians.still(canonical, box, (1e-3, 0.1), cameras, 4.0, (0.0, 0.5, 1.0), config)
 
@@ -398,7 +398,7 @@ class TestGraphs:
         outcome = server.prompt(graph_of(kind), timeout=120)
         assert outcome.status == "success", outcome.message
         (folder,) = (server.base / "output/renders").glob(f"{kind}*")
-        views = core("export.views_reader").read_any_views(folder)
+        views = core("data.reader").read_any_views(folder)
         assert views.images.shape == (frames, 3, 64, 64, 3) and views.masks is not None
         equal_cameras(views.cameras, core("cameras").Cameras((0, 10, -20), (0, 60, 200), 2.3, 40.0, 15.0))
         # The object is in every picture, whole, and stands on white.

@@ -26,7 +26,7 @@ LPIPS_LAYERS = {"1.0": (4, 3, 11), "2.3": (4, 4, 5), "3.6": (4, 4, 3), "4.8": (4
 def grid(core: Core) -> Any:
     """Return 4 frames of a creature from 2 novel views."""
     cameras = core("cameras").Cameras.ring(2)
-    return core("world.render").render_views(core("world.anatomy").make_creature(5), cameras, 4, 48)
+    return core("world.render").render_views(core("world.body").make_creature(5), cameras, 4, 48)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_lpips_comes_from_the_model_folder(score: Callable, grid: Any, models: P
 def test_fvd_comes_from_the_model_folder(score: Callable, core: Core, models: Path) -> None:
     torch.jit.script(Clips()).save(str(models / "i3d_torchscript.pt"))
     cameras = core("cameras").Cameras.ring(9)
-    nine = core("world.render").render_views(core("world.anatomy").make_creature(5), cameras, 2, 32)
+    nine = core("world.render").render_views(core("world.body").make_creature(5), cameras, 2, 32)
     output = score(nine, reference=nine, i3d="i3d_torchscript.pt")
     assert value(output, "FVD-V") == pytest.approx(0, abs=1e-3)
     assert "FVD-F needs clips of at least 9 images; these have 2" in output.args[0]

@@ -47,7 +47,7 @@ def test_unet_in_comfyui_equals_the_core(loaded, core_model, core):
     config = core_model.config
     with torch.inference_mode():
         window = core_model.unet.prepare(context, references)
-        scale = core("diffusion.schedule").precondition(sigma)
+        scale = core("diffusion.sampling").precondition(sigma)
         out = core_model.unet(
             torch.cat([x * scale.c_in, frames.repeat_interleave(V, 0)], dim=1),
             scale.c_noise.expand(2 * V),

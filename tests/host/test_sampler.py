@@ -105,7 +105,7 @@ def test_given_views_several_passes_references_and_mask(pack, core, loaded, clip
     given = {"reference_views": first.images[0, 1:], "guidance": "triangle", "cfg_min": 1.0, "cfg_max": 3.0}
     views = sample(pack, loaded, clip, cameras, init_views=first, denoise=0.6, mask=mask, **given)[0]
     model = core("diffusion.checkpoint").load_checkpoint(tiny_checkpoint)
-    table = core("diffusion.guidance").guidance_table("triangle", T, V, 1.0, 3.0)
+    table = core("diffusion.sampling").guidance_table("triangle", T, V, 1.0, 3.0)
     expected = core("diffusion.novel_views").sample_views(
         model,
         clip,

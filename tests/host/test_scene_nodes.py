@@ -37,7 +37,7 @@ RENDER = dict(mode="views", frames=0, size=SIZE, turns=1.0)
 def views(core: Core) -> Any:
     """Return views as the host hands them on: tensors of inference mode."""
     with torch.inference_mode():
-        creature = core("world.anatomy").make_creature(5)
+        creature = core("world.body").make_creature(5)
         return core("world.render").render_views(creature, core("cameras").Cameras.ring(V), T, SIZE, 8.0)
 
 
@@ -146,7 +146,7 @@ class TestRefineAndRender:
     def test_normals_return_as_they_went(self, nodes_of: Any, views: Any, core: Core) -> None:
         maps = nodes_of("geometry_images")
         given = torch.nn.functional.normalize(torch.randn(T, V + 1, SIZE, SIZE, 3), dim=-1)
-        packed = core("fourd.normals").packed_normals
+        packed = core("scene.losses").packed_normals
         images = packed(given, views.cameras)
         flat = images.movedim(0, 1).flatten(0, 1)
         back = maps.normals_of_images(flat, views)
@@ -212,7 +212,7 @@ class TestProgress:
                 now[0] += seconds
                 spent[0] += seconds
                 sizes.append(size)
-                return core("fourd.scene").SceneRendering(
+                return core("scene.scene").SceneRendering(
                     torch.rand(1, len(views), size, size, 3), *[torch.empty(0)] * 3
                 )
 
@@ -293,7 +293,7 @@ class TestProgress:
         def full(*_args: Any) -> None:
             raise OSError(28, "No space left")
 
-        monkeypatch.setattr(core("fourd.state").FitState, "save", full)
+        monkeypatch.setattr(core("scene.store").FitState, "save", full)
         cancel_at(lambda value: value == 3)
         with pytest.raises(management.InterruptProcessingException):
             refine(seed=8)

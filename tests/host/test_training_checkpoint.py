@@ -36,8 +36,8 @@ def trained(core, tmp_path_factory):
         model, n_scenes=1, autoencoder=loop, autoencoder_batch=16, decoder=loop, phases=phases, dtype="fp32"
     )
     folder = tmp_path_factory.mktemp("training")
-    scenes = core("training.procedural").ProceduralScenes(0, SIZE, n_cameras=3, n_frames=3)
-    store = core("training.scene_store").SceneStore(folder / "scenes", scenes, {})
+    scenes = core("training.scenes").ProceduralScenes(0, SIZE, n_cameras=3, n_frames=3)
+    store = core("training.scenes").SceneStore(folder / "scenes", scenes, {})
     return core("training.run").TrainingRun(folder, recipe, store, torch.device("cpu")).run()
 
 

@@ -18,7 +18,7 @@ def seeded(*shape, seed=0):
 @pytest.fixture(scope="module")
 def adapted(core, tiny_checkpoint):
     """Return the tiny checkpoint's UNet with low-rank parts that are far from where they started."""
-    lora = core("training.lora")
+    lora = core("training.weights")
     unet = core("diffusion.checkpoint").load_checkpoint(tiny_checkpoint).unet
     parameters = lora.add_lora(unet, 4, 6.0, projections=True)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def predictions(core, unet, patcher):
     x, frames = seeded(T * V, 4, 16, 16), seeded(T, 4, 16, 16, seed=1)
     context, vectors = seeded(1, T, 48, seed=2), seeded(V, 128, seed=3)
     references, sigma = seeded(V, 4, 16, 16, seed=4), torch.tensor(3.0)
-    scale = core("diffusion.schedule").precondition(sigma)
+    scale = core("diffusion.sampling").precondition(sigma)
     comfy.model_management.load_model_gpu(patcher)
     conds = {
         "frames": frames,
@@ -56,7 +56,7 @@ def test_a_stock_lora_loader_gives_the_merged_model(
 ):
     import folder_paths
 
-    lora = core("training.lora")
+    lora = core("training.weights")
     state = lora.lora_state(adapted)
     save_file(state, tmp_path / "ours.safetensors")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".safetensors"}))
@@ -75,7 +75,7 @@ def test_a_stock_lora_loader_gives_the_merged_model(
 def test_strength_scales_the_change(host, core, loaded, adapted):
     import comfy.sd
 
-    lora = core("training.lora")
+    lora = core("training.weights")
     half = {
         key: value / 2 if key.endswith(".alpha") else value for key, value in lora.lora_state(adapted).items()
     }

@@ -61,7 +61,7 @@ def moving_square(n_frames: int = 12, height: int = 40, width: int = 60) -> tupl
 def grid(core: Core) -> Any:
     """Return 3 frames of a creature from 4 novel views, with latents, labelled as of untrained weights."""
     true = core("world.render").render_views(
-        core("world.anatomy").make_creature(5), core("cameras").Cameras.default(4), 3, 64
+        core("world.body").make_creature(5), core("cameras").Cameras.default(4), 3, 64
     )
     latents = torch.randn(3, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return replace(true, fps=7.5, latents=latents, variant="sv4d2", trained=False, seed=23, steps=4)
@@ -137,10 +137,10 @@ class TestPrepareClip:
     def test_frames_are_picked_as_on_the_command_line(self, pack: dict, core: Core, host_dirs: Any) -> None:
         images, masks = moving_square()
         source = host_dirs.input / "frames"
-        core("export.pictures").write_frames(source, images)
-        core("export.pictures").write_frames(host_dirs.input / "masks", masks)
+        core("video.pictures").write_frames(source, images)
+        core("video.pictures").write_frames(host_dirs.input / "masks", masks)
         choice = dict(frames=4, start=1, every=3)
-        loaded = core("video.frames").load_clip(source, mask=host_dirs.input / "masks", **choice)
+        loaded = core("video.read").load_clip(source, mask=host_dirs.input / "masks", **choice)
         expected = core("video.crop").prepare_clip(loaded, size=64)
         clip, mask, crop, _, fps = self.prepare(pack, images, mask=masks, **choice).args
         torch.testing.assert_close(clip, expected.images, rtol=0, atol=0)
@@ -177,7 +177,7 @@ class TestPrepareClip:
         images = moving_square()[0]
         images[images == 0.5] = 1
         images[:, 10:30] = images[:, 10:30] * 0.6 + 0.4 * (images[:, 10:30] == 1)
-        core("export.video").write_video(host_dirs.input / "a.mp4", images, 12)
+        core("video.write").write_video(host_dirs.input / "a.mp4", images, 12)
         video = InputImpl.VideoFromFile(str(host_dirs.input / "a.mp4"))
         output = self.prepare(pack, video, frames=5)
         assert output.args[0].shape == (5, 64, 64, 3) and output.args[4] == 12
@@ -540,7 +540,7 @@ class TestFolders:
         assert self.load(pack, name)[1] == ""
 
     def test_the_input_folder_comes_second(self, pack: dict, core: Core, grid: Any, host_dirs: Any) -> None:
-        write = core("export.folder").write_views
+        write = core("data.views_folder").write_views
         write(host_dirs.input / "mine", replace(grid, fps=3.0))
         assert self.load(pack, "mine")[0].fps == 3
         (host_dirs.output / "mine").mkdir()
@@ -551,7 +551,7 @@ class TestFolders:
     def test_loading_stays_in_both_folders(
         self, pack: dict, core: Core, grid: Any, host_dirs: Any, tmp_path: Path
     ) -> None:
-        core("export.folder").write_views(tmp_path / "secret", grid)
+        core("data.views_folder").write_views(tmp_path / "secret", grid)
         (host_dirs.output / "link").symlink_to(tmp_path / "secret")
         for name in ("../secret", str(tmp_path / "secret"), "link", "a/../../secret", "/"):
             with pytest.raises(ValueError, match="outside"):
@@ -565,7 +565,7 @@ class TestFolders:
         small = replace(grid, images=grid.images[:1], masks=None, latents=None)
         for _ in range(6):
             self.save(pack, small)
-        core("export.folder").write_views(host_dirs.input / "given", small)
+        core("data.views_folder").write_views(host_dirs.input / "given", small)
         with pytest.raises(FileNotFoundError, match="exist: given, sv4d2/views_00006") as caught:
             self.load(pack, "sv4d2/views_00009")
         assert str(caught.value).count("views_0000") == 1 + 4
@@ -616,10 +616,10 @@ class TestFolders:
     ) -> None:
         fingerprint = pack["SV4D2LoadViews"].fingerprint_inputs
         assert fingerprint(folder="mine") == fingerprint(folder=None) == fingerprint() == 0
-        core("export.folder").write_views(host_dirs.output / "mine", grid)
+        core("data.views_folder").write_views(host_dirs.output / "mine", grid)
         first = fingerprint(folder="mine")
         assert first == fingerprint(folder="mine") > 0
-        core("export.folder").write_views(host_dirs.output / "mine", grid, overwrite=True)
+        core("data.views_folder").write_views(host_dirs.output / "mine", grid, overwrite=True)
         assert fingerprint(folder="mine") > first
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.fourd.scene import SceneRendering
+from sv4d2_core.scene.scene import SceneRendering
 
 _LENGTH, _RADIUS, _SOFTNESS = 0.4, 0.09, 0.012
 _DENSITY = 80.0

@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 INK, FAINT, GRID = "#333333", "#767676", "#e2e2e2"
 TEXT_SIZE = 11
 
@@ -55,3 +58,52 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     distance = ticks[1] - ticks[0] if len(ticks) > 1 else abs(ticks[0]) or 1.0
     digits = max(0, -math.floor(math.log10(distance) + 1e-9))
     return [f"{tick + 0.0:.{digits}f}" for tick in ticks]
+
+
+# Lightness (CIELAB) falls evenly from 98 to 18, so that equal steps look equal, printed in grey as well.
+_ANCHORS = np.array(
+    [
+        (251, 250, 235),
+        (253, 203, 127),
+        (249, 150, 92),
+        (231, 95, 96),
+        (183, 57, 117),
+        (117, 43, 117),
+        (54, 33, 84),
+    ],
+    dtype=float,
+)
+# Distinguishable for colour-blind people (Okabe and Ito 2008); their yellow is too pale on white.
+_SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+REFERENCE_COLOUR = "#444444"
+
+
+def ramp(amounts: ArrayLike) -> NDArray[np.uint8]:
+    """Return the colours [..., 3] of amounts from 0 (nearly white) to 1 (dark); others are clipped."""
+    places = np.clip(np.asarray(amounts, dtype=float), 0, 1) * (len(_ANCHORS) - 1)
+    steps = np.arange(len(_ANCHORS))
+    channels = [np.interp(places, steps, channel) for channel in _ANCHORS.T]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def ramp_hex(amount: float) -> str:
+    """Return the colour of one amount as #rrggbb."""
+    return "#" + ramp(amount).tobytes().hex()
+
+
+def series_colour(number: int) -> str:
+    """Return the colour of the method of that number; after six they begin again."""
+    return _SERIES[number % len(_SERIES)]
+
+
+NO_VALUE = "–"
+
+
+def written(value: float, digits: int) -> str:
+    """Return a value with so many digits after the point; a dash for NaN, the sign for infinity."""
+    if math.isnan(value):
+        return NO_VALUE
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    # Adding 0 to what was rounded makes a negative zero positive.
+    return f"{round(value, digits) + 0.0:.{digits}f}"

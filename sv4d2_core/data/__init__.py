@@ -1,0 +1,1 @@
+"""Folders and data sets: written, and read again."""

@@ -1,0 +1,351 @@
+"""The folder of views: everything a run leaves for people and for reconstruction programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+
+from ..cameras import Cameras
+from ..files import all_or_nothing, recover
+from ..video.crop import CropPath
+from ..video.pictures import UNTRAINED_LABEL, contact_sheet, read_frames, write_frames
+from ..video.write import write_video
+from ..views import ViewGrid
+
+# D-NeRF and nerfstudio have +z up, our world +y up. A quarter turn about +x takes one to the other:
+# (x, y, z) -> (x, -z, y). The input camera, on our +z side, comes to stand at -y: Blender's front view.
+Y_UP_TO_Z_UP = torch.tensor(
+    [[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]],
+    dtype=torch.float64,
+)
+
+CONVENTIONS = {
+    "world": "Right-handed, +y up, the object at the origin and about 1 large; the input camera is on the +z "
+    "side.",
+    "angles": "Degrees. azimuth_deg and elevation_deg are relative to the input view (index 0). A positive "
+    "azimuth moves the camera to the viewer's right, counter-clockwise seen from above; a positive elevation "
+    "lifts it. absolute_elevation_deg = elevation_deg + input_elevation_deg.",
+    "c2w_opengl": "Camera to world, rows of a 4 x 4 matrix, p_world = c2w p_camera; camera axes x right, "
+    "y up, z backward.",
+    "c2w_opencv": "The same camera with axes x right, y down, z forward.",
+    "K": "Pinhole matrix in pixels of the square image; pixel (row i, column j) covers [j, j + 1) x "
+    "[i, i + 1).",
+    "times": "What each frame shows, from 0 for the clip's first frame to 1 for its last; fps is the rate of "
+    "the videos.",
+    "crop": "How the processed input was cut out of the source clip, to undo it; null when not known.",
+}
+
+
+def frame_path(view: int, frame: int) -> str:
+    """Return the place of a frame below the folder, without extension."""
+    return f"frames/view_{view:02d}/{frame:05d}"
+
+
+def mask_path(view: int, frame: int) -> str:
+    """Return the place of a mask below the folder, with extension."""
+    return f"masks/view_{view:02d}/{frame:05d}.png"
+
+
+def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float], crop: dict | None) -> dict:
+    """Return the content of ``cameras.json``; `Cameras.from_json` reads the cameras back from it."""
+    K, opengl, opencv = cameras.intrinsics(size), cameras.c2w_opengl(), cameras.c2w_opencv()
+    views = [
+        {
+            "index": v,
+            "azimuth_deg": azimuth,
+            "elevation_deg": elevation,
+            "absolute_elevation_deg": elevation + cameras.input_elevation_deg,
+            "K": K.tolist(),
+            "c2w_opengl": opengl[v].tolist(),
+            "c2w_opencv": opencv[v].tolist(),
+        }
+        for v, (azimuth, elevation) in enumerate(
+            zip(cameras.azimuths_deg, cameras.elevations_deg, strict=True)
+        )
+    ]
+    return {
+        "conventions": CONVENTIONS,
+        "size": size,
+        "fps": fps,
+        "n_frames": len(times),
+        "times": list(times),
+        **cameras.to_json(),
+        "crop": crop,
+        "views": views,
+    }
+
+
+def transforms_json(
+    cameras: Cameras,
+    size: int,
+    fps: float,
+    times: Sequence[float],
+    has_masks: bool,
+    *,
+    views: Sequence[int] | None = None,
+    suffix: str = "",
+) -> dict:
+    """Return the content of ``transforms_train.json``: D-NeRF's fields and nerfstudio's intrinsics.
+
+    The world is turned to +z up; the camera axes are OpenGL's (x right, y up, z backward). Frames are listed
+    time by time, v fastest: all ``views``, or only the given ones. ``suffix`` ends the names of the pictures:
+    D-NeRF adds ".png" itself, nerfstudio wants it in the file.
+    """
+    K = cameras.intrinsics(size)
+    matrices = (Y_UP_TO_Z_UP @ cameras.c2w_opengl()).tolist()
+    frames = []
+    for t, time in enumerate(times):
+        for v in range(len(matrices)) if views is None else views:
+            frame = {
+                "file_path": f"./{frame_path(v, t)}{suffix}",
+                "time": time,
+                "transform_matrix": matrices[v],
+            }
+            if has_masks:
+                frame["mask_path"] = f"./{mask_path(v, t)}"
+            frames.append(frame)
+    return {
+        "camera_angle_x": math.radians(cameras.fov_deg),
+        "camera_model": "OPENCV",
+        "fl_x": float(K[0, 0]),
+        "fl_y": float(K[1, 1]),
+        "cx": float(K[0, 2]),
+        "cy": float(K[1, 2]),
+        "w": size,
+        "h": size,
+        "fps": fps,
+        "frames": frames,
+    }
+
+
+RUN_FILE = "run.json"
+CAMERAS_FILE = "cameras.json"
+CONTACT_SHEET = "contact_sheet.png"
+_LATENTS_FILE = "latents/latents.safetensors"
+_LATENTS_KEY = "latents"
+# Names that begin so are what `read_views` reads; the others are for people and for other programs.
+_NEEDED_TO_READ = ("frames/", "masks/", "latents", CAMERAS_FILE)
+# Every name that `write_views` may make.
+_NAMES = re.compile(
+    r"run\.json|cameras\.json|transforms(_train)?\.json|contact_sheet\.png|view_\d+\.mp4|frames|masks|latents"
+)
+
+
+def write_views(
+    folder: Path,
+    grid: ViewGrid,
+    *,
+    crop: dict | None = None,
+    run: dict | None = None,
+    save_latents: bool = False,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write a grid of views as videos, frames, masks, contact sheet, camera files and ``run.json``.
+
+    All or nothing: the files are made in a staging folder and moved into place when all are complete,
+    ``run.json`` last. After any failure ``folder`` is as it was.
+
+    Args:
+        folder: made if missing; files of other names in it are left alone.
+        grid: square images of even size.
+        crop: how the input was cut out of the source clip, JSON values, or None.
+        run: settings, versions, timings, peak memory: JSON values; the grid's own settings join
+            ``settings``, its facts (seed, steps, variant, trained, fps, sizes) win over equal names.
+        save_latents: also write the sampled latents, float16.
+        overwrite: replace what an earlier call wrote here; entries of other origin are never touched.
+
+    Returns:
+        The entries made in ``folder``, ``run.json`` last.
+
+    Raises:
+        FileExistsError: ``folder`` holds views already and ``overwrite`` is off, or it holds entries of
+            these names that `write_views` did not make.
+        ValueError: images that are not square and even, latents that are not there, values JSON cannot hold.
+        OSError: the disk is full or read-only; the text says which folder and what to do.
+    """
+    folder = Path(folder)
+    _check(grid, save_latents)
+    recover(folder)
+    existing = [name for name in entries_of(read_run(folder)) if (folder / name).exists()]
+    refuse_foreign_entries(folder)
+    if existing and not overwrite:
+        raise FileExistsError(
+            f"Expected a folder without views; {folder / existing[0]} exists already. Choose another folder "
+            "or overwrite it (--overwrite)."
+        )
+    size, has_masks = grid.images.shape[2], grid.masks is not None
+    times = grid.frame_times()
+    cameras = _json(cameras_json(grid.cameras, size, grid.fps, times, crop))
+    transforms = _json(transforms_json(grid.cameras, size, grid.fps, times, has_masks))
+    settings = {**(grid.settings or {}), **(run or {}).get("settings", {})}
+    run = {**(run or {}), "settings": settings, **_provenance(grid)}
+    _json(run)
+
+    with all_or_nothing(folder, existing, RUN_FILE, _upper_estimate(grid)) as staging:
+        for v in range(grid.n_views + 1):
+            write_video(staging / f"view_{v:02d}.mp4", grid.images[:, v], grid.fps)
+            write_frames(staging / "frames" / f"view_{v:02d}", grid.images[:, v])
+            if grid.masks is not None:
+                write_frames(staging / "masks" / f"view_{v:02d}", grid.masks[:, v])
+        contact_sheet(grid).save(staging / CONTACT_SHEET)
+        if save_latents and grid.latents is not None:
+            (staging / _LATENTS_FILE).parent.mkdir()
+            half = grid.latents.detach().to("cpu", torch.float16).contiguous()
+            (staging / _LATENTS_FILE).write_bytes(save({_LATENTS_KEY: half}))
+        (staging / CAMERAS_FILE).write_text(cameras)
+        (staging / "transforms_train.json").write_text(transforms)
+        (staging / "transforms.json").write_text(transforms)
+        names = [*sorted(path.name for path in staging.iterdir()), RUN_FILE]
+        (staging / RUN_FILE).write_text(_json({**run, "entries": names}))
+    return [folder / name for name in names]
+
+
+def read_crop(folder: str | Path) -> CropPath | None:
+    """Return how the input of a folder of views was cut out of its clip; None where that is not known."""
+    file = Path(folder) / CAMERAS_FILE
+    crop = json.loads(file.read_text()).get("crop") if file.is_file() else None
+    return None if crop is None else CropPath.from_json(crop)
+
+
+def read_views(folder: Path) -> ViewGrid:
+    """Return the grid that `write_views` wrote: images and masks to 8 bits, latents to 16 bits.
+
+    Raises:
+        FileNotFoundError: ``folder`` is not a complete folder of views.
+        ValueError: a file of it is damaged.
+    """
+    folder = Path(folder)
+    for name in (RUN_FILE, CAMERAS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"Expected a complete folder of views; {folder} has no {name}. Give the folder that holds "
+                f"{RUN_FILE} and view_00.mp4, or make the views again."
+            )
+    try:
+        missing = [name for name in missing_files(folder) if name.startswith(_NEEDED_TO_READ)]
+        grid = None if missing else _read(folder)
+    except Exception as error:
+        # Damaged pictures and headers raise nearly anything; all of it means the same.
+        raise ValueError(
+            f"Expected a readable folder of views; {folder} is damaged ({type(error).__name__}: "
+            f"{error}). Make the views again, or bring its files back."
+        ) from error
+    if grid is None:
+        raise FileNotFoundError(
+            f"Expected a complete folder of views; {folder} lacks {len(missing)} of its files: "
+            f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}. Bring them back, or make the "
+            f"views again."
+        )
+    return grid
+
+
+def _read(folder: Path) -> ViewGrid:
+    run = json.loads((folder / RUN_FILE).read_text())
+    cameras = Cameras.from_json(json.loads((folder / CAMERAS_FILE).read_text()))
+    images = _read_grid(folder / "frames", cameras.n_views + 1, run["n_frames"])
+    masks = None
+    if (folder / "masks").is_dir():
+        masks = _read_grid(folder / "masks", cameras.n_views + 1, run["n_frames"])
+    latents = None
+    if (folder / _LATENTS_FILE).is_file():
+        latents = load((folder / _LATENTS_FILE).read_bytes())[_LATENTS_KEY].float()
+    provenance = {key: run[key] for key in ("fps", "variant", "trained", "seed", "steps")}
+    provenance["settings"] = run.get("settings") or None
+    provenance["times"] = tuple(run["times"]) if run.get("times") else None
+    return ViewGrid(images, cameras, masks, latents=latents, **provenance)
+
+
+def _check(grid: ViewGrid, save_latents: bool) -> None:
+    height, width = grid.images.shape[2:4]
+    if height != width or height % 2:
+        raise ValueError(
+            f"Expected square images of even size (the cameras are square); got {height} x {width}. Resize "
+            "or pad the views first."
+        )
+    if save_latents and grid.latents is None:
+        raise ValueError("Expected latents to save; these views have none. Leave save_latents off.")
+
+
+def read_run(folder: Path) -> dict:
+    """Return the content of ``run.json``, or nothing when there is none that can be read."""
+    try:
+        run = json.loads((folder / RUN_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return run if isinstance(run, dict) else {}
+
+
+def entries_of(run: dict) -> list[str]:
+    """Return the names that a folder's ``run.json`` says `write_views` made there."""
+    return [name for name in run.get("entries", []) if isinstance(name, str) and _NAMES.fullmatch(name)]
+
+
+def refuse_foreign_entries(folder: Path) -> None:
+    """Raise FileExistsError when `write_views` would replace entries of ``folder`` that it did not make."""
+    if not folder.is_dir():
+        return
+    ours = set(entries_of(read_run(folder)))
+    foreign = sorted(
+        path.name for path in folder.iterdir() if _NAMES.fullmatch(path.name) and path.name not in ours
+    )
+    if foreign:
+        raise FileExistsError(
+            f"{folder} holds {', '.join(foreign[:3])}{' ...' if len(foreign) > 3 else ''}, which this "
+            f"program did not write and never replaces. Choose another folder or move them away."
+        )
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Return which files of a folder of views are gone, relative to it."""
+    run = read_run(folder)
+    expected = entries_of(run)
+    for kind in ("frames", "masks"):
+        if kind in expected:
+            views, frames = range(run["n_views"] + 1), range(run["n_frames"])
+            expected += [f"{kind}/view_{v:02d}/{t:05d}.png" for v in views for t in frames]
+    if "latents" in expected:
+        expected.append(_LATENTS_FILE)
+    return [name for name in expected if not (folder / name).exists()]
+
+
+def _provenance(grid: ViewGrid) -> dict:
+    facts = {
+        "variant": grid.variant,
+        "trained": grid.trained,
+        "seed": grid.seed,
+        "steps": grid.steps,
+        "fps": grid.fps,
+        "n_frames": grid.n_frames,
+        "times": None if grid.times is None else list(grid.times),
+        "n_views": grid.n_views,
+        "size": grid.images.shape[2],
+    }
+    return facts if grid.trained else {**facts, "warning": UNTRAINED_LABEL}
+
+
+def _json(content: dict) -> str:
+    """Return JSON text. Raises ValueError for values that JSON cannot hold, before anything is written."""
+    try:
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    except TypeError as error:
+        raise ValueError(
+            f"Expected plain JSON values in crop and run; {error}. Convert them first."
+        ) from error
+
+
+def _upper_estimate(grid: ViewGrid) -> int:
+    """Return the bytes of uncompressed frames, masks and latents: more than the folder will take."""
+    pixels = grid.images.numel() // 3
+    latents = 0 if grid.latents is None else 2 * grid.latents.numel()
+    return 4 * pixels + latents
+
+
+def _read_grid(folder: Path, n_cameras: int, n_frames: int) -> torch.Tensor:
+    views = [torch.from_numpy(read_frames(folder / f"view_{v:02d}", n_frames)) for v in range(n_cameras)]
+    return torch.stack(views, dim=1).float() / 255

@@ -1,0 +1,154 @@
+"""The OpenCLIP image tower that turns each input frame into one context token.
+
+Source: specification 3.1. Module names give the official checkpoint keys.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .blocks import AttentionFunction, scaled_dot_product
+from .config import CLIPVisionConfig
+
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def _blur_axis(x: Tensor, factor: float, axis: int) -> Tensor:
+    """Blur images [N, 3, H, W] along one axis as much as shrinking them by ``factor`` needs."""
+    sigma = max((factor - 1) / 2, 0.001)
+    taps = int(max(4 * sigma, 3))
+    taps += 1 - taps % 2
+    offsets = torch.arange(taps, dtype=x.dtype, device=x.device) - taps // 2
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = (
+        (kernel / kernel.sum()).view(1, 1, -1, 1) if axis == 2 else (kernel / kernel.sum()).view(1, 1, 1, -1)
+    )
+    half = taps // 2
+    padding = (0, 0, half, half) if axis == 2 else (half, half, 0, 0)
+    padded = F.pad(x, padding, mode="reflect")
+    return F.conv2d(padded, kernel.expand(x.shape[1], 1, *kernel.shape[2:]), groups=x.shape[1])
+
+
+def resize_for_clip(images: Tensor, size: int = 224) -> Tensor:
+    """Return images resized as the reference does it: blurred when shrinking, bicubic, corners aligned.
+
+    Args:
+        images: [N, 3, H, W] float32 in -1..1.
+        size: target height and width.
+
+    Returns:
+        [N, 3, size, size], not clamped.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == (size, size):
+        return images
+    if max(height, width) > size:
+        images = _blur_axis(images, width / size, axis=3)
+        images = _blur_axis(images, height / size, axis=2)
+    return F.interpolate(images, (size, size), mode="bicubic", align_corners=True)
+
+
+def preprocess_for_clip(images: Tensor, size: int = 224) -> Tensor:
+    """Return images [N, 3, H, W] in -1..1 resized and normalised for the tower, [N, 3, size, size]."""
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
+    return ((resize_for_clip(images, size) + 1) / 2 - mean) / std
+
+
+class _PackedAttention(nn.Module):
+    """Self-attention whose three input projections are one matrix, as in the official keys."""
+
+    def __init__(
+        self, width: int, heads: int, *, operations: ModuleType | Any, attention: AttentionFunction, **kw
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention = attention
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width, **kw))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width, **kw))
+        self.out_proj = operations.Linear(width, width, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.in_proj_weight.to(x), self.in_proj_bias.to(x)
+        q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
+        return self.out_proj(self.attention(q, k, v, self.heads))
+
+
+class _MLP(nn.Module):
+    def __init__(self, config: CLIPVisionConfig, *, operations: ModuleType | Any, **kw) -> None:
+        super().__init__()
+        self.quick_gelu = config.quick_gelu
+        self.c_fc = operations.Linear(config.width, config.mlp_width, **kw)
+        self.c_proj = operations.Linear(config.mlp_width, config.width, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c_fc(x)
+        return self.c_proj(x * torch.sigmoid(1.702 * x) if self.quick_gelu else F.gelu(x))
+
+
+class _Layer(nn.Module):
+    def __init__(
+        self, config: CLIPVisionConfig, *, operations: ModuleType | Any, attention: AttentionFunction, **kw
+    ) -> None:
+        super().__init__()
+        width, heads = config.width, config.width // config.head_width
+        self.ln_1 = operations.LayerNorm(width, **kw)
+        self.attn = _PackedAttention(width, heads, operations=operations, attention=attention, **kw)
+        self.ln_2 = operations.LayerNorm(width, **kw)
+        self.mlp = _MLP(config, operations=operations, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class _Transformer(nn.Module):
+    def __init__(self, config: CLIPVisionConfig, **kw) -> None:
+        super().__init__()
+        self.resblocks = nn.Sequential(*(_Layer(config, **kw) for _ in range(config.layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resblocks(x)
+
+
+class CLIPVision(nn.Module):
+    """The tower; keys follow ``conditioner.embedders.0.open_clip.model.visual.``."""
+
+    def __init__(
+        self,
+        config: CLIPVisionConfig,
+        *,
+        operations: ModuleType | Any = nn,
+        attention: AttentionFunction = scaled_dot_product,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        plain: dict[str, Any] = {"dtype": dtype, "device": device}
+        kw = {"operations": operations, "attention": attention, **plain}
+        width, tokens = config.width, (config.image_size // config.patch) ** 2 + 1
+        self.conv1 = operations.Conv2d(3, width, config.patch, stride=config.patch, bias=False, **plain)
+        self.class_embedding = nn.Parameter(torch.empty(width, **plain))
+        self.positional_embedding = nn.Parameter(torch.empty(tokens, width, **plain))
+        self.ln_pre = operations.LayerNorm(width, **plain)
+        self.transformer = _Transformer(config, **kw)
+        self.ln_post = operations.LayerNorm(width, **plain)
+        self.proj = nn.Parameter(torch.empty(width, config.embed_dim, **plain))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one embedding per image, [N, embed_dim], not normalised.
+
+        Args:
+            images: [N, 3, H, W] in -1..1, any size; resizing happens in float32.
+        """
+        pixels = preprocess_for_clip(images.float(), self.config.image_size).to(self.proj.dtype)
+        x = self.conv1(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_embedding.to(x).expand(len(x), 1, -1), x], dim=1)
+        x = self.transformer(self.ln_pre(x + self.positional_embedding.to(x)))
+        return self.ln_post(x[:, 0]) @ self.proj.to(x)

@@ -1,0 +1,449 @@
+"""The noise schedule and the preconditioning of the network.
+
+Source: specification section 7; Karras et al. 2022, equation 5 and table 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from ..cameras import Cameras
+from .blocks import sinusoidal_embedding
+from .config import GUIDANCE_SHAPES
+from .unet import PreparedWindow, UNet
+
+
+def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0, rho: float = 7.0) -> Tensor:
+    """Return descending noise levels that end with 0, [steps + 1] float32.
+
+    Raises:
+        ValueError: fewer than one step.
+    """
+    if steps < 1:
+        raise ValueError(f"Expected at least 1 step; got {steps}.")
+    ramp = torch.linspace(0, 1, steps)
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    sigmas = (high + ramp * (low - high)) ** rho
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+class Preconditioning(NamedTuple):
+    """Factors around the network: ``denoised = c_skip * x + c_out * network(c_in * x, c_noise)``."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+def precondition(sigma: Tensor) -> Preconditioning:
+    """Return the factors for noise levels ``sigma`` (v-prediction, sigma_data 1), of the same shape."""
+    root = torch.sqrt(sigma**2 + 1)
+    return Preconditioning(1 / (sigma**2 + 1), -sigma / root, 1 / root, 0.25 * torch.log(sigma))
+
+
+def first_step(steps: int, strength: float) -> int:
+    """Return the step of the full schedule at which denoising of given strength starts.
+
+    Raises:
+        ValueError: no steps, a strength outside (0, 1], or one so small that no step is left.
+    """
+    if steps < 1:
+        raise ValueError(f"Expected at least 1 step; got {steps}.")
+    start = round((1 - strength) * steps)
+    if not 0 < strength <= 1 or start >= steps:
+        raise ValueError(
+            f"Expected 0 < strength <= 1 with at least one of {steps} steps left; got {strength:g}. "
+            f"Use at least {1 / steps:.3g} or more steps."
+        )
+    return start
+
+
+# denoised = denoise(x, sigma), x [N, C, h, w], sigma [] on the device of x.
+DenoiseFunction = Callable[[Tensor, Tensor], Tensor]
+# callback(step, total, preview): called after each step; may raise to cancel.
+Callback = Callable[[int, int, Tensor | None], None]
+
+
+def start_latents(noise: Tensor, sigmas: Tensor, init: Tensor | None, strength: float) -> tuple[Tensor, int]:
+    """Return the noisy latents that sampling starts from and its first step.
+
+    Args:
+        noise: [N, C, h, w] unit variance.
+        sigmas: [S + 1] from `schedule.karras_sigmas`.
+        init: [N, C, h, w] scaled latents to start near, needed when ``strength`` is below 1.
+        strength: share of the schedule to run.
+
+    Raises:
+        ValueError: ``strength`` out of range, or below 1 without ``init``.
+    """
+    start = first_step(len(sigmas) - 1, strength)
+    if start == 0:
+        return noise * (1 + sigmas[0] ** 2).sqrt().to(noise), 0
+    if init is None:
+        raise ValueError(
+            f"Strength (denoise) {strength:g} starts from given views; got none: give init_views."
+        )
+    return init + noise * sigmas[start].to(noise), start
+
+
+def sample_euler(
+    denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
+) -> Tensor:
+    """Return the latents at noise level 0, starting from ``x`` at noise level ``sigmas[start]``.
+
+    Args:
+        denoise: the guided denoiser.
+        x: [N, C, h, w] float32.
+        sigmas: [S + 1] descending, last is 0.
+        start: first step to run.
+        callback: see `Callback`; the preview is the denoised prediction of the step.
+    """
+    levels = sigmas.to(x)
+    for step in range(start, len(sigmas) - 1):
+        denoised = denoise(x, levels[step])
+        slope = (x - denoised) / levels[step]
+        x = x + slope * (levels[step + 1] - levels[step])
+        if callback is not None:
+            callback(step + 1, len(sigmas) - 1, denoised)
+    return x
+
+
+def sample_dpmpp_2m(
+    denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
+) -> Tensor:
+    """Return the latents at noise level 0, like `sample_euler` but of second order at the same cost.
+
+    A step takes the prediction half-way to the next noise level (in half the logarithm of the signal-to-noise
+    ratio), extrapolated from this step's and the one before. The first and the last step are Euler steps.
+
+    Args:
+        denoise, x, sigmas, start, callback: as in `sample_euler`.
+    """
+    levels = sigmas.to(x)
+    half_log_snr = -levels.log()
+    last, previous = len(sigmas) - 2, None
+    for step in range(start, last + 1):
+        denoised = predicted = denoise(x, levels[step])
+        if previous is not None and step < last:
+            to_next, from_previous = half_log_snr[step - 1 : step + 2].diff().flip(0)
+            predicted = denoised + to_next / (2 * from_previous) * (denoised - previous)
+        x = torch.lerp(predicted, x, levels[step + 1] / levels[step])
+        previous = denoised
+        if callback is not None:
+            callback(step + 1, last + 1, denoised)
+    return x
+
+
+SAMPLERS = {"euler": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
+
+
+def _triangle(n_views: int) -> Tensor:
+    """Return a triangle wave over the views: 0 at the first and the last, 1 in the middle, [V]."""
+    r = torch.arange(n_views, dtype=torch.float32) / max(1, n_views - 1)
+    return 2 * (r - torch.floor(r + 0.5)).abs()
+
+
+def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_max: float) -> Tensor:
+    """Return the guidance scale of each frame and view, [T, V] float32.
+
+    Args:
+        shape: ``linear`` rises over the flattened (t v) order (official sv4d2), ``spatiotemporal`` is the
+            mean of a rise over frames and a triangle over views (official sv4d2_8views), ``triangle`` is the
+            triangle over views, ``constant`` is ``cfg_max`` everywhere.
+        n_frames: T.
+        n_views: V.
+        cfg_min, cfg_max: range of the scale; ``constant`` does not use ``cfg_min``.
+
+    Raises:
+        ValueError: an unknown shape, or a range that is not finite and rising.
+    """
+    if shape == "constant":
+        cfg_min = cfg_max
+    if not (math.isfinite(cfg_min) and math.isfinite(cfg_max) and cfg_min <= cfg_max):
+        raise ValueError(
+            f"Expected a finite guidance range with minimum <= maximum; got {cfg_min:g} to {cfg_max:g}. "
+            f"Give the smaller number first."
+        )
+    if shape == "linear":
+        position = torch.linspace(0, 1, n_frames * n_views).view(n_frames, n_views)
+    elif shape == "spatiotemporal":
+        position = 0.5 * torch.linspace(0, 1, n_frames)[:, None] + 0.5 * _triangle(n_views)[None]
+    elif shape == "triangle":
+        position = _triangle(n_views).expand(n_frames, n_views)
+    elif shape == "constant":
+        position = torch.ones(n_frames, n_views)
+    else:
+        raise ValueError(f"Expected guidance shape {', '.join(GUIDANCE_SHAPES)}; got {shape!r}.")
+    return cfg_min + (cfg_max - cfg_min) * position
+
+
+def resolve_guidance(
+    cfg: float | tuple[float, float] | Tensor | None,
+    shape: str,
+    n_frames: int,
+    n_views: int,
+    default_range: tuple[float, float],
+) -> Tensor:
+    """Return the table that a user's ``cfg`` asks for, [T, V].
+
+    Args:
+        cfg: None (the variant's own range), a number (constant), (min, max), or a table [T, V].
+        shape: the variant's shape, used for ranges.
+        n_frames, n_views: T and V of a window.
+        default_range: the variant's (min, max).
+
+    Raises:
+        ValueError: a table of another shape, or values that are not finite.
+    """
+    if isinstance(cfg, Tensor):
+        if tuple(cfg.shape) != (n_frames, n_views):
+            raise ValueError(
+                f"Expected a guidance table [{n_frames}, {n_views}] (frames, views); got {list(cfg.shape)}."
+            )
+        table = cfg.float()
+    elif isinstance(cfg, (int, float)):
+        table = guidance_table("constant", n_frames, n_views, float(cfg), float(cfg))
+    elif cfg is not None and len(cfg) != 2:
+        raise ValueError(f"Expected a guidance range (min, max); got {len(cfg)} values: {cfg}.")
+    else:
+        low, high = default_range if cfg is None else cfg
+        table = guidance_table(shape, n_frames, n_views, float(low), float(high))
+    if not table.isfinite().all():
+        raise ValueError(f"Guidance scales must be finite numbers; got {cfg}.")
+    return table
+
+
+def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
+    """Return ``uncond + scale * (cond - uncond)`` on denoised predictions [N, C, h, w].
+
+    Args:
+        scale: [T, V] with T * V = N, order (t v).
+    """
+    return torch.lerp(uncond, cond, scale.to(cond).reshape(-1, 1, 1, 1))
+
+
+# The reference embeds this constant where other models of the family embed the conditioning noise level.
+_NOISE_CONSTANT = 1e-5
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Conditioning of one window of T frames and V novel views.
+
+    Args:
+        tokens: [T, D] image embedding of each input frame.
+        frame_latents: [T, 4, h, w] unscaled latents of the input frames.
+        reference_latents: [V, 4, h, w] unscaled latents of the reference views, zeros when there are none.
+        vectors: [V, A] camera vectors.
+        uncond_vectors: [V, A] camera vectors without conditioning on the frames.
+    """
+
+    tokens: Tensor
+    frame_latents: Tensor
+    reference_latents: Tensor
+    vectors: Tensor
+    uncond_vectors: Tensor
+
+    def unconditional(self) -> Conditioning:
+        """Return the other half of guidance: zeros for all but the cameras."""
+        return Conditioning(
+            torch.zeros_like(self.tokens),
+            torch.zeros_like(self.frame_latents),
+            torch.zeros_like(self.reference_latents),
+            self.uncond_vectors,
+            self.uncond_vectors,
+        )
+
+
+def camera_vectors(cameras: Cameras, dims: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Return the camera vectors of the novel views, conditional and unconditional, each [V, sum(dims)].
+
+    Args:
+        cameras: the cameras.
+        dims: widths of the noise constant's, the polar angle's and the azimuth's embedding. The
+            unconditional vectors have zeros for the first and keep the cameras.
+    """
+    polar, azimuth = cameras.network_angles_rad()
+    constant = torch.full((cameras.n_views,), _NOISE_CONSTANT)
+    parts = [sinusoidal_embedding(x, dim) for x, dim in zip((constant, polar, azimuth), dims, strict=True)]
+    return torch.cat(parts, dim=-1), torch.cat([torch.zeros_like(parts[0]), *parts[1:]], dim=-1)
+
+
+@dataclass(frozen=True)
+class GuidedInputs:
+    """The conditioning as the network takes it for guidance: unconditional first, B = 2.
+
+    Args:
+        context: [2, T, D].
+        concat: [2 T V, 4, h, w].
+        vectors: [2 V, A], the same for all frames.
+        references: [2 V, 4, h, w].
+    """
+
+    context: Tensor
+    concat: Tensor
+    vectors: Tensor
+    references: Tensor
+
+    def conditional(self) -> GuidedInputs:
+        """Return the conditional half alone, B = 1."""
+        halves = (self.context, self.concat, self.vectors, self.references)
+        return GuidedInputs(*(both.chunk(2)[1] for both in halves))
+
+
+def guided_inputs(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> GuidedInputs:
+    """Return the network inputs of the unconditional and the conditional half."""
+    halves = (conditioning.unconditional(), conditioning)
+    n_views = len(conditioning.vectors)
+    frames = torch.cat([half.frame_latents for half in halves]).to(device, dtype)
+    return GuidedInputs(
+        context=torch.stack([half.tokens for half in halves]).to(device, dtype),
+        concat=repeat(frames, "bt c h w -> (bt v) c h w", v=n_views),
+        vectors=torch.cat([half.vectors for half in halves]).to(device, dtype),
+        references=torch.cat([half.reference_latents for half in halves]).to(device, dtype),
+    )
+
+
+def to_network_images(images: Tensor) -> Tensor:
+    """Return images [N, H, W, 3] in 0..1 as [N, 3, H, W] in -1..1."""
+    return rearrange(images, "n h w c -> n c h w") * 2 - 1
+
+
+def from_network_images(images: Tensor) -> Tensor:
+    """Return images [N, 3, H, W], about -1..1, as [N, H, W, 3] clamped to 0..1."""
+    return rearrange(((images + 1) / 2).clamp(0, 1), "n c h w -> n h w c")
+
+
+def guided_denoiser(
+    unet: UNet, inputs: GuidedInputs, guidance: Tensor, interval: tuple[float, float] | None = None
+) -> DenoiseFunction:
+    """Return ``denoise(x, sigma)`` for noisy latents ``x`` [T * V, 4, h, w] float32, order (t v).
+
+    Args:
+        unet: the network; computes in the dtype of ``inputs``.
+        inputs: conditioning of both halves.
+        guidance: [T, V] scales.
+        interval: lowest and highest noise level with guidance; elsewhere the result is the conditional
+            half's, and the other half is not computed. None: guidance everywhere.
+    """
+    guidance = guidance.to(inputs.context.device)
+    conditional = inputs.conditional()
+
+    @cache
+    def prepared(guided: bool) -> PreparedWindow:
+        halves = inputs if guided else conditional
+        return unet.prepare(halves.context, halves.references)
+
+    def predict(x: Tensor, sigma: Tensor, guided: bool) -> tuple[Tensor, ...]:
+        """Return the denoised predictions, unconditional and conditional or the conditional one alone."""
+        halves, n = (inputs, 2) if guided else (conditional, 1)
+        scale = precondition(sigma)
+        noisy = (x * scale.c_in).to(halves.concat).repeat(n, 1, 1, 1)
+        timesteps = scale.c_noise.expand(len(halves.vectors))
+        out = unet(torch.cat([noisy, halves.concat], dim=1), timesteps, halves.vectors, prepared(guided))
+        return tuple(half * scale.c_out + x * scale.c_skip for half in out.float().chunk(n))
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        if interval is not None and not interval[0] <= float(sigma) <= interval[1]:
+            return predict(x, sigma, guided=False)[0]
+        uncond, cond = predict(x, sigma, guided=True)
+        return guide(uncond, cond, guidance)
+
+    return denoise
+
+
+@dataclass(frozen=True)
+class Solver:
+    """The method and its shortcuts; the default is the official computation without any.
+
+    Args:
+        sampler: a name in `SAMPLERS`.
+        guidance_interval: lowest and highest noise level with guidance; elsewhere the conditional half of the
+            network alone is computed. None: guidance everywhere. Source: Kynkäänniemi et al. 2024.
+        step_cache: `StepCache` reuses the network's output while it is expected to change by less than this
+            share; 0: never.
+
+    Raises:
+        ValueError: an unknown sampler, or numbers out of range.
+    """
+
+    sampler: str = "euler"
+    guidance_interval: tuple[float, float] | None = None
+    step_cache: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"Expected sampler {' or '.join(SAMPLERS)}; got {self.sampler!r}.")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0 <= low < high < math.inf:
+                raise ValueError(
+                    f"Expected a guidance interval of two noise levels, 0 <= low < high; got {low:g} to "
+                    f"{high:g}. Give the smaller number first."
+                )
+        if not 0 <= self.step_cache < math.inf:
+            raise ValueError(
+                f"Expected a step cache threshold from 0 (off) on; got {self.step_cache:g}. Try 0.1."
+            )
+
+    def changed(self) -> dict[str, object]:
+        """Return the fields that differ from the default, as JSON values."""
+        default, ours = asdict(Solver()), asdict(self)
+        changed = {name: value for name, value in ours.items() if value != default[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
+
+
+class StepCache:
+    """A denoise function that evaluates another only where its result is expected to have changed.
+
+    What is reused is the network's own output, which changes slowly at every noise level; the denoised
+    prediction follows from it and the present latents. One cache serves one window.
+
+    Args:
+        denoise: what is evaluated; its result may be guided.
+        threshold: change of the network's output, as a share of its size, up to which it is reused.
+    """
+
+    def __init__(self, denoise: DenoiseFunction, threshold: float) -> None:
+        self.denoise = denoise
+        self.threshold = threshold
+        self.evaluated = 0
+        self._input: Tensor | None = None
+        self._output: Tensor | None = None
+        self._rate: float | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return the denoised prediction for latents ``x`` [N, C, h, w] at noise level ``sigma``."""
+        scale = precondition(sigma)
+        given = x * scale.c_in
+        if self._output is not None and self._expected_change(given) < self.threshold:
+            return self._output * scale.c_out + x * scale.c_skip
+        denoised = self.denoise(x, sigma)
+        self.evaluated += 1
+        self._remember(given, (denoised - x * scale.c_skip) / scale.c_out)
+        return denoised
+
+    def _expected_change(self, given: Tensor) -> float:
+        """Return how far the output is expected to have moved since the last evaluation, per its size."""
+        if self._rate is None or self._input is None or self._output is None:
+            return float("inf")
+        return self._rate * _distance(given, self._input) / float(self._output.abs().mean())
+
+    def _remember(self, given: Tensor, output: Tensor) -> None:
+        """Keep an evaluation, and how far its output moved per movement of the input since the last."""
+        if self._input is not None and self._output is not None:
+            self._rate = _distance(output, self._output) / max(_distance(given, self._input), 1e-12)
+        self._input, self._output = given, output
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().mean())

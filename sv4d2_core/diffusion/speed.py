@@ -1,0 +1,135 @@
+"""Compiles the UNet's repeated work with torch.compile: what runs once per part of the images or tokens.
+
+Compiled are the functions inside the loops over parts, not the loops. Blocks of equal sizes share one
+compiled function, and every step and window calls the same shapes, so that all compiling happens in the first
+step: once for the parts of full size and once for a smaller last one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .blocks import AttentionBlock, ResBlock, TemporalConvs, TransformerBlock
+from .unet import UNet
+
+# Sizes per function: four levels, three kinds of attention, joined and plain inputs, full and last parts.
+_SIZES_PER_FUNCTION = 128
+
+# As `torch.compile` takes it; only ``inductor`` makes anything faster.
+Backend = str | Callable[..., Any]
+
+log = logging.getLogger(__name__)
+
+
+def check_compiler(device: torch.device, backend: Backend = "inductor") -> None:
+    """Compile a trivial function, to learn before any work whether compiling works here.
+
+    Raises:
+        ValueError: it does not; names the reason.
+    """
+
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x + x
+
+    try:
+        torch.compile(twice, backend=backend, fullgraph=True)(torch.ones(8, device=device))
+    except (RuntimeError, ImportError, OSError) as error:
+        needed = "Triton and a C compiler" if device.type == "cuda" else "a C++ compiler, such as g++"
+        raise ValueError(
+            f"Expected --compile to find {needed}; got {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]} Install {needed}, or run without --compile."
+        ) from error
+
+
+def compile_blocks(unet: UNet, backend: Backend = "inductor") -> None:
+    """Replace the work per part in all blocks of a UNet by compiled functions; results equal up to rounding.
+
+    The first step compiles, which takes minutes, and so does the first of another size: another number of
+    frames or views, guidance switched off for some steps, smaller parts after memory ran out. Not undone.
+    """
+    _allow_sizes()
+    compiled = partial(torch.compile, backend=backend, fullgraph=True, dynamic=False)
+    for module, name in _per_part(unet):
+        setattr(module, name, compiled(getattr(module, name)))
+    log.info("The first denoising step compiles the network, which can take minutes.")
+
+
+def _per_part(unet: UNet) -> Iterator[tuple[nn.Module, str]]:
+    """Yield which method of which module does the work of one part."""
+    for module in unet.modules():
+        if isinstance(module, (TransformerBlock, TemporalConvs)):
+            yield module, "forward"
+        elif isinstance(module, ResBlock):
+            yield module, "_within_images"
+
+
+def _allow_sizes() -> None:
+    """Let one function be compiled for all sizes of a network; by default few are, the rest run as before."""
+    config: Any = torch._dynamo.config
+    # Up to torch 2.5 the same number is called cache_size_limit.
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, name, max(getattr(config, name), _SIZES_PER_FUNCTION))
+
+
+_TYPE = torch.float8_e4m3fn
+_LARGEST = torch.finfo(_TYPE).max
+_KINDS = (nn.Linear, nn.Conv2d, nn.Conv3d)
+
+
+class EightBits(nn.Module):
+    """A weight as numbers of 8 bits and a scale per output channel, so that each row uses all their range."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``weight`` [out, ...] as float8_e4m3fn and its scales [out, 1, ...], float32."""
+        weight = weight.float()
+        scale = weight.abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True) / _LARGEST
+        # A row of zeros stays one.
+        scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
+        return (weight / scale).clamp(-_LARGEST, _LARGEST).to(_TYPE), scale
+
+    def forward(self, narrow: Tensor, scale: Tensor) -> Tensor:
+        """Return the weight [out, ...] in the dtype that it had."""
+        return narrow.to(self.dtype) * scale.to(self.dtype)
+
+
+def check_eight_bits(device: torch.device) -> None:
+    """Find out before any work whether a device has numbers of 8 bits.
+
+    Raises:
+        ValueError: it has not.
+    """
+    try:
+        torch.ones(1, device=device).to(_TYPE).float()
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"Expected a device with numbers of 8 bits for --fp8-weights; {device} has none "
+            f"({str(error).splitlines()[0]}). Leave the option out and use --dtype fp16."
+        ) from error
+
+
+def matrices(unet: UNet) -> Iterator[nn.Linear | nn.Conv2d | nn.Conv3d]:
+    """Yield the layers whose weights can be kept in 8 bits: those of the residual and attention blocks."""
+    for block in unet.modules():
+        if isinstance(block, (ResBlock, AttentionBlock)):
+            yield from (module for module in block.modules() if isinstance(module, _KINDS))
+
+
+def keep_in_eight_bits(unet: UNet) -> None:
+    """Keep the matrices of a UNet's residual and attention blocks in 8 bits; not undone.
+
+    The network computes in the dtype that it had. Offsets, norms, the embeddings of noise level and cameras,
+    and the few convolutions outside of blocks stay as they are.
+    """
+    for layer in list(matrices(unet)):
+        parametrize.register_parametrization(layer, "weight", EightBits(layer.weight.dtype))

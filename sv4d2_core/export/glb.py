@@ -1,0 +1,261 @@
+"""Binary glTF of a mesh or of a mesh that moves, written without any library.
+
+glTF cannot animate vertices as such. What every viewer plays is one morph target for each frame, whose
+weight is 1 at that frame's key time and 0 at all others: between two key times the linear interpolation of
+the weights is the linear interpolation of the two frames.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..files import refuse_existing, write_file
+from .mesh import Mesh, MeshAnimation, check_animation, check_mesh, srgb_to_linear
+from .texture import Texture
+
+_COMPONENT_TYPES = {"float32": 5126, "uint32": 5125, "uint16": 5123}
+_TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+_MAX_BYTES = 2**32 - 1
+
+
+class GLBContainer:
+    """Collects binary data and the JSON entries that describe it.
+
+    Source: glTF 2.0 specification, sections 3.6 (data) and 4 (GLB).
+    """
+
+    def __init__(self) -> None:
+        self.accessors: list[dict[str, Any]] = []
+        self.views: list[dict[str, Any]] = []
+        self._parts: list[bytes] = []
+        self._length = 0
+
+    def add_bytes(self, content: bytes, target: int | None = None) -> int:
+        """Return the number of a new buffer view; ``target`` is what vertex data is for."""
+        view = {"buffer": 0, "byteOffset": self._length, "byteLength": len(content)}
+        if target is not None:
+            view["target"] = target
+        self.views.append(view)
+        content += bytes(-len(content) % 4)
+        self._parts.append(content)
+        self._length += len(content)
+        return len(self.views) - 1
+
+    def add_array(
+        self,
+        values: np.ndarray,  # [count] or [count, 2..4], float32, uint32 or uint16
+        target: int | None = None,
+        *,
+        limits: bool = False,
+        normalized: bool = False,
+    ) -> int:
+        """Return the number of a new accessor.
+
+        Args:
+            values: one row for each element.
+            target: what vertex data is for.
+            limits: state the smallest and largest values, which positions and key times must have.
+            normalized: integers stand for 0..1.
+        """
+        rows = values.reshape(len(values), -1)
+        accessor: dict[str, Any] = {
+            "bufferView": self.add_bytes(rows.astype(rows.dtype.newbyteorder("<")).tobytes(), target),
+            "componentType": _COMPONENT_TYPES[values.dtype.name],
+            "count": len(rows),
+            "type": _TYPES[rows.shape[1]],
+        }
+        if limits:
+            accessor |= {"min": rows.min(0).tolist(), "max": rows.max(0).tolist()}
+        if normalized:
+            accessor["normalized"] = True
+        self.accessors.append(accessor)
+        return len(self.accessors) - 1
+
+    def to_bytes(self, document: dict[str, Any]) -> bytes:
+        """Return the file whose JSON is ``document`` with this container's entries added.
+
+        Raises:
+            ValueError: it would be longer than the format allows.
+        """
+        document = {
+            **document,
+            "accessors": self.accessors,
+            "bufferViews": self.views,
+            "buffers": [{"byteLength": self._length}],
+        }
+        text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+        text += b" " * (-len(text) % 4)
+        total = 12 + 8 + len(text) + 8 + self._length
+        if total > _MAX_BYTES:
+            raise ValueError(
+                f"Expected a GLB below 4.3 GB, the most that its header can state; this one would have "
+                f"{total / 1e9:.1f} GB. Export fewer frames or fewer faces."
+            )
+        header = struct.pack("<4sII", b"glTF", 2, total)
+        chunks = (struct.pack("<I4s", len(text), b"JSON"), text, struct.pack("<I4s", self._length, b"BIN\0"))
+        return b"".join((header, *chunks, *self._parts))
+
+
+GENERATOR = "sv4d2"
+ANIMATION_NAME = "motion"
+UNLIT = "KHR_materials_unlit"
+_LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
+# 65535 as an index means the start of a new strip in some interfaces and is not allowed.
+_MAX_SHORT_VERTICES = 65535
+
+
+def write_animated_glb(
+    path: str | Path,
+    animation: MeshAnimation,
+    *,
+    texture: Texture | None = None,
+    name: str = "object",
+    overwrite: bool = False,
+) -> int:
+    """Write a mesh that moves and return the file's size in bytes.
+
+    The first frame is the mesh itself and each later frame ``t`` the target ``frame_00t``; keys are in
+    seconds. An animation of one frame becomes a GLB without animation.
+
+    Args:
+        path: of the file; missing folders above it are made.
+        animation: one topology.
+        texture: shown in place of the vertex colours; its uvs belong to the animation's vertices.
+        name: of the mesh and its node.
+        overwrite: replace an existing file.
+
+    Raises:
+        FileExistsError: ``path`` exists and ``overwrite`` is off.
+        ValueError: no surface, positions that are not finite, faces without their vertices, times that do not
+            rise, a texture of another mesh.
+        OSError: the disk is full or read-only; the text says what to do.
+    """
+    path = Path(path)
+    refuse_existing(path, overwrite)
+    return write_file(path, animated_glb_bytes(animation, texture, name), overwrite)
+
+
+def animated_glb_bytes(
+    animation: MeshAnimation, texture: Texture | None = None, name: str = "object"
+) -> bytes:
+    """Return the content of the file that `write_animated_glb` writes. Raises ValueError as it does."""
+    check_animation(animation)
+    positions = animation.positions.numpy().astype(np.float32)
+    glb = GLBContainer()
+    document = _document(glb, positions[0], animation.at(0), texture, name)
+    if len(positions) > 1:
+        _add_motion(glb, document, positions, animation.seconds())
+    return glb.to_bytes(document)
+
+
+def glb_bytes(mesh: Mesh, name: str = "object") -> bytes:
+    """Return a GLB of a mesh that stands still. Raises ValueError as `write_animated_glb` does."""
+    check_mesh(mesh)
+    glb = GLBContainer()
+    return glb.to_bytes(_document(glb, mesh.vertices.numpy().astype(np.float32), mesh, None, name))
+
+
+def _document(
+    glb: GLBContainer, positions: np.ndarray, mesh: Mesh, texture: Texture | None, name: str
+) -> dict[str, Any]:
+    """Return the JSON of one mesh that stands still.
+
+    It has no normals. The colours hold the light of the pictures already, so the material asks for none; a
+    viewer that lights it all the same computes normals of what it shows, whereas the first frame's normals
+    would be wrong in every other frame.
+    """
+    index_type = np.uint16 if len(positions) <= _MAX_SHORT_VERTICES else np.uint32
+    indices = mesh.faces.numpy().astype(index_type).reshape(-1)
+    # Double-sided, as an open or folded surface is better seen than missing.
+    material: dict[str, Any] = {
+        "name": "baked light",
+        "doubleSided": True,
+        "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
+        "extensions": {UNLIT: {}},
+    }
+    attributes = {"POSITION": glb.add_array(positions, ARRAY_BUFFER, limits=True)}
+    document: dict[str, Any] = {
+        "asset": {"version": "2.0", "generator": GENERATOR},
+        "extensionsUsed": [UNLIT],
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"name": name, "mesh": 0}],
+        "materials": [material],
+    }
+    if texture is None:
+        attributes["COLOR_0"] = glb.add_array(_vertex_colours(mesh), ARRAY_BUFFER, normalized=True)
+    else:
+        texture.check(len(positions))
+        attributes["TEXCOORD_0"] = glb.add_array(texture.uvs.numpy().astype(np.float32), ARRAY_BUFFER)
+        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
+        document |= _texture_entries(glb.add_bytes(_png(texture)))
+    primitive = {
+        "attributes": attributes,
+        "indices": glb.add_array(indices, ELEMENT_ARRAY_BUFFER),
+        "material": 0,
+    }
+    return document | {"meshes": [{"name": name, "primitives": [primitive]}]}
+
+
+def _vertex_colours(mesh: Mesh) -> np.ndarray:
+    """Return [N, 4] uint16, linear and opaque.
+
+    In eight bits the darkest 26 display values would share three linear ones.
+    A fourth channel, as attributes must start at multiples of four bytes.
+    """
+    linear = srgb_to_linear(mesh.colours.numpy())
+    opaque = np.ones((len(linear), 1))
+    return np.rint(np.hstack([linear, opaque]) * 65535).astype(np.uint16)
+
+
+def _png(texture: Texture) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(texture.pixels.numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def _texture_entries(view: int) -> dict[str, Any]:
+    sampler = {
+        "magFilter": _LINEAR,
+        "minFilter": _LINEAR_MIPMAP_LINEAR,
+        "wrapS": _CLAMP_TO_EDGE,
+        "wrapT": _CLAMP_TO_EDGE,
+    }
+    return {
+        "images": [{"name": "baked light", "bufferView": view, "mimeType": "image/png"}],
+        "samplers": [sampler],
+        "textures": [{"source": 0, "sampler": 0}],
+    }
+
+
+def _add_motion(
+    glb: GLBContainer,
+    document: dict[str, Any],
+    positions: np.ndarray,  # [T, N, 3] float32
+    seconds: tuple[float, ...],  # [T]
+) -> None:
+    """Add a target for each frame after the first, and the keys that show each frame at its time."""
+    n_targets = len(positions) - 1
+    mesh = document["meshes"][0]
+    offsets = positions[1:] - positions[0]
+    targets = [{"POSITION": glb.add_array(frame, ARRAY_BUFFER, limits=True)} for frame in offsets]
+    mesh["primitives"][0]["targets"] = targets
+    mesh["weights"] = [0.0] * n_targets
+    mesh["extras"] = {"targetNames": [f"frame_{t + 1:03d}" for t in range(n_targets)]}
+    # Row t holds the weights at key t: none for the first frame, then one each.
+    weights = np.eye(n_targets + 1, n_targets, -1, dtype=np.float32)
+    sampler = {
+        "input": glb.add_array(np.array(seconds, np.float32), limits=True),
+        "interpolation": "LINEAR",
+        "output": glb.add_array(weights.reshape(-1)),
+    }
+    channel = {"sampler": 0, "target": {"node": 0, "path": "weights"}}
+    document["animations"] = [{"name": ANIMATION_NAME, "samplers": [sampler], "channels": [channel]}]

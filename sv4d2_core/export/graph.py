@@ -1,0 +1,285 @@
+"""A few hundred nodes on a mesh that bend it: an embedded deformation graph.
+
+Source: Sumner, Schmid and Pauly 2007, "Embedded Deformation for Shape Manipulation". Distances are along the
+surface, so that two legs which touch do not move each other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+# Nodes that a vertex follows.
+_FOLLOWED = 4
+# Nodes further than this from a vertex, in distances between nodes, are not its own.
+_FARTHEST = 4.0
+
+
+class Pose(NamedTuple):
+    """Where the nodes of a graph are, and how they are turned; float64.
+
+    Args:
+        rotations: [M, 3, 3] from the rest pose.
+        nodes: [M, 3] world units.
+    """
+
+    rotations: np.ndarray
+    nodes: np.ndarray
+
+
+class DeformationGraph(NamedTuple):
+    """Nodes on a mesh at rest, and which of them its vertices follow; float64.
+
+    Args:
+        vertices: [N, 3] of the mesh at rest.
+        nodes: [M, 3].
+        followed: [N, K] nodes of every vertex, the nearest first.
+        weights: [N, K] how much it follows each; they add up to 1.
+        edges: [E, 2] pairs of nodes that share a vertex, each in both orders.
+    """
+
+    vertices: np.ndarray
+    nodes: np.ndarray
+    followed: np.ndarray
+    weights: np.ndarray
+    edges: np.ndarray
+
+    @property
+    def rest(self) -> Pose:
+        """The pose in which the mesh is at rest."""
+        return Pose(np.tile(np.eye(3), (len(self.nodes), 1, 1)), self.nodes)
+
+    def turned(self, rotations: np.ndarray) -> np.ndarray:
+        """Return the vertices' offsets from the nodes that they follow, turned with those, [N, 3]."""
+        offsets = self.vertices[:, None] - self.nodes[self.followed]
+        return np.einsum("nk,nkij,nkj->ni", self.weights, rotations[self.followed], offsets)
+
+    def posed(self, pose: Pose) -> np.ndarray:
+        """Return the vertices in a pose, [N, 3]."""
+        return self.turned(pose.rotations) + np.einsum("nk,nki->ni", self.weights, pose.nodes[self.followed])
+
+    def edges_at_rest(self, pose: Pose, memory: float) -> np.ndarray:
+        """Return edges [E, 3], before the turn of their first node, that are at ease in a pose.
+
+        Args:
+            pose: in which they are at ease.
+            memory: 0..1, how much of the rest pose they ask for nevertheless.
+        """
+        here, there = self.edges.T
+        now = np.einsum("eji,ej->ei", pose.rotations[here], pose.nodes[there] - pose.nodes[here])
+        return memory * (self.nodes[there] - self.nodes[here]) + (1 - memory) * now
+
+
+def deformation_graph(vertices: np.ndarray, faces: np.ndarray, count: int) -> DeformationGraph:
+    """Return a graph of about ``count`` nodes for a mesh of vertices [N, 3] and faces [F, 3].
+
+    Every connected part has a node at least.
+    """
+    from scipy.sparse.csgraph import connected_components, dijkstra
+
+    vertices = vertices.astype(np.float64)
+    ways = _edge_lengths(vertices, faces)
+    _, parts = connected_components(ways, directed=False)
+    chosen, spacing = _spread(vertices, min(count, len(vertices)))
+    missing = np.setdiff1d(parts, parts[chosen])
+    chosen = np.concatenate([chosen, [np.argmax(parts == part) for part in missing]]).astype(np.int64)
+    # A thin part may be longer along its surface than through the air.
+    distances = dijkstra(ways, directed=False, indices=chosen, limit=_FARTHEST * spacing).T  # [N, M]
+    lost = ~np.isfinite(distances).any(1)
+    straight = np.linalg.norm(vertices[lost, None] - vertices[chosen], axis=-1)
+    distances[lost] = np.where(parts[lost, None] == parts[chosen], straight, np.inf)
+    followed, weights = _nearest_nodes(distances)
+    edges = _shared(followed, weights)
+    return DeformationGraph(vertices, vertices[chosen], followed, weights, edges)
+
+
+def _edge_lengths(vertices: np.ndarray, faces: np.ndarray):
+    """Return the lengths of the mesh's edges as a sparse matrix [N, N]."""
+    from scipy.sparse import csr_matrix
+
+    pairs = np.unique(
+        np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0
+    )
+    lengths = np.linalg.norm(vertices[pairs[:, 0]] - vertices[pairs[:, 1]], axis=-1)
+    # A sparse graph takes a length of 0 for no edge.
+    return csr_matrix((np.maximum(lengths, 1e-9), pairs.T), shape=(len(vertices),) * 2)
+
+
+def _spread(points: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+    """Return the indices of points that lie far from each other, and how far the last one does.
+
+    Source: farthest point sampling, Gonzalez 1985.
+    """
+    chosen = [int(np.linalg.norm(points - points.mean(0), axis=-1).argmax())]
+    distance = np.linalg.norm(points - points[chosen[0]], axis=-1)
+    while len(chosen) < count:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=-1))
+    return np.array(chosen), max(float(distance.max()), 1e-9)
+
+
+def _nearest_nodes(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nodes that vertices follow and their weights, [N, K] each, for distances [N, M].
+
+    The weight falls to 0 at the first node that is not followed (Sumner et al. 2007, equation 4).
+    """
+    kept = min(_FOLLOWED, distances.shape[1])
+    order = np.argsort(distances, axis=1, kind="stable")[:, : kept + 1]
+    near = np.take_along_axis(distances, order, axis=1)
+    border = np.where(np.isfinite(near), near, 0).max(1, keepdims=True) * (1 + 1e-3) + 1e-12
+    weights = np.where(np.isfinite(near), 1 - near / border, 0).clip(min=0)[:, :kept] ** 2
+    followed = np.where(weights > 0, order[:, :kept], order[:, :1])
+    return followed, weights / weights.sum(1, keepdims=True)
+
+
+def _shared(followed: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the pairs of nodes that a vertex follows together, in both orders, [E, 2]."""
+    columns = range(followed.shape[1])
+    pairs = [followed[weights[:, b] > 0][:, [a, b]] for a in columns for b in columns if a != b]
+    found = np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=np.int64)
+    found = np.unique(np.concatenate([found, found[:, ::-1]]), axis=0)
+    return found[found[:, 0] != found[:, 1]]
+
+
+# What keeps a node that nothing holds where it is.
+_DAMPING = 1e-7
+# How exactly a step is solved for: the next one starts where it ends.
+_TOLERANCE = 1e-3
+_MOST_ITERATIONS = 200
+
+
+class Pulls(NamedTuple):
+    """C points that pull vertices of a mesh.
+
+    Args:
+        vertices: [C] whom they pull.
+        points: [C, 3] where to.
+        normals: [C, 3] of the surface there.
+        across: [C] how strongly towards the tangent plane.
+        along: [C] how strongly towards the point itself.
+    """
+
+    vertices: np.ndarray
+    points: np.ndarray
+    normals: np.ndarray
+    across: np.ndarray
+    along: np.ndarray
+
+
+class Springs(NamedTuple):
+    """What keeps the nodes of a graph together.
+
+    Args:
+        edges: [E, 3] the graph's edges at rest, before the turn of their first node.
+        stiffness: of all edges together.
+        places: [M, 3] where nodes are drawn to.
+        steadiness: how strongly, all together.
+    """
+
+    edges: np.ndarray
+    stiffness: float
+    places: np.ndarray
+    steadiness: float
+
+
+class _Equations(NamedTuple):
+    """Linear equations of the step: row r asks that sum(values[r] * unknowns[columns[r]]) is missing[r]."""
+
+    values: np.ndarray  # [R, L]
+    columns: np.ndarray  # [R, L]
+    missing: np.ndarray  # [R]
+    weights: np.ndarray  # [R]
+
+
+def improved(graph: DeformationGraph, pose: Pose, pulls: Pulls, springs: Springs) -> Pose:
+    """Return a pose that is nearer to what pulls and springs ask for."""
+    from scipy.spatial.transform import Rotation
+
+    blocks = [*_pull_equations(graph, pose, pulls), *_spring_equations(graph, pose, springs)]
+    turns, moves = np.split(_solution(blocks, 6 * len(graph.nodes)).reshape(-1, 6), 2, axis=1)
+    return Pose(Rotation.from_rotvec(turns).as_matrix() @ pose.rotations, pose.nodes + moves)
+
+
+def _pull_equations(graph: DeformationGraph, pose: Pose, pulls: Pulls) -> list[_Equations]:
+    """Return the equations that bring vertices to tangent planes and to points."""
+    used, weights = graph.followed[pulls.vertices], graph.weights[pulls.vertices]
+    offsets = graph.vertices[pulls.vertices][:, None] - graph.nodes[used]
+    arms = np.einsum("ckij,ckj->cki", pose.rotations[used], offsets)  # [C, K, 3]
+    missing = pulls.points - np.einsum("ck,cki->ci", weights, pose.nodes[used] + arms)
+    normals = np.broadcast_to(pulls.normals[:, None], arms.shape)
+    across = weights[..., None] * np.concatenate([np.cross(arms, normals), normals], axis=-1)
+    columns = 6 * used[..., None] + np.arange(6)
+    planes = _Equations(across, columns, (pulls.normals * missing).sum(1), pulls.across)
+    return [planes, *_moved(arms, weights, 6 * used, missing, pulls.along)]
+
+
+def _spring_equations(graph: DeformationGraph, pose: Pose, springs: Springs) -> list[_Equations]:
+    """Return the equations that keep edges as they are at rest, and nodes at their places."""
+    here, there = graph.edges.T
+    wanted = np.einsum("eij,ej->ei", pose.rotations[here], springs.edges)
+    missing = pose.nodes[there] - pose.nodes[here] - wanted
+    share = np.full(len(here), springs.stiffness / len(graph.nodes))
+    ones = np.ones((len(here), 1))
+    edges = _moved(wanted[:, None], ones, 6 * here[:, None], missing, share)
+    nodes = 6 * np.arange(len(graph.nodes))[:, None]
+    firm = np.full(len(nodes), springs.steadiness / len(nodes))
+    places = [
+        _Equations(np.ones((len(nodes), 1)), nodes + 3 + axis, (springs.places - pose.nodes)[:, axis], firm)
+        for axis in range(3)
+    ]
+    # The far end of an edge moves away from where its first node would have it.
+    tied = [
+        edge._replace(
+            values=np.concatenate([_rows(edge.values), -ones], axis=1),
+            columns=np.concatenate([_rows(edge.columns), 6 * there[:, None] + 3 + axis], axis=1),
+        )
+        for axis, edge in enumerate(edges)
+    ]
+    return [*tied, *places]
+
+
+def _moved(
+    arms: np.ndarray,  # [R, K, 3] from nodes to where they take a point
+    shares: np.ndarray,  # [R, K] of the nodes in the point
+    first: np.ndarray,  # [R, K] column of the nodes' first unknown
+    missing: np.ndarray,  # [R, 3]
+    weights: np.ndarray,  # [R]
+) -> list[_Equations]:
+    """Return the equations that move points by what is missing, one block per axis."""
+    blocks = []
+    for axis in range(3):
+        # The cross product of turn and arm.
+        one, two = (axis + 1) % 3, (axis + 2) % 3
+        values = shares[..., None] * np.stack(
+            [arms[..., two], -arms[..., one], np.ones_like(shares)], axis=-1
+        )
+        columns = first[..., None] + np.array([one, two, 3 + axis])
+        blocks.append(_Equations(values, columns, missing[:, axis], weights))
+    return blocks
+
+
+def _solution(blocks: list[_Equations], unknowns: int) -> np.ndarray:
+    """Return the unknowns that fulfil weighted equations best, nearly."""
+    from scipy.sparse import csr_matrix, diags_array, vstack
+    from scipy.sparse.linalg import cg
+
+    matrices, sides = [], []
+    for block in blocks:
+        scale = np.sqrt(block.weights)
+        values = _rows(block.values) * scale[:, None]
+        starts = np.arange(0, values.size + 1, max(values.shape[1], 1))
+        matrices.append(
+            csr_matrix((values.ravel(), block.columns.ravel(), starts), shape=(len(scale), unknowns))
+        )
+        sides.append(scale * block.missing)
+    rows, missing = vstack(matrices).tocsr(), np.concatenate(sides)
+    normal = rows.T @ rows + diags_array(np.full(unknowns, _DAMPING / unknowns))
+    inverse = diags_array(1 / normal.diagonal())
+    return cg(normal, rows.T @ missing, rtol=_TOLERANCE, maxiter=_MOST_ITERATIONS, M=inverse)[0]
+
+
+def _rows(values: np.ndarray) -> np.ndarray:
+    """Return values [R, ...] as [R, L], also for no rows: a mesh so small that it has one node."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))

@@ -1,1 +1,0 @@
-"""Surfaces of a scene: one per frame, or one that moves."""

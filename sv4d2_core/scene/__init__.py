@@ -1,0 +1,1 @@
+"""Views become one 4D scene."""

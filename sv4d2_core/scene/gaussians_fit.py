@@ -1,0 +1,361 @@
+"""Fits deformable Gaussians to views: what a step renders, what it compares, and when dead ones move."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..views import ViewGrid
+from .config import GaussiansConfig, RefineConfig
+from .gaussians import CanonicalGaussians, Gaussians
+from .hull import HullDistance, Occupancy, visual_hull
+from .losses import alpha_entropy, dissimilarity, mask_loss, second_difference, total_variation
+from .schedule import Draw, anchor_frame
+from .splat_torch import rotations
+from .splatting import GaussiansAt, splat
+
+# Gaussians that may come to share one place in one move.
+_MOST_COPIES = 8
+_MAX_OPACITY = 0.99
+# How far copies stand apart, in scales of the original.
+_SPREAD = 0.5
+
+
+@torch.no_grad()
+def relocate(canonical: CanonicalGaussians, dead: Tensor, generator: torch.Generator) -> int:
+    """Move dead Gaussians onto live ones, drawn by their opacity, and return how many moved.
+
+    Copies are spread over the original's extent: at one and the same place they would stay alike for good.
+
+    Args:
+        canonical: changed in place.
+        dead: [N] bool.
+        generator: on the CPU.
+    """
+    # Not on the device: Apple's GPUs have no float64.
+    opacities = canonical.opacities.sigmoid().cpu().double()
+    moved = dead.nonzero()[:, 0]
+    chances = opacities.masked_fill(dead.cpu(), 0)
+    if not len(moved) or float(chances.sum()) <= 0:
+        return 0
+    onto = torch.multinomial(chances, len(moved), replacement=True, generator=generator)
+    sharing = (1 + torch.bincount(onto, minlength=len(dead))).clamp(max=_MOST_COPIES)
+    touched = (sharing > 1).nonzero()[:, 0]
+    opacity, factor = shared(opacities[touched].clamp(max=_MAX_OPACITY), sharing[touched])
+    canonical.opacities[touched] = opacity.logit().to(canonical.opacities)
+    canonical.log_scales[touched] += factor.log()[:, None].to(canonical.log_scales)
+    for parameter in canonical.parameters():
+        parameter[moved] = parameter[onto]
+    spread = _SPREAD * torch.randn(len(moved), 3, generator=generator).to(canonical.means)
+    axes = rotations(canonical.quats[moved]) * canonical.log_scales[moved].exp()[:, None]
+    canonical.means[moved] += (axes @ spread[..., None])[..., 0]
+    return len(moved)
+
+
+def shared(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the opacities of that many equal copies that look like one, and the factors of their scales.
+
+    Args:
+        opacities: [N] float64, of the one.
+        copies: [N] int64, 1..8.
+    """
+    each = 1 - (1 - opacities) ** (1 / copies)
+    total = torch.zeros_like(opacities)
+    for m in range(1, _MOST_COPIES + 1):
+        # The double sum of equation 9, its inner index summed by the hockey-stick identity.
+        ways = copies.new_tensor([math.comb(c, m) for c in range(_MOST_COPIES + 1)])[copies]
+        total += (-1) ** (m + 1) * ways * each**m / math.sqrt(m)
+    return each, opacities / total
+
+
+# How much more a view counts that faces the surface.
+_FACING_POWER = 4
+
+
+def start_on_hull(
+    views: ViewGrid, hull: Occupancy, frame: int, config: GaussiansConfig, generator: torch.Generator
+) -> tuple[CanonicalGaussians, float]:
+    """Return Gaussians on the hull of a frame, on its device, and their scale, world units.
+
+    Args:
+        views: with masks.
+        hull: of these views.
+        frame: the frame that they show before they are moved.
+        config: their number, opacity and scale.
+        generator: on the CPU.
+    """
+    count = config.count_for(views.images.shape[2])
+    cells, normals = _surface(hull.cells[frame])
+    size = hull.cells.shape[-1]
+    chosen = _spread(len(cells), count, generator).to(cells.device)
+    jitter = torch.rand(count, 3, generator=generator).to(cells.device)
+    low, high = hull.box
+    means = low + (cells[chosen].flip(-1) + jitter) / size * (high - low)
+    outward = F.normalize(normals[chosen] / (high - low), dim=-1)
+    # Each stands for its share of the surface, which is about one face per cell.
+    cell = float((high - low).prod() ** (1 / 3)) / size
+    scale = config.scale * cell * (len(cells) / count) ** 0.5
+    return CanonicalGaussians(means, scale, config.opacity, _colours(means, outward, views, frame)), scale
+
+
+def _surface(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices z, y, x [N, 3] of cells [G, G, G] next to empty ones, and outward x, y, z."""
+    full = F.pad(cells.float(), [1] * 6)
+    below, above = (
+        torch.stack([full.roll(shift, dims=axis)[1:-1, 1:-1, 1:-1] for axis in (0, 1, 2)])
+        for shift in (1, -1)
+    )
+    indices = (cells & ((below == 0) | (above == 0)).any(0)).nonzero()
+    smooth = F.avg_pool3d(full[None, None], 5, 1, 2)[0, 0]
+    slopes = torch.stack([smooth.roll(1, axis) - smooth.roll(-1, axis) for axis in (2, 1, 0)], dim=-1)
+    return indices, slopes[1:-1, 1:-1, 1:-1][tuple(indices.T)]
+
+
+def _spread(n: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` of n indices in random order, none again before all have been drawn."""
+    rounds = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
+    return torch.cat(rounds)[:count]
+
+
+def _colours(means: Tensor, outward: Tensor, views: ViewGrid, frame: int) -> Tensor:
+    """Return the colours of points [N, 3] in the views that their surface faces; grey where there is none."""
+    images, masks = views.one_frame(frame)
+    if masks is None:
+        raise ValueError("Expected views with masks; got none.")
+    size = images.shape[1]
+    total, weight = torch.zeros_like(means), torch.zeros_like(means[:, :1])
+    for view, matrix in enumerate(views.cameras.intrinsics(size) @ views.cameras.w2c_opencv()[:, :3]):
+        projected = means @ matrix[:, :3].T.to(means) + matrix[:, 3].to(means)
+        places = (projected[:, :2] / projected[:, 2:].clamp(min=1e-6) / size * 2 - 1)[None, None]
+        picture = torch.cat([images[view], masks[view, ..., None]], dim=-1).to(means).movedim(-1, 0)
+        seen = F.grid_sample(picture[None], places, align_corners=False)[0, :, 0].T  # [N, 4]
+        to_eye = F.normalize(views.cameras.eyes()[view].to(means) - means, dim=-1)
+        facing = (to_eye * outward).sum(-1, keepdim=True).clamp(min=0) ** _FACING_POWER
+        counts = (facing + 1e-4) * (projected[:, 2:] > 0) * seen[:, 3:] ** 2
+        total, weight = total + counts * seen[:, :3], weight + counts
+    return (total + 1e-8 * 0.5) / (weight + 1e-8)
+
+
+# Rows of a table of distances that are computed together.
+_ROWS = 2048
+
+
+class GaussiansFit:
+    """A `Gaussians` scene that is being fitted; see `SceneFit`.
+
+    Source of the loss: specification of the 4D part, section 2.6.
+
+    Args:
+        views: checked, with masks; they make the visual hull that the Gaussians start on.
+        config: every number of the procedure; most are in ``config.gaussians``.
+        device: where the scene is fitted and stays.
+        generator: on the CPU, draws the start.
+
+    Raises:
+        ValueError: views without masks, silhouettes that contradict each other.
+    """
+
+    def __init__(
+        self,
+        views: ViewGrid,
+        config: RefineConfig,
+        device: torch.device | str,
+        generator: torch.Generator,
+    ) -> None:
+        if views.masks is None:
+            raise ValueError("Expected views with masks; got none.")
+        own = config.gaussians
+        self._config, self._own, self._device = config, own, torch.device(device)
+        hull = visual_hull(
+            views.masks.to(device), views.cameras, config.hull_size, config.hull_dilation, config.hull_misses
+        )
+        self._hull = HullDistance(hull)
+        self._times = views.frame_times()
+        canonical, scale = start_on_hull(views, hull, anchor_frame(views.masks), own, generator)
+        self.scene = Gaussians.still(
+            canonical,
+            hull.box,
+            (own.smallest_scale * scale, own.largest_scale * scale),
+            views.cameras,
+            views.fps,
+            self._times,
+            own,
+            generator,
+        ).to(device)
+        self._neighbours = nearest(self.scene.canonical.means, own.neighbours)
+        self.aim(views, torch.ones(views.images.shape[:4]))
+
+    def groups(self) -> list[dict]:
+        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
+        own, canonical, deformation = self._own, self.scene.canonical, self.scene.deformation
+        decoder = [*deformation.trunk.parameters(), *deformation.head.parameters()]
+        return [
+            {"params": [canonical.means], "rate": own.learning_rate_means},
+            {"params": [canonical.quats], "rate": own.learning_rate_quats},
+            {"params": [canonical.log_scales], "rate": own.learning_rate_scales},
+            {"params": [canonical.opacities], "rate": own.learning_rate_opacities},
+            {"params": [canonical.colours], "rate": own.learning_rate_colours},
+            {"params": [*deformation.space, *deformation.time], "rate": own.learning_rate_planes},
+            {"params": decoder, "rate": own.learning_rate_decoder},
+        ]
+
+    def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
+        """Fit to these views from now on; ``weights`` [T, V + 1, H, W] are how much a pixel's colour counts.
+
+        Args:
+            views: with masks, at the times of the first ones.
+            weights: in 0..1.
+            normals: not used.
+
+        Raises:
+            ValueError: views without masks, other frames than before, weights of another shape.
+        """
+        if views.masks is None or views.frame_times() != self._times:
+            raise ValueError("Expected views with masks at the times of the first views; got others.")
+        if weights.shape != views.images.shape[:4]:
+            raise ValueError(
+                f"Expected weights {list(views.images.shape[:4])}; got {list(weights.shape)}. Make them for "
+                f"these views."
+            )
+        self._given, self._given_weights, self._size = views, weights, 0
+
+    def prepare(self, draw: Draw) -> None:
+        """Let new frames start from known ones; move dead Gaussians when it is time, find neighbours anew."""
+        if draw.known is not None:
+            self.scene.deformation.hold(*(self._times[frame] for frame in draw.known))
+        every = self._own.relocate_every
+        if not every or draw.step == 0 or draw.step % every:
+            return
+        if draw.step <= self._own.relocate_until * self._config.stage_one_steps:
+            relocate(self.scene.canonical, self.dead(draw.timed), draw.generator)
+        self._neighbours = nearest(self.scene.canonical.means, self._own.neighbours)
+
+    @torch.no_grad()
+    def dead(self, timed: bool) -> Tensor:
+        """Return which Gaussians are nearly transparent or outside the hull at every frame, [N] bool.
+
+        Args:
+            timed: False: they are taken as they are before they move, and each frame's hull will do.
+        """
+        still = self.scene.at_time(None)
+        alive = torch.zeros_like(still.opacities, dtype=torch.bool)
+        for frame, time in enumerate(self._times):
+            now = self.scene.at_time(time) if timed else still
+            alive |= (now.opacities >= self._own.dead_opacity) & self._hull.contains(now.means, frame)
+        return ~alive
+
+    def accumulate(self, draw: Draw) -> float:
+        """Add the gradients of one step to the parameters and return its loss, NaN where these diverged."""
+        self._use_size(draw.step)
+        if not all(parameter.detach().sum().isfinite() for parameter in self.scene.canonical.parameters()):
+            return math.nan
+        pictures = self._pictures(draw)
+        regularisation = self._regularisation(draw.timed)
+        regularisation.backward()
+        total = regularisation.detach()
+        for frame in sorted({frame for frame, _ in pictures}):
+            gaussians = self.scene.at_time(self._times[frame] if draw.timed else None)
+            views = [view for other, view in pictures if other == frame]
+            seen = torch.stack([self._picture_loss(gaussians, frame, view) for view in views]).sum()
+            share = len(views) / len(pictures)
+            loss = seen / len(pictures) + share * self._motion_loss(gaussians, frame, draw.timed)
+            # One frame's graph at a time.
+            loss.backward()
+            total = total + loss.detach()
+        moving = draw.step - self._config.steps_static
+        if draw.timed and moving < self._own.motion_alone * self._config.steps:
+            self.scene.canonical.zero_grad(set_to_none=True)
+        return float(total)
+
+    def knobs(self) -> str:
+        """Return the settings, with their values, that are too high where a fit diverges."""
+        own = self._own
+        names = ("means", "scales", "opacities", "planes", "decoder")
+        rates = (f"{name} ({getattr(own, f'learning_rate_{name}'):g})" for name in names)
+        return f"the learning rates of gaussians: {', '.join(rates)}"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return copies of everything but the optimiser that decides how the fit goes on."""
+        parameters = {key: value.detach().clone() for key, value in self.scene.state_dict().items()}
+        return {**parameters, "neighbours": self._neighbours.clone()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `tensors` returned."""
+        self.scene.load_state_dict(tensors)
+        self._neighbours = tensors["neighbours"].to(self._device)
+
+    def _use_size(self, step: int) -> None:
+        """Hold the pictures in the size that a step uses."""
+        size = self._config.fitted_size_at(step, self._given.images.shape[2])
+        if size == self._size:
+            return
+        views = self._given.resized(size)
+        if views.masks is None:
+            raise ValueError("Expected views with masks; got none.")
+        weights = F.interpolate(self._given_weights.float(), (size, size), mode="area")
+        self._cameras, self._size = views.cameras, size
+        self._images, self._masks, self._weights = (
+            x.to(self._device) for x in (views.images, views.masks, weights)
+        )
+
+    def _pictures(self, draw: Draw) -> list[tuple[int, int]]:
+        """Return frames and views of a step: some of the draw's pictures, spread evenly over its frames."""
+        novel = self._cameras.n_views
+        pairs = []
+        for frame in draw.frames.tolist():
+            others = 1 + torch.randperm(novel, generator=draw.generator)[: max(draw.n_views - 1, 0)]
+            views = torch.cat([others.new_zeros(1), others])
+            order = torch.randperm(len(views), generator=draw.generator)
+            pairs.append([(frame, view) for view in views[order].tolist()])
+        # All frames' first pictures, then all their second ones.
+        spread = [pair for turn in zip(*pairs, strict=True) for pair in turn]
+        return spread[: self._own.pictures_per_step]
+
+    def _picture_loss(self, gaussians: GaussiansAt, frame: int, view: int) -> Tensor:
+        own = self._own
+        seen = splat(*gaussians, self._cameras, view, self._size)
+        target, weights = self._images[frame, view], self._weights[frame, view]
+        loss = own.weight_colour * (weights * (seen.rgb - target).abs().mean(-1)).mean()
+        loss = loss + own.weight_mask * mask_loss(seen.alpha, self._masks[frame, view])
+        # Where the target counts less it is mixed with what is there, which asks for less change.
+        mixed = torch.lerp(seen.rgb.detach(), target, weights.clamp(0, 1)[..., None])
+        return loss + own.weight_dissimilarity * dissimilarity(seen.rgb[None], mixed[None])
+
+    def _motion_loss(self, gaussians: GaussiansAt, frame: int, timed: bool) -> Tensor:
+        """Return what the places of the Gaussians at one frame cost."""
+        own, means = self._own, gaussians.means
+        loss = own.weight_hull * self._hull(means, frame).square().mean()
+        if not timed:
+            return loss
+        still = self.scene.canonical.means
+        before = (still[self._neighbours] - still[:, None]).norm(dim=-1)
+        after = (means[self._neighbours] - means[:, None]).norm(dim=-1)
+        isometry = ((after - before) / before.detach().mean()).square().mean()
+        offset = (means - still).square().sum(-1).mean()
+        return loss + own.weight_isometry * isometry + own.weight_offset * offset
+
+    def _regularisation(self, timed: bool) -> Tensor:
+        own, deformation = self._own, self.scene.deformation
+        loss = own.weight_entropy * alpha_entropy(self.scene.canonical.opacities.sigmoid())
+        if not timed:
+            return loss
+        loss = loss + own.weight_planes * torch.stack([total_variation(p) for p in deformation.space]).sum()
+        roughness = torch.stack([second_difference(p.flatten(0, 1)) for p in deformation.time]).sum()
+        return loss + own.weight_time_smoothness * roughness
+
+
+@torch.no_grad()
+def nearest(points: Tensor, count: int) -> Tensor:
+    """Return the indices of the ``count`` nearest other points of points [N, 3], [N, min(count, N - 1)]."""
+    count = min(count, len(points) - 1)
+    found = []
+    for first in range(0, len(points), _ROWS):
+        rows = points[first : first + _ROWS]
+        distances = torch.cdist(rows, points)
+        own = torch.arange(len(rows), device=points.device)
+        distances[own, first + own] = torch.inf
+        found.append(distances.topk(count, largest=False).indices)
+    return torch.cat(found)

@@ -1,0 +1,193 @@
+"""What every 4D scene can do, whatever it is made of, and the file it is kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..files import write_tensors
+from .paths import ObjectPath
+
+SCENE_FORMAT = "sv4d2.scene"
+SCENE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SceneRendering:
+    """Pictures of T times from C cameras, float32 on the CPU.
+
+    Args:
+        rgb: [T, C, H, W, 3] in 0..1, on white.
+        alpha: [T, C, H, W] opacity in 0..1.
+        depth: [T, C, H, W] distance from the camera centre along the pixel's ray; 0 where alpha is 0.
+        normal: [T, C, H, W, 3] outward unit normals in the world; 0 where alpha is 0.
+    """
+
+    rgb: Tensor
+    alpha: Tensor
+    depth: Tensor
+    normal: Tensor
+
+    @classmethod
+    def of(cls, maps: Tensor) -> SceneRendering:
+        """Return the pictures in maps [T, C, H, W, 8] of colour, opacity, distance and normal."""
+        rgb, alpha, depth, normal = maps.split([3, 1, 1, 3], dim=-1)
+        parts = (rgb, alpha[..., 0], depth[..., 0], normal)
+        return cls(*(part.contiguous() for part in parts))
+
+
+class Scene4D(Protocol):
+    """An object that moves, seen from any camera at any time.
+
+    Args:
+        backend: what it is made of; `load_scene` reads it from the file.
+        cameras: of the views that it was fitted to.
+        fps: frames per second of these views.
+        n_frames: T of these views.
+        times: [T] in 0..1, rising, the times of these views.
+        path: where the object is, if the crop of the views followed it; None: at the origin.
+    """
+
+    backend: str
+    cameras: Cameras
+    fps: float
+    n_frames: int
+    times: tuple[float, ...]
+    path: ObjectPath | None
+
+    def render(
+        self,
+        cameras: Cameras,
+        times: Sequence[float],
+        size: int,
+        *,
+        views: Sequence[int] | None = None,
+        callback: Callable[[int, int, None], None] | None = None,
+    ) -> SceneRendering:
+        """Return square pictures of cameras at times in 0..1.
+
+        Args:
+            cameras: V + 1 cameras.
+            times: in 0..1.
+            size: H and W, pixels.
+            views: which of the cameras, 0 the input view; None: all V + 1.
+            callback: called with (pictures done, all pictures, None); may raise to cancel.
+        """
+        ...
+
+    def bounds(self, time: float) -> Tensor:
+        """Return the corners [2, 3] of a box that holds the object at a time, world units, on the CPU.
+
+        Raises:
+            ValueError: there is nothing at this time.
+        """
+        ...
+
+    def densities(self, points: Tensor, time: float) -> Tensor:
+        """Return how dense the object is at points [N, 3] in the world, [N], on the device of the points.
+
+        The unit is the backend's own: a level on it makes a surface.
+        """
+        ...
+
+    def colours(self, points: Tensor, time: float) -> Tensor:
+        """Return the colours at points [N, 3] in the world, [N, 3] in 0..1, on the device of the points."""
+        ...
+
+    def carried(self, points: Tensor, start: float, end: float) -> Tensor:
+        """Return where points [N, 3] of one time are at another, as far as the scene knows its motion."""
+        ...
+
+    def save(self, path: str | Path) -> None:
+        """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
+        ...
+
+
+def views_to_render(
+    cameras: Cameras, times: Sequence[float], size: int, views: Sequence[int] | None
+) -> Sequence[int]:
+    """Return the entries of ``cameras`` that `Scene4D.render` is asked for.
+
+    Raises:
+        ValueError: no time, a time outside 0..1, a size below 1, no such view.
+    """
+    if size < 1 or not times or not all(0 <= time <= 1 for time in times):
+        raise ValueError(f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}.")
+    chosen = range(cameras.n_views + 1) if views is None else views
+    for view in chosen:
+        cameras.check_view(view)
+    return chosen
+
+
+def even_times(count: int) -> tuple[float, ...]:
+    """Return ``count`` times at equal distances, from that of the first frame, 0, to that of the last, 1."""
+    return tuple(torch.linspace(0, 1, count, dtype=torch.float64).tolist())
+
+
+def own_cameras(scene: Scene4D) -> Cameras:
+    """Return the cameras that a scene was fitted to, with a wider view where the object leaves theirs."""
+    return scene.cameras if scene.path is None else scene.path.seen_by(scene.cameras)
+
+
+def no_object(time: float) -> ValueError:
+    """Return the error of a scene in which there is nothing at a time."""
+    return ValueError(
+        f"Expected an object at time {time:g}; the scene is empty there. Fit it again, or leave this time "
+        f"out."
+    )
+
+
+def save_scene(path: str | Path, backend: str, tensors: dict[str, Tensor], header: dict) -> None:
+    """Write a scene file: tensors, and a header of JSON values to which the backend is added."""
+    write_tensors(path, SCENE_FORMAT, tensors, {"backend": backend, "version": SCENE_VERSION, **header})
+
+
+_MAPS = ("rgb", "alpha", "depth", "normal")
+
+
+def turntable(
+    scene: Scene4D,
+    cameras: Cameras,
+    n_pictures: int,
+    size: int,
+    *,
+    turns: float = 1.0,
+    callback: Callable[[int, int], None] | None = None,
+) -> tuple[SceneRendering, Cameras]:
+    """Return pictures [1, N, ...] around the scene, its motion to and fro at its own pace, and their cameras.
+
+    Args:
+        scene: to be seen.
+        cameras: give radius, field of view and the input's elevation.
+        n_pictures: N.
+        size: of the pictures, pixels.
+        turns: around the scene; negative: the other way.
+        callback: called with (pictures done, all pictures); may raise to cancel.
+
+    Raises:
+        ValueError: fewer than two pictures.
+    """
+    if n_pictures < 2:
+        raise ValueError(f"Expected at least 2 pictures of a turntable; got {n_pictures}. Raise frames.")
+    azimuths = tuple(360 * turns * i / n_pictures for i in range(n_pictures))
+    around = replace(cameras, elevations_deg=(0.0,) * n_pictures, azimuths_deg=azimuths)
+    seen = []
+    for i, time in enumerate(_to_and_fro(n_pictures, scene.times)):
+        seen.append(scene.render(around, [time], size, views=[i]))
+        if callback is not None:
+            callback(i + 1, n_pictures)
+    parts = [torch.cat([getattr(one, name) for one in seen], dim=1) for name in _MAPS]
+    return SceneRendering(*parts), around
+
+
+def _to_and_fro(count: int, times: tuple[float, ...]) -> list[float]:
+    """Return ``count`` of the times, which run to the end and back."""
+    last = max(len(times) - 1, 1)
+    places = [i % (2 * last) for i in range(count)]
+    return [times[min(place, 2 * last - place, len(times) - 1)] for place in places]

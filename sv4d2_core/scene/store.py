@@ -1,0 +1,107 @@
+"""A fit that was interrupted: everything that decides how it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..files import read_tensors, write_tensors
+from ..views import ViewGrid
+from .config import RefineConfig
+from .dynerf import DyNeRF
+from .gaussians import Gaussians
+from .scene import SCENE_FORMAT, SCENE_VERSION, Scene4D
+
+_FORMAT = "sv4d2.fit"
+
+
+@dataclass(frozen=True)
+class FitState:
+    """The state of a fit between two steps; a fit resumed from it gives the same bits on the same machine.
+
+    Args:
+        step: steps done.
+        fingerprint: of the views and the settings (`fit_fingerprint`).
+        tensors: scene, optimiser, generator, losses, and the targets of a round of the second stage.
+        cameras: of these targets; None in the first stage.
+        total_steps: of the fit.
+    """
+
+    step: int
+    fingerprint: str
+    tensors: dict[str, Tensor]
+    cameras: Cameras | None = None
+    total_steps: int = 0
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to a file, which appears complete or not at all."""
+        cameras = None if self.cameras is None else self.cameras.to_json()
+        header = {
+            "step": self.step,
+            "fingerprint": self.fingerprint,
+            "cameras": cameras,
+            "total_steps": self.total_steps,
+        }
+        write_tensors(path, _FORMAT, self.tensors, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FitState:
+        """Return the state that `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is damaged or of another kind.
+        """
+        tensors, header = read_tensors(path, _FORMAT)
+        try:
+            cameras = None if header["cameras"] is None else Cameras.from_json(header["cameras"])
+            numbers = int(header["step"]), int(header["total_steps"])
+            return cls(numbers[0], str(header["fingerprint"]), tensors, cameras, numbers[1])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is a damaged fit ({error!r}). Start anew.") from error
+
+
+def fit_fingerprint(views: ViewGrid, config: RefineConfig, normals: Tensor | None = None) -> str:
+    """Return a hash of all that decides a fit's result: pictures, masks, normals, cameras, times, settings.
+
+    The memory budget is left out: an interrupted fit may go on with less.
+    """
+    plain = [
+        replace(config, memory_gb=0.0).to_json(),
+        views.cameras.to_json(),
+        list(views.frame_times()),
+        list(views.images.shape),
+    ]
+    digest = hashlib.sha256(json.dumps(plain).encode())
+    for tensor in (views.images, views.masks, normals):
+        if tensor is not None:
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
+    """Return the scene that a file holds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a scene, damaged, or of a backend that this version does not read.
+    """
+    tensors, header = read_tensors(path, SCENE_FORMAT)
+    readers = {DyNeRF.backend: DyNeRF.from_tensors, Gaussians.backend: Gaussians.from_tensors}
+    backend = header.get("backend")
+    if backend not in readers or header.get("version") != SCENE_VERSION:
+        raise ValueError(
+            f"Expected a scene of backend {' or '.join(readers)}, version {SCENE_VERSION}; {path} holds "
+            f"backend {backend!r}, version {header.get('version')!r}. Use the version of this program that "
+            f"wrote it."
+        )
+    try:
+        return readers[backend](tensors, header, device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is a damaged scene file ({error}). Fit the scene again.") from error

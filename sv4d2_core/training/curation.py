@@ -1,0 +1,450 @@
+"""What a clip must be like to be learnt from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..cameras import Cameras
+from ..scene.hull import visual_hull
+from ..video.foreground import foreground_masks, masks_of
+from ..video.pictures import pick_frames, to_bytes
+from ..video.read import Clip
+from ..views import ViewGrid
+
+
+@dataclass(frozen=True)
+class CurationLimits:
+    """Limits of the measures; a clip beyond one of them is rejected.
+
+    Args:
+        least_frames: T, as many as the model samples at once.
+        least_cover: share of the picture that the object covers, in every picture.
+        largest_cut: length along which the object touches the border, in sides of the picture.
+        largest_dark: share of the object that is nearly black, in every frame.
+        largest_blown: share of the object that is nearly white, in every frame.
+        least_motion: mean change of the object's pixels between two key frames, 0 to 1.
+        largest_rescaling: change of size that all views share, as a logarithm: 0.1 is about 10 %.
+        largest_zoom: enlargement that makes the object fill the picture.
+
+    Raises:
+        ValueError: a limit that is negative or not finite.
+    """
+
+    least_frames: int = 12
+    least_cover: float = 0.005
+    largest_cut: float = 0.03
+    largest_dark: float = 0.5
+    largest_blown: float = 0.3
+    least_motion: float = 0.04
+    largest_rescaling: float = 0.06
+    largest_zoom: float = 3.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"Expected {field.name} of at least 0 and finite; got {value}.")
+
+
+# Grey levels, 0 to 1, below and above which a pixel of the object shows next to nothing of it.
+_DARK, _BLOWN = 0.08, 0.92
+_KEY_FRAMES = 6
+# Frames among which the size is compared, pair by pair.
+_SIZED_FRAMES = 48
+# Share of the views' sizes that need not agree with a common change of size.
+_DISSENT = 0.1
+
+
+class Found(NamedTuple):
+    """A measured value, and the picture that shows it best where one does.
+
+    Args:
+        value: in the unit of its limit in `CurationLimits`.
+        frame, view: of the picture, or None.
+    """
+
+    value: float
+    frame: int | None = None
+    view: int | None = None
+
+
+def cover(grid: ViewGrid) -> Found:
+    """Return the smallest share of a picture that the object covers."""
+    return _lowest(masks_of(grid).mean((-2, -1)))
+
+
+def cut(grid: ViewGrid) -> Found:
+    """Return the greatest length along which the object touches the border, in sides of the picture."""
+    solid = (masks_of(grid) >= 0.5).float()
+    sides = torch.stack([solid[..., 0, :], solid[..., -1, :], solid[..., 0], solid[..., -1]])
+    return _highest(sides.mean(-1).sum(0))
+
+
+def dark(grid: ViewGrid) -> Found:
+    """Return the share of the object that is nearly black, in the frame where most of it is."""
+    return _share_of_object(grid, grid.images.mean(-1) < _DARK)
+
+
+def blown(grid: ViewGrid) -> Found:
+    """Return the share of the object that is nearly white, in the frame where most of it is."""
+    return _share_of_object(grid, grid.images.mean(-1) > _BLOWN)
+
+
+def motion(grid: ViewGrid) -> Found:
+    """Return the largest mean change of the object's pixels between two of six key frames.
+
+    The change of a pixel is that of its colour or of its opacity, whichever is larger; the mean is taken over
+    what the object covers in either frame, then over the views.
+    """
+    keys = pick_frames(grid.n_frames, _KEY_FRAMES)
+    images, masks = grid.images[keys], masks_of(grid)[keys]
+    changes = [0.0]
+    for a in range(len(keys)):
+        for b in range(a):
+            change = torch.maximum((images[a] - images[b]).abs().mean(-1), (masks[a] - masks[b]).abs())
+            covered = torch.maximum(masks[a], masks[b]).sum((-2, -1)).clamp(min=1)
+            changes.append(float((change.sum((-2, -1)) / covered).mean()))
+    return Found(max(changes))
+
+
+def rescaling(grid: ViewGrid) -> Found:
+    """Return the largest change of size between two frames that all views share, as a logarithm.
+
+    A view's size is measured three times, by height, width and area of the silhouette. An object that moves
+    grows in some of them and not in others; one that is rescaled grows in all. So of the changes of all
+    views and measures the least tenth is left out, and the next counts. An object that truly grows to all
+    sides, such as a balloon, looks the same.
+    """
+    frames = pick_frames(grid.n_frames, _SIZED_FRAMES)
+    masks = masks_of(grid)[frames]
+    solid = (masks >= 0.5).float()
+    height, width = solid.amax(-1).sum(-1), solid.amax(-2).sum(-1)
+    sizes = torch.stack([height, width, masks.sum((-2, -1)).sqrt()], dim=-1)
+    sizes = sizes.clamp(min=1).log().flatten(1)  # [T, (V + 1) * 3]
+    shared = (sizes[:, None] - sizes).quantile(_DISSENT, dim=-1)  # [T, T], later frame minus earlier
+    larger, smaller = divmod(int(shared.argmax()), len(frames))
+    return Found(max(float(shared[larger, smaller]), 0.0), frames[larger])
+
+
+def not_finite(grid: ViewGrid) -> int:
+    """Return how many pictures hold NaN or infinite values."""
+    bad = ~(grid.images.isfinite().all(-1) & masks_of(grid).isfinite())
+    return int(bad.flatten(2).any(-1).sum())
+
+
+def _share_of_object(grid: ViewGrid, pixels: Tensor) -> Found:
+    """Return the largest share over the frames that ``pixels`` have of the object in all views."""
+    solid = masks_of(grid) >= 0.5
+    share = (pixels & solid).sum((1, 2, 3)) / solid.sum((1, 2, 3)).clamp(min=1)
+    worst = int(share.argmax())
+    return Found(float(share[worst]), worst)
+
+
+def _highest(values: Tensor) -> Found:
+    """Return the highest of values [T, V + 1] and where it is."""
+    frame, view = divmod(int(values.argmax()), values.shape[1])
+    return Found(float(values[frame, view]), frame, view)
+
+
+def _lowest(values: Tensor) -> Found:
+    return _highest(-values)._replace(value=float(values.min()))
+
+
+# Larger pictures cost time and tell no more.
+_SIZE = 128
+
+
+def small_grid(grid: ViewGrid) -> ViewGrid:
+    """Return the grid at most 128 pixels a side, with masks."""
+    return replace(grid, masks=masks_of(grid)).resized(min(_SIZE, grid.images.shape[2]))
+
+
+def measured_grid(grid: ViewGrid) -> ViewGrid:
+    """Return the grid at most 128 pixels a side, with masks free of specks."""
+    small = small_grid(grid)
+    pairs = zip(small.images.unbind(1), masks_of(small).unbind(1), strict=True)
+    return replace(small, masks=torch.stack([_without_specks(*pair) for pair in pairs], dim=1))
+
+
+def _without_specks(images: Tensor, masks: Tensor) -> Tensor:
+    """Return masks [T, H, W] of a view without small loose parts; black where there is no object at all."""
+    try:
+        kept = foreground_masks(Clip(to_bytes(images), masks=to_bytes(masks)))
+    except ValueError:
+        # No foreground in any frame: an error for a clip that is to be prepared, a measure here.
+        return torch.zeros_like(masks)
+    return masks * torch.from_numpy(kept > 0)
+
+
+_CELLS = 40
+# Standard deviation of a colour over time at which a pixel counts 1/e as still as one that never changes.
+_COLOUR_CHANGE = 0.3
+# Cells as static as this, times the square of the most static one's value, are the static part.
+_STATIC = 0.7
+# A single view in which a cell changes or is empty cannot make it impossible.
+_LEAST_STILLNESS = 1e-3
+
+
+def static_centre(grid: ViewGrid) -> Tensor:
+    """Return the centre of the most static part, [3] float64, world units.
+
+    A pixel is still when the object covers it in all frames and its colour stays the same. A cell of space
+    is static when all views see it at still pixels: the geometric mean of their stillness. The centre is the
+    mean of the most static cells in the hull of all frames. The less static the most static one is, the more
+    of the others count, so that of an object that moves as a whole it is about the middle of its way.
+
+    Args:
+        grid: of `measured_grid`.
+
+    Raises:
+        ValueError: the silhouettes contradict each other or the cameras, so that there is no hull.
+    """
+    masks = masks_of(grid)
+    spread = grid.images.std(0, correction=0).mean(-1)
+    still = masks.mean(0) * torch.exp(-spread / _COLOUR_CHANGE)  # [V + 1, H, W]
+    hull = visual_hull(masks.amax(0, keepdim=True), grid.cameras, _CELLS)
+    low, high = hull.box
+    cells = (low + (hull.centres() + 1) / 2 * (high - low))[hull.cells[0]].double()
+    weights = _stillness(cells, still, grid.cameras)
+    weights = weights * (weights >= _STATIC * weights.max() ** 2)
+    return (weights[:, None] * cells).sum(0) / weights.sum()
+
+
+def pictured(points: Tensor, cameras: Cameras) -> Tensor:
+    """Return where points [N, 3] are seen, [V + 1, N, 2] right and down, -1..1 from edge to edge."""
+    matrix = cameras.intrinsics(2) @ cameras.w2c_opencv()[:, :3]
+    x, y, depth = (points.double() @ matrix[:, :, :3].mT + matrix[:, None, :, 3]).unbind(-1)
+    return torch.stack([x / depth, y / depth], dim=-1) - 1
+
+
+def _stillness(points: Tensor, still: Tensor, cameras: Cameras) -> Tensor:
+    """Return the geometric mean [N] of what the views that see points [N, 3] say of them."""
+    places = pictured(points, cameras)
+    inside = (places.abs() <= 1).all(-1)
+    sampled = F.grid_sample(still[:, None], places[:, None].to(still), align_corners=False)[:, 0, 0]
+    logs = torch.where(inside, sampled.clamp(min=_LEAST_STILLNESS).log(), 0.0)
+    return (logs.sum(0) / inside.sum(0).clamp(min=1)).exp().double()
+
+
+# Opacity from which a pixel belongs to what must not be cut off.
+_LEAST_OPACITY = 0.1
+
+
+@dataclass(frozen=True)
+class Rectification:
+    """How the pictures of a clip are to be turned and zoomed, alike in all frames.
+
+    Args:
+        cameras: the new cameras, on an orbit around what was the static centre.
+        to_source: [V + 1, 3, 3] float64 homographies from new to old positions (right, down, 1), which run
+            from -1 to 1 across a picture.
+        centre: the new origin in the old world.
+        offset: how far from the middle of the pictures the centre was, in sides, mean over the views.
+        zoom: how many times larger the object becomes, mean over the views.
+    """
+
+    cameras: Cameras
+    to_source: Tensor
+    centre: tuple[float, float, float]
+    offset: float
+    zoom: float
+
+
+def plan_rectification(grid: ViewGrid, centre: Tensor, object_ratio: float = 0.9) -> Rectification:
+    """Return the rectification that puts ``centre`` into the middle of all views.
+
+    A camera that turns about its own centre changes its picture by a homography, exactly. The cameras'
+    different distances to the new centre are made alike by zooming, which is exact for the plane through the
+    centre and leaves a small difference of perspective in front of it and behind.
+
+    Args:
+        grid: of `measured_grid`.
+        centre: [3] world units, of `static_centre`.
+        object_ratio: share of the picture's side that the object takes where it reaches farthest in any view
+            and frame.
+
+    Raises:
+        ValueError: the object is nowhere, or a camera would stand at a pole.
+    """
+    old = grid.cameras
+    to_eye = old.eyes() - centre
+    distances = to_eye.norm(dim=-1)
+    elevations = torch.rad2deg(torch.asin(to_eye[:, 1] / distances))
+    azimuths = torch.rad2deg(torch.atan2(to_eye[:, 0], to_eye[:, 2]))
+    new = Cameras(
+        tuple((elevations - elevations[0]).tolist()),
+        tuple(((azimuths - azimuths[0]) % 360).tolist()),
+        radius=float(distances.mean()),
+        fov_deg=old.fov_deg,
+        input_elevation_deg=float(elevations[0]),
+    )
+    # The new world is turned so that the input camera stands at azimuth 0.
+    turn = torch.deg2rad(azimuths[0])
+    back = torch.tensor([[turn.cos(), 0, turn.sin()], [0, 1, 0], [-turn.sin(), 0, turn.cos()]]).double()
+    rotation = old.c2w_opencv()[:, :3, :3].mT @ back @ new.c2w_opencv()[:, :3, :3]
+    focal = _focal(old)
+    ones = torch.ones_like(distances)
+    lens = torch.stack([new.radius / distances, new.radius / distances, ones], dim=-1)
+    # From positions of a new camera whose picture reaches to 45 degrees.
+    unzoomed = torch.tensor([focal, focal, 1.0]).double()[:, None] * rotation * lens[:, None]
+    reach = _reach(grid, torch.linalg.inv(unzoomed))
+    half = reach / object_ratio
+    cameras = replace(new, fov_deg=2 * math.degrees(math.atan(half)))
+    to_source = unzoomed * torch.tensor([half, half, 1.0]).double()
+    offset = pictured(centre[None], old).norm(dim=-1).mean() / 2
+    x, y, z = centre.tolist()
+    return Rectification(cameras, to_source, (x, y, z), float(offset), 1 / (half * focal))
+
+
+def rectify(grid: ViewGrid, plan: Rectification, size: int) -> ViewGrid:
+    """Return the grid with its pictures turned and zoomed; what lies beyond the old pictures is white.
+
+    Args:
+        grid: the clip at full size.
+        plan: of `plan_rectification`.
+        size: of the new pictures, pixels.
+    """
+    masks = masks_of(grid)
+    # Where pictures shrink, several samples a pixel keep fine lines from breaking up.
+    samples = max(1, math.ceil(grid.images.shape[2] / (size * plan.zoom)))
+    images = torch.empty(grid.n_frames, grid.n_views + 1, size, size, 3)
+    opacity = torch.empty(images.shape[:4])
+    for v, matrix in enumerate(plan.to_source):
+        lattice = _lattice(matrix, size * samples)
+        for t in range(grid.n_frames):
+            # Ink instead of colour: beyond the old picture there is none.
+            planes = torch.cat([1 - grid.images[t, v], masks[t, v, ..., None]], dim=-1).movedim(-1, 0)
+            new = F.grid_sample(planes[None], lattice, mode="bicubic", align_corners=False)
+            new = F.avg_pool2d(new, samples)[0].clamp(0, 1).movedim(0, -1)
+            images[t, v], opacity[t, v] = 1 - new[..., :3], new[..., 3]
+    return replace(grid, images=images, masks=opacity, cameras=plan.cameras, latents=None)
+
+
+def _focal(cameras: Cameras) -> float:
+    """Return the focal length in half sides of the picture."""
+    return 1 / math.tan(math.radians(cameras.fov_deg) / 2)
+
+
+def _reach(grid: ViewGrid, from_source: Tensor) -> float:
+    """Return the largest distance, right or down, of the object from the middle of any new picture."""
+    height, reach = grid.images.shape[2], 0.0
+    for covered, matrix in zip(masks_of(grid).amax(0) >= _LEAST_OPACITY, from_source, strict=True):
+        rows, columns = covered.nonzero().unbind(-1)
+        middle = torch.stack([columns, rows], dim=-1).double() + 0.5
+        corners = torch.tensor([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]]).double()
+        places = (middle[:, None] + corners).flatten(0, 1) / height * 2 - 1
+        x, y, z = (F.pad(places, (0, 1), value=1.0) @ matrix.T).unbind(-1)
+        if len(x):
+            reach = max(reach, float((torch.stack([x, y]) / z).abs().max()))
+    if reach == 0:
+        raise ValueError("Expected an object; the masks are empty in all views.")
+    return reach
+
+
+def _lattice(matrix: Tensor, size: int) -> Tensor:
+    """Return where the pixels of a new picture lie in the old one, [1, size, size, 2] in -1..1."""
+    middle = (torch.arange(size).double() + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(middle, middle, indexing="ij")
+    old = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ matrix.T
+    return (old[..., :2] / old[..., 2:]).float()[None]
+
+
+# Name, measure, limit, what it means to be beyond it.
+_FILTERS: tuple[tuple[str, Callable[[ViewGrid], Found], str, str], ...] = (
+    ("frames", lambda grid: Found(grid.n_frames), "least_frames", "too few frames"),
+    ("cover", cover, "least_cover", "the object is (nearly) missing from a picture"),
+    ("cut off", cut, "largest_cut", "the picture's border cuts the object off"),
+    ("dark", dark, "largest_dark", "the object is too dark to show its colours"),
+    ("blown out", blown, "largest_blown", "the object is blown out to white"),
+    ("motion", motion, "least_motion", "the object hardly moves"),
+    ("rescaling", rescaling, "largest_rescaling", "the object changes its size in all views at once"),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measure of a clip against its limit.
+
+    Args:
+        name: of the measure.
+        found: what was measured, and where.
+        limit: the number in force.
+        limit_name: its field in `CurationLimits`, which begins with ``least`` or ``largest``.
+        meaning: what it means to be beyond the limit.
+    """
+
+    name: str
+    found: Found
+    limit: float
+    limit_name: str
+    meaning: str
+
+    @property
+    def is_least(self) -> bool:
+        """Whether the limit is a lower one."""
+        return self.limit_name.startswith("least")
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value keeps the limit."""
+        return self.found.value >= self.limit if self.is_least else self.found.value <= self.limit
+
+    @property
+    def sentence(self) -> str:
+        """What was measured and what was expected, for people."""
+        _, frame, view = self.found
+        where = "" if frame is None else f" in frame {frame}" + ("" if view is None else f" of view {view}")
+        side = "at least" if self.is_least else "at most"
+        return f"{self.name} {self.found.value:.3g}{where}, expected {side} {self.limit:.3g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a clip.
+
+    Args:
+        checks: all that could be measured.
+        faults: what is wrong besides: unreadable files, NaN, silhouettes that do not fit the cameras.
+        plan: how to rectify the clip; None where that is not known.
+    """
+
+    checks: tuple[Check, ...] = ()
+    faults: tuple[str, ...] = ()
+    plan: Rectification | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the clip is rejected; none if it is kept."""
+        return [*self.faults, *(f"{c.meaning}: {c.sentence}" for c in self.checks if not c.passed)]
+
+    @property
+    def kept(self) -> bool:
+        """Whether the clip is fit to be learnt from."""
+        return not self.reasons
+
+
+def judge(grid: ViewGrid, limits: CurationLimits) -> Verdict:
+    """Return all measures of a clip and how to rectify it; the pictures themselves stay as they are."""
+    if count := not_finite(grid):
+        total = grid.n_frames * (grid.n_views + 1)
+        return Verdict(faults=(f"NaN or infinite values in {count} of {total} pictures",))
+    small = measured_grid(grid)
+    checks = tuple(
+        Check(name, measure(small), getattr(limits, limit), limit, meaning)
+        for name, measure, limit, meaning in _FILTERS
+    )
+    try:
+        plan = plan_rectification(small, static_centre(small))
+    except ValueError as error:
+        return Verdict(checks, (f"cannot be rectified: {error}",))
+    zoom = Check(
+        "zoom", Found(plan.zoom), limits.largest_zoom, "largest_zoom", "the object is too small to be sharp"
+    )
+    return Verdict((*checks, zoom), (), plan)

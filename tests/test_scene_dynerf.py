@@ -1,0 +1,147 @@
+"""A scene renders what its field holds, and its file gives the same scene back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.dynerf import DyNeRF
+from sv4d2_core.scene.dynerf_fit import dense_cells
+from sv4d2_core.scene.hull import Occupancy
+from sv4d2_core.scene.store import load_scene
+
+CAMERAS = Cameras((0, 0, 35), (0, 90, 200))
+CONFIG = RefineConfig(features=2, plane_sizes=(4, 8), hidden=8, samples=128, hull_size=16)
+BOX = torch.tensor([[-0.4, -0.3, -0.2], [0.4, 0.3, 0.2]])
+
+
+def make_scene(cells=None, n_frames=3):
+    cells = torch.ones(n_frames, 16, 16, 16, dtype=torch.bool) if cells is None else cells
+    times = torch.linspace(0, 1, n_frames).tolist()
+    generator = torch.Generator().manual_seed(0)
+    return DyNeRF.untrained(Occupancy(cells, BOX), CAMERAS, 8.0, times, CONFIG, generator)
+
+
+def fill(scene, density, rgb):
+    """Make the field constant."""
+    scale = scene.field.field.decoder.density_scale
+    with torch.no_grad():
+        for parameter in scene.field.parameters():
+            parameter.zero_()
+        scene.field.field.decoder.density.bias.fill_(1 + torch.tensor(density / scale).expm1().log())
+        scene.field.field.decoder.colour[2].bias.copy_(torch.tensor(rgb).logit())
+    return scene
+
+
+def test_a_solid_block_has_its_colour_depth_and_normals():
+    scene = fill(make_scene(), 400.0, [0.2, 0.4, 0.6])
+    picture = scene.render(CAMERAS, [0.5], 33)
+    assert picture.rgb.shape == (1, 3, 33, 33, 3) and picture.alpha.shape == (1, 3, 33, 33)
+    assert picture.rgb.dtype == picture.normal.dtype == torch.float32
+    middle = (0, slice(None), 16, 16)
+    torch.testing.assert_close(picture.alpha[middle], torch.ones(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        picture.rgb[middle], torch.tensor([0.2, 0.4, 0.6]).expand(3, 3), atol=2e-3, rtol=0
+    )
+    # The block's faces are 0.2 (front) and 0.4 (side) from the centre, the cameras 2.
+    torch.testing.assert_close(picture.depth[0, :2, 16, 16], torch.tensor([1.8, 1.6]), atol=0.01, rtol=0)
+    corner = (0, slice(None), 0, 0)
+    assert torch.equal(picture.rgb[corner], torch.ones(3, 3))
+    assert not picture.alpha[corner].any() and not picture.depth[corner].any()
+
+
+def test_thin_matter_lets_the_white_through():
+    scene = fill(make_scene(), 2.0, [0.2, 0.4, 0.6])
+    alpha = scene.render(CAMERAS, [0.0], 33).alpha[0, :2, 16, 16]
+    torch.testing.assert_close(alpha, 1 - torch.exp(-2.0 * torch.tensor([0.4, 0.8])), atol=1e-4, rtol=0)
+
+
+def test_normals_point_out_of_the_matter():
+    scene = make_scene()
+    with torch.no_grad():
+        for parameter in scene.field.parameters():
+            parameter.zero_()
+        # Density falls with x: one feature of the plane xy, which both other planes leave alone.
+        scene.field.field.planes.space[1].fill_(1)
+        scene.field.field.planes.space[1][0, 0] = torch.linspace(2, 0, 8).expand(8, 8)
+        scene.field.field.decoder.trunk.weight[0, 2] = 1
+        scene.field.field.decoder.density.weight[0, 0] = 1
+    normal = scene.render(CAMERAS, [0.0], 33).normal[0, 0, 16, 16]
+    torch.testing.assert_close(normal, torch.tensor([1.0, 0.0, 0.0]), atol=1e-4, rtol=0)
+
+
+def test_frames_and_cells_are_kept_apart():
+    cells = torch.zeros(3, 16, 16, 16, dtype=torch.bool)
+    cells[0, :, :, :8] = True  # x < 0
+    cells[2, :, :, 8:] = True
+    scene = fill(make_scene(cells), 400.0, [0.5, 0.5, 0.5])
+    alpha = scene.render(CAMERAS, [0.0, 0.25, 0.5, 0.75, 1.0], 32).alpha[:, 0]
+    left, right = alpha[..., :16].amax((1, 2)), alpha[..., 16:].amax((1, 2))
+    assert (left > 0.5).tolist() == [True, True, False, False, False]
+    assert (right > 0.5).tolist() == [False, False, False, True, True]
+
+
+def test_dense_cells_are_those_that_hold_something():
+    scene = fill(make_scene(), 400.0, [0.5, 0.5, 0.5])
+    hull = Occupancy(torch.rand(3, 16, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5, BOX)
+    assert torch.equal(dense_cells(scene, hull, 0.01).cells, hull.cells)
+    assert not dense_cells(fill(scene, 1e-3, [0.5, 0.5, 0.5]), hull, 0.01).cells.any()
+
+
+def test_a_saved_scene_renders_the_same(tmp_path):
+    cells = torch.rand(3, 15, 15, 15, generator=torch.Generator().manual_seed(0)) < 0.3
+    scene = make_scene(cells)
+    scene.save(tmp_path / "scene.safetensors")
+    loaded = load_scene(tmp_path / "scene.safetensors")
+    assert (loaded.backend, loaded.cameras, loaded.fps, loaded.n_frames) == ("dynerf", CAMERAS, 8.0, 3)
+    first, second = (s.render(CAMERAS, [0.3], 16) for s in (scene, loaded))
+    assert all(torch.equal(vars(first)[key], vars(second)[key]) for key in vars(first))
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.safetensors"]
+
+
+def test_files_that_are_no_scene_are_refused(tmp_path):
+    path = tmp_path / "scene.safetensors"
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        load_scene(path)
+    make_scene().save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_scene(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="of another kind"):
+        load_scene(path)
+    path.write_bytes(whole)
+    tensors = load_file(path)
+    header = {"backend": "voxels", "version": 1}
+    save_file(tensors, path, {"sv4d2.scene": json.dumps(header)})
+    with pytest.raises(ValueError, match="holds backend 'voxels'"):
+        load_scene(path)
+    save_file(tensors, path, {"sv4d2.scene": json.dumps({**header, "backend": "dynerf"})})
+    with pytest.raises(ValueError, match="damaged scene file"):
+        load_scene(path)
+
+
+def test_times_and_sizes_out_of_range_are_refused():
+    scene = make_scene()
+    for times, size in (([], 8), ([1.5], 8), ([0.5], 0)):
+        with pytest.raises(ValueError, match="times? in 0..1"):
+            scene.render(CAMERAS, times, size)
+
+
+def test_rendering_reports_and_can_be_cancelled():
+    heard = []
+
+    def stop_at_two(done, total, info):
+        heard.append((done, total))
+        if done == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        make_scene().render(CAMERAS, [0.0, 1.0], 8, callback=stop_at_two)
+    assert heard == [(1, 6), (2, 6)]

@@ -1,0 +1,179 @@
+"""A short fit learns, repeats itself, resumes, and refuses what cannot be fitted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.metrics.image import psnr
+from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.refine import refine_scene
+from sv4d2_core.scene.store import FitState
+from sv4d2_core.views import ViewGrid
+from sv4d2_core.world.body import make_creature
+from sv4d2_core.world.render import render_views
+
+CAMERAS = Cameras.official("sv4d2")
+TINY = RefineConfig(
+    rounds=0,
+    learning_rate=0.05,
+    steps_static=10,
+    steps=50,
+    rays_per_step=512,
+    samples=32,
+    features=4,
+    plane_sizes=(8, 16, 32),
+    hidden=32,
+    hull_size=32,
+    occupancy_every=20,
+)
+
+
+@pytest.fixture(scope="module")
+def views():
+    return render_views(make_creature(10), CAMERAS, 4, 32)
+
+
+@pytest.fixture(scope="module")
+def fitted(views):
+    losses, states = [], {}
+
+    def listen(step, total, progress):
+        assert total == 60
+        losses.append((progress.phase, progress.loss))
+        if step in (7, 35):
+            states[step] = progress.state()
+
+    return refine_scene(views, TINY, callback=listen), losses, states
+
+
+def same(first, second):
+    pairs = zip(first.field.state_dict().values(), second.field.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_loss_falls_and_an_unseen_view_is_better_than_white(fitted):
+    scene, losses, _ = fitted
+    assert [phase for phase, _ in losses] == ["static"] * 10 + ["dynamic"] * 50
+    values = [loss for _, loss in losses]
+    assert sum(values[-5:]) < 0.5 * sum(values[:5])
+    unseen = Cameras((0, 10), (0, 30))
+    truth = render_views(make_creature(10), unseen, 4, 32)
+    rendering = scene.render(unseen, truth.frame_times(), 32)
+    assert truth.masks is not None
+    pictures = [x[:, 1] for x in (rendering.rgb, truth.images, truth.masks)]
+    ours, white = psnr(*pictures).mean(), psnr(torch.ones_like(pictures[0]), *pictures[1:]).mean()
+    assert float(ours) > float(white) + 3
+
+
+def test_one_seed_gives_one_scene(views, fitted):
+    assert same(refine_scene(views, TINY), fitted[0])
+    assert not same(refine_scene(views, replace(TINY, seed=1)), fitted[0])
+
+
+@pytest.mark.parametrize("step", [7, 35])
+def test_a_resumed_fit_gives_the_same_bits(views, fitted, step, tmp_path):
+    scene, _, states = fitted
+    states[step].save(tmp_path / "fit.safetensors")
+    state = FitState.load(tmp_path / "fit.safetensors")
+    heard = []
+    resumed = refine_scene(views, TINY, state=state, callback=lambda done, *_: heard.append(done))
+    assert heard[0] == step + 1 and same(resumed, scene)
+    assert torch.equal(resumed.occupancy.cells, scene.occupancy.cells)
+
+
+def test_a_state_of_another_fit_is_refused(views, fitted):
+    state = fitted[2][7]
+    with pytest.raises(ValueError, match="one of another fit, at step 7"):
+        refine_scene(views, replace(TINY, learning_rate=0.5), state=state)
+    with pytest.raises(ValueError, match="one of another fit"):
+        refine_scene(replace(views, images=views.images * 0.9), TINY, state=state)
+
+
+def test_a_callback_can_cancel(views):
+    def stop(step, total, progress):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        refine_scene(views, TINY, callback=stop)
+
+
+def test_pictures_grow_from_coarse_to_fine(views):
+    config = replace(TINY, steps_static=2, steps=4, image_sizes=(16, 32), image_size_starts=(0.0, 0.5))
+    assert [config.image_size_at(step) for step in range(6)] == [16, 16, 16, 32, 32, 32]
+    assert refine_scene(views, config).n_frames == 4
+
+
+def test_progressive_frames_begin_at_the_anchor(views):
+    config = replace(TINY, steps_static=0, steps=1, frames_per_step=1, progressive=True)
+    assert refine_scene(views, config).n_frames == 4
+
+
+def test_missing_masks_are_made_and_said(views, caplog):
+    config = replace(TINY, steps_static=1, steps=1)
+    scene = refine_scene(replace(views, masks=None), config)
+    assert "near-white" in caplog.text
+    assert same(
+        scene, refine_scene(replace(views, masks=(views.images.mean(-1) <= 250 / 255).float()), config)
+    )
+
+
+def changed(views, **places):
+    images, masks = views.images.clone(), views.masks.clone()
+    for name, (index, value) in places.items():
+        {"images": images, "masks": masks}[name][index] = value
+    return replace(views, images=images, masks=masks)
+
+
+def test_views_that_cannot_be_fitted_are_refused(views):
+    everything = slice(None)
+    cases = [
+        (changed(views, images=((1, 2, 3, 4, 0), torch.nan)), "got 1 of .* NaN"),
+        (changed(views, images=((0, 0), 255.0)), "got 0.* to 255"),
+        (changed(views, masks=((2, 3), 0.0)), r"1 of 20 are empty \(frame 2 view 3\)"),
+        (changed(views, masks=(everything, 0.0)), "an object on 0 % of the pixels"),
+        (changed(views, masks=(everything, 1.0)), "no background in 20 pictures"),
+        (changed(views, images=(everything, 0.5)), "20 pictures of one colour"),
+        (replace(views, images=torch.ones_like(views.images), masks=None), "an object on 0 %"),
+        (views.at_frames([2, 0, 1]), "Sort the frames"),
+        (ViewGrid(views.images[:, :, :20], CAMERAS, views.masks[:, :, :20]), "got 32 x 20"),
+    ]
+    for bad, text in cases:
+        with pytest.raises(ValueError, match=text):
+            refine_scene(bad, TINY)
+
+
+def test_a_fit_that_diverges_names_the_knob(views):
+    with pytest.raises(FloatingPointError, match=r"Lower learning_rate \(1e\+30\)"):
+        refine_scene(views, replace(TINY, learning_rate=1e30))
+
+
+def test_sizes_follow_the_pictures():
+    config = RefineConfig()
+    assert config.for_pictures(64).plane_sizes == (8, 16, 32)
+    assert config.for_pictures(576).plane_sizes == (64, 128, 256)
+    assert config.for_pictures(255).image_sizes == ()
+    large = config.for_pictures(512)
+    steps = [round(share * large.stage_one_steps) for share in (0, 0.39, 0.41, 0.69, 0.71, 1.5)]
+    assert [large.image_size_at(step) for step in steps] == [128, 128, 256, 256, 512, 512]
+    assert TINY.for_pictures(64) == TINY
+
+
+def test_settings_survive_json_and_are_checked():
+    config = replace(TINY, image_sizes=(16, 32), image_size_starts=(0.0, 0.4), progressive=False)
+    assert RefineConfig.from_json(config.to_json()) == config
+    with pytest.raises(ValueError, match="unknown speed"):
+        RefineConfig.from_json({"speed": 1})
+    for field, value in (
+        ("steps", 0),
+        ("learning_rate", 0.0),
+        ("plane_sizes", (1,)),
+        ("time_size", 1),
+        ("image_sizes", (32,)),
+        ("weight_mask", float("nan")),
+    ):
+        with pytest.raises(ValueError, match="Expected"):
+            replace(TINY, **{field: value})

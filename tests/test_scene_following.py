@@ -1,0 +1,318 @@
+"""Fields that move: the canonical field, following an object, and what a file keeps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.scene.canonical import Canonical
+from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.dynerf import DyNeRF
+from sv4d2_core.scene.following import Following
+from sv4d2_core.scene.hull import Occupancy
+from sv4d2_core.scene.paths import FramePath, OffsetGrids, frame_shares, rotations
+from sv4d2_core.scene.planes import MovingPlanes
+from sv4d2_core.scene.refine import refine_scene
+from sv4d2_core.scene.registration import hull_centres, hull_turns
+from sv4d2_core.scene.store import load_scene
+from sv4d2_core.world.body import make_creature
+from sv4d2_core.world.render import render_views
+
+CONFIG = RefineConfig(
+    field="canonical", features=3, plane_sizes=(4, 8), hidden=16, samples=32, deformation_sizes=(3, 5)
+)
+BOX = torch.tensor([[-0.6, -0.3, -0.3], [0.6, 0.3, 0.3]])
+N_FRAMES = 5
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+TIMES = torch.linspace(0, 1, N_FRAMES).tolist()
+
+
+def make_field(seed=0, kind=Canonical):
+    """Return a field whose path, if it had one, would count."""
+    field = Following(kind(CONFIG, N_FRAMES, torch.Generator().manual_seed(seed)), N_FRAMES)
+    field.moves.fill_(True)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for planes in (field.field.shape if kind is Canonical else field.field.planes).space:
+            planes += 0.3 * torch.rand(planes.shape, generator=generator)
+    return field
+
+
+def random_points(n=200, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, 3, generator=generator) * 2 - 1, torch.rand(n, generator=generator)
+
+
+def disturb(field, seed=2):
+    """Make everything move."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in (field.path, field.field.deformation, field.field.tint.change):
+            for parameter in part.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return field
+
+
+def slab_hull(angles, centres, size=32):
+    """Return the hull of a flat bar turned about z, in a box of unequal sides."""
+    hull = Occupancy(torch.zeros(len(angles), size, size, size, dtype=torch.bool), BOX)
+    world = (hull.centres() + 1) / 2 * (BOX[1] - BOX[0]) + BOX[0]
+    for t, (angle, centre) in enumerate(zip(angles, centres, strict=True)):
+        own = (world - torch.tensor([centre, 0.0, 0.0])) @ rotations(torch.tensor([[0.0, 0.0, angle]]))[0]
+        hull.cells[t] = (own.abs() <= torch.tensor([0.22, 0.05, 0.12])).all(-1)
+    return hull
+
+
+def test_nothing_moves_at_first():
+    points, times = random_points()
+    field = make_field()
+    torch.testing.assert_close(field.offsets(points, times), torch.zeros(200, 3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(field(points, times), field(points, None), atol=1e-4, rtol=1e-4)
+
+
+def test_canonical_space_does_not_know_the_deformation():
+    points, times = random_points()
+    field = make_field()
+    still, moving = field(points, None), field(points, times)
+    disturb(field)
+    assert torch.equal(field(points, None)[0], still[0])
+    assert not torch.allclose(field(points, times)[0], moving[0])
+
+
+def test_the_shape_is_that_of_the_canonical_points():
+    points, times = random_points()
+    field = disturb(make_field())
+    density = field.densities(points + field.offsets(points, times), None)
+    torch.testing.assert_close(field.densities(points, times), density)
+    assert torch.equal(field(points, times)[0], field.densities(points, times))
+
+
+def test_one_seed_gives_one_field():
+    points, times = random_points()
+    first, again, other = (make_field(seed)(points, times)[1] for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.allclose(first, other)
+
+
+def test_every_parameter_and_the_points_have_gradients():
+    points, times = random_points()
+    field = disturb(make_field())
+    points.requires_grad_()
+    density, colour = field(points, times)
+    (density.sum() + colour.sum()).backward()
+    for name, parameter in field.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
+    assert points.grad is not None and bool(points.grad.abs().sum() > 0)
+    grouped = [parameter for group in field.groups(CONFIG) for parameter in group["params"]]
+    assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in field.parameters()}
+    assert len(grouped) == len(list(field.parameters()))
+
+
+def test_motion_has_the_gradient_of_finite_differences():
+    field = disturb(make_field()).double()
+    points, times = (value.double() for value in random_points(6))
+    points = (0.8 * points).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: field.offsets(p, times), (points,), atol=1e-5)
+
+
+def test_frames_stand_alone_at_their_own_times_and_lines_stay_lines():
+    times = torch.linspace(0, 1, N_FRAMES)
+    torch.testing.assert_close(frame_shares(times, N_FRAMES), torch.eye(N_FRAMES), atol=1e-5, rtol=0)
+    inner = torch.linspace(0.25, 0.75, 9)
+    torch.testing.assert_close(frame_shares(inner, N_FRAMES) @ times, inner)
+    torch.testing.assert_close(frame_shares(torch.tensor([0.0]), 1), torch.ones(1, 1))
+
+
+def test_a_path_takes_a_turned_body_back_to_the_anchor():
+    path = FramePath(3)
+    centres = torch.tensor([[-0.5, 0.0, 0.0], [0.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
+    turns = torch.tensor([[0.0, 0.0, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, -0.5]]) * math.pi
+    path.start(centres, turns, BOX, centres[1])
+    # At frame 2 the body is a quarter turn on, 0.3 world units to the right: x of 1/6 has become y of 1/3.
+    seen = torch.tensor([[0.5, 1 / 3, 0.0]])
+    torch.testing.assert_close(
+        path(seen, torch.ones(1)), torch.tensor([[1 / 6, 0.0, 0.0]]), atol=1e-6, rtol=0
+    )
+
+
+def test_fine_grids_fade_in():
+    deformation = OffsetGrids((2, 3, 5), 2)
+    with torch.no_grad():
+        for grid, value in zip(deformation.grids, (1.0, 10.0, 100.0), strict=True):
+            grid.fill_(value)
+    seen = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        deformation.anneal(share)
+        seen.append(float(deformation(torch.zeros(1, 3), torch.zeros(1))[0, 0].detach()))
+    assert seen == pytest.approx([1, 6, 11, 61, 111], abs=1e-3)
+
+
+def test_hulls_tell_centres_and_turns():
+    angles, centres = [0.0, 0.5, 1.0, 1.5, 2.0], [-0.3, -0.15, 0.0, 0.15, 0.3]
+    hull = slab_hull(angles, centres)
+    found, size = hull_centres(hull)
+    turns = hull_turns(hull, found, 1)
+    assert 0.3 < size < 0.46
+    torch.testing.assert_close(found[:, 0], torch.tensor(centres) / 0.6, atol=0.03, rtol=0)
+    expected = torch.zeros(5, 3)
+    expected[:, 2] = 0.5 - torch.tensor(angles)
+    torch.testing.assert_close(turns, expected, atol=0.12, rtol=0)
+
+
+def test_hulls_that_do_not_turn_get_no_rotation():
+    for hull in (slab_hull([0.0] * 3, [-0.2, 0.0, 0.2]), slab_hull([0.3], [0.1])):
+        turns = hull_turns(hull, hull_centres(hull)[0], 0)
+        assert turns.shape == (len(hull.cells), 3) and not turns.any()
+
+
+def test_following_lays_all_frames_over_the_anchor():
+    hull = slab_hull([0.0] * N_FRAMES, [-0.3, -0.15, 0.0, 0.15, 0.3])
+    field = make_field()
+    field.follow(hull, 2, TIMES)
+    point = torch.tensor([[0.2, 0.1, 0.0]])
+    moved = point + torch.tensor([[0.5, 0.0, 0.0]])
+    density = field.densities(point, torch.tensor([0.5]))
+    torch.testing.assert_close(field.densities(moved, torch.ones(1)), density, rtol=0.05, atol=0)
+    torch.testing.assert_close(field.densities(point, None), density, rtol=1e-3, atol=0)
+    assert float(field.reach[0]) < 0.5
+
+
+def test_a_translation_is_learnt():
+    # A ball moves along y, and the field, which is not told, has to match its density and colour.
+    field = make_field()
+    optimizer = torch.optim.Adam(field.groups(CONFIG))
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"]
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for step in range(160):
+        field.anneal(min(step / 60, 1.0))
+        points = torch.rand(600, 3, generator=generator) * 2 - 1
+        frames = torch.randint(0, N_FRAMES, (600,), generator=generator)
+        times = frames / (N_FRAMES - 1)
+        centre = torch.stack([0 * times, 0.5 * times, 0 * times], dim=-1)
+        target = 20 * torch.sigmoid(12 * (0.4 - (points - centre).norm(dim=-1)))
+        loss = (field.densities(points, times) - target).square().mean()
+        loss = loss + field.regularisation(CONFIG, True)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-20:]) < 0.15 * sum(losses[:20])
+    around, _ = random_points(300)
+    around = 0.2 * around
+    first = field.offsets(around, torch.zeros(300)).mean(0)
+    last = field.offsets(around + torch.tensor([0.0, 0.5, 0.0]), torch.ones(300)).mean(0)
+    assert float((first - last)[1].detach()) == pytest.approx(0.5, abs=0.15)
+
+
+def test_cells_between_frames_move_with_the_object():
+    hull = slab_hull([0.0] * N_FRAMES, [-0.36, -0.18, 0.0, 0.18, 0.36])
+    field = make_field()
+    field.follow(hull, 2, TIMES)
+    carried = field.carried(hull, (2, 3), (0.5, 0.75, 0.625))
+    true = slab_hull([0.0], [0.09]).cells[0]
+    assert bool(carried[true].all())
+    assert int(carried.sum()) < int((hull.cells[2] | hull.cells[3]).sum()) * 1.6
+    far = hull.centres()[carried][:, 0] - 0.15
+    assert float(far.abs().max()) < 0.22 / 0.6 + 0.2
+
+
+def test_regularisation_knows_statics_from_motion():
+    field = make_field()
+    still = float(field.regularisation(CONFIG, False).detach())
+    assert still > 0
+    assert float(field.regularisation(CONFIG, True).detach()) == pytest.approx(still)
+    disturb(field)
+    assert float(field.regularisation(CONFIG, False).detach()) == pytest.approx(still)
+    assert float(field.regularisation(CONFIG, True).detach()) > still + 1e-4
+
+
+def test_a_saved_scene_renders_the_same(tmp_path):
+    hull = slab_hull([0.0, 0.3, 0.6, 0.9, 1.2], [0.0] * 5)
+    cameras = Cameras((0, 0, 35), (0, 90, 200))
+    times = torch.linspace(0, 1, N_FRAMES).tolist()
+    scene = DyNeRF.untrained(hull, cameras, 8.0, times, CONFIG, torch.Generator().manual_seed(0))
+    assert isinstance(scene.field.field, Canonical)
+    scene.field.follow(hull, 2, times, True)
+    disturb(scene.field).anneal(0.4)
+    scene.save(tmp_path / "scene.safetensors")
+    loaded = load_scene(tmp_path / "scene.safetensors")
+    first, second = (s.render(cameras, [0.25, 0.3], 16) for s in (scene, loaded))
+    assert bool(first.alpha.any())
+    assert all(torch.equal(vars(first)[key], vars(second)[key]) for key in vars(first))
+
+
+def test_a_resumed_fit_gives_the_same_bits():
+    views = render_views(make_creature(10), Cameras.official("sv4d2"), 4, 32)
+    config = replace(
+        CONFIG, rounds=0, steps_static=3, steps=5, rays_per_step=128, hull_size=16, occupancy_every=3
+    )
+    states = {}
+
+    def listen(step, total, progress):
+        states[step] = progress.state()
+
+    whole = refine_scene(views, config, callback=listen).field.state_dict()
+    for step in (2, 5):
+        resumed = refine_scene(views, config, state=states[step]).field.state_dict()
+        assert resumed.keys() == whole.keys()
+        assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    assert bool(whole["field.deformation.grids.0"].any()) and float(whole["field.deformation.share"]) == 1
+
+
+def test_only_an_object_that_moves_far_is_followed():
+    near, far = (slab_hull([0.0] * 5, [d * t for t in (-2, -1, 0, 1, 2)]) for d in (0.04, 0.15))
+    for hull, wanted, followed in (
+        (near, None, False),
+        (far, None, True),
+        (near, True, True),
+        (far, False, False),
+    ):
+        field = Following(MovingPlanes(CONFIG, N_FRAMES), N_FRAMES)
+        field.follow(hull, 2, TIMES, wanted)
+        assert bool(field.moves) == followed
+        grouped = [parameter for group in field.groups(CONFIG) for parameter in group["params"]]
+        assert any(parameter is field.path.centres for parameter in grouped) == followed
+        points, times = random_points()
+        assert bool(field.offsets(points, times).abs().max() > 0.1) == followed
+
+
+def test_frames_at_uneven_times_are_followed_too():
+    hull = slab_hull([0.0] * 3, [-0.3, 0.0, 0.3])
+    field = Following(MovingPlanes(CONFIG, 3), 3)
+    field.follow(hull, 1, (0.0, 0.8, 1.0))
+    # Half of the way is done at 0.8, where the anchor is: 3/8 of that half is left at 0.5, the middle node.
+    moved = field.offsets(torch.zeros(1, 3), torch.tensor([0.5]))
+    assert float(moved[0, 0].detach()) == pytest.approx(0.3 * 3 / 8 / 0.6, abs=0.03)
+
+
+@pytest.mark.parametrize("field", ["planes", "canonical"])
+def test_frames_that_come_in_start_from_their_neighbours(field):
+    made = make_field(kind={"planes": MovingPlanes, "canonical": Canonical}[field])
+    with torch.no_grad():
+        for i, parameter in enumerate(made.field.parameters()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
+    points, _ = random_points()
+    known = made(points, torch.full((200,), 0.5))
+    made.hold(0.25, 0.5)
+    after = made(points, torch.full((200,), 1.0))
+    torch.testing.assert_close(after[0], known[0])
+    torch.testing.assert_close(after[1], known[1])
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(ValueError, match="field planes or canonical; got 'voxels'"):
+        RefineConfig(field="voxels")

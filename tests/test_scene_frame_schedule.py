@@ -1,0 +1,130 @@
+"""Which frames a step may see: outward from the anchor, all by 35 % of the steps, old ones again."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.scene.schedule import allowed_frames, anchor_frame, draw_frames, motion_is_large, motion_score
+from sv4d2_core.world import benchmark_scenes
+
+torch.set_num_threads(1)
+
+CASES = [
+    (steps, n, anchor) for steps in (7, 100, 1500) for n in (1, 2, 5, 12, 21) for anchor in (0, n // 2, n - 1)
+]
+
+
+def squares(*positions: int) -> Tensor:
+    """Return masks [T, 2, 8, 8] of a 4 x 4 square that starts at these columns."""
+    masks = torch.zeros(len(positions), 2, 8, 8)
+    for t, x in enumerate(positions):
+        masks[t, :, 2:6, x : x + 4] = 1
+    return masks
+
+
+@pytest.mark.parametrize("steps, n_frames, anchor", CASES)
+def test_frames_are_admitted_outward_and_all_by_35_percent(steps: int, n_frames: int, anchor: int):
+    before: set[int] = set()
+    for step in range(steps):
+        allowed, newest = allowed_frames(step, steps, n_frames, anchor)
+        assert anchor in allowed and before <= set(allowed) and set(newest) <= set(allowed)
+        # What is allowed is one stretch of frames around the anchor.
+        assert allowed == list(range(allowed[0], allowed[-1] + 1))
+        share = min(1.0, 0.2 + 0.8 * step / (0.35 * steps))
+        stage = min(5, math.floor(share * 5 + 1e-9))
+        assert allowed == [t for t in range(n_frames) if abs(t - anchor) <= math.ceil(stage * n_frames / 5)]
+        # With very few steps, one step may pass several stages.
+        if steps >= 20:
+            assert set(allowed) - before <= set(newest)
+        before = set(allowed)
+        if step >= 0.35 * steps:
+            assert allowed == list(range(n_frames))
+    assert len(before) == n_frames
+
+
+def test_the_rings_of_a_long_clip():
+    starts = [0, 9, 18, 27, 35, 44]
+    rings = [allowed_frames(step, 100, 20, 0)[1] for step in starts]
+    assert rings == [
+        list(range(5)),
+        list(range(5, 9)),
+        list(range(9, 13)),
+        list(range(13, 17)),
+        [17, 18, 19],
+        [],
+    ]
+    assert allowed_frames(34, 100, 20, 0)[0] == list(range(17))
+
+
+def test_half_of_the_drawn_frames_are_new_and_none_comes_twice():
+    generator = torch.Generator("cpu").manual_seed(3)
+    counts: Counter[int] = Counter()
+    for _ in range(2000):
+        frames = draw_frames(list(range(9)), [5, 6, 7, 8], 4, generator).tolist()
+        assert len(set(frames)) == 4 and sum(t >= 5 for t in frames[:2]) == 2
+        counts.update(frames)
+    # Two of four from the ring, then two of the seven that are left.
+    for t in range(9):
+        expected = 2000 * (1 / 2 + 1 / 2 * 2 / 7) if t >= 5 else 2000 * 2 / 7
+        assert counts[t] == pytest.approx(expected, rel=0.15)
+
+
+def test_without_a_ring_all_frames_are_drawn_alike():
+    generator = torch.Generator("cpu").manual_seed(3)
+    drawn = torch.cat([draw_frames(list(range(6)), [], 3, generator) for _ in range(1000)])
+    assert torch.bincount(drawn, minlength=6).float().sub(500).abs().max() < 75
+
+
+def test_too_few_frames_are_repeated_and_a_seed_repeats_the_draw():
+    def drawn(seed: int) -> list[int]:
+        return draw_frames([2, 3], [3], 5, torch.Generator("cpu").manual_seed(seed)).tolist()
+
+    assert drawn(1) == drawn(1) and len(drawn(1)) == 5 and set(drawn(1)) == {2, 3}
+    assert draw_frames([4], [4], 1, torch.Generator("cpu")).tolist() == [4]
+
+
+def test_the_anchor_is_the_frame_that_shows_most():
+    masks = squares(0, 0, 0, 0)
+    masks[2, 1, 0] = 1
+    assert anchor_frame(masks) == 2
+    assert anchor_frame(squares(0, 1)) == 0
+
+
+def test_motion_score_of_known_shifts():
+    assert motion_score(squares(1, 1, 1), 0) == 1
+    # A shift by one of four columns leaves 12 of 20 pixels in common.
+    assert motion_score(squares(0, 1), 0) == pytest.approx((1 + 12 / 20) / 2)
+    assert motion_score(torch.zeros(3, 2, 4, 4), 1) == 1
+    # Disjoint but for one frame of four: a mean of 1/4.
+    assert motion_is_large(squares(0, 4, 4, 4), 0) and not motion_is_large(squares(0, 1, 1), 0)
+
+
+def test_fast_scenes_have_large_motion_and_a_turning_owl_has_not():
+    rig = Cameras.official("sv4d2")
+    masks = {
+        s.name: s.views(rig, 32).masks for s in benchmark_scenes() if s.name in ("runner", "aeroplane", "owl")
+    }
+    large = {}
+    for name, mask in masks.items():
+        assert mask is not None
+        large[name] = motion_is_large(mask, anchor_frame(mask))
+    assert large == {"runner": True, "aeroplane": True, "owl": False}
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="step from 0 to 9; got 10"):
+        allowed_frames(10, 10, 4, 0)
+    with pytest.raises(ValueError, match="anchor frame from 0 to 3; got 4"):
+        allowed_frames(0, 10, 4, 4)
+    with pytest.raises(ValueError, match="anchor frame"):
+        motion_score(squares(0), 1)
+    with pytest.raises(ValueError, match=r"\[T, V \+ 1, H, W\]; got \[0, 2, 8, 8\]"):
+        anchor_frame(squares())
+    with pytest.raises(ValueError, match="got 0 frames"):
+        draw_frames([], [], 2, torch.Generator("cpu"))

@@ -1,0 +1,316 @@
+"""Deformable Gaussians: they start on the hull, learn shape and motion, come back from files and states."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.files import read_tensors
+from sv4d2_core.metrics.image import psnr
+from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
+from sv4d2_core.scene.gaussians import CanonicalGaussians, Deformation, Gaussians
+from sv4d2_core.scene.gaussians_fit import GaussiansFit, nearest, relocate, shared
+from sv4d2_core.scene.hull import HullDistance, Occupancy
+from sv4d2_core.scene.scene import SCENE_FORMAT
+from sv4d2_core.scene.schedule import Draw, anchor_frame
+from sv4d2_core.world.body import make_creature
+from sv4d2_core.world.render import render_creature, render_views
+
+CAMERAS = Cameras.official("sv4d2")
+OWN = GaussiansConfig(count=400, features=4, plane_sizes=(8,), hidden=32, relocate_every=20)
+TINY = RefineConfig(steps_static=20, steps=40, hull_size=32, gaussians=OWN)
+
+
+class Loop:
+    """The least that fits: Adam over the groups, frames drawn at random."""
+
+    def __init__(self, views, config=TINY):
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.config, self.anchor = config, anchor_frame(views.masks)
+        self.fit = GaussiansFit(views, config, "cpu", self.generator)
+        self.optimizer = torch.optim.Adam(self.fit.groups(), betas=(0.9, 0.99), eps=1e-15)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"]
+        self.step, self.losses = 0, []
+
+    def draw(self):
+        timed = self.step >= self.config.steps_static
+        order = torch.randperm(4, generator=self.generator)[:2]
+        frames = order if timed else torch.tensor([self.anchor])
+        return Draw(self.step, frames, 3 if timed else 5, timed, self.generator)
+
+    def run(self, steps):
+        for _ in range(steps):
+            draw = self.draw()
+            self.fit.prepare(draw)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.losses.append(self.fit.accumulate(draw))
+            self.optimizer.step()
+            self.step += 1
+        return self
+
+
+@pytest.fixture(scope="module")
+def views():
+    return render_views(make_creature(10), CAMERAS, 4, 32)
+
+
+@pytest.fixture(scope="module")
+def fitted(views):
+    return Loop(views).run(60)
+
+
+def quality(scene, views):
+    rgb = scene.render(CAMERAS, views.frame_times(), 32).rgb
+    return float(psnr(*(x.flatten(0, 1) for x in (rgb, views.images, views.masks))).mean())
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_it_starts_on_the_hull_in_the_colours_of_the_views(views):
+    fit = Loop(views).fit
+    assert len(fit.scene.canonical.means) == OWN.count
+    assert not fit.dead(timed=False).any()
+    white = torch.ones_like(views.images).flatten(0, 1)
+    baseline = float(psnr(white, views.images.flatten(0, 1), views.masks.flatten(0, 1)).mean())
+    assert quality(fit.scene, views) > baseline + 2
+
+
+def test_the_loss_falls_and_the_views_are_met(views, fitted):
+    first, last = fitted.losses[:5], fitted.losses[15:20]
+    assert sum(last) < 0.6 * sum(first)
+    moving = fitted.losses[20:]
+    assert sum(moving[-10:]) < 0.75 * sum(moving[:10])
+    assert quality(fitted.fit.scene, views) > 14
+
+
+def test_the_times_of_the_frames_are_told_apart(views, fitted):
+    scene, frames = fitted.fit.scene, (0, 1)
+    right = scene.render(CAMERAS, [views.frame_times()[t] for t in frames], 32).rgb
+    own = [(right[i] - views.images[t]).abs().mean() for i, t in enumerate(frames)]
+    swapped = [(right[1 - i] - views.images[t]).abs().mean() for i, t in enumerate(frames)]
+    assert float(sum(own)) < 0.95 * float(sum(swapped))
+
+
+def test_one_seed_gives_one_scene(views):
+    runs = [Loop(views, replace(TINY, seed=seed, steps_static=3)).run(6) for seed in (0, 0, 1)]
+    first, again, other = (run.fit.scene.state_dict() for run in runs)
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_a_restored_fit_goes_on_with_the_same_bits(views):
+    config = replace(TINY, steps_static=4, gaussians=replace(OWN, relocate_every=7))
+    whole = Loop(views, config).run(9)
+    held = whole.fit.tensors()
+    other = Loop(views, config)
+    other.fit.restore({key: value.clone() for key, value in held.items()})
+    state = whole.optimizer.state_dict()
+    other.optimizer.load_state_dict(copy.deepcopy(state))
+    other.generator.set_state(whole.generator.get_state())
+    other.step = whole.step
+    # Dead Gaussians move in step 14.
+    whole.run(8)
+    assert not same(whole.fit.tensors(), held)
+    assert other.run(8).losses == whole.losses[9:]
+    assert same(other.fit.tensors(), whole.fit.tensors())
+
+
+def test_a_saved_scene_renders_the_same(fitted, tmp_path):
+    scene = fitted.fit.scene
+    scene.save(tmp_path / "scene.safetensors")
+    tensors, header = read_tensors(tmp_path / "scene.safetensors", SCENE_FORMAT)
+    assert header["backend"] == "gaussians"
+    loaded = Gaussians.from_tensors(tensors, header, "cpu")
+    pictures = [x.render(CAMERAS, (0.0, 0.4), 24, views=(0, 2)) for x in (scene, loaded)]
+    for ours, theirs in zip(*(vars(p).values() for p in pictures), strict=True):
+        assert torch.equal(ours, theirs)
+    assert (loaded.cameras, loaded.fps, loaded.times, loaded.config) == (CAMERAS, 8.0, scene.times, OWN)
+
+
+def test_renderings_have_depths_and_normals_of_the_surface(views, fitted):
+    rendering = fitted.fit.scene.render(CAMERAS, views.frame_times(), 32)
+    truth = render_creature(make_creature(10), CAMERAS, torch.tensor(views.frame_times()).double(), 32)
+    seen = (rendering.alpha > 0.9) & (truth.mask > 0.9)
+    assert float((rendering.depth - truth.depth).abs()[seen].median()) < 0.1
+    assert torch.allclose(rendering.normal[seen].norm(dim=-1), torch.ones(()), atol=1e-3)
+    towards = -CAMERAS.rays(32)[1].float().expand_as(rendering.normal)
+    assert ((rendering.normal * towards).sum(-1)[seen] > 0).float().mean() > 0.95
+    empty = rendering.alpha == 0
+    assert (rendering.depth[empty] == 0).all() and (rendering.normal[empty] == 0).all()
+    assert (rendering.rgb[empty] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "times", "chosen", "said"),
+    [(0, (0.5,), None, "size 0"), (8, (), None, "times"), (8, (1.5,), None, "1.5"), (8, (0.5,), (9,), "9")],
+)
+def test_what_cannot_be_rendered_is_refused(fitted, size, times, chosen, said):
+    with pytest.raises(ValueError, match=said):
+        fitted.fit.scene.render(CAMERAS, times, size, views=chosen)
+
+
+def test_rendering_reports_and_can_be_cancelled(fitted):
+    heard = []
+    fitted.fit.scene.render(CAMERAS, (0.0, 1.0), 8, views=(1, 2), callback=lambda *x: heard.append(x))
+    assert heard == [(1, 4, None), (2, 4, None), (3, 4, None), (4, 4, None)]
+
+    def cancel(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted.fit.scene.render(CAMERAS, (0.0,), 8, callback=cancel)
+
+
+def test_gaussians_move_smoothly_between_frames(fitted):
+    scene = fitted.fit.scene
+    means = torch.stack([scene.at_time(t).means.detach() for t in torch.linspace(0, 1, 61).tolist()])
+    steps = means.diff(dim=0).norm(dim=-1).mean(-1)
+    across = (means[0] - means[20]).norm(dim=-1).mean()
+    assert float(across) > 1e-3
+    # A jump at a frame would be a step as long as the whole way.
+    assert float(steps.max()) < 0.25 * float(across)
+    quats = scene.at_time(0.37).quats
+    assert torch.allclose(quats.norm(dim=-1), torch.ones(()), atol=1e-5)
+
+
+def test_opacities_change_over_time_only_if_they_may_fade(fitted):
+    scene = fitted.fit.scene
+    first, last = (scene.at_time(t).opacities for t in (0.0, 1.0))
+    assert not torch.allclose(first, last, atol=0.01)
+    own = replace(OWN, fade=0.0)
+    steady = Gaussians(scene.canonical, scene.deformation, (0.01, 0.1), CAMERAS, 8.0, scene.times, own)
+    assert torch.equal(steady.at_time(0.0).opacities, steady.at_time(1.0).opacities)
+
+
+def test_gradients_reach_the_motion_only_when_there_is_time(views):
+    loop = Loop(views)
+    loop.fit.accumulate(loop.draw())
+    assert all(p.grad is None for p in loop.fit.scene.deformation.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in loop.fit.scene.canonical.parameters())
+    loop.step = TINY.steps_static
+    loop.run(1)
+    loop.fit.accumulate(loop.draw())
+    assert all(p.grad is None for p in loop.fit.scene.canonical.parameters())
+    for name, parameter in loop.fit.scene.deformation.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_pixels_without_weight_teach_no_colour(views):
+    loop = Loop(views)
+    loop.fit.aim(views, torch.zeros(views.images.shape[:4]))
+    loop.fit.accumulate(loop.draw())
+    # Rounding leaves a trace.
+    assert float(loop.fit.scene.canonical.colours.grad.abs().max()) < 1e-8
+    assert float(loop.fit.scene.canonical.means.grad.abs().max()) > 1e-4
+    with pytest.raises(ValueError, match="weights"):
+        loop.fit.aim(views, torch.zeros(1))
+    with pytest.raises(ValueError, match="times"):
+        loop.fit.aim(views.at_frames([0, 1]), torch.zeros(2, 5, 32, 32))
+
+
+def test_dead_gaussians_come_back_to_life(views):
+    loop = Loop(views, replace(TINY, steps_static=40))
+    canonical = loop.fit.scene.canonical
+    with torch.no_grad():
+        canonical.opacities[:40] = -9.0
+        canonical.means[40:60] += 5.0
+    assert loop.fit.dead(timed=False).nonzero()[:, 0].tolist() == list(range(60))
+    before = loop.fit.tensors()
+    loop.step = 20
+    loop.fit.prepare(loop.draw())
+    assert loop.fit.dead(timed=True).float().mean() < 0.05
+    shapes = [[x.shape for x in tensors.values()] for tensors in (before, loop.fit.tensors())]
+    assert shapes[0] == shapes[1]
+    # Copies do not stand in one place, where they would stay alike.
+    assert len(canonical.means.detach().unique(dim=0)) == OWN.count
+
+
+def test_relocation_follows_the_generator_and_needs_a_live_one():
+    dead = torch.tensor([True, False, False, True])
+    first, again = (
+        CanonicalGaussians(torch.arange(12.0).view(4, 3), 0.1, 0.5, torch.rand(4, 3)) for _ in range(2)
+    )
+    for canonical in (first, again):
+        assert relocate(canonical, dead, torch.Generator().manual_seed(3)) == 2
+    assert torch.equal(first.means, again.means)
+    assert relocate(first, torch.ones(4, dtype=torch.bool), torch.Generator()) == 0
+
+
+@pytest.mark.parametrize(("opacity", "copies"), [(0.3, 1), (0.7, 2), (0.95, 3), (0.5, 8)])
+def test_copies_look_like_the_one(opacity, copies):
+    each, factor = shared(torch.tensor([opacity]).double(), torch.tensor([copies]))
+    x = torch.linspace(-12, 12, 4001).double()
+    one = opacity * torch.exp(-x.square() / 2)
+    many = 1 - (1 - each * torch.exp(-x.square() / (2 * factor.square()))) ** copies
+    assert float(1 - (1 - each) ** copies) == pytest.approx(opacity)
+    # Equation 9 of the source keeps the sum over the samples, not every one of them.
+    assert float(many.sum() / one.sum()) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_distance_to_the_hull_leads_back_in():
+    cells = torch.zeros(2, 16, 16, 16, dtype=torch.bool)
+    cells[0, 6:10, 6:10, 6:10] = True
+    distance = HullDistance(Occupancy(cells, torch.tensor([[-1.0] * 3, [1.0] * 3])))
+    points = torch.tensor([[0.0, 0, 0], [0.6, 0, 0], [0.9, 0.1, 0], [1.5, 0, 0]], requires_grad=True)
+    found = distance(points, 0)
+    assert found[0] == 0 and (found.diff() > 0).all()
+    (gradient,) = torch.autograd.grad(found.sum(), points)
+    assert (gradient[1:, 0] > 0).all()
+    assert distance.contains(points, 0).tolist() == [True, False, False, False]
+    assert not distance.contains(points, 1).any()
+
+
+def test_the_nearest_are_the_nearest():
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    table = (points[:, None] - points).norm(dim=-1).fill_diagonal_(torch.inf)
+    assert torch.equal(nearest(points, 3), table.argsort(dim=-1)[:, :3])
+    assert nearest(points[:2], 8).tolist() == [[1], [0]]
+
+
+def test_a_new_deformation_moves_nothing():
+    box = torch.tensor([[-1.0] * 3, [1.0] * 3])
+    offsets = Deformation(box, (4, 8), 3, 2, 8)(torch.rand(5, 3), 0.3)
+    assert not any(part.any() for part in offsets)
+
+
+def test_new_times_start_from_known_ones():
+    deformation = Deformation(torch.tensor([[-1.0] * 3, [1.0] * 3]), (4,), 5, 2, 8)
+    with torch.no_grad():
+        deformation.time[0].uniform_()
+    points, held = torch.rand(6, 3), deformation.time[0].detach().clone()
+    deformation.hold(0.25, 0.5)
+    assert torch.equal(deformation.time[0][:, :, 1:3], held[:, :, 1:3])
+    for new, known in ((0.0, 0.25), (0.9, 0.5)):
+        assert torch.allclose(deformation.features(points, new), deformation.features(points, known))
+
+
+def test_small_pictures_come_first_when_asked_for(views):
+    growing = replace(TINY, image_sizes=(16, 32), image_size_starts=(0.0, 0.5), rounds=0)
+    fits = [Loop(views, config).fit for config in (replace(TINY, rounds=0), growing)]
+
+    def losses(step):
+        frames = torch.tensor([0])
+        return [f.accumulate(Draw(step, frames, 5, False, torch.Generator().manual_seed(1))) for f in fits]
+
+    first, last = losses(0), losses(59)
+    assert first[0] != first[1] and last[0] == last[1]
+
+
+def test_settings_survive_json_and_wrong_ones_are_refused():
+    own = GaussiansConfig(count=7, plane_sizes=(4, 9))
+    assert GaussiansConfig.from_json(own.to_json()) == own
+    assert GaussiansConfig.from_json({}).count_for(64) == 3072
+    for wrong in ({"opacity": 1.0}, {"plane_sizes": (1,)}, {"time_size": 1}, {"weight_hull": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            GaussiansConfig(**wrong)
+    with pytest.raises(ValueError, match="unknown bogus"):
+        GaussiansConfig.from_json({"bogus": 1})
+    with pytest.raises(ValueError, match="learning_rate_means"):
+        replace(own, learning_rate_means=0.0)
