@@ -144,6 +144,10 @@ def test_the_moving_mesh_reaches_the_hosts_viewer_and_saver(server: Any) -> None
     assert (server.base / "temp" / outcome.outputs["4"]["result"][0]).read_bytes() == original
     saved = outcome.outputs["5"]["result"][0]
     assert saved.startswith("4d/saved_") and (server.base / "output" / saved).read_bytes() == original
+    number = outcome.events[-1].data["prompt_id"]
+    # What the page lists as the run's result.
+    listed = server.get(f"/api/jobs/{number}")["preview_output"]
+    assert listed | made == listed and listed["mediaType"] == "3d"
 
 
 def test_splats_reach_the_hosts_viewer_saver_and_parser(server: Any) -> None:
