@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.surface import density_grid, surface_at, surface_level
+from sv4d2_core.export.surface import density_grid, surface_at, surface_level, vertex_normals, welded_normals
 from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
 from sv4d2_core.scene.densities import gaussian_densities
 from sv4d2_core.scene.dynerf import DyNeRF
@@ -202,3 +202,14 @@ def test_an_empty_scene_and_one_that_diverged_are_refused():
         surface_at(wrong, 0.5, 16, level=1.0)
     with pytest.raises(ValueError, match="(finite|diverged)"):
         surface_at(lost, 0.5, 16, level=1.0)
+
+
+def test_normals_do_not_know_where_vertices_were_doubled():
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, -1]])
+    # Two sides of a roof, and the same with the ridge cut open.
+    whole = torch.tensor([[0, 1, 2], [0, 1, 3]])
+    doubled, opened = corners[[0, 1, 2, 0, 1, 3]], torch.tensor([[0, 1, 2], [3, 4, 5]])
+    expected = torch.from_numpy(vertex_normals(corners.double().numpy(), whole.numpy())).float()
+    torch.testing.assert_close(welded_normals(corners, whole), expected)
+    torch.testing.assert_close(welded_normals(doubled, opened), expected[[0, 1, 2, 0, 1, 3]])
+    torch.testing.assert_close(expected[0], torch.tensor([0, 0.5**0.5, 0.5**0.5]))

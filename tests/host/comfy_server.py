@@ -33,7 +33,7 @@ _FOLDERS = (
 _NOT_COPIED = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "*.egg-info")
 # Nothing may lie on top of the graph: no tour, no map.
 _PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
-_START_SECONDS = 120
+_START_SECONDS = 300
 _LAST_EVENTS = {
     "execution_success": "success",
     "execution_error": "error",

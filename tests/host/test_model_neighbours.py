@@ -170,7 +170,7 @@ def test_other_models_are_found_loaded_and_sampled_as_without_the_pack(host):
         [sys.executable, str(here / "foreign_models.py"), str(comfyui), str(here.parent.parent)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": str(here / "shims")},
         cwd=comfyui,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,16 @@ def written(server: Any, entry: dict[str, str]) -> Path:
     return server.base / entry["type"] / entry["subfolder"] / entry["filename"]
 
 
+def job_of(server: Any, outcome: Any) -> dict[str, Any]:
+    """Return what the host keeps of a run, which it writes down shortly after its end."""
+    for _ in range(100):
+        job = server.get(f"/api/jobs/{outcome.events[-1].data['prompt_id']}")
+        if job["status"] == "completed":
+            return job
+        time.sleep(0.1)
+    raise TimeoutError(f"The run is still listed as {job['status']}")
+
+
 def test_the_moving_mesh_reaches_the_hosts_viewer_and_saver(server: Any) -> None:
     need(server, "Preview3DAdvanced", "Save3DAdvanced")
     file = {**VIEWER, "model_3d": ["3", 2]}
@@ -144,6 +155,9 @@ def test_the_moving_mesh_reaches_the_hosts_viewer_and_saver(server: Any) -> None
     assert (server.base / "temp" / outcome.outputs["4"]["result"][0]).read_bytes() == original
     saved = outcome.outputs["5"]["result"][0]
     assert saved.startswith("4d/saved_") and (server.base / "output" / saved).read_bytes() == original
+    # What the page lists as the run's result.
+    listed = job_of(server, outcome)["preview_output"]
+    assert listed | made == listed and listed["mediaType"] == "3d"
 
 
 def test_splats_reach_the_hosts_viewer_saver_and_parser(server: Any) -> None:
