@@ -110,7 +110,7 @@ class ComfyServer:
         self.url = f"http://127.0.0.1:{port}"
         self._command = [sys.executable, str(comfyui / "main.py"), "--cpu", "--listen", "127.0.0.1"]
         self._command += ["--port", str(port), "--base-directory", str(base), "--disable-api-nodes"]
-        self._command += ["--database-url", "sqlite:///:memory:"]
+        self._command += ["--database-url", "sqlite:///:memory:", "--preview-method", "auto"]
         if frontend is not None:
             self._command += ["--front-end-root", str(frontend)]
         self._process: subprocess.Popen[bytes] | None = None

@@ -62,9 +62,10 @@ def host() -> ModuleType:
         pytest.fail(f"Expected a ComfyUI checkout at {COMFYUI}. Set COMFYUI_PATH.")
     own = {str(REPOSITORY), str(HERE), ""}
     sys.path[:] = [str(COMFYUI), *(entry for entry in sys.path if entry not in own)]
-    from comfy.cli_args import args
+    from comfy.cli_args import LatentPreviewMethod, args
 
     args.cpu = True
+    args.preview_method = LatentPreviewMethod.Auto
     nodes = importlib.import_module("nodes")
     import comfy.utils
 

@@ -124,8 +124,16 @@ def test_a_dropped_model_frees_its_weights(pack, named):
         gc.enable()
 
 
-def test_stock_loaded_variant_follows_the_number_of_cameras(host, pack, core, named, caplog):
-    model = host.UNETLoader().load_unet(named, "default")[0]
+def test_stock_loaded_variant_follows_the_number_of_cameras(
+    host, pack, core, named, official_widths, host_dirs, caplog
+):
+    from safetensors.torch import load_file, save_file
+
+    # As the official files are: nothing in them names the variant.
+    tensors = load_file(official_widths)
+    tensors.pop(core("diffusion.layout").STORED_METADATA)
+    save_file(tensors, host_dirs.models / "diffusion_models" / "official.safetensors")
+    model = host.UNETLoader().load_unet("official.safetensors", "default")[0]
     with caplog.at_level("INFO"):
         assert model.model.config_for(4).variant == "sv4d2"
         assert model.model.config_for(16).variant == "sv4d2_8views"
