@@ -10,7 +10,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ..sv4d2_core.diffusion.blocks import with_second_try
+from ..sv4d2_core.diffusion.blocks import retry_on_oom
 from ..sv4d2_core.diffusion.config import UNetConfig
 from ..sv4d2_core.diffusion.safetensors_stream import METADATA_KEY
 from ..sv4d2_core.diffusion.unet import UNet
@@ -121,7 +121,7 @@ class HostUNet(UNet):
         try:
             if torch.compiler.is_compiling():
                 return predict()
-            return with_second_try(predict, self.shrink_parts, is_oom)
+            return retry_on_oom(predict, self.shrink_parts, is_oom)
         finally:
             self._attention.options = {}
 

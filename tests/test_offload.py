@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.diffusion.blocks import SMALLEST_CHUNK, is_out_of_memory, with_second_try
-from sv4d2_core.diffusion.memory import at_hand, layers_of, place
+from sv4d2_core.diffusion.blocks import SMALLEST_CHUNK, is_out_of_memory, retry_on_oom
+from sv4d2_core.diffusion.memory import layers_of, place, weights_on
 from sv4d2_core.diffusion.novel_views import sample_views
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def test_weights_are_at_hand_inside_the_block_only(monkeypatch):
         return tensor.clone()
 
     monkeypatch.setattr(torch.Tensor, "to", copy)
-    with pytest.raises(KeyError), at_hand(layer, CPU):
+    with pytest.raises(KeyError), weights_on(CPU, layer):
         assert not set(weights(layer).values()) & set(before.values())
         raise KeyError
     assert weights(layer) == before
@@ -77,10 +77,10 @@ def test_no_weight_is_used_while_it_is_at_home(model, placement):
         used.update(own)
         assert all(any(key in keys for keys in present) for key in own), module
 
-    model.present = bring
+    model.loaded = bring
     if placement == "streamed":
-        model.unet.present = bring
-        model.present = lambda module: place_nothing() if module is model.unet else bring(module)
+        model.unet.loaded = bring
+        model.loaded = lambda module: place_nothing() if module is model.unet else bring(module)
     hooks = [m.register_forward_pre_hook(check) for network in networks for m in network.modules()]
     sample(model)
     for hook in hooks:
@@ -157,7 +157,7 @@ def test_the_second_try_does_not_keep_the_tensors_of_the_first():
         tried.append(True)
         return "smaller"
 
-    assert with_second_try(work, shrink).equal(torch.zeros(1)) and tried
+    assert retry_on_oom(work, shrink).equal(torch.zeros(1)) and tried
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_memory_that_ran_out_is_recognised(error, known):
         return torch.zeros(1)
 
     if known:
-        assert with_second_try(work, lambda: "smaller").equal(torch.zeros(1))
+        assert retry_on_oom(work, lambda: "smaller").equal(torch.zeros(1))
     else:
         with pytest.raises(type(error)):
-            with_second_try(work, lambda: "smaller")
+            retry_on_oom(work, lambda: "smaller")

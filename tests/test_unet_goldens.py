@@ -84,7 +84,7 @@ def test_attention_block(goldens, close, layout, budget):
     arrays, grid = goldens.arrays(name), Grid(2, 3, 4)
     shapes = goldens.index[name]["shapes"]
     mixing = "released_3d" if layout == "3d" else "view"
-    block = AttentionBlock(32, 128, 16, 48, 4, mixing, operations=nn, attention=scaled_dot_product)
+    block = AttentionBlock(32, UNetConfig(mixing, **TINY), operations=nn, attention=scaled_dot_product)
     goldens.fill(block, "attn.")
     x, emb, context, cond_view = (
         goldens.randn(f"in:{name}:{key}", shapes[key]) for key in ("x", "emb", "context", "cond_view")
@@ -181,7 +181,7 @@ def test_attention_never_sees_more_groups_than_the_limit(goldens, close, monkeyp
 def test_joint_mixing_attends_over_all_pixels_of_all_views(close):
     torch.manual_seed(0)
     pixels, width = 4, 32
-    block = AttentionBlock(width, 128, 16, 48, 4, "joint_3d", operations=nn, attention=scaled_dot_product)
+    block = AttentionBlock(width, UNetConfig("joint_3d", **TINY), operations=nn, attention=scaled_dot_product)
     tokens, context = torch.randn(1, 2, 3, pixels, width), torch.randn(1, 2, 48)
     views = torch.randn(3, width)
     with torch.no_grad():

@@ -1,11 +1,11 @@
-"""Loads an SV4D 2.0 checkpoint tensor by tensor."""
+"""Loads an SV4D 2.0 checkpoint: its header is described once, then the networks are built, then filled."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,16 +17,22 @@ from torch import Tensor, nn
 
 from .clip import CLIPVision
 from .config import CLIPVisionConfig, ModelConfig
-from .layout import EXPECTED_UNUSED, PARTS, parts_of, read_clip, read_config, variant_of
+from .layout import EXPECTED_UNUSED, PARTS, PREFIXES, parts_of, read_clip, read_config, variant_of
 from .model import Model
-from .safetensors_stream import DTYPE_NAMES, NEEDED, CheckpointError, Header, read_header
+from .safetensors_stream import (
+    DTYPE_NAMES,
+    NEEDED,
+    CheckpointError,
+    Header,
+    TensorInfo,
+    read_header,
+)
 from .unet import UNet
 from .vae import VAEDecoder, VAEEncoder
 
 _READABLE = tuple(DTYPE_NAMES.values())
-_PREFIX = {part.name: part.prefix for part in PARTS}
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def load_checkpoint(
@@ -62,9 +68,8 @@ def load_checkpoint(
         if encoders_are_equal(header, file, networks["frame_encoder"]):
             networks["view_encoder"] = networks["frame_encoder"]
         for name, network in networks.items():
-            if name == "view_encoder" and network is networks["frame_encoder"]:
-                continue
-            _fill(network, file, _PREFIX[name], stored_dtype(name, dtype), device)
+            if name != "view_encoder" or network is not networks["frame_encoder"]:
+                _fill(network, file, PREFIXES[name], stored_dtype(name, dtype), device)
     return Model(config, **networks)
 
 
@@ -91,13 +96,18 @@ def build_networks(config: ModelConfig) -> dict[str, Any]:
 def checked_networks(header: Header, config: ModelConfig) -> dict[str, Any]:
     """Return the networks of a file without memory for weights, once the file is known to hold them all.
 
+    Logs one line when the file holds keys that are neither needed nor known parts of the official file.
+
     Raises:
         CheckpointError: missing keys, wrong shapes or data types that are not read.
     """
     networks = build_networks(config)
     required = required_shapes(header, networks)
     check_tensors(header, required)
-    warn_of_unexpected(header, required)
+    if keys := _unexpected_keys(header, required):
+        log.warning(
+            "%s: %s not used: %s", header.path.name, _count_text(keys, "unexpected key"), _first_text(keys)
+        )
     return networks
 
 
@@ -121,32 +131,24 @@ def check_tensors(
         readable: data types by their safetensors names; a host may read more than this project.
     """
     name = header.path.name
-    if missing := missing_keys(header, required):
+    if missing := [key for key in required if key not in header.tensors]:
         raise CheckpointError(
-            f"{name} lacks {count_text(missing, 'key')} that the model needs: {first_text(missing)}. The "
+            f"{name} lacks {_count_text(missing, 'key')} that the model needs: {_first_text(missing)}. The "
             f"file is incomplete or belongs to another model. {NEEDED}"
         )
     wrong = [key for key, shape in required.items() if header.tensors[key].shape != shape]
     if wrong:
         key = wrong[0]
         raise CheckpointError(
-            f"{name} has {count_text(wrong, 'tensor')} of another shape: expected {key} "
+            f"{name} has {_count_text(wrong, 'tensor')} of another shape: expected {key} "
             f"{list(required[key])}; got {list(header.tensors[key].shape)}. {NEEDED}"
         )
     unreadable = [key for key in required if header.tensors[key].dtype not in readable]
     if unreadable:
         dtypes = ", ".join(sorted({header.tensors[key].dtype for key in unreadable}))
         raise CheckpointError(
-            f"{name} holds {count_text(unreadable, 'tensor')} of type {dtypes} ({first_text(unreadable)}); "
+            f"{name} holds {_count_text(unreadable, 'tensor')} of type {dtypes} ({_first_text(unreadable)}); "
             f"expected {', '.join(readable)}. Use the official file or an fp16/bf16 conversion of it."
-        )
-
-
-def warn_of_unexpected(header: Header, required: dict[str, tuple[int, ...]]) -> None:
-    """Log one line when a file holds keys that are neither needed nor known parts of the official file."""
-    if keys := unexpected_keys(header, required):
-        _logger.warning(
-            "%s: %s not used: %s", header.path.name, count_text(keys, "unexpected key"), first_text(keys)
         )
 
 
@@ -165,7 +167,7 @@ def encoders_are_equal(header: Header, file: Any, encoder: nn.Module) -> bool:
     """Return whether one VAE encoder serves frames and views: declared so, or stored twice bit for bit."""
     if all(part.name != "view_encoder" for part in parts_of(header)):
         return True
-    frames, views = _PREFIX["frame_encoder"], _PREFIX["view_encoder"]
+    frames, views = PREFIXES["frame_encoder"], PREFIXES["view_encoder"]
     keys = encoder.state_dict().keys()
     # Both sides are views into the mapped file, so the comparison takes no memory of its own.
     return all(header.tensors[frames + key] == header.tensors[views + key] for key in keys) and all(
@@ -183,30 +185,26 @@ def _fill(network: nn.Module, file: Any, prefix: str, dtype: torch.dtype, device
     network.requires_grad_(False).eval()
     left = [k for k, t in chain(network.named_parameters(), network.named_buffers()) if t.is_meta]
     if left:
-        raise RuntimeError(f"No values for {first_text(left)} of {prefix}*: these are not in the state dict.")
+        raise RuntimeError(
+            f"No values for {_first_text(left)} of {prefix}*: these are not in the state dict."
+        )
 
 
-def missing_keys(header: Header, required: Iterable[str]) -> list[str]:
-    """Return the keys that the model needs and the file lacks."""
-    return [key for key in required if key not in header.tensors]
-
-
-def unexpected_keys(header: Header, required: dict[str, tuple[int, ...]]) -> list[str]:
-    """Return the keys that are neither needed nor known parts of the official file."""
+def _unexpected_keys(header: Header, required: Collection[str]) -> list[str]:
     return [key for key in header.tensors if key not in required and not EXPECTED_UNUSED.match(key)]
 
 
-def count_text(keys: Sequence[str], noun: str) -> str:
+def _count_text(keys: Sequence[str], noun: str) -> str:
     """Return for example ``3 keys``."""
     return f"{len(keys)} {noun}{'' if len(keys) == 1 else 's'}"
 
 
-def first_text(keys: Sequence[str]) -> str:
+def _first_text(keys: Sequence[str]) -> str:
     """Return the first three keys."""
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
-CLIP_HELP = (
+_CLIP_HELP = (
     "Give an SV4D 2.0 checkpoint (its image tower is used), an OpenCLIP file, or a CLIP vision file such as "
     "those in ComfyUI's models/clip_vision, as safetensors."
 )
@@ -252,63 +250,60 @@ def load_clip_vision(
         FileNotFoundError: there is no such file.
         CheckpointError: the file holds no CLIP image tower, or not all of it.
     """
-    stored = read_header(path)
-    sources = _sources(stored)
-    header = _in_our_names(stored, sources)
-    width = header.tensors["conv1.weight"].shape[0]
+    header = read_header(path)
+    state = _clip_tensors(header)
+    infos = {k: TensorInfo(DTYPE_NAMES.get(x.dtype, str(x.dtype)), tuple(x.shape)) for k, x in state.items()}
+    named = replace(header, tensors=infos)
+    width = len(state["conv1.weight"])
     try:
         usual = CLIPVisionConfig(head_width=_HEAD_WIDTHS.get(width, 64))
-        metadata = {key.removeprefix("sv4d2."): value for key, value in stored.metadata.items()}
-        config = read_clip(header, "", metadata, usual)
-        quick_gelu = _CLASS in stored.tensors and width <= _WIDEST_OPENAI
-        tower = CLIPVision(replace(config, quick_gelu=quick_gelu), device="meta")
-        check_tensors(header, {key: tuple(tensor.shape) for key, tensor in tower.state_dict().items()})
+        metadata = {key.removeprefix("sv4d2."): value for key, value in header.metadata.items()}
+        quick_gelu = _CLASS in header.tensors and width <= _WIDEST_OPENAI
+        config = replace(read_clip(named, "", metadata, usual), quick_gelu=quick_gelu)
+        tower = CLIPVision(config, device="meta")
+        needed = {key: tuple(tensor.shape) for key, tensor in tower.state_dict().items()}
+        check_tensors(named, needed)
     except ValueError as error:
-        raise CheckpointError(f"{stored.path.name} is no complete CLIP image tower: {error}") from error
-    with open_tensors(stored) as file:
-        tensors = {key: _joined(file, names) for key, names in sources.items() if key in tower.state_dict()}
-    state = {key: tensor.to(device, dtype, copy=True) for key, tensor in tensors.items()}
-    tower.load_state_dict(state, strict=True, assign=True)
+        raise CheckpointError(f"{header.path.name} is no complete CLIP image tower: {error}") from error
+    tower.load_state_dict(
+        {key: state[key].to(device, dtype, copy=True) for key in needed}, strict=True, assign=True
+    )
     return tower.requires_grad_(False).eval()
 
 
-def _sources(header: Header) -> dict[str, tuple[str, ...]]:
-    """Return from which of the file's tensors each of the tower's is made."""
+def _clip_tensors(header: Header) -> dict[str, Tensor]:
+    """Return the tensors of an image tower by our names."""
+    sources = _clip_sources(header)
+    for names in sources.values():
+        if not all(name in header.tensors for name in names):
+            raise CheckpointError(f"{header.path.name} lacks {', '.join(names)}. {_CLIP_HELP}")
+    state = {}
+    with open_tensors(header) as file:
+        for key, names in sources.items():
+            first, *others = (file.get_tensor(name) for name in names)
+            state[key] = torch.cat([first, *others]) if others else first
     if _CLASS in header.tensors:
-        layers = {m[1] for key in header.tensors if (m := re.match(rf"{_LAYERS}(\d+)\.", key))}
-        names = {ours: (_VISION + theirs,) for ours, theirs in _NAMES.items()}
-        for n in layers:
-            names |= {
-                f"transformer.resblocks.{n}.{ours}": tuple(f"{_LAYERS}{n}.{name}" for name in theirs)
-                for ours, theirs in _LAYER_NAMES.items()
-            }
-        return {**names, "proj": (_PROJECTION,)}
+        state["proj"] = state["proj"].T
+    return state
+
+
+def _clip_sources(header: Header) -> dict[str, tuple[str, ...]]:
+    """Return from which of the file's tensors, joined, each of the tower's is made."""
+    if _CLASS in header.tensors:
+        sources: dict[str, tuple[str, ...]] = {"proj": (_PROJECTION,)}
+        sources |= {ours: (_VISION + theirs,) for ours, theirs in _NAMES.items()}
+        for n in {m[1] for key in header.tensors if (m := re.match(rf"{_LAYERS}(\d+)\.", key))}:
+            for ours, theirs in _LAYER_NAMES.items():
+                names = tuple(f"{_LAYERS}{n}.{name}" for name in theirs)
+                sources[f"transformer.resblocks.{n}.{ours}"] = names
+        return sources
     found = next((key for key in header.tensors if key.endswith(_IN_PROJECTION)), "")
     prefix = found.removesuffix(_IN_PROJECTION)
     if not found or prefix + "conv1.weight" not in header.tensors:
-        raise CheckpointError(f"{header.path.name} holds no CLIP image tower. {CLIP_HELP}")
+        raise CheckpointError(f"{header.path.name} holds no CLIP image tower. {_CLIP_HELP}")
     return {key.removeprefix(prefix): (key,) for key in header.tensors if key.startswith(prefix)}
 
 
-def _in_our_names(header: Header, sources: dict[str, tuple[str, ...]]) -> Header:
-    """Return what the file would say of itself if its tensors were called and joined as the tower's are."""
-    tensors = {}
-    for key, names in sources.items():
-        parts = [header.tensors[name] for name in names if name in header.tensors]
-        if len(parts) < len(names) or not parts[0].shape:
-            raise CheckpointError(f"{header.path.name} lacks {', '.join(names)}. {CLIP_HELP}")
-        rows, *rest = parts[0].shape
-        shape = (rows * len(parts), *rest)
-        tensors[key] = parts[0]._replace(shape=shape[::-1] if names == (_PROJECTION,) else shape)
-    return replace(header, tensors=tensors)
-
-
-def _joined(file: Any, names: tuple[str, ...]) -> Tensor:
-    tensor = torch.cat([file.get_tensor(name) for name in names])
-    return tensor.T if names == (_PROJECTION,) else tensor
-
-
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
 _UNUSED = "not used"
 
 
@@ -355,9 +350,11 @@ class CheckpointInfo:
             size = f"{part.parameters / 1e6:10.2f} M  {part.n_bytes / 1e9:6.3f} GB  {' '.join(part.dtypes)}"
             lines.append(f"  {part.title:<26}{size}")
         if self.missing:
-            lines.append(f"  missing: {count_text(self.missing, 'key')}: {first_text(self.missing)}")
+            lines.append(f"  missing: {_count_text(self.missing, 'key')}: {_first_text(self.missing)}")
         if self.unexpected:
-            lines.append(f"  unexpected: {count_text(self.unexpected, 'key')}: {first_text(self.unexpected)}")
+            lines.append(
+                f"  unexpected: {_count_text(self.unexpected, 'key')}: {_first_text(self.unexpected)}"
+            )
         lines.append(self.advice)
         return "\n".join(lines)
 
@@ -388,31 +385,32 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
         # Only one problem is reported, so the sizes are read even where the variant cannot be told.
         config = read_config(header, "auto" if "sv4d2.variant" in header.metadata else "sv4d2")
         required = required_shapes(header, build_networks(config))
-        missing, unexpected = missing_keys(header, required), unexpected_keys(header, required)
+        missing = [key for key in required if key not in header.tensors]
+        unexpected = _unexpected_keys(header, required)
         check_tensors(header, required)
         variant = variant_of(header)
         config = read_config(header)
     except CheckpointError as error:
         problem = str(error)
     return CheckpointInfo(
-        name=header.path.name,
-        n_bytes=header.file_size,
-        variant=variant,
-        config=config,
-        parts=tuple(_part_infos(header)),
-        missing=tuple(missing),
-        unexpected=tuple(unexpected),
-        problem=problem,
+        header.path.name,
+        header.file_size,
+        variant,
+        config,
+        tuple(_part_infos(header)),
+        tuple(missing),
+        tuple(unexpected),
+        problem,
     )
 
 
 def _part_infos(header: Header) -> Iterator[PartInfo]:
-    rest = dict(header.tensors)
-    groups = [(part.title, [key for key in rest if part.owns(key)]) for part in PARTS]
-    used = {key for _, keys in groups for key in keys}
-    for title, keys in [*groups, (_UNUSED, [key for key in rest if key not in used])]:
-        infos = [rest[key] for key in keys]
+    keys_of = {part.title: [key for key in header.tensors if part.owns(key)] for part in PARTS}
+    used = set(chain(*keys_of.values()))
+    keys_of[_UNUSED] = [key for key in header.tensors if key not in used]
+    for title, keys in keys_of.items():
+        infos = [header.tensors[key] for key in keys]
         if infos:
-            n_bytes = sum(info.numel * _BYTES.get(info.dtype, 1) for info in infos)
             dtypes = tuple(sorted({info.dtype for info in infos}))
+            n_bytes = sum(info.n_bytes for info in infos)
             yield PartInfo(title, sum(info.numel for info in infos), n_bytes, dtypes)

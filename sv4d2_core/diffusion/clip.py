@@ -1,11 +1,10 @@
 """The OpenCLIP image tower that turns each input frame into one context token.
 
-Source: specification 3.1. Module names give the official checkpoint keys.
+Source: Ilharco et al. 2021 (OpenCLIP). Module names give the official checkpoint keys.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -64,7 +63,7 @@ class _PackedAttention(nn.Module):
     """Self-attention whose three input projections are one matrix, as in the official keys."""
 
     def __init__(
-        self, width: int, heads: int, *, operations: ModuleType | Any, attention: AttentionFunction, **kw
+        self, width: int, heads: int, *, operations: Any, attention: AttentionFunction, **kw
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -80,7 +79,7 @@ class _PackedAttention(nn.Module):
 
 
 class _MLP(nn.Module):
-    def __init__(self, config: CLIPVisionConfig, *, operations: ModuleType | Any, **kw) -> None:
+    def __init__(self, config: CLIPVisionConfig, *, operations: Any, **kw) -> None:
         super().__init__()
         self.quick_gelu = config.quick_gelu
         self.c_fc = operations.Linear(config.width, config.mlp_width, **kw)
@@ -93,7 +92,7 @@ class _MLP(nn.Module):
 
 class _Layer(nn.Module):
     def __init__(
-        self, config: CLIPVisionConfig, *, operations: ModuleType | Any, attention: AttentionFunction, **kw
+        self, config: CLIPVisionConfig, *, operations: Any, attention: AttentionFunction, **kw
     ) -> None:
         super().__init__()
         width, heads = config.width, config.width // config.head_width
@@ -123,7 +122,7 @@ class CLIPVision(nn.Module):
         self,
         config: CLIPVisionConfig,
         *,
-        operations: ModuleType | Any = nn,
+        operations: Any = nn,
         attention: AttentionFunction = scaled_dot_product,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,

@@ -6,6 +6,8 @@ import hashlib
 import math
 import os
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,9 +21,6 @@ from .safetensors_stream import DTYPE_NAMES, CheckpointError, metadata_tensor, r
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _VIEW_ENCODER = next(part for part in PARTS if part.name == "view_encoder")
 _DECODER = next(part for part in PARTS if part.name == "decoder")
-
-# Metadata that a tensor repeats: what a loader needs, not how the model was trained.
-_KEPT = {*metadata_of(ModelConfig()), SHARED_ENCODER}
 
 # OpenCLIP's text tower, of which the official files still hold these tensors.
 _TEXT_TOKENS = 77
@@ -60,22 +59,16 @@ def convert_checkpoint(
     config = read_config(header, variant)
     networks = checked_networks(header, config)
     required = required_shapes(header, networks)
-    metadata = {**header.metadata, **metadata_of(config), "format": "pt"}
-    metadata.pop(SHARED_ENCODER, None)
     with open_tensors(header) as file:
-        if encoders_are_equal(header, file, networks["frame_encoder"]):
+        shared = encoders_are_equal(header, file, networks["frame_encoder"])
+        if shared:
             required = {key: shape for key, shape in required.items() if not _VIEW_ENCODER.owns(key)}
-            metadata[SHARED_ENCODER] = "true"
         tensors = {}
         for key, shape in required.items():
             stored = _DTYPES[header.tensors[key].dtype]
             tensors[key] = (stored if _DECODER.owns(key) else dtype, shape)
-        kept = metadata_tensor({key: value for key, value in metadata.items() if key in _KEPT})
-        tensors[STORED_METADATA] = (kept.dtype, tuple(kept.shape))
 
         def read(key: str) -> Tensor:
-            if key == STORED_METADATA:
-                return kept
             tensor = file.get_tensor(key)
             narrowed = tensor.to(tensors[key][0])
             if not narrowed.isfinite().all() and tensor.isfinite().all():
@@ -85,7 +78,7 @@ def convert_checkpoint(
                 )
             return narrowed
 
-        return write_safetensors(target, tensors, read, metadata, overwrite)
+        return write_checkpoint_file(target, tensors, read, config, shared, header.metadata, overwrite)
 
 
 def write_random_checkpoint(
@@ -111,24 +104,48 @@ def write_random_checkpoint(
         OSError: the folder is missing or the disk is full.
     """
     shapes = official_shapes(config)
-    metadata = {**metadata_of(config), "sv4d2.trained": "false", "format": "pt"}
     if not full_layout:
         needed = [part for part in PARTS if part is not _VIEW_ENCODER]
         shapes = {key: shape for key, shape in shapes.items() if any(part.owns(key) for part in needed)}
-        metadata[SHARED_ENCODER] = "true"
-
-    kept = metadata_tensor({key: value for key, value in metadata.items() if key in _KEPT})
 
     def read(key: str) -> Tensor:
-        if key == STORED_METADATA:
-            return kept
         # The three conditioning autoencoders are the same network.
         canonical = re.sub(r"^conditioner\.embedders\.[45]\.", "conditioner.embedders.1.", key)
         return _random_weight(seed, canonical, shapes[key]).to(dtype)
 
     tensors = {key: (dtype, shape) for key, shape in shapes.items()}
-    tensors[STORED_METADATA] = (kept.dtype, tuple(kept.shape))
-    return write_safetensors(path, tensors, read, metadata, overwrite)
+    untrained = replace(config, trained=False)
+    return write_checkpoint_file(path, tensors, read, untrained, not full_layout, {}, overwrite)
+
+
+def write_checkpoint_file(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    read: Callable[[str], Tensor],
+    config: ModelConfig,
+    shared_encoder: bool,
+    notes: Mapping[str, str],
+    overwrite: bool = False,
+) -> Path:
+    """Write a checkpoint with all metadata that loading needs, as strings and once more as a tensor.
+
+    Args:
+        path, tensors, read, overwrite: see `write_safetensors`.
+        config: sizes and sampling defaults.
+        shared_encoder: one VAE encoder is stored, which serves frames and views.
+        notes: further metadata strings.
+    """
+    sizes = metadata_of(config) | ({SHARED_ENCODER: "true"} if shared_encoder else {})
+    others = {key: value for key, value in notes.items() if key != SHARED_ENCODER}
+    stored = metadata_tensor(sizes)
+    tensors = {**tensors, STORED_METADATA: (stored.dtype, tuple(stored.shape))}
+    return write_safetensors(
+        path,
+        tensors,
+        lambda key: stored if key == STORED_METADATA else read(key),
+        {**others, **sizes, "format": "pt"},
+        overwrite,
+    )
 
 
 def official_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -1,23 +1,36 @@
-"""Chooses how much work is done at once and where weights wait, so that a run fits a memory budget."""
+"""Fits a run into a memory budget: estimates of activations, offload of weights, and the choice between both.
+
+On a GPU the weights of the networks, or of the UNet's layers, can wait in main memory until they work.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, product
 from typing import Literal
 
 import torch
 from torch import nn
 
-from .blocks import SMALLEST_CHUNK, in_place, part_widths
+from .blocks import SMALLEST_CHUNK, part_widths
 from .checkpoint import build_networks, load_checkpoint, stored_dtype
 from .config import ModelConfig, UNetConfig
 from .model import Model
 from .speed import keep_in_eight_bits, matrices
 from .unet import Stage, UNet
+
+_GIB = 2**30
+LARGEST_CHUNK = 512 * 2**20
+_CHUNKS = tuple(LARGEST_CHUNK >> i for i in range(6))
+# Images per pass of the encoder and the decoder.
+_BATCHES = ((8, 4), (4, 2), (2, 1), (1, 1))
+# Share of a GPU's memory to plan with. The rest is for the kernels' own buffers and for gaps between blocks.
+_GPU_SHARE = 0.9
 
 # Copies of a sequence that the convolutions along it hold: norms, results, copies for the kernels.
 _SEQUENCE_COPIES = 4
@@ -27,6 +40,8 @@ _TOKEN_WIDTHS = 15
 _ENCODER_TENSORS, _DECODER_TENSORS = 6.4, 8.2
 # For everything small: embeddings, inputs, statistics.
 _MARGIN = 1.06
+
+log = logging.getLogger(__name__)
 
 
 def activation_bytes(config: ModelConfig, images: int, pixels: int, itemsize: int, chunk_bytes: int) -> int:
@@ -144,71 +159,50 @@ def layers_of(unet: UNet) -> list[nn.Module]:
 
 
 @contextmanager
-def at_hand(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Have a module's weights on ``device`` inside the block, and where they were after it.
+def weights_on(device: torch.device, module: nn.Module) -> Iterator[None]:
+    """Have the weights of a module on ``device`` inside the block, and where they were after it.
 
-    Nothing is copied back: the weights at home have not changed.
+    Nothing is copied back: what was offloaded has not changed.
     """
-    homes = [(parameter, parameter.data) for parameter in module.parameters()]
+    offloaded = [(parameter, parameter.data) for parameter in module.parameters()]
     try:
-        for parameter, home in homes:
+        for parameter, data in offloaded:
             # Copies of pinned memory run in the device's own order, so the layer waits for its weights.
-            parameter.data = home.to(device, non_blocking=True)
+            parameter.data = data.to(device, non_blocking=True)
         yield
     finally:
-        for parameter, home in homes:
-            parameter.data = home
+        for parameter, data in offloaded:
+            parameter.data = data
 
 
 def place(model: Model, device: torch.device, placement: Placement) -> None:
     """Put a model's weights where ``placement`` says; it computes on ``device``, with the same results."""
     networks = (model.unet, model.clip, model.frame_encoder, model.view_encoder, model.decoder)
-    model.present = model.unet.present = in_place
+    model.loaded = model.unet.loaded = lambda _module: nullcontext()
     if placement == "resident":
         for network in networks:
             network.to(device)
         return
-
-    def bring(module: nn.Module) -> AbstractContextManager:
-        return at_hand(module, device)
-
-    for network in networks:
-        _bring_home(network, pin=device.type == "cuda")
-    model.present = bring
+    for parameter in chain.from_iterable(network.parameters() for network in networks):
+        data = parameter.data.cpu()
+        parameter.data = data.pin_memory() if device.type == "cuda" else data
+    load = partial(weights_on, device)
+    model.loaded = load
     if placement == "streamed":
-        _stream(model.unet, device, bring)
-        model.present = lambda module: in_place(module) if module is model.unet else bring(module)
+        # The few weights that are in no layer stay on the device.
+        of_layers = {id(p) for layer in layers_of(model.unet) for p in layer.parameters()}
+        for parameter in model.unet.parameters():
+            if id(parameter) not in of_layers:
+                parameter.data = parameter.data.to(device)
+        model.unet.loaded = load
+        model.loaded = lambda network: nullcontext() if network is model.unet else load(network)
 
 
-def _bring_home(network: nn.Module, pin: bool) -> None:
-    for parameter in network.parameters():
-        home = parameter.data.cpu()
-        parameter.data = home.pin_memory() if pin else home
-
-
-def _stream(unet: UNet, device: torch.device, bring: Callable[[nn.Module], AbstractContextManager]) -> None:
-    """Leave the layers' weights at home until they work; the few others move to the device."""
-    at_home = {id(p) for layer in layers_of(unet) for p in layer.parameters()}
-    for parameter in unet.parameters():
-        if id(parameter) not in at_home:
-            parameter.data = parameter.data.to(device)
-    unet.present = bring
-
-
-_GIB = 2**30
-LARGEST_CHUNK = 512 * 2**20
-_CHUNKS = tuple(LARGEST_CHUNK >> i for i in range(6))
-# Images per pass of the encoder and the decoder.
-_BATCHES = ((8, 4), (4, 2), (2, 1), (1, 1))
-# Share of a GPU's memory to plan with. The rest is for the kernels' own buffers and for gaps between blocks.
-_GPU_SHARE = 0.9
 _PLACES: dict[Placement, str] = {
     "resident": "all weights on the device",
     "turns": "the weights of one network at a time on the device",
     "streamed": "the UNet's weights come to the device layer by layer",
 }
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -264,17 +258,22 @@ class _Needs:
     def decode(self, images: int) -> int:
         return decoder_bytes(self.config, images, self.size, stored_dtype("decoder", self.dtype).itemsize)
 
-    def present(self, placement: Placement, *networks: str) -> int:
+    def on_device(self, placement: Placement, *networks: str) -> int:
         """Return the weights on the device while ``networks`` work."""
         if placement == "resident":
             return sum(self.weights.values())
-        streamed = placement == "streamed" and "unet" in networks
-        return self.layer if streamed else max(self.weights[name] for name in networks)
+        if placement == "streamed" and "unet" in networks:
+            return self.layer
+        return max(self.weights[name] for name in networks)
 
-
-def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Return the bytes of all weights once they are loaded in ``dtype``."""
-    return sum(_weights(build_networks(config), dtype).values())
+    def plan(self, placement: Placement, chunk: int, encode: int, decode: int) -> MemoryPlan:
+        """Return a plan with its peak, the largest of the three kinds of work."""
+        peak = max(
+            self.on_device(placement, "unet") + self.unet(chunk),
+            self.on_device(placement, "clip", "frame_encoder", "view_encoder") + self.encode(encode),
+            self.on_device(placement, "decoder") + self.decode(decode),
+        )
+        return MemoryPlan(chunk, encode, decode, placement, peak)
 
 
 def plan_memory(
@@ -300,15 +299,15 @@ def plan_memory(
     """
     needs, device = _needs(config, dtype, size, eight_bits), torch.device(device)
     share = _GPU_SHARE if device.type == "cuda" else 1
-    for placement in _placements(device):
-        plan = _fitting(needs, placement, int(budget_gb * _GIB * share))
-        if plan is not None:
+    plans = _plans(needs, device)
+    for plan in plans:
+        if plan.estimated_bytes <= int(budget_gb * _GIB * share):
             return plan
-    needed = _smallest(needs, device).estimated_bytes / share
+    least = plans[-1].estimated_bytes / share / _GIB
     raise ValueError(
-        f"Expected at least {needed / _GIB:.1f} GiB for {config.variant} at {size} px (weights "
-        f"{sum(needs.weights.values()) / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use a smaller "
-        f"--size, a half precision --dtype, --fp8-weights, or a larger --memory-gb."
+        f"Expected at least {least:.1f} GiB for {config.variant} at {size} px "
+        f"(weights {sum(needs.weights.values()) / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use a "
+        f"smaller --size, a half precision --dtype, --fp8-weights, or a larger --memory-gb."
     )
 
 
@@ -326,7 +325,7 @@ def plan_for_free_memory(
         return plan_memory(config, dtype, size, free_gb, device, eight_bits)
     except ValueError as error:
         log.warning("Little memory is free. %s Trying the smallest parts.", error)
-        return _smallest(_needs(config, dtype, size, eight_bits), device)
+        return _plans(_needs(config, dtype, size, eight_bits), device)[-1]
 
 
 def chunk_for_card(total_bytes: int) -> int:
@@ -367,48 +366,23 @@ def load_within(
     return model
 
 
-def _placements(device: torch.device) -> tuple[Placement, ...]:
-    """Return where weights can be, the fastest first."""
-    return ("resident", "turns", "streamed") if device.type == "cuda" else ("resident",)
+def _plans(needs: _Needs, device: torch.device) -> list[MemoryPlan]:
+    """Return all plans, the fastest first and the one that needs least last."""
+    placements: tuple[Placement, ...] = ("resident",)
+    if device.type == "cuda":
+        placements = ("resident", "turns", "streamed")
+    return [needs.plan(*how, *batches) for how in product(placements, _CHUNKS) for batches in _BATCHES]
 
 
 def _needs(config: ModelConfig, dtype: torch.dtype, size: int, eight_bits: bool) -> _Needs:
     networks = build_networks(config)
     unet = networks["unet"]
     narrow = {id(layer.weight) for layer in matrices(unet)} if eight_bits else set()
-    weights = {**_weights(networks, dtype), "unet": _bytes(unet, dtype, narrow)}
+    weights = {name: _bytes(network, stored_dtype(name, dtype), narrow) for name, network in networks.items()}
     layers = [_bytes(layer, dtype, narrow) for layer in layers_of(unet)]
     return _Needs(config, dtype, size, weights, weights["unet"] - sum(layers) + max(layers))
-
-
-def _weights(networks: dict[str, nn.Module], dtype: torch.dtype) -> dict[str, int]:
-    return {name: _bytes(network, stored_dtype(name, dtype)) for name, network in networks.items()}
 
 
 def _bytes(module: nn.Module, dtype: torch.dtype, narrow: Collection[int] = ()) -> int:
     """Return the bytes of a module's weights; those whose identity is in ``narrow`` take one each."""
     return sum(p.numel() * (1 if id(p) in narrow else dtype.itemsize) for p in module.parameters())
-
-
-def _peak(needs: _Needs, placement: Placement, chunk: int, encode_batch: int, decode_batch: int) -> int:
-    return max(
-        needs.present(placement, "unet") + needs.unet(chunk),
-        needs.present(placement, "clip", "frame_encoder", "view_encoder") + needs.encode(encode_batch),
-        needs.present(placement, "decoder") + needs.decode(decode_batch),
-    )
-
-
-def _plan(needs: _Needs, placement: Placement, chunk: int, encode: int, decode: int) -> MemoryPlan:
-    return MemoryPlan(chunk, encode, decode, placement, _peak(needs, placement, chunk, encode, decode))
-
-
-def _smallest(needs: _Needs, device: torch.device) -> MemoryPlan:
-    return _plan(needs, _placements(device)[-1], SMALLEST_CHUNK, 1, 1)
-
-
-def _fitting(needs: _Needs, placement: Placement, budget: int) -> MemoryPlan | None:
-    """Return the plan with the largest parts and batches that fit, or None."""
-    plans = (
-        _plan(needs, placement, chunk, encode, decode) for chunk in _CHUNKS for encode, decode in _BATCHES
-    )
-    return next((plan for plan in plans if plan.estimated_bytes <= budget), None)

@@ -1,6 +1,7 @@
-"""The procedure from a clip to a grid of novel views; the one implementation for every backend.
+"""From a clip to a grid of novel views: windows of T frames, and passes of V views, for every backend.
 
-Source: specification sections 3, 9 and 10; users' decisions on windows, noise and passes.
+A window's reference views are the generated views of the frame that it shares with an earlier one.
+Source: Yao et al. 2025 (SV4D 2.0).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -21,6 +23,8 @@ from ..views import ViewGrid
 from .config import ModelConfig
 from .model import Backend, SamplingJob
 from .sampling import Callback, Conditioning, Solver, camera_vectors, first_step, resolve_guidance
+
+log = logging.getLogger(__name__)
 
 
 def plan_windows(n_frames: int, window: int) -> list[int]:
@@ -189,9 +193,6 @@ def encode_window(
     return Conditioning(tokens, frame_latents, reference_latents, vectors, uncond_vectors)
 
 
-log = logging.getLogger(__name__)
-
-
 class WindowStore(Protocol):
     """Keeps the latents of finished windows so that a later run can continue."""
 
@@ -278,49 +279,56 @@ def sample_views(
             config.n_frames,
         )
     starts = plan_windows(len(order), config.n_frames)
+    n_passes = cameras.n_views // config.n_views
+    n_windows = n_passes * len(starts)
     latent_shape = (
         config.n_frames * config.n_views,
         config.unet.latent_channels,
         shape[0] // config.latent_factor,
         shape[1] // config.latent_factor,
     )
-    passes = cameras.n_views // config.n_views
     if noise is not None:
-        noise = checked("noise", noise, (passes * len(starts), *latent_shape), in_unit_range=False)
+        noise = checked("noise", noise, (n_windows, *latent_shape), in_unit_range=False)
+
+    def progress(index: int, step: int, preview: Tensor | None) -> None:
+        if callback is not None:
+            callback(index * steps + step, n_windows * steps, preview)
+
     run = _Run(
         model=model,
-        steps=steps,
-        strength=strength,
-        guidance=resolve_guidance(
-            cfg, config.guidance, config.n_frames, config.n_views, (config.cfg_min, config.cfg_max)
-        ),
         seed=seed,
-        solver=solver,
+        steps=steps,
+        job=partial(
+            SamplingJob,
+            steps=steps,
+            guidance=resolve_guidance(cfg, config),
+            strength=strength,
+            solver=solver,
+        ),
         noise=noise,
         store=store,
-        callback=callback,
+        progress=progress,
         starts=starts,
-        n_windows=passes * len(starts),
         latent_shape=latent_shape,
         tokens=model.embed(images)[order],
         frame_latents=model.encode(images, role="frames")[order],
     )
     views, latents = [], []
-    for number in range(passes):
-        selected = range(number * config.n_views, (number + 1) * config.n_views)
-        references = None if reference_views is None else reference_views[list(selected)]
-        init = None if init_views is None else init_views[order][:, list(selected)]
+    for number in range(n_passes):
+        selected = list(range(number * config.n_views, (number + 1) * config.n_views))
+        references = None if reference_views is None else reference_views[selected]
+        init = None if init_views is None else init_views[order][:, selected]
         of_pass = run.one_pass(number, cameras.select(selected), references, init)
         views.append(of_pass[0][: len(images)])
         latents.append(of_pass[1][: len(images)])
     novel = torch.cat(views, dim=1)
-    grid = torch.cat([images[:, None], novel], dim=1)
-    input_masks = near_white_masks(images) if isinstance(clip, Tensor) else clip.masks
+    plain = isinstance(clip, Tensor)
+    input_masks = near_white_masks(images) if plain else clip.masks
     return ViewGrid(
-        images=grid,
+        images=torch.cat([images[:, None], novel], dim=1),
         cameras=cameras,
         masks=torch.cat([input_masks[:, None].float(), near_white_masks(novel)], dim=1),
-        fps=fps if fps is not None else (8.0 if isinstance(clip, Tensor) else clip.fps),
+        fps=fps if fps is not None else (8.0 if plain else clip.fps),
         latents=torch.cat(latents, dim=1),
         variant=config.label,
         trained=config.trained,
@@ -331,30 +339,19 @@ def sample_views(
 
 @dataclass(frozen=True)
 class _Run:
-    """What all windows of a run share.
-
-    Args:
-        starts: first frame of each window of a pass.
-        n_windows: of all passes.
-        latent_shape: of one window, [T * V, 4, h, w].
-        tokens: [frames, D] image embeddings.
-        frame_latents: [frames, 4, h, w] latents of the input frames.
-    """
+    """What all windows of a run share."""
 
     model: Backend
-    steps: int
-    strength: float
-    guidance: Tensor
     seed: int
-    solver: Solver
-    noise: Tensor | None
+    steps: int
+    job: Callable[..., SamplingJob]  # with what is the same for all windows
+    noise: Tensor | None  # [windows, T * V, 4, h, w]
     store: WindowStore | None
-    callback: Callback | None
-    starts: list[int]
-    n_windows: int
-    latent_shape: tuple[int, ...]
-    tokens: Tensor
-    frame_latents: Tensor
+    progress: Callable[[int, int, Tensor | None], None]  # (window, step, preview)
+    starts: list[int]  # first frame of each window of a pass
+    latent_shape: tuple[int, ...]  # of one window, [T * V, 4, h, w]
+    tokens: Tensor  # [frames, D] image embeddings
+    frame_latents: Tensor  # [frames, 4, h, w] latents of the input frames
 
     def one_pass(
         self, number: int, cameras: Cameras, references: Tensor | None, init: Tensor | None
@@ -369,45 +366,32 @@ class _Run:
             frames = slice(start, start + config.n_frames)
             if start > 0:
                 references = images[start]
-            sampled = self._finished(index)
+            sampled = None if self.store is None else self.store.load(index)
             if sampled is None:
                 conditioning = encode_window(
                     self.model, self.tokens[frames], self.frame_latents[frames], cameras, references
                 )
                 sampled = self._window(index, conditioning, None if init is None else init[frames])
+            else:
+                self.progress(index, self.steps, None)
             latents[frames] = rearrange(sampled, "(t v) c h w -> t v c h w", v=n_views)
             images[frames] = rearrange(self.model.decode(sampled), "(t v) h w c -> t v h w c", v=n_views)
         return images, latents
-
-    def _finished(self, index: int) -> Tensor | None:
-        """Return the latents of a window that the store has, or None."""
-        finished = None if self.store is None else self.store.load(index)
-        if finished is not None:
-            self._progress(index, self.steps, None)
-        return finished
 
     def _window(self, index: int, conditioning: Conditioning, init: Tensor | None) -> Tensor:
         """Return the latents of one window, sampled and kept in the store."""
         if init is not None:
             encoded = self.model.encode(init.flatten(0, 1), role="frames")
             init = encoded * self.model.config.scale_factor
-        sampled = self.model.denoise(
-            SamplingJob(
-                conditioning=conditioning,
-                noise=(
-                    window_noise(self.seed, index, self.latent_shape)
-                    if self.noise is None
-                    else self.noise[index]
-                ),
-                steps=self.steps,
-                guidance=self.guidance,
-                init=init,
-                strength=self.strength,
-                seed=window_seed(self.seed, index),
-                solver=self.solver,
-                callback=lambda step, _total, preview: self._progress(index, step, preview),
-            )
+        noise = window_noise(self.seed, index, self.latent_shape) if self.noise is None else self.noise[index]
+        job = self.job(
+            conditioning=conditioning,
+            noise=noise,
+            init=init,
+            seed=window_seed(self.seed, index),
+            callback=lambda step, _total, preview: self.progress(index, step, preview),
         )
+        sampled = self.model.denoise(job)
         if not sampled.isfinite().all():
             raise ValueError(
                 "Expected finite latents from the sampler; got NaN or infinite ones. Half precision may have "
@@ -416,10 +400,6 @@ class _Run:
         if self.store is not None:
             self.store.save(index, sampled)
         return sampled
-
-    def _progress(self, index: int, step: int, preview: Tensor | None) -> None:
-        if self.callback is not None:
-            self.callback(index * self.steps + step, self.n_windows * self.steps, preview)
 
 
 def resynthesizer(

@@ -25,6 +25,7 @@ NEEDED = (
 
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WRITABLE = {**DTYPE_NAMES, torch.uint8: "U8"}
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
 
 # A tensor of bytes that repeats our metadata, so that loaders that hand over tensors alone keep it.
 METADATA_KEY = "sv4d2_metadata"
@@ -63,6 +64,11 @@ class TensorInfo(NamedTuple):
     def numel(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size in the file; data types that only others write count one byte per element."""
+        return self.numel * _BYTES.get(self.dtype, 1)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""The noise schedule and the preconditioning of the network.
+"""The sampling method, top to bottom: schedule, preconditioning, guidance, solvers, step cache, one window.
 
-Source: specification section 7; Karras et al. 2022, equation 5 and table 1.
+Source: Karras et al. 2022 ("Elucidating the design space of diffusion-based generative models").
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,13 +17,23 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ..cameras import Cameras
-from .blocks import sinusoidal_embedding
-from .config import GUIDANCE_SHAPES
+from .blocks import retry_on_oom, sinusoidal_embedding
+from .config import GUIDANCE_SHAPES, ModelConfig
 from .unet import PreparedWindow, UNet
+
+# denoised = denoise(x, sigma), x [N, C, h, w], sigma [] on the device of x.
+DenoiseFunction = Callable[[Tensor, Tensor], Tensor]
+# callback(step, total, preview): called after each step; may raise to cancel.
+Callback = Callable[[int, int, Tensor | None], None]
+
+# The reference embeds this constant where other models of the family embed the conditioning noise level.
+_NOISE_CONSTANT = 1e-5
+
+log = logging.getLogger(__name__)
 
 
 def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0, rho: float = 7.0) -> Tensor:
-    """Return descending noise levels that end with 0, [steps + 1] float32.
+    """Return descending noise levels that end with 0, [steps + 1] float32 (equation 5).
 
     Raises:
         ValueError: fewer than one step.
@@ -33,21 +44,6 @@ def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     sigmas = (high + ramp * (low - high)) ** rho
     return torch.cat([sigmas, sigmas.new_zeros(1)])
-
-
-class Preconditioning(NamedTuple):
-    """Factors around the network: ``denoised = c_skip * x + c_out * network(c_in * x, c_noise)``."""
-
-    c_skip: Tensor
-    c_out: Tensor
-    c_in: Tensor
-    c_noise: Tensor
-
-
-def precondition(sigma: Tensor) -> Preconditioning:
-    """Return the factors for noise levels ``sigma`` (v-prediction, sigma_data 1), of the same shape."""
-    root = torch.sqrt(sigma**2 + 1)
-    return Preconditioning(1 / (sigma**2 + 1), -sigma / root, 1 / root, 0.25 * torch.log(sigma))
 
 
 def first_step(steps: int, strength: float) -> int:
@@ -67,18 +63,12 @@ def first_step(steps: int, strength: float) -> int:
     return start
 
 
-# denoised = denoise(x, sigma), x [N, C, h, w], sigma [] on the device of x.
-DenoiseFunction = Callable[[Tensor, Tensor], Tensor]
-# callback(step, total, preview): called after each step; may raise to cancel.
-Callback = Callable[[int, int, Tensor | None], None]
-
-
 def start_latents(noise: Tensor, sigmas: Tensor, init: Tensor | None, strength: float) -> tuple[Tensor, int]:
     """Return the noisy latents that sampling starts from and its first step.
 
     Args:
         noise: [N, C, h, w] unit variance.
-        sigmas: [S + 1] from `schedule.karras_sigmas`.
+        sigmas: [S + 1] from `karras_sigmas`.
         init: [N, C, h, w] scaled latents to start near, needed when ``strength`` is below 1.
         strength: share of the schedule to run.
 
@@ -95,144 +85,19 @@ def start_latents(noise: Tensor, sigmas: Tensor, init: Tensor | None, strength: 
     return init + noise * sigmas[start].to(noise), start
 
 
-def sample_euler(
-    denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
-) -> Tensor:
-    """Return the latents at noise level 0, starting from ``x`` at noise level ``sigmas[start]``.
+class Preconditioning(NamedTuple):
+    """Factors around the network: ``denoised = c_skip * x + c_out * network(c_in * x, c_noise)``."""
 
-    Args:
-        denoise: the guided denoiser.
-        x: [N, C, h, w] float32.
-        sigmas: [S + 1] descending, last is 0.
-        start: first step to run.
-        callback: see `Callback`; the preview is the denoised prediction of the step.
-    """
-    levels = sigmas.to(x)
-    for step in range(start, len(sigmas) - 1):
-        denoised = denoise(x, levels[step])
-        slope = (x - denoised) / levels[step]
-        x = x + slope * (levels[step + 1] - levels[step])
-        if callback is not None:
-            callback(step + 1, len(sigmas) - 1, denoised)
-    return x
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
 
 
-def sample_dpmpp_2m(
-    denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
-) -> Tensor:
-    """Return the latents at noise level 0, like `sample_euler` but of second order at the same cost.
-
-    A step takes the prediction half-way to the next noise level (in half the logarithm of the signal-to-noise
-    ratio), extrapolated from this step's and the one before. The first and the last step are Euler steps.
-
-    Args:
-        denoise, x, sigmas, start, callback: as in `sample_euler`.
-    """
-    levels = sigmas.to(x)
-    half_log_snr = -levels.log()
-    last, previous = len(sigmas) - 2, None
-    for step in range(start, last + 1):
-        denoised = predicted = denoise(x, levels[step])
-        if previous is not None and step < last:
-            to_next, from_previous = half_log_snr[step - 1 : step + 2].diff().flip(0)
-            predicted = denoised + to_next / (2 * from_previous) * (denoised - previous)
-        x = torch.lerp(predicted, x, levels[step + 1] / levels[step])
-        previous = denoised
-        if callback is not None:
-            callback(step + 1, last + 1, denoised)
-    return x
-
-
-SAMPLERS = {"euler": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
-
-
-def _triangle(n_views: int) -> Tensor:
-    """Return a triangle wave over the views: 0 at the first and the last, 1 in the middle, [V]."""
-    r = torch.arange(n_views, dtype=torch.float32) / max(1, n_views - 1)
-    return 2 * (r - torch.floor(r + 0.5)).abs()
-
-
-def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_max: float) -> Tensor:
-    """Return the guidance scale of each frame and view, [T, V] float32.
-
-    Args:
-        shape: ``linear`` rises over the flattened (t v) order (official sv4d2), ``spatiotemporal`` is the
-            mean of a rise over frames and a triangle over views (official sv4d2_8views), ``triangle`` is the
-            triangle over views, ``constant`` is ``cfg_max`` everywhere.
-        n_frames: T.
-        n_views: V.
-        cfg_min, cfg_max: range of the scale; ``constant`` does not use ``cfg_min``.
-
-    Raises:
-        ValueError: an unknown shape, or a range that is not finite and rising.
-    """
-    if shape == "constant":
-        cfg_min = cfg_max
-    if not (math.isfinite(cfg_min) and math.isfinite(cfg_max) and cfg_min <= cfg_max):
-        raise ValueError(
-            f"Expected a finite guidance range with minimum <= maximum; got {cfg_min:g} to {cfg_max:g}. "
-            f"Give the smaller number first."
-        )
-    if shape == "linear":
-        position = torch.linspace(0, 1, n_frames * n_views).view(n_frames, n_views)
-    elif shape == "spatiotemporal":
-        position = 0.5 * torch.linspace(0, 1, n_frames)[:, None] + 0.5 * _triangle(n_views)[None]
-    elif shape == "triangle":
-        position = _triangle(n_views).expand(n_frames, n_views)
-    elif shape == "constant":
-        position = torch.ones(n_frames, n_views)
-    else:
-        raise ValueError(f"Expected guidance shape {', '.join(GUIDANCE_SHAPES)}; got {shape!r}.")
-    return cfg_min + (cfg_max - cfg_min) * position
-
-
-def resolve_guidance(
-    cfg: float | tuple[float, float] | Tensor | None,
-    shape: str,
-    n_frames: int,
-    n_views: int,
-    default_range: tuple[float, float],
-) -> Tensor:
-    """Return the table that a user's ``cfg`` asks for, [T, V].
-
-    Args:
-        cfg: None (the variant's own range), a number (constant), (min, max), or a table [T, V].
-        shape: the variant's shape, used for ranges.
-        n_frames, n_views: T and V of a window.
-        default_range: the variant's (min, max).
-
-    Raises:
-        ValueError: a table of another shape, or values that are not finite.
-    """
-    if isinstance(cfg, Tensor):
-        if tuple(cfg.shape) != (n_frames, n_views):
-            raise ValueError(
-                f"Expected a guidance table [{n_frames}, {n_views}] (frames, views); got {list(cfg.shape)}."
-            )
-        table = cfg.float()
-    elif isinstance(cfg, (int, float)):
-        table = guidance_table("constant", n_frames, n_views, float(cfg), float(cfg))
-    elif cfg is not None and len(cfg) != 2:
-        raise ValueError(f"Expected a guidance range (min, max); got {len(cfg)} values: {cfg}.")
-    else:
-        low, high = default_range if cfg is None else cfg
-        table = guidance_table(shape, n_frames, n_views, float(low), float(high))
-    if not table.isfinite().all():
-        raise ValueError(f"Guidance scales must be finite numbers; got {cfg}.")
-    return table
-
-
-def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
-    """Return ``uncond + scale * (cond - uncond)`` on denoised predictions [N, C, h, w].
-
-    Args:
-        scale: [T, V] with T * V = N, order (t v).
-    """
-    return torch.lerp(uncond, cond, scale.to(cond).reshape(-1, 1, 1, 1))
-
-
-# The reference embeds this constant where other models of the family embed the conditioning noise level.
-_NOISE_CONSTANT = 1e-5
+def precondition(sigma: Tensor) -> Preconditioning:
+    """Return the factors (v-prediction, sigma_data 1) for noise levels ``sigma``, of the same shape."""
+    root = torch.sqrt(sigma**2 + 1)
+    return Preconditioning(1 / (sigma**2 + 1), -sigma / root, 1 / root, 0.25 * torch.log(sigma))
 
 
 @dataclass(frozen=True)
@@ -278,6 +143,88 @@ def camera_vectors(cameras: Cameras, dims: tuple[int, int, int]) -> tuple[Tensor
     return torch.cat(parts, dim=-1), torch.cat([torch.zeros_like(parts[0]), *parts[1:]], dim=-1)
 
 
+def to_network_images(images: Tensor) -> Tensor:
+    """Return images [N, H, W, 3] in 0..1 as [N, 3, H, W] in -1..1."""
+    return rearrange(images, "n h w c -> n c h w") * 2 - 1
+
+
+def from_network_images(images: Tensor) -> Tensor:
+    """Return images [N, 3, H, W], about -1..1, as [N, H, W, 3] clamped to 0..1."""
+    return rearrange(((images + 1) / 2).clamp(0, 1), "n c h w -> n h w c")
+
+
+def _triangle(n_views: int) -> Tensor:
+    """Return a triangle wave over the views: 0 at the first and the last, 1 in the middle, [V]."""
+    r = torch.arange(n_views, dtype=torch.float32) / max(1, n_views - 1)
+    return 2 * (r - torch.floor(r + 0.5)).abs()
+
+
+def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_max: float) -> Tensor:
+    """Return the guidance scale of each frame and view, [T, V] float32.
+
+    Args:
+        shape: ``linear`` rises over the flattened (t v) order (official sv4d2), ``spatiotemporal`` is the
+            mean of a rise over frames and a triangle over views (official sv4d2_8views), ``triangle`` is the
+            triangle over views, ``constant`` is ``cfg_max`` everywhere.
+        n_frames, n_views: T and V.
+        cfg_min, cfg_max: range of the scale; ``constant`` does not use ``cfg_min``.
+
+    Raises:
+        ValueError: an unknown shape, or a range that is not finite and rising.
+    """
+    if shape == "constant":
+        cfg_min = cfg_max
+    if not (math.isfinite(cfg_min) and math.isfinite(cfg_max) and cfg_min <= cfg_max):
+        raise ValueError(
+            f"Expected a finite guidance range with minimum <= maximum; got {cfg_min:g} to {cfg_max:g}. "
+            f"Give the smaller number first."
+        )
+    if shape == "linear":
+        position = torch.linspace(0, 1, n_frames * n_views).view(n_frames, n_views)
+    elif shape == "spatiotemporal":
+        position = 0.5 * torch.linspace(0, 1, n_frames)[:, None] + 0.5 * _triangle(n_views)[None]
+    elif shape == "triangle":
+        position = _triangle(n_views).expand(n_frames, n_views)
+    elif shape == "constant":
+        position = torch.ones(n_frames, n_views)
+    else:
+        raise ValueError(f"Expected guidance shape {', '.join(GUIDANCE_SHAPES)}; got {shape!r}.")
+    return cfg_min + (cfg_max - cfg_min) * position
+
+
+def resolve_guidance(cfg: float | tuple[float, float] | Tensor | None, config: ModelConfig) -> Tensor:
+    """Return the table that a user's ``cfg`` asks for, [T, V].
+
+    ``cfg``: None (the variant's own range), a number (constant), (min, max), or a table [T, V].
+
+    Raises:
+        ValueError: a table of another shape, or values that are not finite.
+    """
+    n_frames, n_views = config.n_frames, config.n_views
+    if isinstance(cfg, Tensor):
+        if tuple(cfg.shape) != (n_frames, n_views):
+            raise ValueError(
+                f"Expected a guidance table [{n_frames}, {n_views}] (frames, views); got {list(cfg.shape)}."
+            )
+        if not cfg.isfinite().all():
+            raise ValueError(f"Guidance scales must be finite numbers; got {cfg}.")
+        return cfg.float()
+    if isinstance(cfg, (int, float)):
+        return guidance_table("constant", n_frames, n_views, float(cfg), float(cfg))
+    if cfg is not None and len(cfg) != 2:
+        raise ValueError(f"Expected a guidance range (min, max); got {len(cfg)} values: {cfg}.")
+    low, high = (config.cfg_min, config.cfg_max) if cfg is None else cfg
+    return guidance_table(config.guidance, n_frames, n_views, float(low), float(high))
+
+
+def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
+    """Return ``uncond + scale * (cond - uncond)`` on denoised predictions [N, C, h, w].
+
+    ``scale`` is [T, V] with T * V = N, order (t v).
+    """
+    return torch.lerp(uncond, cond, scale.to(cond).reshape(-1, 1, 1, 1))
+
+
 @dataclass(frozen=True)
 class GuidedInputs:
     """The conditioning as the network takes it for guidance: unconditional first, B = 2.
@@ -303,24 +250,13 @@ class GuidedInputs:
 def guided_inputs(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> GuidedInputs:
     """Return the network inputs of the unconditional and the conditional half."""
     halves = (conditioning.unconditional(), conditioning)
-    n_views = len(conditioning.vectors)
     frames = torch.cat([half.frame_latents for half in halves]).to(device, dtype)
     return GuidedInputs(
         context=torch.stack([half.tokens for half in halves]).to(device, dtype),
-        concat=repeat(frames, "bt c h w -> (bt v) c h w", v=n_views),
+        concat=repeat(frames, "bt c h w -> (bt v) c h w", v=len(conditioning.vectors)),
         vectors=torch.cat([half.vectors for half in halves]).to(device, dtype),
         references=torch.cat([half.reference_latents for half in halves]).to(device, dtype),
     )
-
-
-def to_network_images(images: Tensor) -> Tensor:
-    """Return images [N, H, W, 3] in 0..1 as [N, 3, H, W] in -1..1."""
-    return rearrange(images, "n h w c -> n c h w") * 2 - 1
-
-
-def from_network_images(images: Tensor) -> Tensor:
-    """Return images [N, 3, H, W], about -1..1, as [N, H, W, 3] clamped to 0..1."""
-    return rearrange(((images + 1) / 2).clamp(0, 1), "n c h w -> n h w c")
 
 
 def guided_denoiser(
@@ -346,11 +282,11 @@ def guided_denoiser(
     def predict(x: Tensor, sigma: Tensor, guided: bool) -> tuple[Tensor, ...]:
         """Return the denoised predictions, unconditional and conditional or the conditional one alone."""
         halves, n = (inputs, 2) if guided else (conditional, 1)
-        scale = precondition(sigma)
-        noisy = (x * scale.c_in).to(halves.concat).repeat(n, 1, 1, 1)
-        timesteps = scale.c_noise.expand(len(halves.vectors))
-        out = unet(torch.cat([noisy, halves.concat], dim=1), timesteps, halves.vectors, prepared(guided))
-        return tuple(half * scale.c_out + x * scale.c_skip for half in out.float().chunk(n))
+        c = precondition(sigma)
+        noisy = (x * c.c_in).to(halves.concat).repeat(n, 1, 1, 1)
+        c_noise = c.c_noise.expand(len(halves.vectors))
+        out = unet(torch.cat([noisy, halves.concat], dim=1), c_noise, halves.vectors, prepared(guided))
+        return tuple(half * c.c_out + x * c.c_skip for half in out.float().chunk(n))
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         if interval is not None and not interval[0] <= float(sigma) <= interval[1]:
@@ -359,6 +295,59 @@ def guided_denoiser(
         return guide(uncond, cond, guidance)
 
     return denoise
+
+
+def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+    """Return the derivative dx / dsigma of the probability flow (equation 3)."""
+    return (x - denoised) / sigma
+
+
+def sample_euler(
+    denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
+) -> Tensor:
+    """Return the latents at noise level 0 (algorithm 1 without its second-order correction).
+
+    Args:
+        denoise: the guided denoiser.
+        x: [N, C, h, w] float32 at noise level ``sigmas[start]``.
+        sigmas: [S + 1] descending, last is 0.
+        start: first step to run.
+        callback: see `Callback`; the preview is the denoised prediction of the step.
+    """
+    sigmas, steps = sigmas.to(x), len(sigmas) - 1
+    for i in range(start, steps):
+        denoised = denoise(x, sigmas[i])
+        x = x + to_d(x, sigmas[i], denoised) * (sigmas[i + 1] - sigmas[i])
+        if callback is not None:
+            callback(i + 1, steps, denoised)
+    return x
+
+
+def sample_dpmpp_2m(
+    denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
+) -> Tensor:
+    """Return the latents at noise level 0 by DPM-Solver++(2M), of second order at the cost of `sample_euler`.
+
+    A step takes the prediction half-way to the next noise level (in ``t = -log sigma``), extrapolated from
+    this step's and the one before. The first and the last step are Euler steps. Arguments as there.
+
+    Source: Lu et al. 2022 (DPM-Solver++), algorithm 2.
+    """
+    sigmas, steps, old_denoised = sigmas.to(x), len(sigmas) - 1, None
+    t = -sigmas.log()
+    for i in range(start, steps):
+        denoised = extrapolated = denoise(x, sigmas[i])
+        if old_denoised is not None and i < steps - 1:
+            r = (t[i] - t[i - 1]) / (t[i + 1] - t[i])
+            extrapolated = denoised + (denoised - old_denoised) / (2 * r)
+        x = torch.lerp(extrapolated, x, sigmas[i + 1] / sigmas[i])
+        old_denoised = denoised
+        if callback is not None:
+            callback(i + 1, steps, denoised)
+    return x
+
+
+SAMPLERS = {"euler": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
 
 
 @dataclass(frozen=True)
@@ -397,8 +386,7 @@ class Solver:
 
     def changed(self) -> dict[str, object]:
         """Return the fields that differ from the default, as JSON values."""
-        default, ours = asdict(Solver()), asdict(self)
-        changed = {name: value for name, value in ours.items() if value != default[name]}
+        changed = {name: value for name, value in asdict(self).items() if value != getattr(Solver, name)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
 
@@ -417,33 +405,76 @@ class StepCache:
         self.denoise = denoise
         self.threshold = threshold
         self.evaluated = 0
-        self._input: Tensor | None = None
-        self._output: Tensor | None = None
-        self._rate: float | None = None
+        # The network's input and output of the last evaluation, and how far the output moved per movement of
+        # the input since the one before; both before the first and this before the second are unknown.
+        self._last: tuple[Tensor, Tensor] | None = None
+        self._rate = math.inf
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the denoised prediction for latents ``x`` [N, C, h, w] at noise level ``sigma``."""
-        scale = precondition(sigma)
-        given = x * scale.c_in
-        if self._output is not None and self._expected_change(given) < self.threshold:
-            return self._output * scale.c_out + x * scale.c_skip
+        c = precondition(sigma)
+        given = x * c.c_in
+        if self._last is not None:
+            last_given, last_output = self._last
+            moved = _distance(given, last_given)
+            if self._rate * moved / float(last_output.abs().mean()) < self.threshold:
+                return last_output * c.c_out + x * c.c_skip
         denoised = self.denoise(x, sigma)
         self.evaluated += 1
-        self._remember(given, (denoised - x * scale.c_skip) / scale.c_out)
+        output = (denoised - x * c.c_skip) / c.c_out
+        if self._last is not None:
+            self._rate = _distance(output, self._last[1]) / max(_distance(given, self._last[0]), 1e-12)
+        self._last = given, output
         return denoised
-
-    def _expected_change(self, given: Tensor) -> float:
-        """Return how far the output is expected to have moved since the last evaluation, per its size."""
-        if self._rate is None or self._input is None or self._output is None:
-            return float("inf")
-        return self._rate * _distance(given, self._input) / float(self._output.abs().mean())
-
-    def _remember(self, given: Tensor, output: Tensor) -> None:
-        """Keep an evaluation, and how far its output moved per movement of the input since the last."""
-        if self._input is not None and self._output is not None:
-            self._rate = _distance(output, self._output) / max(_distance(given, self._input), 1e-12)
-        self._input, self._output = given, output
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().mean())
+
+
+@dataclass(frozen=True)
+class SamplingJob:
+    """One window to denoise.
+
+    Args:
+        conditioning: of the window.
+        noise: [T * V, 4, h, w] float32 unit variance, order (t v).
+        steps: number of steps of the full schedule.
+        guidance: [T, V] guidance scales.
+        init: [T * V, 4, h, w] scaled latents to start near, or None.
+        strength: share of the schedule to run.
+        seed: of the noise that a stochastic sampler adds on its way.
+        solver: sampler and shortcuts of our own networks; a host brings its own.
+        callback: progress of this window.
+    """
+
+    conditioning: Conditioning
+    noise: Tensor
+    steps: int
+    guidance: Tensor
+    init: Tensor | None = None
+    strength: float = 1.0
+    seed: int = 0
+    solver: Solver = Solver()
+    callback: Callback | None = None
+
+
+def sample_window(unet: UNet, job: SamplingJob, sigma_min: float, sigma_max: float) -> Tensor:
+    """Return the sampled latents of a window, [T * V, 4, h, w] float32 on the CPU."""
+    weight = next(unet.parameters())
+    noise = job.noise.to(weight.device, torch.float32)
+    init = None if job.init is None else job.init.to(noise)
+    sigmas = karras_sigmas(job.steps, sigma_min, sigma_max)
+    x, start = start_latents(noise, sigmas, init, job.strength)
+    inputs = guided_inputs(job.conditioning, weight.device, weight.dtype)
+    guided = guided_denoiser(unet, inputs, job.guidance, job.solver.guidance_interval)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return retry_on_oom(lambda: guided(x, sigma), unet.shrink_parts)
+
+    cached = StepCache(denoise, job.solver.step_cache)
+    sample = SAMPLERS[job.solver.sampler]
+    sampled = sample(cached if job.solver.step_cache else denoise, x, sigmas, start, job.callback)
+    if job.solver.step_cache:
+        log.info("Step cache: %d of %d steps evaluated.", cached.evaluated, job.steps - start)
+    return sampled.cpu()

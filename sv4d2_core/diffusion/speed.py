@@ -67,7 +67,7 @@ def _per_part(unet: UNet) -> Iterator[tuple[nn.Module, str]]:
         if isinstance(module, (TransformerBlock, TemporalConvs)):
             yield module, "forward"
         elif isinstance(module, ResBlock):
-            yield module, "_within_images"
+            yield module, "within_images"
 
 
 def _allow_sizes() -> None:

@@ -1,14 +1,13 @@
 """The SV4D 2.0 UNet: noisy latents of T frames from V views in, the network's prediction out.
 
-Source: specification section 4. Module names give the official checkpoint keys.
+Source: Yao et al. 2025 (SV4D 2.0). Module names give the official checkpoint keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,18 +25,13 @@ from .blocks import (
     Grid,
     ResBlock,
     Upsample,
-    in_place,
-    recording,
     scaled_dot_product,
-    silu,
     sinusoidal_embedding,
     to_tokens,
 )
 from .config import UNetConfig
-from .image_norm import image_norm
 
-# On a CPU, parts of about this many tokens of the first level stay in the cache and still outweigh the cost
-# of reading the deeper levels' weights once per part; a GPU wants enough work per kernel.
+# Parts of about this many tokens of the first level suit a CPU's cache; a GPU wants enough work per kernel.
 _CPU_TOKENS = 8192
 _GPU_BUDGET = 512 * 2**20
 
@@ -65,7 +59,7 @@ class _Pass:
     emb: Embedding
     budget: int
     before_layer: Callable[[], None] | None
-    present: Callable[[nn.Module], AbstractContextManager]
+    loaded: Callable[[nn.Module], AbstractContextManager]
     next_block: int = 0
 
 
@@ -80,7 +74,7 @@ class Stage(nn.ModuleList):
         for layer in self:
             if state.before_layer is not None:
                 state.before_layer()
-            with state.present(layer):
+            with state.loaded(layer):
                 x = self._run_layer(layer, x, skip, state)
             skip.clear()
         return x
@@ -102,7 +96,7 @@ class UNet(nn.Module):
 
     ``chunk_bytes`` bounds the intermediate results of a part of the work (None: a default that is fast on
     the device); results do not depend on it beyond rounding. ``before_layer`` is called before each layer and
-    may raise to cancel a pass, and each layer runs within ``present(layer)``, which may bring its weights.
+    may raise to cancel a pass, and each layer runs within ``loaded(layer)``, which may bring its weights.
     With ``recomputes`` a recorded pass keeps only what enters each stage, and the backward pass computes the
     stages again: much less memory for a third more time.
     """
@@ -111,7 +105,7 @@ class UNet(nn.Module):
         self,
         config: UNetConfig,
         *,
-        operations: ModuleType | Any = nn,
+        operations: Any = nn,
         attention: AttentionFunction = scaled_dot_product,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -120,7 +114,7 @@ class UNet(nn.Module):
         self.config = config
         self.chunk_bytes: int | None = None
         self.before_layer: Callable[[], None] | None = None
-        self.present: Callable[[nn.Module], AbstractContextManager] = in_place
+        self.loaded: Callable[[nn.Module], AbstractContextManager] = lambda _layer: nullcontext()
         self.recomputes = False
         kw: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
         plain: dict[str, Any] = {"dtype": dtype, "device": device}
@@ -131,16 +125,7 @@ class UNet(nn.Module):
             return nn.Sequential(first, nn.SiLU(), operations.Linear(emb_dim, emb_dim, **plain))
 
         def attend(width: int) -> AttentionBlock:
-            return AttentionBlock(
-                width,
-                emb_dim,
-                config.head_channels,
-                config.context_dim,
-                config.latent_channels,
-                config.view_mixing,
-                attention=attention,
-                **kw,
-            )
+            return AttentionBlock(width, config, attention=attention, **kw)
 
         self.time_embed = mlp(config.base)
         self.label_emb = nn.Sequential(mlp(config.vector_dim))
@@ -174,12 +159,10 @@ class UNet(nn.Module):
                     layers.append(Upsample(width, **kw))
                 stages.append(Stage(layers))
         self.output_blocks = nn.ModuleList(stages)
-        self.out = nn.ModuleList(
-            [
-                operations.GroupNorm(32, width, **plain),
-                nn.SiLU(),
-                operations.Conv2d(width, config.latent_channels, 3, padding=1, **plain),
-            ]
+        self.out = nn.Sequential(
+            operations.GroupNorm(32, width, **plain),
+            nn.SiLU(inplace=True),
+            operations.Conv2d(width, config.latent_channels, 3, padding=1, **plain),
         )
 
     def prepare(self, context: Tensor, cond_view: Tensor) -> PreparedWindow:
@@ -201,7 +184,7 @@ class UNet(nn.Module):
         return PreparedWindow(Grid(b, t, views), blocks, references)
 
     def _prepare_block(self, block: AttentionBlock, context: Tensor) -> BlockContext:
-        with self.present(block):
+        with self.loaded(block):
             return block.prepare(context)
 
     def set_view_mixing(self, view_mixing: str) -> None:
@@ -209,7 +192,7 @@ class UNet(nn.Module):
         if view_mixing != self.config.view_mixing:
             self.config = replace(self.config, view_mixing=view_mixing)
             for block in self._attention_blocks():
-                block.view_mixing = view_mixing
+                block.config = self.config
 
     def set_frame_mixing(self, mixes_frames: bool) -> None:
         """Let the frames attend to each other, or hold the blend of the motion blocks at zero."""
@@ -238,7 +221,7 @@ class UNet(nn.Module):
         """
         self._check(x, timesteps, y, window.grid)
         emb = self._embed(timesteps, y.to(x.dtype), window.grid, x.dtype)
-        state = _Pass(window, emb, self._budget(x), self.before_layer, self.present)
+        state = _Pass(window, emb, self._budget(x), self.before_layer, self.loaded)
         x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for stage in self.input_blocks:
@@ -247,10 +230,10 @@ class UNet(nn.Module):
         x = self._run(self.middle_block, x, [], state)
         for stage in self.output_blocks:
             x = self._run(stage, x, [skips.pop()], state)
-        return self.out[2](silu(image_norm(self.out[0], x)))
+        return self.out(x)
 
     def _run(self, stage: nn.Module, x: Tensor, skip: list[Tensor], state: _Pass) -> Tensor:
-        if not (self.recomputes and recording()):
+        if not (self.recomputes and torch.is_grad_enabled()):
             return stage(x, skip, state)
         first_block = state.next_block
 

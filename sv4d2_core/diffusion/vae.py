@@ -1,29 +1,28 @@
 """The image autoencoder: an encoder to latents and a decoder back, without temporal layers.
 
-Source: specification section 5. Module names give the official checkpoint keys.
+Source: Rombach et al. 2022 (latent diffusion). Module names give the official checkpoint keys.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import AttentionFunction, add, scaled_dot_product, silu, to_tokens
+from .blocks import AttentionFunction, scaled_dot_product, to_tokens
 from .config import VAEConfig
 
 
-def _norm(width: int, operations: ModuleType | Any, **kw) -> nn.Module:
+def _norm(width: int, operations: Any, **kw) -> nn.Module:
     return operations.GroupNorm(32, width, eps=1e-6, **kw)
 
 
 class ResnetBlock(nn.Module):
     """Two normalised convolutions around a shortcut."""
 
-    def __init__(self, width_in: int, width_out: int, *, operations: ModuleType | Any, **kw) -> None:
+    def __init__(self, width_in: int, width_out: int, *, operations: Any, **kw) -> None:
         super().__init__()
         self.norm1 = _norm(width_in, operations, **kw)
         self.conv1 = operations.Conv2d(width_in, width_out, 3, padding=1, **kw)
@@ -35,17 +34,15 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output for ``x`` [N, C, H, W]."""
-        h = self.conv1(silu(self.norm1(x)))
-        h = self.conv2(silu(self.norm2(h)))
-        return add(h, x if self.nin_shortcut is None else self.nin_shortcut(x))
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+        return h.add_(x if self.nin_shortcut is None else self.nin_shortcut(x))
 
 
 class PixelAttention(nn.Module):
     """Single-head attention over the pixels of each image."""
 
-    def __init__(
-        self, width: int, *, operations: ModuleType | Any, attention: AttentionFunction, **kw
-    ) -> None:
+    def __init__(self, width: int, *, operations: Any, attention: AttentionFunction, **kw) -> None:
         super().__init__()
         self.attention = attention
         self.norm = _norm(width, operations, **kw)
@@ -61,7 +58,7 @@ class PixelAttention(nn.Module):
 class Downsample(nn.Module):
     """Convolution with stride 2; one row and column of zeros join at the bottom and the right only."""
 
-    def __init__(self, width: int, *, operations: ModuleType | Any, **kw) -> None:
+    def __init__(self, width: int, *, operations: Any, **kw) -> None:
         super().__init__()
         self.conv = operations.Conv2d(width, width, 3, stride=2, **kw)
 
@@ -73,7 +70,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest-neighbour doubling, then a convolution."""
 
-    def __init__(self, width: int, *, operations: ModuleType | Any, **kw) -> None:
+    def __init__(self, width: int, *, operations: Any, **kw) -> None:
         super().__init__()
         self.conv = operations.Conv2d(width, width, 3, padding=1, **kw)
 
@@ -112,9 +109,7 @@ class _Middle(nn.Module):
 
 
 class _EncoderLayers(nn.Module):
-    def __init__(
-        self, config: VAEConfig, operations: ModuleType | Any, attention: AttentionFunction, **plain
-    ) -> None:
+    def __init__(self, config: VAEConfig, operations: Any, attention: AttentionFunction, **plain) -> None:
         super().__init__()
         kw = {"operations": operations, **plain}
         width = config.base
@@ -136,7 +131,7 @@ class _EncoderLayers(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.conv_out(silu(self.norm_out(self.mid(x))))
+        return self.conv_out(F.silu(self.norm_out(self.mid(x)), inplace=True))
 
 
 class VAEEncoder(nn.Module):
@@ -146,7 +141,7 @@ class VAEEncoder(nn.Module):
         self,
         config: VAEConfig,
         *,
-        operations: ModuleType | Any = nn,
+        operations: Any = nn,
         attention: AttentionFunction = scaled_dot_product,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -169,7 +164,7 @@ class VAEDecoder(nn.Module):
         self,
         config: VAEConfig,
         *,
-        operations: ModuleType | Any = nn,
+        operations: Any = nn,
         attention: AttentionFunction = scaled_dot_product,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -197,4 +192,4 @@ class VAEDecoder(nn.Module):
         x = self.mid(self.conv_in(latents))
         for level in reversed(list(self.up)):
             x = level(x)
-        return self.conv_out(silu(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True))

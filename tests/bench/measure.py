@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-
-from sv4d2_core.diffusion import fused
 
 Call = Callable[[], Tensor]
 
@@ -29,17 +26,11 @@ def flop_counter() -> FlopCounterMode:
     """Return a counter of floating-point operations, to be entered with ``with``."""
     # PyTorch's counter does not know the kernels of the CPU.
     kernels = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    if fused.has_operators():
-        kernels[torch.ops.mkldnn._linear_pointwise] = _linear_flops
     return FlopCounterMode(display=False, custom_mapping=kernels)
 
 
 def _attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(q, k, v)
-
-
-def _linear_flops(x: Any, *others: Any, out_shape: Any, **__: Any) -> int:
-    return 2 * math.prod(x) * out_shape[-1]
 
 
 def peak_bytes(call: Call, device: torch.device) -> int:

@@ -16,9 +16,6 @@ import torch
 from measure import Call, clock, flop_counter
 from torch import nn
 
-from sv4d2_core.diffusion import blocks as attention_block
-from sv4d2_core.diffusion import blocks as res_block
-from sv4d2_core.diffusion import unet
 from sv4d2_core.diffusion.blocks import (
     AttentionBlock,
     Downsample,
@@ -41,7 +38,6 @@ _METHODS = (
     (AttentionBlock, "_mix_views", VIEW),
     (AttentionBlock, "_mix_frames", MOTION),
     (ResBlock, "_along_sequence", ALONG),
-    *((module, "image_norm", NORMS) for module in (attention_block, res_block, unet)),
 )
 
 
