@@ -7,11 +7,7 @@ import torch
 from comfy_api.latest import io
 
 from ..sv4d2_core.scene.config import RefineConfig
-from ..sv4d2_core.scene.elevation import with_elevation
-from ..sv4d2_core.scene.paths import ObjectPath, object_path
-from ..sv4d2_core.scene.refine import checked_views
 from ..sv4d2_core.video.crop import CropPath
-from ..sv4d2_core.views import ViewGrid
 from .geometry_images import normals_of_images
 from .gradients import copied, gradients
 from .preview import picture_preview
@@ -89,29 +85,20 @@ class SV4D2Refine4D(io.ComfyNode):
             memory_gb=memory_gb,
             strength=strength,
             weight_by_trust=trust,
-            # Normals are compared on patches, of which the recipe has none.
-            patches_per_step=0 if normals is None else 1,
         ).with_steps(steps, n_stages)
+        parsed = parsed_crop(crop)
         with gradients():
-            given = checked_views(copied(views))
-            wanted = elevation_deg if elevation == GIVEN else None
-            aimed, said = with_elevation(given.resized(size or given.images.shape[2]), wanted)
-            path = _path(crop, aimed)
-            maps = None if normals is None else normals_of_images(normals.clone(), aimed)
-            job = RefineJob(given, aimed, config, second, maps)
+            given = copied(views)
+            job = RefineJob(
+                given,
+                config,
+                second,
+                normals=None if normals is None else normals_of_images(normals.clone(), given),
+                crop=None if parsed is None else CropPath.from_json(parsed),
+                size=size or None,
+                input_elevation_deg=elevation_deg if elevation == GIVEN else None,
+            )
             scene = job.run()
             picture, lines = job.report(scene)
-            scene.path = path
-        lines.append(said)
         image = torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)[None]
         return io.NodeOutput(scene, image, "\n".join(lines), ui=picture_preview(image, lines, cls))
-
-
-def _path(crop: str | None, views: ViewGrid) -> ObjectPath | None:
-    """Return the way of an object that the crop of the views has followed."""
-    parsed = parsed_crop(crop)
-    return (
-        None
-        if parsed is None
-        else object_path(CropPath.from_json(parsed), views.cameras, views.frame_times())
-    )

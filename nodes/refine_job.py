@@ -15,8 +15,9 @@ from ..sv4d2_core.diffusion.window_store import tensor_fingerprint
 from ..sv4d2_core.export.report import fit_report
 from ..sv4d2_core.scene.config import RefineConfig
 from ..sv4d2_core.scene.refine import refine_scene
-from ..sv4d2_core.scene.scene import Scene4D
+from ..sv4d2_core.scene.scene import Scene4D, centred
 from ..sv4d2_core.scene.store import fit_fingerprint
+from ..sv4d2_core.video.crop import CropPath
 from ..sv4d2_core.views import ViewGrid
 from .fit_cache import FitStore
 from .out_of_memory import memory_advice
@@ -35,28 +36,29 @@ class RefineJob:
     """One fit; run it with gradients allowed.
 
     Args:
-        given: the views at the size that the model takes.
-        views: what the scene is fitted to.
+        views: at the size that the model takes.
         config: all settings.
         second: the model of the second stage, or None.
-        normals: [T, V + 1, H, W, 3] of ``views``, or None.
+        normals, crop, size, input_elevation_deg: see `refine_scene`.
     """
 
-    given: ViewGrid
     views: ViewGrid
     config: RefineConfig
     second: SecondStage | None
     normals: Tensor | None
+    crop: CropPath | None
+    size: int | None
+    input_elevation_deg: float | None
 
     def __post_init__(self) -> None:
         second = self.second
         self._store = FitStore(self._fingerprint())
         self._state = self._store.load()
         latent_format = None if second is None else second.backend.patcher.model.latent_format
-        self._watch = RefineWatch(self.views, self._store, latent_format)
+        self._watch = RefineWatch(self.views.n_views, self._store, latent_format)
         self._resynthesize = None
         if second is not None:
-            self._resynthesize = second.resynthesize(self.given, self._watch.sampling)
+            self._resynthesize = second.resynthesize(self.views, self._watch.sampling)
         self._seconds = 0.0
 
     def run(self) -> Scene4D:
@@ -69,7 +71,7 @@ class RefineJob:
         began = time.perf_counter()
         with torch.inference_mode():
             release_models()
-        size = self.views.images.shape[2]
+        size = self.size or self.views.images.shape[2]
         try:
             with memory_advice(
                 f"Out of memory at {size} px. Lower size, or set memory_gb to what may be used."
@@ -77,6 +79,9 @@ class RefineJob:
                 scene = refine_scene(
                     self.views,
                     self.config,
+                    size=self.size,
+                    input_elevation_deg=self.input_elevation_deg,
+                    crop=self.crop,
                     resynthesize=self._resynthesize,
                     normals=self.normals,
                     callback=self._watch,
@@ -92,19 +97,15 @@ class RefineJob:
 
     def report(self, scene: Scene4D) -> tuple[Image.Image, list[str]]:
         """Return the picture of the fit, and what there is to say about it."""
-        views = self.views.resized(min(self.views.images.shape[2], _REPORT_SIZE))
-        picture, residual = fit_report(scene, views, self._losses(), callback=check_cancelled)
+        fitted = self._watch.progress
+        views = fitted.views.resized(min(fitted.views.images.shape[2], _REPORT_SIZE))
+        picture, residual = fit_report(centred(scene), views, fitted.losses, callback=check_cancelled)
         self._watch.show_result(picture)
-        return picture, [*self._lines(), f"It leaves {residual:.4f} of the views unexplained."]
+        unexplained = f"It leaves {residual:.4f} of the views unexplained."
+        return picture, [*self._lines(fitted.views), unexplained, *fitted.notes]
 
-    def _losses(self) -> list[float]:
-        """Return the losses of all steps, of a fit that was cancelled after its last step too."""
-        if self._watch.latest is not None:
-            return self._watch.latest.losses
-        return [] if self._state is None else self._state.tensors["losses"].tolist()
-
-    def _lines(self) -> list[str]:
-        views, config = self.views, self.config
+    def _lines(self, views: ViewGrid) -> list[str]:
+        config = self.config
         resumed = "" if self._state is None else f", continued after step {self._state.step}"
         lines = [
             f"Fitted {views.n_frames} frames of {views.n_views + 1} views at {views.images.shape[2]} px with "
@@ -124,6 +125,6 @@ class RefineJob:
         """Return all that determines the scene, as JSON values."""
         second = None
         if self.second is not None:
-            second = [*self.second.fingerprint(), tensor_fingerprint(self.given.images[:, 0])]
-        normals = None if self.normals is None else tensor_fingerprint(self.normals)
-        return {"fit": fit_fingerprint(self.views, self.config), "normals": normals, "second": second}
+            second = [*self.second.fingerprint(), tensor_fingerprint(self.views.images[:, 0])]
+        fit = fit_fingerprint(self.views, self.config, self.normals)
+        return {"fit": fit, "size": self.size, "elevation": self.input_elevation_deg, "second": second}

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..sv4d2_core.scene.fit import FitProgress
-from ..sv4d2_core.views import ViewGrid
 from .fit_cache import FitStore
 from .live_preview import latent_picture
 from .preview import live_preview
@@ -25,29 +24,35 @@ class RefineWatch:
     """The callbacks of a fit and of the model that makes views anew between its rounds.
 
     Args:
-        views: what the scene is fitted to.
+        n_views: V.
         store: where the state is kept every minute.
         latent_format: the host's description of the model's latents, or None without a model.
 
-    Attributes:
-        latest: what the fit said last, or None.
     """
 
-    def __init__(self, views: ViewGrid, store: FitStore, latent_format: Any = None) -> None:
-        self._store, self._latent_format, self._n_views = store, latent_format, views.n_views
-        self._preview = ScenePreview(views)
+    def __init__(self, n_views: int, store: FitStore, latent_format: Any = None) -> None:
+        self._n_views, self._store, self._latent_format = n_views, store, latent_format
+        self._preview: ScenePreview | None = None
         self._bar: comfy.utils.ProgressBar | None = None
         self._at = (0, 1)
         self._saved = time.monotonic()
-        self.latest: FitProgress | None = None
+        self._latest: FitProgress | None = None
+
+    @property
+    def progress(self) -> FitProgress:
+        """What the fit said last."""
+        if self._latest is None:
+            raise RuntimeError("Expected a fit that has begun; it has said nothing yet.")
+        return self._latest
 
     def __call__(self, step: int, total: int, progress: FitProgress) -> None:
         """Show where the fit is, keep its state now and then, and raise when the user cancels."""
-        self.latest, self._at = progress, (step, total)
+        self._latest, self._at = progress, (step, total)
+        preview = self._preview = self._preview or ScenePreview(progress.views)
         comfy.model_management.throw_exception_if_processing_interrupted()
         if time.monotonic() - self._saved > _SAVE_EVERY_S:
             self.save()
-        self._show(lambda: self._preview.picture(progress.scene))
+        self._show(lambda: preview.picture(progress.scene))
 
     def sampling(self, _step: int, _total: int, latents: Tensor | None) -> None:
         """Show the views that are being made anew; the bar stays where the fit is."""
@@ -60,8 +65,8 @@ class RefineWatch:
 
     def save(self) -> None:
         """Keep the state, from which the fit goes on when it is queued again."""
-        if self.latest is not None:
-            self._store.save(self.latest.state())
+        if self._latest is not None:
+            self._store.save(self._latest.state())
             self._saved = time.monotonic()
 
     def _show(self, draw: Callable[[], Image.Image | None], full_size: bool = False) -> None:

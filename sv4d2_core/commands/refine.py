@@ -9,23 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from ..data.reader import read_any_views, read_normals
 from ..data.views_folder import read_crop
 from ..export.report import fit_report
 from ..metrics.lpips import LPIPS
-from ..scene.config import RefineConfig
-from ..scene.elevation import with_elevation
 from ..scene.fit import FitProgress
-from ..scene.losses import resized_normals
-from ..scene.paths import ObjectPath, object_path
-from ..scene.refine import checked_views, refine_scene, steps_in
+from ..scene.refine import refine_scene
+from ..scene.scene import centred
 from ..scene.store import FitState
-from ..views import ViewGrid
 from .common import choose_device, interrupts_between_steps, lazy_resynthesizer
-from .refine_arguments import settings_of, stages_of
+from .refine_arguments import settings_of
 
 log = logging.getLogger(__name__)
 
@@ -69,28 +64,28 @@ def run(args: argparse.Namespace) -> int:
     """
     began = time.perf_counter()
     _check_place(args.out, args.overwrite, args.resume)
-    stages_of(args)
+    config = settings_of(args)
     device = choose_device(args.device)
-    given = checked_views(read_any_views(args.views))
-    normals = None if args.normals is None else read_normals(args.normals, given)
+    views = read_any_views(args.views)
+    crop = None if args.centred else read_crop(args.views)
+    normals = None if args.normals is None else read_normals(args.normals, views)
     perceptual = None if args.lpips is None else LPIPS(args.lpips, device).distance
-    views, said = with_elevation(given.resized(args.size or given.images.shape[2]), args.input_elevation)
-    log.info("%s --input-elevation sets another.", said)
-    path = _path(args, views)
     state_file = args.out.with_suffix(_STATE)
     state = _state(state_file, args.resume)
-    config = _config(args, views, device, state)
     bar = tqdm(desc="fitting", unit="step", dynamic_ncols=True, initial=state.step if state else 0)
     with bar, interrupts_between_steps() as check_interrupt:
         watch = _Watch(bar, state_file, check_interrupt)
-        resynthesize = lazy_resynthesizer(args, given, device, check_interrupt)
         try:
             scene = refine_scene(
                 views,
                 config,
-                resynthesize=resynthesize,
+                size=args.size,
+                input_elevation_deg=args.input_elevation,
+                crop=crop,
+                resynthesize=lazy_resynthesizer(args, views, device, check_interrupt),
                 perceptual=perceptual,
-                normals=None if normals is None else resized_normals(normals, views.images.shape[2]),
+                normals=normals,
+                minutes=args.minutes,
                 callback=watch,
                 device=device,
                 state=state,
@@ -99,15 +94,12 @@ def run(args: argparse.Namespace) -> int:
             watch.save()
             log.warning("The fit so far is kept in %s; --resume goes on with it.", state_file)
             raise
-    scene.path = path
     scene.save(args.out)
     state_file.unlink(missing_ok=True)
     log.info("Fitted in %.0f s: %s", time.perf_counter() - began, args.out)
     if watch.latest is not None:
         place = args.out.with_suffix(_PICTURE)
-        # The views show the object in their middle.
-        scene.path = None
-        picture, residual = fit_report(scene, views, watch.latest.losses)
+        picture, residual = fit_report(centred(scene), watch.latest.views, watch.latest.losses)
         picture.save(place)
         log.info("It leaves %.4f of the views unexplained. Look at %s", residual, place)
     return 0
@@ -124,27 +116,6 @@ def _check_place(path: Path, overwrite: bool, resume: bool) -> None:
             f"{found} exists already. Choose another --out, or replace it (--overwrite){goes_on}."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _config(
-    args: argparse.Namespace, views: ViewGrid, device: torch.device, state: FitState | None
-) -> RefineConfig:
-    """Return the settings; the steps that --minutes stands for are counted, or those of the state."""
-    config = settings_of(args, views.images.shape[2])
-    if args.minutes is None:
-        return config
-    steps = steps_in(args.minutes, views, config, device) if state is None else state.total_steps
-    log.info("%g minutes are about %d steps here; --steps %d repeats this fit.", args.minutes, steps, steps)
-    return config.with_steps(steps, stages_of(args))
-
-
-def _path(args: argparse.Namespace, views: ViewGrid) -> ObjectPath | None:
-    """Return the way of an object that the crop of the views has followed."""
-    crop = None if args.centred else read_crop(args.views)
-    path = None if crop is None else object_path(crop, views.cameras, views.frame_times())
-    if path is not None:
-        log.info("The crop followed the object: the scene moves as the object does. --centred prevents it.")
-    return path
 
 
 def _state(path: Path, resume: bool) -> FitState | None:

@@ -10,8 +10,6 @@ from ..scene.config import RefineConfig
 from .arguments import at_least, positive_number
 
 _STEPS = 2500
-# Patches for LPIPS, whose backbones need room.
-_LPIPS_PATCH, _LPIPS_LEAST = 64, 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,16 +110,14 @@ def stages_of(args: argparse.Namespace) -> int:
     return args.stages or (1 if args.checkpoint is None else 2)
 
 
-def settings_of(args: argparse.Namespace, size: int) -> RefineConfig:
-    """Return the settings for pictures of ``size`` pixels.
+def settings_of(args: argparse.Namespace) -> RefineConfig:
+    """Return the settings.
 
     Raises:
         ValueError: options that do not go together.
     """
     if args.backend == "gaussians" and (args.field != "planes" or args.lpips or args.normals):
         raise ValueError("--field, --lpips and --normals are for --backend dynerf. Leave them out.")
-    if args.lpips is not None and size < _LPIPS_LEAST:
-        raise ValueError(f"LPIPS needs pictures of at least {_LPIPS_LEAST} pixels; got --size {size}.")
     config = RefineConfig(
         backend=args.backend,
         field=args.field,
@@ -131,8 +127,4 @@ def settings_of(args: argparse.Namespace, size: int) -> RefineConfig:
     )
     if args.strength is not None:
         config = replace(config, strength=args.strength)
-    if args.lpips is not None:
-        config = replace(config, patches_per_step=1, patch_size=min(_LPIPS_PATCH, size))
-    elif args.normals is not None:
-        config = replace(config, patches_per_step=1)
     return config.with_steps(args.steps or _STEPS, stages_of(args))

@@ -419,19 +419,6 @@ class RefineConfig:
         """Steps of both stages."""
         return self.stage_one_steps + self.rounds * self.steps_refine
 
-    def round_at(self, step: int) -> int:
-        """Return which round of the second stage a step belongs to, from 1; 0: it belongs to the first."""
-        after = step - self.stage_one_steps
-        return 0 if after < 0 else min(after // self.steps_refine + 1, self.rounds)
-
-    def learning_rate_at(self, step: int) -> float:
-        """Return the factor on the learning rates at a step: it falls evenly (in its logarithm) per stage."""
-        after = step - self.stage_one_steps
-        if after < 0:
-            return self.learning_rate_end ** (step / self.stage_one_steps)
-        share = after / (self.rounds * self.steps_refine)
-        return self.refine_rate * (self.learning_rate_end / self.refine_rate) ** share
-
     def with_steps(self, steps: int, stages: int) -> RefineConfig:
         """Return the same settings with ``steps`` steps in all, divided as the default recipe divides them.
 
@@ -455,16 +442,6 @@ class RefineConfig:
         # Samples, features with the products before them, and hidden layers, all kept for the gradient.
         per_sample = 4 * (12 * self.features * max(len(self.plane_sizes), 3) + 6 * self.hidden + 32)
         return max(int(self.memory_gb * 2**30 / (per_sample * self.samples)), 64)
-
-    def image_size_at(self, step: int) -> int | None:
-        """Return the picture size of a step; None: as given."""
-        done = step / max(self.stage_one_steps, 1)
-        pairs = zip(self.image_sizes, self.image_size_starts, strict=True)
-        return max((size for size, start in pairs if start <= done), default=None)
-
-    def fitted_size_at(self, step: int, size: int) -> int:
-        """Return the size in which a step uses pictures of ``size`` pixels; they are never enlarged."""
-        return min(self.image_size_at(step) or size, size)
 
     def for_pictures(self, size: int) -> RefineConfig:
         """Return the same settings with the sizes that pictures of ``size`` pixels ask for."""

@@ -16,7 +16,7 @@ from .dynerf import DyNeRF
 from .hull import Occupancy, visual_hull
 from .losses import alpha_entropy, charbonnier, mask_loss, mean_squared, resized_normals
 from .rays import PatchLoss, RayPool
-from .schedule import Draw, anchor_frame
+from .schedule import Step, anchor_frame
 
 _CHUNK = 1 << 17
 
@@ -63,7 +63,7 @@ class DyNeRFFit:
         views: checked, with masks.
         config: with plane sizes.
         device: where the scene is fitted.
-        generator: draws the initial values.
+        generator: on the CPU, of the initial values and of every draw.
         patch_loss: the terms that need pixels side by side.
     """
 
@@ -75,19 +75,17 @@ class DyNeRFFit:
         generator: torch.Generator,
         patch_loss: PatchLoss,
     ) -> None:
-        if views.masks is None:
-            raise ValueError("Expected views with masks; got none.")
-        masks = views.masks.to(device)
+        assert views.masks is not None
         self._hull = visual_hull(
-            masks, views.cameras, config.hull_size, config.hull_dilation, config.hull_misses
+            views.masks.to(device), views.cameras, config.hull_size, config.hull_dilation, config.hull_misses
         )
         times = views.frame_times()
         self.scene = DyNeRF.untrained(self._hull, views.cameras, views.fps, times, config, generator)
         self.scene.field.follow(self._hull, anchor_frame(views.masks), times, config.follow)
         self._config, self._device, self._patch_loss = config, torch.device(device), patch_loss
+        self._generator = generator
         self._photometric = _PHOTOMETRIC[config.photometric]
-        self._target: tuple[ViewGrid, Tensor, Tensor | None] | None = None
-        self._pool: RayPool | None = None
+        self.aim(views, torch.ones(views.images.shape[:4]))
 
     def groups(self) -> list[dict]:
         """Return the optimiser's groups."""
@@ -95,27 +93,24 @@ class DyNeRFFit:
 
     def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
         """Fit to these views from now on; see `SceneFit`."""
-        self._target, self._pool = (views, weights, normals), None
+        self._target = views, weights, normals
+        self._pool: RayPool | None = None
 
-    def prepare(self, draw: Draw) -> None:
+    def prepare(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Look again where the scene is dense, and let frames that come in start from their neighbours."""
-        config, dynamic = self._config, draw.step - self._config.steps_static
+        config, dynamic = self._config, step.number - self._config.steps_static
         if config.occupancy_every and dynamic > 0 and dynamic % config.occupancy_every == 0:
-            fitted = None if draw.admitted is None else range(draw.admitted[0], draw.admitted[1] + 1)
-            self.scene.occupancy = dense_cells(self.scene, self._hull, config.occupancy_opacity, fitted)
+            self.scene.occupancy = dense_cells(self.scene, self._hull, config.occupancy_opacity, step.allowed)
         self.scene.field.anneal(min(max(dynamic, 0) / (_ANNEALED * config.steps), 1.0))
-        if draw.known is not None:
-            first, last = draw.known
-            self.scene.field.hold(self.scene.times[first], self.scene.times[last])
+        if step.known is not None:
+            self.scene.field.hold(*(self.scene.times[frame] for frame in step.known))
 
-    def accumulate(self, draw: Draw) -> float:
+    def accumulate(self, step: Step, frames: Tensor) -> float:
         """Add the gradients of one step to the parameters and return the loss of its pictures."""
-        config, pool = self._config, self._pixels(draw.step)
-        rays, target = pool.draw(
-            draw.frames, draw.n_views, config.rays_per_step, draw.generator, timed=draw.timed
-        )
+        config, pool, generator = self._config, self._pixels(step), self._generator
+        rays, target = pool.draw(frames, step.n_views, config.rays_per_step, generator, timed=step.timed)
         count = len(rays.frames)
-        jitter = torch.rand(count, config.samples, generator=draw.generator).to(self._device)
+        jitter = torch.rand(count, config.samples, generator=generator).to(self._device)
         total = torch.zeros((), device=self._device)
         for part in torch.arange(count, device=self._device).split(config.rays_in_memory or count):
             colours, opacities, _ = self.scene.follow(rays.at(part), jitter[part])
@@ -124,11 +119,11 @@ class DyNeRFFit:
             loss = loss + config.weight_mask * mask_loss(opacities, goal.opacities)
             loss = loss + config.weight_entropy * alpha_entropy(opacities)
             total += _backward(loss * (len(part) / count))
-        if draw.step >= config.patch_start * config.stage_one_steps:
+        if step.number >= config.patch_start * config.stage_one_steps:
             for _ in range(config.patches_per_step):
-                total += _backward(self._patch(draw) / config.patches_per_step)
-        if draw.step % config.smooth_every == 0:
-            _backward(config.smooth_every * self.scene.field.regularisation(config, draw.timed))
+                total += _backward(self._patch(step, frames) / config.patches_per_step)
+        if step.number % config.smooth_every == 0:
+            _backward(config.smooth_every * self.scene.field.regularisation(config, step.timed))
         return float(total)
 
     def knobs(self) -> str:
@@ -149,13 +144,11 @@ class DyNeRFFit:
         self.scene.field.load_state_dict(tensors_under("field.", tensors))
         self.scene.occupancy = Occupancy(tensors["cells"].to(self._device), self._hull.box)
 
-    def _pixels(self, step: int) -> RayPool:
+    def _pixels(self, step: Step) -> RayPool:
         """Return the pixels of the picture size that a step uses."""
-        if self._target is None:
-            raise ValueError("Expected views to fit to; call aim first.")
         views, weights, normals = self._target
         own = views.images.shape[2]
-        size = self._config.fitted_size_at(step, own)
+        size = step.size_of(own)
         if self._pool is None or self._pool.size != size:
             if size != own:
                 weights = F.interpolate(weights, (size, size), mode="area")
@@ -163,13 +156,13 @@ class DyNeRFFit:
             self._pool = RayPool(views.resized(size), weights, self._hull, self._device, normals)
         return self._pool
 
-    def _patch(self, draw: Draw) -> Tensor:
+    def _patch(self, step: Step, frames: Tensor) -> Tensor:
         """Return the terms of one patch, which is drawn as rays are."""
-        pool = self._pixels(draw.step)
+        pool = self._pixels(step)
         side = min(self._config.patch_size, pool.size)
         if self._config.rays_in_memory:
             side = min(side, math.isqrt(self._config.rays_in_memory))
-        rays, target = pool.draw_patch(draw.frames, side, draw.generator, timed=draw.timed)
+        rays, target = pool.draw_patch(frames, side, self._generator, timed=step.timed)
         colours, opacities, distances = self.scene.follow(rays)
         points = rays.origins + distances[:, None] * rays.directions
         maps = (x.unflatten(0, (1, side, side)) for x in (colours, opacities, distances, points))

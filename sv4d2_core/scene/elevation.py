@@ -112,7 +112,7 @@ def with_elevation(views: ViewGrid, elevation_deg: float | None = None) -> tuple
         found = estimate_elevation(views.masks, views.cameras)
         elevation_deg = found.elevation_deg if found.certain else 0.0
         how = "by the silhouettes" if found.certain else "taken for granted, as the silhouettes do not tell"
-    cameras = replace(views.cameras, input_elevation_deg=elevation_deg)
+    cameras = replace(views.cameras, input_elevation_deg=float(elevation_deg or 0))
     said = f"Elevation of the input camera: {elevation_deg:.1f} degrees, {how}."
     return replace(views, cameras=cameras), said
 

@@ -1,10 +1,15 @@
-"""The loop of every fit: which frames a step looks at, the optimiser, and a state to resume from."""
+"""A fit between two steps: what it is fitted to, its optimiser, and a state to resume from.
+
+What is fitted is a `SceneFit`, of rays (`dynerf_fit.py`) or Gaussians (`gaussians_fit.py`); `schedule.py`
+says what the steps are.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,11 +22,54 @@ from .dynerf_fit import DyNeRFFit
 from .gaussians_fit import GaussiansFit
 from .rays import PatchLoss, Perceptual
 from .scene import Scene4D
-from .schedule import Draw, SceneFit, allowed_frames, anchor_frame, draw_frames, motion_is_large
+from .schedule import Step, draw_frames, round_of
 from .store import FitState, fit_fingerprint
 from .trust import pixel_trust
 
 _NAMES = ("images", "masks", "weights")
+
+
+class SceneFit(Protocol):
+    """A scene that is being fitted to views that `checked_views` returned."""
+
+    @property
+    def scene(self) -> Scene4D:
+        """The scene, which changes with every step."""
+        ...
+
+    def groups(self) -> list[dict]:
+        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
+        ...
+
+    def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
+        """Fit to these views from now on.
+
+        Args:
+            views: checked, with masks; the frames and the picture size never change, the cameras may.
+            weights: [T, V + 1, H, W] how much a pixel's colour counts.
+            normals: [T, V + 1, H, W, 3] unit in the camera's OpenGL axes, 0 where not known, or None.
+        """
+        ...
+
+    def prepare(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
+        """Do what is due before a step: refresh, prune, move. The shapes of parameters stay the same."""
+        ...
+
+    def accumulate(self, step: Step, frames: Tensor) -> float:
+        """Add the gradients of a step on frames [F] to the parameters and return its loss."""
+        ...
+
+    def knobs(self) -> str:
+        """Return the settings, with their values, that are too high where a fit diverges."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return copies of everything but the optimiser that decides how the fit goes on."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `tensors` returned."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,13 +90,8 @@ class RoundTargets:
 
     @classmethod
     def of(cls, views: ViewGrid, weights: Tensor) -> RoundTargets:
-        """Return views with masks, and weights in 0..1, rounded.
-
-        Raises:
-            ValueError: views without masks.
-        """
-        if views.masks is None:
-            raise ValueError("Expected views with masks; got none.")
+        """Return views with masks, and weights in 0..1, rounded."""
+        assert views.masks is not None
         rounded = ((x * 255).round().to(torch.uint8) for x in (views.images, views.masks, weights))
         return cls(views.cameras, *rounded)
 
@@ -77,9 +120,11 @@ class FitProgress:
     Args:
         phase: ``static``, ``dynamic``, then ``refine 1`` and so on.
         loss: of the step just done.
-        scene: being fitted; it may be rendered, and changes with the next step.
+        scene: being fitted, its object in the middle; it may be rendered, and changes with the next step.
         losses: of all steps so far, those before a resume too.
         state: returns a copy of the state, to be saved and resumed from.
+        views: that the first stage is fitted to, as they were checked and resized, with the elevation.
+        notes: sentences about what was found or chosen.
     """
 
     phase: str
@@ -87,6 +132,8 @@ class FitProgress:
     scene: Scene4D
     losses: list[float]
     state: Callable[[], FitState]
+    views: ViewGrid
+    notes: tuple[str, ...] = ()
 
 
 class Fit:
@@ -98,6 +145,7 @@ class Fit:
         device: where the scene is fitted and stays.
         perceptual: distance of patches, in place of SSIM.
         normals: of the views, see `SceneFit.aim`.
+        notes: for `FitProgress`.
 
     Attributes:
         views: as given.
@@ -113,29 +161,22 @@ class Fit:
         device: torch.device | str = "cpu",
         perceptual: Perceptual | None = None,
         normals: Tensor | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
-        if views.masks is None:
-            raise ValueError("Expected views with masks; got none.")
         if config.backend == "gaussians" and (perceptual is not None or normals is not None):
             raise ValueError(
                 "Expected neither normals nor a perceptual distance for Gaussians, which are not compared on "
                 "patches; got some. Leave them out, or use the backend dynerf."
             )
         config = config.for_pictures(views.images.shape[2])
-        self.views, self.config = views, config
+        self.views, self.config, self.notes = views, config, notes
         self.step, self.losses = 0, list[float]()
         self._fingerprint = fit_fingerprint(views, config, normals)
         self._generator = torch.Generator().manual_seed(config.seed)
-        self._anchor = anchor_frame(views.masks)
-        self._progressive = config.progressive
-        if self._progressive is None:
-            self._progressive = motion_is_large(views.masks, self._anchor)
         self._targets: RoundTargets | None = None
         self._normals = normals
-        self._n_views = views.n_views + 1
-        patch_loss = PatchLoss(config, perceptual)
         self._part: SceneFit = (
-            DyNeRFFit(views, config, device, self._generator, patch_loss)
+            DyNeRFFit(views, config, device, self._generator, PatchLoss(config, perceptual))
             if config.backend == "dynerf"
             else GaussiansFit(views, config, device, self._generator)
         )
@@ -151,41 +192,41 @@ class Fit:
     @property
     def progress(self) -> FitProgress:
         """What there is to say after the last step."""
-        step = max(self.step - 1, 0)
-        refining = self.config.round_at(step)
-        phase = "static" if step < self.config.steps_static else "dynamic"
+        done = max(self.step - 1, 0)
+        phase = "static" if done < self.config.steps_static else "dynamic"
+        if number := round_of(self.config, done):
+            phase = f"refine {number}"
         loss = self.losses[-1] if self.losses else math.nan
-        return FitProgress(
-            f"refine {refining}" if refining else phase, loss, self.scene, self.losses, self.state
-        )
+        return FitProgress(phase, loss, self.scene, self.losses, self.state, self.views, self.notes)
 
     def aim(self, targets: RoundTargets) -> None:
         """Fit to the targets of a round of the second stage from now on."""
-        self._targets, self._n_views = targets, targets.cameras.n_views + 1
+        self._targets = targets
         self._part.aim(*targets.unpacked(self.views), self._normals_of(targets.cameras))
 
-    def advance(self) -> None:
+    def take(self, step: Step) -> None:
         """Do one step.
 
         Raises:
             FloatingPointError: the fit diverged.
         """
-        config = self.config
-        falling = config.learning_rate_at(self.step)
         for group in self._optimizer.param_groups:
-            group["lr"] = group["rate"] * falling
-        draw = self._draw()
-        self._part.prepare(draw)
+            group["lr"] = group["rate"] * step.learning_rate
+        frames = torch.tensor(step.allowed)
+        if step.timed:
+            count = min(self.config.frames_per_step, self.views.n_frames)
+            frames = draw_frames(step.allowed, step.newest, count, self._generator)
+        self._part.prepare(step, self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._part.accumulate(draw)
+        loss = self._part.accumulate(step, frames)
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"The fit diverged: the loss was {loss} at step {self.step + 1} of {config.total_steps}. "
-                f"Lower {self._part.knobs()}, for example to a third."
+                f"The fit diverged: the loss was {loss} at step {step.number + 1} of "
+                f"{self.config.total_steps}. Lower {self._part.knobs()}, for example to a third."
             )
         self._optimizer.step()
         self.losses.append(loss)
-        self.step += 1
+        self.step = step.number + 1
 
     def state(self) -> FitState:
         """Return a copy of everything that decides how the fit goes on."""
@@ -226,24 +267,3 @@ class Fit:
             return None
         none = torch.zeros_like(self._normals[:, :1])
         return torch.cat([self._normals, *[none] * (cameras.n_views - self.views.n_views)], dim=1)
-
-    def _draw(self) -> Draw:
-        """Return what the next step looks at."""
-        config, n_frames, known = self.config, self.views.n_frames, None
-        dynamic = self.step - config.steps_static
-        if dynamic < 0:
-            anchor = self._anchor
-            return Draw(
-                self.step, torch.tensor([anchor]), self._n_views, False, self._generator, (anchor, anchor)
-            )
-        allowed, newest = list(range(n_frames)), []
-        if self._progressive and self.step < config.stage_one_steps:
-            allowed, newest = allowed_frames(dynamic, config.steps, n_frames, self._anchor)
-            before = [self._anchor]
-            if dynamic > 0:
-                before, _ = allowed_frames(dynamic - 1, config.steps, n_frames, self._anchor)
-            known = None if before == allowed else (before[0], before[-1])
-        frames = draw_frames(allowed, newest, min(config.frames_per_step, n_frames), self._generator)
-        n_views = min(config.views_per_step, self._n_views)
-        admitted = allowed[0], allowed[-1]
-        return Draw(self.step, frames, n_views, True, self._generator, admitted, known)

@@ -13,7 +13,7 @@ from .config import GaussiansConfig, RefineConfig
 from .gaussians import CanonicalGaussians, Gaussians
 from .hull import HullDistance, Occupancy, visual_hull
 from .losses import alpha_entropy, dissimilarity, mask_loss, second_difference, total_variation
-from .schedule import Draw, anchor_frame
+from .schedule import Step, anchor_frame
 from .splat_torch import rotations
 from .splatting import GaussiansAt, splat
 
@@ -123,8 +123,7 @@ def _spread(n: int, count: int, generator: torch.Generator) -> Tensor:
 def _colours(means: Tensor, outward: Tensor, views: ViewGrid, frame: int) -> Tensor:
     """Return the colours of points [N, 3] in the views that their surface faces; grey where there is none."""
     images, masks = views.one_frame(frame)
-    if masks is None:
-        raise ValueError("Expected views with masks; got none.")
+    assert masks is not None
     size = images.shape[1]
     total, weight = torch.zeros_like(means), torch.zeros_like(means[:, :1])
     for view, matrix in enumerate(views.cameras.intrinsics(size) @ views.cameras.w2c_opencv()[:, :3]):
@@ -146,16 +145,17 @@ _ROWS = 2048
 class GaussiansFit:
     """A `Gaussians` scene that is being fitted; see `SceneFit`.
 
-    Source of the loss: specification of the 4D part, section 2.6.
+    The loss of a picture is that of 3DGS (Kerbl et al. 2023, equation 7) with a mask; what keeps the motion
+    smooth follows K-Planes (2301.10241, section 4.2) and Dynamic 3D Gaussians (2308.09713, isometry).
 
     Args:
         views: checked, with masks; they make the visual hull that the Gaussians start on.
         config: every number of the procedure; most are in ``config.gaussians``.
         device: where the scene is fitted and stays.
-        generator: on the CPU, draws the start.
+        generator: on the CPU, of the start and of every draw.
 
     Raises:
-        ValueError: views without masks, silhouettes that contradict each other.
+        ValueError: silhouettes that contradict each other.
     """
 
     def __init__(
@@ -165,10 +165,10 @@ class GaussiansFit:
         device: torch.device | str,
         generator: torch.Generator,
     ) -> None:
-        if views.masks is None:
-            raise ValueError("Expected views with masks; got none.")
+        assert views.masks is not None
         own = config.gaussians
         self._config, self._own, self._device = config, own, torch.device(device)
+        self._generator = generator
         hull = visual_hull(
             views.masks.to(device), views.cameras, config.hull_size, config.hull_dilation, config.hull_misses
         )
@@ -203,34 +203,18 @@ class GaussiansFit:
         ]
 
     def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
-        """Fit to these views from now on; ``weights`` [T, V + 1, H, W] are how much a pixel's colour counts.
-
-        Args:
-            views: with masks, at the times of the first ones.
-            weights: in 0..1.
-            normals: not used.
-
-        Raises:
-            ValueError: views without masks, other frames than before, weights of another shape.
-        """
-        if views.masks is None or views.frame_times() != self._times:
-            raise ValueError("Expected views with masks at the times of the first views; got others.")
-        if weights.shape != views.images.shape[:4]:
-            raise ValueError(
-                f"Expected weights {list(views.images.shape[:4])}; got {list(weights.shape)}. Make them for "
-                f"these views."
-            )
+        """Fit to these views from now on; see `SceneFit`. Normals are not used."""
         self._given, self._given_weights, self._size = views, weights, 0
 
-    def prepare(self, draw: Draw) -> None:
+    def prepare(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Let new frames start from known ones; move dead Gaussians when it is time, find neighbours anew."""
-        if draw.known is not None:
-            self.scene.deformation.hold(*(self._times[frame] for frame in draw.known))
+        if step.known is not None:
+            self.scene.deformation.hold(*(self._times[frame] for frame in step.known))
         every = self._own.relocate_every
-        if not every or draw.step == 0 or draw.step % every:
+        if not every or step.number == 0 or step.number % every:
             return
-        if draw.step <= self._own.relocate_until * self._config.stage_one_steps:
-            relocate(self.scene.canonical, self.dead(draw.timed), draw.generator)
+        if step.number <= self._own.relocate_until * self._config.stage_one_steps:
+            relocate(self.scene.canonical, self.dead(step.timed), self._generator)
         self._neighbours = nearest(self.scene.canonical.means, self._own.neighbours)
 
     @torch.no_grad()
@@ -247,26 +231,26 @@ class GaussiansFit:
             alive |= (now.opacities >= self._own.dead_opacity) & self._hull.contains(now.means, frame)
         return ~alive
 
-    def accumulate(self, draw: Draw) -> float:
+    def accumulate(self, step: Step, frames: Tensor) -> float:
         """Add the gradients of one step to the parameters and return its loss, NaN where these diverged."""
-        self._use_size(draw.step)
+        self._use_size(step)
         if not all(parameter.detach().sum().isfinite() for parameter in self.scene.canonical.parameters()):
             return math.nan
-        pictures = self._pictures(draw)
-        regularisation = self._regularisation(draw.timed)
+        pictures = self._pictures(frames, step.n_views)
+        regularisation = self._regularisation(step.timed)
         regularisation.backward()
         total = regularisation.detach()
         for frame in sorted({frame for frame, _ in pictures}):
-            gaussians = self.scene.at_time(self._times[frame] if draw.timed else None)
+            gaussians = self.scene.at_time(self._times[frame] if step.timed else None)
             views = [view for other, view in pictures if other == frame]
             seen = torch.stack([self._picture_loss(gaussians, frame, view) for view in views]).sum()
             share = len(views) / len(pictures)
-            loss = seen / len(pictures) + share * self._motion_loss(gaussians, frame, draw.timed)
+            loss = seen / len(pictures) + share * self._motion_loss(gaussians, frame, step.timed)
             # One frame's graph at a time.
             loss.backward()
             total = total + loss.detach()
-        moving = draw.step - self._config.steps_static
-        if draw.timed and moving < self._own.motion_alone * self._config.steps:
+        moving = step.number - self._config.steps_static
+        if step.timed and moving < self._own.motion_alone * self._config.steps:
             self.scene.canonical.zero_grad(set_to_none=True)
         return float(total)
 
@@ -287,28 +271,26 @@ class GaussiansFit:
         self.scene.load_state_dict(tensors)
         self._neighbours = tensors["neighbours"].to(self._device)
 
-    def _use_size(self, step: int) -> None:
+    def _use_size(self, step: Step) -> None:
         """Hold the pictures in the size that a step uses."""
-        size = self._config.fitted_size_at(step, self._given.images.shape[2])
+        size = step.size_of(self._given.images.shape[2])
         if size == self._size:
             return
         views = self._given.resized(size)
-        if views.masks is None:
-            raise ValueError("Expected views with masks; got none.")
+        assert views.masks is not None
         weights = F.interpolate(self._given_weights.float(), (size, size), mode="area")
         self._cameras, self._size = views.cameras, size
         self._images, self._masks, self._weights = (
             x.to(self._device) for x in (views.images, views.masks, weights)
         )
 
-    def _pictures(self, draw: Draw) -> list[tuple[int, int]]:
-        """Return frames and views of a step: some of the draw's pictures, spread evenly over its frames."""
-        novel = self._cameras.n_views
+    def _pictures(self, frames: Tensor, n_views: int) -> list[tuple[int, int]]:
+        """Return frames and views of a step: some of the pictures of its frames, spread evenly over them."""
         pairs = []
-        for frame in draw.frames.tolist():
-            others = 1 + torch.randperm(novel, generator=draw.generator)[: max(draw.n_views - 1, 0)]
-            views = torch.cat([others.new_zeros(1), others])
-            order = torch.randperm(len(views), generator=draw.generator)
+        for frame in frames.tolist():
+            others = 1 + torch.randperm(self._cameras.n_views, generator=self._generator)
+            views = torch.cat([others.new_zeros(1), others[: max(n_views - 1, 0)]])
+            order = torch.randperm(len(views), generator=self._generator)
             pairs.append([(frame, view) for view in views[order].tolist()])
         # All frames' first pictures, then all their second ones.
         spread = [pair for turn in zip(*pairs, strict=True) for pair in turn]

@@ -88,8 +88,7 @@ class RayPool:
         device: torch.device | str,
         normals: Tensor | None = None,
     ) -> None:
-        if views.masks is None:
-            raise ValueError("Expected views with masks; got none.")
+        assert views.masks is not None
         self.size = views.images.shape[-2]
         self._pixels = self.size**2
         self._n_views = views.n_views + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,6 +134,13 @@ def even_times(count: int) -> tuple[float, ...]:
 def own_cameras(scene: Scene4D) -> Cameras:
     """Return the cameras that a scene was fitted to, with a wider view where the object leaves theirs."""
     return scene.cameras if scene.path is None else scene.path.seen_by(scene.cameras)
+
+
+def centred(scene: Scene4D) -> Scene4D:
+    """Return the scene with its object in the middle, where the views of a crop that followed it show it."""
+    still = copy.copy(scene)
+    still.path = None
+    return still
 
 
 def no_object(time: float) -> ValueError:

@@ -1,19 +1,20 @@
-"""Which frames a step may look at: all of them, or outward from an anchor while the motion is large.
+"""The schedule of a fit: for every step its phase, its learning rate, its picture size and its frames.
 
-Source: specification of the 4D part, section 2.5. The anchor is fitted first, its neighbours follow ring by
-ring, and frames that were admitted before are seen again (replay) so that they are not forgotten.
+All frames are fitted from the start, or outward from an anchor while the motion is large: the anchor first,
+its neighbours ring by ring, and frames that were admitted before are seen again (replay) so that they are not
+forgotten. The replay is that of SC-GS's progressive training (Huang et al. 2024, 2312.14937, public code).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..views import ViewGrid
-from .scene import Scene4D
+from .config import RefineConfig
 
 # All frames are admitted when this share of the steps is done, in this many equal rings.
 _GROWTH_PERCENT = 35
@@ -23,15 +24,95 @@ _RINGS = 5
 _LARGE_MOTION_IOU = 0.3
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of a fit.
+
+    Args:
+        number: 0..total_steps - 1.
+        round: of the second stage, from 1; 0: the first stage.
+        begins_round: whether it is the first of its round.
+        learning_rate: the factor on all learning rates.
+        image_size: of the pictures that it uses, pixels; None: as given.
+        timed: False while the anchor frame is fitted alone: the scene then knows no time.
+        n_views: views of each of its frames, the input view always among them; fewer where there are fewer.
+        allowed: the frames that it may look at, rising.
+        newest: those of them that were admitted last; (): all are alike.
+        known: the first and the last frame that were admitted before, where others come in with this step.
+    """
+
+    number: int
+    round: int
+    begins_round: bool
+    learning_rate: float
+    image_size: int | None
+    timed: bool
+    n_views: int
+    allowed: tuple[int, ...]
+    newest: tuple[int, ...] = ()
+    known: tuple[int, int] | None = None
+
+    def size_of(self, size: int) -> int:
+        """Return the size in which the step uses pictures of ``size`` pixels; they are never enlarged."""
+        return min(self.image_size or size, size)
+
+
+def schedule(config: RefineConfig, views: ViewGrid, first: int = 0) -> Iterator[Step]:
+    """Yield the steps of a fit to checked views, from number ``first`` on."""
+    assert views.masks is not None
+    n_frames, anchor = views.n_frames, anchor_frame(views.masks)
+    outward = motion_is_large(views.masks, anchor) if config.progressive is None else config.progressive
+    for number in range(first, config.total_steps):
+        moving, after = number - config.steps_static, number - config.stage_one_steps
+        allowed, newest, known = list(range(n_frames)), list[int](), None
+        if moving < 0:
+            allowed = [anchor]
+        elif outward and after < 0:
+            allowed, newest = allowed_frames(moving, config.steps, n_frames, anchor)
+            before = [anchor]
+            if moving > 0:
+                before, _ = allowed_frames(moving - 1, config.steps, n_frames, anchor)
+            known = None if before == allowed else (before[0], before[-1])
+        yield Step(
+            number,
+            round_of(config, number),
+            after >= 0 and after % config.steps_refine == 0,
+            _learning_rate(config, number),
+            _image_size(config, number),
+            moving >= 0,
+            config.views_per_step if moving >= 0 else views.n_views + 1,
+            tuple(allowed),
+            tuple(newest),
+            known,
+        )
+
+
+def round_of(config: RefineConfig, number: int) -> int:
+    """Return which round of the second stage a step belongs to, from 1; 0: it belongs to the first stage."""
+    after = number - config.stage_one_steps
+    return 0 if after < 0 else min(after // config.steps_refine + 1, config.rounds)
+
+
+def _learning_rate(config: RefineConfig, number: int) -> float:
+    """Return the factor on the learning rates: it falls evenly (in its logarithm) per stage."""
+    after = number - config.stage_one_steps
+    if after < 0:
+        return config.learning_rate_end ** (number / config.stage_one_steps)
+    share = after / (config.rounds * config.steps_refine)
+    return config.refine_rate * (config.learning_rate_end / config.refine_rate) ** share
+
+
+def _image_size(config: RefineConfig, number: int) -> int | None:
+    done = number / max(config.stage_one_steps, 1)
+    pairs = zip(config.image_sizes, config.image_size_starts, strict=True)
+    return max((size for size, start in pairs if start <= done), default=None)
+
+
 def anchor_frame(masks: Tensor) -> int:
     """Return the frame with the largest mask area summed over the views of ``masks`` [T, V + 1, H, W].
 
     The first of equal ones. The largest picture of the object hides least of it.
-
-    Raises:
-        ValueError: no frame, or not four dimensions.
     """
-    _check_masks(masks)
     return int(masks.sum(dim=(1, 2, 3), dtype=torch.float64).argmax())
 
 
@@ -43,12 +124,7 @@ def motion_score(masks: Tensor, anchor: int) -> float:
     Args:
         masks: [T, V + 1, H, W] opacity in 0..1.
         anchor: the frame to compare with, itself counted as 1.
-
-    Raises:
-        ValueError: masks without a frame, an anchor that is no frame.
     """
-    _check_masks(masks)
-    _check_anchor(anchor, len(masks))
     inside = masks > 0.5
     both = (inside & inside[anchor]).sum(dim=(2, 3)).double()
     either = (inside | inside[anchor]).sum(dim=(2, 3)).double()
@@ -72,20 +148,16 @@ def allowed_frames(step: int, steps: int, n_frames: int, anchor: int) -> tuple[l
         steps: number of steps of the dynamic phase.
         n_frames: T.
         anchor: the frame to start from.
-
-    Raises:
-        ValueError: a step or an anchor out of range.
     """
-    if not 0 <= step < steps:
-        raise ValueError(f"Expected a step from 0 to {steps - 1}; got {step}. Count from the phase's start.")
-    _check_anchor(anchor, n_frames)
     stage = 1 + (_RINGS - 1) * 100 * step // (_GROWTH_PERCENT * steps)
     before = set(_within(stage - 1, n_frames, anchor)) if stage > 1 else set()
     allowed = _within(stage, n_frames, anchor)
     return allowed, [t for t in allowed if t not in before]
 
 
-def draw_frames(allowed: list[int], newest: list[int], count: int, generator: torch.Generator) -> Tensor:
+def draw_frames(
+    allowed: Sequence[int], newest: Sequence[int], count: int, generator: torch.Generator
+) -> Tensor:
     """Return ``count`` frames for one step, half from the newest and the rest from all others, [count] int64.
 
     The larger half is new where there are that many new ones. No frame comes twice unless there are too few.
@@ -95,15 +167,7 @@ def draw_frames(allowed: list[int], newest: list[int], count: int, generator: to
         newest: those of them that were admitted last; empty: all are alike.
         count: number of frames, at least 1.
         generator: on the CPU.
-
-    Raises:
-        ValueError: no frame to draw from, a count below 1.
     """
-    if not allowed or count < 1:
-        raise ValueError(
-            f"Expected at least one frame to draw from and a count of at least 1; got {len(allowed)} frames "
-            f"and a count of {count}. Give the frames of `allowed_frames`."
-        )
     drawn = _draw(newest, min(len(newest), (count + 1) // 2), generator)
     others = [t for t in allowed if t not in drawn] or allowed
     return torch.tensor(drawn + _draw(others, count - len(drawn), generator))
@@ -114,89 +178,10 @@ def _within(stage: int, n_frames: int, anchor: int) -> list[int]:
     return list(range(max(0, anchor - reach), min(n_frames, anchor + reach + 1)))
 
 
-def _draw(frames: list[int], count: int, generator: torch.Generator) -> list[int]:
+def _draw(frames: Sequence[int], count: int, generator: torch.Generator) -> list[int]:
     """Return ``count`` frames in random order, none again before all have been drawn."""
     drawn: list[int] = []
     while len(drawn) < count:
         order = torch.randperm(len(frames), generator=generator)[: count - len(drawn)]
         drawn += [frames[i] for i in order.tolist()]
     return drawn
-
-
-def _check_masks(masks: Tensor) -> None:
-    if masks.ndim != 4 or masks.numel() == 0:
-        raise ValueError(f"Expected masks [T, V + 1, H, W]; got {list(masks.shape)}. Give a grid's masks.")
-
-
-def _check_anchor(anchor: int, n_frames: int) -> None:
-    if not 0 <= anchor < n_frames:
-        raise ValueError(
-            f"Expected an anchor frame from 0 to {n_frames - 1}; got {anchor}. Use `anchor_frame`."
-        )
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What one step looks at.
-
-    Args:
-        step: 0..total_steps - 1.
-        frames: [F] int64 indices of frames, on the CPU.
-        n_views: views per frame, the input view 0 always among them.
-        timed: False while the anchor frame is fitted alone: the scene then knows no time.
-        generator: on the CPU; every random number of the step comes from it.
-        admitted: the first and the last frame that a step may look at; None: all may be.
-        known: the first and the last frame that were admitted before this step, where others come in with
-            it; else None.
-    """
-
-    step: int
-    frames: Tensor
-    n_views: int
-    timed: bool
-    generator: torch.Generator
-    admitted: tuple[int, int] | None = None
-    known: tuple[int, int] | None = None
-
-
-class SceneFit(Protocol):
-    """A scene that is being fitted."""
-
-    @property
-    def scene(self) -> Scene4D:
-        """The scene, which changes with every step."""
-        ...
-
-    def groups(self) -> list[dict]:
-        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
-        ...
-
-    def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
-        """Fit to these views from now on.
-
-        Args:
-            views: checked, with masks; the frames and the picture size never change, the cameras may.
-            weights: [T, V + 1, H, W] how much a pixel's colour counts.
-            normals: [T, V + 1, H, W, 3] unit in the camera's OpenGL axes, 0 where not known, or None.
-        """
-        ...
-
-    def prepare(self, draw: Draw) -> None:
-        """Do what is due before a step: refresh, prune, move. The shapes of parameters stay the same."""
-        ...
-
-    def accumulate(self, draw: Draw) -> float:
-        """Add the gradients of one step to the parameters and return its loss."""
-        ...
-
-    def knobs(self) -> str:
-        """Return the settings, with their values, that are too high where a fit diverges."""
-        ...
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return copies of everything but the optimiser that decides how the fit goes on."""
-        ...
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` returned."""
-        ...

@@ -1,4 +1,4 @@
-"""The compositing of `splat_torch.py` as Triton kernels, for CUDA devices. Needs the package triton.
+"""The compositing of `splat_torch.py` as Triton kernels, for CUDA devices. Needs triton and a C compiler.
 
 One program works on one tile. It walks its list in batches of Gaussians, each batch against all pixels of
 the tile at once, and stops when no pixel has light left. The backward pass walks the same way again; what
@@ -48,7 +48,9 @@ class _Composite(torch.autograd.Function):
         if len(splats):
             tables = (splats, lists.splats, lists.starts)
             grid = (lists.tiles_across**2,)
-            _forward[grid](*tables, picture, lists.size, lists.tiles_across, **CONSTANTS)
+            # Triton launches on the current device, which need not be the tensors'.
+            with torch.cuda.device_of(splats):
+                _forward[grid](*tables, picture, lists.size, lists.tiles_across, **CONSTANTS)
         ctx.lists = lists
         ctx.save_for_backward(splats, picture)
         return picture
@@ -62,7 +64,8 @@ class _Composite(torch.autograd.Function):
         if len(splats):
             tables = (splats, lists.splats, lists.starts)
             pixels = (picture, grad.contiguous(), gradient, lists.size, lists.tiles_across)
-            _backward[(lists.tiles_across**2,)](*tables, *pixels, **CONSTANTS)
+            with torch.cuda.device_of(splats):
+                _backward[(lists.tiles_across**2,)](*tables, *pixels, **CONSTANTS)
         return gradient, None
 
 

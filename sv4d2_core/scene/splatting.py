@@ -1,26 +1,24 @@
 """Differentiable pictures of 3D Gaussians, without compiled extensions.
 
-The Gaussians are projected (`splat_projection.py`), put into the lists of the tiles they touch
-(`splat_tiles.py`) and blended front to back, by Triton kernels on CUDA devices (`splat_triton.py`) and by
-PyTorch anywhere (`splat_torch.py`). Source: Kerbl et al. 2023; names of the arguments as in gsplat.
+The Gaussians are projected, put into the lists of the tiles they touch and blended front to back (Kerbl et
+al. 2023, section 6): by PyTorch anywhere (`splat_torch.py`), the blending by Triton kernels on CUDA devices
+where a first tiny picture shows that they work (`splat_triton.py`). Arguments are named as in gsplat.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.machinery
 import importlib.util
 import logging
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from .splat_torch import MIN_ALPHA, composite_torch, project, ray_lengths, tile_lists
+from .splat_torch import MIN_ALPHA, TileLists, composite_torch, project, ray_lengths, tile_lists
 
-RASTERISERS = ("gsplat", "triton", "torch")
+RASTERISERS = ("triton", "torch")
 _log = logging.getLogger(__name__)
 
 
@@ -98,51 +96,66 @@ def splat(
     return Splatted(rgb + (1 - alpha)[..., None] * background, alpha, depth)
 
 
-def rasteriser(device: torch.device) -> str:
-    """Return the rasteriser for a device and log it once: gsplat if it needs no build, Triton, or PyTorch."""
-    return _rasteriser(device.type)
-
-
 @functools.cache
-def _rasteriser(device_type: str) -> str:
-    chosen, why = "torch", f"the device is {device_type}"
-    if device_type == "cuda":
-        if gsplat_is_built():
-            chosen, why = "gsplat", "its compiled extension is installed"
-        elif importlib.util.find_spec("triton") is not None:
-            chosen, why = "triton", "gsplat is not installed or would have to be compiled first"
-        else:
-            why = "neither a built gsplat nor triton is installed; installing triton makes this much faster"
-    _log.info("Gaussians are drawn by %s: %s.", chosen, why)
-    return chosen
+def rasteriser(device: torch.device) -> str:
+    """Return the rasteriser for a device and log it once: Triton where it works, on CUDA, or PyTorch."""
+    if device.type != "cuda":
+        _log.info("Gaussians are drawn by torch: the device is %s.", device.type)
+        return "torch"
+    if importlib.util.find_spec("triton") is None:
+        _log.info("Gaussians are drawn by torch: installing the package triton makes this much faster.")
+        return "torch"
+    fault = triton_fault(device)
+    if fault is None:
+        _log.info("Gaussians are drawn by triton.")
+        return "triton"
+    _log.warning(
+        "Gaussians are drawn by torch, which is much slower: Triton could not draw a tiny picture (%s). It "
+        "needs a C compiler, such as gcc, on the PATH or named by CC.",
+        fault,
+    )
+    return "torch"
 
 
-def gsplat_is_built() -> bool:
-    """Return whether gsplat comes with its compiled extension; without, using it may start a compiler."""
-    spec = importlib.util.find_spec("gsplat")
-    folders = (spec.submodule_search_locations or ()) if spec else ()
-    names = [f"csrc{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
-    return any((Path(folder) / name).is_file() for folder in folders for name in names)
+def triton_fault(device: torch.device) -> str | None:
+    """Return why the Triton kernels do not work on a device, tried on one Gaussian; None: they do.
+
+    Raises:
+        MemoryError, torch.cuda.OutOfMemoryError: no room, which says nothing about Triton.
+    """
+    try:
+        from .splat_triton import composite_triton
+
+        with torch.inference_mode(False), torch.enable_grad():
+            row = [4.0, 4.0, 0.5, 0.1, 0.5, 0.8, 0.2, 0.4, 0.6, 2.0]
+            splats = torch.tensor([row], device=device, requires_grad=True)
+            lists = TileLists(8, *(torch.tensor(x, device=device) for x in ([0], [0, 1])))
+            pairs = []
+            for composite in (composite_triton, composite_torch):
+                picture = composite(splats, lists)
+                pairs.append((picture, torch.autograd.grad(picture.square().sum(), splats)[0]))
+        right = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*pairs, strict=True))
+        return None if right else "its picture or gradient is wrong"
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _draw(backend: str, gaussians: GaussiansAt, w2c: Tensor, focal: float, size: int) -> Tensor:
     """Return red, green, blue and depth times weight, and alpha, [size, size, 5]."""
-    if backend != "torch" and importlib.util.find_spec(backend) is None:
-        raise RuntimeError(
-            f"The rasteriser {backend!r} needs the package {backend}, which is not installed here. Install "
-            f"it, or use the rasteriser 'torch'."
-        )
-    if backend == "gsplat":
-        from .splat_gsplat import composite_gsplat
-
-        return composite_gsplat(*gaussians, w2c, focal, size)
     projected = project(*gaussians, w2c, focal, size)
     lists = tile_lists(projected, size)
-    if backend == "triton":
-        from .splat_triton import composite_triton
+    if backend == "torch":
+        return composite_torch(projected.splats, lists)
+    if importlib.util.find_spec("triton") is None:
+        raise RuntimeError(
+            "The rasteriser 'triton' needs the package triton, which is not installed here. Install it, or "
+            "use the rasteriser 'torch'."
+        )
+    from .splat_triton import composite_triton
 
-        return composite_triton(projected.splats, lists)
-    return composite_torch(projected.splats, lists)
+    return composite_triton(projected.splats, lists)
 
 
 def _check(

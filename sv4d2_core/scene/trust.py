@@ -1,7 +1,7 @@
 """How much every pixel of the views counts: by view angle, silhouette rim, visibility and fit.
 
-The farther a view is from the input, the more of it was made up. Sources: specification of the 4D part,
-sections 1.1 (soft visibility of SV3D), 1.4 (measured errors) and 2.4 (the weights).
+The farther a view is from the input, the more of it was made up. The soft visibility is SV3D's (2403.12008);
+the other weights are ours, measured in `tests/bench/README.md`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def view_trust(cameras: Cameras) -> Tensor:
     """Return the weight of every view, [V + 1] float32: 1 for the input, falling to 0.35 far from it.
 
     It is 0.35 + 0.65 exp(-(theta / 75)^2) with the great-circle angle theta to the input view, degrees.
-    Stronger trust costs the novel views more than the input view gains (section 2.3).
+    Stronger trust costs the novel views more than the input view gains.
     """
     directions = F.normalize(cameras.eyes(), dim=-1)
     across = torch.linalg.cross(directions, directions[:1].expand_as(directions)).norm(dim=-1)

@@ -140,7 +140,7 @@ def main() -> None:
 
             began = time.perf_counter()
             again = resynthesizer(arm, scene, args.size, latest)
-            fitted = refine_scene(shown, config, resynthesize=again, callback=listen)
+            fitted = refine_scene(shown, config, input_elevation_deg=0.0, resynthesize=again, callback=listen)
             seconds = time.perf_counter() - began
             rows.append([*measure(scene, fitted, shown, args.size), seconds])
             if args.per_scene:

@@ -17,6 +17,7 @@ from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene.config import RefineConfig
 from sv4d2_core.scene.fit import Fit
 from sv4d2_core.scene.refine import checked_views
+from sv4d2_core.scene.schedule import schedule
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
 
@@ -43,8 +44,8 @@ def main() -> None:
     began = time.perf_counter()
     fit = Fit(views, config, device)
     prepared = time.perf_counter()
-    while fit.step < config.total_steps:
-        fit.advance()
+    for step in schedule(fit.config, views):
+        fit.take(step)
     done = time.perf_counter()
     rendering = fit.scene.render(views.cameras, [0.5], args.size, views=[0, 1])
     rendered = time.perf_counter()

@@ -74,7 +74,7 @@ def main() -> None:
             continue
         truth = scene.views(Cameras.official(args.rig), args.size)
         began = time.perf_counter()
-        fitted = refine_scene(corrupt_views(truth, seed, args.corrupt), config)
+        fitted = refine_scene(corrupt_views(truth, seed, args.corrupt), config, input_elevation_deg=0.0)
         seconds = time.perf_counter() - began
         held_out, overlap, own, true = measure(fitted, scene.views(HELD_OUT, args.size))
         between, train = (measure(fitted, x)[0] for x in (scene.between(HELD_OUT, args.size), truth))
