@@ -175,10 +175,8 @@ PAPER = (
 WITH_REFERENCE = (
     Metric("PSNR", True, 2, "dB, whole image; white background counts"),
     Metric("SSIM", True, 3, "structural similarity, whole image"),
-    Metric("MS-SSIM", True, 3, "the same over several scales, whole image"),
     Metric("PSNR fg", True, 2, "dB, inside the true mask"),
     Metric("SSIM fg", True, 3, "structural similarity inside the true mask"),
-    Metric("MS-SSIM fg", True, 3, "the same over several scales, inside the true mask"),
     Metric("mask IoU", True, 3, "overlap of the outline with the true one"),
     *(
         Metric(
@@ -365,10 +363,9 @@ def _image_metrics(
         "PSNR fg": image.psnr(images, truth, true_masks),
         "mask IoU": image.mask_iou(masks, true_masks),
     }
-    if image.ms_ssim_scales(*images.shape[1:3]):
-        whole, foreground = image.structural_similarities(images, truth, None, true_masks)
-        columns |= {"SSIM": whole[0], "MS-SSIM": whole[1]}
-        columns |= {"SSIM fg": foreground[0], "MS-SSIM fg": foreground[1]}
+    if min(images.shape[1:3]) >= image.SSIM_WINDOW:
+        both = torch.stack([torch.ones_like(true_masks), true_masks])
+        columns["SSIM"], columns["SSIM fg"] = image.ssim(images, truth, both)
     if networks.lpips is not None:
         columns[LPIPS_NAME] = networks.lpips(images, truth)
     if networks.clip is not None:
