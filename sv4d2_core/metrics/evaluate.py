@@ -18,6 +18,8 @@ from .frechet import SHORTEST_CLIP, FrechetDistance, frechet_distance, hog3d_fea
 from .pairing import ORDERS, paired_views
 from .video import ClipFeatures, clip_features, finite_masks, novel_masks
 
+# The name of the true views' own scores.
+REFERENCE = "reference"
 # Share of each covariance that is replaced, so that a few clips give a distance at all.
 DEFAULT_SHRINKAGE = 0.1
 # Equal images have no finite PSNR; in a mean over images of which some are not equal they count as this, dB.
@@ -54,6 +56,10 @@ class SceneScores:
         """Return the mean over time of each novel view, [V]."""
         values = self.values[name]
         return values if values.ndim == 1 else mean_along(values, dim=0)
+
+    def has(self, name: str) -> bool:
+        """Return whether any image, or any clip, has a value of a metric."""
+        return name in self.features or (name in self.values and not bool(self.values[name].isnan().all()))
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,19 @@ def mean_along(values: Tensor, dim: int) -> Tensor:
 
 def _mean_over_scenes(values: Sequence[Tensor]) -> float:
     return mean_of(torch.tensor([mean_of(v) for v in values], dtype=torch.float64))
+
+
+NO_VALUE = "–"
+
+
+def written(value: float, digits: int) -> str:
+    """Return a value with so many digits after the point; a dash for NaN, the sign for infinity."""
+    if math.isnan(value):
+        return NO_VALUE
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    # Adding 0 to what was rounded makes a negative zero positive.
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,7 +124,7 @@ def warping_errors(images: Tensor, masks: Tensor) -> Tensor:
     size = max(1, round(height * scale)), max(1, round(width * scale))
     pictures = resize_images(torch.cat([images, masks[..., None]], dim=-1).detach().float().cpu(), *size)
     grey = (pictures[..., :3].mean(dim=-1) * 255).round().byte().numpy()
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setFinestScale(0)
     y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
     errors = []

@@ -1,31 +1,164 @@
-"""Heat maps of the images of a grid as inline SVG: a row per view, a column per frame; worse is darker."""
+"""The report's plots and small pictures, and the one style of all plots: colours, marks, letters.
+
+Plots are matplotlib figures without its global state: `svg` for the page, `as_image` for pictures.
+"""
 
 from __future__ import annotations
 
+import functools
+import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from html import escape
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from xml.etree import ElementTree
 
+import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...cameras import Cameras
+from ...video.pictures import pick_frames
 from ...views import ViewGrid
-from ..evaluate import SceneScores, mean_along, mean_of
+from ..evaluate import LPIPS_NAME, METRICS, REFERENCE, RESIDUAL_NAME, Metric, SceneScores, mean_along, mean_of
+from ..evaluate import written as number
 from ..pairing import paired_views
-from . import svg
-from .svg import REFERENCE_COLOUR, ramp_hex, series_colour, written
 
-# Two maps stand side by side on the page.
-_WIDTH, _MEANS = 550.0, 50.0
-_WIDEST, _HEIGHT = 30.0, 17.0
-_LETTER = 6.4
-_TOP = 16.0
-_BAR, _BAR_MARGIN, _STEPS = 240.0, 20.0, 48
-_NO_VALUE = "#dddddd"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+_Args, _Result = ParamSpec("_Args"), TypeVar("_Result")
+
+INK, FAINT, GRID = "#333333", "#767676", "#e2e2e2"
+# Of a cell without a value, and of the cross over it.
+NO_VALUE_COLOUR, _CROSS_COLOUR = "#dddddd", "#888888"
+# Distinguishable for colour-blind people (Okabe and Ito 2008); their yellow is too pale on white.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_REFERENCE_COLOUR = "#444444"
+# The marks of the lines, for matplotlib and as letters; the methods take turns.
+_MARKS, _MARK_LETTERS = "osD^v", "●■◆▲▼"
+# Lightness (CIELAB) falls evenly from 98 to 18, so that equal steps look equal, printed in grey as well.
+RAMP = ("#fbfaeb", "#fdcb7f", "#f9965c", "#e75f60", "#b73975", "#752b75", "#362154")
+_STYLE = {
+    "font.size": 8.5,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": FAINT,
+    "axes.grid": False,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.labelcolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "svg.fonttype": "none",
+    # Equal figures get equal ids.
+    "svg.hashsalt": "sv4d2",
+}
+
+
+def styled(draw: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
+    """Return ``draw`` with the style of all plots while it makes and saves figures."""
+
+    @functools.wraps(draw)
+    def in_style(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+            # Of names in scripts that the plots' font lacks.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            return draw(*args, **kwargs)
+
+    return in_style
+
+
+def new_figure(width: int, height: int) -> Figure:
+    """Return an empty figure of a size in pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 100, height / 100), dpi=100)
+
+
+def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Return axes at a place of the figure, in pixels from its upper left corner."""
+    full_width, full_height = (100 * inches for inches in figure.get_size_inches())
+    bottom = full_height - top - height
+    return figure.add_axes(
+        (left / full_width, bottom / full_height, width / full_width, height / full_height)
+    )
+
+
+def as_image(figure: Figure) -> Image.Image:
+    """Return a figure as RGB picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def svg(figure: Figure, label: str, tooltips: Mapping[str, Sequence[str]]) -> str:
+    """Return a figure as ``<svg>`` to stand inside a page.
+
+    Args:
+        figure: its texts stay texts.
+        label: what is shown, for readers that cannot see it.
+        tooltips: by the gid of a collection of shapes, a text for each shape.
+    """
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = file.getvalue()
+    # Inside a page there are no name spaces.
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :]).replace("xlink:href", "href")
+    root = ElementTree.fromstring(text)
+    for definitions in root.findall("defs"):
+        root.remove(definitions)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+    root.set("style", "stroke-linejoin: round; stroke-linecap: butt")
+    for gid, words in tooltips.items():
+        group = root.find(f".//g[@id='{gid}']")
+        if group is None:
+            continue
+        in_definitions = {shape for definitions in group.iter("defs") for shape in definitions.iter()}
+        shapes = [x for x in group.iter() if x.tag in ("path", "use") and x not in in_definitions]
+        for shape, tooltip in zip(shapes, words, strict=True):
+            ElementTree.SubElement(shape, "title").text = tooltip
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def colour_map() -> Colormap:
+    """Return matplotlib's form of the colours from nearly white (no error) to dark."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("errors", RAMP).with_extremes(bad=NO_VALUE_COLOUR)
+
+
+def ramp(amounts: ArrayLike) -> NDArray[np.uint8]:
+    """Return the colours [..., 3] of amounts from 0 (nearly white) to 1 (dark); others are clipped."""
+    places = np.clip(np.asarray(amounts, dtype=float), 0, 1)
+    return np.asarray(colour_map()(places, bytes=True))[..., :3]
+
+
+def series_colour(index: int) -> str:
+    """Return the colour of the method of that number, after six they begin again; -1: of the true views."""
+    return _REFERENCE_COLOUR if index < 0 else _COLOURS[index % len(_COLOURS)]
+
+
+def series_mark(index: int) -> str:
+    """Return the mark of the method of that number as a letter; -1: of the true views."""
+    return "┄" if index < 0 else _MARK_LETTERS[index % len(_MARK_LETTERS)]
 
 
 def limits_of(values: Sequence[Tensor], higher_is_better: bool) -> tuple[float, float]:
@@ -36,260 +169,209 @@ def limits_of(values: Sequence[Tensor], higher_is_better: bool) -> tuple[float, 
     return (max(finite), min(finite)) if higher_is_better else (min(finite), max(finite))
 
 
-def heat_map(
+def draw_heat_map(
+    axes: Axes,
     values: Tensor,  # [T, V]
     row_labels: Sequence[str],
     limits: tuple[float, float],
-    title: str,
     digits: int,
-) -> str:
-    """Return an ``<svg>`` with a tooltip in every cell and the mean over time of every view at the right.
+) -> QuadMesh:
+    """Draw a row per view and a column per frame, worse is darker, and the mean of every view at the right.
 
     Args:
+        axes: where.
         values: NaN where there is none (grey and crossed out), infinite for equal images (as the best).
         row_labels: [V] names of the views.
         limits: best and worst value, the ends of the colours.
-        title: what is shown, for readers that cannot see it.
         digits: digits after the point.
     """
+    best, worst = (0.0, 0.0) if math.isnan(limits[0]) else limits
     n_frames, n_views = values.shape
-    left = _LETTER * max(map(len, row_labels)) + 6
-    width, height = min(_WIDEST, (_WIDTH - _MEANS - left) / n_frames), _HEIGHT
-    right, bottom = left + n_frames * width, _TOP + n_views * height
-    parts = list(_frame_numbers(n_frames, left, width, bottom))
-    parts.append(svg.text(right + 6, _TOP - 5, "mean", colour=svg.FAINT))
-    for v, label in enumerate(row_labels):
-        y = _TOP + v * height
-        parts.append(svg.text(left - 6, y + height - 5, label, "end"))
-        parts.append(svg.text(right + 6, y + height - 5, written(mean_of(values[:, v]), digits)))
-        for t in range(n_frames):
-            parts += _cell(
-                left + t * width, y, width, float(values[t, v]), limits, f"{label}, frame {t}", digits
-            )
-    return svg.picture(right + _MEANS, bottom + 30, title, parts)
-
-
-def scale_bar(limits: tuple[float, float], digits: int) -> str:
-    """Return an ``<svg>`` of the colours with numbers, the best value at the left."""
-    best, worst = limits
-    parts = [
-        svg.rectangle(_BAR_MARGIN + i * _BAR / _STEPS, 1, _BAR / _STEPS + 0.5, 12, ramp_hex(i / (_STEPS - 1)))
-        for i in range(_STEPS)
-    ]
-    if math.isnan(best):
-        parts.append(svg.text(_BAR_MARGIN + _BAR / 2, 27, "no finite value", "middle", svg.FAINT))
-    else:
-        for share in (0.0,) if best == worst else (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
-            x = _BAR_MARGIN + share * _BAR
-            parts.append(svg.line(x, 13, x, 16, svg.FAINT))
-            parts.append(svg.text(x, 27, written(best + share * (worst - best), digits), "middle", svg.FAINT))
-    return svg.picture(_BAR + 2 * _BAR_MARGIN, 30, "scale of the colours", parts)
-
-
-def no_value_sample() -> str:
-    """Return an ``<svg>`` of a cell without a value, with these words."""
-    parts = [*_crossed_out(0, 1, 20, 12, "no value"), svg.text(26, 11, "no value", colour=svg.FAINT)]
-    return svg.picture(76, 30, "how a cell without a value looks", parts)
-
-
-def _frame_numbers(n_frames: int, left: float, width: float, bottom: float) -> Iterator[str]:
-    """Name the frames below the cells, as many as there is room for."""
-    every = max(1, math.ceil(20 / width))
-    for t in range(0, n_frames, every):
-        yield svg.text(left + (t + 0.5) * width, bottom + 13, str(t), "middle", svg.FAINT)
-    yield svg.text(left + n_frames * width / 2, bottom + 27, "frame", "middle", svg.FAINT)
-
-
-def _cell(
-    x: float, y: float, width: float, value: float, limits: tuple[float, float], where: str, digits: int
-) -> list[str]:
-    inner = (x, y, width - 1, _HEIGHT - 1)
-    if math.isnan(value):
-        return _crossed_out(*inner, f"{where}: no value")
-    return [svg.rectangle(*inner, ramp_hex(_badness(value, limits)), f"{where}: {written(value, digits)}")]
-
-
-def _crossed_out(x: float, y: float, width: float, height: float, title: str) -> list[str]:
-    stroke = f'<path d="M{x:.1f} {y:.1f}l{width:.1f} {height:.1f}m0 -{height:.1f}l-{width:.1f} {height:.1f}"'
-    return [
-        svg.rectangle(x, y, width, height, _NO_VALUE, title),
-        f'{stroke} stroke="#999999" pointer-events="none"/>',
-    ]
-
-
-def _badness(value: float, limits: tuple[float, float]) -> float:
-    best, worst = limits
-    if math.isinf(value) or best == worst or math.isnan(best):
-        return 0.0
-    return (value - best) / (worst - best)
-
-
-# Four plots stand side by side on the page.
-_WIDTH_OF_PLOTS, _PLOT_HEIGHT = 272.0, 146.0
-_LEFT, _RIGHT, _TOP_OF_PLOTS, _BOTTOM = 44.0, 8.0, 22.0, 40.0
-_MARK = 3.2
-# Drawn around (0, 0) within a circle of radius 1; the methods take turns.
-_SHAPES = (
-    "M-.9-.9h1.8v1.8h-1.8z",
-    "M0-1.2L1.1.8H-1.1z",
-    "M0-1.3L1.3 0L0 1.3L-1.3 0z",
-    "M0 1.2L1.1-.8H-1.1z",
-)
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line of a plot.
-
-    Args:
-        name: the method.
-        number: which method it is, for colour and mark; -1: the true views, grey and dashed.
-        points: (x, y), y may be NaN (a gap) or infinite (drawn at the edge).
-    """
-
-    name: str
-    number: int
-    points: tuple[tuple[float, float], ...]
-
-    @property
-    def colour(self) -> str:
-        """The line's colour."""
-        return REFERENCE_COLOUR if self.number < 0 else series_colour(self.number)
-
-
-def line_plot(
-    series: Sequence[Series],
-    title: str,
-    x_label: str,
-    x_ticks: Sequence[float],
-    digits: int,
-    remarks: Sequence[tuple[float, str]] = (),
-) -> str:
-    """Return a plot as ``<svg>``.
-
-    Args:
-        series: the lines; the last is drawn on top.
-        title: what is plotted, above the plot.
-        x_label: below the x axis.
-        x_ticks: labelled values of x; the axis reaches at least from the first to the last.
-        digits: digits after the point in the tooltips.
-        remarks: (x, text) written small above the plot, such as the elevation of a view.
-    """
-    lanes = _lanes(remarks, _Box.around(series, x_ticks, 0))
-    box = _Box.around(series, x_ticks, 11.0 * (max(lanes, default=-1) + 1))
-    parts = [svg.text(_LEFT, 13, title, more=' font-weight="600"'), *_axes(box, x_label, x_ticks)]
-    for (x, words), lane in zip(remarks, lanes, strict=True):
-        small = ' font-size="9"'
-        parts.append(svg.text(box.x(x), _TOP_OF_PLOTS + 5 + 11 * lane, words, "middle", svg.FAINT, small))
-    for one in series:
-        parts.append(_path(one, box))
-        parts += [_point(one, x, y, box, digits) for x, y in one.points if not math.isnan(y)]
-    return svg.picture(_WIDTH_OF_PLOTS, box.bottom + _BOTTOM, f"{title} over {x_label}", parts)
-
-
-def sample(series: Series) -> str:
-    """Return a short piece of the line with its mark, for the legend."""
-    dashes = ' stroke-dasharray="5 3"' if series.number < 0 else ""
-    stroke = f'<path d="M0 7H26" stroke="{series.colour}" stroke-width="2"{dashes}/>'
-    return (
-        f'<svg class="chip" viewBox="0 0 26 14" width="26" height="14">'
-        f"{stroke}{_mark(series, 13, 7, series.colour)}</svg>"
+    cells = np.where(np.isinf(values.numpy()), best, values.numpy()).T
+    colours = colour_map() if best <= worst else colour_map().reversed()
+    low, high = min(best, worst), max(best, worst)
+    if low == high:
+        # The only value there is is as good as the best one.
+        low, high = (low, low + 1) if best <= worst else (low - 1, low)
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(cells), cmap=colours, vmin=low, vmax=high, edgecolor="white", linewidth=0.6
     )
+    rows, columns = np.isnan(cells).nonzero()
+    axes.plot(columns + 0.5, rows + 0.5, "x", color=_CROSS_COLOUR, markersize=5, markeredgewidth=0.8)
+    axes.invert_yaxis()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_yticks(np.arange(n_views) + 0.5, row_labels, color=INK)
+    every = math.ceil(n_frames / 20)
+    axes.set_xticks(np.arange(0, n_frames, every) + 0.5, [str(t) for t in range(0, n_frames, every)])
+    axes.set_xlabel("frame")
+    beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
+    axes.annotate("mean", (1.01, -0.5), color=FAINT, **beside)
+    for v in range(n_views):
+        axes.annotate(number(mean_of(values[:, v]), digits), (1.01, v + 0.5), **beside)
+    return mesh
 
 
-@dataclass(frozen=True)
-class _Box:
-    """The plotted range of values, and where it lies in the picture."""
-
-    x_low: float
-    x_high: float
-    y_low: float
-    y_high: float
-    top: float
-
-    @classmethod
-    def around(cls, series: Sequence[Series], x_ticks: Sequence[float], band: float) -> _Box:
-        """Return a box for all finite points and the ticks, below a band of that height."""
-        xs = [x for one in series for x, _ in one.points] + list(x_ticks)
-        ys = [y for one in series for _, y in one.points if math.isfinite(y)] or [0.0, 1.0]
-        margin = 0.08 * (max(ys) - min(ys)) or 0.05 * abs(ys[0]) or 0.5
-        # What cannot be negative is not given an axis that is.
-        low = max(min(ys) - margin, 0.0) if min(ys) >= 0 else min(ys) - margin
-        return cls(min(xs), max(xs), low, max(ys) + margin, _TOP_OF_PLOTS + band)
-
-    @property
-    def bottom(self) -> float:
-        """Where the x axis lies."""
-        return self.top + _PLOT_HEIGHT
-
-    def x(self, value: float) -> float:
-        """Return the place of a value along the picture's width."""
-        share = (value - self.x_low) / ((self.x_high - self.x_low) or 1.0)
-        return _LEFT + 8 + share * (_WIDTH_OF_PLOTS - _LEFT - _RIGHT - 16)
-
-    def y(self, value: float) -> float:
-        """Return the place of a value along the picture's height; infinite ones lie at the edge."""
-        share = (min(max(value, self.y_low), self.y_high) - self.y_low) / (self.y_high - self.y_low)
-        return self.bottom - share * _PLOT_HEIGHT
+# Of each group the first that has values is shown.
+_HEAT_MAPS = (("PSNR fg", "PSNR"), ("tangency",), (RESIDUAL_NAME,))
+_LINE_PLOTS = (
+    *(("PSNR fg", "PSNR"), (LPIPS_NAME,), ("mask IoU",), ("warping",), ("tangency",)),
+    (RESIDUAL_NAME,),
+)
+_PAGE_WIDTH, _PLOTS_IN_A_ROW, _PLOT_HEIGHT = 1140, 4, 150
+_LABEL_WIDTH, _ROW_HEIGHT, _WIDEST_CELL = 125, 19, 30
+# Elevations that stand nearer to each other on the axis of azimuths are not written.
+_LEAST_DISTANCE_DEG = 15
 
 
-def _lanes(remarks: Sequence[tuple[float, str]], box: _Box) -> list[int]:
-    """Return for every remark the line it is written on, so that none runs into another."""
-    ends: list[float] = []
-    lanes = {}
-    for i in sorted(range(len(remarks)), key=lambda i: remarks[i][0]):
-        x, half = box.x(remarks[i][0]), 3 * len(remarks[i][1])
-        lane = next((lane for lane, end in enumerate(ends) if end < x - half), len(ends))
-        ends[lane : lane + 1] = [x + half]
-        lanes[i] = lane
-    return [lanes[i] for i in range(len(remarks))]
+def _shown(groups: Sequence[Sequence[str]], scores: Sequence[SceneScores]) -> list[Metric]:
+    known = {metric.name: metric for metric in METRICS}
+    methods = [score for score in scores if score.method != REFERENCE]
+    found = ([name for name in group if any(score.has(name) for score in methods)] for group in groups)
+    return [known[names[0]] for names in found if names]
 
 
-def _axes(box: _Box, x_label: str, x_ticks: Sequence[float]) -> Iterator[str]:
-    right = _WIDTH_OF_PLOTS - _RIGHT
-    y_ticks = svg.nice_ticks(box.y_low, box.y_high, 5)
-    for tick, label in zip(y_ticks, svg.tick_labels(y_ticks), strict=True):
-        yield svg.line(_LEFT, box.y(tick), right, box.y(tick))
-        yield svg.text(_LEFT - 6, box.y(tick) + 4, label, "end", svg.FAINT)
-    for tick in x_ticks:
-        yield svg.line(box.x(tick), box.bottom, box.x(tick), box.bottom + 4, svg.FAINT)
-        yield svg.text(box.x(tick), box.bottom + 16, f"{tick:g}", "middle", svg.FAINT)
-    yield svg.line(_LEFT, box.bottom, right, box.bottom, svg.FAINT)
-    yield svg.text((_LEFT + right) / 2, box.bottom + 34, x_label, "middle", svg.FAINT)
+@styled
+def heat_maps(scores: Sequence[SceneScores]) -> list[tuple[Metric, str]]:
+    """Return heat maps as ``<svg>`` with tooltips: of each metric those of all methods on one scale."""
+    drawn = []
+    for metric in _shown(_HEAT_MAPS, scores):
+        having = [score for score in scores if metric.name in score.values]
+        limits = limits_of([score.values[metric.name] for score in having], metric.higher_is_better)
+        step = max(score.cameras.n_views for score in having) * _ROW_HEIGHT + 80
+        height = math.ceil(len(having) / 2) * step
+        figure, tooltips = new_figure(_PAGE_WIDTH, height + 55), {}
+        for i, score in enumerate(having):
+            values = score.values[metric.name]
+            labels = [view_label(score.cameras, v) for v in range(1, score.cameras.n_views + 1)]
+            left = i % 2 * _PAGE_WIDTH / 2 + _LABEL_WIDTH
+            width = min(_PAGE_WIDTH / 2 - _LABEL_WIDTH - 60, _WIDEST_CELL * len(values))
+            axes = axes_at(figure, left, i // 2 * step + 40, width, _ROW_HEIGHT * values.shape[1])
+            mesh = draw_heat_map(axes, values, labels, limits, metric.digits)
+            mesh.set_gid(f"cells{i}")
+            axes.set_title(score.method, pad=16)
+            tooltips[f"cells{i}"] = [
+                f"{label}, frame {t}: {'no value' if math.isnan(x) else number(x, metric.digits)}"
+                for label, row in zip(labels, values.T.tolist(), strict=True)
+                for t, x in enumerate(row)
+            ]
+            if i == 0:
+                place = axes_at(figure, _LABEL_WIDTH, height, 240, 12)
+                bar = figure.colorbar(mesh, cax=place, orientation="horizontal")
+                bar.set_label("no finite value" if math.isnan(limits[0]) else "darker is worse, x: no value")
+                if metric.higher_is_better:
+                    bar.ax.invert_xaxis()
+        drawn.append((metric, svg(figure, f"{metric.name} per view and frame", tooltips)))
+    return drawn
 
 
-def _path(series: Series, box: _Box) -> str:
-    """Return the line, interrupted where there is no value."""
-    steps, pen_up = [], True
-    for x, y in series.points:
-        if not math.isnan(y):
-            steps.append(f"{'M' if pen_up else 'L'}{box.x(x):.1f} {box.y(y):.1f}")
-        pen_up = math.isnan(y)
-    dashes = ' stroke-dasharray="5 3"' if series.number < 0 else ""
-    return f'<path d="{"".join(steps)}" fill="none" stroke="{series.colour}" stroke-width="1.6"{dashes}/>'
+@styled
+def plots_over_time(scores: Sequence[SceneScores], numbers: Mapping[str, int]) -> str:
+    """Return the means over the views against the frame as ``<svg>``; pairs of frames stand between them.
+
+    Args:
+        scores: of one scene.
+        numbers: per method the number that chooses its colour and mark, -1 for the true views.
+    """
+
+    def points(score: SceneScores, metric: Metric) -> tuple[list[float], list[float]]:
+        means = mean_along(score.values[metric.name], dim=1).tolist()
+        return [t + (score.n_frames - len(means)) / 2 for t in range(len(means))], means
+
+    return _line_plots(scores, numbers, points, "frame")
 
 
-def _point(series: Series, x: float, y: float, box: _Box, digits: int) -> str:
-    words = f"{series.name}, {x:g}: {written(y, digits)}"
-    fill = "#ffffff" if math.isinf(y) else series.colour
-    return f"<g><title>{escape(words)}</title>{_mark(series, box.x(x), box.y(y), fill)}</g>"
+@styled
+def plots_over_angle(scores: Sequence[SceneScores], numbers: Mapping[str, int]) -> str:
+    """Return the means over the frames against the azimuth as ``<svg>``; elevations are written above."""
+
+    def points(score: SceneScores, metric: Metric) -> tuple[list[float], list[float]]:
+        values = score.per_view(metric.name).tolist()
+        pairs = sorted(zip(map(_azimuth, score.cameras.azimuths_deg[1:]), values, strict=True))
+        return [azimuth for azimuth, _ in pairs], [value for _, value in pairs]
+
+    angles = sorted(
+        (_azimuth(a), e)
+        for score in scores
+        for a, e in zip(score.cameras.azimuths_deg[1:], score.cameras.elevations_deg[1:], strict=True)
+    )
+    elevations: dict[float, str] = {}
+    for azimuth, elevation in angles:
+        if elevation and azimuth - max(elevations, default=-math.inf) >= _LEAST_DISTANCE_DEG:
+            elevations[azimuth] = f"el {elevation:+.3g}°"
+    label = "azimuth to the input view, degrees"
+    return _line_plots(scores, numbers, points, label, (-180, -90, 0, 90, 180), elevations)
 
 
-def _mark(series: Series, x: float, y: float, fill: str) -> str:
-    paint = f'fill="{fill}" stroke="{series.colour}"'
-    if series.number < 1:
-        radius = _MARK if series.number == 0 else 0.7 * _MARK
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" {paint}/>'
-    shape = _SHAPES[(series.number - 1) % len(_SHAPES)]
-    place = f'transform="translate({x:.1f} {y:.1f}) scale({_MARK})"'
-    return f'<path d="{shape}" {place} {paint} stroke-width=".3"/>'
+def _azimuth(degrees: float) -> float:
+    return 180 - (180 - degrees) % 360
 
 
-# Name of the true views' own row.
-REFERENCE = "reference"
+def _line_plots(
+    scores: Sequence[SceneScores],
+    numbers: Mapping[str, int],
+    points: Callable[[SceneScores, Metric], tuple[list[float], list[float]]],
+    x_label: str,
+    x_ticks: Sequence[float] = (),
+    above: Mapping[float, str] | None = None,
+) -> str:
+    """Return a plot per metric, a line per method that has it, as ``<svg>``; every point has a tooltip."""
+    from matplotlib.ticker import MaxNLocator
 
+    metrics = _shown(_LINE_PLOTS, scores)
+    top_margin, width = (68 if above else 24), _PAGE_WIDTH / _PLOTS_IN_A_ROW
+    step = top_margin + _PLOT_HEIGHT + 45
+    figure = new_figure(_PAGE_WIDTH, max(1, math.ceil(len(metrics) / _PLOTS_IN_A_ROW)) * step)
+    tooltips = {}
+    for i, metric in enumerate(metrics):
+        row, column = divmod(i, _PLOTS_IN_A_ROW)
+        left, top = column * width + 45, row * step + top_margin
+        axes = axes_at(figure, left, top, width - 55, _PLOT_HEIGHT)
+        lines = [(score.method, *points(score, metric)) for score in scores if metric.name in score.values]
+        finite = [y for *_, ys in lines for y in ys if math.isfinite(y)] or [0.0, 1.0]
+        # Infinite values lie hollow at the upper edge.
+        edge = max(finite) + (0.08 * (max(finite) - min(finite)) or 0.05 * abs(max(finite)) or 0.5)
+        for j, (method, x, y) in enumerate(lines):
+            index, gid = numbers[method], f"points{i}-{j}"
+            colour, places_y = series_colour(index), [min(value, edge) for value in y]
+            axes.plot(x, places_y, "--" if index < 0 else "-", color=colour)
+            has_value = [k for k, value in enumerate(y) if not math.isnan(value)]
+            axes.scatter(
+                [x[k] for k in has_value],
+                [places_y[k] for k in has_value],
+                s=6 if index < 0 else 16,
+                marker="o" if index < 0 else _MARKS[index % len(_MARKS)],
+                c=["white" if math.isinf(y[k]) else colour for k in has_value],
+                edgecolors=colour,
+                linewidths=0.8,
+                zorder=3,
+                gid=gid,
+            )
+            tooltips[gid] = [f"{method}, {x[k]:g}: {number(y[k], metric.digits)}" for k in has_value]
+        axes.set_title(metric.title)
+        axes.set_xlabel(x_label)
+        axes.grid(axis="y")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if x_ticks:
+            axes.set_xticks(x_ticks)
+        if min(finite) >= 0:
+            # What cannot be negative is not given an axis that is.
+            axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+        if above:
+            upper = axes.secondary_xaxis("top")
+            upper.set_xticks(list(above), list(above.values()), rotation=90, fontsize=6.5)
+            upper.tick_params(length=2)
+            upper.spines["top"].set_visible(False)
+    names = [metric.name for metric in metrics]
+    return svg(figure, f"{', '.join(names)} over {x_label}", tooltips)
+
+
+# The pictures of a scene.
 _THUMBNAIL = 160
 _COLUMNS = 4
+# The colours of errors end where only this share of the pixels lies above, but at this error at least.
+_BRIGHTEST_SHARE, _DIMMEST = 0.01, 0.05
 # What shows best where a method fails, in this order, and whether more of it is better.
 _TELLING = (("PSNR fg", True), ("PSNR", True), ("tangency", False), ("warping", False))
 
@@ -325,6 +407,15 @@ class Strip:
     rows: tuple[tuple[str, tuple[Picture, ...], str], ...]
 
 
+def error_scale(strips: Sequence[Strip]) -> float:
+    """Return the error, 0..1, at which the colours of the error pictures end: a multiple of 0.05."""
+    errors = [p.error.ravel() for s in strips for _, row, _ in s.rows for p in row if p.error is not None]
+    if not errors:
+        return _DIMMEST
+    bright = float(np.quantile(np.concatenate(errors), 1 - _BRIGHTEST_SHARE)) / 255
+    return max(_DIMMEST, math.ceil(bright / 0.05 - 1e-9) * 0.05)
+
+
 def view_label(cameras: Cameras, view: int) -> str:
     """Return number, azimuth and, where it is not 0, elevation of a view, relative to the input view."""
     azimuth, elevation = cameras.azimuths_deg[view], cameras.elevations_deg[view]
@@ -344,7 +435,7 @@ def scene_pictures(
     grids = dict(predictions) if reference is None else {REFERENCE: reference, **predictions}
     lead = next(iter(grids.values()))
     worst, why = _worst_view([score for score in scores if score.method != REFERENCE], lead.n_views)
-    few = [1 + i for i in _spread(lead.n_views, _COLUMNS)]
+    few = [1 + i for i in pick_frames(lead.n_views, _COLUMNS)]
     middle = (lead.n_frames - 1) // 2
     across, along = [], []
     for name, grid in grids.items():
@@ -353,25 +444,16 @@ def scene_pictures(
             [_nearest(cameras, lead.cameras, v) for v in few],
             _nearest(cameras, lead.cameras, worst),
         )
-        centre, frames = (grid.n_frames - 1) // 2, _spread(grid.n_frames, _COLUMNS)
-        pictures = _pictures(name, grid, reference, [centre], views)
+        centre, frames = (grid.n_frames - 1) // 2, pick_frames(grid.n_frames, _COLUMNS)
+        captions = [view_label(cameras, v) for v in views]
+        pictures = _pictures(name, grid, reference, [centre], views, captions)
         note = "" if centre == middle else f"frame {centre}"
-        across.append((name, _captioned(pictures, [view_label(cameras, v) for v in views]), note))
-        pictures, label = _pictures(name, grid, reference, frames, [view]), view_label(cameras, view)
-        note = "" if label == view_label(lead.cameras, worst) else label
-        along.append((name, _captioned(pictures, [f"frame {t}" for t in frames]), note))
+        across.append((name, pictures, note))
+        pictures = _pictures(name, grid, reference, frames, [view], [f"frame {t}" for t in frames])
+        label = view_label(cameras, view)
+        along.append((name, pictures, "" if label == view_label(lead.cameras, worst) else label))
     title = f"{view_label(lead.cameras, worst).capitalize()}{why}, over time"
     return Strip(f"Frame {middle}, the middle one", tuple(across)), Strip(title, tuple(along))
-
-
-def _captioned(pictures: Sequence[Picture], captions: Sequence[str]) -> tuple[Picture, ...]:
-    return tuple(replace(p, caption=caption) for p, caption in zip(pictures, captions, strict=True))
-
-
-def _spread(count: int, at_most: int) -> list[int]:
-    """Return up to ``at_most`` indices below ``count``, evenly spread from the first to the last."""
-    n = min(count, at_most)
-    return [round(i * (count - 1) / max(n - 1, 1)) for i in range(n)]
 
 
 def _worst_view(scores: Sequence[SceneScores], n_views: int) -> tuple[int, str]:
@@ -396,24 +478,29 @@ def _nearest(cameras: Cameras, wanted: Cameras, view: int) -> int:
 
 
 def _pictures(
-    name: str, grid: ViewGrid, reference: ViewGrid | None, frames: list[int], views: list[int]
-) -> list[Picture]:
-    """Return the pictures of all pairs of the frames and views, captions left empty."""
+    name: str,
+    grid: ViewGrid,
+    reference: ViewGrid | None,
+    frames: list[int],
+    views: list[int],
+    captions: list[str],
+) -> tuple[Picture, ...]:
+    """Return the pictures of all pairs of the frames and views."""
     grid, missing, truth = grid.at_frames(frames), [], None
     if reference is not None and name != REFERENCE:
         truth = reference.at_frames(frames)
         grid, missing = paired_views(grid, truth, name)
     pictures = []
-    for t in range(len(frames)):
-        for v in views:
-            image = grid.images[t, v].detach().float().cpu()
-            if not image.isfinite().all():
-                gap = "missing" if v in missing else "holds NaN or infinite values"
-                pictures.append(Picture("", None, gap=gap))
-                continue
-            error = None if truth is None else (image - truth.images[t, v].float().cpu()).abs().mean(dim=-1)
-            pictures.append(Picture("", _small(image), None if error is None else _small(error[..., None])))
-    return pictures
+    places = [(t, v) for t in range(len(frames)) for v in views]
+    for caption, (t, v) in zip(captions, places, strict=True):
+        image = grid.images[t, v].detach().float().cpu()
+        if not image.isfinite().all():
+            gap = "missing" if v in missing else "holds NaN or infinite values"
+            pictures.append(Picture(caption, None, gap=gap))
+            continue
+        error = None if truth is None else (image - truth.images[t, v].float().cpu()).abs().mean(dim=-1)
+        pictures.append(Picture(caption, _small(image), None if error is None else _small(error[..., None])))
+    return tuple(pictures)
 
 
 def _small(picture: Tensor) -> NDArray:

@@ -17,7 +17,9 @@ from ..evaluate import (
     FHD_NAMES,
     FVD_NAMES,
     LPIPS_NAME,
+    NO_VALUE,
     PAPER,
+    REFERENCE,
     RESIDUAL_NAME,
     WITH_REFERENCE,
     WITHOUT_REFERENCE,
@@ -26,14 +28,13 @@ from ..evaluate import (
     SceneScores,
     Summary,
     evaluate,
-    mean_of,
     steps_of,
     summarise,
+    written,
 )
 from ..frechet import I3D_HELP
 from ..lpips import LPIPS_HELP
-from .plots import REFERENCE, Strip, scene_pictures
-from .svg import NO_VALUE, written
+from .plots import Strip, scene_pictures
 
 
 @dataclass(frozen=True)
@@ -373,14 +374,10 @@ def _cell(metric: Metric, summary: Summary, comparisons: Sequence[SceneCompariso
 def lacks_data(name: str, method: str, comparisons: Sequence[SceneComparison]) -> bool:
     """Return whether a method's value of a metric leaves out images or scenes that others are judged by."""
     for scene in comparisons:
-        having = {score.method for score in scene.of_methods if _has(score, name)}
+        having = {score.method for score in scene.of_methods if score.has(name)}
         if having and method != REFERENCE and (method in scene.incomplete or method not in having):
             return True
     return False
-
-
-def _has(score: SceneScores, name: str) -> bool:
-    return name in score.features or (name in score.values and not math.isnan(mean_of(score.values[name])))
 
 
 def _marked(metric: Metric, column: Sequence[Cell], methods: Sequence[str]) -> list[Cell]:
