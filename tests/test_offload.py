@@ -1,4 +1,4 @@
-"""Weights that wait in main memory, and the second try when memory runs out: results stay the same."""
+"""Weights that wait in main memory, and the retry when memory runs out: results stay the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def weights(network):
     return {id(parameter): parameter.data_ptr() for parameter in network.parameters()}
 
 
-def test_weights_are_at_hand_inside_the_block_only(monkeypatch):
+def test_weights_are_on_the_device_inside_the_block_only(monkeypatch):
     layer = nn.Linear(2, 2)
     before = weights(layer)
 
@@ -56,7 +56,7 @@ def test_every_placement_gives_the_same_views(model, placement):
 
 
 @pytest.mark.parametrize("placement", ["turns", "streamed"])
-def test_no_weight_is_used_while_it_is_at_home(model, placement):
+def test_no_weight_is_used_while_it_is_offloaded(model, placement):
     place(model, CPU, placement)
     networks = (model.unet, model.clip, model.frame_encoder, model.view_encoder, model.decoder)
     waiting = {id(p) for network in networks for p in network.parameters()}
@@ -135,7 +135,7 @@ def test_a_second_failure_is_not_hidden(model):
     hook.remove()
 
 
-def test_the_second_try_does_not_keep_the_tensors_of_the_first():
+def test_the_retry_does_not_keep_the_tensors_of_the_first():
     alive = []
 
     class Big:

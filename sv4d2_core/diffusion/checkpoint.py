@@ -19,14 +19,7 @@ from .clip import CLIPVision
 from .config import CLIPVisionConfig, ModelConfig
 from .layout import EXPECTED_UNUSED, PARTS, PREFIXES, parts_of, read_clip, read_config, variant_of
 from .model import Model
-from .safetensors_stream import (
-    DTYPE_NAMES,
-    NEEDED,
-    CheckpointError,
-    Header,
-    TensorInfo,
-    read_header,
-)
+from .safetensors_stream import DTYPE_NAMES, NEEDED, CheckpointError, Header, TensorInfo, read_header
 from .unet import UNet
 from .vae import VAEDecoder, VAEEncoder
 

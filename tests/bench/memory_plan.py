@@ -33,16 +33,16 @@ from sv4d2_core.diffusion.speed import keep_in_eight_bits
 
 _HEADER = """| budget, GiB | weights | parts, MiB | encoded / decoded at once | estimated peak, GB |{}
 |--:|---|--:|---|--:|{}"""
-_MEASURED = (" measured allocated / reserved, GB | s per step | second tries |", "--:|--:|--:|")
+_MEASURED = (" measured allocated / reserved, GB | s per step | retries |", "--:|--:|--:|")
 
 
 class Measured(NamedTuple):
-    """What one run took; ``second_tries``: how often a part ran out of memory and was done again."""
+    """What one run took; ``retries``: how often a part ran out of memory and was done again."""
 
     allocated: int
     reserved: int
     seconds_per_step: float
-    second_tries: int
+    retries: int
 
 
 def row(budget: float, plan: MemoryPlan | None, measured: Measured | str | None = None) -> str:
@@ -58,7 +58,7 @@ def row(budget: float, plan: MemoryPlan | None, measured: Measured | str | None 
     ]
     if isinstance(measured, Measured):
         cells.append(f"{measured.allocated / 1e9:.2f} / {measured.reserved / 1e9:.2f}")
-        cells += [f"{measured.seconds_per_step:.2f}", str(measured.second_tries)]
+        cells += [f"{measured.seconds_per_step:.2f}", str(measured.retries)]
     elif measured is not None:
         cells += [measured, "", ""]
     return f"| {' | '.join(cells)} |"
