@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -244,7 +244,7 @@ def score_picture(scene: SceneComparison) -> Image.Image:
     height = header + len(strip.rows) * (_CAPTIONS + step)
     figure = new_figure(width, height)
 
-    def write(text: str, left: float, top: float, **how: str) -> None:
+    def write(text: str, left: float, top: float, **how: Any) -> None:
         figure.text(left / width, 1 - top / height, text, va="center", **how)
 
     write(strip.title, _SPACE, _HEADER / 2)

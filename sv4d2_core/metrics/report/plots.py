@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-_Args, _Result = ParamSpec("_Args"), TypeVar("_Result")
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
 
 INK, FAINT, GRID = "#333333", "#767676", "#e2e2e2"
 # Of a cell without a value, and of the cross over it.
@@ -47,7 +48,7 @@ _REFERENCE_COLOUR = "#444444"
 _MARKS, _MARK_LETTERS = "osD^v", "●■◆▲▼"
 # Lightness (CIELAB) falls evenly from 98 to 18, so that equal steps look equal, printed in grey as well.
 RAMP = ("#fbfaeb", "#fdcb7f", "#f9965c", "#e75f60", "#b73975", "#752b75", "#362154")
-_STYLE = {
+_STYLE: Any = {
     "font.size": 8.5,
     "text.color": INK,
     "text.parse_math": False,
