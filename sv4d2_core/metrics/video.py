@@ -129,8 +129,7 @@ def warping_errors(images: Tensor, masks: Tensor) -> Tensor:
     y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
     errors = []
     for t in range(len(pictures) - 1):
-        empty = torch.empty(*size, 2).numpy()
-        flow = torch.from_numpy(search.calc(grey[t], grey[t + 1], empty))
+        flow = torch.from_numpy(search.calc(grey[t], grey[t + 1], None))
         following = pictures[t + 1].permute(2, 0, 1)[None]
         places = (x + flow[..., 0])[None], (y + flow[..., 1])[None]
         moved = remap(following, *places, padding_mode="border", align_corners=True)[0].permute(1, 2, 0)
