@@ -242,6 +242,22 @@ def test_relocation_follows_the_generator_and_needs_a_live_one():
     assert relocate(first, torch.ones(4, dtype=torch.bool), torch.Generator()) == 0
 
 
+def test_relocated_gaussians_forget_the_moments_of_their_old_place():
+    canonical = CanonicalGaussians(torch.arange(12.0).view(4, 3), 0.1, 0.5, torch.rand(4, 3))
+    optimizer = torch.optim.Adam(canonical.parameters())
+    torch.stack([parameter.square().sum() for parameter in canonical.parameters()]).sum().backward()
+    optimizer.step()
+    dead = torch.tensor([True, False, False, False])
+    places = canonical.means.detach().clone()
+    assert relocate(canonical, dead, torch.Generator().manual_seed(3), optimizer) == 1
+    original = int((places - canonical.means[0].detach()).norm(dim=-1).argmin())
+    untouched = [i for i in range(1, 4) if i != original]
+    for state in optimizer.state.values():
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert not state[name][[0, original]].any()
+    assert optimizer.state[canonical.means]["exp_avg"][untouched].all()
+
+
 @pytest.mark.parametrize(("opacity", "copies"), [(0.3, 1), (0.7, 2), (0.95, 3), (0.5, 8)])
 def test_copies_look_like_the_one(opacity, copies):
     each, factor = shared(torch.tensor([opacity]).double(), torch.tensor([copies]))

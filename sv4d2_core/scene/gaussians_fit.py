@@ -25,15 +25,23 @@ _SPREAD = 0.5
 
 
 @torch.no_grad()
-def relocate(canonical: CanonicalGaussians, dead: Tensor, generator: torch.Generator) -> int:
+def relocate(
+    canonical: CanonicalGaussians,
+    dead: Tensor,
+    generator: torch.Generator,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> int:
     """Move dead Gaussians onto live ones, drawn by their opacity, and return how many moved.
 
     Copies are spread over the original's extent: at one and the same place they would stay alike for good.
+    Adam's moments of originals and copies start from 0 again. Source: 3DGS-MCMC (Kheradmand et al. 2024,
+    2404.09591), whose code clears those of the originals only.
 
     Args:
         canonical: changed in place.
         dead: [N] bool.
         generator: on the CPU.
+        optimizer: an Adam of these parameters.
     """
     # Not on the device: Apple's GPUs have no float64.
     opacities = canonical.opacities.sigmoid().cpu().double()
@@ -52,6 +60,10 @@ def relocate(canonical: CanonicalGaussians, dead: Tensor, generator: torch.Gener
     spread = _SPREAD * torch.randn(len(moved), 3, generator=generator).to(canonical.means)
     axes = rotations(canonical.quats[moved]) * canonical.log_scales[moved].exp()[:, None]
     canonical.means[moved] += (axes @ spread[..., None])[..., 0]
+    for parameter in canonical.parameters() if optimizer else ():
+        moments = optimizer.state.get(parameter, {})
+        for name in moments.keys() & {"exp_avg", "exp_avg_sq"}:
+            moments[name][torch.cat([touched.to(moved.device), moved])] = 0
     return len(moved)
 
 
@@ -214,7 +226,7 @@ class GaussiansFit:
         if not every or step.number == 0 or step.number % every:
             return
         if step.number <= self._own.relocate_until * self._config.stage_one_steps:
-            relocate(self.scene.canonical, self.dead(step.timed), self._generator)
+            relocate(self.scene.canonical, self.dead(step.timed), self._generator, optimizer)
         self._neighbours = nearest(self.scene.canonical.means, self._own.neighbours)
 
     @torch.no_grad()
