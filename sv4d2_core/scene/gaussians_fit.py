@@ -35,7 +35,7 @@ def relocate(
 
     Copies are spread over the original's extent: at one and the same place they would stay alike for good.
     Adam's moments of originals and copies start from 0 again. Source: 3DGS-MCMC (Kheradmand et al. 2024,
-    2404.09591), whose code clears those of the originals only; clearing both measured better.
+    2404.09591), whose code clears those of the originals only.
 
     Args:
         canonical: changed in place.
@@ -60,8 +60,8 @@ def relocate(
     spread = _SPREAD * torch.randn(len(moved), 3, generator=generator).to(canonical.means)
     axes = rotations(canonical.quats[moved]) * canonical.log_scales[moved].exp()[:, None]
     canonical.means[moved] += (axes @ spread[..., None])[..., 0]
-    for parameter in canonical.parameters():
-        moments = {} if optimizer is None else optimizer.state.get(parameter, {})
+    for parameter in canonical.parameters() if optimizer else ():
+        moments = optimizer.state.get(parameter, {})
         for name in moments.keys() & {"exp_avg", "exp_avg_sq"}:
             moments[name][torch.cat([touched.to(moved.device), moved])] = 0
     return len(moved)
