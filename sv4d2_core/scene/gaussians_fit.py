@@ -60,8 +60,8 @@ def relocate(
     spread = _SPREAD * torch.randn(len(moved), 3, generator=generator).to(canonical.means)
     axes = rotations(canonical.quats[moved]) * canonical.log_scales[moved].exp()[:, None]
     canonical.means[moved] += (axes @ spread[..., None])[..., 0]
-    for parameter in canonical.parameters() if optimizer else ():
-        moments = optimizer.state.get(parameter, {})
+    for parameter in canonical.parameters():
+        moments = {} if optimizer is None else optimizer.state.get(parameter, {})
         for name in moments.keys() & {"exp_avg", "exp_avg_sq"}:
             moments[name][torch.cat([touched.to(moved.device), moved])] = 0
     return len(moved)
