@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -177,6 +178,8 @@ def test_stock_loaders_load_the_shipped_model(host, pack, core, tiny, caplog):
         assert model.model.config_for(8).unet == expected.unet and model.model.variant_known
         weights = ours.model.diffusion_model.state_dict()
         found = model.model.diffusion_model.state_dict()
+        metadata = (json.loads(bytes(x.pop("sv4d2_metadata").tolist())) for x in (weights, found))
+        assert next(metadata) == next(metadata)
         assert [key for key in weights if not torch.equal(weights[key], found[key])] == []
     clip, cameras = torch.rand(2, 32, 32, 3), core("cameras").Cameras.official("sv4d2")
     widgets = [5, 1, "euler", "karras", "model default", 1.0, 2.0, 1.0, 8.0]
@@ -196,8 +199,8 @@ def test_a_model_that_the_host_saves_keeps_its_sizes(host, pack, core, tiny, hos
     ours = pack["SV4D2CheckpointLoader"].execute(tiny, "auto", "default").args[0]
     saved = host_dirs.models / "checkpoints" / "saved.safetensors"
     comfy.sd.save_checkpoint(str(saved), ours)
-    layout = core("diffusion.layout")
-    expected = layout.read_unet_only(layout.read_header(TINY))[0]
-    assert layout.read_unet_only(layout.read_header(saved))[0].unet == expected.unet
+    read_header, layout = core("diffusion.safetensors_stream").read_header, core("diffusion.layout")
+    expected = layout.read_unet_only(read_header(TINY))[0]
+    assert layout.read_unet_only(read_header(saved))[0].unet == expected.unet
     again = comfy.sd.load_diffusion_model(str(saved))
     assert again.model.sv4d2_config.n_frames == expected.n_frames and again.model.variant_known

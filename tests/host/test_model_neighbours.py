@@ -191,6 +191,7 @@ def test_other_models_are_found_loaded_and_sampled_as_without_the_pack(host):
 
 def test_dataclass_of_the_variant_is_the_official_one(core, official_widths):
     layout = core("diffusion.layout")
-    whole = layout.read_config(layout.read_header(official_widths))
-    alone, prefix = layout.read_unet_only(layout.read_header(official_widths))
+    read_header = core("diffusion.safetensors_stream").read_header
+    whole = layout.read_config(read_header(official_widths))
+    alone, prefix = layout.read_unet_only(read_header(official_widths))
     assert prefix == "model.diffusion_model." and dataclasses.replace(alone, clip=whole.clip) == whole
