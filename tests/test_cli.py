@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from sv4d2_core import read_views
-from sv4d2_core.cli import main
+from sv4d2_core.cli import build_parser, main
+from sv4d2_core.shipped import TINY_MODEL
 
 ROOT = Path(__file__).parent.parent
 
@@ -365,3 +366,9 @@ def test_module_runs_and_lists_its_commands():
     )
     for name in ("views", "convert", "info", "demo"):
         assert name in done.stdout
+
+
+def test_tiny_names_the_model_that_comes_with_the_pack():
+    for command in (["views", "clip.gif"], ["refine", "folder"]):
+        parsed = build_parser().parse_args([*command, "--out", "x", "--checkpoint", "tiny"])
+        assert parsed.checkpoint == TINY_MODEL

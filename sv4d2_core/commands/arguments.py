@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..cameras import Cameras
 from ..orbits import CUSTOM, orbit
 from ..scene.scene import even_times
+from ..shipped import TINY_MODEL
+
+
+def checkpoint_file(text: str) -> Path:
+    """Return the path of a checkpoint; ``tiny`` is the small model that comes with the pack."""
+    return TINY_MODEL if text == "tiny" else Path(text)
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

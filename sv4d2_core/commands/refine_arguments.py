@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..scene.config import RefineConfig
-from .arguments import at_least, positive_number
+from .arguments import at_least, checkpoint_file, positive_number
 
 _STEPS = 2500
 
@@ -71,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(1, 2),
         help="default: 2 with --checkpoint, else 1; 2 without weighs the given views by visibility",
     )
-    second.add_argument("--checkpoint", type=Path, metavar="FILE", help="the SV4D 2.0 checkpoint")
+    second.add_argument(
+        "--checkpoint", type=checkpoint_file, metavar="FILE", help="the SV4D 2.0 checkpoint, or tiny"
+    )
     second.add_argument("--variant", default="auto", choices=("auto", "sv4d2", "sv4d2_8views"))
     second.add_argument(
         "--strength", type=positive_number, metavar="X", help="share of the denoising (default 0.35)"

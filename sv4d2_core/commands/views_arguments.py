@@ -10,13 +10,19 @@ from ..cameras import Cameras
 from ..diffusion.config import ModelConfig
 from ..diffusion.sampling import SAMPLERS, Solver, guidance_table
 from ..video.crop import CENTERINGS
-from .arguments import at_least, positive_number
+from .arguments import at_least, checkpoint_file, positive_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("input", metavar="INPUT", help="video, GIF, image, folder of images or a quoted glob")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="safetensors file")
+    parser.add_argument(
+        "--checkpoint",
+        type=checkpoint_file,
+        required=True,
+        metavar="FILE",
+        help="safetensors file, or tiny for the small model that comes with the pack",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--variant", default="auto", choices=("auto", "sv4d2", "sv4d2_8views"))
 
