@@ -15,7 +15,7 @@ from PIL import Image
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export import animations
 from sv4d2_core.export.animations import ANIMATION_SUFFIXES, write_animation, write_pngs
-from sv4d2_core.video.read import to_bytes
+from sv4d2_core.video.pictures import to_bytes
 from sv4d2_core.world import make_creature, render_views
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from sv4d2_core.data.clips import read_clips
 from sv4d2_core.data.reader import read_any_views
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.video.foreground import near_white_masks
-from sv4d2_core.video.read import to_bytes, write_frames
+from sv4d2_core.video.pictures import to_bytes, write_frames
 from sv4d2_core.video.write import write_video
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views

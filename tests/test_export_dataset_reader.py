@@ -16,7 +16,7 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.reader import read_dataset
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.video.foreground import near_white_masks
-from sv4d2_core.video.read import write_frames
+from sv4d2_core.video.pictures import write_frames
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views
 

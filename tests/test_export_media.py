@@ -14,7 +14,7 @@ from PIL import Image
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.video import pictures
 from sv4d2_core.video import write as video
-from sv4d2_core.video.read import contact_sheet, pick_frames, to_bytes
+from sv4d2_core.video.pictures import contact_sheet, pick_frames, to_bytes
 from sv4d2_core.video.write import write_video
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views

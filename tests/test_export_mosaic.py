@@ -10,7 +10,7 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.video import pictures as mosaic
-from sv4d2_core.video.read import UNTRAINED_LABEL, frame_strip, view_mosaic
+from sv4d2_core.video.pictures import UNTRAINED_LABEL, frame_strip, view_mosaic
 from sv4d2_core.views import ViewGrid
 
 torch.set_num_threads(1)

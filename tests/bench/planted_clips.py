@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.training.curation import pictured
-from sv4d2_core.video.read import with_alpha
+from sv4d2_core.video.pictures import with_alpha
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import Parts, draw_object, parts_at, render_parts
 from sv4d2_core.world.body import surface_points

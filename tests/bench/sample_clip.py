@@ -7,7 +7,7 @@ from PIL import Image
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.shipped import SAMPLE_CLIP, SAMPLE_CREATURE, SAMPLE_FPS, SAMPLE_FRAMES
-from sv4d2_core.video.read import to_bytes, with_alpha
+from sv4d2_core.video.pictures import to_bytes, with_alpha
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_creature
 
