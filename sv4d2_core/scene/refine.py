@@ -90,7 +90,9 @@ def refine_scene(
         FloatingPointError: the fit diverged; the text says which setting to lower.
     """
     views = checked_views(views)
-    views, said = with_elevation(views.resized(size or views.images.shape[2]), input_elevation_deg)
+    if size is not None:
+        views = checked_views(views.resized(size))
+    views, said = with_elevation(views, input_elevation_deg)
     notes = [said]
     path = None if crop is None else object_path(crop, views.cameras, views.frame_times())
     if path is not None:
