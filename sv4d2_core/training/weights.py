@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..diffusion.blocks import AttentionBlock, OneTokenAttention, SelfAttention
-from ..diffusion.layout import PARTS, SHARED_ENCODER, STORED_METADATA, metadata_of
+from ..diffusion.convert import write_checkpoint_file
+from ..diffusion.layout import PARTS
 from ..diffusion.model import Model
-from ..diffusion.safetensors_stream import metadata_tensor, write_safetensors
 from ..diffusion.unet import UNet
 
 # Names in a file of LoRA weights start as the UNet is called inside ComfyUI's model.
@@ -367,10 +367,6 @@ def write_checkpoint(path: Path, model: Model, dtype: torch.dtype, notes: dict[s
         notes: further metadata, such as how the model was trained.
     """
     shared = model.view_encoder is model.frame_encoder
-    sizes = metadata_of(model.config)
-    if shared:
-        sizes[SHARED_ENCODER] = "true"
-    metadata = {**sizes, **notes, "format": "pt"}
     weights: dict[str, Tensor] = {
         part.prefix + key: tensor
         for part in PARTS
@@ -378,8 +374,12 @@ def write_checkpoint(path: Path, model: Model, dtype: torch.dtype, notes: dict[s
         for key, tensor in getattr(model, part.name).state_dict().items()
     }
     kinds = {key: (dtype, tuple(tensor.shape)) for key, tensor in weights.items()}
-    weights[STORED_METADATA] = kept = metadata_tensor(sizes)
-    kinds[STORED_METADATA] = (kept.dtype, tuple(kept.shape))
-    return write_safetensors(
-        path, kinds, lambda key: weights[key].detach().cpu().to(kinds[key][0]), metadata, overwrite=True
+    return write_checkpoint_file(
+        path,
+        kinds,
+        lambda key: weights[key].detach().cpu().to(dtype),
+        model.config,
+        shared,
+        notes,
+        overwrite=True,
     )
