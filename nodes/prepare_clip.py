@@ -9,8 +9,9 @@ import torch
 from comfy_api.latest import Input, io
 from torch import Tensor
 
-from ..sv4d2_core.video.crop import CENTERINGS, prepare_clip
+from ..sv4d2_core.video.crop import CENTERINGS
 from ..sv4d2_core.video.pictures import frame_strip
+from ..sv4d2_core.video.prepare import prepare_clip
 from ..sv4d2_core.video.read import Clip
 from .preview import picture_preview
 from .sockets import aliases, shows_a_picture

@@ -10,8 +10,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
+from ..sv4d2_core.data.clips import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
 from ..sv4d2_core.video.foreground import near_white_masks
-from ..sv4d2_core.video.prepare import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
 from ..sv4d2_core.views import ViewGrid
 from .host_model import sv4d2_model
 from .sockets import CamerasType, ViewsType, aliases

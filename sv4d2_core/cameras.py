@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -95,18 +95,16 @@ class Cameras:
     def select(self, novel_views: Sequence[int]) -> Cameras:
         """Return the input view followed by the given novel views (indices 0..V-1)."""
         keep = [0, *(i + 1 for i in novel_views)]
-        return Cameras(
-            tuple(self.elevations_deg[i] for i in keep),
-            tuple(self.azimuths_deg[i] for i in keep),
-            self.radius,
-            self.fov_deg,
-            self.input_elevation_deg,
+        elevations, azimuths = (
+            tuple(angles[i] for i in keep) for angles in (self.elevations_deg, self.azimuths_deg)
         )
+        return replace(self, elevations_deg=elevations, azimuths_deg=azimuths)
 
     def network_angles_rad(self) -> tuple[Tensor, Tensor]:
         """Return the polar and azimuth angles that condition the network, each [V] float64 in [0, 2 pi).
 
-        Source: specification section 8; equal elevations all give pi / 2.
+        Equal elevations all give pi / 2. Source: docs/method.md, Cameras, from the released sampling code,
+        whose order of rounding this keeps.
         """
         e = torch.tensor(self.elevations_deg, dtype=torch.float64)
         a = torch.tensor(self.azimuths_deg, dtype=torch.float64)
@@ -150,10 +148,6 @@ class Cameras:
         """Return camera-to-world matrices with OpenCV camera axes, [V + 1, 4, 4] float64."""
         return self.c2w_opengl() @ _OPENGL_TO_OPENCV
 
-    def w2c_opengl(self) -> Tensor:
-        """Return world-to-camera matrices with OpenGL camera axes, [V + 1, 4, 4] float64."""
-        return torch.linalg.inv(self.c2w_opengl())
-
     def w2c_opencv(self) -> Tensor:
         """Return world-to-camera matrices with OpenCV camera axes, [V + 1, 4, 4] float64."""
         return torch.linalg.inv(self.c2w_opencv())
@@ -182,13 +176,8 @@ class Cameras:
 
     def to_json(self) -> dict:
         """Return the fields as plain JSON values; `from_json` reads them back."""
-        return {
-            "elevations_deg": list(self.elevations_deg),
-            "azimuths_deg": list(self.azimuths_deg),
-            "radius": self.radius,
-            "fov_deg": self.fov_deg,
-            "input_elevation_deg": self.input_elevation_deg,
-        }
+        angles = {"elevations_deg": list(self.elevations_deg), "azimuths_deg": list(self.azimuths_deg)}
+        return asdict(self) | angles
 
     @classmethod
     def from_json(cls, data: dict) -> Cameras:
@@ -196,8 +185,7 @@ class Cameras:
         missing = {"elevations_deg", "azimuths_deg"} - data.keys()
         if missing:
             raise ValueError(f"Camera JSON lacks {sorted(missing)}; it has {sorted(data)}.")
-        known = ("elevations_deg", "azimuths_deg", "radius", "fov_deg", "input_elevation_deg")
-        return cls(**{key: data[key] for key in known if key in data})
+        return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
 
     @classmethod
     def official(cls, variant: str) -> Cameras:
@@ -244,22 +232,21 @@ class Cameras:
     @classmethod
     def default(cls, n_views: int) -> Cameras:
         """Return the official orbit that has ``n_views`` novel views, else an even ring."""
-        for variant, azimuths in OFFICIAL_AZIMUTHS_DEG.items():
-            if len(azimuths) == n_views + 1:
-                return cls.official(variant)
-        return cls.ring(n_views)
+        official = (v for v, azimuths in OFFICIAL_AZIMUTHS_DEG.items() if len(azimuths) == n_views + 1)
+        variant = next(official, None)
+        return cls.ring(n_views) if variant is None else cls.official(variant)
 
     @classmethod
     def ring(cls, n_views: int, elevation_deg: float = 0.0) -> Cameras:
-        """Return V views evenly spaced in azimuth, all at one elevation relative to the input view.
-
-        On the input's own elevation the input takes one of V + 1 places; elsewhere the views take all V.
-        """
+        """Return V views evenly spaced in azimuth, all at one elevation relative to the input view."""
         return cls.rings(n_views, (elevation_deg,))
 
     @classmethod
     def rings(cls, n_views_per_ring: int, elevations_deg: Sequence[float]) -> Cameras:
-        """Return several rings, each as `ring` makes it, one after the other."""
+        """Return several rings of evenly spaced views, one after the other.
+
+        On the input's own elevation the input takes one of V + 1 places; elsewhere the views take all V.
+        """
         elevations, azimuths = [0.0], [0.0]
         for elevation in elevations_deg:
             shared = 1 if elevation == 0 else 0
@@ -270,12 +257,9 @@ class Cameras:
 
     @classmethod
     def sweep(cls, n_views: int, azimuth_deg: float = 360.0, elevation_amplitude_deg: float = 0.0) -> Cameras:
-        """Return V views along an arc from the input view, the elevation following one sine period.
+        """Return V views along an arc from the input view, the elevation following one period of a sine.
 
-        Args:
-            n_views: V.
-            azimuth_deg: azimuth of the point after the last view (360: a full turn without a repeat).
-            elevation_amplitude_deg: height of the sine, degrees.
+        ``azimuth_deg`` is that of the point after the last view: 360 is a full turn without a repeat.
         """
         steps = [i / (n_views + 1) for i in range(n_views + 1)]
         return cls(

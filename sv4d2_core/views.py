@@ -75,20 +75,12 @@ class ViewGrid:
         return tuple(t / last for t in range(self.n_frames))
 
     def one_view(self, view: int) -> tuple[Tensor, Tensor | None]:
-        """Return all frames of a view (0 is the input), [T, H, W, 3], and their masks [T, H, W].
-
-        Raises:
-            ValueError: there is no such view.
-        """
+        """Return all frames of a view (0 is the input), [T, H, W, 3], and their masks [T, H, W]."""
         self.cameras.check_view(view)
         return self.images[:, view], None if self.masks is None else self.masks[:, view]
 
     def one_frame(self, frame: int, include_input: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Return all views of a frame, [V + 1 or V, H, W, 3], and their masks [V + 1 or V, H, W].
-
-        Raises:
-            ValueError: there is no such frame.
-        """
+        """Return all views of a frame, [V + 1 or V, H, W, 3], and their masks [V + 1 or V, H, W]."""
         if not 0 <= frame < self.n_frames:
             raise ValueError(
                 f"Expected a frame from 0 to {self.n_frames - 1}; got {frame}. These views have "
@@ -107,26 +99,21 @@ class ViewGrid:
     def at_frames(self, frames: Sequence[int]) -> ViewGrid:
         """Return the grid of some frames, which keep their times."""
         frames, times = list(frames), self.frame_times()
-        masks = None if self.masks is None else self.masks[frames]
-        latents = None if self.latents is None else self.latents[frames]
-        return replace(
-            self,
-            images=self.images[frames],
-            masks=masks,
-            latents=latents,
-            times=tuple(times[t] for t in frames),
+        images, masks, latents = (
+            None if values is None else values[frames] for values in (self.images, self.masks, self.latents)
         )
+        times = tuple(times[t] for t in frames)
+        return replace(self, images=images, masks=masks, latents=latents, times=times)
 
     def resized(self, size: int) -> ViewGrid:
         """Return the grid with square images of another size and no latents."""
-        if tuple(self.images.shape[2:4]) == (size, size):
+        shape = tuple(self.images.shape[:4])
+        if shape[2:] == (size, size):
             return self
+        images = resize_images(self.images.flatten(0, 1), size, size).unflatten(0, shape[:2])
         masks = self.masks
         if masks is not None:
-            masks = resize_images(masks.flatten(0, 1)[..., None], size, size)[..., 0]
-            masks = masks.unflatten(0, tuple(self.images.shape[:2]))
-        images = resize_images(self.images.flatten(0, 1), size, size)
-        images = images.unflatten(0, tuple(self.images.shape[:2]))
+            masks = resize_images(masks.flatten(0, 1)[..., None], size, size)[..., 0].unflatten(0, shape[:2])
         return replace(self, images=images, masks=masks, latents=None)
 
 

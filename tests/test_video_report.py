@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sv4d2_core.video.crop import prepare_clip
+from sv4d2_core.video.prepare import prepare_clip
 from sv4d2_core.video.read import Clip
 
 torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Reads views in any form that is understood: a folder of ours, a data set, or plain clips."""
+"""Reads views in any form that is understood (a folder of ours, a data set, plain clips), and finds them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from ..cameras import Cameras
 from ..scene.losses import unpacked_normals
 from ..video.foreground import opacity_source
 from ..video.pictures import read_frames
-from ..video.read import DEFAULT_FPS, IMAGE_SUFFIXES, Clip, mask_opacity, natural_key, read_pictures
+from ..video.read import (
+    DEFAULT_FPS,
+    IMAGE_SUFFIXES,
+    Clip,
+    mask_opacity,
+    natural_key,
+    read_pictures,
+    with_equal_channels,
+)
 from ..views import ViewGrid
 from .clips import ViewClip, find_clips, grid_of_clips, read_clips
 from .transforms import TRANSFORMS_FILES, Frame, Transforms, read_transforms, transforms_file
@@ -27,6 +35,8 @@ from .views_folder import CAMERAS_FILE, RUN_FILE, read_views
 _SAME_TIME = 1e-6
 # Largest distance of a time from even spacing, as a share of the whole span.
 _LARGEST_TIME_ERROR = 1e-3
+# Folders of views that are listed where the one that was asked for is not there, and how deep they may lie.
+_LISTED, _DEPTH = 5, 4
 
 
 def read_dataset(path: str | Path) -> ViewGrid:
@@ -52,7 +62,8 @@ def read_dataset(path: str | Path) -> ViewGrid:
         raise FileNotFoundError(f"Expected {' or '.join(TRANSFORMS_FILES)} in {path}; there is none.")
     transforms = read_transforms(file)
     fps = DEFAULT_FPS if transforms.fps is None else transforms.fps
-    return grid_of_clips(_clips(_frames_by_view(transforms), file.parent, fps), transforms.cameras)
+    clips = (_clip(frames, file.parent, fps) for frames in _frames_by_view(transforms))
+    return grid_of_clips(clips, transforms.cameras)
 
 
 def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
@@ -94,8 +105,6 @@ def _distinct_times(transforms: Transforms) -> np.ndarray:
 
 
 def _check_spacing(times: np.ndarray, path: Path) -> None:
-    if len(times) < 3:
-        return
     even = np.linspace(times[0], times[-1], len(times))
     worst = int(np.abs(times - even).argmax())
     if abs(times[worst] - even[worst]) > _LARGEST_TIME_ERROR * (times[-1] - times[0]):
@@ -106,14 +115,21 @@ def _check_spacing(times: np.ndarray, path: Path) -> None:
         )
 
 
-def _clips(frames_by_view: list[list[Frame]], folder: Path, fps: float) -> Iterator[ViewClip]:
-    for frames in frames_by_view:
-        pictures = [_picture(folder, frame) for frame in frames]
-        clip = Clip(_stack(pictures, frames), fps, None, frames[0].name)
-        masked = [frame for frame in frames if frame.mask_path is not None]
-        if opacity_source(clip) != "alpha" and masked:
-            clip = replace(clip, masks=_masks(folder, frames, clip.frames.shape[1:3]))
-        yield ViewClip.of_clip(clip)
+def _clip(frames: list[Frame], folder: Path, fps: float) -> ViewClip:
+    """Return all frames of a view, in order of time."""
+    pictures = [_picture(folder, frame) for frame in frames]
+    first = pictures[0].shape[:2]
+    for frame, picture in zip(frames, pictures, strict=True):
+        if picture.shape[:2] != first:
+            raise ValueError(
+                f"Expected pictures of one size; {frames[0].name} has {first[1]} x {first[0]}, {frame.name} "
+                f"has {picture.shape[1]} x {picture.shape[0]}. Resize them to one size."
+            )
+    clip = Clip(np.stack(with_equal_channels(pictures)), fps, None, frames[0].name)
+    if opacity_source(clip) != "alpha" and any(frame.mask_path is not None for frame in frames):
+        masks = np.stack([_mask(folder, frame, first) for frame in frames])
+        clip = replace(clip, masks=masks)
+    return ViewClip.of_clip(clip)
 
 
 def _picture(folder: Path, frame: Frame) -> np.ndarray:
@@ -125,21 +141,19 @@ def _picture(folder: Path, frame: Frame) -> np.ndarray:
     return _one_picture(file if is_complete else file.with_name(f"{file.name}.png"), frame.name)
 
 
-def _masks(folder: Path, frames: list[Frame], size: tuple[int, ...]) -> np.ndarray:
-    """Return the masks of a view, uint8 [T, H, W]."""
-    masks = []
-    for frame in frames:
-        if frame.mask_path is None:
-            raise ValueError(
-                f"Expected a mask_path in every frame of a view or in none; {frame.name} has none. Add it."
-            )
-        masks.append(mask_opacity(_one_picture(_inside(folder, frame.mask_path, frame.name), frame.name)))
-        if masks[-1].shape != size:
-            raise ValueError(
-                f"Expected masks of the pictures' size {size[1]} x {size[0]}; {frame.mask_path} of "
-                f"{frame.name} has {masks[-1].shape[1]} x {masks[-1].shape[0]}. Resize it."
-            )
-    return np.stack(masks)
+def _mask(folder: Path, frame: Frame, size: tuple[int, ...]) -> np.ndarray:
+    """Return a frame's mask, uint8 [H, W]."""
+    if frame.mask_path is None:
+        raise ValueError(
+            f"Expected a mask_path in every frame of a view or in none; {frame.name} has none. Add it."
+        )
+    mask = mask_opacity(_one_picture(_inside(folder, frame.mask_path, frame.name), frame.name))
+    if mask.shape != size:
+        raise ValueError(
+            f"Expected masks of the pictures' size {size[1]} x {size[0]}; {frame.mask_path} of "
+            f"{frame.name} has {mask.shape[1]} x {mask.shape[0]}. Resize it."
+        )
+    return mask
 
 
 def _inside(folder: Path, stated: str, name: str) -> Path:
@@ -163,26 +177,10 @@ def _one_picture(file: Path, name: str) -> np.ndarray:
     return read_pictures(file, slice(0, 1, 1))[0][0]
 
 
-def _stack(pictures: Sequence[np.ndarray], frames: Sequence[Frame]) -> np.ndarray:
-    """Return uint8 [T, H, W, 3 or 4]; pictures without alpha among others are opaque."""
-    height, width = pictures[0].shape[:2]
-    channels = max(picture.shape[-1] for picture in pictures)
-    padded = []
-    for picture, frame in zip(pictures, frames, strict=True):
-        if picture.shape[:2] != (height, width):
-            raise ValueError(
-                f"Expected pictures of one size; {frames[0].name} has {width} x {height}, {frame.name} has "
-                f"{picture.shape[1]} x {picture.shape[0]}. Resize them to one size."
-            )
-        extra = channels - picture.shape[-1]
-        padded.append(np.pad(picture, ((0, 0), (0, 0), (0, extra)), constant_values=255))
-    return np.stack(padded)
-
-
 def read_any_views(
     path: str | Path,
     cameras: Cameras | None = None,
-    input_view: ViewGrid | Tensor | None = None,
+    input_view: ViewGrid | None = None,
     frames: int | None = None,
 ) -> ViewGrid:
     """Return the grid of views at a place, in the first of these forms that it has.
@@ -191,11 +189,7 @@ def read_any_views(
     2. A transforms file, or a folder with one: `read_dataset`.
     3. A folder with one clip per view, or a pattern that gives the clips: `read_clips`.
 
-    Args:
-        path: the folder, file or pattern.
-        cameras: cameras of plain clips; the other forms bring their own.
-        input_view: view 0 of plain clips without one; see `read_clips`.
-        frames: of plain clips, take only the first so many frames; None: all.
+    ``cameras``, ``input_view`` and ``frames`` are for plain clips alone: see `read_clips`.
 
     Raises:
         FileNotFoundError: nothing of these kinds is there, or files of it are missing.
@@ -239,8 +233,7 @@ def _is_ours(place: Path) -> bool:
 
 
 def _is_dataset(place: Path) -> bool:
-    is_file = place.suffix.lower() == ".json" and place.is_file()
-    return is_file or (place.is_dir() and transforms_file(place) is not None)
+    return transforms_file(place) is not None or (place.suffix.lower() == ".json" and place.is_file())
 
 
 def _nothing_at(place: Path) -> str:
@@ -281,19 +274,9 @@ def read_normals(folder: Path, views: ViewGrid) -> Tensor:
     return unpacked_normals(torch.stack(pictures, dim=1).float() / 255)
 
 
-_LISTED = 5
-_DEPTH = 4
-
-
 @contextmanager
 def numbered_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Yield a new empty folder ``parent``/``name``_NNNNN with the next free number; gone if the block fails.
-
-    Making the folder is what claims the number, so that of several processes none gets another's folder.
-
-    Raises:
-        OSError: the disk is full or read-only.
-    """
+    """Yield a new empty folder ``parent``/``name``_NNNNN, the next free number; gone if the block fails."""
     folder = _claimed(parent, name, "", Path.mkdir)
     try:
         yield folder
@@ -304,20 +287,12 @@ def numbered_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def numbered_file(parent: Path, name: str, suffix: str) -> Path:
-    """Return a new empty file ``parent``/``name``_NNNNN``suffix`` with the next free number.
-
-    Raises:
-        OSError: the disk is full or read-only.
-    """
+    """Return a new empty file ``parent``/``name``_NNNNN``suffix`` with the next free number."""
     return _claimed(parent, name, suffix, lambda place: place.touch(exist_ok=False))
 
 
 def find_views(name: str, roots: Sequence[Path]) -> Path:
     """Return the folder of views called ``name`` inside the first of ``roots`` that has it, links resolved.
-
-    Args:
-        name: path relative to a root.
-        roots: where to look, in this order.
 
     Raises:
         ValueError: the path leads out of the roots.
@@ -346,7 +321,10 @@ def find_views(name: str, roots: Sequence[Path]) -> Path:
 
 
 def _claimed(parent: Path, name: str, suffix: str, make: Callable[[Path], None]) -> Path:
-    """Return the place with the next free number, which making it claims: that fails where it exists."""
+    """Return the place with the next free number.
+
+    Making it claims the number, as that fails where it exists: of several processes none gets another's.
+    """
     taken = re.compile(re.escape(name) + r"_(\d+)" + re.escape(suffix), re.IGNORECASE)
     parent.mkdir(parents=True, exist_ok=True)
     number = max((int(m[1]) for path in parent.iterdir() if (m := taken.fullmatch(path.name))), default=0)

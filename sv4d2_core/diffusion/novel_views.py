@@ -17,8 +17,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..video.crop import PreparedClip
 from ..video.foreground import near_white_masks
+from ..video.prepare import PreparedClip
 from ..views import ViewGrid
 from .config import ModelConfig
 from .model import Backend, SamplingJob

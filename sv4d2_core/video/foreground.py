@@ -14,8 +14,8 @@ NEAR_WHITE = 250
 SPECK_SHARE = 0.0005
 # Opacity of a given mask (0..255) that does not yet count: networks and video codecs leave such a haze.
 _HAZE = 8
-# Share of the frame's border that may be foreground before the background cannot be called white.
-_LARGEST_BORDER_SHARE = 0.8
+# Share of the border that may be foreground before the background cannot be called white.
+LARGEST_BORDER_SHARE = 0.8
 
 _HOW_TO_CUT_OUT = (
     "Give a mask: in ComfyUI from RemoveBackground or SAM3, on the command line with --mask (white = object)."
@@ -62,12 +62,14 @@ def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
         ValueError: no frame has any foreground, or the background is not white and nothing else tells.
     """
     source = opacity_source(clip)
-    if source == "mask" and clip.masks is not None:
+    if clip.masks is not None:
         opacity = np.where(clip.masks > _HAZE, clip.masks, 0) if ignore_specks else clip.masks
     elif source == "alpha":
         opacity = clip.frames[..., 3]
     else:
-        opacity = np.stack([_not_near_white(frame) for frame in clip.frames])
+        # In whole numbers: the mean over RGB is at most 250.
+        dark = clip.frames[..., :3].sum(axis=-1, dtype=np.uint16) <= 3 * NEAR_WHITE
+        opacity = np.where(dark, 255, 0).astype(np.uint8)
         _check_background_is_white(clip, opacity)
     found = int(np.count_nonzero(opacity))
     if ignore_specks:
@@ -90,25 +92,19 @@ def object_boxes(opacity: np.ndarray) -> np.ndarray:
     return boxes
 
 
-def _not_near_white(frame: np.ndarray) -> np.ndarray:
-    """Return uint8 [H, W]: 255 where the mean over RGB is at most 250, else 0; in whole numbers."""
-    red, green, blue = (frame[..., channel].astype(np.uint16) for channel in range(3))
-    return np.where(red + green + blue <= 3 * NEAR_WHITE, 255, 0).astype(np.uint8)
-
-
 def _without_specks(opacity: np.ndarray) -> np.ndarray:
     """Return [H, W] opacity without its connected parts (8 neighbours) below 0.05 % of the frame."""
-    from skimage.measure import label
+    import cv2
 
-    parts = np.asarray(label(opacity > 0, connectivity=2))
-    keep = np.bincount(parts.ravel()) >= SPECK_SHARE * opacity.size
-    return np.where(keep[parts], opacity, 0).astype(np.uint8)
+    _, parts, measures, _ = cv2.connectedComponentsWithStats((opacity > 0).astype(np.uint8))
+    keep = measures[:, cv2.CC_STAT_AREA] >= SPECK_SHARE * opacity.size
+    return np.where(keep[parts], opacity, 0)
 
 
 def _check_background_is_white(clip: Clip, opacity: np.ndarray) -> None:
-    share = _border(opacity > 0).mean()
-    if share > _LARGEST_BORDER_SHARE:
-        level = np.median(_border(clip.frames[..., :3].mean(axis=-1, dtype=np.float32)))
+    share = border_pixels(opacity > 0).mean()
+    if share > LARGEST_BORDER_SHARE:
+        level = np.median(border_pixels(clip.frames[..., :3].mean(axis=-1, dtype=np.float32)))
         raise ValueError(
             f"Expected a near-white background (grey level above {NEAR_WHITE}) in a clip without mask or "
             f"alpha; got {100 * share:.0f} % of the border pixels below that (median level {level:.0f}), so "
@@ -116,7 +112,7 @@ def _check_background_is_white(clip: Clip, opacity: np.ndarray) -> None:
         )
 
 
-def _border(frames: np.ndarray) -> np.ndarray:
+def border_pixels(frames: np.ndarray) -> np.ndarray:
     """Return the outermost pixels of [T, H, W] frames, flat."""
     sides = (frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1])
     return np.concatenate([side.ravel() for side in sides])
@@ -125,11 +121,12 @@ def _border(frames: np.ndarray) -> np.ndarray:
 def _nothing_found(clip: Clip, source: str, found: int) -> str:
     n_frames, height, width = clip.frames.shape[:3]
     if found:
-        seen = (
-            f"only {found} foreground pixels in {n_frames} frames of {width} x {height}, in parts below "
-            f"{100 * SPECK_SHARE:g} % of the frame ({SPECK_SHARE * width * height:.0f} pixels)"
+        return (
+            f"Expected an object; got only {found} foreground pixels in {n_frames} frames of {width} x "
+            f"{height}, in parts below {100 * SPECK_SHARE:g} % of the frame "
+            f"({SPECK_SHARE * width * height:.0f} pixels). Crop the clip closer to the object. "
+            f"{_HOW_TO_CUT_OUT}"
         )
-        return f"Expected an object; got {seen}. Crop the clip closer to the object. {_HOW_TO_CUT_OUT}"
     seen = {
         "mask": "masks that are black everywhere",
         "alpha": "alpha that is transparent everywhere",

@@ -25,6 +25,12 @@ IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".t
 _DEFAULT_DURATION_MS = 100.0
 # A pixel that is wider or higher than this many times the other is damage, not a wide-screen format.
 _LARGEST_PIXEL_ASPECT = 8
+# Frames per second that a clip can have.
+_FPS_RANGE = (0.1, 1000.0)
+# Masks that stay below this grey level everywhere hold labels (0 and 1), not opacity.
+_LOWEST_WHITE = 128
+# Difference between the channels (0..255) that lossy compression leaves in a grey picture.
+_CHROMA_NOISE = 8
 
 
 def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
@@ -40,7 +46,12 @@ def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], floa
         FileNotFoundError: nothing is there, or a folder or pattern gives no images.
         ValueError: a file cannot be read, or the path cannot exist.
     """
-    files = _find_named(path)
+    try:
+        files = _find(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"Expected a path; got {str(path)!r}: {_reason(error)}. Check the path.") from error
     if len(files) > 1:
         return [_read_image(file) for file in files[pick]], DEFAULT_FPS, len(files)
     if files[0].suffix.lower() in IMAGE_SUFFIXES:
@@ -48,20 +59,10 @@ def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], floa
     return _read_video(files[0], pick)
 
 
-def _find_named(path: str | Path) -> list[Path]:
-    """Return what `_find` returns; what the system says about an impossible path becomes a ValueError."""
-    try:
-        if "\0" in str(path):
-            raise ValueError("it holds a NUL byte")
-        return _find(path)
-    except FileNotFoundError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"Expected a path; got {str(path)!r}: {_reason(error)}. Check the path.") from error
-
-
 def _find(path: str | Path) -> list[Path]:
     """Return the one file, or the images of a folder or pattern in natural order."""
+    if "\0" in str(path):
+        raise ValueError("it holds a NUL byte")
     place = Path(path).expanduser()
     if place.is_file():
         return [place]
@@ -119,13 +120,11 @@ def _read_animation(file: Path, pick: slice) -> tuple[list[np.ndarray], float, i
 
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """Turn whatever Pillow raises into one message that names the file.
-
-    Damaged files raise nearly anything in there (struct.error, IndexError, SyntaxError, ...), and images too
-    large to be meant raise DecompressionBombError.
-    """
+    """Turn what Pillow raises into one message that names the file: damage raises nearly anything there."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:
         raise ValueError(
             f"Expected a readable image; {file} is not: {_reason(error)}. Save it again as PNG, or make it "
@@ -143,7 +142,7 @@ def _pixels(image: Image.Image, file: Path) -> np.ndarray:
         levels = np.asarray(image).astype(np.int64).clip(0, 65535)
         return np.repeat(((levels * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode == "F":
-        return np.repeat(to_uint8(np.asarray(image), str(file))[..., None], 3, axis=-1)
+        return np.repeat(_to_uint8(np.asarray(image), str(file))[..., None], 3, axis=-1)
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     return np.array(image.convert("RGBA" if has_alpha else "RGB"))
 
@@ -224,8 +223,9 @@ def _video_pixels(frame: av.VideoFrame, aspect: float) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 
 
-def to_uint8(values: np.ndarray, name: str) -> np.ndarray:
+def _to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
     """Return floats in 0..1 rounded to 0..255. A slight overshoot (a sharp resize) is cut."""
+    values = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise ValueError(
@@ -237,14 +237,6 @@ def to_uint8(values: np.ndarray, name: str) -> np.ndarray:
             f"Expected {name} in 0..1; got {values.min():g} to {values.max():g}. Divide 8-bit values by 255."
         )
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
-
-
-# Frames per second that a clip can have.
-_FPS_RANGE = (0.1, 1000.0)
-# Masks that stay below this grey level everywhere hold labels (0 and 1), not opacity.
-_LOWEST_WHITE = 128
-# Difference between the channels (0..255) that lossy compression leaves in a grey picture.
-_CHROMA_NOISE = 8
 
 
 @dataclass(frozen=True)
@@ -321,9 +313,7 @@ class Clip:
             images, masks: may be more than are taken; masks of the picked frames alone fit, too.
             fps: frames per second of the result.
             name: where the clip came from, for messages.
-            frames: largest number of frames; None takes all.
-            start: first frame, counted from 0.
-            every: take each ``every``-th frame from there.
+            frames, start, every: which frames to take, as in `load_clip`.
 
         Raises:
             ValueError: wrong shapes or counts, NaN or infinite values, a range that is not 0..1.
@@ -336,15 +326,13 @@ class Clip:
                 f"Expected at least {start + 1} frames in {name or 'the clip'}; got {len(images)}. Lower "
                 f"start."
             )
-        picked = to_uint8(images[pick].detach().float().cpu().numpy(), "images")
+        picked = _to_uint8(images[pick], "images")
         if masks is None:
             return cls(picked, float(fps), None, name)
         if masks.ndim not in (2, 3):
             raise ValueError(f"Expected masks [T or 1, H, W]; got shape {list(masks.shape)}.")
         masks = masks[None] if masks.ndim == 2 else masks
-        if len(masks) == len(images):
-            masks = masks[pick]
-        opacity = to_uint8(masks.detach().float().cpu().numpy(), "masks")
+        opacity = _to_uint8(masks[pick] if len(masks) == len(images) else masks, "masks")
         if len(opacity) == 1:
             opacity = np.repeat(opacity, len(picked), axis=0)
         if len(picked) < len(images) and len(opacity) != len(picked):
@@ -389,8 +377,10 @@ def load_clip(
         raise ValueError(
             f"Expected at least {start + 1} frames in {path}; got {total}. Check the file, or lower start."
         )
-    masks = None if mask is None else _read_masks(mask, pick, len(pictures))
-    stacked = _stack(_with_equal_channels(pictures), str(path))
+    masks = None
+    if mask is not None:
+        masks = _stack([mask_opacity(picture) for picture in _read_masks(mask, pick, len(pictures))], mask)
+    stacked = _stack(with_equal_channels(pictures), path)
     return Clip(stacked, source_fps / every if fps is None else float(fps), masks, str(path))
 
 
@@ -404,7 +394,7 @@ def _pick(frames: int | None, start: int, every: int) -> slice:
     return slice(start, None if frames is None else start + (frames - 1) * every + 1, every)
 
 
-def _read_masks(path: str | Path, pick: slice, n_frames: int) -> np.ndarray:
+def _read_masks(path: str | Path, pick: slice, n_frames: int) -> list[np.ndarray]:
     pictures, _, total = read_pictures(path, pick)
     if total == 1:
         pictures = read_pictures(path, slice(0, 1, 1))[0] * n_frames
@@ -413,7 +403,7 @@ def _read_masks(path: str | Path, pick: slice, n_frames: int) -> np.ndarray:
             f"Expected {n_frames} masks in {path}, one for each frame, or a single one; got {len(pictures)} "
             f"of {total} (start {pick.start}, every {pick.step}). Make the masks from the same frames."
         )
-    return _stack([mask_opacity(picture) for picture in pictures], str(path))
+    return pictures
 
 
 def mask_opacity(picture: np.ndarray) -> np.ndarray:
@@ -439,24 +429,22 @@ def _check_fps(fps: float, name: str) -> None:
         )
 
 
-def _with_equal_channels(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return all pictures as RGBA when any of them has alpha."""
+def with_equal_channels(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return pictures [H, W, 3 or 4], all as RGBA when any of them has alpha."""
     channels = max(picture.shape[-1] for picture in pictures)
     return [
-        picture
-        if picture.shape[-1] == channels
-        else np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+        np.pad(picture, ((0, 0), (0, 0), (0, channels - picture.shape[-1])), constant_values=255)
         for picture in pictures
     ]
 
 
-def _stack(pictures: Sequence[np.ndarray], name: str) -> np.ndarray:
+def _stack(pictures: Sequence[np.ndarray], path: str | Path) -> np.ndarray:
     first = pictures[0].shape[:2]
-    for index, picture in enumerate(pictures):
+    for number, picture in enumerate(pictures, start=1):
         if picture.shape[:2] != first:
             raise ValueError(
-                f"Expected frames of one size in {name}; got {_size_text(first)} for the first and "
-                f"{_size_text(picture.shape[:2])} for number {index + 1}. Resize them to one size."
+                f"Expected frames of one size in {path}; got {_size_text(first)} for the first and "
+                f"{_size_text(picture.shape[:2])} for number {number}. Resize them to one size."
             )
     return np.stack(pictures)
 

@@ -1,4 +1,4 @@
-"""Animated GIF: one palette for all pictures, their background left exactly as it is, true durations."""
+"""Videos and animated GIFs of pictures."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ from .pictures import pick_frames, to_bytes, with_alpha
 _BACKGROUND = 255
 _PALETTE_FRAMES, _PALETTE_PIXELS = 16, 500_000
 # A delay of one hundredth is taken for a tenth of a second by browsers.
-_SHORTEST = 2
-_LARGEST_FPS = 100 / _SHORTEST
+_LARGEST_GIF_FPS = 50.0
+# At rate factor 12 the eye cannot tell H.264 from the frames (0 is lossless, 23 is x264's default); quantiser
+# 2 of the fallback comes close. With B-frames the bits of small pictures vary from one call to the next.
+_ENCODER_OPTIONS = {"libx264": {"crf": "12", "bf": "0"}, "mpeg4": {"qmin": "2", "qmax": "2"}}
+_BT709 = 1
+_LIMITED_RANGE = 1
+
+_log = logging.getLogger(__name__)
 
 
 def gif_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
@@ -40,36 +46,33 @@ def gif_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
     Raises:
         ValueError: more than 50 pictures per second.
     """
-    if fps > _LARGEST_FPS:
+    if fps > _LARGEST_GIF_FPS:
         raise ValueError(
-            f"Expected at most {_LARGEST_FPS:g} frames per second, as a GIF can show; got {fps:g}. Lower the "
-            f"rate, or write webm or mp4."
+            f"Expected at most {_LARGEST_GIF_FPS:g} frames per second, as a GIF can show; got {fps:g}. Lower "
+            f"the rate, or write webm or mp4."
         )
-    colours, background = _pictures(images, opacity)
+    if opacity is None:
+        colours = to_bytes(images)
+        background = (colours == 255).all(-1)
+    else:
+        rgba = to_bytes(with_alpha(images, opacity))
+        colours, background = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3] < 128
     palette = _palette(colours, background)
     frames = [_indexed(*pair, palette) for pair in zip(colours, background, strict=True)]
     options: dict = {} if opacity is None else {"transparency": _BACKGROUND, "disposal": 2}
+    ends = [round(100 * n / fps) for n in range(len(frames) + 1)]
     content = io.BytesIO()
     frames[0].save(
         content,
         format="GIF",
         save_all=True,
         append_images=frames[1:],
-        duration=_durations_ms(len(frames), fps),
+        duration=[10 * (after - before) for before, after in zip(ends, ends[1:], strict=False)],
         loop=0,
         optimize=False,
         **options,
     )
     return content.getvalue()
-
-
-def _pictures(images: Tensor, opacity: Tensor | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return colours [N, H, W, 3], and which pixels are background, [N, H, W]."""
-    if opacity is None:
-        colours = to_bytes(images)
-        return colours, (colours == 255).all(-1)
-    rgba = to_bytes(with_alpha(images, opacity))
-    return np.ascontiguousarray(rgba[..., :3]), rgba[..., 3] < 128
 
 
 def _palette(colours: NDArray[np.uint8], background: NDArray[np.bool_]) -> Image.Image:
@@ -92,21 +95,6 @@ def _indexed(colours: NDArray[np.uint8], background: NDArray[np.bool_], palette:
     picture = Image.fromarray(indices, mode="P")
     picture.putpalette(palette.getpalette() or [])
     return picture
-
-
-def _durations_ms(count: int, fps: float) -> list[int]:
-    """Return how long each picture is shown, in milliseconds that are whole hundredths of a second."""
-    ends = [round(100 * n / fps) for n in range(count + 1)]
-    return [10 * (after - before) for before, after in zip(ends, ends[1:], strict=False)]
-
-
-# At rate factor 12 the eye cannot tell H.264 from the frames (0 is lossless, 23 is x264's default); quantiser
-# 2 of the fallback comes close. With B-frames the bits of small pictures vary from one call to the next.
-_ENCODER_OPTIONS = {"libx264": {"crf": "12", "bf": "0"}, "mpeg4": {"qmin": "2", "qmax": "2"}}
-_BT709 = 1
-_LIMITED_RANGE = 1
-
-_log = logging.getLogger(__name__)
 
 
 def write_video(path: Path, images: Tensor, fps: float) -> None:

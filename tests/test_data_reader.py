@@ -1,4 +1,4 @@
-"""D-NeRF style data sets: grids of cameras and times, their pictures and masks."""
+"""Data sets in the style of D-NeRF, and normals as pictures, read back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.data.reader import read_dataset
+from sv4d2_core.data.reader import read_dataset, read_normals
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.video.foreground import near_white_masks
 from sv4d2_core.video.pictures import write_frames
@@ -174,43 +174,38 @@ def test_pictures_on_black_without_masks_are_refused(dataset, grid):
         read_dataset(dataset)
 
 
-def duplicate(content):
-    content["frames"].append(dict(content["frames"][4]))
-
-
-def set_in(content, **fields):
-    content.update(fields)
-
-
 NAN = float("nan")
 BROKEN = {
     "a gap": (lambda c: c["frames"].pop(4), r"3 cameras x 3 times in .*got 8 of 9 .* view 1 at time 0\.5"),
     "a moving camera": (
-        lambda c: set_in(c, frames=[c["frames"][i] for i in (0, 4, 8)]),
+        lambda c: c.update(frames=[c["frames"][i] for i in (0, 4, 8)]),
         r"got 3 of 9 pictures\. The first that is missing is view 0 at time 0\.5.*moving camera",
     ),
-    "the same twice": (duplicate, r"frame 4 .* and frame 9 .* share both \(view 1, time 0\.5\)"),
+    "the same twice": (
+        lambda c: c["frames"].append(dict(c["frames"][4])),
+        r"frame 4 .* and frame 9 .* share both \(view 1, time 0\.5\)",
+    ),
     "uneven times": (
         lambda c: [f.update(time=0.6) for f in c["frames"][3:6]],
         r"evenly spaced times in .*got 3 from 0 to 1, number 2 at 0\.6 instead of 0\.5",
     ),
     "a time missing": (lambda c: c["frames"][7].pop("time"), r"1 of 9 have none, the first is frame 7"),
     "no number": (
-        lambda c: set_in(c["frames"][7], time=NAN),
+        lambda c: c["frames"][7].update(time=NAN),
         r"number for time; got 'nan' in frame 7",
     ),
     "no path": (lambda c: c["frames"][7].pop("file_path"), r"file_path in every frame; frame 7"),
     "some masks": (lambda c: c["frames"][7].pop("mask_path"), r"mask_path in every frame .*frame 7"),
     "absolute": (
-        lambda c: set_in(c["frames"][0], file_path="/etc/hostname"),
+        lambda c: c["frames"][0].update(file_path="/etc/hostname"),
         r"frame 0 .* leads out of it: '/etc/hostname'",
     ),
     "upwards": (
-        lambda c: set_in(c["frames"][0], file_path="./frames/../../secret"),
+        lambda c: c["frames"][0].update(file_path="./frames/../../secret"),
         r"leads out of it: './frames/../../secret'",
     ),
-    "another drive": (lambda c: set_in(c["frames"][0], mask_path="C:\\a.png"), r"leads out of it: 'C:"),
-    "rate": (lambda c: set_in(c, fps=0), r"frame rate from 0\.1 to 1000; got fps = 0"),
+    "another drive": (lambda c: c["frames"][0].update(mask_path="C:\\a.png"), r"leads out of it: 'C:"),
+    "rate": (lambda c: c.update(fps=0), r"frame rate from 0\.1 to 1000; got fps = 0"),
 }
 
 
@@ -259,3 +254,34 @@ def test_a_folder_or_file_without_data_set_is_named(tmp_path, written):
         read_dataset(tmp_path)
     with pytest.raises(ValueError, match=r"list of frames, .*cameras.json has none, only azimuths_deg"):
         read_dataset(written / "cameras.json")
+
+
+NORMAL_VIEWS = ViewGrid(torch.ones(2, 2, 16, 16, 3), Cameras((0, 0), (0, 90)))
+
+
+def write_normals(folder, size=16, views=2):
+    picture = np.full((size, size, 3), 255, np.uint8)
+    picture[4:8] = (128, 128, 255)
+    picture[8:12] = (128, 255, 128)
+    for view in range(views):
+        (folder / f"view_{view:02d}").mkdir(parents=True)
+        for frame in range(2):
+            Image.fromarray(picture).save(folder / f"view_{view:02d}/{frame:05d}.png")
+
+
+def test_colours_are_unit_vectors_and_backgrounds_are_none(tmp_path):
+    write_normals(tmp_path)
+    normals = read_normals(tmp_path, NORMAL_VIEWS)
+    assert normals.shape == NORMAL_VIEWS.images.shape
+    assert torch.allclose(normals[0, 1, 5, 3], torch.tensor([0.0, 0, 1]), atol=0.01)
+    assert torch.allclose(normals[1, 0, 9, 3], torch.tensor([0.0, 1, 0]), atol=0.01)
+    assert float(normals[:, :, :4].abs().max()) == 0
+
+
+def test_missing_views_and_other_sizes_are_told(tmp_path):
+    write_normals(tmp_path / "one", views=1)
+    with pytest.raises(FileNotFoundError, match="normals of 2 views .* no view_01"):
+        read_normals(tmp_path / "one", NORMAL_VIEWS)
+    write_normals(tmp_path / "small", size=12)
+    with pytest.raises(ValueError, match=r"got \(2, 12, 12, 3\)"):
+        read_normals(tmp_path / "small", NORMAL_VIEWS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.video.prepare import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
+from sv4d2_core.data.clips import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
 from sv4d2_core.views import ViewGrid
 
 CAMERAS = Cameras.ring(2)
