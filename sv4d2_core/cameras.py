@@ -22,6 +22,7 @@ OFFICIAL_AZIMUTHS_DEG = {
     "sv4d2": (0.0, 60.0, 120.0, 180.0, 240.0),
     "sv4d2_8views": (0.0, 30.0, 75.0, 120.0, 165.0, 210.0, 255.0, 300.0, 330.0),
 }
+# Stated by SV3D's authors (Voleti et al. 2024).
 DEFAULT_RADIUS = 2.0
 DEFAULT_FOV_DEG = 33.8
 
@@ -33,23 +34,16 @@ _OPENGL_TO_OPENCV = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.
 class Cameras:
     """The input view and V novel views on a sphere around the object, all looking at its centre.
 
-    Args:
-        elevations_deg: [V + 1] degrees relative to the input view; entry 0 is the input view, 0.
-        azimuths_deg: [V + 1] degrees relative to the input view; entry 0 is the input view, 0.
-        radius: distance of every camera from the origin, world units (the object is about 1 large).
-        fov_deg: field of view of the square image, degrees (33.8: stated by SV3D's authors).
-        input_elevation_deg: absolute elevation of the input camera, degrees; geometry only.
-
     Raises:
         ValueError: lists of different lengths, non-finite angles, an input view that is not (0, 0), a novel
             view beyond a pole, a radius or field of view out of range.
     """
 
-    elevations_deg: tuple[float, ...]
-    azimuths_deg: tuple[float, ...]
-    radius: float = DEFAULT_RADIUS
-    fov_deg: float = DEFAULT_FOV_DEG
-    input_elevation_deg: float = 0.0
+    elevations_deg: tuple[float, ...]  # [V + 1] relative to the input view, which is entry 0: 0
+    azimuths_deg: tuple[float, ...]  # [V + 1] likewise
+    radius: float = DEFAULT_RADIUS  # of every camera from the origin; the object is about 1 large
+    fov_deg: float = DEFAULT_FOV_DEG  # of the square image
+    input_elevation_deg: float = 0.0  # absolute elevation of the input camera; geometry only
 
     def __post_init__(self) -> None:
         # Adding 0 makes a negative zero positive, which people would wonder about.
@@ -163,9 +157,7 @@ class Cameras:
     def rays(self, size: int, views: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Return origins [V + 1, 3] and unit directions [V + 1, size, size, 3] through the pixel centres.
 
-        Args:
-            size: pixels of the square image.
-            views: only of these; None: all V + 1.
+        Of all V + 1 cameras, or only of ``views``.
         """
         focal = float(self.intrinsics(size)[0, 0])
         offset = (torch.arange(size, dtype=torch.float64) + 0.5 - size / 2) / focal

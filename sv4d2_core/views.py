@@ -16,34 +16,21 @@ from .cameras import Cameras
 class ViewGrid:
     """T frames of an object from V + 1 cameras; view 0 is the processed input.
 
-    Args:
-        images: [T, V + 1, H, W, 3] float32 in 0..1, on white.
-        cameras: the V + 1 cameras.
-        masks: [T, V + 1, H, W] float32 foreground opacity in 0..1, or None.
-        fps: frames per second.
-        latents: [T, V, 4, h, w] float32 sampled latents of the novel views, or None.
-        variant: the checkpoint's variant, or "" when no model made the views.
-        trained: False when the views come from weights that were never trained.
-        seed: seed of the initial noise, or None.
-        steps: number of denoising steps, or None.
-        settings: what else determined the views, JSON values, or None.
-        times: [T] the time in 0..1 that each frame shows; None: frame t shows t / (T - 1).
-
     Raises:
         ValueError: shapes that do not fit together.
     """
 
-    images: Tensor
+    images: Tensor  # [T, V + 1, H, W, 3] float32 in 0..1, on white
     cameras: Cameras
-    masks: Tensor | None = None
+    masks: Tensor | None = None  # [T, V + 1, H, W] float32 foreground opacity in 0..1
     fps: float = 8.0
-    latents: Tensor | None = None
-    variant: str = ""
-    trained: bool = True
-    seed: int | None = None
-    steps: int | None = None
-    settings: dict | None = None
-    times: tuple[float, ...] | None = None
+    latents: Tensor | None = None  # [T, V, 4, h, w] float32, sampled, of the novel views
+    variant: str = ""  # of the checkpoint; "": no model made the views
+    trained: bool = True  # False: the weights were never trained
+    seed: int | None = None  # of the initial noise
+    steps: int | None = None  # of denoising
+    settings: dict | None = None  # what else determined the views, JSON values
+    times: tuple[float, ...] | None = None  # [T] in 0..1; None: frame t shows t / (T - 1)
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)

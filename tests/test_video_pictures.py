@@ -64,18 +64,14 @@ def test_video_colours_are_those_of_bt709_in_limited_range(tmp_path, colour):
     assert (frame.colorspace, frame.color_range) == (1, 1)
 
 
-def test_the_index_stands_before_the_pictures_so_that_browsers_start_at_once(tmp_path, grid):
-    write_video(tmp_path / "a.mp4", grid.images[:, 0], 8)
-    content = (tmp_path / "a.mp4").read_bytes()
-    assert 0 < content.index(b"moov") < content.index(b"mdat")
-
-
-@pytest.mark.parametrize("fps", [8, 23.976, 29.97, 0.5])
-def test_odd_rates(tmp_path, grid, fps):
+@pytest.mark.parametrize("fps", [8, 23.976, 0.5])
+def test_odd_rates_and_an_index_before_the_pictures_so_that_browsers_start_at_once(tmp_path, grid, fps):
     write_video(tmp_path / "a.mp4", grid.images[:, 0], fps)
     frames, stream = decoded(tmp_path / "a.mp4")
     assert len(frames) == 5
     assert float(stream.average_rate) == pytest.approx(fps, rel=1e-3)
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert 0 < content.index(b"moov") < content.index(b"mdat")
 
 
 def test_what_a_video_cannot_hold_is_refused(tmp_path, grid):

@@ -36,18 +36,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ViewClip:
-    """All frames of one view.
+    """All frames of one view."""
 
-    Args:
-        name: where they came from, for messages.
-        images: [T, H, W, 3] float32 in 0..1, on white.
-        masks: [T, H, W] float32 foreground opacity in 0..1.
-        fps: frames per second.
-    """
-
-    name: str
-    images: Tensor
-    masks: Tensor
+    name: str  # where they came from, for messages
+    images: Tensor  # [T, H, W, 3] float32 in 0..1, on white
+    masks: Tensor  # [T, H, W] float32 foreground opacity in 0..1
     fps: float
 
     @classmethod
@@ -56,9 +49,6 @@ class ViewClip:
 
         Its masks say what the object is, else its alpha unless that is opaque everywhere, else all that is
         not near white. Pictures with masks are put on white where their background is something else.
-
-        Raises:
-            ValueError: neither mask nor alpha, and no white background.
         """
         pixels = torch.from_numpy(clip.frames).float() / 255
         images, source = pixels[..., :3], opacity_source(clip)
@@ -76,11 +66,7 @@ class ViewClip:
 
     @classmethod
     def of_images(cls, images: Tensor, name: str, fps: float) -> ViewClip:
-        """Return images [T, H, W, 3] on white with all that is not near white as mask.
-
-        Raises:
-            ValueError: the background is not white.
-        """
+        """Return images [T, H, W, 3] with all that is not near white as mask; ValueError: not on white."""
         masks = near_white_masks(images)
         share = float(border_pixels(masks.float().cpu().numpy()).mean())
         if share > LARGEST_BORDER_SHARE:
@@ -100,11 +86,8 @@ def _on_white(images: Tensor, opacity: Tensor) -> Tensor:
 def grid_of_clips(clips: Iterator[ViewClip], cameras: Cameras) -> ViewGrid:
     """Return the grid of V + 1 clips, the input view first; its rate is that of the first novel view.
 
-    The clips are taken one by one, so that only the grid and one clip are in memory.
-
-    Raises:
-        ValueError: pictures that are not square, a clip with another number of frames or another size than
-            the first.
+    The clips are taken one by one, so that only the grid and one clip are in memory. They must be square, and
+    as long and large as the first.
     """
     first = next(clips)
     n_frames, height, width = first.masks.shape

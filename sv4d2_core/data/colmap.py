@@ -1,10 +1,8 @@
 """COLMAP models in text, one for each frame.
 
-COLMAP knows no time: a model is one set of cameras and points that all its pictures agree on. A moving object
-therefore needs one model per frame, and that is also how multi-view video is kept for programs that start
-from COLMAP (a folder per frame with ``images`` and ``sparse/0``): each folder is a data set of its own, which
-COLMAP, nerfstudio, gsplat and the 3DGS programs open as they are, and none mixes pictures of different times.
-Programs that want all times in one file are served by ``transforms_train.json``.
+COLMAP knows no time: a model is one set of cameras and points that all its pictures agree on. So each frame
+is a data set of its own, as multi-view video is kept for programs that start from COLMAP. Programs that want
+all times in one file are served by ``transforms_train.json``.
 """
 
 from __future__ import annotations

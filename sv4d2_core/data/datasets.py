@@ -36,12 +36,7 @@ _NOT_SEEN = 0.5
 
 
 def square_size(grid: ViewGrid, even: bool) -> int:
-    """Return the side of a grid's pictures.
-
-    Raises:
-        ValueError: pictures that are not square, or, where videos need it, not of even size; numbers that are
-            not finite.
-    """
+    """Return the side of a grid's pictures: square, finite, even where videos need it; else ValueError."""
     height, width = grid.images.shape[2:4]
     if height != width or (even and height % 2):
         expected = "square images of even size" if even else "square images"

@@ -47,9 +47,7 @@ def read_dataset(path: str | Path) -> ViewGrid:
     Transparent pictures are put on white and their alpha is the mask; in a view without transparency the
     files of ``mask_path`` are, else all that is not near white.
 
-    Args:
-        path: a transforms file, or a folder with ``transforms_train.json`` or ``transforms.json`` (the first
-            that is there).
+    ``path`` is a transforms file, or a folder with ``transforms_train.json`` or ``transforms.json``.
 
     Raises:
         FileNotFoundError: no such file, or a picture is missing.
@@ -247,10 +245,8 @@ def _nothing_at(place: Path) -> str:
 def read_normals(folder: Path, views: ViewGrid) -> Tensor:
     """Return the normals of all views, [T, V + 1, H, W, 3] unit, 0 where the picture shows none.
 
-    Args:
-        folder: ``view_XX/TTTTT.png`` like the frames of a folder of views, colour = (normal + 1) / 2 with x
-            to the right, y up and z towards the camera; black, grey or white where there is no object.
-        views: whose normals these are.
+    ``folder`` holds ``view_XX/TTTTT.png`` like the frames of a folder of ``views``, colour = (normal + 1) / 2
+    with x to the right, y up and z towards the camera; black, grey or white where there is no object.
 
     Raises:
         FileNotFoundError: pictures are missing.

@@ -90,8 +90,8 @@ def read_transforms(path: Path) -> Transforms:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: damaged JSON, no frames, a frame without a matrix of 4 x 4 finite numbers, intrinsics that
-            are not those of one square pinhole, cameras that stand on no orbit.
+        ValueError: damaged JSON, no frames, matrices that are none, intrinsics that are not those of one
+            square pinhole, cameras that stand on no orbit.
     """
     content = _read_object(path)
     if "frames" not in content:

@@ -20,24 +20,15 @@ class CropPath:
     """Where the crop of every frame lies in the source: all that is needed to undo it.
 
     Positions are in pixels with pixel j covering [j, j + 1); one scale serves the whole clip.
-
-    Args:
-        centers: (x, y) of the crop's centre in each source frame; the crop may reach out of the frame.
-        side: side of the square in source pixels that becomes ``size``.
-        size: side of the prepared frames, pixels.
-        source_height, source_width: size of the source frames, pixels.
-        centering: ``global`` (the frame's centre is kept), ``per_frame`` or ``smooth`` (the crop follows), or
-            ``none`` (the whole frame).
-        object_ratio: share of the side that the object takes where it reaches farthest.
     """
 
-    centers: tuple[tuple[float, float], ...]
-    side: float
-    size: int
+    centers: tuple[tuple[float, float], ...]  # (x, y) in each source frame; the crop may reach out of it
+    side: float  # of the square in source pixels that becomes ``size``
+    size: int  # side of the prepared frames
     source_height: int
     source_width: int
-    centering: str = "global"
-    object_ratio: float = 0.9
+    centering: str = "global"  # see `prepare_clip`
+    object_ratio: float = 0.9  # share of the side that the object takes where it reaches farthest
 
     def source_from_crop(self, frame: int, xy: Sequence[float] | np.ndarray) -> np.ndarray:
         """Return the source positions [..., 2] of positions (x, y) [..., 2] in a prepared frame."""

@@ -23,14 +23,7 @@ _HOW_TO_CUT_OUT = (
 
 
 def near_white_masks(images: Tensor) -> Tensor:
-    """Return 1 where the mean over the channels is at most 250 / 255, else 0.
-
-    Args:
-        images: [..., H, W, 3] float in 0..1, on white.
-
-    Returns:
-        [..., H, W], the images' dtype and device.
-    """
+    """Return 1 where the mean over the channels of images [..., H, W, 3] is at most 250 / 255, else 0."""
     # The small allowance keeps an 8-bit grey of exactly 250 foreground in spite of float rounding.
     return (images.mean(dim=-1) <= (NEAR_WHITE + 1e-2) / 255).to(images.dtype)
 
@@ -54,9 +47,8 @@ def opacity_source(clip: Clip) -> str:
 def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
     """Return the object's opacity in every frame, uint8 [T, H, W]; every value above 0 belongs to the object.
 
-    Args:
-        clip: the clip; its masks win over its alpha, alpha over the near-white rule.
-        ignore_specks: leave out connected parts below 0.05 % of the frame, and a given mask's haze.
+    Masks win over alpha, alpha over the near-white rule. ``ignore_specks`` leaves out connected parts below
+    0.05 % of the frame, and a given mask's haze.
 
     Raises:
         ValueError: no frame has any foreground, or the background is not white and nothing else tells.

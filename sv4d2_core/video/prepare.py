@@ -33,23 +33,14 @@ _LITTLE_MOTION = 0.05
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """The clip as the model takes it: square, the object centred, on white.
+    """The clip as the model takes it: square, the object centred, on white."""
 
-    Args:
-        images: [T, size, size, 3] float32 in 0..1, on white.
-        masks: [T, size, size] float32 opacity in 0..1.
-        fps: frames per second.
-        crop: where the frames were cut out of the source.
-        report: what a person should know about the clip, one line each.
-        name: where the clip came from.
-    """
-
-    images: Tensor
-    masks: Tensor
+    images: Tensor  # [T, size, size, 3] float32 in 0..1, on white
+    masks: Tensor  # [T, size, size] float32 opacity in 0..1
     fps: float
-    crop: CropPath
-    report: tuple[str, ...] = ()
-    name: str = ""
+    crop: CropPath  # where the frames were cut out of the source
+    report: tuple[str, ...] = ()  # what a person should know about the clip, one line each
+    name: str = ""  # where the clip came from
 
     @property
     def n_frames(self) -> int:
@@ -71,7 +62,6 @@ def prepare_clip(
     count for the box. A clip without mask and alpha keeps its own near-white background.
 
     Args:
-        clip: frames of any size and aspect ratio.
         size: side of the result, pixels.
         centering: ``global`` keeps the frame's centre; ``per_frame`` puts the centre of each frame's own box
             in the middle; ``smooth`` follows the object on a path smoothed over time; ``none`` takes the

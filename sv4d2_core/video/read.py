@@ -36,15 +36,8 @@ _CHROMA_NOISE = 8
 def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
     """Return the picked pictures, the source's frame rate, and how many pictures were seen.
 
-    A picture is uint8 [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha.
-
-    Args:
-        path: video, animation, image, folder of images or glob pattern.
-        pick: which pictures to take; start and step are set.
-
-    Raises:
-        FileNotFoundError: nothing is there, or a folder or pattern gives no images.
-        ValueError: a file cannot be read, or the path cannot exist.
+    A picture is uint8 [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha. For ``path`` and what is raised
+    see `load_clip`; start and step of ``pick`` are set.
     """
     try:
         files = _find(path)
@@ -155,7 +148,12 @@ def _read_video(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
         # Old files carry titles that are not UTF-8; they do not matter here.
         with av.open(str(file), metadata_errors="ignore") as container:
             stream = _video_stream(container, file)
-            aspect = _pixel_aspect(stream, file)
+            aspect = float(stream.sample_aspect_ratio or 1)
+            if not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:
+                raise ValueError(
+                    f"Expected pixels about as wide as high; {file} has a sample aspect ratio of {aspect:g}. "
+                    f"Convert it to a video with square pixels, or give a folder of images."
+                )
             rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
             for frame in _decode(container, stream):
                 if total >= pick.start and (total - pick.start) % pick.step == 0:
@@ -187,17 +185,6 @@ def _video_stream(container: InputContainer, file: Path) -> av.VideoStream:
             f"{container.format.name}), or damaged. Convert it to mp4, or give a folder of images."
         )
     return stream
-
-
-def _pixel_aspect(stream: av.VideoStream, file: Path) -> float:
-    """Return how many times as wide as high a pixel is to be shown; 1 where the file does not say."""
-    aspect = float(stream.sample_aspect_ratio or 1)
-    if not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:
-        raise ValueError(
-            f"Expected pixels about as wide as high; {file} has a sample aspect ratio of {aspect:g}. Convert "
-            f"it to a video with square pixels, or give a folder of images."
-        )
-    return aspect
 
 
 def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
@@ -243,21 +230,15 @@ def _to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
 class Clip:
     """T frames of a moving object as they were read, before any crop.
 
-    Args:
-        frames: uint8 [T, H, W, 3] RGB or [T, H, W, 4] RGBA with straight alpha.
-        fps: frames per second.
-        masks: uint8 [T, H, W] opacity, 0..255, or None. Masks win over alpha.
-        name: where the clip came from, for messages.
-
     Raises:
         ValueError: wrong shapes or types, no frames, a frame rate outside 0.1..1000, masks that hold small
             numbers instead of 255.
     """
 
-    frames: np.ndarray
+    frames: np.ndarray  # uint8 [T, H, W, 3] RGB or [T, H, W, 4] RGBA with straight alpha
     fps: float = DEFAULT_FPS
-    masks: np.ndarray | None = None
-    name: str = ""
+    masks: np.ndarray | None = None  # uint8 [T, H, W] opacity, 0..255; wins over alpha
+    name: str = ""  # where the clip came from, for messages
 
     def __post_init__(self) -> None:
         shape = self.frames.shape
@@ -307,13 +288,10 @@ class Clip:
         start: int = 0,
         every: int = 1,
     ) -> Clip:
-        """Return a clip of float images, rounded to 8 bits; a single mask serves all frames.
+        """Return a clip of float images, rounded to 8 bits.
 
-        Args:
-            images, masks: may be more than are taken; masks of the picked frames alone fit, too.
-            fps: frames per second of the result.
-            name: where the clip came from, for messages.
-            frames, start, every: which frames to take, as in `load_clip`.
+        ``frames``, ``start`` and ``every`` say which of them to take, as in `load_clip`. There may be a mask
+        for each image, for each that is taken, or a single one.
 
         Raises:
             ValueError: wrong shapes or counts, NaN or infinite values, a range that is not 0..1.
