@@ -4,9 +4,8 @@ World: right-handed, +y up, the object at the origin, the input camera on the +z
 lifts the camera above the object. A positive azimuth moves the camera to the viewer's right, that is
 counter-clockwise seen from above: ``eye = radius * (cos e sin a, sin e, cos e cos a)``.
 
-The network sees only differences to the input view, so elevations and azimuths are stored relative to it and
-entry 0, the input view, is (0, 0). The absolute elevation of the input is a separate number that only
-geometry uses.
+The network sees only differences to the input view, so elevations and azimuths are stored relative to it. Its
+absolute elevation is a separate number that only geometry uses.
 """
 
 from __future__ import annotations
@@ -109,7 +108,6 @@ class Cameras:
         return polar, azimuth
 
     def _absolute_angles_rad(self) -> tuple[Tensor, Tensor]:
-        """Return the elevations in the world and the azimuths, each [V + 1] float64."""
         e = torch.deg2rad(torch.tensor(self.elevations_deg, dtype=torch.float64) + self.input_elevation_deg)
         a = torch.deg2rad(torch.tensor(self.azimuths_deg, dtype=torch.float64))
         return e, a
@@ -147,10 +145,7 @@ class Cameras:
         return torch.linalg.inv(self.c2w_opencv())
 
     def intrinsics(self, size: int) -> Tensor:
-        """Return the pinhole matrix K of a ``size`` x ``size`` image, [3, 3] float64, pixels.
-
-        Pixel (row i, column j) covers [j, j + 1) x [i, i + 1); the principal point is size / 2.
-        """
+        """Return the pinhole matrix K of a square image, [3, 3] float64, where pixel j covers [j, j + 1)."""
         focal = 0.5 * size / math.tan(math.radians(self.fov_deg) / 2)
         return torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], dtype=torch.float64)
 
@@ -195,13 +190,9 @@ class Cameras:
         elevations_deg: Sequence[float] | None = None,
         input_elevation_deg: float = 0.0,
     ) -> Cameras:
-        """Return cameras from a user's lists, which may leave out the input view.
+        """Return cameras from a user's lists: a multiple of the model's V, or one more with the input first.
 
-        Args:
-            n_views_per_pass: V of the model; lists hold a multiple of V, or one more with the input first.
-            azimuths_deg: None: the official orbit for this V, else an even ring.
-            elevations_deg: None: the input's elevation for all.
-            input_elevation_deg: absolute elevation of the input view.
+        No azimuths: those of `default`. No elevations: the input's for all.
 
         Raises:
             ValueError: a single elevation for several views, or a count that fits no number of passes.
@@ -261,7 +252,6 @@ class Cameras:
 
 
 def _with_input_view(name: str, angles_deg: Sequence[float], n_views_per_pass: int) -> list[float]:
-    """Return a user's list of angles with the input view's 0 in front, if it was left out."""
     count, v = len(angles_deg), n_views_per_pass
     if count > 1 and (count - 1) % v == 0 and (count % v or angles_deg[0] == 0):
         return [float(x) for x in angles_deg]

@@ -38,8 +38,6 @@ def orbit(
         azimuths: custom only: one number per novel view; a leading 0 is the input view.
         elevations: official orbits and custom: blank or one number per view; ring: blank or one number;
             rings: one number per ring.
-        sweep_azimuth_deg, sweep_elevation_deg: see `Cameras.sweep`.
-        input_elevation_deg, radius, fov_deg: see `Cameras`.
 
     Raises:
         ValueError: no such preset, text that holds no numbers, numbers the preset does not use or lacks.
@@ -138,9 +136,8 @@ def fit_orbit(
     is the median distance to the origin.
 
     Args:
-        fov_deg: field of view of the square images, degrees.
         names, centre: what to call each camera, and the origin, in messages.
-        largest_angle_deg: how far a camera may look past the origin or be rolled, degrees.
+        largest_angle_deg: how far a camera may look past the origin or be rolled.
         largest_radius_error: how far a distance may be off the median, as a share of it.
 
     Raises:
@@ -158,16 +155,14 @@ def fit_orbit(
     if error_deg > largest_angle_deg:
         raise ValueError(
             f"Expected cameras that look at {centre} (to {largest_angle_deg:g} degree); {names[worst]} "
-            f"looks {error_deg:.2f} degrees past it. Move the object's centre there, and look at it; "
-            f"the camera axes are OpenGL's (x right, y up, z backward)."
+            f"looks {error_deg:.2f} degrees past it. Move the object there; camera axes are OpenGL's."
         )
     up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand_as(back)
     error_deg, worst = _largest(_angle_deg(right, torch.linalg.cross(up, back)))
     if error_deg > largest_angle_deg:
         raise ValueError(
             f"Expected upright cameras (to {largest_angle_deg:g} degree); {names[worst]} is rolled by "
-            f"{error_deg:.2f} degrees. Check which axis of the world points up, set the roll to 0, or "
-            f"turn the pictures upright."
+            f"{error_deg:.2f} degrees. Check which axis of the world points up, or set the roll to 0."
         )
     distances = eye.norm(dim=-1)
     radius = float(distances.median())
@@ -177,7 +172,7 @@ def fit_orbit(
         raise ValueError(
             f"Expected cameras at one distance from {centre} (to {100 * largest_radius_error:g} %); "
             f"{names[worst]} is at {distances[worst]:.4g}, {percent:.3g} % off the median {radius:.4g}. Move "
-            f"the object's centre there, bring them to one distance, or leave such cameras out."
+            f"the object there, or leave such cameras out."
         )
     x, y, z = eye.unbind(dim=-1)
     elevation = torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
@@ -208,11 +203,9 @@ def _check_rotations(rotation: Tensor, names: Sequence[str]) -> None:
 
 
 def _largest(errors: Tensor) -> tuple[float, int]:
-    """Return the largest of the cameras' errors [V + 1], and whose it is."""
     worst = int(errors.argmax())
     return float(errors[worst]), worst
 
 
 def _angle_deg(a: Tensor, b: Tensor) -> Tensor:
-    """Return the angles between vectors [N, 3] in degrees, 0 where one of them is zero."""
     return torch.rad2deg(torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(dim=-1)))

@@ -64,7 +64,7 @@ class ViewGrid:
     def one_view(self, view: int) -> tuple[Tensor, Tensor | None]:
         """Return all frames of a view (0 is the input), [T, H, W, 3], and their masks [T, H, W]."""
         self.cameras.check_view(view)
-        return self.images[:, view], None if self.masks is None else self.masks[:, view]
+        return self._at((slice(None), view))
 
     def one_frame(self, frame: int, include_input: bool = True) -> tuple[Tensor, Tensor | None]:
         """Return all views of a frame, [V + 1 or V, H, W, 3], and their masks [V + 1 or V, H, W]."""
@@ -73,15 +73,16 @@ class ViewGrid:
                 f"Expected a frame from 0 to {self.n_frames - 1}; got {frame}. These views have "
                 f"{self.n_frames} frames."
             )
-        first = 0 if include_input else 1
-        return self.images[frame, first:], None if self.masks is None else self.masks[frame, first:]
+        return self._at((frame, slice(0 if include_input else 1, None)))
 
     def all_views(self, include_input: bool = True) -> tuple[Tensor, Tensor | None]:
         """Return all frames of one view after the other, [(V + 1 or V) * T, H, W, 3], and their masks."""
-        first = 0 if include_input else 1
-        images = rearrange(self.images[:, first:], "t v h w c -> (v t) h w c")
-        masks = None if self.masks is None else rearrange(self.masks[:, first:], "t v h w -> (v t) h w")
-        return images, masks
+        images, masks = self._at((slice(None), slice(0 if include_input else 1, None)))
+        pattern = "t v ... -> (v t) ..."
+        return rearrange(images, pattern), None if masks is None else rearrange(masks, pattern)
+
+    def _at(self, index: tuple) -> tuple[Tensor, Tensor | None]:
+        return self.images[index], None if self.masks is None else self.masks[index]
 
     def at_frames(self, frames: Sequence[int]) -> ViewGrid:
         """Return the grid of some frames, which keep their times."""

@@ -45,11 +45,7 @@ class ViewClip:
 
     @classmethod
     def of_clip(cls, clip: Clip) -> ViewClip:
-        """Return a clip on white.
-
-        Its masks say what the object is, else its alpha unless that is opaque everywhere, else all that is
-        not near white. Pictures with masks are put on white where their background is something else.
-        """
+        """Return a clip on white, and its masks, else its alpha, else all that is not near white."""
         pixels = torch.from_numpy(clip.frames).float() / 255
         images, source = pixels[..., :3], opacity_source(clip)
         if source == "alpha":
@@ -84,10 +80,9 @@ def _on_white(images: Tensor, opacity: Tensor) -> Tensor:
 
 
 def grid_of_clips(clips: Iterator[ViewClip], cameras: Cameras) -> ViewGrid:
-    """Return the grid of V + 1 clips, the input view first; its rate is that of the first novel view.
+    """Return the grid of V + 1 square clips, the input view first, at the rate of the first novel view.
 
-    The clips are taken one by one, so that only the grid and one clip are in memory. They must be square, and
-    as long and large as the first.
+    The clips are taken one by one, so that only the grid and one clip are in memory.
     """
     first = next(clips)
     n_frames, height, width = first.masks.shape
@@ -183,7 +178,6 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _input_clip(grid: ViewGrid, frames: int | None, height: int, width: int) -> ViewClip:
-    """Return view 0 of a grid at a size; the masks are made where there are none."""
     images, masks = grid.one_view(0)
     images = resize_images(images[:frames], height, width)
     if masks is None:
@@ -282,7 +276,7 @@ def _check_order(order: str) -> None:
 
 
 def _checked(name: str, images: Tensor) -> Tensor:
-    """Return square RGB images as float32 on the CPU in 0..1; what overshoots after a resize is cut."""
+    """Return square RGB images as float32 on the CPU; what overshoots 0..1 after a resize is cut."""
     if images.ndim == 4 and images.shape[-1] == 4:
         raise ValueError(
             f"Expected {name} without transparency (3 channels); got RGBA (4 channels). Composite them on "
@@ -314,10 +308,7 @@ def _check_count(n_frames: int, n_images: int, n_views: int) -> None:
     elif n_images % n_views == 0:
         advice = f"They are {n_images // n_views} for each of {n_views} views: give a clip of as many frames."
         if n_images > expected:
-            advice += (
-                f" A clip shorter than the model's window was played back and forth: then keep the first "
-                f"{expected}."
-            )
+            advice += f" Of a clip that the sampler played back and forth keep the first {expected}."
     elif n_images % n_frames == 0:
         advice = f"They are {n_images // n_frames} for each of {n_frames} frames: give as many cameras."
     else:

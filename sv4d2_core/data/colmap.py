@@ -56,6 +56,9 @@ def write_colmap(
     """
     folder = Path(folder)
     size = square_size(grid, even=False)
+    K = grid.cameras.intrinsics(size)
+    pinhole = " ".join(repr(float(number)) for number in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
+    camera = f"# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy\n1 PINHOLE {size} {size} {pinhole}\n"
     clouds = [None] * grid.n_frames if points is None else points
     recover(folder)
     existing = replaceable(folder, COLMAP_FILE, _NAMES, overwrite)
@@ -68,7 +71,7 @@ def write_colmap(
             _write_pictures(frame, grid, t)
             model = frame / "sparse/0"
             model.mkdir(parents=True)
-            (model / "cameras.txt").write_text(_cameras_text(grid.cameras, size))
+            (model / "cameras.txt").write_text(camera)
             (model / "images.txt").write_text(_images_text(grid.cameras))
             (model / "points3D.txt").write_text(_points_text(points))
 
@@ -76,30 +79,18 @@ def write_colmap(
     return write_export(folder, COLMAP_FILE, existing, needed, about, fill)
 
 
-def _cameras_text(cameras: Cameras, size: int) -> str:
-    """Return ``cameras.txt``: the one pinhole camera that took all pictures."""
-    K = cameras.intrinsics(size)
-    numbers = (float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
-    parameters = " ".join(map(repr, numbers))
-    return f"# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy\n1 PINHOLE {size} {size} {parameters}\n"
-
-
 def _images_text(cameras: Cameras) -> str:
-    """Return ``images.txt``: where every camera stands, and an empty line for its 2D points.
-
-    From camera to world the rotation is the OpenGL camera's after half a turn about x; back, its conjugate.
-    """
+    # From camera to world the rotation is the OpenGL camera's after half a turn about x; back, its conjugate.
     lines = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then the 2D points (none)"]
     shifts = cameras.w2c_opencv()[:, :3, 3].tolist()
     for v, ((x, y, z, w), shift) in enumerate(zip(cameras.quaternions_xyzw().tolist(), shifts, strict=True)):
         # Adding 0 makes a negative zero positive.
         numbers = " ".join(repr(number + 0.0) for number in (x, w, z, -y, *shift))
-        lines += [f"{v + 1} {numbers} 1 {_picture_name(v)}", ""]
+        lines += [f"{v + 1} {numbers} 1 view_{v:02d}.png", ""]
     return "\n".join(lines) + "\n"
 
 
 def _points_text(points: ColouredPoints | None) -> str:
-    """Return ``points3D.txt``: positions, colours, no error and no tracks."""
     lines = ["# POINT3D_ID X Y Z R G B ERROR TRACK[] (empty: the points were not matched)"]
     if points is not None:
         colours = to_bytes(points.colours).tolist()
@@ -108,13 +99,9 @@ def _points_text(points: ColouredPoints | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _picture_name(view: int) -> str:
-    return f"view_{view:02d}.png"
-
-
 def _write_pictures(folder: Path, grid: ViewGrid, t: int) -> None:
     for kind, suffix, pictures in (("images", "", grid.images), ("masks", ".png", grid.masks)):
         if pictures is not None:
             (folder / kind).mkdir(parents=True)
             for v, picture in enumerate(to_bytes(pictures[t])):
-                Image.fromarray(picture).save(folder / kind / f"{_picture_name(v)}{suffix}")
+                Image.fromarray(picture).save(folder / kind / f"view_{v:02d}.png{suffix}")

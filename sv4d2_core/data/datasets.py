@@ -66,12 +66,11 @@ def write_export(
     with all_or_nothing(folder, existing, marker, needed_bytes) as staging:
         fill(staging)
         names = [*sorted(path.name for path in staging.iterdir()), marker]
-        write_json(staging / marker, {**about, "entries": names})
+        _write_json(staging / marker, {**about, "entries": names})
     return [folder / name for name in names]
 
 
-def write_json(file: Path, content: dict) -> None:
-    """Write JSON with an indent, as people read it."""
+def _write_json(file: Path, content: dict) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -92,14 +91,12 @@ def write_dataset(
       nerfstudio would not look at what is outside of them, and the alpha says it already.
     - ``cameras.json``: K, matrices, angles and the crop, in our world (+y up; that of the others is +z up).
 
+    Where the grid has no masks, all that is not near white is the object. The entries made in ``folder`` are
+    returned, ``dataset.json`` last.
+
     Args:
-        folder: made if missing; files of other names in it are left alone.
-        grid: square views of even size; where it has no masks, all that is not near white is the object.
         crop: how the input was cut out of the source clip, JSON values, or None.
         overwrite: replace what an earlier call wrote here; entries of other origin are never touched.
-
-    Returns:
-        The entries made in ``folder``, ``dataset.json`` last.
 
     Raises:
         FileExistsError: ``folder`` holds a data set already and ``overwrite`` is off, or entries of these
@@ -122,10 +119,10 @@ def write_dataset(
         for_nerfstudio = transforms_json(*shared, False, suffix=".png")
         names = [frame["file_path"] for frame in for_nerfstudio["frames"]]
         for split in ("train", "val", "test"):
-            write_json(staging / f"transforms_{split}.json", for_d_nerf)
+            _write_json(staging / f"transforms_{split}.json", for_d_nerf)
             for_nerfstudio[f"{split}_filenames"] = names
-        write_json(staging / "transforms.json", for_nerfstudio)
-        write_json(staging / CAMERAS_FILE, cameras_json(*shared, crop))
+        _write_json(staging / "transforms.json", for_nerfstudio)
+        _write_json(staging / CAMERAS_FILE, cameras_json(*shared, crop))
 
     return write_export(folder, DATASET_FILE, existing, 2 * grid.images.numel(), {}, fill)
 
@@ -146,12 +143,7 @@ class SurfaceMaps:
     alpha: Tensor  # [T, V + 1, H, W]; below a half there is no surface
 
 
-def write_surface_maps(folder: Path, maps: SurfaceMaps, cameras: Cameras) -> None:
-    """Write ``depth/view_XX/TTTTT.png`` (16 bits) and ``normals/view_XX/TTTTT.png``.
-
-    A depth picture holds the distance times 10,000, 0 where there is no surface. A normal's colour is
-    (normal + 1) / 2 in the camera's axes (x right, y up, z towards the camera), grey where there is none.
-    """
+def _write_surface_maps(folder: Path, maps: SurfaceMaps, cameras: Cameras) -> None:
     seen = maps.alpha >= _NOT_SEEN
     colours = packed_normals(maps.normals * seen[..., None], cameras)
     levels = (maps.depth * seen * _DEPTH_SCALE).round().clamp(0, 65535).cpu().numpy().astype(np.uint16)
@@ -174,11 +166,12 @@ def write_renders(
     run: dict | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write rendered views and, or, a turntable.
+    """Write rendered views and, or, a turntable; all or nothing. Returns the entries, ``render.json`` last.
 
     ``frames/view_XX/TTTTT.png`` and ``turntable/NNNNN.png`` are RGBA, the videos are on white.
-    ``transforms.json`` makes the folder a D-NeRF style data set. All or nothing; ``render.json`` comes last.
-    For depth and normals see `write_surface_maps`.
+    ``transforms.json`` makes the folder a D-NeRF style data set. ``depth/view_XX/TTTTT.png`` has 16 bits: the
+    distance times 10,000, 0 where there is no surface. In ``normals/view_XX/TTTTT.png`` a colour is
+    (normal + 1) / 2 in the camera's axes (x right, y up, z towards the camera), grey where there is none.
 
     Args:
         grid: views with masks at their times, or None.
@@ -186,9 +179,6 @@ def write_renders(
         maps: of the grid, or None.
         fps: of the turntable; the grid has its own.
         run: how they were made, JSON values.
-
-    Returns:
-        The entries made in ``folder``, ``render.json`` last.
 
     Raises:
         FileExistsError, OSError: as `write_dataset`.
@@ -206,10 +196,10 @@ def write_renders(
         if grid is not None:
             _write_pictures(staging, grid, masks_of(grid))
             shared = grid.cameras, grid.images.shape[2], grid.fps, grid.frame_times()
-            write_json(staging / CAMERAS_FILE, cameras_json(*shared, None))
-            write_json(staging / "transforms.json", transforms_json(*shared, has_masks=False))
+            _write_json(staging / CAMERAS_FILE, cameras_json(*shared, None))
+            _write_json(staging / "transforms.json", transforms_json(*shared, has_masks=False))
             if maps is not None:
-                write_surface_maps(staging, maps, grid.cameras)
+                _write_surface_maps(staging, maps, grid.cameras)
         if turntable is not None:
             images, opacity = turntable
             write_frames(staging / "turntable", with_alpha(images, opacity))

@@ -21,10 +21,10 @@ from ..video.read import (
     DEFAULT_FPS,
     IMAGE_SUFFIXES,
     Clip,
+    equal_channels,
     mask_opacity,
     natural_key,
     read_pictures,
-    with_equal_channels,
 )
 from ..views import ViewGrid
 from .clips import ViewClip, find_clips, grid_of_clips, read_clips
@@ -65,7 +65,7 @@ def read_dataset(path: str | Path) -> ViewGrid:
 
 
 def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
-    """Return the frames of each view in order of time. Raises ValueError when any are missing."""
+    """Return the frames of each view in order of time."""
     path, n_cameras = transforms.path, transforms.cameras.n_views + 1
     times = _distinct_times(transforms)
     grid: dict[tuple[int, int], Frame] = {}
@@ -83,26 +83,8 @@ def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
         raise ValueError(
             f"Expected a full grid of {n_cameras} cameras x {len(times)} times in {path}; got {len(grid)} of "
             f"{n_cameras * len(times)} pictures. The first that is missing is view {view} at time "
-            f"{times[t]:g}. Leave out cameras or times that are not complete; the path of a single moving "
-            f"camera is no such grid."
+            f"{times[t]:g}. Leave out incomplete cameras or times; a single moving camera gives no grid."
         )
-    _check_spacing(times, path)
-    return [[grid[v, t] for t in range(len(times))] for v in range(n_cameras)]
-
-
-def _distinct_times(transforms: Transforms) -> np.ndarray:
-    """Return the times of all frames in ascending order, float64 [T]; 0 for a file without times."""
-    timeless = [frame for frame in transforms.frames if frame.time is None]
-    if timeless and len(timeless) < len(transforms.frames):
-        raise ValueError(
-            f"Expected a time in every frame, or in none; {len(timeless)} of {len(transforms.frames)} have "
-            f"none, the first is {timeless[0].name}. Add the times."
-        )
-    times = np.unique([frame.time or 0.0 for frame in transforms.frames])
-    return times[np.diff(times, prepend=-np.inf) > _SAME_TIME]
-
-
-def _check_spacing(times: np.ndarray, path: Path) -> None:
     even = np.linspace(times[0], times[-1], len(times))
     worst = int(np.abs(times - even).argmax())
     if abs(times[worst] - even[worst]) > _LARGEST_TIME_ERROR * (times[-1] - times[0]):
@@ -111,6 +93,19 @@ def _check_spacing(times: np.ndarray, path: Path) -> None:
             f"number {worst + 1} at {times[worst]:.5g} instead of {even[worst]:.5g}. Leave out frames until "
             f"the times are even."
         )
+    return [[grid[v, t] for t in range(len(times))] for v in range(n_cameras)]
+
+
+def _distinct_times(transforms: Transforms) -> np.ndarray:
+    """Return the times in ascending order, float64 [T]; 0 for a file without times."""
+    timeless = [frame for frame in transforms.frames if frame.time is None]
+    if timeless and len(timeless) < len(transforms.frames):
+        raise ValueError(
+            f"Expected a time in every frame, or in none; {len(timeless)} of {len(transforms.frames)} have "
+            f"none, the first is {timeless[0].name}. Add the times."
+        )
+    times = np.unique([frame.time or 0.0 for frame in transforms.frames])
+    return times[np.diff(times, prepend=-np.inf) > _SAME_TIME]
 
 
 def _clip(frames: list[Frame], folder: Path, fps: float) -> ViewClip:
@@ -123,7 +118,7 @@ def _clip(frames: list[Frame], folder: Path, fps: float) -> ViewClip:
                 f"Expected pictures of one size; {frames[0].name} has {first[1]} x {first[0]}, {frame.name} "
                 f"has {picture.shape[1]} x {picture.shape[0]}. Resize them to one size."
             )
-    clip = Clip(np.stack(with_equal_channels(pictures)), fps, None, frames[0].name)
+    clip = Clip(np.stack(equal_channels(pictures)), fps, None, frames[0].name)
     if opacity_source(clip) != "alpha" and any(frame.mask_path is not None for frame in frames):
         masks = np.stack([_mask(folder, frame, first) for frame in frames])
         clip = replace(clip, masks=masks)
@@ -131,16 +126,15 @@ def _clip(frames: list[Frame], folder: Path, fps: float) -> ViewClip:
 
 
 def _picture(folder: Path, frame: Frame) -> np.ndarray:
-    """Return a frame's picture, uint8 [H, W, 3 or 4]; a file_path without extension means PNG."""
     if not frame.file_path:
         raise ValueError(f"Expected a file_path in every frame; {frame.name} has none.")
     file = _inside(folder, frame.file_path, frame.name)
     is_complete = file.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
+    # D-NeRF leaves out the extension, which is PNG's.
     return _one_picture(file if is_complete else file.with_name(f"{file.name}.png"), frame.name)
 
 
 def _mask(folder: Path, frame: Frame, size: tuple[int, ...]) -> np.ndarray:
-    """Return a frame's mask, uint8 [H, W]."""
     if frame.mask_path is None:
         raise ValueError(
             f"Expected a mask_path in every frame of a view or in none; {frame.name} has none. Add it."
@@ -155,7 +149,6 @@ def _mask(folder: Path, frame: Frame, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _inside(folder: Path, stated: str, name: str) -> Path:
-    """Return the place of a file of the data set. Raises ValueError when it lies outside of the folder."""
     relative = os.path.normpath(stated.replace("\\", "/"))
     outside = PurePosixPath(relative).is_absolute() or PureWindowsPath(relative).drive
     if outside or ".." in PurePosixPath(relative).parts:
@@ -210,11 +203,7 @@ def read_any_views(
 
 
 def find_scenes(path: str | Path) -> dict[str, Path]:
-    """Return the places of views at ``path`` by the scene's name: itself, or each folder in it that is one.
-
-    Raises:
-        FileNotFoundError: nothing of the kinds that `read_any_views` understands is there.
-    """
+    """Return the places of views by name: ``path`` itself, or each folder in it; see `read_any_views`."""
     place = Path(path).expanduser()
     folders = sorted(place.iterdir(), key=natural_key) if place.is_dir() else []
     # Folders of views hold a contact sheet: to look for clips first would take each for a clip of one image.
@@ -317,10 +306,7 @@ def find_views(name: str, roots: Sequence[Path]) -> Path:
 
 
 def _claimed(parent: Path, name: str, suffix: str, make: Callable[[Path], None]) -> Path:
-    """Return the place with the next free number.
-
-    Making it claims the number, as that fails where it exists: of several processes none gets another's.
-    """
+    """Make the place with the next free number; making it claims it, as that fails where it exists."""
     taken = re.compile(re.escape(name) + r"_(\d+)" + re.escape(suffix), re.IGNORECASE)
     parent.mkdir(parents=True, exist_ok=True)
     number = max((int(m[1]) for path in parent.iterdir() if (m := taken.fullmatch(path.name))), default=0)

@@ -18,8 +18,7 @@ TRANSFORMS_FILES = ("transforms_train.json", "transforms.json")
 
 # Matrices closer than this in all their numbers are one camera.
 _SAME_CAMERA = 1e-5
-# How far a camera may be from a square pinhole, and the cameras from one lens: focal lengths and principal
-# point, as a share.
+# Share by which a camera may be off a square pinhole, and the cameras off one lens.
 _TOLERANCE = 0.01
 # Half a pixel: some programs count pixels from their centres.
 _CENTRE_TOLERANCE_PX = 0.5
@@ -60,7 +59,15 @@ def read_cameras(path: str | Path) -> Cameras:
         FileNotFoundError: there is no such file, or no camera file in the folder.
         ValueError: a file that is damaged or lacks something, cameras that stand on no orbit.
     """
-    file = _camera_file(Path(path).expanduser())
+    file = place = Path(path).expanduser()
+    if place.is_dir():
+        ours = place / CAMERAS_FILE
+        file = ours if ours.is_file() else transforms_file(place)
+    if file is None:
+        raise FileNotFoundError(
+            f"Expected {CAMERAS_FILE} or {' or '.join(TRANSFORMS_FILES)} in {place}; there is none. Give the "
+            f"file with the cameras."
+        )
     content = _read_object(file)
     if "frames" in content:
         return _transforms(file, content).cameras
@@ -72,27 +79,8 @@ def read_cameras(path: str | Path) -> Cameras:
         ) from error
 
 
-def _camera_file(path: Path) -> Path:
-    file = path
-    if path.is_dir():
-        ours = path / CAMERAS_FILE
-        file = ours if ours.is_file() else transforms_file(path)
-    if file is None:
-        raise FileNotFoundError(
-            f"Expected {CAMERAS_FILE} or {' or '.join(TRANSFORMS_FILES)} in {path}; there is none. Give the "
-            f"file with the cameras."
-        )
-    return file
-
-
 def read_transforms(path: Path) -> Transforms:
-    """Return what a ``transforms.json`` says (+z up, OpenGL camera axes), turned into our world of +y up.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: damaged JSON, no frames, matrices that are none, intrinsics that are not those of one
-            square pinhole, cameras that stand on no orbit.
-    """
+    """Return what a ``transforms.json`` says (+z up, OpenGL camera axes), turned into our world of +y up."""
     content = _read_object(path)
     if "frames" not in content:
         raise ValueError(
@@ -153,12 +141,11 @@ def _matrix(frame: dict, name: str) -> Tensor:
         raise ValueError(f"Expected 4 x 4 numbers as transform_matrix of {name}; {error}.") from error
     if matrix.shape != (4, 4):
         raise ValueError(f"Expected 4 x 4 numbers as transform_matrix of {name}; got {list(matrix.shape)}.")
-    if not matrix.isfinite().all():
-        bad = int((~matrix.isfinite()).sum())
+    if bad := int((~matrix.isfinite()).sum()):
         raise ValueError(
             f"Expected finite numbers; the transform_matrix of {name} has {bad} NaN or infinite."
         )
-    if (matrix[3] - torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)).abs().max() > _SAME_CAMERA:
+    if (matrix[3] - torch.eye(4, dtype=torch.float64)[3]).abs().max() > _SAME_CAMERA:
         raise ValueError(
             f"Expected 0, 0, 0, 1 as last row of the transform_matrix of {name}; got {matrix[3].tolist()}. "
             f"Give camera-to-world matrices, rows first."
@@ -190,22 +177,29 @@ def _common_fov_deg(cameras: list[dict], names: list[str]) -> float:
 
 def _field_of_view_deg(camera: dict, name: str) -> float:
     """Return the field of view of a square pinhole camera from D-NeRF's and nerfstudio's fields, degrees."""
-    sizes = {key: _number(camera, key, name) for key in ("w", "h")}
-    if all(sizes.values()) and sizes["w"] != sizes["h"]:
-        raise ValueError(
-            f"Expected square images; {name} has w = {sizes['w']:g} and h = {sizes['h']:g}. Crop or pad them."
-        )
     _check_pinhole(camera, name)
-    for key, size in (("cx", sizes["w"]), ("cy", sizes["h"])):
-        centre = _number(camera, key, name)
+    width, height = (_number(camera, key, name) for key in ("w", "h"))
+    if width and height and width != height:
+        raise ValueError(
+            f"Expected square images; {name} has w = {width:g} and h = {height:g}. Crop or pad them."
+        )
+    angles, focals = {}, {}
+    for axis, size in (("x", width), ("y", height)):
+        angle, focal, centre = (
+            _number(camera, f"{key}{axis}", name) for key in ("camera_angle_", "fl_", "c")
+        )
+        if angle is not None:
+            angles[f"camera_angle_{axis} = {angle:.5g}"] = math.degrees(angle)
+        if focal is not None and size is not None:
+            focals[f"fl_{axis} = {focal:.6g}"] = math.degrees(2 * math.atan2(size / 2, focal))
         if centre is None or size is None:
             continue
         if abs(centre - size / 2) > max(_CENTRE_TOLERANCE_PX, _TOLERANCE * size):
             raise ValueError(
-                f"Expected the principal point in the middle of the image; {name} has {key} = {centre:g} of "
-                f"{size:g} pixels instead of {size / 2:g}. Crop or pad the pictures around it."
+                f"Expected the principal point in the middle of the image; {name} has c{axis} = {centre:g} "
+                f"of {size:g} pixels instead of {size / 2:g}. Crop or pad the pictures around it."
             )
-    stated = _stated_deg(camera, sizes, name)
+    stated = {**angles, **focals}
     if not stated:
         raise ValueError(
             f"Expected camera_angle_x, or fl_x with w; {name} has neither. State the field of view."
@@ -227,29 +221,14 @@ def _check_pinhole(camera: dict, name: str) -> None:
     if model is not None and str(model).upper() not in _PINHOLES:
         raise ValueError(f"Expected a pinhole camera; {name} is {str(model)[:40]}. Rectify the pictures.")
     for key in _DISTORTIONS:
-        value = _number(camera, key, name) or 0.0
-        if abs(value) > _LARGEST_DISTORTION:
+        if abs(value := _number(camera, key, name) or 0.0) > _LARGEST_DISTORTION:
             raise ValueError(
                 f"Expected pictures without lens distortion; {name} has {key} = {value:g}. Undistort them."
             )
 
 
-def _stated_deg(camera: dict, sizes: dict[str, float | None], name: str) -> dict[str, float]:
-    """Return every statement of the field of view, in degrees, under a text that shows its value."""
-    stated = {}
-    for key in ("camera_angle_x", "camera_angle_y"):
-        angle = _number(camera, key, name)
-        if angle is not None:
-            stated[f"{key} = {angle:.5g}"] = math.degrees(angle)
-    for key, size in (("fl_x", sizes["w"]), ("fl_y", sizes["h"])):
-        focal = _number(camera, key, name)
-        if focal is not None and size is not None:
-            stated[f"{key} = {focal:.6g}"] = math.degrees(2 * math.atan2(size / 2, focal))
-    return stated
-
-
 def _number(fields: dict, key: str, name: str) -> float | None:
-    """Return a field as a float, None when it is not there. Raises ValueError when it is no finite number."""
+    """Return a field as a float, None when it is not there."""
     value = fields.get(key)
     if value is None:
         return None

@@ -34,10 +34,8 @@ def masks_of(grid: ViewGrid) -> Tensor:
 
 
 def opacity_source(clip: Clip) -> str:
-    """Return what tells the object from the background: ``mask``, ``alpha`` or ``near-white background``.
-
-    Alpha that is opaque everywhere says nothing (animations often carry it) and counts as none.
-    """
+    """Return what tells the object from the background: ``mask``, ``alpha`` or ``near-white background``."""
+    # Alpha that is opaque everywhere says nothing: animations often carry it.
     if clip.masks is not None:
         return "mask"
     has_alpha = clip.frames.shape[-1] == 4 and clip.frames[..., 3].min() < 255
@@ -72,10 +70,7 @@ def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
 
 
 def object_boxes(opacity: np.ndarray) -> np.ndarray:
-    """Return the box of the pixels above 0 of each frame of [T, H, W], int64 [T, 4].
-
-    A row is (left, top, right, bottom) in pixels, right and bottom exclusive; all zero for an empty frame.
-    """
+    """Return each frame's box of pixels above 0, int64 [T, 4]: left, top, right, bottom, or all zero."""
     boxes = np.zeros((len(opacity), 4), dtype=np.int64)
     for box, frame in zip(boxes, opacity > 0, strict=True):
         columns, rows = np.flatnonzero(frame.any(axis=0)), np.flatnonzero(frame.any(axis=1))

@@ -122,7 +122,6 @@ def _caption(grid: ViewGrid, n_shown: int) -> str:
 
 
 def _name_and_angles(grid: ViewGrid, view: int) -> tuple[str, float, float]:
-    """Return what a view is called, its azimuth and its elevation."""
     name = "input" if view == 0 else f"view {view}"
     return name, grid.cameras.azimuths_deg[view], grid.cameras.elevations_deg[view]
 
@@ -133,13 +132,9 @@ def view_mosaic(grid: ViewGrid, *, columns: int = 0, labels: bool = True, cell_s
     Views of untrained weights are announced above the pictures, with labels or without.
 
     Args:
-        grid: the views.
         columns: pictures in a row; 0: about as many as rows.
         labels: write number, azimuth and elevation above each picture.
         cell_size: longer side of a picture in pixels; 0: as they are.
-
-    Raises:
-        ValueError: a negative number.
     """
     if columns < 0 or cell_size < 0:
         raise ValueError(
@@ -205,18 +200,16 @@ def _label(grid: ViewGrid, view: int, font: _Font, width: int) -> str:
 
 
 def _cell_size(images: Tensor, scale: float) -> tuple[int, int]:
-    """Return height and width of images [..., H, W, 3] after scaling."""
     height, width = images.shape[-3:-1]
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _resized(images: Tensor, height: int, width: int) -> Tensor:
-    """Return [T, height, width, 3] float32 on the CPU in 0..1."""
     return resize_images(images.detach().float().cpu().clamp(0, 1), height, width)
 
 
 def _warning(width: int) -> tuple[str, _Font]:
-    """Return the warning of untrained weights, or just its first word, in the largest font that fits."""
+    """Return the warning of untrained weights, or its first word, in the largest font that fits."""
     for text in (UNTRAINED_LABEL, UNTRAINED_LABEL.split()[0]):
         size = 0.96 * width / (ImageFont.load_default(100).getlength(text) / 100)
         if size >= _SMALLEST_TEXT:

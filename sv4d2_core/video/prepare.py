@@ -13,10 +13,8 @@ from .crop import CENTERINGS, CropPath, cut_out, plan_crop
 from .foreground import foreground_masks, object_boxes, opacity_source
 from .read import Clip
 
-# Below this many frames a clip is called short; the released models look at 5 or 12 at once.
-_FEW_FRAMES = 12
-# Above this many frames a clip is called long: views of the last windows come from views of views.
-_MANY_FRAMES = 60
+# When a clip is called short and long, frames; the released models look at 5 or 12 at once.
+_FEW_FRAMES, _MANY_FRAMES = 12, 60
 # Below this share of the frame the object is called tiny.
 _TINY_SHARE = 0.02
 # Above this share a mask that also reaches all borders is rather the background's.
@@ -58,8 +56,8 @@ def prepare_clip(
 ) -> PreparedClip:
     """Return the clip cropped to a square around the object, resized and composited on white.
 
-    One box holds the object in all frames, and one scale serves them all. Frames without foreground do not
-    count for the box. A clip without mask and alpha keeps its own near-white background.
+    One box holds the object in all frames, and one scale serves them all. A clip without mask and alpha keeps
+    its own near-white background. Source: docs/method.md, Clip preparation.
 
     Args:
         size: side of the result, pixels.
@@ -100,7 +98,7 @@ def prepare_clip(
 
 
 def _on_white(rgba: np.ndarray) -> np.ndarray:
-    """Return uint8 RGB [H, W, 3] on white, in float64 and truncated as the reference does."""
+    # In float64 and truncated, as the released code does.
     values = rgba / 255.0
     alpha = values[..., 3:]
     return (255 * (values[..., :3] * alpha + (1 - alpha))).astype(np.uint8)
@@ -162,7 +160,6 @@ def _report(
 
 
 def _advice_for_long_clips(n_frames: int) -> str:
-    """Name the smallest stride that makes the clip short."""
     stride = math.ceil(n_frames / _MANY_FRAMES)
     ending = "th" if stride % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(stride % 10, "th")
     return (
@@ -174,7 +171,6 @@ def _advice_for_long_clips(n_frames: int) -> str:
 
 
 def _jumps(boxes: np.ndarray, present: np.ndarray, extents: np.ndarray) -> list[str]:
-    """Return a line when the box leaps between neighbouring frames, as it does where a mask fails."""
     centers = (boxes[present, :2] + boxes[present, 2:]) / 2
     steps = np.abs(np.diff(centers, axis=0)).max(axis=-1) / max(float(np.median(extents)), 1.0)
     jumps = present[1:][(steps > _JUMP) & (np.diff(present) == 1)]
@@ -185,7 +181,6 @@ def _jumps(boxes: np.ndarray, present: np.ndarray, extents: np.ndarray) -> list[
 
 
 def _motion(images: Tensor, masks: Tensor, present: np.ndarray) -> list[str]:
-    """Return a line when no frame differs from the first by more than a little, over the object's pixels."""
     first, *others = present.tolist()
     largest = 0.0
     for t in others:

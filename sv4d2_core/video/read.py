@@ -98,7 +98,7 @@ def _read_image(file: Path) -> np.ndarray:
 
 
 def _read_animation(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    """Read an image file that may hold several frames; PIL gives them composed, with their alpha."""
+    """Read an image file that may hold several frames, composed by Pillow."""
     pictures, durations = [], []
     with _naming(file), Image.open(file) as image:
         total = getattr(image, "n_frames", 1)
@@ -113,7 +113,7 @@ def _read_animation(file: Path, pick: slice) -> tuple[list[np.ndarray], float, i
 
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """Turn what Pillow raises into one message that names the file: damage raises nearly anything there."""
+    """Name the file whatever Pillow raises, which is nearly anything for a damaged one."""
     try:
         yield
     except MemoryError:
@@ -200,7 +200,7 @@ def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Vi
 
 
 def _video_pixels(frame: av.VideoFrame, aspect: float) -> np.ndarray:
-    """Return uint8 [H, W, 3 or 4] in square pixels, upright: a phone stores the rotation beside the frame."""
+    """Return uint8 [H, W, 3 or 4] in square pixels, upright as phones store it beside the frame."""
     has_alpha = any(component.is_alpha for component in frame.format.components)
     pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
     if aspect != 1:
@@ -261,8 +261,8 @@ class Clip:
             )
         if self.masks.shape[1:] != shape[1:3]:
             raise ValueError(
-                f"Expected masks of the frames' size {_size_text(shape[1:3])}; got "
-                f"{_size_text(self.masks.shape[1:])}. Resize the masks to the frames."
+                f"Expected masks of the frames' size {shape[2]} x {shape[1]}; got {self.masks.shape[2]} x "
+                f"{self.masks.shape[1]}. Resize the masks to the frames."
             )
         largest = int(self.masks.max())
         if 0 < largest < _LOWEST_WHITE:
@@ -358,12 +358,11 @@ def load_clip(
     masks = None
     if mask is not None:
         masks = _stack([mask_opacity(picture) for picture in _read_masks(mask, pick, len(pictures))], mask)
-    stacked = _stack(with_equal_channels(pictures), path)
+    stacked = _stack(equal_channels(pictures), path)
     return Clip(stacked, source_fps / every if fps is None else float(fps), masks, str(path))
 
 
 def _pick(frames: int | None, start: int, every: int) -> slice:
-    """Return which frames of a clip are taken. Raises ValueError for numbers out of range."""
     if (frames is not None and frames < 1) or start < 0 or every < 1:
         raise ValueError(
             f"Expected frames >= 1 (or none for all), start >= 0 and every >= 1; got frames = {frames}, "
@@ -407,7 +406,7 @@ def _check_fps(fps: float, name: str) -> None:
         )
 
 
-def with_equal_channels(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+def equal_channels(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return pictures [H, W, 3 or 4], all as RGBA when any of them has alpha."""
     channels = max(picture.shape[-1] for picture in pictures)
     return [
@@ -417,15 +416,11 @@ def with_equal_channels(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _stack(pictures: Sequence[np.ndarray], path: str | Path) -> np.ndarray:
-    first = pictures[0].shape[:2]
+    height, width = pictures[0].shape[:2]
     for number, picture in enumerate(pictures, start=1):
-        if picture.shape[:2] != first:
+        if picture.shape[:2] != (height, width):
             raise ValueError(
-                f"Expected frames of one size in {path}; got {_size_text(first)} for the first and "
-                f"{_size_text(picture.shape[:2])} for number {number}. Resize them to one size."
+                f"Expected frames of one size in {path}; got {width} x {height} for the first and "
+                f"{picture.shape[1]} x {picture.shape[0]} for number {number}. Resize them to one size."
             )
     return np.stack(pictures)
-
-
-def _size_text(height_width: tuple[int, ...]) -> str:
-    return f"{height_width[1]} x {height_width[0]}"

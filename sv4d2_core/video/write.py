@@ -40,11 +40,8 @@ def gif_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
     Args:
         images: [N, H, W, 3] in 0..1, on white where ``opacity`` is given.
         opacity: [N, H, W] in 0..1, or None.
-        fps: pictures per second. A delay is a whole number of hundredths of a second: they differ by one so
-            that the whole has the right length.
-
-    Raises:
-        ValueError: more than 50 pictures per second.
+        fps: pictures per second, at most 50. A delay is a whole number of hundredths of a second: they differ
+            by one so that the whole has the right length.
     """
     if fps > _LARGEST_GIF_FPS:
         raise ValueError(
@@ -76,7 +73,7 @@ def gif_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
 
 
 def _palette(colours: NDArray[np.uint8], background: NDArray[np.bool_]) -> Image.Image:
-    """Return the 255 colours that suit the pictures' objects best, and white, as Pillow keeps a palette."""
+    """Return the 255 colours that suit the pictures' objects best, and white."""
     shown = pick_frames(len(colours), _PALETTE_FRAMES)
     pixels = colours[shown][~background[shown]]
     pixels = pixels[:: -(-len(pixels) // _PALETTE_PIXELS) or 1]
@@ -89,7 +86,6 @@ def _palette(colours: NDArray[np.uint8], background: NDArray[np.bool_]) -> Image
 
 
 def _indexed(colours: NDArray[np.uint8], background: NDArray[np.bool_], palette: Image.Image) -> Image.Image:
-    """Return one picture in the palette's colours."""
     picture = Image.fromarray(colours).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     indices = np.where(background, _BACKGROUND, np.asarray(picture)).astype(np.uint8)
     picture = Image.fromarray(indices, mode="P")
@@ -98,12 +94,7 @@ def _indexed(colours: NDArray[np.uint8], background: NDArray[np.bool_], palette:
 
 
 def write_video(path: Path, images: Tensor, fps: float) -> None:
-    """Write images [T, H, W, 3] in 0..1 as an H.264 mp4 with 4:2:0 colour, which every player expects.
-
-    Raises:
-        ValueError: an odd height or width, no frames, a rate that is not positive.
-        OSError: the disk is full or read-only.
-    """
+    """Write images [T, H, W, 3] in 0..1 as an H.264 mp4 with 4:2:0 colour, which every player expects."""
     n_frames, height, width = images.shape[:3]
     if n_frames < 1 or height % 2 or width % 2:
         raise ValueError(
