@@ -362,7 +362,7 @@ def test_the_input_view_is_filled_in(tmp_path, grid):
     assert (read.images[:, 1:] - grid.images[:, 1:]).abs().mean() < 0.03
     bare = read_clips(tmp_path, CAMERAS, replace(grid, masks=None))
     assert torch.equal(bare.masks[:, 0], near_white_masks(grid.images[:, 0]))
-    with pytest.raises(ValueError, match=r"3 clips in .*, the input view first; got 2: .*1.mp4, .*2.mp4"):
+    with pytest.raises(ValueError, match=r"3 clips in .*, the input view first,.*; got 2: .*1.mp4, .*2.mp4"):
         read_clips(tmp_path, CAMERAS)
     with pytest.raises(ValueError, match=r"the input view has 1 frame of 32 x 32, .*1.mp4 has 3 frames of"):
         read_clips(tmp_path, CAMERAS, grid.at_frames([0]))
@@ -429,5 +429,3 @@ def test_any_views_says_what_is_understood(tmp_path):
         read_any_views(tmp_path, CAMERAS)
     with pytest.raises(FileNotFoundError, match=f"nothing is there. {kinds}"):
         read_any_views(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match="sub-folders of images, or videos .* there are none"):
-        read_clips(tmp_path, CAMERAS)

@@ -307,15 +307,14 @@ def test_a_folder_of_views_is_not_taken_for_a_data_set(tmp_path, grid):
 
 
 @pytest.mark.parametrize("kind", WHERE)
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_fails_half_way_leaves_the_old_export(tmp_path, grid, kind, number, monkeypatch):
+def test_a_disk_that_fails_half_way_leaves_the_old_export(tmp_path, grid, kind, monkeypatch):
     WHERE[kind](tmp_path / "out", grid)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     saved, save = [], Image.Image.save
 
     def failing(self, *args, **kwargs):
         if len(saved) == 5:
-            raise OSError(number, "it fails")
+            raise OSError(errno.ENOSPC, "it fails")
         saved.append(1)
         return save(self, *args, **kwargs)
 

@@ -413,17 +413,6 @@ def test_memory_that_runs_out_is_not_called_damage(tmp_path, monkeypatch):
         load_clip(tmp_path / "a.png")
 
 
-def test_gif_with_a_picture_of_no_size_is_named(tmp_path):
-    path = tmp_path / "a.gif"
-    Image.fromarray(cutout(1)[0, ..., 3]).save(path)
-    data = bytearray(path.read_bytes())
-    descriptor = data.index(b"\x2c" + struct.pack("<4H", 0, 0, WIDTH, HEIGHT))
-    data[descriptor + 1 : descriptor + 9] = bytes(8)
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"readable image; .*a\.gif is not: .*outside image"):
-        load_clip(path)
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif", "bmp"])
 def test_damaged_images_raise_nothing_but_named_value_errors(tmp_path, suffix):

@@ -111,10 +111,7 @@ def _shape_text(masks: Tensor) -> str:
 
 
 def read_clips(
-    folder: str | Path,
-    cameras: Cameras,
-    input_view: ViewGrid | None = None,
-    frames: int | None = None,
+    folder: str | Path, cameras: Cameras, input_view: ViewGrid | None = None, frames: int | None = None
 ) -> ViewGrid:
     """Return the grid of views of a folder with one clip per view, in natural order of their names.
 
@@ -129,32 +126,21 @@ def read_clips(
         frames: take only the first so many frames of every clip and of ``input_view``; None: all.
 
     Raises:
-        FileNotFoundError: there are no clips.
-        ValueError: another number of clips than V + 1 or V, V clips without ``input_view``, and what
-            `grid_of_clips` and `ViewClip.of_clip` refuse.
+        ValueError: another number of clips than V + 1, or V beside ``input_view``; clips that are not square,
+            differ in size or number of frames, or tell no object from a background that is not white.
     """
-    sources = find_clips(folder)
-    n_views = cameras.n_views
-    shown = ", ".join("/".join(source.parts[-2:]) for source in sources[:_SHOWN_NAMES])
-    shown += " ..." if len(sources) > _SHOWN_NAMES else ""
-    if not sources:
-        raise FileNotFoundError(
-            f"Expected one clip per view in {folder}: sub-folders of images, or videos "
-            f"({' '.join(VIDEO_SUFFIXES)}); there are none. Give the folder that holds the clips."
-        )
-    if len(sources) not in (n_views, n_views + 1):
+    sources, n_views = find_clips(folder), cameras.n_views
+    fill_in = input_view is not None and len(sources) == n_views
+    if not fill_in and len(sources) != n_views + 1:
+        shown = ", ".join("/".join(source.parts[-2:]) for source in sources[:_SHOWN_NAMES])
+        shown += " ..." if len(sources) > _SHOWN_NAMES else ""
         raise ValueError(
-            f"Expected {n_views + 1} clips in {folder} (the input view first) or {n_views} (novel views "
-            f"only), as there are {n_views} novel cameras; got {len(sources)}: {shown}. Give the "
+            f"Expected {n_views + 1} clips in {folder}, the input view first, or {n_views} where the input "
+            f"view is given, as there are {n_views} novel cameras; got {len(sources)}: {shown}. Give the "
             f"cameras of these clips, or a pattern such as 'out/*_v*.mp4' that leaves others out."
         )
     clips = (ViewClip.of_clip(load_clip(source, frames=frames)) for source in sources)
-    if len(sources) == n_views:
-        if input_view is None:
-            raise ValueError(
-                f"Expected {n_views + 1} clips in {folder}, the input view first; got {n_views}: {shown}. "
-                f"Put the input clip beside them so that it comes first by name, or give the input view."
-            )
+    if input_view is not None and fill_in:
         first = next(clips)
         clips = chain([_input_clip(input_view, frames, *first.masks.shape[1:]), first], clips)
     return grid_of_clips(iter(clips), cameras)

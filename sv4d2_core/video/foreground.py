@@ -85,7 +85,7 @@ def _without_specks(opacity: np.ndarray) -> np.ndarray:
 
     _, parts, measures, _ = cv2.connectedComponentsWithStats((opacity > 0).astype(np.uint8))
     keep = measures[:, cv2.CC_STAT_AREA] >= SPECK_SHARE * opacity.size
-    return np.where(keep[parts], opacity, 0)
+    return np.where(keep[np.asarray(parts, np.intp)], opacity, 0)
 
 
 def _check_background_is_white(clip: Clip, opacity: np.ndarray) -> None:
