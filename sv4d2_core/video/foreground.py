@@ -12,10 +12,10 @@ from .read import Clip
 NEAR_WHITE = 250
 # A connected part below this share of the frame is dirt, not the object.
 SPECK_SHARE = 0.0005
-# Opacity of a given mask (0..255) that does not yet count: networks and video codecs leave such a haze.
-_HAZE = 8
 # Share of the border that may be foreground before the background cannot be called white.
 LARGEST_BORDER_SHARE = 0.8
+# Opacity of a given mask (0..255) that does not yet count: networks and video codecs leave such a haze.
+_HAZE = 8
 
 _HOW_TO_CUT_OUT = (
     "Give a mask: in ComfyUI from RemoveBackground or SAM3, on the command line with --mask (white = object)."
@@ -35,9 +35,9 @@ def masks_of(grid: ViewGrid) -> Tensor:
 
 def opacity_source(clip: Clip) -> str:
     """Return what tells the object from the background: ``mask``, ``alpha`` or ``near-white background``."""
-    # Alpha that is opaque everywhere says nothing: animations often carry it.
     if clip.masks is not None:
         return "mask"
+    # Alpha that is opaque everywhere says nothing: animations often carry it.
     has_alpha = clip.frames.shape[-1] == 4 and clip.frames[..., 3].min() < 255
     return "alpha" if has_alpha else "near-white background"
 
