@@ -263,13 +263,11 @@ def _check_order(order: str) -> None:
 
 def _checked(name: str, images: Tensor) -> Tensor:
     """Return square RGB images as float32 on the CPU; what overshoots 0..1 after a resize is cut."""
-    if images.ndim == 4 and images.shape[-1] == 4:
-        raise ValueError(
-            f"Expected {name} without transparency (3 channels); got RGBA (4 channels). Composite them on "
-            f"white first; SV4D2 Prepare Clip does that for a clip."
-        )
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
-        raise ValueError(f"Expected {name} [N, H, W, 3] with at least one image; got {list(images.shape)}.")
+        raise ValueError(
+            f"Expected {name} [N, H, W, 3] without transparency, at least one image; got "
+            f"{list(images.shape)}. Composite RGBA on white; SV4D2 Prepare Clip does that for a clip."
+        )
     if images.shape[1] != images.shape[2]:
         raise ValueError(
             f"Expected square {name} (the cameras are square); got {_size_text(images)}. Crop or pad them; "

@@ -119,9 +119,15 @@ def _transforms(path: Path, content: dict) -> Transforms:
     names = [f"frame {i} ({str(frame.get('file_path'))[-60:]}) of {path}" for i, frame in enumerate(listed)]
     matrices = torch.stack([_matrix(frame, name) for frame, name in zip(listed, names, strict=True)])
     view_of, firsts = _distinct(matrices)
-    fov_deg = _common_fov_deg([{**content, **frame} for frame in listed], names)
+    fovs = [_field_of_view_deg({**content, **frame}, name) for frame, name in zip(listed, names, strict=True)]
+    worst = max(range(len(fovs)), key=lambda i: abs(fovs[i] - fovs[0]))
+    if abs(fovs[worst] - fovs[0]) > _TOLERANCE * fovs[0]:
+        raise ValueError(
+            f"Expected one field of view for all frames (to {100 * _TOLERANCE:g} %); got {fovs[0]:.4g} "
+            f"degrees for {names[0]} and {fovs[worst]:.4g} for {names[worst]}. Use pictures of one lens."
+        )
     try:
-        cameras = fit_orbit(Y_UP_TO_Z_UP.T @ matrices[firsts], fov_deg, [names[i] for i in firsts])
+        cameras = fit_orbit(Y_UP_TO_Z_UP.T @ matrices[firsts], fovs[0], [names[i] for i in firsts])
     except ValueError as error:
         raise ValueError(f"{error} Read from {path}, whose world has +z up.") from error
     frames = []
@@ -162,17 +168,6 @@ def _distinct(matrices: Tensor) -> tuple[list[int], list[int]]:
             firsts.append(i)
         view_of.append(same.index(True) if True in same else len(firsts) - 1)
     return view_of, firsts
-
-
-def _common_fov_deg(cameras: list[dict], names: list[str]) -> float:
-    fovs = [_field_of_view_deg(camera, name) for camera, name in zip(cameras, names, strict=True)]
-    worst = max(range(len(fovs)), key=lambda i: abs(fovs[i] - fovs[0]))
-    if abs(fovs[worst] - fovs[0]) > _TOLERANCE * fovs[0]:
-        raise ValueError(
-            f"Expected one field of view for all frames (to {100 * _TOLERANCE:g} %); got {fovs[0]:.4g} "
-            f"degrees for {names[0]} and {fovs[worst]:.4g} for {names[worst]}. Use pictures of one lens."
-        )
-    return fovs[0]
 
 
 def _field_of_view_deg(camera: dict, name: str) -> float:

@@ -357,7 +357,16 @@ def load_clip(
         )
     masks = None
     if mask is not None:
-        masks = _stack([mask_opacity(picture) for picture in _read_masks(mask, pick, len(pictures))], mask)
+        given, _, n_masks = read_pictures(mask, pick)
+        if n_masks == 1:
+            given = read_pictures(mask, slice(0, 1, 1))[0] * len(pictures)
+        if len(given) != len(pictures):
+            raise ValueError(
+                f"Expected {len(pictures)} masks in {mask}, one for each frame, or a single one; got "
+                f"{len(given)} of {n_masks} (start {start}, every {every}). Make the masks from the same "
+                f"frames."
+            )
+        masks = _stack([mask_opacity(picture) for picture in given], mask)
     stacked = _stack(equal_channels(pictures), path)
     return Clip(stacked, source_fps / every if fps is None else float(fps), masks, str(path))
 
@@ -369,18 +378,6 @@ def _pick(frames: int | None, start: int, every: int) -> slice:
             f"start = {start}, every = {every}."
         )
     return slice(start, None if frames is None else start + (frames - 1) * every + 1, every)
-
-
-def _read_masks(path: str | Path, pick: slice, n_frames: int) -> list[np.ndarray]:
-    pictures, _, total = read_pictures(path, pick)
-    if total == 1:
-        pictures = read_pictures(path, slice(0, 1, 1))[0] * n_frames
-    if len(pictures) != n_frames:
-        raise ValueError(
-            f"Expected {n_frames} masks in {path}, one for each frame, or a single one; got {len(pictures)} "
-            f"of {total} (start {pick.start}, every {pick.step}). Make the masks from the same frames."
-        )
-    return pictures
 
 
 def mask_opacity(picture: np.ndarray) -> np.ndarray:
