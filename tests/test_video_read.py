@@ -228,28 +228,24 @@ def test_every_image_mode_gives_the_same_grey(tmp_path, mode):
     assert np.abs(frames[0, ..., :3].astype(int) - grey[..., None]).max() <= 1
 
 
-def test_palette_transparency_becomes_alpha(tmp_path):
-    image = Image.fromarray(cutout(1)[0])
-    image.quantize(8).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(load_clip(tmp_path / "a.png").frames[..., 3], cutout(1)[..., 3])
-
-
-def test_frames_with_and_without_alpha_mix(tmp_path):
+def test_palette_transparency_becomes_alpha_also_among_opaque_frames(tmp_path):
     folder = write_folder(tmp_path / "frames", drawn_clip(1))
-    Image.fromarray(cutout(1)[0]).save(folder / "frame_1.png")
+    Image.fromarray(cutout(1)[0]).quantize(8).save(folder / "frame_1.png")
     clip = load_clip(folder)
     assert clip.frames.shape == (2, HEIGHT, WIDTH, 4)
     assert clip.frames[0, ..., 3].min() == 255
-    np.testing.assert_array_equal(clip.frames[1], cutout(1)[0])
+    np.testing.assert_array_equal(clip.frames[1, ..., 3], cutout(1)[0, ..., 3])
 
 
-def test_masks_are_picked_like_the_frames(tmp_path):
-    levels = np.zeros((10, HEIGHT, WIDTH), np.uint8)
-    levels += (np.arange(10, dtype=np.uint8) * 20)[:, None, None]
-    folder = write_folder(tmp_path / "masks", levels)
-    video = write_video(tmp_path / "a.mp4", drawn_clip(10))
-    clip = load_clip(video, start=2, every=3, mask=folder)
-    assert clip.masks is not None and clip.masks[:, 0, 0].tolist() == [40, 100, 160]
+def test_masks_are_picked_like_the_frames_and_a_single_one_serves_all(tmp_path):
+    levels = np.array([0, 3, *range(60, 216, 20), 255], np.uint8)[:, None, None]
+    folder = write_folder(tmp_path / "masks", np.broadcast_to(levels, (11, HEIGHT, WIDTH)).copy())
+    video = write_video(tmp_path / "a.mp4", drawn_clip(11))
+    faint = load_clip(video, start=1, every=3, mask=folder).masks
+    assert faint is not None and faint[:, 0, 0].tolist() == [3, 100, 160, 255], "one bright frame is enough"
+    Image.fromarray(cutout(1)[0, ..., 3]).save(tmp_path / "mask.png")
+    single = load_clip(video, start=7, mask=tmp_path / "mask.png").masks
+    np.testing.assert_array_equal(single, np.repeat(cutout(1)[..., 3], 4, axis=0))
 
 
 def test_mask_video_and_mask_alpha(tmp_path):
@@ -262,13 +258,6 @@ def test_mask_video_and_mask_alpha(tmp_path):
         masks = load_clip(clip, mask=source).masks
         assert masks is not None
         assert np.abs(masks.astype(int) - frames[..., 3]).max() <= tolerance
-
-
-def test_one_mask_serves_all_frames(tmp_path):
-    folder = write_folder(tmp_path / "frames", drawn_clip(6))
-    Image.fromarray(cutout(1)[0, ..., 3]).save(tmp_path / "mask.png")
-    clip = load_clip(folder, start=2, mask=tmp_path / "mask.png")
-    np.testing.assert_array_equal(clip.masks, np.repeat(cutout(1)[..., 3], 4, axis=0))
 
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
@@ -301,13 +290,6 @@ def test_label_masks_are_refused_with_advice(tmp_path, label):
     with pytest.raises(ValueError, match=advice):
         Clip.from_tensors(images, torch.full((HEIGHT, WIDTH), label / 255))
     assert Clip.from_tensors(images, torch.full((HEIGHT, WIDTH), 128 / 255)).masks is not None
-
-
-def test_one_bright_frame_is_enough_for_faint_masks(tmp_path):
-    levels = np.array([0, 3, 60, 255], np.uint8)[:, None, None] + np.zeros((4, HEIGHT, WIDTH), np.uint8)
-    folder = write_folder(tmp_path / "frames", drawn_clip(4))
-    masks = load_clip(folder, mask=write_folder(tmp_path / "masks", levels)).masks
-    np.testing.assert_array_equal(masks, levels)
 
 
 def test_wrong_mask_count_and_size_are_named(tmp_path):
