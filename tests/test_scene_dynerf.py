@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.dynerf import DyNeRF
-from sv4d2_core.scene.dynerf_fit import dense_cells
-from sv4d2_core.scene.hull import Occupancy
+from sv4d2_core.scene.dynerf.dynerf import DyNeRF
+from sv4d2_core.scene.dynerf.dynerf_fit import dense_cells
+from sv4d2_core.scene.geometry.hull import Occupancy
 from sv4d2_core.scene.store import load_scene
 
 CAMERAS = Cameras((0, 0, 35), (0, 90, 200))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.elevation import ElevationEstimate, estimate_elevation, hull_iou
+from sv4d2_core.scene.geometry.elevation import ElevationEstimate, estimate_elevation, hull_iou
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import benchmark_scenes, corrupt_views
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.canonical import Canonical
 from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.dynerf import DyNeRF
-from sv4d2_core.scene.following import Following
-from sv4d2_core.scene.hull import Occupancy
-from sv4d2_core.scene.paths import FramePath, OffsetGrids, frame_shares, rotations
-from sv4d2_core.scene.planes import MovingPlanes
+from sv4d2_core.scene.dynerf.canonical import Canonical
+from sv4d2_core.scene.dynerf.dynerf import DyNeRF
+from sv4d2_core.scene.dynerf.following import Following
+from sv4d2_core.scene.dynerf.planes import MovingPlanes
+from sv4d2_core.scene.geometry.hull import Occupancy
+from sv4d2_core.scene.geometry.paths import FramePath, OffsetGrids, frame_shares, rotations
+from sv4d2_core.scene.geometry.registration import hull_centres, hull_turns
 from sv4d2_core.scene.refine import refine_scene as whole_job
-from sv4d2_core.scene.registration import hull_centres, hull_turns
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views

@@ -12,9 +12,9 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.files import read_tensors
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
-from sv4d2_core.scene.gaussians import CanonicalGaussians, Deformation, Gaussians
-from sv4d2_core.scene.gaussians_fit import GaussiansFit, nearest, relocate, shared
-from sv4d2_core.scene.hull import HullDistance, Occupancy
+from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Deformation, Gaussians
+from sv4d2_core.scene.gaussians.gaussians_fit import GaussiansFit, nearest, relocate, shared
+from sv4d2_core.scene.geometry.hull import HullDistance, Occupancy
 from sv4d2_core.scene.scene import SCENE_FORMAT
 from sv4d2_core.scene.schedule import Step, anchor_frame
 from sv4d2_core.world.body import make_creature

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.hull import Occupancy, hull_pixels, visual_hull
+from sv4d2_core.scene.geometry.hull import Occupancy, hull_pixels, visual_hull
 from sv4d2_core.world.body import make_creature, parts_at
 from sv4d2_core.world.render import render_views
 

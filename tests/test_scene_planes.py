@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.planes import MovingPlanes, Planes
+from sv4d2_core.scene.dynerf.planes import MovingPlanes, Planes
 
 
 def make_field(seed=0, sizes=(4, 8), time_size=5):

@@ -11,8 +11,8 @@ import torch
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.dynerf.following import ring_cameras
 from sv4d2_core.scene.fit import RoundTargets
-from sv4d2_core.scene.following import ring_cameras
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.store import FitState
 from sv4d2_core.world.body import make_creature

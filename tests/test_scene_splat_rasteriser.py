@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene import splatting
-from sv4d2_core.scene.splat_torch import TileLists, composite_torch
-from sv4d2_core.scene.splatting import rasteriser, splat, triton_fault
+from sv4d2_core.scene.gaussians import splatting
+from sv4d2_core.scene.gaussians.splat_torch import TileLists, composite_torch
+from sv4d2_core.scene.gaussians.splatting import rasteriser, splat, triton_fault
 
 GAUSSIANS = (torch.zeros(2, 3), torch.ones(2, 4), torch.ones(2, 3), torch.ones(2), torch.ones(2, 3))
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-KERNELS = "sv4d2_core.scene.splat_triton"
+KERNELS = "sv4d2_core.scene.gaussians.splat_triton"
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
         current.pop()
 
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
-    from sv4d2_core.scene.splat_triton import composite_triton
+    from sv4d2_core.scene.gaussians.splat_triton import composite_triton
 
     splats = torch.ones(1, 10, requires_grad=True)
     composite_triton(splats, TileLists(8, torch.tensor([0]), torch.tensor([0, 1]))).sum().backward()

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene import splat_torch
-from sv4d2_core.scene.splat_torch import TILE, project
-from sv4d2_core.scene.splatting import Splatted, splat
+from sv4d2_core.scene.gaussians import splat_torch
+from sv4d2_core.scene.gaussians.splat_torch import TILE, project
+from sv4d2_core.scene.gaussians.splatting import Splatted, splat
 
 CAMERAS = Cameras((0, 20, -35), (0, 70, 200), input_elevation_deg=10)
 NAMES = ("means", "quats", "scales", "opacities", "colours")

@@ -9,7 +9,14 @@ import torch
 from torch.nn import functional as F
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.trust import facing, fit_confidence, rim_weights, seen_by_input, smoothstep, view_trust
+from sv4d2_core.scene.geometry.trust import (
+    facing,
+    fit_confidence,
+    rim_weights,
+    seen_by_input,
+    smoothstep,
+    view_trust,
+)
 from sv4d2_core.world import Rendering, benchmark_scenes, render_creature
 
 torch.set_num_threads(1)

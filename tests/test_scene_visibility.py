@@ -10,11 +10,11 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.dynerf.rays import PatchLoss, Targets, surface_normals
+from sv4d2_core.scene.geometry.trust import view_trust, visibility_weights
 from sv4d2_core.scene.losses import checked_normals
-from sv4d2_core.scene.rays import PatchLoss, Targets, surface_normals
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.scene import SceneRendering
-from sv4d2_core.scene.trust import view_trust, visibility_weights
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views

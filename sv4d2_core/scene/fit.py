@@ -18,13 +18,13 @@ from ..cameras import Cameras
 from ..files import tensors_under
 from ..views import ViewGrid
 from .config import RefineConfig
-from .dynerf_fit import DyNeRFFit
-from .gaussians_fit import GaussiansFit
-from .rays import PatchLoss, Perceptual
+from .dynerf.dynerf_fit import DyNeRFFit
+from .dynerf.rays import PatchLoss, Perceptual
+from .gaussians.gaussians_fit import GaussiansFit
+from .geometry.trust import pixel_trust
 from .scene import Scene4D
 from .schedule import Step, draw_frames, round_of
 from .store import FitState, fit_fingerprint
-from .trust import pixel_trust
 
 _NAMES = ("images", "masks", "weights")
 

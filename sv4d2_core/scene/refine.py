@@ -21,16 +21,16 @@ from ..video.crop import CropPath
 from ..video.foreground import near_white_masks
 from ..views import ViewGrid
 from .config import RefineConfig
-from .elevation import with_elevation
+from .dynerf.following import ring_cameras
+from .dynerf.rays import Perceptual
 from .fit import Fit, FitProgress, RoundTargets
-from .following import ring_cameras
+from .geometry.elevation import with_elevation
+from .geometry.paths import object_path
+from .geometry.trust import pixel_trust, visibility_weights
 from .losses import checked_normals, resized_normals
-from .paths import object_path
-from .rays import Perceptual
 from .scene import Scene4D, SceneRendering
 from .schedule import Step, schedule
 from .store import FitState
-from .trust import pixel_trust, visibility_weights
 
 log = logging.getLogger(__name__)
 

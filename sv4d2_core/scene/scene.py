@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..files import write_tensors
-from .paths import ObjectPath
+from .geometry.paths import ObjectPath
 
 SCENE_FORMAT = "sv4d2.scene"
 SCENE_VERSION = 1

@@ -14,8 +14,8 @@ from ..cameras import Cameras
 from ..files import read_tensors, write_tensors
 from ..views import ViewGrid
 from .config import RefineConfig
-from .dynerf import DyNeRF
-from .gaussians import Gaussians
+from .dynerf.dynerf import DyNeRF
+from .gaussians.gaussians import Gaussians
 from .scene import SCENE_FORMAT, SCENE_VERSION, Scene4D
 
 _FORMAT = "sv4d2.fit"

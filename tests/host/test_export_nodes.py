@@ -41,7 +41,7 @@ def block(core: Core, moving_block: Callable[..., Any]) -> Any:
 @pytest.fixture(scope="module")
 def ball(core: Core) -> Any:
     """Return a scene of Gaussians, a still ball."""
-    gaussians = core("scene.gaussians")
+    gaussians = core("scene.gaussians.gaussians")
     points = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
     means = 0.25 * torch.nn.functional.normalize(points, dim=-1)
     canonical = gaussians.CanonicalGaussians(means, 0.04, 0.9, torch.tensor([COLOUR]).expand(80, 3))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..views import ViewGrid
-from .scene import SceneRendering
+from ...cameras import Cameras
+from ...views import ViewGrid
+from ..scene import SceneRendering
 
 # Trust in views far from the input, and the angle by which the rest of it has fallen to 1 / e.
 _FARTHEST_TRUST = 0.35

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..views import ViewGrid
-from .config import GaussiansConfig, RefineConfig
+from ...views import ViewGrid
+from ..config import GaussiansConfig, RefineConfig
+from ..geometry.hull import HullDistance, Occupancy, visual_hull
+from ..losses import alpha_entropy, dissimilarity, mask_loss, second_difference, total_variation
+from ..schedule import Step, anchor_frame
 from .gaussians import CanonicalGaussians, Gaussians
-from .hull import HullDistance, Occupancy, visual_hull
-from .losses import alpha_entropy, dissimilarity, mask_loss, second_difference, total_variation
-from .schedule import Step, anchor_frame
 from .splat_torch import rotations
 from .splatting import GaussiansAt, splat
 

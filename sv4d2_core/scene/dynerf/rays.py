@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..views import ViewGrid
-from .config import RefineConfig
-from .hull import Occupancy, hull_pixels
-from .losses import depth_smoothness, dissimilarity, normal_consistency, normal_smoothness
+from ...views import ViewGrid
+from ..config import RefineConfig
+from ..geometry.hull import Occupancy, hull_pixels
+from ..losses import depth_smoothness, dissimilarity, normal_consistency, normal_smoothness
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..files import tensors_under
-from ..views import ViewGrid
-from .config import RefineConfig
+from ...files import tensors_under
+from ...views import ViewGrid
+from ..config import RefineConfig
+from ..geometry.hull import Occupancy, visual_hull
+from ..losses import alpha_entropy, charbonnier, mask_loss, mean_squared, resized_normals
+from ..schedule import Step, anchor_frame
 from .dynerf import DyNeRF
-from .hull import Occupancy, visual_hull
-from .losses import alpha_entropy, charbonnier, mask_loss, mean_squared, resized_normals
 from .rays import PatchLoss, RayPool
-from .schedule import Step, anchor_frame
 
 _CHUNK = 1 << 17
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
+from ...cameras import Cameras
 from .splat_torch import MIN_ALPHA, TileLists, composite_torch, project, ray_lengths, tile_lists
 
 RASTERISERS = ("triton", "torch")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import RefineConfig
-from .losses import time_difference, total_variation
+from ..config import RefineConfig
+from ..losses import time_difference, total_variation
 
 # The axes that each of the three planes of space spans.
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cameras import Cameras
+from ...cameras import Cameras
+from ..config import RefineConfig
+from ..geometry.hull import Occupancy
+from ..geometry.paths import FramePath
+from ..geometry.registration import hull_centres, hull_turns
 from .canonical import Canonical
-from .config import RefineConfig
-from .hull import Occupancy
-from .paths import FramePath
 from .planes import MovingPlanes
-from .registration import hull_centres, hull_turns
 
 # An object moves far when its middle goes this far, in sizes of the object.
 _FAR = 0.25

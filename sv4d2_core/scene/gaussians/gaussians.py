@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..files import tensors_under
-from .config import GaussiansConfig
+from ...cameras import Cameras
+from ...files import tensors_under
+from ..config import GaussiansConfig
+from ..dynerf.planes import PLANE_AXES, sample_planes
+from ..geometry.paths import ObjectPath
+from ..scene import SceneRendering, no_object, save_scene, views_to_render
 from .densities import gaussian_box, gaussian_colours, gaussian_densities, gaussian_motion
-from .paths import ObjectPath
-from .planes import PLANE_AXES, sample_planes
-from .scene import SceneRendering, no_object, save_scene, views_to_render
 from .splat_torch import rotations
 from .splatting import GaussiansAt, splat
 

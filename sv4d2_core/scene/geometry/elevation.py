@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..views import ViewGrid
+from ...cameras import Cameras
+from ...views import ViewGrid
 
 # Half the length of the rays that are searched for the object, in shares of the camera radius: the object is
 # about 1 large at radius 2.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cameras import Cameras
+from ...cameras import Cameras
 
 # The share of the silhouettes that a hull must cover, else one more view may miss a cell.
 _LEAST_COVERAGE = 0.97

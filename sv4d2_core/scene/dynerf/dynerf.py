@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
-from ..files import tensors_under
+from ...cameras import Cameras
+from ...files import tensors_under
+from ..config import RefineConfig
+from ..geometry.hull import Occupancy
+from ..geometry.paths import ObjectPath
+from ..scene import SceneRendering, no_object, save_scene, views_to_render
 from .canonical import Canonical
-from .config import RefineConfig
 from .following import Following
-from .hull import Occupancy
-from .paths import ObjectPath
 from .planes import MovingPlanes
 from .rays import Rays, box_span, composite_on_white, ray_weights, sample_distances
-from .scene import SceneRendering, no_object, save_scene, views_to_render
 
 # Rays that are rendered together: bounds the memory, whatever the picture's size.
 _CHUNK = 16384

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .config import RefineConfig
-from .paths import OffsetGrids
+from ..config import RefineConfig
+from ..geometry.paths import OffsetGrids
 from .planes import Decoder, Planes
 
 
