@@ -17,11 +17,9 @@ from ..scene import SceneRendering
 # Trust in views far from the input, and the angle by which the rest of it has fallen to 1 / e.
 _FARTHEST_TRUST = 0.35
 _TRUST_ANGLE_DEG = 75.0
-_RIM_WEIGHT = 0.5
-# The rim of a silhouette is 2 pixels wide at this picture size.
-_RIM_SIZE = 64
-# Rims of larger pictures are found at this size: the work grows with the fourth power of it.
-_LARGEST_RIM_SIZE = 144
+# Weight of a silhouette's rim, which is 2 pixels wide in pictures of 64. Rims of larger pictures than 144 are
+# found at that size: the work grows with the fourth power of it.
+_RIM_WEIGHT, _RIM_PIXELS, _RIM_SIZE, _LARGEST_RIM_SIZE = 0.5, 2, 64, 144
 # Confidence in the fit: the colour distance at which it has fallen to 1 / e, its window, its floor.
 _FIT_DISTANCE = 0.15
 _FIT_WINDOW = 5
@@ -30,6 +28,9 @@ _LEAST_CONFIDENCE = 0.2
 _GRAZING, _FACING = 0.0, 0.5
 # World units by which two depths of one surface may differ; the object is about 1 large.
 _SAME_SURFACE = 0.02
+# What the input view shows at the same time counts this much in other views.
+_SHOWN_BY_INPUT = 0.5
+_SURFACE_ALPHA = 0.5
 
 
 def view_trust(cameras: Cameras) -> Tensor:
@@ -45,7 +46,23 @@ def view_trust(cameras: Cameras) -> Tensor:
     return trust.float()
 
 
-def rim_weights(masks: Tensor, pixels: float = 2.0) -> Tensor:
+def pixel_trust(views: ViewGrid) -> Tensor:
+    """Return how much every pixel counts in the first stage, [T, V + 1, H, W]: trust in views, less at rims.
+
+    Args:
+        views: with masks. The input view is exact up to its rim.
+    """
+    assert views.masks is not None
+    size = views.images.shape[2]
+    small = min(size, _LARGEST_RIM_SIZE)
+    masks = F.interpolate(views.masks, (small, small), mode="area") if small < size else views.masks
+    rims = rim_weights(masks.flatten(0, 1), _RIM_PIXELS * small / _RIM_SIZE)
+    rims = F.interpolate(rims.unflatten(0, tuple(masks.shape[:2])), (size, size), mode="nearest")
+    rims[:, 0] = 1
+    return rims * view_trust(views.cameras)[None, :, None, None]
+
+
+def rim_weights(masks: Tensor, pixels: float) -> Tensor:
     """Return 0.5 within ``pixels`` of the silhouette, on either side of it, and 1 elsewhere, [N, H, W].
 
     The silhouette runs between pixels above an opacity of 0.5 and others; where the picture's edge cuts the
@@ -53,130 +70,12 @@ def rim_weights(masks: Tensor, pixels: float = 2.0) -> Tensor:
 
     Args:
         masks: [N, H, W] opacity in 0..1.
-        pixels: pixels of these masks at every size: it does not scale with the picture. Generated views err
-            by a share of the picture, so a caller that wants 2 pixels at 64 to mean 18 at 576 passes that.
-
-    Raises:
-        ValueError: masks of another rank, a negative width.
+        pixels: pixels of these masks.
     """
-    if masks.ndim != 3 or not pixels >= 0:
-        raise ValueError(
-            f"Expected masks [N, H, W] and a rim of at least 0 pixels; got {list(masks.shape)} and "
-            f"{pixels:g}. Flatten frames and views into N."
-        )
     inside = (masks > 0.5).to(masks.dtype)
     # A pixel's centre is half a pixel from its own edge.
     rim = _widened(inside, pixels + 0.5) & _widened(1 - inside, pixels + 0.5)
     return torch.where(rim, _RIM_WEIGHT, 1.0).to(masks.dtype)
-
-
-def facing(
-    normals: Tensor,  # [..., 3] unit
-    points: Tensor,  # [..., 3] world units
-    eye: Tensor,  # [3] world units
-) -> Tensor:
-    """Return how squarely a camera sees surface points, [...] in 0..1: smoothstep(v . n; 0, 0.5).
-
-    v is the unit vector from the point to the camera. Source: SV3D (2403.12008), soft visibility.
-    """
-    to_eye = F.normalize(eye.to(points) - points, dim=-1)
-    return smoothstep((to_eye * normals).sum(-1), _GRAZING, _FACING)
-
-
-def pixel_trust(views: ViewGrid) -> Tensor:
-    """Return how much every pixel counts in the first stage, [T, V + 1, H, W]: trust in views, less at rims.
-
-    Args:
-        views: with masks. The input view is exact up to its rim.
-    """
-    if views.masks is None:
-        return torch.ones(views.images.shape[:4])
-    size = views.images.shape[2]
-    small = min(size, _LARGEST_RIM_SIZE)
-    masks = F.interpolate(views.masks, (small, small), mode="area") if small < size else views.masks
-    rims = rim_weights(masks.flatten(0, 1), 2 * small / _RIM_SIZE).unflatten(0, tuple(masks.shape[:2]))
-    rims = F.interpolate(rims, (size, size), mode="nearest")
-    rims[:, 0] = 1
-    return rims * view_trust(views.cameras)[None, :, None, None]
-
-
-def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
-    """Return 0 up to ``low``, 1 from ``high`` on, and t^2 (3 - 2 t) between."""
-    t = ((x - low) / (high - low)).clamp(0, 1)
-    return t.square() * (3 - 2 * t)
-
-
-def fit_confidence(
-    reference: Tensor,  # [N, H, W, 3] in 0..1
-    rendered: Tensor,  # [N, H, W, 3] in 0..1
-) -> Tensor:
-    """Return how far targets agree with the scene, [N, H, W] in 0.2..1: exp(-|difference|_1 / 0.15).
-
-    The difference is summed over the channels, the result averaged over those of 5 x 5 pixels that lie inside
-    the picture. Targets that no other view supports are outvoted in the fit; this lowers their weight.
-
-    Raises:
-        ValueError: shapes that differ.
-    """
-    if reference.shape != rendered.shape or reference.ndim != 4:
-        raise ValueError(
-            f"Expected two sets of images [N, H, W, 3]; got {list(reference.shape)} and "
-            f"{list(rendered.shape)}. Render at the size of the reference."
-        )
-    agreement = torch.exp(-(reference - rendered).abs().sum(-1) / _FIT_DISTANCE)
-    mean = F.avg_pool2d(agreement[:, None], _FIT_WINDOW, 1, padding=_FIT_WINDOW // 2, count_include_pad=False)
-    return mean[:, 0].clamp(min=_LEAST_CONFIDENCE)
-
-
-def seen_by_input(depths: Tensor, cameras: Cameras, tolerance: float = _SAME_SURFACE) -> Tensor:
-    """Return which pixels show surface that the input view sees at the same time, bool [T, V + 1, N, N].
-
-    A pixel's surface point is seen when the input's depth map shows the same distance there. The input view
-    itself is False throughout: the mask says where other views' textures give way to the input's. On the
-    benchmark at 64 pixels 82 % of what it marks is seen and it finds 73 % of what is; one pixel of a steep
-    surface spans more depth than the tolerance there, less so in larger pictures.
-
-    Args:
-        depths: [T, V + 1, N, N] distances from the camera centre along the unit rays, world units; 0 where
-            there is no surface.
-        cameras: the V + 1 cameras of the depths, the input first.
-        tolerance: world units.
-
-    Raises:
-        ValueError: depths that do not fit the cameras.
-    """
-    shape = tuple(depths.shape)
-    if len(shape) != 4 or shape[1] != cameras.n_views + 1 or shape[2] != shape[3]:
-        raise ValueError(
-            f"Expected square depths [T, {cameras.n_views + 1}, N, N] for {cameras.n_views} novel views and "
-            f"the input view; got {list(shape)}. Give the depths of these cameras."
-        )
-    size = shape[-1]
-    origins, directions = (x.to(depths) for x in cameras.rays(size))
-    to_pixels = (cameras.intrinsics(size) @ cameras.w2c_opencv()[0, :3]).to(depths)
-    seen = torch.zeros_like(depths, dtype=torch.bool)
-    for view in range(1, cameras.n_views + 1):
-        depth = depths[:, view]
-        points = origins[view] + directions[view] * depth[..., None]
-        pixels = points @ to_pixels[:, :3].T + to_pixels[:, 3]
-        places = pixels[..., :2] / pixels[..., 2:] * (2 / size) - 1
-        shown = F.grid_sample(depths[:, :1], places, mode="nearest", align_corners=False)[:, 0]
-        distance = (points - origins[0]).norm(dim=-1)
-        seen[:, view] = (depth > 0) & (shown > 0) & ((distance - shown).abs() <= tolerance)
-    return seen
-
-
-def _widened(inside: Tensor, radius: float) -> Tensor:
-    """Return which pixels have one of ``inside`` [N, H, W] within a radius between centres, bool."""
-    reach = int(radius)
-    offsets = torch.arange(-reach, reach + 1, device=inside.device)
-    disc = offsets[:, None] ** 2 + offsets**2 <= radius**2
-    return F.conv2d(inside[:, None], disc.to(inside)[None, None], padding=reach)[:, 0] > 0.5
-
-
-# What the input view shows at the same time counts this much in other views.
-_SHOWN_BY_INPUT = 0.5
-_SURFACE_ALPHA = 0.5
 
 
 def visibility_weights(rendering: SceneRendering, targets: ViewGrid, *, trusted: bool = False) -> Tensor:
@@ -188,24 +87,80 @@ def visibility_weights(rendering: SceneRendering, targets: ViewGrid, *, trusted:
         trusted: all views are as good as the input: neither angle nor rim lowers their weight.
     """
     base = torch.ones_like(rendering.alpha) if trusted else pixel_trust(targets)
-    confidence = torch.stack(
-        [fit_confidence(a, b) for a, b in zip(targets.images, rendering.rgb, strict=True)]
-    )
+    pairs = zip(targets.images, rendering.rgb, strict=True)
+    confidence = torch.stack([fit_confidence(reference, rendered) for reference, rendered in pairs])
     surface = rendering.alpha >= _SURFACE_ALPHA
-    depth = torch.where(surface, rendering.depth, 0.0)
+    eyes, directions = (x.float() for x in targets.cameras.rays(rendering.rgb.shape[2]))
+    squarely = torch.empty_like(rendering.alpha)
+    for view, eye in enumerate(eyes):
+        points = eye + directions[view] * rendering.depth[:, view, ..., None]
+        squarely[:, view] = facing(rendering.normal[:, view], points, eye)
     # Where the scene shows nothing there is no normal to judge by.
-    squarely = torch.where(surface, _facing(rendering, targets.cameras), 1.0)
-    shown = seen_by_input(depth, targets.cameras)
+    squarely = torch.where(surface, squarely, 1.0)
+    shown = seen_by_input(torch.where(surface, rendering.depth, 0.0), targets.cameras)
     weights = base * confidence * squarely * torch.where(shown, _SHOWN_BY_INPUT, 1.0)
     weights[:, 0] = base[:, 0]
     return weights
 
 
-def _facing(rendering: SceneRendering, cameras: Cameras) -> Tensor:
-    """Return how squarely every camera sees the surface in its pixels, [T, V + 1, H, W]."""
-    eyes, directions = (x.float() for x in cameras.rays(rendering.rgb.shape[2]))
-    seen = torch.empty_like(rendering.alpha)
-    for view, eye in enumerate(eyes):
-        points = eye + directions[view] * rendering.depth[:, view, ..., None]
-        seen[:, view] = facing(rendering.normal[:, view], points, eye)
+def facing(
+    normals: Tensor,  # [..., 3] unit
+    points: Tensor,  # [..., 3] world units
+    eye: Tensor,  # [3] world units
+) -> Tensor:
+    """Return how squarely a camera sees surface points, [...] in 0..1: smoothstep(v . n; 0, 0.5).
+
+    v is the unit vector from the point to the camera. Source: SV3D (2403.12008), soft visibility.
+    """
+    cosine = (F.normalize(eye.to(points) - points, dim=-1) * normals).sum(-1)
+    t = ((cosine - _GRAZING) / (_FACING - _GRAZING)).clamp(0, 1)
+    return t.square() * (3 - 2 * t)
+
+
+def fit_confidence(
+    reference: Tensor,  # [N, H, W, 3] in 0..1
+    rendered: Tensor,  # [N, H, W, 3] in 0..1
+) -> Tensor:
+    """Return how far targets agree with the scene, [N, H, W] in 0.2..1: exp(-|difference|_1 / 0.15).
+
+    The difference is summed over the channels, the result averaged over those of 5 x 5 pixels that lie inside
+    the picture. Targets that no other view supports are outvoted in the fit; this lowers their weight.
+    """
+    agreement = torch.exp(-(reference - rendered).abs().sum(-1) / _FIT_DISTANCE)
+    mean = F.avg_pool2d(agreement[:, None], _FIT_WINDOW, 1, padding=_FIT_WINDOW // 2, count_include_pad=False)
+    return mean[:, 0].clamp(min=_LEAST_CONFIDENCE)
+
+
+def seen_by_input(depths: Tensor, cameras: Cameras) -> Tensor:
+    """Return which pixels show surface that the input view sees at the same time, bool [T, V + 1, N, N].
+
+    A pixel's surface point is seen when the input's depth map shows the same distance there. The input view
+    itself is False throughout. On the benchmark at 64 pixels 82 % of what it marks is seen and it finds 73 %
+    of what is: one pixel of a steep surface spans more depth than the tolerance there.
+
+    Args:
+        depths: [T, V + 1, N, N] distances from the camera centre along the unit rays, world units; 0 where
+            there is no surface.
+        cameras: the V + 1 cameras of the depths, the input first.
+    """
+    size = depths.shape[-1]
+    origins, directions = (x.to(depths) for x in cameras.rays(size))
+    to_pixels = (cameras.intrinsics(size) @ cameras.w2c_opencv()[0, :3]).to(depths)
+    seen = torch.zeros_like(depths, dtype=torch.bool)
+    for view in range(1, cameras.n_views + 1):
+        depth = depths[:, view]
+        points = origins[view] + directions[view] * depth[..., None]
+        pixels = points @ to_pixels[:, :3].T + to_pixels[:, 3]
+        places = pixels[..., :2] / pixels[..., 2:] * (2 / size) - 1
+        shown = F.grid_sample(depths[:, :1], places, mode="nearest", align_corners=False)[:, 0]
+        distance = (points - origins[0]).norm(dim=-1)
+        seen[:, view] = (depth > 0) & (shown > 0) & ((distance - shown).abs() <= _SAME_SURFACE)
     return seen
+
+
+def _widened(inside: Tensor, radius: float) -> Tensor:
+    """Return which pixels have one of ``inside`` [N, H, W] within a radius between centres, bool."""
+    reach = int(radius)
+    offsets = torch.arange(-reach, reach + 1, device=inside.device)
+    disc = offsets[:, None] ** 2 + offsets**2 <= radius**2
+    return F.conv2d(inside[:, None], disc.to(inside)[None, None], padding=reach)[:, 0] > 0.5
