@@ -14,7 +14,7 @@ from ..sv4d2_core.diffusion.blocks import retry_on_oom
 from ..sv4d2_core.diffusion.config import UNetConfig
 from ..sv4d2_core.diffusion.safetensors_stream import METADATA_KEY
 from ..sv4d2_core.diffusion.unet import UNet
-from .out_of_memory import is_oom
+from .host import is_oom
 
 
 class _HostAttention:

@@ -314,7 +314,7 @@ class TestSceneToMesh:
     def test_each_host_gets_what_its_meshes_hold(
         self, nodes_of: Any, core: Core, monkeypatch: pytest.MonkeyPatch, fields: tuple[str, ...]
     ) -> None:
-        module, kind = nodes_of("scene_mesh"), core("export.mesh").Mesh
+        module, kind = nodes_of("export"), core("export.mesh").Mesh
         host_mesh = make_dataclass("MESH", ["vertices", "faces", *fields])
         monkeypatch.setattr(module.latest, "Types", SimpleNamespace(MESH=host_mesh), raising=False)
         meshes = [
@@ -333,7 +333,7 @@ class TestSceneToSplat:
     def test_a_batch_over_time_in_the_hosts_axes(
         self, nodes_of: Any, ball: Any, block: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        module = nodes_of("scene_splat")
+        module = nodes_of("export")
         splat = namedtuple("splat", "positions scales rotations opacities sh")
         monkeypatch.setattr(module.latest, "Types", SimpleNamespace(SPLAT=splat), raising=False)
         with torch.inference_mode():

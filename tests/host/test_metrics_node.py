@@ -215,7 +215,7 @@ def test_the_model_folder_may_lie_elsewhere(
     folder_paths.add_model_folder_path("sv4d2_metrics", str(tmp_path))
     for name in ("alex.safetensors", "i3d.pt", "notes.txt"):
         (tmp_path / name).touch()
-    networks = nodes_of("metrics_networks")
+    networks = nodes_of("metrics")
     for _ in range(2):
         networks.register_folder()
         own = str(Path(folder_paths.models_dir) / "sv4d2_metrics")

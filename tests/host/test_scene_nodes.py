@@ -144,12 +144,12 @@ class TestRefineAndRender:
         assert torch.allclose(images[0], first[0], atol=1e-5)
 
     def test_normals_return_as_they_went(self, nodes_of: Any, views: Any, core: Core) -> None:
-        maps = nodes_of("geometry_images")
+        normals_of_images = nodes_of("refine").normals_of_images
         given = torch.nn.functional.normalize(torch.randn(T, V + 1, SIZE, SIZE, 3), dim=-1)
         packed = core("scene.losses").packed_normals
         images = packed(given, views.cameras)
         flat = images.movedim(0, 1).flatten(0, 1)
-        back = maps.normals_of_images(flat, views)
+        back = normals_of_images(flat, views)
         axes = views.cameras.c2w_opengl()[:, :3, :3].float()
         world = torch.einsum("tvhwj,vij->tvhwi", back, axes)
         assert torch.allclose(world, given, atol=1e-5)
@@ -201,7 +201,7 @@ class TestProgress:
     def test_previews_take_a_tenth_of_the_time(
         self, nodes_of: Any, core: Core, views: Any, monkeypatch: pytest.MonkeyPatch, pixel_seconds: float
     ) -> None:
-        module, now, spent, sizes = nodes_of("scene_preview"), [0.0], [0.0], []
+        module, now, spent, sizes = nodes_of("preview"), [0.0], [0.0], []
 
         class Clock:
             perf_counter = staticmethod(lambda: now[0])
@@ -418,7 +418,7 @@ class TestWrongInput:
         def full(*_args: Any, **_kw: Any) -> None:
             raise management.OOM_EXCEPTION("no room")
 
-        monkeypatch.setattr(nodes_of("refine_job"), "refine_scene", full)
+        monkeypatch.setattr(nodes_of("refine"), "refine_scene", full)
         with pytest.raises(management.OOM_EXCEPTION, match="at 32 px. Lower size, or set memory_gb.*no room"):
             refine()
         monkeypatch.setattr(management, "get_free_memory", lambda *_args: 1e5)

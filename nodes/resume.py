@@ -1,8 +1,4 @@
-"""Finished windows of the sampler, kept on disk so that queueing again after a cancel continues.
-
-The key of a run is the identity of its models within this ComfyUI process (their weights are too large to
-hash) and the content of everything else.
-"""
+"""What is kept of cancelled jobs on disk, so that queueing them again continues."""
 
 from __future__ import annotations
 
@@ -22,12 +18,13 @@ from torch import Tensor
 
 from ..sv4d2_core.diffusion.novel_views import WindowStore
 from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
+from ..sv4d2_core.scene.store import FitState
 
 log = logging.getLogger(__name__)
 
-_FOLDER = "sv4d2_windows"
+_WINDOWS = "sv4d2_windows"
 # Runs that are kept; one window of the official model takes 4 MB.
-_KEPT = 16
+_KEPT_WINDOWS = 16
 
 # Where the host's nodes keep what changes a MODEL beside its weights and their patches.
 _CHANGES = (
@@ -68,12 +65,12 @@ def window_store(settings: dict[str, Any]) -> WindowStore:
     Args:
         settings: everything that determines the latents, JSON values.
     """
-    root = Path(folder_paths.get_temp_directory()) / _FOLDER
+    root = Path(folder_paths.get_temp_directory()) / _WINDOWS
     text = json.dumps(settings, sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:24]
     with suppress(OSError):
         others = [run for run in root.iterdir() if run.name != name]
-        for run in sorted(others, key=lambda run: run.stat().st_mtime)[: 1 - _KEPT]:
+        for run in sorted(others, key=lambda run: run.stat().st_mtime)[: 1 - _KEPT_WINDOWS]:
             shutil.rmtree(run, ignore_errors=True)
     return _BestEffort(WindowFolder(root / name, json.loads(text), discard=True))
 
@@ -105,3 +102,52 @@ def _of_options(value: Any) -> Any:
     if isinstance(value, Tensor):
         return tensor_fingerprint(value)
     return identity(value)
+
+
+_FITS = "sv4d2_fits"
+# Fits that are kept; one takes 50 MB for pictures of 512 pixels, several hundred in its second stage.
+_KEPT_FITS = 4
+
+
+class FitStore:
+    """The state of one fit in ComfyUI's temp folder, which ComfyUI empties when it starts.
+
+    Its failing never ends a job: what cannot be kept is computed again.
+
+    Args:
+        settings: everything that determines the scene, JSON values.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+        self._file = Path(folder_paths.get_temp_directory()) / _FITS / f"{digest}.safetensors"
+
+    def load(self) -> FitState | None:
+        """Return the kept state, or None where there is none or it is damaged."""
+        if not self._file.is_file():
+            return None
+        try:
+            return FitState.load(self._file)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("SV4D2: the interrupted fit cannot be read, so it starts anew: %s", error)
+            return None
+
+    def save(self, state: FitState) -> None:
+        """Keep the state where the disk allows it, and drop the oldest of other fits."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._make_room()
+            state.save(self._file)
+        except OSError as error:
+            log.warning("SV4D2: step %d of the fit is not kept for a later run: %s", state.step, error)
+
+    def clear(self) -> None:
+        """Forget the state."""
+        with suppress(OSError):
+            self._file.unlink(missing_ok=True)
+
+    def _make_room(self) -> None:
+        with suppress(OSError):
+            others = [file for file in self._file.parent.iterdir() if file != self._file]
+            for file in sorted(others, key=lambda file: file.stat().st_mtime)[: 1 - _KEPT_FITS]:
+                file.unlink(missing_ok=True)
