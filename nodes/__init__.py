@@ -8,9 +8,9 @@ from comfy_api.latest import ComfyExtension, io
 
 from .cameras import SV4D2CameraInfoToCameras, SV4D2CameraOrbit, SV4D2CamerasToCameraInfo
 from .export import SV4D2Export4D, SV4D2ExportDataset, SV4D2SceneToMesh, SV4D2SceneToSplat
-from .host import register_replacements, register_tiny_model
+from .host import register_replacements
 from .host_model import register
-from .load_model import SV4D2CheckpointLoader, SV4D2UNETLoader
+from .load_model import SV4D2CheckpointLoader, SV4D2UNETLoader, register_tiny_model
 from .metrics import SV4D2Metrics, register_folder
 from .prepare_clip import SV4D2PrepareClip, SV4D2SampleClip
 from .refine import SV4D2Refine4D

@@ -1,9 +1,10 @@
-"""Per-frame, per-view guidance as a patch of a MODEL."""
+"""ComfyUI's networks and samplers as a backend of the core's pipeline, guided per frame and view."""
 
 from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,16 @@ from ..sv4d2_core.diffusion.clip import preprocess_for_clip
 from ..sv4d2_core.diffusion.config import ModelConfig
 from ..sv4d2_core.diffusion.model import EncoderRole, SamplingJob
 from ..sv4d2_core.diffusion.sampling import first_step, guidance_table, guide, to_network_images
+from .host import check_cancelled
 from .host_model import WindowConds
+from .resume import identity, model_identity
+
+log = logging.getLogger(__name__)
 
 OFFICIAL = "official"
+
+# Images per call of a network: a job can be cancelled between two calls.
+_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -36,10 +44,9 @@ class Guidance:
 
     def table(self, config: ModelConfig) -> Tensor:
         """Return the scales [T, V] of one window."""
-        if self.shape == OFFICIAL:
-            shape, low, high = config.guidance, config.cfg_min, config.cfg_max
-        else:
-            shape, low, high = self.shape, self.cfg_min, self.cfg_max
+        given = self.shape, self.cfg_min, self.cfg_max
+        own = config.guidance, config.cfg_min, config.cfg_max
+        shape, low, high = own if self.shape == OFFICIAL else given
         return guidance_table(shape, config.n_frames, config.n_views, low, high)
 
 
@@ -76,25 +83,15 @@ class GuidanceFunction:
 def with_guidance(patcher: Any, guidance: Guidance | Tensor) -> Any:
     """Return a copy of a MODEL that is guided by a table; a sampler's cfg has no effect then."""
     patched = patcher.clone()
-    patched.set_model_sampler_cfg_function(
-        GuidanceFunction(guidance),
-        # Without it the host leaves the unconditional half out at a cfg of 1.
-        disable_cfg1_optimization=True,
-    )
+    # Without the second argument the host leaves the unconditional half out at a cfg of 1.
+    patched.set_model_sampler_cfg_function(GuidanceFunction(guidance), disable_cfg1_optimization=True)
     return patched
 
 
 def guidance_of(patcher: Any) -> Guidance:
     """Return the guidance that SV4D2 Guidance put on a MODEL, else the official one."""
-    function = patcher.model_options.get("sampler_cfg_function")
-    guidance = function.guidance if isinstance(function, GuidanceFunction) else None
+    guidance = getattr(patcher.model_options.get("sampler_cfg_function"), "guidance", None)
     return guidance if isinstance(guidance, Guidance) else Guidance()
-
-
-log = logging.getLogger(__name__)
-
-# Images per call of the autoencoder and the image tower: a job can be cancelled between two calls.
-_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class HostBackend:
     Args:
         patcher: MODEL.
         clip_vision: CLIP_VISION.
-        vae: VAE; where `loading.load_checkpoint` gave it a second one, that encodes reference views.
+        vae: VAE; where `load_model.load_checkpoint` gave it a second one, that encodes reference views.
         config: sizes and sampling defaults of the model.
         sampler: one of the host's samplers.
         scheduler: one of the host's schedulers.
@@ -124,12 +121,12 @@ class HostBackend:
             if not hasattr(vae, "sv4d2_views"):
                 _say_one_encoder()
             vae = getattr(vae, "sv4d2_views", None) or vae
-        return torch.cat([vae.encode(batch).float().cpu() for batch in _batches(images)])
+        return torch.cat([vae.encode(batch).float().cpu() for batch in batches(images)])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [N, H, W, 3] in 0..1 of scaled latents [N, 4, h, w]."""
         unscaled = latents / self.config.scale_factor
-        return torch.cat([self.vae.decode(batch).float().cpu() for batch in _batches(unscaled)])
+        return torch.cat([self.vae.decode(batch).float().cpu() for batch in batches(unscaled)])
 
     def embed(self, images: Tensor) -> Tensor:
         """Return one context token per image [N, H, W, 3], [N, D].
@@ -139,11 +136,10 @@ class HostBackend:
         """
         comfy.model_management.load_model_gpu(self.clip_vision.patcher)
         tokens = []
-        for batch in _batches(images):
+        for batch in batches(images):
             pixels = preprocess_for_clip(to_network_images(batch.float()), self.clip_vision.image_size)
-            outputs = self.clip_vision.model(
-                pixel_values=pixels.to(self.clip_vision.load_device), intermediate_output=-2
-            )
+            pixels = pixels.to(self.clip_vision.load_device)
+            outputs = self.clip_vision.model(pixel_values=pixels, intermediate_output=-2)
             tokens.append(outputs[2].float().cpu())
         return torch.cat(tokens)
 
@@ -181,6 +177,13 @@ class HostBackend:
         )
         return sampled.float().cpu() * scale
 
+    def identity(self) -> list[Any]:
+        """Return JSON values that stay the same while the networks and the sampler do."""
+        encoders = [self.vae, getattr(self.vae, "sv4d2_views", None)]
+        parts = [None if x is None else identity(x.first_stage_model) for x in encoders]
+        tower = identity(self.clip_vision.model)
+        return [model_identity(self.patcher), parts, tower, self.config.variant, self.sampler, self.scheduler]
+
 
 def backend_of(patcher: Any, clip_vision: Any, vae: Any, config: ModelConfig, **sampling: str) -> HostBackend:
     """Return the backend of a node's sockets.
@@ -210,13 +213,13 @@ def backend_of(patcher: Any, clip_vision: Any, vae: Any, config: ModelConfig, **
     return HostBackend(patcher, clip_vision, vae, config, **sampling)
 
 
+def batches(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a few rows at a time; raises between them when the user cancels."""
+    for batch in tensor.split(_BATCH):
+        check_cancelled()
+        yield batch
+
+
 @functools.cache
 def _say_one_encoder() -> None:
-    """Log once that a VAE of another loader serves both roles."""
     log.info("SV4D2: this VAE encodes frames and views alike; SV4D2 Load Checkpoint can differ.")
-
-
-def _batches(tensor: Tensor) -> Any:
-    for batch in tensor.split(_BATCH):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        yield batch

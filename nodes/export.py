@@ -31,48 +31,12 @@ from ..sv4d2_core.export.texture import Texture, bake_texture
 from ..sv4d2_core.export.track import track
 from ..sv4d2_core.scene.scene import Scene4D, even_times
 from ..sv4d2_core.views import ViewGrid
-from .host import CamerasType, SceneType, ViewsType, aliases, gradients
+from .host import CamerasType, SceneType, ViewsType, aliases, choice, described, gradients, number
 from .output_folder import output_place, relative_to_output, shown_files
-from .preview import counted_progress
+from .preview import Progress
 from .views import parsed_crop
 
-
-def faces_input() -> io.Input:
-    """Return the widget for the number of triangles."""
-    return io.Int.Input(
-        "faces",
-        default=ExportSettings().faces,
-        min=4,
-        max=1000000,
-        step=1000,
-        tooltip="Triangles of a mesh at most.",
-    )
-
-
-def resolution_input() -> io.Input:
-    """Return the widget for the grid."""
-    return io.Int.Input(
-        "resolution",
-        default=ExportSettings().resolution,
-        min=16,
-        max=512,
-        step=16,
-        tooltip="Steps of the grid that the surface is found on, along the object. More is finer and slower: "
-        "twice as many take eight times as long.",
-    )
-
-
-def smoothing_input() -> io.Input:
-    """Return the widget for the filter. It is optional: prompts that were saved before it existed run."""
-    return io.Int.Input(
-        "smoothing",
-        default=ExportSettings().smoothing,
-        min=0,
-        max=1000,
-        optional=True,
-        tooltip="Times that each mesh is smoothed, by a filter that does not shrink it; 0: none.",
-    )
-
+_DEFAULTS = ExportSettings()
 
 # What the widget offers: the core's format, and the end of the file's name; none is a folder.
 _FORMATS = {
@@ -94,38 +58,18 @@ _FORMATS = {
 
 
 class _FileOutput(NamedTuple):
-    """An output of newer hosts, whose nodes take a 3D file rather than its name.
+    """An output of newer hosts, whose nodes take a 3D file rather than its name."""
 
-    Args:
-        socket: its type in the host's `io`.
-        name: of the output.
-        formats: that have such a file.
-        tooltip: of the output.
-    """
-
-    socket: str
+    socket: str  # its type in the host's `io`
     name: str
-    formats: tuple[str, ...]
-    tooltip: str
+    formats: tuple[str, ...]  # that have such a file
 
 
 _FILE_OUTPUTS = [
     output
     for output in (
-        _FileOutput(
-            "File3DAny",
-            "model_3d",
-            ("glb", "glb-sequence", "obj", "ply", "usd", "splat-glb"),
-            "The file, of a sequence the first, for Preview 3D (Advanced), Save 3D (Advanced) and the like. "
-            "glb, glb-sequence, obj, ply, usd and splat-glb have one.",
-        ),
-        _FileOutput(
-            "File3DSplatAny",
-            "splat_3d",
-            ("splat-ply", "splat"),
-            "The file of the first frame, for Preview Splat, Save Splat and the like. splat-ply and splat "
-            "have one.",
-        ),
+        _FileOutput("File3DAny", "model_3d", ("glb", "glb-sequence", "obj", "ply", "usd", "splat-glb")),
+        _FileOutput("File3DSplatAny", "splat_3d", ("splat-ply", "splat")),
     )
     if hasattr(io, output.socket)
 ]
@@ -135,90 +79,28 @@ class SV4D2Export4D(io.ComfyNode):
     """A scene as files."""
 
     @classmethod
+    @described
     def define_schema(cls) -> io.Schema:
-        """Return the node's sockets and widgets."""
         return io.Schema(
             node_id="SV4D2Export4D",
-            display_name="SV4D2 Export 4D",
             category="SV4D2/export",
-            description=(
-                "Writes a 4D scene as files that other programs open: an animated GLB for Blender, Unity and "
-                "browsers, meshes or Gaussians frame by frame, USD, data sets with cameras, turntables. "
-                "Connect the scene of SV4D2 Refine 4D or SV4D2 Load Scene. To see a GLB connect file to "
-                "Preview 3D or, in newer versions of ComfyUI, model_3d to Preview 3D (Advanced). Nothing is "
-                "ever overwritten."
-            ),
             inputs=[
-                SceneType.Input("scene", tooltip="The scene, from SV4D2 Refine 4D or SV4D2 Load Scene."),
-                io.Combo.Input(
-                    "format",
-                    options=list(_FORMATS),
-                    default="glb",
-                    tooltip="glb: one mesh that moves. glb-sequence, obj, ply: a mesh per frame. usd: meshes "
-                    "over time (needs usd-core). splat-ply, splat, splat-glb, npz: Gaussians, of scenes made "
-                    "of them. dataset, colmap: pictures with masks, times and cameras. turntable: a video.",
-                ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="sv4d2/export",
-                    tooltip="Name below ComfyUI's output folder; a number is added: sv4d2/export_00001.glb. "
-                    "Knows %year%, %month%, %day% and the like.",
-                ),
-                io.Int.Input(
-                    "frames",
-                    default=0,
-                    min=0,
-                    max=10000,
-                    tooltip="This many evenly spread times; 0: the scene's own. Of a turntable: pictures; 0: "
-                    "96.",
-                ),
-                faces_input(),
-                resolution_input(),
-                io.Int.Input(
-                    "texture",
-                    default=0,
-                    min=0,
-                    max=8192,
-                    step=256,
-                    tooltip="glb: width of a baked texture in pixels (needs xatlas); 0: colours at vertices.",
-                ),
-                io.Int.Input(
-                    "size",
-                    default=512,
-                    min=16,
-                    max=4096,
-                    step=16,
-                    tooltip="dataset, colmap, turntable: side of the pictures in pixels.",
-                ),
-                io.Float.Input(
-                    "fps",
-                    default=0.0,
-                    min=0.0,
-                    max=240.0,
-                    step=1.0,
-                    tooltip="Frames per second at which the result is played; 0: the scene's own pace.",
-                ),
-                CamerasType.Input(
-                    "cameras",
-                    optional=True,
-                    tooltip="dataset, colmap: where to see the scene from, from SV4D2 Camera Orbit. Open: "
-                    "the cameras it was fitted to.",
-                ),
-                smoothing_input(),
+                SceneType.Input("scene"),
+                choice("format", _FORMATS),
+                io.String.Input("filename_prefix", default="sv4d2/export"),
+                number("frames", 0, (0, 10000)),
+                number("faces", _DEFAULTS.faces, (4, 1000000, 1000)),
+                number("resolution", _DEFAULTS.resolution, (16, 512, 16)),
+                number("texture", 0, (0, 8192, 256)),
+                number("size", 512, (16, 4096, 16)),
+                number("fps", 0.0, (0, 240, 1)),
+                CamerasType.Input("cameras", optional=True),
+                number("smoothing", _DEFAULTS.smoothing, (0, 1000), optional=True),
             ],
             outputs=[
-                io.String.Output(
-                    display_name="file",
-                    tooltip="The new file or folder relative to the output folder; Preview 3D takes a GLB.",
-                ),
-                io.String.Output(
-                    display_name="report",
-                    tooltip="What was written, its size, how well the mesh follows and how evenly.",
-                ),
-                *(
-                    getattr(io, one.socket).Output(display_name=one.name, tooltip=one.tooltip)
-                    for one in _FILE_OUTPUTS
-                ),
+                io.String.Output(display_name="file"),
+                io.String.Output(display_name="report"),
+                *(getattr(io, one.socket).Output(display_name=one.name) for one in _FILE_OUTPUTS),
             ],
             is_output_node=True,
             **aliases("glb", "gltf", "blender", "unity", "usd", "obj", "ply", "gaussian splatting", "colmap"),
@@ -237,14 +119,14 @@ class SV4D2Export4D(io.ComfyNode):
         size: int,
         fps: float,
         cameras: Cameras | None = None,
-        smoothing: int = ExportSettings().smoothing,
+        smoothing: int = _DEFAULTS.smoothing,
     ) -> io.NodeOutput:
         """Write the files and say what was written."""
         kind, suffix = _FORMATS[format]
         around = kind == "turntable"
         settings = ExportSettings(
             times=None if frames == 0 or around else even_times(frames),
-            frames=frames if frames and around else ExportSettings().frames,
+            frames=frames if frames and around else _DEFAULTS.frames,
             faces=faces,
             resolution=resolution,
             smoothing=smoothing,
@@ -284,10 +166,10 @@ def _written(
     with gradients():
         if not suffix:
             with numbered_folder(parent, name) as folder:
-                return folder, export_scene(scene, folder, kind, settings, counted_progress())
+                return folder, export_scene(scene, folder, kind, settings, Progress())
         place = numbered_file(parent, name, suffix)
         try:
-            made = export_scene(scene, place, kind, settings, counted_progress())
+            made = export_scene(scene, place, kind, settings, Progress())
         finally:
             # A cancelled export leaves the empty file that kept its name; so does a sequence in its place.
             if place.stat().st_size == 0:
@@ -299,48 +181,18 @@ class SV4D2ExportDataset(io.ComfyNode):
     """Views as a data set."""
 
     @classmethod
+    @described
     def define_schema(cls) -> io.Schema:
-        """Return the node's sockets and widgets."""
         return io.Schema(
             node_id="SV4D2ExportDataset",
-            display_name="SV4D2 Export Dataset",
             category="SV4D2/export",
-            description=(
-                "Writes views as a data set that reconstruction programs train on: D-NeRF and nerfstudio "
-                "(transforms_train, val and test, RGBA pictures, masks, times, cameras.json, videos) or "
-                "COLMAP text. Connect the views of SV4D2 Sampler or SV4D2 Render 4D. Nothing is ever "
-                "overwritten."
-            ),
             inputs=[
-                ViewsType.Input(
-                    "views", tooltip="The views to write, from SV4D2 Sampler or SV4D2 Render 4D."
-                ),
-                io.Combo.Input(
-                    "format",
-                    options=list(VIEWS_FORMATS),
-                    default=VIEWS_FORMATS[0],
-                    tooltip="dataset: for D-NeRF, nerfstudio, 4D Gaussian splatting and their like. colmap: "
-                    "one COLMAP model per frame.",
-                ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="sv4d2/dataset",
-                    tooltip="Name of the folder below ComfyUI's output folder; a number is added: "
-                    "sv4d2/dataset_00001. Knows %year%, %month%, %day% and the like.",
-                ),
-                io.String.Input(
-                    "crop",
-                    optional=True,
-                    force_input=True,
-                    tooltip="The crop of SV4D2 Prepare Clip, kept in cameras.json: it says where the views "
-                    "belong in the source clip.",
-                ),
+                ViewsType.Input("views"),
+                choice("format", VIEWS_FORMATS),
+                io.String.Input("filename_prefix", default="sv4d2/dataset"),
+                io.String.Input("crop", optional=True, force_input=True),
             ],
-            outputs=[
-                io.String.Output(
-                    display_name="folder", tooltip="The new folder relative to the output folder."
-                ),
-            ],
+            outputs=[io.String.Output(display_name="folder")],
             is_output_node=True,
             **aliases("transforms.json", "nerfstudio", "d-nerf", "colmap", "nerf", "export"),
         )
@@ -362,50 +214,21 @@ class SV4D2SceneToMesh(io.ComfyNode):
     """A scene as a batch of meshes over time."""
 
     @classmethod
+    @described
     def define_schema(cls) -> io.Schema:
-        """Return the node's sockets and widgets."""
         return io.Schema(
             node_id="SV4D2SceneToMesh",
-            display_name="SV4D2 Scene to Mesh",
             category="SV4D2/export",
-            description=(
-                "Gives the surface of a 4D scene to ComfyUI's mesh nodes, as a batch with one mesh per "
-                "frame. Connect mesh to Save 3D Model (SaveGLB), which writes a file per frame; for one "
-                "animated file use SV4D2 Export 4D."
-            ),
             inputs=[
-                SceneType.Input("scene", tooltip="The scene, from SV4D2 Refine 4D or SV4D2 Load Scene."),
-                io.Int.Input(
-                    "frames",
-                    default=0,
-                    min=0,
-                    max=10000,
-                    tooltip="This many evenly spread times; 0: the scene's own.",
-                ),
-                faces_input(),
-                resolution_input(),
-                io.Boolean.Input(
-                    "one_topology",
-                    default=True,
-                    tooltip="On: one mesh that moves, the same triangles in every frame. Off: each frame its "
-                    "own mesh, nearer to the scene.",
-                ),
-                smoothing_input(),
-                io.Int.Input(
-                    "texture",
-                    default=0,
-                    min=0,
-                    max=8192,
-                    step=256,
-                    optional=True,
-                    tooltip="Width of a baked texture in pixels (needs xatlas, and a newer ComfyUI, whose "
-                    "meshes have textures); 0: colours at vertices. With one_topology all frames share it.",
-                ),
+                SceneType.Input("scene"),
+                number("frames", 0, (0, 10000)),
+                number("faces", _DEFAULTS.faces, (4, 1000000, 1000)),
+                number("resolution", _DEFAULTS.resolution, (16, 512, 16)),
+                io.Boolean.Input("one_topology", default=True),
+                number("smoothing", _DEFAULTS.smoothing, (0, 1000), optional=True),
+                number("texture", 0, (0, 8192, 256), optional=True),
             ],
-            outputs=[
-                io.Mesh.Output(display_name="mesh", tooltip="The meshes, one per frame."),
-                io.Float.Output(display_name="fps", tooltip="Frames per second at which to play them."),
-            ],
+            outputs=[io.Mesh.Output(display_name="mesh"), io.Float.Output(display_name="fps")],
             **aliases("mesh", "marching cubes", "3d model", "geometry"),
         )
 
@@ -417,7 +240,7 @@ class SV4D2SceneToMesh(io.ComfyNode):
         faces: int,
         resolution: int,
         one_topology: bool,
-        smoothing: int = ExportSettings().smoothing,
+        smoothing: int = _DEFAULTS.smoothing,
         texture: int = 0,
     ) -> io.NodeOutput:
         """Return the batch."""
@@ -443,32 +266,33 @@ def _meshes(
     Raises:
         ValueError: one topology is wanted and cannot follow the surface.
     """
-    progress = counted_progress()
-    if not one_topology:
-        meshes = [*surfaces(scene, settings, progress)]
-        still = [MeshAnimation(mesh.vertices[None], mesh.faces, mesh.colours, (0.0,), 1.0) for mesh in meshes]
-        return _textured(still, settings.texture, 0)
-    times = settings.times_of(scene)
-    tracked = track(
-        scene, times, settings.resolution, settings.faces, smoothing=settings.smoothing, callback=progress
-    )
-    if not tracked.follows:
-        raise ValueError(
-            f"Expected a surface that one mesh can follow; it is off by {100 * max(tracked.deviation):.1f} % "
-            f"of the object's size at worst. Switch one_topology off."
+    progress = Progress()
+    if one_topology:
+        tracked = track(
+            scene,
+            settings.times_of(scene),
+            settings.resolution,
+            settings.faces,
+            smoothing=settings.smoothing,
+            callback=progress,
         )
-    return _textured([tracked.animation], settings.texture, tracked.anchor)
-
-
-def _textured(
-    animations: Sequence[MeshAnimation], size: int, frame: int
-) -> tuple[Sequence[Mesh], Sequence[Texture]]:
-    """Return the meshes of all frames and, where the size is not 0, the texture of each."""
+        if not tracked.follows:
+            raise ValueError(
+                f"Expected a surface that one mesh can follow; it is off by "
+                f"{100 * max(tracked.deviation):.1f} % of the object's size at worst. Switch one_topology off."
+            )
+        animations, frame = [tracked.animation], tracked.anchor
+    else:
+        stills = [*surfaces(scene, settings, progress)]
+        animations = [
+            MeshAnimation(one.vertices[None], one.faces, one.colours, (0.0,), 1.0) for one in stills
+        ]
+        frame = 0
     meshes: list[Mesh] = []
     textures: list[Texture] = []
     for animation in animations:
-        if size:
-            animation, texture = bake_texture(animation, size, frame=frame)
+        if settings.texture:
+            animation, texture = bake_texture(animation, settings.texture, frame=frame)
             textures += [texture] * len(animation.positions)
         meshes += [animation.at(t) for t in range(len(animation.positions))]
     return meshes, textures
@@ -519,27 +343,13 @@ class SV4D2SceneToSplat(io.ComfyNode):
     """A scene of Gaussians as a batch over time."""
 
     @classmethod
+    @described
     def define_schema(cls) -> io.Schema:
-        """Return the node's sockets and widgets."""
         return io.Schema(
             node_id="SV4D2SceneToSplat",
-            display_name="SV4D2 Scene to Splat",
             category="SV4D2/export",
-            description=(
-                "Gives the Gaussians of a 4D scene to ComfyUI's splat nodes, as a batch with one set per "
-                "frame. The scene must have been fitted with the backend gaussians."
-            ),
-            inputs=[
-                SceneType.Input("scene", tooltip="A scene made of Gaussians, from SV4D2 Refine 4D."),
-                io.Int.Input(
-                    "frames",
-                    default=0,
-                    min=0,
-                    max=10000,
-                    tooltip="This many evenly spread times; 0: the scene's own.",
-                ),
-            ],
-            outputs=[io.Splat.Output(display_name="splat", tooltip="The Gaussians, one set per frame.")],
+            inputs=[SceneType.Input("scene"), number("frames", 0, (0, 10000))],
+            outputs=[io.Splat.Output(display_name="splat")],
             **aliases("gaussian splatting", "3dgs", "splat", "ply"),
         )
 

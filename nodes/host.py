@@ -1,21 +1,22 @@
-"""What a guest may say to a host of any age: sockets, schema fields, memory, gradients, lists."""
+"""What the nodes say to a host of any age: sockets, widgets, schema fields, memory, gradients."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy_api.latest
-import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..sv4d2_core.diffusion.blocks import is_out_of_memory
-from ..sv4d2_core.shipped import TINY_MODEL
 from ..sv4d2_core.views import ViewGrid
 
 # Carries `sv4d2_core.cameras.Cameras`.
@@ -25,8 +26,9 @@ ViewsType = io.Custom("SV4D2_VIEWS")
 # Carries a `sv4d2_core.scene.scene.Scene4D`.
 SceneType = io.Custom("SV4D2_SCENE")
 
-# Newer hosts know a start value for the control; on others it starts with randomize.
-FIXED = getattr(getattr(io, "ControlAfterGenerate", None), "fixed", True)
+# Nodes that were renamed or rebuilt, so that saved workflows keep opening: keyword arguments of the host's
+# `io.NodeReplace`. A node id never changes its meaning: a changed node gets a new id and an entry here.
+REPLACEMENTS: tuple[dict[str, Any], ...] = ()
 
 _SCHEMA_FIELDS = {field.name for field in fields(io.Schema)}
 
@@ -46,9 +48,70 @@ def advanced() -> dict[str, Any]:
     return {"advanced": True} if "advanced" in inspect.signature(io.Combo.Input).parameters else {}
 
 
+@functools.cache
+def _texts() -> dict[str, Any]:
+    """Return names and help of all nodes, from where the host's page has its translations, too."""
+    file = Path(__file__).parent.parent / "locales" / "en" / "nodeDefs.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def described(define: Callable[[type], io.Schema]) -> Callable[[type], io.Schema]:
+    """Decorate ``define_schema``: the node's name and all help come from locales/en/nodeDefs.json."""
+
+    @functools.wraps(define)
+    def complete(cls: type) -> io.Schema:
+        schema = define(cls)
+        texts = _texts()[schema.node_id]
+        schema.display_name, schema.description = texts["display_name"], texts["description"]
+        for widget in schema.inputs:
+            widget.tooltip = texts["inputs"][widget.id]["tooltip"]
+        tooltips = {output["name"]: output["tooltip"] for output in texts["outputs"].values()}
+        for output in schema.outputs:
+            output.tooltip = tooltips[output.display_name]
+        return schema
+
+    return complete
+
+
+def number(name: str, default: float, limits: tuple[float, ...], **options: Any) -> io.Input:
+    """Return the widget of a number, a whole one where its default is.
+
+    Args:
+        limits: least, greatest and, where it is not 1, the step.
+    """
+    kind, socket = type(default), io.Float if isinstance(default, float) else io.Int
+    given = dict(zip(("min", "max", "step"), map(kind, limits), strict=False))
+    return socket.Input(name, default=default, **given, **options)
+
+
+def choice(name: str, options: Iterable[str], **more: Any) -> io.Input:
+    """Return the widget of a choice; the first one is the default unless ``more`` has another."""
+    options = list(options)
+    return io.Combo.Input(name, options=options, **{"default": options[0], **more})
+
+
+def seed_input(default: int, **options: Any) -> io.Input:
+    """Return the widget of a seed, which stays as it is unless the user wants another one each time."""
+    # Newer hosts know a start value for the control; on others it starts with randomize.
+    fixed = getattr(getattr(io, "ControlAfterGenerate", None), "fixed", True)
+    return number("seed", default, (0, 0xFFFFFFFFFFFFFFFF), control_after_generate=fixed, **options)
+
+
+async def register_replacements() -> None:
+    """Tell a host that knows replacements (ComfyUI 0.14 and newer) about ours."""
+    replacement = getattr(io, "NodeReplace", None)
+    if replacement is None:
+        return
+    for entry in REPLACEMENTS:
+        await comfy_api.latest.ComfyAPI().node_replacement.register(replacement(**entry))
+
+
 @contextmanager
 def gradients() -> Iterator[None]:
-    """Allow gradients of tensors that are made inside; what comes from outside has to be copied first."""
+    """Allow gradients, which the host switches off for all nodes, of tensors that are made inside.
+
+    What comes from outside has to be copied first.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
@@ -80,19 +143,15 @@ def memory_advice(advice: str) -> Iterator[None]:
         raise comfy.model_management.OOM_EXCEPTION(f"{advice} ({error})") from error
 
 
-# Keyword arguments of the host's `io.NodeReplace`: new_node_id, old_node_id, old_widget_ids, ...
-REPLACEMENTS: tuple[dict[str, Any], ...] = ()
+def check_main_memory(needed: float, what: str, advice: str) -> None:
+    """Raise ValueError where fewer than ``needed`` bytes are free; ``what`` ends with "need" or "needs"."""
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    if needed > free:
+        raise ValueError(
+            f"{what} about {needed / 2**30:.1f} GiB of main memory; {free / 2**30:.1f} GiB are free. {advice}"
+        )
 
 
-async def register_replacements() -> None:
-    """Tell a host that knows replacements (ComfyUI 0.14 and newer) about ours."""
-    replace = getattr(comfy_api.latest.io, "NodeReplace", None)
-    if replace is None:
-        return
-    for entry in REPLACEMENTS:
-        await comfy_api.latest.ComfyAPI().node_replacement.register(replace(**entry))
-
-
-def register_tiny_model() -> None:
-    """Let the host's checkpoint lists name `sv4d2_tiny`; doing so again changes nothing."""
-    folder_paths.add_model_folder_path("checkpoints", str(TINY_MODEL.parent))
+def check_cancelled(*_: object) -> None:
+    """Raise when the user cancels; a callback of whatever counts its steps."""
+    comfy.model_management.throw_exception_if_processing_interrupted()

@@ -1,4 +1,4 @@
-"""How the conditioning of one window travels through ComfyUI's CONDITIONING."""
+"""SV4D 2.0 as a model that ComfyUI detects, loads, patches and samples like its own."""
 
 from __future__ import annotations
 
@@ -32,52 +32,33 @@ from ..sv4d2_core.diffusion.safetensors_stream import (
 from ..sv4d2_core.diffusion.sampling import Conditioning
 from .host_unet import HostUNet
 
-_FRAMES, _VECTORS, _REFERENCES = "sv4d2_frames", "sv4d2_vectors", "sv4d2_references"
-_VIEW_MIXING = "sv4d2_view_mixing"
+log = logging.getLogger(__name__)
+
+# The host's stock loaders know neither the file's name nor its metadata, ours sets both aside here.
+_declared: ContextVar[ModelConfig | None] = ContextVar("sv4d2_config", default=None)
+
+# What a CONDITIONING holds of a window beside its embedding, each under "sv4d2_" and its name.
+_PARTS = ("frames", "vectors", "references", "view_mixing")
 
 
 @dataclass(frozen=True)
 class WindowConds:
-    """One half of guidance for one window of T frames and V views.
+    """One half of guidance for one window of T frames and V views, as it travels through CONDITIONING."""
 
-    Args:
-        context: [1, T, D] image embedding of each frame.
-        frames: [T, 4, h, w] latents of the frames.
-        vectors: [V, A] camera vectors.
-        references: [V, 4, h, w] latents of the reference views.
-        view_mixing: how the view blocks group tokens.
-    """
-
-    context: Tensor
-    frames: Tensor
-    vectors: Tensor
-    references: Tensor
+    context: Tensor  # [1, T, D] image embedding of each frame
+    frames: Tensor  # [T, 4, h, w] latents of the frames
+    vectors: Tensor  # [V, A] camera vectors
+    references: Tensor  # [V, 4, h, w] latents of the reference views
     view_mixing: str
 
     @classmethod
-    def of(cls, conditioning: Conditioning, view_mixing: str) -> WindowConds:
+    def of(cls, half: Conditioning, view_mixing: str) -> WindowConds:
         """Return what a window's conditioning, of either half, is to the host."""
-        return cls(
-            context=conditioning.tokens[None],
-            frames=conditioning.frame_latents,
-            vectors=conditioning.vectors,
-            references=conditioning.reference_latents,
-            view_mixing=view_mixing,
-        )
+        return cls(half.tokens[None], half.frame_latents, half.vectors, half.reference_latents, view_mixing)
 
     def to_host(self) -> list[list[Any]]:
         """Return the CONDITIONING socket's value."""
-        return [
-            [
-                self.context,
-                {
-                    _FRAMES: self.frames,
-                    _VECTORS: self.vectors,
-                    _REFERENCES: self.references,
-                    _VIEW_MIXING: self.view_mixing,
-                },
-            ]
-        ]
+        return [[self.context, {f"sv4d2_{name}": getattr(self, name) for name in _PARTS}]]
 
     @classmethod
     def of_host(cls, cond: dict[str, Any]) -> WindowConds:
@@ -86,18 +67,13 @@ class WindowConds:
         Raises:
             ValueError: the condition was made for another model.
         """
-        needed = ("cross_attn", _FRAMES, _VECTORS, _REFERENCES, _VIEW_MIXING)
-        if any(cond.get(key) is None for key in needed):
+        needed = [cond.get(key) for key in ("cross_attn", *(f"sv4d2_{name}" for name in _PARTS))]
+        if any(value is None for value in needed):
             raise ValueError(
                 "Expected conditioning from SV4D2 Conditioning in positive and negative; got conditioning of "
                 "another kind (text prompts have no effect on SV4D 2.0). Connect SV4D2 Conditioning."
             )
-        return cls(*(cond[key] for key in needed))
-
-    @property
-    def n_frames(self) -> int:
-        """T."""
-        return self.context.shape[1]
+        return cls(*needed)
 
     @property
     def n_views(self) -> int:
@@ -107,22 +83,16 @@ class WindowConds:
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """Shape of the latents to sample, [T * V, 4, h, w]."""
-        return self.n_frames * self.n_views, *self.frames.shape[1:]
+        return self.context.shape[1] * self.n_views, *self.frames.shape[1:]
 
     def check_noise(self, noise: Tensor) -> None:
         """Raise ValueError unless latents of this shape are one window."""
         expected = list(self.latent_shape)
         if list(noise.shape) != expected:
             raise ValueError(
-                f"Expected latents {expected} ({self.n_frames} frames x {self.n_views} views); got "
+                f"Expected latents {expected} ({self.context.shape[1]} frames x {self.n_views} views); got "
                 f"{list(noise.shape)}. Connect the latent of SV4D2 Conditioning, unchanged."
             )
-
-
-log = logging.getLogger(__name__)
-
-# The host's stock loaders know neither the file's name nor its metadata, ours sets both aside here.
-_declared: ContextVar[ModelConfig | None] = ContextVar("sv4d2_config", default=None)
 
 
 @contextmanager
@@ -160,7 +130,6 @@ class SV4D2Model(comfy.model_base.BaseModel):
         )
         self.sv4d2_config = config
         self.variant_known = "sv4d2.variant" in metadata
-        self._told: set[int] = set()
         card = comfy.model_management.get_torch_device()
         if card.type != "cpu":
             total = comfy.model_management.get_total_memory(card)
@@ -173,16 +142,12 @@ class SV4D2Model(comfy.model_base.BaseModel):
         eight = OFFICIAL_VARIANTS["sv4d2_8views"]
         official = eight if n_views % eight.n_views == 0 else OFFICIAL_VARIANTS["sv4d2"]
         unet = replace(self.sv4d2_config.unet, view_mixing=official.unet.view_mixing)
-        config = replace(official, unet=unet)
-        if n_views not in self._told:
-            self._told.add(n_views)
-            log.info(
-                "SV4D2: a stock loader does not know the variant; with %d cameras it is taken as %s. Use "
-                "SV4D2 Load Checkpoint to choose.",
-                n_views,
-                config.variant,
-            )
-        return config
+        _say_once(
+            logging.INFO,
+            f"a stock loader does not know the variant; with {n_views} cameras it is taken as "
+            f"{official.variant}. Use SV4D2 Load Checkpoint to choose.",
+        )
+        return replace(official, unet=unet)
 
     def extra_conds(self, *_args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the conditions of one window in the form that `HostUNet` takes.
@@ -200,21 +165,17 @@ class SV4D2Model(comfy.model_base.BaseModel):
                 "SV4D 2.0 needs all frames and views of its window at once. Remove the Context Windows node; "
                 "SV4D2 Sampler makes long clips in windows of its own."
             )
-        device = kwargs["device"]
-
-        def fixed(tensor: Tensor) -> FixedCond:
-            return FixedCond(tensor.to(device))
-
-        return {
-            "c_crossattn": fixed(window.context),
-            "frames": fixed(window.frames),
-            "y": fixed(window.vectors),
-            "references": fixed(window.references),
-            "view_mixing": comfy.conds.CONDConstant(window.view_mixing),
+        tensors = {
+            "c_crossattn": window.context,
+            "frames": window.frames,
+            "y": window.vectors,
+            "references": window.references,
         }
+        conds: dict[str, Any] = {name: FixedCond(x.to(kwargs["device"])) for name, x in tensors.items()}
+        return {**conds, "view_mixing": comfy.conds.CONDConstant(window.view_mixing)}
 
     def memory_required(self, input_shape: list[int], *_args: Any, **_kwargs: Any) -> float:
-        """Return the bytes of activations for latents of a shape (`activations.activation_bytes`)."""
+        """Return the bytes of activations for latents of a shape (`memory.activation_bytes`)."""
         dtype = self.manual_cast_dtype or self.get_dtype()
         side = input_shape[-2] * input_shape[-1]
         chunk = self.diffusion_model.chunk_bytes or LARGEST_CHUNK
@@ -238,7 +199,11 @@ class SV4D2(comfy.supported_models.SV3D_p):
         try:
             return state_dict is not None and unet_prefix(state_dict.keys()) is not None
         except Exception as error:
-            _say_detection_failed(f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            _say_once(
+                logging.WARNING,
+                f"could not look at a model ({reason}); it is left to ComfyUI's own detection.",
+            )
             return False
 
     def get_model(
@@ -246,10 +211,7 @@ class SV4D2(comfy.supported_models.SV3D_p):
     ) -> SV4D2Model:
         """Return the model, without weights."""
         config = _declared.get()
-        if config is not None:
-            metadata = metadata_of(config)
-        else:
-            config, metadata = _config_of_tensors(state_dict)
+        config, metadata = _config_of_tensors(state_dict) if config is None else (config, metadata_of(config))
         self.sampling_settings = {"sigma_min": config.sigma_min, "sigma_max": config.sigma_max}
         self.latent_format.scale_factor = config.scale_factor
         model = SV4D2Model(self, config, metadata, device)
@@ -318,9 +280,8 @@ def register() -> None:
 
 
 @functools.cache
-def _say_detection_failed(reason: str) -> None:
-    """Log once per reason that our entry stepped aside."""
-    log.warning("SV4D2: could not look at a model (%s); it is left to ComfyUI's own detection.", reason)
+def _say_once(level: int, text: str) -> None:
+    log.log(level, "SV4D2: %s", text)
 
 
 def _config_of_tensors(state_dict: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, str]]:

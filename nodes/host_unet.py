@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management
-import comfy.patcher_extension
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.blocks import retry_on_oom
 from ..sv4d2_core.diffusion.config import UNetConfig
 from ..sv4d2_core.diffusion.safetensors_stream import METADATA_KEY
 from ..sv4d2_core.diffusion.unet import UNet
-from .host import is_oom
+from .host import check_cancelled, is_oom
 
 
 class _HostAttention:
@@ -46,8 +45,7 @@ class HostUNet(UNet):
     ) -> None:
         """Build the network of ``config``; what the host detected by itself is not needed.
 
-        ``metadata`` (`safetensors_stream.metadata_tensor`) travels with the weights, so that files which the
-        host saves keep it.
+        ``metadata`` travels with the weights, so that files which the host saves keep it.
         """
         attention = _HostAttention()
         super().__init__(config, operations=operations, attention=attention, dtype=dtype, device=device)
@@ -79,13 +77,9 @@ class HostUNet(UNet):
                 [B * V, 4, h, w] latents, ``view_mixing``.
         """
         options = transformer_options or {}
-        return comfy.patcher_extension.WrapperExecutor.new_class_executor(
-            self._predict,
-            self,
-            comfy.patcher_extension.get_all_wrappers(
-                comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
-            ),
-        ).execute(x, timesteps, context, control, options, **conds)
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        executor = WrapperExecutor.new_class_executor(self._predict, self, wrappers)
+        return executor.execute(x, timesteps, context, control, options, **conds)
 
     def _predict(
         self,
@@ -128,4 +122,4 @@ class HostUNet(UNet):
 
 def _raise_if_cancelled() -> None:
     if not torch.compiler.is_compiling():
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        check_cancelled()

@@ -1,4 +1,8 @@
-"""What is kept of cancelled jobs on disk, so that queueing them again continues."""
+"""What is kept of cancelled jobs on disk, so that queueing them again continues.
+
+The key of a job is the identity of its models within this ComfyUI process (their weights are too large to
+hash) and the content of everything else. Keeping never ends a job: what cannot be kept is computed again.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,14 @@ from weakref import WeakKeyDictionary
 import folder_paths
 from torch import Tensor
 
-from ..sv4d2_core.diffusion.novel_views import WindowStore
 from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
 from ..sv4d2_core.scene.store import FitState
 
 log = logging.getLogger(__name__)
 
-_WINDOWS = "sv4d2_windows"
-# Runs that are kept; one window of the official model takes 4 MB.
-_KEPT_WINDOWS = 16
+# Jobs that are kept. One window of the official model takes 4 MB; a fit takes 50 MB for pictures of 512
+# pixels, several hundred in its second stage.
+_WINDOW_RUNS, _FITS = 16, 4
 
 # Where the host's nodes keep what changes a MODEL beside its weights and their patches.
 _CHANGES = (
@@ -41,38 +44,78 @@ _CHANGES = (
 _tokens: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
-class _BestEffort:
-    """A store whose failing never ends a job: what cannot be kept is computed again."""
-
-    def __init__(self, store: WindowFolder) -> None:
-        self._store = store
-
-    def load(self, index: int) -> Tensor | None:
-        """Return the latents of a finished window, or None."""
-        return self._store.load(index)
-
-    def save(self, index: int, latents: Tensor) -> None:
-        """Keep the latents of a finished window where the disk allows it."""
-        try:
-            self._store.save(index, latents)
-        except OSError as error:
-            log.warning("SV4D2: window %d is not kept for a later run: %s", index, error)
-
-
-def window_store(settings: dict[str, Any]) -> WindowStore:
-    """Return the store of a run in ComfyUI's temp folder, which ComfyUI empties when it starts.
+class WindowCache:
+    """The finished windows of one run of the sampler.
 
     Args:
         settings: everything that determines the latents, JSON values.
     """
-    root = Path(folder_paths.get_temp_directory()) / _WINDOWS
-    text = json.dumps(settings, sort_keys=True)
-    name = hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        plain = json.loads(json.dumps(settings))
+        self._windows = WindowFolder(_place("sv4d2_windows", plain, _WINDOW_RUNS), plain, discard=True)
+
+    def load(self, index: int) -> Tensor | None:
+        """Return the latents of a finished window, or None."""
+        return self._windows.load(index)
+
+    def save(self, index: int, latents: Tensor) -> None:
+        """Keep the latents of a finished window where the disk allows it."""
+        try:
+            self._windows.save(index, latents)
+        except OSError as error:
+            log.warning("SV4D2: window %d is not kept for a later run: %s", index, error)
+
+
+class FitCache:
+    """The state of one fit.
+
+    Args:
+        settings: everything that determines the scene, JSON values.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._file = _place("sv4d2_fits", settings, _FITS, ".safetensors")
+
+    def load(self) -> FitState | None:
+        """Return the kept state, or None where there is none or it is damaged."""
+        if not self._file.is_file():
+            return None
+        try:
+            return FitState.load(self._file)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("SV4D2: the interrupted fit cannot be read, so it starts anew: %s", error)
+            return None
+
+    def save(self, state: FitState) -> None:
+        """Keep the state where the disk allows it."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            state.save(self._file)
+        except OSError as error:
+            log.warning("SV4D2: step %d of the fit is not kept for a later run: %s", state.step, error)
+
+    def clear(self) -> None:
+        """Forget the state."""
+        with suppress(OSError):
+            self._file.unlink(missing_ok=True)
+
+
+def _place(folder: str, settings: dict[str, Any], kept: int, suffix: str = "") -> Path:
+    """Return where a job is kept below ComfyUI's temp folder, which ComfyUI empties when it starts.
+
+    The oldest jobs of the same kind go, so that with this one at most ``kept`` are there.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+    place = Path(folder_paths.get_temp_directory()) / folder / f"{digest}{suffix}"
     with suppress(OSError):
-        others = [run for run in root.iterdir() if run.name != name]
-        for run in sorted(others, key=lambda run: run.stat().st_mtime)[: 1 - _KEPT_WINDOWS]:
-            shutil.rmtree(run, ignore_errors=True)
-    return _BestEffort(WindowFolder(root / name, json.loads(text), discard=True))
+        others = sorted((x for x in place.parent.iterdir() if x != place), key=lambda x: x.stat().st_mtime)
+        for other in others[: 1 - kept]:
+            if other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                other.unlink(missing_ok=True)
+    return place
 
 
 def model_identity(patcher: Any) -> list[Any]:
@@ -99,55 +142,4 @@ def _of_options(value: Any) -> Any:
         return [[_of_options(key), _of_options(item)] for key, item in value.items()]
     if isinstance(value, (list, tuple, set)):
         return [_of_options(item) for item in value]
-    if isinstance(value, Tensor):
-        return tensor_fingerprint(value)
-    return identity(value)
-
-
-_FITS = "sv4d2_fits"
-# Fits that are kept; one takes 50 MB for pictures of 512 pixels, several hundred in its second stage.
-_KEPT_FITS = 4
-
-
-class FitStore:
-    """The state of one fit in ComfyUI's temp folder, which ComfyUI empties when it starts.
-
-    Its failing never ends a job: what cannot be kept is computed again.
-
-    Args:
-        settings: everything that determines the scene, JSON values.
-    """
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
-        self._file = Path(folder_paths.get_temp_directory()) / _FITS / f"{digest}.safetensors"
-
-    def load(self) -> FitState | None:
-        """Return the kept state, or None where there is none or it is damaged."""
-        if not self._file.is_file():
-            return None
-        try:
-            return FitState.load(self._file)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("SV4D2: the interrupted fit cannot be read, so it starts anew: %s", error)
-            return None
-
-    def save(self, state: FitState) -> None:
-        """Keep the state where the disk allows it, and drop the oldest of other fits."""
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._make_room()
-            state.save(self._file)
-        except OSError as error:
-            log.warning("SV4D2: step %d of the fit is not kept for a later run: %s", state.step, error)
-
-    def clear(self) -> None:
-        """Forget the state."""
-        with suppress(OSError):
-            self._file.unlink(missing_ok=True)
-
-    def _make_room(self) -> None:
-        with suppress(OSError):
-            others = [file for file in self._file.parent.iterdir() if file != self._file]
-            for file in sorted(others, key=lambda file: file.stat().st_mtime)[: 1 - _KEPT_FITS]:
-                file.unlink(missing_ok=True)
+    return tensor_fingerprint(value) if isinstance(value, Tensor) else identity(value)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import folder_paths
 import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -19,75 +18,50 @@ from ..sv4d2_core.scene.losses import packed_normals
 from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, turntable
 from ..sv4d2_core.scene.store import load_scene
 from ..sv4d2_core.views import ViewGrid
-from .host import CamerasType, SceneType, ViewsType, aliases, gradients
-from .output_folder import output_place, relative_to_output, shown_files
-from .preview import counted_progress, picture_preview, scene_strip
-
-# Pixels below this opacity do not set the range of the depth.
-_OPAQUE = 0.5
-
-
-def depth_images(depth: Tensor, alpha: Tensor) -> Tensor:
-    """Return depths [..., H, W] as grey images [..., H, W, 3]: white is nearest, black farthest or nothing.
-
-    One range for all pictures, so that a video does not flicker.
-    """
-    seen = alpha >= _OPAQUE
-    if not seen.any():
-        return torch.zeros(*depth.shape, 3)
-    near, far = depth[seen].min(), depth[seen].max()
-    nearness = ((far - depth) / (far - near).clamp(min=1e-6)).clamp(0, 1) * alpha
-    return nearness[..., None].expand(*depth.shape, 3).contiguous()
-
+from .host import (
+    CamerasType,
+    SceneType,
+    ViewsType,
+    aliases,
+    check_main_memory,
+    choice,
+    described,
+    gradients,
+    number,
+)
+from .output_folder import last_change, output_place, relative_to_output, roots, shown_files
+from .preview import Progress, picture_preview, scene_strip
 
 _SUFFIX = ".safetensors"
+# Files that are named where one is not found.
 _LISTED = 5
+
+_VIEWS, _TURNTABLE = "views", "turntable"
+_TURNTABLE_PICTURES = 96
+# Numbers per pixel that are alive at once: the maps of a scene and the outputs made of them.
+_NUMBERS = 24
+# Pixels below this opacity do not set the range of the depth.
+_OPAQUE = 0.5
 
 
 class SV4D2LoadScene(io.ComfyNode):
     """Loads a scene that was saved earlier."""
 
     @classmethod
+    @described
     def define_schema(cls) -> io.Schema:
-        """Return the node's sockets and widgets."""
         return io.Schema(
             node_id="SV4D2LoadScene",
-            display_name="SV4D2 Load Scene",
             category="SV4D2/scene",
-            description=(
-                "Loads a 4D scene that SV4D2 Save Scene or the command line wrote, so that it need not be "
-                "fitted again. Give the file's name; nothing needs to be connected. Connect the scene to "
-                "SV4D2 Render 4D."
-            ),
-            inputs=[
-                io.String.Input(
-                    "file",
-                    default="sv4d2/scene_00001.safetensors",
-                    tooltip="The file, relative to ComfyUI's output folder (looked at first) or input "
-                    "folder, such as sv4d2/scene_00001.safetensors. Or connect the file output of SV4D2 "
-                    "Save Scene.",
-                ),
-            ],
-            outputs=[
-                SceneType.Output(display_name="scene", tooltip="The scene, for SV4D2 Render 4D."),
-                CamerasType.Output(
-                    display_name="cameras", tooltip="The cameras of the views that it was fitted to."
-                ),
-            ],
+            inputs=[io.String.Input("file", default="sv4d2/scene_00001.safetensors")],
+            outputs=[SceneType.Output(display_name="scene"), CamerasType.Output(display_name="cameras")],
             **aliases("4d", "nerf", "gaussian splatting", "open scene"),
         )
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None) -> int:
         """Return when the file last changed, so that it is read again then."""
-        if file is None:
-            # The name comes through a link and is not known yet.
-            return 0
-        try:
-            return _found(file).stat().st_mtime_ns
-        except (OSError, ValueError):
-            # `execute` says what is wrong.
-            return 0
+        return last_change(file, _found)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -101,31 +75,13 @@ class SV4D2SaveScene(io.ComfyNode):
     """Saves a scene."""
 
     @classmethod
+    @described
     def define_schema(cls) -> io.Schema:
-        """Return the node's sockets and widgets."""
         return io.Schema(
             node_id="SV4D2SaveScene",
-            display_name="SV4D2 Save Scene",
             category="SV4D2/scene",
-            description=(
-                "Writes a 4D scene into one new file, which SV4D2 Load Scene and the command line (sv4d2 "
-                "render) read. Connect the scene of SV4D2 Refine 4D. Nothing is ever overwritten."
-            ),
-            inputs=[
-                SceneType.Input("scene", tooltip="The scene to save, from SV4D2 Refine 4D."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="sv4d2/scene",
-                    tooltip="Name of the file below ComfyUI's output folder; a number is added: "
-                    "sv4d2/scene_00001.safetensors. Knows %year%, %month%, %day% and the like.",
-                ),
-            ],
-            outputs=[
-                io.String.Output(
-                    display_name="file",
-                    tooltip="The new file relative to the output folder, as SV4D2 Load Scene takes it.",
-                ),
-            ],
+            inputs=[SceneType.Input("scene"), io.String.Input("filename_prefix", default="sv4d2/scene")],
+            outputs=[io.String.Output(display_name="file")],
             is_output_node=True,
             **aliases("4d", "nerf", "gaussian splatting", "export scene"),
         )
@@ -155,111 +111,52 @@ def _found(name: str) -> Path:
         ValueError: the path leads out of these folders.
         FileNotFoundError: there is no such file; the text lists some that are there.
     """
-    roots = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
     if "\0" in name:
         raise ValueError(f"Expected the name of a file; got {name!r}, which holds a NUL byte.")
-    for root in map(Path.resolve, roots):
-        file = (root / name.strip()).resolve()
-        if root not in file.parents:
-            raise ValueError(
-                f"Expected a file inside {' or '.join(map(str, roots))}; {name!r} leads (by a link or ..) "
-                f"outside. Give its path relative to one of them."
-            )
+    folders = [folder.resolve() for folder in roots()]
+    files = [(folder / name.strip()).resolve() for folder in folders]
+    inside = [file for file, folder in zip(files, folders, strict=True) if folder in file.parents]
+    for file in inside:
         if file.is_file():
             return file
-    found = sorted(
-        (path for root in roots for path in root.rglob(f"*{_SUFFIX}") if path.is_file()),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    names = [next(p.relative_to(r) for r in roots if r in p.parents).as_posix() for p in found[:_LISTED]]
+    if not inside:
+        raise ValueError(
+            f"Expected a file inside {' or '.join(map(str, folders))}; {name!r} leads (by a link or ..) "
+            f"outside. Give its path relative to one of them."
+        )
+    there = [(path, folder) for folder in folders for path in folder.rglob(f"*{_SUFFIX}") if path.is_file()]
+    there.sort(key=lambda pair: pair[0].stat().st_mtime, reverse=True)
+    names = [path.relative_to(folder).as_posix() for path, folder in there[:_LISTED]]
     listing = f"Files that exist: {', '.join(names)}." if names else "There are none yet."
     raise FileNotFoundError(
         f"Expected the file of a scene; there is no {name!r} in the output or input folder. {listing}"
     )
 
 
-_VIEWS, _TURNTABLE = "views", "turntable"
-_TURNTABLE_PICTURES = 96
-# Numbers per pixel that are alive at once: the maps of a scene and the outputs made of them.
-_NUMBERS = 24
-
-
 class SV4D2Render4D(io.ComfyNode):
     """A scene from any camera at any time."""
 
     @classmethod
+    @described
     def define_schema(cls) -> io.Schema:
-        """Return the node's sockets and widgets."""
         return io.Schema(
             node_id="SV4D2Render4D",
-            display_name="SV4D2 Render 4D",
             category="SV4D2/scene",
-            description=(
-                "Takes pictures of a 4D scene: videos from its own cameras or from any others, also between "
-                "its frames, or a turntable, which goes around the scene while it moves. Connect the scene "
-                "of SV4D2 Refine 4D or SV4D2 Load Scene, images and fps to Create Video, or views to SV4D2 "
-                "Views Grid Video, SV4D2 Save Views or SV4D2 Metrics."
-            ),
             inputs=[
-                SceneType.Input("scene", tooltip="The scene, from SV4D2 Refine 4D or SV4D2 Load Scene."),
-                io.Combo.Input(
-                    "mode",
-                    options=[_VIEWS, _TURNTABLE],
-                    default=_VIEWS,
-                    tooltip="views: the whole clip from every camera. turntable: one video around the scene, "
-                    "its motion playing to and fro.",
-                ),
-                io.Int.Input(
-                    "frames",
-                    default=0,
-                    min=0,
-                    max=10000,
-                    tooltip="views: this many evenly spread times, in as many seconds; 0: the scene's own. "
-                    "turntable: pictures in all; 0: 96.",
-                ),
-                io.Int.Input(
-                    "size", default=512, min=16, max=4096, step=16, tooltip="Side of the pictures in pixels."
-                ),
-                io.Float.Input(
-                    "turns",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.25,
-                    tooltip="turntable: how often around the scene; negative goes the other way.",
-                ),
-                CamerasType.Input(
-                    "cameras",
-                    optional=True,
-                    tooltip="Where to see the scene from, from SV4D2 Camera Orbit or, for cameras of "
-                    "ComfyUI's 3D nodes, SV4D2 Camera Info to Cameras. Open: the cameras of the views it was "
-                    "fitted to. A turntable takes radius and field of view from them.",
-                ),
+                SceneType.Input("scene"),
+                choice("mode", [_VIEWS, _TURNTABLE]),
+                number("frames", 0, (0, 10000)),
+                number("size", 512, (16, 4096, 16)),
+                number("turns", 1.0, (-100, 100, 0.25)),
+                CamerasType.Input("cameras", optional=True),
             ],
             outputs=[
-                io.Image.Output(
-                    display_name="images",
-                    tooltip="The pictures on white, view by view: the whole clip of the input's camera "
-                    "first.",
-                ),
-                io.Mask.Output(display_name="masks", tooltip="The opacity of the scene in images."),
-                io.Image.Output(
-                    display_name="depth",
-                    tooltip="Depth of images in grey: white is nearest, black farthest or nothing; one range "
-                    "for all.",
-                ),
-                io.Image.Output(
-                    display_name="normals",
-                    tooltip="Normals of images in OpenGL colours (x right, y up, z towards the camera).",
-                ),
-                ViewsType.Output(
-                    display_name="views", tooltip="The pictures as views. A turntable has none."
-                ),
-                io.Float.Output(
-                    display_name="fps",
-                    tooltip="Frames per second of the pictures; connect it to Create Video.",
-                ),
+                io.Image.Output(display_name="images"),
+                io.Mask.Output(display_name="masks"),
+                io.Image.Output(display_name="depth"),
+                io.Image.Output(display_name="normals"),
+                ViewsType.Output(display_name="views"),
+                io.Float.Output(display_name="fps"),
             ],
             **aliases("4d", "novel view", "turntable", "bullet time", "nerf", "depth", "normal map"),
         )
@@ -272,18 +169,22 @@ class SV4D2Render4D(io.ComfyNode):
         cameras = own_cameras(scene) if cameras is None else cameras
         around = mode == _TURNTABLE
         count = (frames or _TURNTABLE_PICTURES) if around else frames or scene.n_frames
-        _check_memory(count if around else count * (cameras.n_views + 1), size)
+        n_pictures = count if around else count * (cameras.n_views + 1)
+        check_main_memory(
+            4 * _NUMBERS * n_pictures * size * size,
+            f"{n_pictures} pictures of {size} x {size} need",
+            "Lower size or frames.",
+        )
         views: Any = ExecutionBlocker(
             "A turntable has no views, as its camera moves. Set mode to views, or use images instead."
         )
         fps = scene.fps
         with gradients():
             if around:
-                step = counted_progress()
-                seen, cameras = turntable(scene, cameras, count, size, turns=turns, callback=step)
+                seen, cameras = turntable(scene, cameras, count, size, turns=turns, callback=Progress())
             else:
                 times = scene.times if frames == 0 else even_times(frames)
-                seen = scene.render(cameras, times, size, callback=counted_progress())
+                seen = scene.render(cameras, times, size, callback=Progress())
                 fps *= max(len(times) - 1, 1) / max(scene.n_frames - 1, 1)
                 views = ViewGrid(seen.rgb, cameras, seen.alpha, fps, times=times)
             images, masks = _by_view(seen.rgb), _by_view(seen.alpha)
@@ -297,12 +198,14 @@ def _by_view(maps: Tensor) -> Tensor:
     return rearrange(maps, "t c ... -> (c t) ...").contiguous()
 
 
-def _check_memory(n_pictures: int, size: int) -> None:
-    """Raise ValueError where the pictures would not fit into main memory."""
-    needed = 4 * _NUMBERS * n_pictures * size * size
-    free = comfy.model_management.get_free_memory(torch.device("cpu"))
-    if needed > free:
-        raise ValueError(
-            f"{n_pictures} pictures of {size} x {size} need about {needed / 2**30:.1f} GiB of main memory; "
-            f"{free / 2**30:.1f} GiB are free. Lower size or frames."
-        )
+def depth_images(depth: Tensor, alpha: Tensor) -> Tensor:
+    """Return depths [..., H, W] as grey images [..., H, W, 3]: white is nearest, black farthest or nothing.
+
+    One range for all pictures, so that a video does not flicker.
+    """
+    seen = alpha >= _OPAQUE
+    if not seen.any():
+        return torch.zeros(*depth.shape, 3)
+    near, far = depth[seen].min(), depth[seen].max()
+    nearness = ((far - depth) / (far - near).clamp(min=1e-6)).clamp(0, 1) * alpha
+    return nearness[..., None].expand(*depth.shape, 3).contiguous()

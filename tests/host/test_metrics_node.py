@@ -220,8 +220,8 @@ def test_the_model_folder_may_lie_elsewhere(
         networks.register_folder()
         own = str(Path(folder_paths.models_dir) / "sv4d2_metrics")
         assert folder_paths.get_folder_paths("sv4d2_metrics") == [str(tmp_path), own]
-    assert networks.lpips_choices() == ["none", "alex.safetensors"]
-    assert networks.i3d_choices() == ["none", "i3d.pt"]
+    assert networks.choices(".safetensors") == ["none", "alex.safetensors"]
+    assert networks.choices(".pt") == ["none", "i3d.pt"]
 
 
 @pytest.mark.parametrize(("name", "help_text"), [("lpips", "save_model"), ("i3d", "i3d_torchscript.pt")])
