@@ -277,15 +277,16 @@ def _meshes(
             callback=progress,
         )
         if not tracked.follows:
+            worst = 100 * max(tracked.deviation)
             raise ValueError(
-                f"Expected a surface that one mesh can follow; it is off by "
-                f"{100 * max(tracked.deviation):.1f} % of the object's size at worst. Switch one_topology off."
+                f"Expected a surface that one mesh can follow; it is off by {worst:.1f} % of the object's "
+                f"size at worst. Switch one_topology off."
             )
         animations, frame = [tracked.animation], tracked.anchor
     else:
-        stills = [*surfaces(scene, settings, progress)]
         animations = [
-            MeshAnimation(one.vertices[None], one.faces, one.colours, (0.0,), 1.0) for one in stills
+            MeshAnimation(mesh.vertices[None], mesh.faces, mesh.colours, (0.0,), 1.0)
+            for mesh in surfaces(scene, settings, progress)
         ]
         frame = 0
     meshes: list[Mesh] = []
