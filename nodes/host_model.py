@@ -71,7 +71,7 @@ class WindowConds:
         Raises:
             ValueError: the condition was made for another model.
         """
-        needed = [cond.get(key) for key in ("cross_attn", *(f"sv4d2_{name}" for name in _PARTS))]
+        needed: list[Any] = [cond.get(key) for key in ("cross_attn", *(f"sv4d2_{name}" for name in _PARTS))]
         if any(value is None for value in needed):
             raise ValueError(
                 "Expected conditioning from SV4D2 Conditioning in positive and negative; got conditioning of "

@@ -43,7 +43,7 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
 _READABLE = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
-def _loader_inputs(name: str, kind: str, tooltip: str) -> list[io.Input]:
+def _loader_inputs(name: str, kind: str) -> list[io.Input]:
     return [
         io.Combo.Input(name, options=folder_paths.get_filename_list(kind)),
         choice("variant", ["auto", *OFFICIAL_VARIANTS]),
@@ -65,9 +65,7 @@ class SV4D2CheckpointLoader(io.ComfyNode):
         return io.Schema(
             node_id="SV4D2CheckpointLoader",
             category="SV4D2/load",
-            inputs=_loader_inputs(
-                "ckpt_name", "checkpoints", "A Stable Video 4D 2.0 checkpoint in models/checkpoints."
-            ),
+            inputs=_loader_inputs("ckpt_name", "checkpoints"),
             outputs=[
                 io.Model.Output(display_name="model"),
                 io.ClipVision.Output(display_name="clip_vision"),
@@ -77,7 +75,7 @@ class SV4D2CheckpointLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, ckpt_name, variant, weight_dtype) -> io.NodeOutput:
+    def execute(cls, ckpt_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
         return io.NodeOutput(*load_checkpoint(path, variant, weight_dtype))
 
@@ -91,17 +89,13 @@ class SV4D2UNETLoader(io.ComfyNode):
         return io.Schema(
             node_id="SV4D2UNETLoader",
             category="SV4D2/load",
-            inputs=_loader_inputs(
-                "unet_name",
-                "diffusion_models",
-                "A Stable Video 4D 2.0 diffusion model in models/diffusion_models.",
-            ),
+            inputs=_loader_inputs("unet_name", "diffusion_models"),
             outputs=[io.Model.Output(display_name="model")],
             **aliases("stable video 4d", "sv4d", "unet", "diffusion model", "fp8"),
         )
 
     @classmethod
-    def execute(cls, unet_name, variant, weight_dtype) -> io.NodeOutput:
+    def execute(cls, unet_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("diffusion_models", unet_name)
         return io.NodeOutput(load_unet(path, variant, weight_dtype))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from comfy.cli_args import args
-from comfy_api.latest import InputImpl, Types, io, ui
+from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
@@ -23,7 +23,7 @@ from ..sv4d2_core.video.prepare import BY_FRAME, BY_VIEW, assemble_renders, asse
 from ..sv4d2_core.views import ViewGrid
 from .host import CamerasType, ViewsType, aliases, choice, described, number
 from .host_model import sv4d2_model
-from .output_folder import host, last_change, output_place, relative_to_output, roots
+from .output_folder import host, last_change, output_place, relative_to_output, roots, shown_files
 
 _ONE_VIEW, _ONE_FRAME, _ALL_VIEWS = "one view", "one frame", "all views"
 
@@ -89,9 +89,7 @@ class SV4D2SaveViews(io.ComfyNode):
         run = {"settings": {"host": host(), **_workflow(cls)}, "versions": versions()}
         with numbered_folder(*output_place(filename_prefix, views.images.shape[2])) as folder:
             write_views(folder, views, crop=path, run=run, save_latents=save_latents)
-        relative = relative_to_output(folder)
-        sheet = ui.SavedResult(CONTACT_SHEET, relative, io.FolderType.output)
-        return io.NodeOutput(relative, ui=ui.SavedImages([sheet]))
+        return io.NodeOutput(relative_to_output(folder), ui=shown_files([folder / CONTACT_SHEET]))
 
 
 def _find(folder: str) -> Path:
