@@ -255,17 +255,6 @@ class TestSceneToMesh:
             mesh, _ = pack["SV4D2SceneToMesh"].execute(block, **{**MESH, "one_topology": False}).args
         assert mesh.vertices.shape[0] == T and int(mesh.faces.max()) < mesh.vertices.shape[1]
 
-    @pytest.mark.parametrize("one_topology", [True, False])
-    def test_smoothing_rounds_the_corners(self, pack, block, one_topology):
-        settings = {**MESH, "frames": 1, "one_topology": one_topology}
-        shares = []
-        with torch.inference_mode():
-            for smoothing in (0, 40):
-                batch, _ = pack["SV4D2SceneToMesh"].execute(block, **settings, smoothing=smoothing).args
-                mesh = trimesh.Trimesh(batch.vertices[0].numpy(), batch.faces[0].numpy())
-                shares.append(mesh.volume / mesh.bounding_box.volume)
-        assert shares[1] < shares[0] - 0.01
-
     @pytest.mark.parametrize("fields", [(), ("vertex_colors", "vertex_counts", "face_counts", "unlit")])
     def test_each_host_gets_what_its_meshes_hold(self, nodes_of, core, monkeypatch, fields):
         module, kind = nodes_of("export"), core("export.mesh").Mesh

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
@@ -306,9 +305,6 @@ class TestFiles:
         assert not list(host_dirs.output.iterdir())
 
     def test_other_files_are_explained(self, pack, refine, host_dirs):
-        from safetensors import safe_open
-        from safetensors.torch import save_file
-
         load = pack["SV4D2LoadScene"].execute
         scene = refine(steps=4)[0]
         scene.save(host_dirs.input / "mine.safetensors")
@@ -316,34 +312,20 @@ class TestFiles:
             load("other.safetensors")
         with pytest.raises(ValueError, match="leads .* outside"):
             load("../mine.safetensors")
-        save_file({"a": torch.zeros(1)}, host_dirs.input / "lora.safetensors")
-        with pytest.raises(ValueError, match="safetensors file of another kind"):
-            load("lora.safetensors")
+        with pytest.raises(ValueError, match="NUL"):
+            load("a\0b")
+        assert load(str(host_dirs.input / "mine.safetensors"))[0].n_frames == T
         (host_dirs.input / "cut.safetensors").write_bytes(b"cut")
         with pytest.raises(ValueError, match="cannot be read"):
             load("cut.safetensors")
-        with safe_open(host_dirs.input / "mine.safetensors", "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-            header = json.loads(file.metadata()["sv4d2.scene"])
-        for backend, message in (("gaussians", "damaged|Expected a scene"), ("clay", "Expected a scene of")):
-            text = json.dumps({**header, "backend": backend})
-            save_file(tensors, host_dirs.input / "mixed.safetensors", {"sv4d2.scene": text})
-            with pytest.raises(ValueError, match=message):
-                load("mixed.safetensors")
 
 
 class TestWrongInput:
     def test_views_that_cannot_be_fitted_are_explained(self, refine, views, core):
         blank = replace(views, images=torch.ones_like(views.images), masks=None)
-        empty = replace(views, masks=torch.zeros_like(views.masks))
-        broken = replace(views, images=views.images * math.nan)
-        high = core("cameras").Cameras.ring(V, 40.0)
         cases = [
             (blank, {}, "Expected an object on a white background"),
-            (empty, {}, "Expected an object on a white background"),
-            (broken, {}, "Expected finite images"),
             (views, {"size": 8}, "at least 16 pixels"),
-            (replace(views, cameras=high), {"elevation_deg": 60.0}, "between -90 and 90 degrees"),
             (views, {"normals": torch.rand(4, 8, 8, 3)}, "Expected 9 normal maps.*3 views x 3 frames.*got 4"),
             (views, {"crop": "no json"}, "Expected the crop output of SV4D2 Prepare Clip"),
             (views, {"crop": "{}"}, "Crop path JSON lacks"),
