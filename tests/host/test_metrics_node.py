@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 # LPIPS with few channels: what the file's names and the first kernel's side say is all that is fixed.
 LPIPS_LAYERS = {"1.0": (4, 3, 11), "2.3": (4, 4, 5), "3.6": (4, 4, 3), "4.8": (4, 4, 3), "5.10": (4, 4, 3)}
@@ -94,7 +94,9 @@ def value(output, name):
 class Clips(nn.Module):
     """Describes clips by two numbers, in the way of the I3D network."""
 
-    def forward(self, x, rescale=True, resize=True, return_features=False):
+    def forward(
+        self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
+    ) -> Tensor:
         return torch.stack([x.mean(), x.std()])[None]
 
 
