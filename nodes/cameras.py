@@ -61,7 +61,6 @@ class SV4D2CameraOrbit(io.ComfyNode):
         radius: float,
         fov_deg: float,
     ) -> io.NodeOutput:
-        """Return the cameras and draw them."""
         cameras = orbit(
             preset,
             n_views=n_views,

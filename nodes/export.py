@@ -121,7 +121,6 @@ class SV4D2Export4D(io.ComfyNode):
         cameras: Cameras | None = None,
         smoothing: int = _DEFAULTS.smoothing,
     ) -> io.NodeOutput:
-        """Write the files and say what was written."""
         kind, suffix = _FORMATS[format]
         around = kind == "turntable"
         settings = ExportSettings(
@@ -201,7 +200,6 @@ class SV4D2ExportDataset(io.ComfyNode):
     def execute(
         cls, views: ViewGrid, format: str, filename_prefix: str, crop: str | None = None
     ) -> io.NodeOutput:
-        """Write the folder and return its name."""
         path = parsed_crop(crop)
         with numbered_folder(*output_place(filename_prefix, views.images.shape[2])) as folder:
             made = export_views(views, folder, format, crop=path)
@@ -243,7 +241,6 @@ class SV4D2SceneToMesh(io.ComfyNode):
         smoothing: int = _DEFAULTS.smoothing,
         texture: int = 0,
     ) -> io.NodeOutput:
-        """Return the batch."""
         times = None if frames == 0 else even_times(frames)
         settings = ExportSettings(
             times=times, faces=faces, resolution=resolution, smoothing=smoothing, texture=texture
@@ -261,11 +258,7 @@ class SV4D2SceneToMesh(io.ComfyNode):
 def _meshes(
     scene: Scene4D, settings: ExportSettings, one_topology: bool
 ) -> tuple[Sequence[Mesh], Sequence[Texture]]:
-    """Return a mesh per time and, where they are asked for, its texture, which may be one for all.
-
-    Raises:
-        ValueError: one topology is wanted and cannot follow the surface.
-    """
+    """Return a mesh per time and, where they are asked for, its texture, which may be one for all."""
     progress = Progress()
     if one_topology:
         tracked = track(

@@ -112,8 +112,7 @@ def declared(config: ModelConfig) -> Iterator[None]:
 class _HostAttention:
     """The host's attention, with the options of the pass that runs.
 
-    An object of its own: layers that pointed back to the network would keep its weights in memory after
-    the host has dropped it.
+    Layers that pointed back to the network instead would keep its weights after the host has dropped it.
     """
 
     def __init__(self) -> None:
@@ -136,10 +135,7 @@ class HostUNet(UNet):
         device: torch.device | None = None,
         **_detected: Any,
     ) -> None:
-        """Build the network of ``config``; what the host detected by itself is not needed.
-
-        ``metadata`` travels with the weights, so that files which the host saves keep it.
-        """
+        """Build the network; ``metadata`` travels with the weights, so that files of the host keep it."""
         attention = _HostAttention()
         super().__init__(config, operations=operations, attention=attention, dtype=dtype, device=device)
         self.register_buffer(METADATA_KEY, metadata)
@@ -175,22 +171,11 @@ class HostUNet(UNet):
         return executor.execute(x, timesteps, context, control, options, **conds)
 
     def _predict(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        control: Any,
-        transformer_options: dict[str, Any],
-        *,
-        frames: Tensor,
-        y: Tensor,
-        references: Tensor,
-        view_mixing: str,
-        **_: Any,
+        self, x, timesteps, context, _control, options, *, frames, y, references, view_mixing, **_
     ) -> Tensor:
         self.set_view_mixing(view_mixing)
-        if transformer_options.get("patches_replace"):
-            kinds = ", ".join(transformer_options["patches_replace"])
+        if options.get("patches_replace"):
+            kinds = ", ".join(options["patches_replace"])
             raise ValueError(
                 f"Expected the network's own attention; got a model whose {kinds} another node replaces, "
                 f"which SV4D 2.0 does not know. Remove that node, for example Self-Attention or "
@@ -204,7 +189,7 @@ class HostUNet(UNet):
         def predict() -> Tensor:
             return forward(inputs, of_first_frame, y, self.prepare(context, references))
 
-        self._attention.options = transformer_options
+        self._attention.options = options
         try:
             if torch.compiler.is_compiling():
                 return predict()

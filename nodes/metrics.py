@@ -81,9 +81,8 @@ class SV4D2Metrics(io.ComfyNode):
         reference: ViewGrid | None = None,
         clip_vision: Any = None,
     ) -> io.NodeOutput:
-        """Score the views, show the numbers and write the report."""
         place = output_place(filename_prefix, views.images.shape[2]) if filename_prefix.strip() else None
-        networks = None if reference is None else host_networks(lpips, i3d, clip_vision)
+        networks = None if reference is None else _networks(lpips, i3d, clip_vision)
         scene = compare("", {method.strip(): views}, reference, networks, callback=Progress())
         summaries = summaries_of([scene])
         folder, lines = "", list(_lines(scene, summaries, method.strip()))
@@ -128,17 +127,8 @@ def choices(suffix: str) -> list[str]:
     return [NONE, *(name for name in files if Path(name).suffix.lower() == suffix)]
 
 
-def host_networks(lpips: str, i3d: str, clip_vision: Any) -> Networks:
-    """Return the networks that were chosen, on the host's device.
-
-    Args:
-        lpips, i3d: names of files in the model folder, or "none".
-        clip_vision: CLIP_VISION, or None.
-
-    Raises:
-        FileNotFoundError: there is no such file in the model folder.
-        ValueError: a file or a model of another kind.
-    """
+def _networks(lpips: str, i3d: str, clip_vision: Any) -> Networks:
+    """Return the networks that were chosen, by the names of their files, on the host's device."""
     device = comfy.model_management.get_torch_device()
     if (lpips, i3d) != (NONE, NONE):
         comfy.model_management.free_memory(_ROOM, device)

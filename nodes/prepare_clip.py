@@ -70,7 +70,6 @@ class SV4D2PrepareClip(io.ComfyNode):
         ignore_specks: bool,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        """Pick and prepare the frames, and show some of them."""
         if isinstance(clip, Tensor):
             images = clip
         else:
@@ -97,11 +96,7 @@ class SV4D2PrepareClip(io.ComfyNode):
 
 
 def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:
-    """Return a video's frames [T, H, W, 3], its opacity [T, H, W] where the host has it, and its rate.
-
-    Raises:
-        ValueError: the host would decode more than fits into main memory.
-    """
+    """Return a video's frames [T, H, W, 3], its opacity [T, H, W] where the host has it, and its rate."""
     width, height = video.get_dimensions()
     free = comfy.model_management.get_free_memory(torch.device("cpu"))
     # The host decodes all frames as float32, whatever is used of them, and stacks them once more.

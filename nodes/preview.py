@@ -43,9 +43,8 @@ class Progress:
     def show(self, done: int, total: int, draw: Draw, full_size: bool = False) -> None:
         """Move the bar, with a picture where the user wants one."""
         check_cancelled()
-        if self._bar is None:
-            self._bar = comfy.utils.ProgressBar(total)
-        self._bar.update_absolute(done, total, live_preview(draw, full_size))
+        bar = self._bar = self._bar or comfy.utils.ProgressBar(total)
+        bar.update_absolute(done, total, live_preview(draw, full_size))
 
 
 def live_preview(draw: Draw, full_size: bool = False) -> tuple[str, Image.Image, int | None] | None:

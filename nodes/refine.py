@@ -117,12 +117,11 @@ class SV4D2Refine4D(io.ComfyNode):
         normals: Tensor | None = None,
         crop: str | None = None,
     ) -> io.NodeOutput:
-        """Return the scene, the picture of its fit and a report."""
         n_stages = (1 if model is None else 2) if stages == AUTO else int(stages)
         second = None
         if n_stages == 2 and model is not None:
             sizes = sv4d2_model(model).config_for(views.n_views)
-            second = SecondStage(backend_of(model, clip_vision, vae, sizes), sampling_steps, seed)
+            second = _SecondStage(backend_of(model, clip_vision, vae, sizes), sampling_steps, seed)
         config = RefineConfig(
             backend=backend,
             field=field,
@@ -134,14 +133,12 @@ class SV4D2Refine4D(io.ComfyNode):
         parsed = parsed_crop(crop)
         with gradients():
             given = copied(views)
-            fit = _Fit(
-                given,
-                config,
-                second,
-                size=size or None,
-                elevation_deg=elevation_deg if elevation == GIVEN else None,
-                normals=None if normals is None else normals_of_images(normals.clone(), given),
-            )
+            inputs = {
+                "size": size or None,
+                "input_elevation_deg": elevation_deg if elevation == GIVEN else None,
+                "normals": None if normals is None else normals_of_images(normals.clone(), given),
+            }
+            fit = _Fit(given, config, second, inputs)
             scene = fit.run(None if parsed is None else CropPath.from_json(parsed))
             picture, lines = fit.report(scene)
         images = as_images(picture)
@@ -170,17 +167,11 @@ def normals_of_images(images: Tensor, views: ViewGrid) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SecondStage:
-    """The model that makes views anew in the second stage.
-
-    Args:
-        backend: the host's model.
-        steps: of the full denoising schedule.
-        seed: of the noise.
-    """
+class _SecondStage:
+    """The model that makes views anew in the second stage."""
 
     backend: HostBackend
-    steps: int
+    steps: int  # of the full denoising schedule
     seed: int
 
     def guidance(self) -> Tensor:
@@ -188,11 +179,7 @@ class SecondStage:
         return guidance_of(self.backend.patcher).table(self.backend.config)
 
     def resynthesizer(self, views: ViewGrid, callback: Callback) -> Callable[[ViewGrid, float], ViewGrid]:
-        """Return what makes the pictures of a scene anew; the model is in memory only meanwhile.
-
-        Raises:
-            ValueError: views that the model cannot take.
-        """
+        """Return what makes the pictures of a scene anew; the model is in memory only meanwhile."""
         made_anew = resynthesizer(
             self.backend, views, steps=self.steps, seed=self.seed, cfg=self.guidance(), callback=callback
         )
@@ -221,30 +208,18 @@ def _release_models() -> None:
 class _Fit:
     """One fit and what happens beside it: the bar, previews, cancelling, a state to go on from.
 
-    Args:
-        views: at the size that the model takes.
-        config: all settings.
-        second: the model of the second stage, or None.
-        size, elevation_deg, normals: see `refine_scene`.
+    ``inputs`` are normals, size and input_elevation_deg of `refine_scene`.
     """
 
     def __init__(
-        self,
-        views: ViewGrid,
-        config: RefineConfig,
-        second: SecondStage | None,
-        *,
-        size: int | None,
-        elevation_deg: float | None,
-        normals: Tensor | None,
+        self, views: ViewGrid, config: RefineConfig, second: _SecondStage | None, inputs: dict[str, Any]
     ) -> None:
-        self._views, self._config, self._second = views, config, second
-        self._size, self._elevation_deg, self._normals = size, elevation_deg, normals
+        self._views, self._config, self._second, self._inputs = views, config, second, inputs
         self._cache = FitCache(
             {
-                "fit": fit_fingerprint(views, config, normals),
-                "size": size,
-                "elevation": elevation_deg,
+                **inputs,
+                "normals": None,
+                "fit": fit_fingerprint(views, config, inputs["normals"]),
                 "second": None if second is None else second.fingerprint(views),
             }
         )
@@ -256,27 +231,20 @@ class _Fit:
         self._seconds = 0.0
 
     def run(self, crop: CropPath | None) -> Scene4D:
-        """Return the scene; the state is kept when the user cancels.
-
-        Raises:
-            ValueError, FloatingPointError: see `refine_scene`.
-            OOM_EXCEPTION: out of memory; the text names the settings that help.
-        """
+        """Return the scene; the state is kept when the user cancels."""
         began = time.perf_counter()
         with torch.inference_mode():
             _release_models()
-        second, size = self._second, self._size or self._views.images.shape[2]
+        second, size = self._second, self._inputs["size"] or self._views.images.shape[2]
         advice = f"Out of memory at {size} px. Lower size, or set memory_gb to what may be used."
         try:
             with memory_advice(advice):
                 scene = refine_scene(
                     self._views,
                     self._config,
-                    size=self._size,
-                    input_elevation_deg=self._elevation_deg,
+                    **self._inputs,
                     crop=crop,
                     resynthesize=None if second is None else second.resynthesizer(self._views, self._sampled),
-                    normals=self._normals,
                     callback=self._stepped,
                     device=comfy.model_management.get_torch_device(),
                     state=self._state,

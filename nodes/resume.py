@@ -102,10 +102,7 @@ class FitCache:
 
 
 def _place(folder: str, settings: dict[str, Any], kept: int, suffix: str = "") -> Path:
-    """Return where a job is kept below ComfyUI's temp folder, which ComfyUI empties when it starts.
-
-    The oldest jobs of the same kind go, so that with this one at most ``kept`` are there.
-    """
+    """Return where a job is kept below ComfyUI's temp folder; the oldest beyond ``kept`` of its kind go."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     place = Path(folder_paths.get_temp_directory()) / folder / f"{digest}{suffix}"
     with suppress(OSError):

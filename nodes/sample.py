@@ -234,7 +234,6 @@ class SV4D2Conditioning(io.ComfyNode):
         window_start: int,
         reference_views: Tensor | None = None,
     ) -> io.NodeOutput:
-        """Return positive, negative, empty latents and the window's frames."""
         config = sv4d2_model(model).config_for(cameras.n_views)
         backend = backend_of(model, clip_vision, vae, config)
         frames = window_frames(config, clip, window_start)
@@ -266,7 +265,6 @@ class SV4D2Guidance(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, shape: str, cfg_min: float, cfg_max: float) -> io.NodeOutput:
-        """Return the patched model."""
         guidance = Guidance(shape, cfg_min, cfg_max)
         # A wrong range shall be reported here, not in the sampler.
         guidance.table(sv4d2_model(model).sv4d2_config)

@@ -65,7 +65,6 @@ class SV4D2LoadScene(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        """Return the scene and its cameras."""
         with gradients():
             scene = load_scene(_found(file), comfy.model_management.get_torch_device())
         return io.NodeOutput(scene, scene.cameras)
@@ -88,7 +87,6 @@ class SV4D2SaveScene(io.ComfyNode):
 
     @classmethod
     def execute(cls, scene: Scene4D, filename_prefix: str) -> io.NodeOutput:
-        """Write the file, show the scene and its name."""
         place = numbered_file(*output_place(filename_prefix, 0), _SUFFIX)
         try:
             scene.save(place)
@@ -105,12 +103,7 @@ class SV4D2SaveScene(io.ComfyNode):
 
 
 def _found(name: str) -> Path:
-    """Return the file called ``name`` in the output or the input folder, links resolved.
-
-    Raises:
-        ValueError: the path leads out of these folders.
-        FileNotFoundError: there is no such file; the text lists some that are there.
-    """
+    """Return the file called ``name`` in the output or the input folder, links resolved."""
     if "\0" in name:
         raise ValueError(f"Expected the name of a file; got {name!r}, which holds a NUL byte.")
     folders = [folder.resolve() for folder in roots()]
@@ -165,7 +158,6 @@ class SV4D2Render4D(io.ComfyNode):
     def execute(
         cls, scene: Scene4D, mode: str, frames: int, size: int, turns: float, cameras: Cameras | None = None
     ) -> io.NodeOutput:
-        """Return the pictures with their masks, depth and normals."""
         cameras = own_cameras(scene) if cameras is None else cameras
         around = mode == _TURNTABLE
         count = (frames or _TURNTABLE_PICTURES) if around else frames or scene.n_frames

@@ -53,7 +53,6 @@ class SV4D2LoadViews(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder: str) -> io.NodeOutput:
-        """Return the views and the crop."""
         place = _find(folder)
         views = read_views(place)
         crop = json.loads((place / CAMERAS_FILE).read_text()).get("crop")
@@ -84,7 +83,6 @@ class SV4D2SaveViews(io.ComfyNode):
     def execute(
         cls, views: ViewGrid, filename_prefix: str, save_latents: bool, crop: str | None = None
     ) -> io.NodeOutput:
-        """Write the folder, show its contact sheet and return its name."""
         path = parsed_crop(crop)
         run = {"settings": {"host": host(), **_workflow(cls)}, "versions": versions()}
         with numbered_folder(*output_place(filename_prefix, views.images.shape[2])) as folder:
@@ -150,7 +148,6 @@ class SV4D2ViewsToImages(io.ComfyNode):
 
     @classmethod
     def execute(cls, views: ViewGrid, mode: str, view: int, frame: int, include_input: bool) -> io.NodeOutput:
-        """Return the chosen images with their masks."""
         if mode == _ONE_VIEW:
             images, masks = views.one_view(view)
         elif mode == _ONE_FRAME:
@@ -196,7 +193,6 @@ class SV4D2ImagesToViews(io.ComfyNode):
         clip_mask: Tensor | None = None,
         model: Any = None,
     ) -> io.NodeOutput:
-        """Return the views."""
         views = assemble_views(clip, novel_views, cameras, order=order, fps=fps, clip_masks=clip_mask)
         if model is not None:
             config = sv4d2_model(model).config_for(cameras.n_views)
@@ -274,7 +270,6 @@ class SV4D2ViewsGridVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, views: ViewGrid, columns: int, labels: bool, cell_size: int) -> io.NodeOutput:
-        """Return the mosaic as images and as a video."""
         images = view_mosaic(views, columns=columns, labels=labels, cell_size=cell_size)
         rate = Fraction(views.fps).limit_denominator(1001)
         components = Types.VideoComponents(images=images, frame_rate=rate)
