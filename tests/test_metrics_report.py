@@ -139,7 +139,7 @@ def test_json_holds_every_number(gaps: SceneComparison, alone: SceneComparison):
     text = json.dumps(report_json([gaps, alone], summaries_of([gaps, alone])), allow_nan=False)
     record = json.loads(text)
     assert record["methods"] == ["equal", "fewer", HOSTILE, "predicted"]
-    assert set(record["metrics"]) == {metric.name for metric in METRICS}
+    assert set(record["metrics"]) == set(METRICS)
     of_scene = record["scenes"]["dog & <i>co</i>"]["scores"]
     assert of_scene["equal"]["values"]["PSNR"] == [["inf"] * 3] * N_FRAMES
     assert record["summary"]["equal"]["values"]["PSNR"] == "inf"

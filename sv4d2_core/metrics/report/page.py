@@ -111,7 +111,9 @@ def report_json(comparisons: Sequence[SceneComparison], summaries: Sequence[Summ
     """
     return {
         "methods": method_names(comparisons),
-        "metrics": {m.name: {"higher_is_better": m.higher_is_better, "meaning": m.meaning} for m in METRICS},
+        "metrics": {
+            m.name: {"higher_is_better": m.higher_is_better, "meaning": m.meaning} for m in METRICS.values()
+        },
         "summary": {s.method: _summary(s, comparisons) for s in summaries},
         "scenes": {scene.scene: _scene(scene) for scene in comparisons},
         "notes": notes(comparisons, summaries),
