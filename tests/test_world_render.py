@@ -9,7 +9,7 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.world import Parts, make_creature, parts_at, render_creature, render_parts, render_views
-from sv4d2_core.world.body import Coat
+from sv4d2_core.world.coat import Coat
 
 torch.set_num_threads(1)
 

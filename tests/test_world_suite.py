@@ -22,7 +22,7 @@ from sv4d2_core.world import (
     render_creature,
     render_parts,
 )
-from sv4d2_core.world.body import Coat
+from sv4d2_core.world.coat import Coat
 
 torch.set_num_threads(1)
 

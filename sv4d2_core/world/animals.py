@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from .body import SIDES, Bones, Creature, Y, Z, fitted, make_creature
-from .coat import BLACK, CREAM, EYE, GOLD, WHITE, Dice, Paint, Palette, plain
+from .coat import BLACK, CREAM, GOLD, WHITE, Dice, Paint, Palette, plain
 
 # One part of an object stands on one line where it fits; ruff would spread the others over ten.
 # fmt: off
@@ -37,18 +37,16 @@ def flamingo() -> Creature:
 def _leg(side: str, x: float, phase: float) -> Bones:
     """Return a leg whose shank, below the heel that looks like a knee, bends forwards."""
     bones = Bones()
-    bones.ball(f"heel {side}", f"shin {side}", (0, -0.26, 0), 0.032, _LEG)
-    pieces = (  # name, parent, joint, centre, radii, paint, rest, swing, phase
+    for name, parent, joint, centre, radii, paint, rest, swing, lag in (
         ("thigh", "body", (x, -0.07, 0), (0, -0.09, 0), (0.04, 0.12, 0.045), _PINK, 0, 14, 0.0),
         ("shin", f"thigh {side}", (0, -0.17, 0), (0, -0.13, 0), (0.024, 0.15, 0.024), _LEG, -14, 14, 0.25),
         ("shank", f"shin {side}", (0, -0.26, 0), (0, -0.13, 0), (0.022, 0.15, 0.022), _LEG, 16, 16, -0.25),
         ("foot", f"shank {side}", (0, -0.26, 0), (0, 0, 0.03), (0.045, 0.012, 0.06), _LEG, 0, 8, 0.5),
-    )
-    legs = []
-    for name, parent, joint, centre, radii, paint, rest, swing, lag in pieces:
+    ):
         motion = {"rest_deg": (rest, 0, 0), "swing_deg": swing, "phase": phase + lag}
-        legs.limb(f"{name} {side}", parent, joint, centre, radii, paint, **motion)
-    return legs + bones
+        bones.limb(f"{name} {side}", parent, joint, centre, radii, paint, **motion)
+    bones.ball(f"heel {side}", f"shin {side}", (0, -0.26, 0), 0.032, _LEG)
+    return bones
 
 
 def _neck() -> Bones:
@@ -183,7 +181,7 @@ def _face(dice: Dice, palette: Palette, r: float) -> Bones:
     topping = dice.choose(("ears", "hat", "hair", "antenna"))
     for side, a in SIDES:
         at = (0.42 * r * a, 1.05 * r, 0.82 * r)
-        bones.eye(f"eye {side}", "head", at, (0.22 * r, 0.25 * r, 0.2 * r), 24 * a, tilt_deg=-4)
+        bones.eye(f"eye {side}", "head", at, (0.22 * r, 0.25 * r, 0.2 * r), 24 * a, -4)
         if topping == "ears":
             ear = (0.75 * r * a, 1.6 * r, 0)
             bones.ball(f"ear {side}", "head", ear, (0.4 * r, 0.42 * r, 0.2 * r), palette.second)
@@ -228,7 +226,7 @@ def runner(dice: Dice, palette: Palette) -> Creature:
                    rest_deg=(dice.between(-8, 14), 0, 0), swing_deg=1.5 * sway, phase=-0.1 * i, **coat)
         parent, joint = f"tail {i}", (0.0, 0.0, -0.14)
     for (side, a), phase in zip(SIDES, (0.0, 0.5), strict=True):
-        bones.eye(f"eye {side}", "head", (0.068 * a, 0.035, 0.055), 0.036, 50 * a, tilt_deg=-4)
+        bones.eye(f"eye {side}", "head", (0.068 * a, 0.035, 0.055), 0.036, 50 * a, -4)
         bones.limb(f"arm {side}", "body", (0.14 * a, 0.0, 0.1), (0, -0.08, -0.05), (0.03, 0.08, 0.13),
                    palette.second, rest_deg=(-10, 0, 10 * a), axis=Z, swing_deg=sway * a, beats=2)
         bones.limb(f"thigh {side}", "body", (0.1 * fat * a, -0.05, 0), (0, -leg / 2, 0),
@@ -262,7 +260,7 @@ def flier(dice: Dice, palette: Palette) -> Creature:
     for side, a in SIDES:
         wing, tip = f"wing {side}", f"wing tip {side}"
         flap = {"axis": Z, "swing_deg": beat * a}
-        bones.eye(f"eye {side}", "head", (0.6 * head * a, 0.3 * head, 0.62 * head), 0.28 * head, 40 * a, tilt_deg=-5)
+        bones.eye(f"eye {side}", "head", (0.6 * head * a, 0.3 * head, 0.62 * head), 0.28 * head, 40 * a, -5)
         bones.limb(wing, "body", (0.07 * fat * a, 0.04, 0.06), (span / 2 * a, 0, -0.02),
                    (0.62 * span, 0.022, chord), palette.main, rest_deg=(0, sweep * a, 8 * a), **flap, **coat)
         bones.limb(tip, wing, (span * a, 0, 0), (span / 2 * a, 0, -0.05), (0.62 * span, 0.016, 0.8 * chord),

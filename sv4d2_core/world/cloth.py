@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .body import SIDES, Bones, Creature, Vector, Y, Z, on_circle
-from .coat import EYE, Dice, Paint, Palette
+from .coat import Dice, Paint, Palette
+
 
 # One part of an object stands on one line where it fits; ruff would spread the others over ten.
 # fmt: off

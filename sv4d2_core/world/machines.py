@@ -1,15 +1,14 @@
-"""Machines and vehicles: those of the training distribution, and a robot arm and an aeroplane of the benchmark."""
+"""Machines and vehicles of the training distribution, and the robot arm of the benchmark."""
 
 from __future__ import annotations
 
 from .body import SIDES, Bones, Creature, Vector, Y, Z, fitted, on_circle
-from .coat import BLACK, BLUE, CREAM, GOLD, GREY, RED, STEEL, WHITE, Dice, Paint, Palette, plain
+from .coat import BLACK, BLUE, GREY, STEEL, Dice, Paint, Palette, plain
 
 # One part of an object stands on one line where it fits; ruff would spread the others over ten.
 # fmt: off
 _HAZARD: Paint = ((0.97, 0.78, 0.10), (0.09, 0.09, 0.10), (0.97, 0.78, 0.10))
 _ORANGE = plain(0.95, 0.45, 0.08)
-_LIVERY: Paint = ((0.92, 0.15, 0.12), (0.97, 0.95, 0.90), (0.92, 0.15, 0.12))
 
 
 def arm(dice: Dice, palette: Palette) -> Creature:
@@ -252,7 +251,8 @@ def train(dice: Dice, palette: Palette) -> Creature:
         bones.ball(f"top {i}", wagon, (0, 0.17, -0.2), (0.11, dice.between(0.03, 0.1), 0.17), palette.light)
         for side, a in SIDES:
             for k, z in enumerate((-0.1, -0.3)):
-                bones += _wheel(f"{wagon} {k} {side}", wagon, (0.11 * a, -0.04, z), r, turns, palette, 1, 0.03)
+                at = (0.11 * a, -0.04, z)
+                bones += _wheel(f"{wagon} {k} {side}", wagon, at, r, turns, palette, 1, 0.03)
         parent, joint = wagon, (0.0, 0.0, -0.43)
     return Creature(tuple(bones), bob=dice.between(0, 0.004), marking_frequency=dice.between(5, 11))
 
@@ -309,35 +309,6 @@ def helicopter(dice: Dice, palette: Palette) -> Creature:
             top, foot = (0.07 * a, -0.7 * fat, z), (0.1 * a, -fat - 0.08, z)
             bones.strut(f"leg {end} {side}", "body", top, foot, 0.015, palette.dark)
     return Creature(tuple(bones), bob=dice.between(0, 0.04), marking_frequency=dice.between(5, 11))
-
-
-def aeroplane() -> Creature:
-    """Return a toy biplane, one rigid body that rolls over once while it flies across the picture."""
-    roll = {"axis": Z, "turns": 1.0, "pattern": "stripes"}
-    bones = Bones()
-    bones.ball("fuselage", "", (0, 0, 0), (0.115, 0.125, 0.42), _LIVERY, **roll)
-    bones.ball("nose", "fuselage", (0, 0, 0.30), (0.12, 0.125, 0.14), GOLD)
-    bones.ball("spinner", "fuselage", (0, 0, 0.45), (0.035, 0.035, 0.05), BLACK)
-    bones.ball("cockpit", "fuselage", (0, 0.11, 0.02), (0.065, 0.06, 0.10), BLUE)
-    bones.ball("pilot", "fuselage", (0, 0.17, -0.01), 0.055, CREAM)
-    bones.ball("tail", "fuselage", (0, 0.03, -0.37), (0.24, 0.018, 0.075), GOLD)
-    bones.ball("fin", "fuselage", (0, 0.12, -0.37), (0.018, 0.13, 0.08), GOLD)
-    for i in range(2):
-        turn = {"rest_deg": (0, 0, 180 * i + 35)}
-        bones.limb(f"blade {i}", "fuselage", (0, 0, 0.46), (0, 0.09, 0), (0.02, 0.10, 0.01), BLACK, **turn)
-    for side, a in SIDES:
-        bones.ball(f"lower wing {side}", "fuselage", (0.28 * a, -0.06, 0.08), (0.27, 0.02, 0.10), RED)
-        bones.ball(f"upper wing {side}", "fuselage", (0.26 * a, 0.22, 0.10), (0.30, 0.02, 0.11), RED)
-        bones.ball(f"wing tip {side}", "fuselage", (0.47 * a, 0.22, 0.10), (0.085, 0.024, 0.085), WHITE)
-        bones.ball(f"roundel {side}", "fuselage", (0.46 * a, 0.22, 0.10), (0.035, 0.028, 0.035), BLUE)
-        bones.strut(f"strut {side}", "fuselage", (0.38 * a, -0.06, 0.09), (0.38 * a, 0.22, 0.10), 0.012,
-                    BLACK)
-        bones.strut(f"cabane {side}", "fuselage", (0.07 * a, 0.08, 0.12), (0.09 * a, 0.22, 0.12), 0.012,
-                    BLACK)
-        bones.strut(f"gear {side}", "fuselage", (0.06 * a, -0.09, 0.15), (0.12 * a, -0.19, 0.17), 0.014,
-                    BLACK)
-        bones.ball(f"wheel {side}", "fuselage", (0.13 * a, -0.20, 0.17), (0.022, 0.055, 0.055), BLACK)
-    return fitted(Creature(tuple(bones), heading_deg=78.0, path=(0, 0, 1.2), marking_frequency=9.0))
 
 
 def _wheel(name: str, parent: str, at: Vector, r: float, turns: float, palette: Palette,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..views import ViewGrid
-from .body import Creature, Parts, parts_at, shade
+from .body import Creature, Parts, parts_at
+from .coat import shade
 
 
 @dataclass(frozen=True)

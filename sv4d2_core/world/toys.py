@@ -102,7 +102,8 @@ def lamp(dice: Dice, palette: Palette) -> Creature:
             bones.ball(f"crown {i}", "ground", at, dice.between(0.1, 0.19), palette.main, **coat)
         else:
             bones.strut(f"stalk {i}", "ground", (0, high - 0.1, 0), at, 0.014, palette.second)
-            bones.ball(f"flower {i}", "ground", at, (0.075, 0.05, 0.075), dice.choose((palette.accent, palette.main)))
+            paint = dice.choose((palette.accent, palette.main))
+            bones.ball(f"flower {i}", "ground", at, (0.075, 0.05, 0.075), paint)
             bones.ball(f"heart {i}", "ground", (at[0], at[1] + 0.04, at[2]), 0.03, palette.light)
     if kind == "flowers":
         bones.ball("vase", "ground", (0, 0.5 * high, 0), (0.15, 0.55 * high, 0.15), palette.main, **coat)
@@ -281,3 +282,32 @@ def _pony(i: int, n: int, paint: Paint) -> Bones:
         bones.strut(f"front {i} {side}", body, front, (0.03 * a, -0.13, 0.13), 0.018, paint)
         bones.strut(f"hind {i} {side}", body, hind, (0.03 * a, -0.14, -0.10), 0.018, paint)
     return bones
+
+
+def aeroplane() -> Creature:
+    """Return a toy biplane, one rigid body that rolls over once while it flies across the picture."""
+    roll = {"axis": Z, "turns": 1.0, "pattern": "stripes"}
+    bones = Bones()
+    bones.ball("fuselage", "", (0, 0, 0), (0.115, 0.125, 0.42), _LIVERY, **roll)
+    bones.ball("nose", "fuselage", (0, 0, 0.30), (0.12, 0.125, 0.14), GOLD)
+    bones.ball("spinner", "fuselage", (0, 0, 0.45), (0.035, 0.035, 0.05), BLACK)
+    bones.ball("cockpit", "fuselage", (0, 0.11, 0.02), (0.065, 0.06, 0.10), BLUE)
+    bones.ball("pilot", "fuselage", (0, 0.17, -0.01), 0.055, CREAM)
+    bones.ball("tail", "fuselage", (0, 0.03, -0.37), (0.24, 0.018, 0.075), GOLD)
+    bones.ball("fin", "fuselage", (0, 0.12, -0.37), (0.018, 0.13, 0.08), GOLD)
+    for i in range(2):
+        turn = {"rest_deg": (0, 0, 180 * i + 35)}
+        bones.limb(f"blade {i}", "fuselage", (0, 0, 0.46), (0, 0.09, 0), (0.02, 0.10, 0.01), BLACK, **turn)
+    for side, a in SIDES:
+        bones.ball(f"lower wing {side}", "fuselage", (0.28 * a, -0.06, 0.08), (0.27, 0.02, 0.10), RED)
+        bones.ball(f"upper wing {side}", "fuselage", (0.26 * a, 0.22, 0.10), (0.30, 0.02, 0.11), RED)
+        bones.ball(f"wing tip {side}", "fuselage", (0.47 * a, 0.22, 0.10), (0.085, 0.024, 0.085), WHITE)
+        bones.ball(f"roundel {side}", "fuselage", (0.46 * a, 0.22, 0.10), (0.035, 0.028, 0.035), BLUE)
+        bones.strut(f"strut {side}", "fuselage", (0.38 * a, -0.06, 0.09), (0.38 * a, 0.22, 0.10), 0.012,
+                    BLACK)
+        bones.strut(f"cabane {side}", "fuselage", (0.07 * a, 0.08, 0.12), (0.09 * a, 0.22, 0.12), 0.012,
+                    BLACK)
+        bones.strut(f"gear {side}", "fuselage", (0.06 * a, -0.09, 0.15), (0.12 * a, -0.19, 0.17), 0.014,
+                    BLACK)
+        bones.ball(f"wheel {side}", "fuselage", (0.13 * a, -0.20, 0.17), (0.022, 0.055, 0.055), BLACK)
+    return fitted(Creature(tuple(bones), heading_deg=78.0, path=(0, 0, 1.2), marking_frequency=9.0))
