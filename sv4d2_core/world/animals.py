@@ -145,13 +145,13 @@ def biped(dice: Dice, palette: Palette) -> Creature:
     """Return a toy figure that walks or dances: a person, a bear or a robot."""
     stout, leg, arm = dice.between(0.8, 1.4), dice.between(0.16, 0.26), dice.between(0.14, 0.22)
     head, stride, wave = dice.between(0.12, 0.2), dice.between(15, 38), dice.between(10, 60)
-    lift, coat = dice.between(-150, 20), {"pattern": palette.pattern}
+    lift = dice.between(-150, 20)
     w = 0.13 * stout
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball("hip", "", (0, 0, 0), (w, 0.11, 0.8 * w), palette.second, axis=Y,
                swing_deg=dice.between(0, 14))
-    bones.limb("torso", "hip", (0, 0.04, 0), (0, 0.15, 0), (1.05 * w, 0.2, 0.75 * w), palette.main, axis=Z,
-               swing_deg=dice.between(0, 9), **coat)
+    bones.limb("torso", "hip", (0, 0.04, 0), (0, 0.15, 0), (1.05 * w, 0.2, 0.75 * w), axis=Z,
+               swing_deg=dice.between(0, 9))
     bones.limb("head", "torso", (0, 0.33, 0), (0, 0.8 * head, 0), (head, head * dice.between(0.9, 1.2), head),
                palette.light if dice.chance(0.5) else palette.main, axis=dice.choose((Y, Z)),
                swing_deg=dice.between(2, 16), beats=dice.choose((1, 2)))
@@ -159,8 +159,7 @@ def biped(dice: Dice, palette: Palette) -> Creature:
     for (side, a), phase in zip(SIDES, (0.0, 0.5), strict=True):
         raised = lift if dice.chance(0.7) else 0.0
         bones.limb(f"arm {side}", "torso", (0.95 * w * a, 0.27, 0), (0, -arm / 2, 0),
-                   (0.05, 0.65 * arm, 0.05), palette.main, rest_deg=(raised, 0, 14 * a), swing_deg=wave,
-                   phase=phase + 0.5, **coat)
+                   (0.05, 0.65 * arm, 0.05), rest_deg=(raised, 0, 14 * a), swing_deg=wave, phase=phase + 0.5)
         bones.limb(f"forearm {side}", f"arm {side}", (0, -arm, 0), (0, -arm / 2, 0),
                    (0.042, 0.6 * arm, 0.042), palette.second, rest_deg=(-25, 0, 0), swing_deg=-0.5 * wave,
                    phase=phase + 0.4)
@@ -176,7 +175,7 @@ def biped(dice: Dice, palette: Palette) -> Creature:
 
 def _face(dice: Dice, palette: Palette, r: float) -> Bones:
     """Return eyes, nose and either ears, a hat or hair for a round head of radius r."""
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball("nose", "head", (0, 0.75 * r, r), (0.2 * r, 0.16 * r, 0.2 * r), palette.accent)
     topping = dice.choose(("ears", "hat", "hair", "antenna"))
     for side, a in SIDES:
@@ -201,37 +200,35 @@ def runner(dice: Dice, palette: Palette) -> Creature:
     """Return an animal on two legs with a long tail: from ostrich to dinosaur."""
     neck, n_neck, n_tail = dice.between(0.06, 0.12), dice.whole(2, 4), dice.whole(2, 5)
     leg, stride, sway = dice.between(0.17, 0.27), dice.between(18, 36), dice.between(3, 12)
-    lean, coat = dice.between(10, 60), {"pattern": palette.pattern}
+    lean = dice.between(10, 60)
     fat, bend = dice.between(0.8, 1.2), dice.between(-20, 15)
-    bones = Bones()
-    bones.ball("body", "", (0, 0, 0), (0.15 * fat, 0.16 * fat, 0.24), palette.main, swing_deg=4, beats=2,
-               **coat)
+    bones = Bones(palette)
+    bones.ball("body", "", (0, 0, 0), (0.15 * fat, 0.16 * fat, 0.24), swing_deg=4, beats=2)
     parent, joint = "body", (0.0, 0.06, 0.17)
     for i in range(n_neck):
         rest = (lean if i == 0 else bend, 0.0, 0.0)
         r = 0.1 - 0.01 * i
-        bones.limb(f"neck {i}", parent, joint, (0, neck / 2, 0), (r, 0.06 + 0.5 * neck, r), palette.main,
-                   rest_deg=rest, swing_deg=sway, beats=2, phase=-0.1 * i, **coat)
+        bones.limb(f"neck {i}", parent, joint, (0, neck / 2, 0), (r, 0.06 + 0.5 * neck, r), rest_deg=rest,
+                   swing_deg=sway, beats=2, phase=-0.1 * i)
         parent, joint = f"neck {i}", (0.0, neck, 0.0)
     level = -lean - (n_neck - 1) * bend
-    bones.ball("head", parent, (0, neck + 0.04, 0.03), (0.095, 0.09, 0.12), palette.main,
-               rest_deg=(level, 0, 0), swing_deg=5, beats=2, **coat)
+    bones.ball("head", parent, (0, neck + 0.04, 0.03), (0.095, 0.09, 0.12), rest_deg=(level, 0, 0),
+               swing_deg=5, beats=2)
     bones.ball("snout", "head", (0, -0.02, 0.13), (0.06, 0.045, 0.1), palette.accent)
     if dice.chance(0.5):
         bones.ball("crest", "head", (0, 0.09, -0.02), (0.02, 0.08, 0.09), palette.accent)
     parent, joint = "body", (0.0, 0.04, -0.18)
     for i in range(n_tail):
         r = 0.1 * fat * (1 - i / (n_tail + 1))
-        bones.limb(f"tail {i}", parent, joint, (0, 0, -0.07), (r, r, 0.12), palette.main, axis=Y,
-                   rest_deg=(dice.between(-8, 14), 0, 0), swing_deg=1.5 * sway, phase=-0.1 * i, **coat)
+        bones.limb(f"tail {i}", parent, joint, (0, 0, -0.07), (r, r, 0.12), axis=Y,
+                   rest_deg=(dice.between(-8, 14), 0, 0), swing_deg=1.5 * sway, phase=-0.1 * i)
         parent, joint = f"tail {i}", (0.0, 0.0, -0.14)
     for (side, a), phase in zip(SIDES, (0.0, 0.5), strict=True):
         bones.eye(f"eye {side}", "head", (0.068 * a, 0.035, 0.055), 0.036, 50 * a, -4)
         bones.limb(f"arm {side}", "body", (0.14 * a, 0.0, 0.1), (0, -0.08, -0.05), (0.03, 0.08, 0.13),
                    palette.second, rest_deg=(-10, 0, 10 * a), axis=Z, swing_deg=sway * a, beats=2)
         bones.limb(f"thigh {side}", "body", (0.1 * fat * a, -0.05, 0), (0, -leg / 2, 0),
-                   (0.06, 0.7 * leg, 0.08), palette.main, rest_deg=(-18, 0, 0), swing_deg=stride, phase=phase,
-                   **coat)
+                   (0.06, 0.7 * leg, 0.08), rest_deg=(-18, 0, 0), swing_deg=stride, phase=phase)
         bones.limb(f"shank {side}", f"thigh {side}", (0, -leg, 0), (0, -leg / 2, 0),
                    (0.036, 0.62 * leg, 0.04), palette.second, rest_deg=(34, 0, 0), swing_deg=0.8 * stride,
                    phase=phase - 0.25)
@@ -244,12 +241,12 @@ def flier(dice: Dice, palette: Palette) -> Creature:
     """Return a bird, bat or dragon that beats its wings, each of two pieces."""
     span, chord, beat = dice.between(0.2, 0.36), dice.between(0.09, 0.18), dice.between(15, 48)
     fat, head, pitch = dice.between(0.75, 1.3), dice.between(0.08, 0.13), dice.between(-35, 10)
-    coat, n_tail = {"pattern": palette.pattern}, dice.whole(1, 4)
-    bones = Bones()
-    bones.ball("body", "", (0, 0, 0), (0.11 * fat, 0.11 * fat, 0.22), palette.main, rest_deg=(pitch, 0, 0),
-               swing_deg=4, phase=0.5, **coat)
-    bones.ball("head", "body", (0, 0.07, 0.22), head, palette.main, rest_deg=(-pitch, 0, 0), axis=Y,
-               swing_deg=dice.between(0, 20), **coat)
+    n_tail = dice.whole(1, 4)
+    bones = Bones(palette)
+    bones.ball("body", "", (0, 0, 0), (0.11 * fat, 0.11 * fat, 0.22), rest_deg=(pitch, 0, 0), swing_deg=4,
+               phase=0.5)
+    bones.ball("head", "body", (0, 0.07, 0.22), head, rest_deg=(-pitch, 0, 0), axis=Y,
+               swing_deg=dice.between(0, 20))
     bones.ball("beak", "head", (0, -0.01, head), (0.35 * head, 0.3 * head, 0.7 * head), palette.accent)
     parent, joint = "body", (0.0, 0.02, -0.17)
     for i in range(n_tail):
@@ -262,7 +259,7 @@ def flier(dice: Dice, palette: Palette) -> Creature:
         flap = {"axis": Z, "swing_deg": beat * a}
         bones.eye(f"eye {side}", "head", (0.6 * head * a, 0.3 * head, 0.62 * head), 0.28 * head, 40 * a, -5)
         bones.limb(wing, "body", (0.07 * fat * a, 0.04, 0.06), (span / 2 * a, 0, -0.02),
-                   (0.62 * span, 0.022, chord), palette.main, rest_deg=(0, sweep * a, 8 * a), **flap, **coat)
+                   (0.62 * span, 0.022, chord), rest_deg=(0, sweep * a, 8 * a), **flap)
         bones.limb(tip, wing, (span * a, 0, 0), (span / 2 * a, 0, -0.05), (0.62 * span, 0.016, 0.8 * chord),
                    palette.second, rest_deg=(0, 14 * a, -6 * a), phase=fold, **flap)
         bones.ball(f"feather {side}", tip, (0.75 * span * a, 0, -0.08), (0.3 * span, 0.018, 0.5 * chord),
@@ -274,14 +271,13 @@ def flier(dice: Dice, palette: Palette) -> Creature:
 
 def insect(dice: Dice, palette: Palette) -> Creature:
     """Return a beetle, ant, spider or bee: three or four pairs of legs, with or without wings."""
-    n_pairs, winged, coat = dice.choose((3, 3, 4)), dice.chance(0.45), {"pattern": palette.pattern}
+    n_pairs, winged = dice.choose((3, 3, 4)), dice.chance(0.45)
     back, slim = dice.between(0.13, 0.22), dice.between(0.75, 1.15)
     reach, stride, hum = dice.between(0.13, 0.22), dice.between(10, 24), dice.between(20, 45)
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball("thorax", "", (0, 0, 0), (0.11 * slim, 0.09, 0.12), palette.second)
     bones.limb("abdomen", "thorax", (0, 0.01, -0.08), (0, 0.02, -0.9 * back),
-               (0.8 * slim * back, 0.75 * back, back), palette.main, swing_deg=dice.between(1, 8), beats=2,
-               **coat)
+               (0.8 * slim * back, 0.75 * back, back), swing_deg=dice.between(1, 8), beats=2)
     bones.limb("head", "thorax", (0, 0.01, 0.1), (0, 0, 0.06), (0.1, 0.085, 0.09), palette.dark, axis=Y,
                swing_deg=dice.between(3, 14))
     for side, a in SIDES:
@@ -312,12 +308,11 @@ def swimmer(dice: Dice, palette: Palette) -> Creature:
     fat, step = (fat, 0.12) if fins else (0.65 * fat, 0.09)
     sway = (dice.between(60, 130) if fins else dice.between(120, 240)) / n
     lag = dice.between(0.08, 0.16)
-    coat = {"pattern": palette.pattern}
-    bones, parent, joint = Bones(), "", (0.0, 0.0, 0.0)
+    bones, parent, joint = Bones(palette), "", (0.0, 0.0, 0.0)
     for i in range(n):
         r = fat * math.sqrt(max(1 - ((i - 0.25 * n) / (0.85 * n)) ** 2, 0.1))
         bones.limb(f"body {i}", parent, joint, (0, 0, -step / 2), (r, tall * r if fins else r, 1.05 * step),
-                   palette.main, axis=Y, swing_deg=sway * (0.4 + i / n), phase=-lag * i, **coat)
+                   axis=Y, swing_deg=sway * (0.4 + i / n), phase=-lag * i)
         parent, joint = f"body {i}", (0.0, 0.0, -step)
     bones.ball("snout", "body 0", (0, -0.01, 0.06), (0.7 * fat, 0.6 * fat * (tall if fins else 1), 0.09),
                palette.second)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from .coat import EYE, PATTERNS, Coat, Dice, Light, Paint, Vector, plain
+from .coat import EYE, PATTERNS, Coat, Dice, Light, Paint, Palette, Vector, plain
 
 Y, Z = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)  # axes; hinges turn about x where nothing is said
 SIDES = (("left", 1), ("right", -1))  # the sign of x
@@ -55,20 +55,42 @@ class Bone:
 
 
 class Bones(list[Bone]):
-    """A skeleton in the making: each method adds an ellipsoid; further fields as in `Bone`."""
+    """A skeleton in the making: each method adds an ellipsoid; further fields as in `Bone`.
+
+    Args:
+        palette: parts without a paint of their own have its main one, with its pattern.
+    """
+
+    def __init__(self, palette: Palette | None = None) -> None:
+        super().__init__()
+        self._coat = {} if palette is None else {"colours": palette.main, "pattern": palette.pattern}
 
     def limb(
-        self, name: str, parent: str, joint: Vector, centre: Vector, radii: Vector, paint: Paint, **bone: Any
+        self,
+        name: str,
+        parent: str,
+        joint: Vector,
+        centre: Vector,
+        radii: Vector,
+        paint: Paint | None = None,
+        **more: Any,
     ) -> None:
         """Add an ellipsoid that hinges on a joint beside its centre."""
-        self.append(Bone(name, parent, joint, centre, radii, colours=paint, **bone))
+        look = self._coat if paint is None else {"colours": paint}
+        self.append(Bone(name, parent, joint, centre, radii, **look, **more))
 
     def ball(
-        self, name: str, parent: str, at: Vector, radii: float | Vector, paint: Paint, **bone: Any
+        self,
+        name: str,
+        parent: str,
+        at: Vector,
+        radii: float | Vector,
+        paint: Paint | None = None,
+        **more: Any,
     ) -> None:
         """Add an ellipsoid that hinges on its own centre."""
         half_axes = radii if isinstance(radii, tuple) else (radii, radii, radii)
-        self.limb(name, parent, at, (0.0, 0.0, 0.0), half_axes, paint, **bone)
+        self.limb(name, parent, at, (0.0, 0.0, 0.0), half_axes, paint, **more)
 
     def eye(
         self, name: str, parent: str, at: Vector, radii: float | Vector, turn_deg: float, tilt_deg: float = 0
@@ -77,7 +99,14 @@ class Bones(list[Bone]):
         self.ball(name, parent, at, radii, EYE, rest_deg=(tilt_deg, turn_deg, 0), pattern="eye")
 
     def strut(
-        self, name: str, parent: str, start: Vector, end: Vector, radius: float, paint: Paint, **bone: Any
+        self,
+        name: str,
+        parent: str,
+        start: Vector,
+        end: Vector,
+        radius: float,
+        paint: Paint | None = None,
+        **more: Any,
     ) -> None:
         """Add a long ellipsoid from ``start`` to ``end``, hinged at ``start``; its own +y points to ``end``.
 
@@ -87,7 +116,7 @@ class Bones(list[Bone]):
         length = math.hypot(x, y, z)
         rest_deg = (math.degrees(math.acos(y / length)), math.degrees(math.atan2(x, z)), 0.0)
         radii = (radius, 0.6 * length, radius)
-        self.limb(name, parent, start, (0.0, length / 2, 0.0), radii, paint, rest_deg=rest_deg, **bone)
+        self.limb(name, parent, start, (0.0, length / 2, 0.0), radii, paint, rest_deg=rest_deg, **more)
 
 
 def on_circle(i: int, n: int, radius: float, height: float) -> Vector:

@@ -61,7 +61,7 @@ def flag(dice: Dice, palette: Palette) -> Creature:
     long, high = dice.between(0.55, 0.85) / rows, dice.between(0.35, 0.55)
     wave = _Wave(dice.between(6, 26), dice.between(0.06, 0.2))
     pole = dice.between(0.3, 0.6)
-    bones = Bones()
+    bones = Bones(palette)
     bones.strut("pole", "", (0, 0, 0), (0, pole + high, 0), 0.022, palette.dark)
     bones.ball("finial", "pole", (0, pole + high + 0.08, 0), 0.05, palette.accent)
     bones.ball("foot", "pole", (0, -0.05, 0), (0.12, 0.04, 0.12), palette.dark)
@@ -78,10 +78,9 @@ def cape(dice: Dice, palette: Palette) -> Creature:
     rows, columns, wide = dice.whole(3, 5), dice.whole(2, 4), dice.between(0.22, 0.34)
     lift, long = dice.between(5, 60), dice.between(0.4, 0.62)
     wave = _Wave(dice.between(5, 20), dice.between(0.1, 0.22))
-    r, coat = dice.between(0.1, 0.15), {"pattern": palette.pattern}
-    bones = Bones()
-    bones.ball("body", "", (0, 0, 0), (0.13, 0.24, 0.11), palette.main, axis=Y, swing_deg=dice.between(0, 10),
-               **coat)
+    r = dice.between(0.1, 0.15)
+    bones = Bones(palette)
+    bones.ball("body", "", (0, 0, 0), (0.13, 0.24, 0.11), axis=Y, swing_deg=dice.between(0, 10))
     bones.ball("head", "body", (0, 0.24 + 0.7 * r, 0), r, palette.light, axis=Y,
                swing_deg=dice.between(0, 18))
     bones.ball("mask", "head", (0, 0.25 * r, 0.35 * r), (0.88 * r, 0.3 * r, 0.72 * r), palette.accent)
@@ -107,9 +106,8 @@ def jellyfish(dice: Dice, palette: Palette) -> Creature:
     beat, beats = dice.between(10, 32), dice.choose((1, 2))
     wave = _Wave(dice.between(8, 26), dice.between(0.1, 0.2), 0.0, beats)
     coat = {"pattern": palette.pattern}
-    bones = Bones()
-    bones.ball("bell", "", (0, 0, 0), (r, high, r), palette.main, axis=Z, swing_deg=dice.between(0, 8),
-               **coat)
+    bones = Bones(palette)
+    bones.ball("bell", "", (0, 0, 0), (r, high, r), axis=Z, swing_deg=dice.between(0, 8))
     bones.ball("crown", "bell", (0, 0.55 * high, 0), (0.6 * r, 0.55 * high, 0.6 * r), palette.second)
     long = dice.between(0.1, 0.2)
     for i in range(n):
@@ -135,12 +133,12 @@ def carpet(dice: Dice, palette: Palette) -> Creature:
     wave = _Wave(dice.between(5, 18), dice.between(0.1, 0.22))
     paints, pattern = _paints(dice, palette)
     flat = (90.0 + dice.between(-15, 15), 0.0, 0.0)
-    bones = _sheet(
-        "carpet", "", (0, 0, 0), (rows, columns), (long, wide / columns), paints, wave, flat, 0.0, pattern
-    )
-    middle, coat = f"carpet {rows // 2}", {"pattern": palette.pattern}
+    plate = (long, wide / columns)
+    bones = Bones(palette)
+    bones += _sheet("carpet", "", (0, 0, 0), (rows, columns), plate, paints, wave, flat, 0.0, pattern)
+    middle = f"carpet {rows // 2}"
     if dice.chance(0.7):
-        bones.ball("body", middle, (0, -long / 2, -0.12), (0.11, 0.1, 0.13), palette.main, **coat)
+        bones.ball("body", middle, (0, -long / 2, -0.12), (0.11, 0.1, 0.13))
         bones.ball("head", middle, (0, -long / 2, -0.3), 0.09, palette.light)
         bones.ball("hat", middle, (0, -long / 2, -0.37), (0.1, 0.1, 0.045), palette.accent)
     for i, x in enumerate((-0.4, 0.0, 0.4)):
@@ -155,8 +153,8 @@ def kite(dice: Dice, palette: Palette) -> Creature:
     wave = _Wave(dice.between(10, 30), dice.between(0.08, 0.2))
     w, h = dice.between(0.16, 0.26), dice.between(0.2, 0.32)
     tilt = {"rest_deg": (dice.between(-50, -10), 0, 0), "axis": Z, "swing_deg": dice.between(3, 18)}
-    bones = Bones()
-    bones.ball("sail", "", (0, 0, 0), (w, h, 0.02), palette.main, pattern=palette.pattern, **tilt)
+    bones = Bones(palette)
+    bones.ball("sail", "", (0, 0, 0), (w, h, 0.02), **tilt)
     for i, (x, y) in enumerate(((1, 1), (-1, 1), (1, -1), (-1, -1))):
         paint = palette.second if x == y else palette.accent
         at = (0.42 * w * x, 0.42 * h * y, 0.0)

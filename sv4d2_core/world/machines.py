@@ -15,8 +15,8 @@ def arm(dice: Dice, palette: Palette) -> Creature:
     """Return an arm of two to five links on a base, each hinge with its own direction, reach and phase."""
     n, swing, thick = dice.whole(2, 5), dice.between(8, 34), dice.between(0.8, 1.3)
     coat = {"pattern": palette.pattern}
-    bones = Bones()
-    bones.ball("base", "", (0, 0, 0), (0.22 * thick, 0.08, 0.22 * thick), palette.main, **coat)
+    bones = Bones(palette)
+    bones.ball("base", "", (0, 0, 0), (0.22 * thick, 0.08, 0.22 * thick))
     bones.ball("turret", "base", (0, 0.1, 0), (0.13, 0.1, 0.13), palette.dark, axis=Y,
                swing_deg=dice.between(0, 50), phase=dice.between(0, 1))
     parent, joint, lean = "turret", (0.0, 0.06, 0.0), dice.between(-30, 10)
@@ -36,7 +36,7 @@ def _tool(dice: Dice, palette: Palette, parent: str, joint: Vector) -> Bones:
     """Return what the arm holds: a gripper, a lamp, a brush or a ball."""
     x, y, z = joint
     kind, hand = dice.choose(("gripper", "lamp", "ball", "scoop")), {"phase": dice.between(0, 1)}
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball("wrist", parent, (x, y, z), 0.06, palette.dark, axis=dice.choose((Y, Z)),
                swing_deg=dice.between(5, 40), **hand)
     if kind == "gripper":
@@ -63,19 +63,18 @@ def _tool(dice: Dice, palette: Palette, parent: str, joint: Vector) -> Bones:
 def crane(dice: Dice, palette: Palette) -> Creature:
     """Return a crane: a mast, a jib that turns about it, and a load that swings on a rope."""
     high, reach, rope = dice.between(0.5, 0.85), dice.between(0.35, 0.6), dice.between(0.15, 0.4)
-    coat = {"pattern": palette.pattern}
     sway = {"swing_deg": dice.between(6, 30), "beats": dice.choose((1, 2))}
     if dice.chance(0.3):
         yaw = {"turns": dice.choose((-1, 1)) * dice.between(0.2, 0.8)}
     else:
         yaw = {"swing_deg": dice.between(10, 70)}
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball("foot", "", (0, 0, 0), (0.22, 0.06, 0.22), palette.dark)
-    bones.strut("mast", "foot", (0, 0, 0), (0, high, 0), 0.06, palette.main, **coat)
+    bones.strut("mast", "foot", (0, 0, 0), (0, high, 0), 0.06)
     bones.ball("cabin", "foot", (0, high, 0), (0.1, 0.11, 0.12), palette.second, axis=Y, **yaw)
     bones.ball("window", "cabin", (0, 0.02, 0.05), (0.08, 0.06, 0.09), palette.light)
-    bones.strut("jib", "cabin", (0, 0.07, 0), (0, 0.13, reach), 0.035, palette.main, **coat)
-    bones.strut("back", "cabin", (0, 0.07, 0), (0, 0.1, -0.45 * reach), 0.035, palette.main, **coat)
+    bones.strut("jib", "cabin", (0, 0.07, 0), (0, 0.13, reach), 0.035)
+    bones.strut("back", "cabin", (0, 0.07, 0), (0, 0.1, -0.45 * reach), 0.035)
     bones.ball("weight", "cabin", (0, 0.04, -0.45 * reach), (0.08, 0.09, 0.06), palette.accent)
     bones.strut("peak", "cabin", (0, 0.07, 0), (0, 0.3, 0), 0.025, palette.main)
     bones.strut("stay", "cabin", (0, 0.3, 0), (0, 0.13, 0.8 * reach), 0.012, palette.dark)
@@ -89,24 +88,24 @@ def crane(dice: Dice, palette: Palette) -> Creature:
 
 def digger(dice: Dice, palette: Palette) -> Creature:
     """Return a digger on tracks: cab and arm turn, boom, stick and bucket bend."""
-    dig, coat = dice.between(8, 24), {"pattern": palette.pattern}
+    dig = dice.between(8, 24)
     boom, stick, start = dice.between(0.3, 0.42), dice.between(0.22, 0.34), dice.between(0, 1)
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball("carriage", "", (0, 0, 0), (0.14, 0.06, 0.2), palette.dark)
     for side, a in SIDES:
         bones.ball(f"track {side}", "carriage", (0.15 * a, -0.03, 0), (0.05, 0.08, 0.26), palette.dark)
         for i in range(3):
             roller = (0.175 * a, -0.03, 0.14 * (i - 1))
             bones.ball(f"roller {i} {side}", "carriage", roller, (0.035, 0.05, 0.05), palette.light)
-    bones.ball("house", "carriage", (0, 0.14, -0.03), (0.17, 0.11, 0.22), palette.main, axis=Y,
-               swing_deg=dice.between(0, 60), phase=dice.between(0, 1), **coat)
+    bones.ball("house", "carriage", (0, 0.14, -0.03), (0.17, 0.11, 0.22), axis=Y,
+               swing_deg=dice.between(0, 60), phase=dice.between(0, 1))
     bones.ball("cab", "house", (0.08, 0.13, 0.06), (0.08, 0.13, 0.1), palette.second)
     bones.ball("window", "house", (0.08, 0.16, 0.09), (0.07, 0.08, 0.085), palette.light)
     bones.strut("exhaust", "house", (-0.08, 0.08, -0.12), (-0.08, 0.2, -0.12), 0.022, palette.dark)
     bones.limb("boom", "house", (-0.06, 0.04, 0.14), (0, boom / 2, 0), (0.045, 0.58 * boom, 0.055),
-               palette.main, rest_deg=(38, 0, 0), swing_deg=dig, phase=start, **coat)
-    bones.limb("stick", "boom", (0, boom, 0), (0, stick / 2, 0), (0.035, 0.6 * stick, 0.042), palette.main,
-               rest_deg=(85, 0, 0), swing_deg=1.3 * dig, phase=start + 0.2, **coat)
+               rest_deg=(38, 0, 0), swing_deg=dig, phase=start)
+    bones.limb("stick", "boom", (0, boom, 0), (0, stick / 2, 0), (0.035, 0.6 * stick, 0.042),
+               rest_deg=(85, 0, 0), swing_deg=1.3 * dig, phase=start + 0.2)
     bones.limb("bucket", "stick", (0, stick, 0), (0, 0.05, -0.04), (0.1, 0.085, 0.08), palette.accent,
                rest_deg=(25, 0, 0), swing_deg=1.8 * dig, phase=start + 0.4)
     for i in range(3):
@@ -118,7 +117,7 @@ def digger(dice: Dice, palette: Palette) -> Creature:
 def mobile(dice: Dice, palette: Palette) -> Creature:
     """Return a hanging mobile: a ring of arms turns, and toys swing on strings below it."""
     n, r, spin = dice.whole(3, 6), dice.between(0.26, 0.4), dice.choose((-1, 1)) * dice.between(0.1, 0.9)
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball("hub", "", (0, 0, 0), (0.08, 0.05, 0.08), palette.main, axis=Y, turns=spin)
     bones.strut("hook", "hub", (0, 0, 0), (0, 0.22, 0), 0.018, palette.dark)
     paints = (palette.second, palette.accent, palette.main, palette.light)
@@ -137,7 +136,7 @@ def big_wheel(dice: Dice, palette: Palette) -> Creature:
     """Return a wheel on a stand: a fan, a water wheel, or a big wheel whose gondolas hang upright."""
     n, r, turns = dice.whole(4, 7), dice.between(0.3, 0.42), dice.choose((-1, 1)) * dice.between(0.15, 0.9)
     kind = dice.choose(("gondolas", "blades", "paddles"))
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball("ground", "", (0, -r - 0.12, 0), (0.3, 0.04, 0.22), palette.dark)
     bones.ball("hub", "ground", (0, r + 0.12, 0), (0.06, 0.06, 0.1), palette.accent, axis=Z, turns=turns)
     for side, a in SIDES:
@@ -186,13 +185,12 @@ def car(dice: Dice, palette: Palette) -> Creature:
     """Return a car, truck, tractor or cart with four turning wheels on a body that rocks a little."""
     long, wide, high = dice.between(0.26, 0.44), dice.between(0.13, 0.2), dice.between(0.07, 0.13)
     front, hind = dice.between(0.09, 0.16), dice.between(0.09, 0.2)
-    turns, coat = dice.between(0.5, 1.6), {"pattern": palette.pattern}
-    bones = Bones()
+    turns = dice.between(0.5, 1.6)
+    bones = Bones(palette)
     bones.ball("chassis", "", (0, 0, 0), (0.8 * wide, 0.05, long), palette.dark)
-    bones.ball("body", "chassis", (0, high, 0), (wide, high, 1.02 * long), palette.main,
-               swing_deg=dice.between(0, 4), beats=2, **coat)
-    bones.ball("bonnet", "body", (0, 0.01, 0.5 * long), (0.95 * wide, 0.8 * high, 0.5 * long), palette.main,
-               **coat)
+    bones.ball("body", "chassis", (0, high, 0), (wide, high, 1.02 * long), swing_deg=dice.between(0, 4),
+               beats=2)
+    bones.ball("bonnet", "body", (0, 0.01, 0.5 * long), (0.95 * wide, 0.8 * high, 0.5 * long))
     rider = dice.choose(("cabin", "cabin", "load", "driver"))
     if rider == "cabin":
         h, z = dice.between(0.1, 0.2), dice.between(-0.4, 0.3) * long
@@ -226,12 +224,11 @@ def car(dice: Dice, palette: Palette) -> Creature:
 
 def train(dice: Dice, palette: Palette) -> Creature:
     """Return a steam engine with one or two wagons that bend at their couplings."""
-    turns, bend, coat = dice.between(0.5, 1.5), dice.between(2, 16), {"pattern": palette.pattern}
+    turns, bend = dice.between(0.5, 1.5), dice.between(2, 16)
     boiler, r = dice.between(0.09, 0.13), dice.between(0.07, 0.1)
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball("frame", "", (0, 0, 0), (0.1, 0.045, 0.3), palette.dark)
-    bones.ball("boiler", "frame", (0, 0.1, 0.08), (boiler, boiler, 0.26), palette.main, rest_deg=(0, 0, 0),
-               **coat)
+    bones.ball("boiler", "frame", (0, 0.1, 0.08), (boiler, boiler, 0.26), rest_deg=(0, 0, 0))
     bones.ball("cab", "frame", (0, 0.17, -0.19), (0.13, 0.19, 0.11), palette.second)
     bones.ball("roof", "frame", (0, 0.33, -0.19), (0.16, 0.03, 0.14), palette.accent)
     bones.ball("band", "frame", (0, 0.1, 0.12), (1.04 * boiler, 1.04 * boiler, 0.03), palette.accent)
@@ -263,7 +260,7 @@ def bicycle(dice: Dice, palette: Palette) -> Creature:
     gap, pipe = front + hind + 0.1, 0.024
     hub, rear = (0.0, front, 0.0), (0.0, hind, -gap)
     head, seat, crank = (0.0, front + 0.22, -0.1), (0.0, front + 0.2, -0.62 * gap), (0.0, hind, -0.55 * gap)
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball("saddle", "", seat, (0.05, 0.03, 0.1), palette.dark, axis=Z, swing_deg=dice.between(1, 9))
     frame = ((head, seat), (head, crank), (seat, crank), (crank, rear), (seat, rear), (head, hub))
 
@@ -287,11 +284,10 @@ def bicycle(dice: Dice, palette: Palette) -> Creature:
 
 def helicopter(dice: Dice, palette: Palette) -> Creature:
     """Return a helicopter or a propeller plane: blades turn, the body sways."""
-    coat, n_blades, turns = {"pattern": palette.pattern}, dice.whole(2, 4), dice.between(0.3, 1.4)
+    n_blades, turns = dice.whole(2, 4), dice.between(0.3, 1.4)
     fat, boom, reach = dice.between(0.12, 0.18), dice.between(0.2, 0.34), dice.between(0.26, 0.44)
-    bones = Bones()
-    bones.ball("body", "", (0, 0, 0), (fat, fat, 1.5 * fat), palette.main, axis=Z,
-               swing_deg=dice.between(1, 10), **coat)
+    bones = Bones(palette)
+    bones.ball("body", "", (0, 0, 0), (fat, fat, 1.5 * fat), axis=Z, swing_deg=dice.between(1, 10))
     bones.ball("glass", "body", (0, 0.03, 0.62 * fat), (0.82 * fat, 0.75 * fat, 0.95 * fat), palette.light)
     bones.strut("boom", "body", (0, 0.02, -1.1 * fat), (0, 0.06, -1.3 * fat - boom), 0.045, palette.main)
     bones.ball("fin", "body", (0, 0.12, -1.3 * fat - boom), (0.018, 0.1, 0.06), palette.accent,
@@ -314,7 +310,7 @@ def helicopter(dice: Dice, palette: Palette) -> Creature:
 def _wheel(name: str, parent: str, at: Vector, r: float, turns: float, palette: Palette,
            n_spokes: int = 2, width: float = 0.04) -> Bones:
     """Return a wheel about x whose spokes stand out of the tyre on both sides, so that its turn is seen."""
-    bones = Bones()
+    bones = Bones(palette)
     bones.ball(name, parent, at, (width, r, r), palette.dark, turns=turns)
     for i in range(n_spokes):
         spoke = (1.15 * width, 0.72 * r, 0.16 * r)

@@ -41,7 +41,7 @@ def totem(dice: Dice, palette: Palette) -> Creature:
 
 
 def _totem_face(palette: Palette, i: int, y: float, tall: float, wide: float, r: float) -> Bones:
-    bones = Bones()
+    bones = Bones(palette)
     bones.strut(f"nose {i}", "ground", (0, y, 0.9 * r), (0, y - 0.1 * tall, 1.35 * r), 0.035, palette.accent)
     for side, a in SIDES:
         at = (0.4 * wide * a, y + 0.35 * tall, 0.82 * r)
@@ -52,11 +52,10 @@ def _totem_face(palette: Palette, i: int, y: float, tall: float, wide: float, r:
 def mug(dice: Dice, palette: Palette) -> Creature:
     """Return a mug, jug or teapot: a round pot with a handle, filled or with a lid and a spout."""
     r, h = dice.between(0.17, 0.27), dice.between(0.2, 0.36)
-    bones, coat = _ground(dice, palette), {"pattern": palette.pattern}
+    bones = _ground(dice, palette)
     for i, share in enumerate((0.3, 0.55, 0.8)):
         belly = r * (1.0 if i == 1 else dice.between(0.8, 1.05))
-        bones.ball(f"pot {i}", "ground", (0, 2 * h * share, 0), (belly, 0.62 * h, belly), palette.main,
-                   **coat)
+        bones.ball(f"pot {i}", "ground", (0, 2 * h * share, 0), (belly, 0.62 * h, belly))
     bones.ball("rim", "ground", (0, 2 * h, 0), (0.92 * r, 0.04, 0.92 * r), palette.second)
     reach, n = dice.between(0.12, 0.22), 6
     for i in range(n):
@@ -84,14 +83,14 @@ def _on_handle(share: float, r: float, h: float, reach: float) -> Vector:
 def lamp(dice: Dice, palette: Palette) -> Creature:
     """Return a lamp, a mushroom, a tree or a vase of flowers: a stem with something wide on it."""
     kind, high = dice.choose(("lamp", "mushroom", "tree", "flowers")), dice.between(0.35, 0.6)
-    bones, coat = _ground(dice, palette), {"pattern": palette.pattern}
+    bones = _ground(dice, palette)
     thick = {"lamp": 0.03, "mushroom": 0.1, "tree": 0.06, "flowers": 0.09}[kind]
     bones.strut("stem", "ground", (0, 0, 0), (0, high, 0), thick,
                 palette.second if kind != "tree" else palette.dark)
     if kind in ("lamp", "mushroom"):
         for i in range(dice.whole(3, 5)):
             r = 0.32 - dice.between(0.045, 0.075) * i
-            bones.ball(f"cap {i}", "ground", (0, high + 0.055 * i, 0), (r, 0.07, r), palette.main, **coat)
+            bones.ball(f"cap {i}", "ground", (0, high + 0.055 * i, 0), (r, 0.07, r))
         bones.ball("knob", "ground", (0, high - 0.05, 0), (0.12, 0.05, 0.12), palette.light)
         bones.ball("foot", "ground", (0, 0.06, 0), (0.14, 0.06, 0.14), palette.accent)
         return _statue(bones, dice)
@@ -99,14 +98,14 @@ def lamp(dice: Dice, palette: Palette) -> Creature:
     for i in range(n):
         at = on_circle(i, n, dice.between(0.08, 0.26), high + dice.between(-0.05, 0.28))
         if kind == "tree":
-            bones.ball(f"crown {i}", "ground", at, dice.between(0.1, 0.19), palette.main, **coat)
+            bones.ball(f"crown {i}", "ground", at, dice.between(0.1, 0.19))
         else:
             bones.strut(f"stalk {i}", "ground", (0, high - 0.1, 0), at, 0.014, palette.second)
             paint = dice.choose((palette.accent, palette.main))
             bones.ball(f"flower {i}", "ground", at, (0.075, 0.05, 0.075), paint)
             bones.ball(f"heart {i}", "ground", (at[0], at[1] + 0.04, at[2]), 0.03, palette.light)
     if kind == "flowers":
-        bones.ball("vase", "ground", (0, 0.5 * high, 0), (0.15, 0.55 * high, 0.15), palette.main, **coat)
+        bones.ball("vase", "ground", (0, 0.5 * high, 0), (0.15, 0.55 * high, 0.15))
         bones.ball("rim", "ground", (0, 0.95 * high, 0), (0.13, 0.03, 0.13), palette.accent)
     return _statue(bones, dice)
 
@@ -115,9 +114,8 @@ def rocket(dice: Dice, palette: Palette) -> Creature:
     """Return a rocket, a boat or a bottle: a long body with fins, rings and a tip."""
     long, fat, n = dice.between(0.32, 0.46), dice.between(0.11, 0.19), dice.whole(3, 5)
     lying = {"rest_deg": (dice.choose((0, 0, 70, 90)), 0, 0)}
-    bones = Bones()
-    bones.ball("hull", "", (0, 0, 0), (fat, long, fat), palette.main, pattern=palette.pattern,
-               **_motion(dice) | lying)
+    bones = Bones(palette)
+    bones.ball("hull", "", (0, 0, 0), (fat, long, fat), **_motion(dice) | lying)
     bones.ball("tip", "hull", (0, 0.78 * long, 0), (0.62 * fat, 0.42 * long, 0.62 * fat), palette.accent)
     bones.ball("ring", "hull", (0, 0.35 * long, 0), (1.02 * fat, 0.03, 1.02 * fat), palette.second)
     bones.ball("belt", "hull", (0, -0.4 * long, 0), (1.0 * fat, 0.04, 1.0 * fat), palette.second)
@@ -151,7 +149,7 @@ def scatter(dice: Dice, palette: Palette) -> Creature:
 
 def _ground(dice: Dice, palette: Palette) -> Bones:
     """Return the foot of the thing, a flat disc which carries its whole motion."""
-    r, bones = dice.between(0.16, 0.26), Bones()
+    r, bones = dice.between(0.16, 0.26), Bones(palette)
     paint = dice.choose((palette.dark, palette.second))
     bones.ball("ground", "", (0, 0, 0), (r, 0.045, r), paint, **_motion(dice))
     return bones

@@ -103,12 +103,7 @@ _DIGITS = 7
 
 
 def report_json(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> dict[str, Any]:
-    """Return values that JSON can hold: NaN is null, infinity "inf" or "-inf"; seven significant digits.
-
-    Args:
-        comparisons: the scenes.
-        summaries: of the true views and the methods over all scenes (`summaries_of`).
-    """
+    """Return values that JSON can hold: NaN is null, infinity "inf" or "-inf"; seven significant digits."""
     return {
         "methods": method_names(comparisons),
         "metrics": {

@@ -157,10 +157,10 @@ def summaries_of(
             f"Expected at least one scene, each with its own name; got {', '.join(names) or 'none'}. Rename "
             f"or leave out what is there twice."
         )
-    scores = [score for scene in comparisons for score in scene.scores]
-    with_reference = any(scene.has_reference for scene in comparisons)
-    methods = [*([REFERENCE] if with_reference else []), *method_names(comparisons)]
-    return tuple(summarise([s for s in scores if s.method == m], shrinkage) for m in methods)
+    by_method: dict[str, list[SceneScores]] = {REFERENCE: []}
+    for score in (score for scene in comparisons for score in scene.scores):
+        by_method.setdefault(score.method, []).append(score)
+    return tuple(summarise(scores, shrinkage) for scores in by_method.values() if scores)
 
 
 _BEST = "Bold: the best of at least two methods, by the digits that are printed."
@@ -295,12 +295,7 @@ class Table:
 
 
 def report_tables(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> list[Table]:
-    """Return all tables of the report.
-
-    Args:
-        comparisons: the scenes.
-        summaries: of the true views and the methods over all scenes (`summaries_of`).
-    """
+    """Return all tables of the report."""
     methods = [s for s in summaries if s.method != REFERENCE]
     has_truth = len(methods) < len(summaries)
     missing = missing_lines(comparisons)
@@ -333,13 +328,9 @@ def _metrics_table(
     groups: Mapping[str, tuple[Sequence[Summary], Sequence[SceneComparison]]],
     remarks: Sequence[str] = (),
 ) -> Table:
-    """Return a table of one row per method of each group, and the explanation of the marks that occur in it.
+    """Return a table of one row per method of each group, with the explanation of the marks that occur.
 
-    Args:
-        title: above it.
-        metrics: its columns.
-        groups: by a scene's name the summaries that compete, and the scenes that they rest on.
-        remarks: sentences below it.
+    ``groups`` are by a scene's name the summaries that compete, and the scenes that they rest on.
     """
     rows = []
     for scene, (summaries, comparisons) in groups.items():
@@ -411,12 +402,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
 
 
 def markdown_report(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> str:
-    """Return the tables, in the order of the papers' columns, what is to be said about them, and the notes.
-
-    Args:
-        comparisons: the scenes.
-        summaries: of the true views and the methods over all scenes (`summaries_of`).
-    """
+    """Return the tables, in the order of the papers' columns, what is to be said about them, and the notes."""
     facts = what_was_compared(comparisons).items()
     parts = ["# Evaluation of novel views", "\n".join(f"- {head}: {_escaped(text)}" for head, text in facts)]
     if warning := untrained_warning(comparisons):
