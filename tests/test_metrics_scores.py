@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.evaluate import (
@@ -82,13 +81,9 @@ def test_static_pixels_are_those_of_the_reference(truth):
 
 
 def test_views_are_paired_by_their_angles(truth):
-    order = [2, 0, 1]
-    shuffled = replace(
-        truth,
-        images=truth.images[:, [0, *(v + 1 for v in order)]],
-        masks=None if truth.masks is None else truth.masks[:, [0, *(v + 1 for v in order)]],
-        cameras=replace(truth.cameras.select(order), azimuths_deg=(0, -60, 420, 120)),
-    )
+    images, masks = (pixels[:, [0, 3, 1, 2]] for pixels in (truth.images, truth.masks))
+    cameras = replace(truth.cameras.select([2, 0, 1]), azimuths_deg=(0, -60, 420, 120))
+    shuffled = replace(truth, images=images, masks=masks, cameras=cameras)
     paired, missing = paired_views(shuffled, truth)
     assert missing == [] and torch.equal(paired.images, truth.images)
     assert paired.cameras == truth.cameras
@@ -150,18 +145,11 @@ def test_other_frames_sizes_or_cameras_are_refused_with_numbers(truth):
         evaluate(truth, spoilt(truth, 0, 1, math.nan))
 
 
-class Lengths:
-    """Features that say how many images a clip has."""
-
-    def __call__(self, clips: Tensor) -> Tensor:
-        return torch.tensor([[float(clips.shape[1]), float(clips.mean())]] * len(clips))
-
-
 def test_networks_add_the_columns_of_the_paper(truth):
     networks = Networks(
         lpips=lambda images, reference: (images - reference).abs().mean(dim=(1, 2, 3)),
         clip=lambda images: images.mean(dim=(1, 2)),
-        i3d=Lengths(),
+        i3d=lambda clips: clips.mean(dim=(1, 2, 3)),
     )
     scores = evaluate(truth, truth, networks)
     assert scores.values["LPIPS"].abs().max() == 0
@@ -169,9 +157,8 @@ def test_networks_add_the_columns_of_the_paper(truth):
     # Clips of three images are too short for I3D: said, not computed.
     assert not set(FVD_NAMES.values()) & set(scores.features)
     assert "FVD-F needs clips of at least 9 images; these have 3." in scores.notes
-    longer = replace(
-        truth, images=truth.images.repeat(3, 1, 1, 1, 1), masks=None
-    )  # nine frames: long enough along time, three views are not
+    # Nine frames are long enough along time, three views are not.
+    longer = replace(truth, images=truth.images.repeat(3, 1, 1, 1, 1), masks=None)
     long_scores = evaluate(longer, longer, networks)
     assert {"FVD-F", "FVD-Diag", "FV4D"} <= set(long_scores.features)
     assert "FVD-V needs clips of at least 9 images; these have 3." in long_scores.notes
@@ -218,9 +205,7 @@ def test_means_leave_out_what_has_no_value():
     assert mean_of(torch.tensor([math.inf, math.inf])) == math.inf
 
 
-def test_values_sizes_and_residuals_that_do_not_fit_are_refused(truth):
-    with pytest.raises(ValueError, match="got 0 to 255"):
-        evaluate(replace(truth, images=truth.images.round() * 255))
+def test_sizes_and_residuals_that_do_not_fit_are_refused(truth):
     with pytest.raises(ValueError, match="at least 8 x 8 pixels; got 5 x 5"):
         evaluate(truth.resized(5))
     with pytest.raises(ValueError, match=r"\[3, 3\]; got \[3\]"):

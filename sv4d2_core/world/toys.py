@@ -113,9 +113,8 @@ def lamp(dice: Dice, palette: Palette) -> Creature:
 def rocket(dice: Dice, palette: Palette) -> Creature:
     """Return a rocket, a boat or a bottle: a long body with fins, rings and a tip."""
     long, fat, n = dice.between(0.32, 0.46), dice.between(0.11, 0.19), dice.whole(3, 5)
-    lying = {"rest_deg": (dice.choose((0, 0, 70, 90)), 0, 0)}
-    bones = Bones(palette)
-    bones.ball("hull", "", (0, 0, 0), (fat, long, fat), **_motion(dice) | lying)
+    rest_deg, bones = (dice.choose((0, 0, 70, 90)), 0, 0), Bones(palette)
+    bones.ball("hull", "", (0, 0, 0), (fat, long, fat), rest_deg=rest_deg, **_motion(dice))
     bones.ball("tip", "hull", (0, 0.78 * long, 0), (0.62 * fat, 0.42 * long, 0.62 * fat), palette.accent)
     bones.ball("ring", "hull", (0, 0.35 * long, 0), (1.02 * fat, 0.03, 1.02 * fat), palette.second)
     bones.ball("belt", "hull", (0, -0.4 * long, 0), (1.0 * fat, 0.04, 1.0 * fat), palette.second)

@@ -90,11 +90,8 @@ def new_figure(width: int, height: int) -> Figure:
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Return axes at a place of the figure, in pixels from its upper left corner."""
-    full_width, full_height = (100 * inches for inches in figure.get_size_inches())
-    bottom = full_height - top - height
-    return figure.add_axes(
-        (left / full_width, bottom / full_height, width / full_width, height / full_height)
-    )
+    across, down = (100 * inches for inches in figure.get_size_inches())
+    return figure.add_axes((left / across, (down - top - height) / down, width / across, height / down))
 
 
 def as_image(figure: Figure) -> Image.Image:
@@ -125,11 +122,8 @@ def svg(figure: Figure, label: str, tooltips: Mapping[str, Sequence[str]]) -> st
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     root.set("style", "stroke-linejoin: round; stroke-linecap: butt")
     for gid, words in tooltips.items():
-        group = root.find(f".//g[@id='{gid}']")
-        if group is None:
-            continue
-        in_definitions = {shape for definitions in group.iter("defs") for shape in definitions.iter()}
-        shapes = [x for x in group.iter() if x.tag in ("path", "use") and x not in in_definitions]
+        # A mark is defined once and then used, a cell is a path of its own.
+        shapes = root.findall(f".//g[@id='{gid}']//use") or root.findall(f".//g[@id='{gid}']/path")
         for shape, tooltip in zip(shapes, words, strict=True):
             ElementTree.SubElement(shape, "title").text = tooltip
     return ElementTree.tostring(root, encoding="unicode")
@@ -160,10 +154,9 @@ def series_mark(index: int) -> str:
 
 def limits_of(values: Sequence[Tensor], higher_is_better: bool) -> tuple[float, float]:
     """Return the best and the worst finite value of several heat maps that share a scale; NaN without any."""
-    finite = [float(x) for tensor in values for x in tensor.flatten() if math.isfinite(x)]
-    if not finite:
-        return math.nan, math.nan
-    return (max(finite), min(finite)) if higher_is_better else (min(finite), max(finite))
+    finite = sorted(float(x) for tensor in values for x in tensor.flatten() if math.isfinite(x))
+    low, high = (finite[0], finite[-1]) if finite else (math.nan, math.nan)
+    return (high, low) if higher_is_better else (low, high)
 
 
 def draw_heat_map(
@@ -370,8 +363,8 @@ _THUMBNAIL = 160
 _COLUMNS = 4
 # The colours of errors end where only this share of the pixels lies above, but at this error at least.
 _BRIGHTEST_SHARE, _DIMMEST = 0.01, 0.05
-# What shows best where a method fails, in this order, and whether more of it is better.
-_TELLING = (("PSNR fg", True), ("PSNR", True), ("tangency", False), ("warping", False))
+# What shows best where a method fails, in this order.
+_TELLING = ("PSNR fg", "PSNR", "tangency", "warping")
 
 
 @dataclass(frozen=True)
@@ -451,13 +444,15 @@ def scene_pictures(
 
 def _worst_view(scores: Sequence[SceneScores], n_views: int) -> tuple[int, str]:
     """Return the novel view that is worst on the methods' average, and a word on why it was chosen."""
-    for name, higher_is_better in _TELLING:
+    for name in _TELLING:
         columns = [s.per_view(name) for s in scores if name in s.values and len(s.per_view(name)) == n_views]
         if not columns:
             continue
         means = mean_along(torch.stack(columns), dim=0)
         if not means.isnan().all():
-            badness = (-means if higher_is_better else means).nan_to_num(nan=-torch.inf, neginf=-1e9)
+            badness = (-means if METRICS[name].higher_is_better else means).nan_to_num(
+                nan=-torch.inf, neginf=-1e9
+            )
             return 1 + int(badness.argmax()), f" (worst {name})"
     return 1, ""
 

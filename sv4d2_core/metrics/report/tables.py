@@ -402,7 +402,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
 
 
 def markdown_report(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> str:
-    """Return the tables, in the order of the papers' columns, what is to be said about them, and the notes."""
+    """Return the tables, what is to be said about them, and the notes."""
     facts = what_was_compared(comparisons).items()
     parts = ["# Evaluation of novel views", "\n".join(f"- {head}: {_escaped(text)}" for head, text in facts)]
     if warning := untrained_warning(comparisons):
