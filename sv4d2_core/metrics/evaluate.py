@@ -40,19 +40,12 @@ _SAME_INPUT_DB = 24.0
 
 @dataclass(frozen=True)
 class Metric:
-    """One column of the tables.
+    """One column of the tables."""
 
-    Args:
-        name: title, and key in ``report.json``.
-        higher_is_better: the direction of better.
-        digits: digits after the point that are printed.
-        meaning: one line for people, with the unit.
-    """
-
-    name: str
+    name: str  # title, and key in report.json
     higher_is_better: bool
-    digits: int
-    meaning: str
+    digits: int  # digits after the point that are printed
+    meaning: str  # one line for people, with the unit
 
     @property
     def title(self) -> str:
@@ -60,7 +53,6 @@ class Metric:
         return f"{self.name} {'↑' if self.higher_is_better else '↓'}"
 
 
-LPIPS_NAME, CLIP_NAME, RESIDUAL_NAME = "LPIPS", "CLIP-S", "fit residual"
 # Of each order: its Frechet distance over I3D features, and over descriptors that need no network.
 FVD_NAMES = {"F": "FVD-F", "V": "FVD-V", "Diag": "FVD-Diag", "4D": "FV4D"}
 FHD_NAMES = {"F": "FHD-F", "V": "FHD-V", "Diag": "FHD-Diag", "4D": "FH4D"}
@@ -74,8 +66,8 @@ _FHD_MEANING = "Frechet distance of HOG3D and colour descriptors {}; not FVD"
 
 # The columns of the tables of SV4D and SV4D 2.0, in their order.
 PAPER = (
-    Metric(LPIPS_NAME, False, 3, "learned perceptual distance of each image to the true one"),
-    Metric(CLIP_NAME, True, 3, "cosine of CLIP's embeddings of each image and the true one"),
+    Metric("LPIPS", False, 3, "learned perceptual distance of each image to the true one"),
+    Metric("CLIP-S", True, 3, "cosine of CLIP's embeddings of each image and the true one"),
     *(Metric(FVD_NAMES[o], False, 2, f"Frechet video distance (I3D) {text}") for o, text in _WATCHED.items()),
 )
 WITH_REFERENCE = (
@@ -94,7 +86,7 @@ WITHOUT_REFERENCE = (
         "tangency", False, 2, "per cent of the width by which outlines contradict each other across views"
     ),
     Metric("epipolar", False, 2, "per cent of the width by which matched corners miss their epipolar lines"),
-    Metric(RESIDUAL_NAME, False, 4, "what a 4D scene fitted to all views leaves unexplained, 0..1"),
+    Metric("fit residual", False, 4, "what a 4D scene fitted to all views leaves unexplained, 0..1"),
 )
 METRICS = {metric.name: metric for metric in (*PAPER, *WITH_REFERENCE, *WITHOUT_REFERENCE)}
 
@@ -115,27 +107,19 @@ def written(value: float, digits: int) -> str:
 class SceneScores:
     """What one method scored on one scene.
 
-    Args:
-        method, scene: names.
-        cameras: V + 1 cameras, view 0 the input, which is never scored.
-        n_frames: T.
-        values: per metric [T, V] (each image), [T - 1, V] (each pair of frames) or [V] (each view), float64;
-            NaN where there is no value.
-        features: per Frechet distance the features of the predicted and of the true clips, [N, D] each.
-        clip_lengths: per Frechet distance the number of images in a clip.
-        missing: novel views (1 to V) of the reference that the method lacks.
-        notes: what was left out and why.
+    The values of a metric are [T, V] (each image), [T - 1, V] (each pair of frames) or [V] (each view),
+    float64, NaN where there is none. Frechet distances have the features of predicted and true clips instead.
     """
 
     method: str
     scene: str
-    cameras: Cameras
-    n_frames: int
+    cameras: Cameras  # V + 1, view 0 the input, which is never scored
+    n_frames: int  # T
     values: dict[str, Tensor]
-    features: dict[str, tuple[Tensor, Tensor]]
-    clip_lengths: dict[str, int]
-    missing: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
+    features: dict[str, tuple[Tensor, Tensor]]  # [N, D] each
+    clip_lengths: dict[str, int]  # per Frechet distance the number of images in a clip
+    missing: tuple[int, ...] = ()  # novel views (1 to V) of the reference that the method lacks
+    notes: tuple[str, ...] = ()  # what was left out and why
 
     def per_view(self, name: str) -> Tensor:
         """Return the mean over time of each novel view, [V]."""
@@ -149,24 +133,14 @@ class SceneScores:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one method scored over all scenes.
-
-    Args:
-        method: name.
-        n_scenes: number of scenes.
-        means: per metric the mean over scenes of the mean over what has a value; NaN where nothing has.
-        distances: per Frechet distance its value over the clips of all scenes, with their number.
-        clip_lengths: per Frechet distance the number of images in a clip, the shortest of all scenes.
-        n_missing: number of views that were missing in all scenes together.
-        notes: the scenes' notes.
-    """
+    """What one method scored over all scenes."""
 
     method: str
     n_scenes: int
-    means: dict[str, float]
-    distances: dict[str, FrechetDistance]
-    clip_lengths: dict[str, int]
-    n_missing: int
+    means: dict[str, float]  # over scenes of the mean over what has a value; NaN where nothing has
+    distances: dict[str, FrechetDistance]  # over the clips of all scenes
+    clip_lengths: dict[str, int]  # images in a clip, in the scene where they are fewest
+    n_missing: int  # views, in all scenes together
     notes: tuple[str, ...]
 
     def value(self, name: str) -> float:
@@ -218,16 +192,10 @@ def mean_along(values: Tensor, dim: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Networks:
-    """What needs files that are not part of this program; None where they are not at hand.
+    """What needs files that are not part of this program; None where they were not given."""
 
-    Args:
-        lpips: images and references [N, H, W, 3] to distances [N].
-        clip: images [N, H, W, 3] to embeddings [N, D].
-        i3d: clips [N, T, H, W, 3] to features [N, D].
-    """
-
-    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
-    clip: Callable[[Tensor], Tensor] | None = None
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None  # images, references [N, H, W, 3] to [N]
+    clip: Callable[[Tensor], Tensor] | None = None  # images [N, H, W, 3] to embeddings [N, D]
     i3d: ClipFeatures | None = None
 
 
@@ -310,7 +278,7 @@ def evaluate(
         notes += too_short
     values |= _without_truth(seen, truth or seen, predicted.cameras, usable & shown, done)
     if residuals is not None:
-        values[RESIDUAL_NAME] = torch.where(usable, residuals.detach().cpu().double(), math.nan)
+        values["fit residual"] = torch.where(usable, residuals.detach().cpu().double(), math.nan)
     return SceneScores(
         *(method, scene, predicted.cameras, predicted.n_frames, values, features, lengths),
         missing=tuple(missing),
@@ -383,10 +351,10 @@ def _against_truth(
             both = torch.stack([torch.ones_like(true_masks), true_masks])
             columns["SSIM"], columns["SSIM fg"] = image.ssim(images, true_images, both)
         if networks.lpips is not None:
-            columns[LPIPS_NAME] = networks.lpips(images, true_images)
+            columns["LPIPS"] = networks.lpips(images, true_images)
         if networks.clip is not None:
             embeddings = networks.clip(images), networks.clip(true_images)
-            columns[CLIP_NAME] = torch.cosine_similarity(*embeddings, dim=-1)
+            columns["CLIP-S"] = torch.cosine_similarity(*embeddings, dim=-1)
         frames.append(columns)
         done()
     return {

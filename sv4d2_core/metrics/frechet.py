@@ -21,20 +21,13 @@ ClipFeatures = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class FrechetDistance:
-    """A distance with what is needed to judge it.
+    """A distance with what is needed to judge it."""
 
-    Args:
-        distance: squared Frechet distance of the two Gaussians.
-        n_samples, n_reference_samples: number of feature vectors on each side.
-        shrinkage: share of the covariances that was replaced by a multiple of the identity, 0 for none.
-        n_features: length of a feature vector.
-    """
-
-    distance: float
+    distance: float  # squared, of the two Gaussians
     n_samples: int
     n_reference_samples: int
-    shrinkage: float
-    n_features: int
+    shrinkage: float  # share of the covariances that was replaced by a multiple of the identity
+    n_features: int  # length of a feature vector
 
     @property
     def rank_deficient(self) -> bool:

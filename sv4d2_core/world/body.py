@@ -22,36 +22,21 @@ class Bone:
 
     The hinge angle is ``swing_deg * sin(2 pi (beats * cycles * t + phase)) + 360 turns * cycles * t`` about
     ``axis``, on top of the rest rotation.
-
-    Args:
-        name: unique within the creature.
-        parent: name of an earlier bone, or "" for the root.
-        joint: the hinge in the parent's frame, lengths.
-        centre: the ellipsoid's centre in the bone's own frame, whose origin is the hinge.
-        radii: half axes.
-        rest_deg: rest rotation, applied about z, then x, then y.
-        axis: unit axis of the hinge in the bone's own frame.
-        swing_deg: amplitude.
-        phase: part of a cycle in 0..1.
-        beats: swings per walk cycle, a whole number so that the motion stays periodic.
-        colours: RGB of base, markings and underside (`Coat`).
-        pattern: one of ``PATTERNS``.
-        turns: turns per walk cycle, for wheels; a whole number where the motion shall be periodic.
     """
 
-    name: str
-    parent: str
-    joint: Vector
-    centre: Vector
-    radii: Vector
-    rest_deg: Vector = (0.0, 0.0, 0.0)
-    axis: Vector = (1.0, 0.0, 0.0)
-    swing_deg: float = 0.0
-    phase: float = 0.0
-    beats: int = 1
+    name: str  # unique within the creature
+    parent: str  # name of an earlier bone, or "" for the root
+    joint: Vector  # the hinge in the parent's frame
+    centre: Vector  # of the ellipsoid in the bone's own frame, whose origin is the hinge
+    radii: Vector  # half axes
+    rest_deg: Vector = (0.0, 0.0, 0.0)  # rest rotation, applied about z, then x, then y
+    axis: Vector = (1.0, 0.0, 0.0)  # unit axis of the hinge in the bone's own frame
+    swing_deg: float = 0.0  # amplitude
+    phase: float = 0.0  # part of a cycle in 0..1
+    beats: int = 1  # swings per walk cycle, a whole number so that the motion stays periodic
     colours: Paint = plain(0.5, 0.5, 0.5)
-    pattern: str = "plain"
-    turns: float = 0.0
+    pattern: str = "plain"  # one of PATTERNS
+    turns: float = 0.0  # turns per walk cycle, for wheels; a whole number where the motion is periodic
 
 
 class Bones(list[Bone]):
@@ -129,47 +114,29 @@ def on_circle(i: int, n: int, radius: float, height: float) -> Vector:
 class Creature:
     """A skeleton that moves on the spot or along a path; `make_creature` draws an animal from a seed.
 
-    Args:
-        bones: parents before children, the root first.
-        heading_deg: azimuth the animal looks to (0: to the input camera, 90: to +x).
-        cycles: walk cycles in the time from 0 to 1; a whole number where the motion shall be periodic.
-        bob: amplitude of the body's rise and fall, two per cycle, in the bones' lengths.
-        scale: world units per length of the bones.
-        origin: [3] where the root rests, in the creature frame, world units.
-        marking_frequency: markings per world unit.
-        marking_phases: radians.
-        path: how far the root travels from time 0 to 1, straight and evenly, half before its place of rest
-            and half after; in the creature frame and the bones' lengths.
-        light: what lights it.
+    The root travels by ``path`` from time 0 to 1, straight and evenly, half before its place of rest and half
+    after; in the creature frame and the bones' lengths.
     """
 
-    bones: tuple[Bone, ...]
-    heading_deg: float = 0.0
-    cycles: float = 1
-    bob: float = 0.0
-    scale: float = 1.0
-    origin: Vector = (0.0, 0.0, 0.0)
-    marking_frequency: float = 6.0
-    marking_phases: Vector = (0.0, 0.0, 0.0)
+    bones: tuple[Bone, ...]  # parents before children, the root first
+    heading_deg: float = 0.0  # azimuth the animal looks to (0: to the input camera, 90: to +x)
+    cycles: float = 1  # walk cycles from time 0 to 1; a whole number where the motion is periodic
+    bob: float = 0.0  # amplitude of the body's rise and fall, two per cycle, in the bones' lengths
+    scale: float = 1.0  # world units per length of the bones
+    origin: Vector = (0.0, 0.0, 0.0)  # where the root rests, in the creature frame, world units
+    marking_frequency: float = 6.0  # markings per world unit
+    marking_phases: Vector = (0.0, 0.0, 0.0)  # radians
     path: Vector = (0.0, 0.0, 0.0)
     light: Light = Light()
 
 
 @dataclass(frozen=True)
 class Parts:
-    """P ellipsoids at T times, in the world; float64 on the CPU.
+    """P ellipsoids at T times, in the world; float64 on the CPU."""
 
-    Args:
-        centres: [T, P, 3] world units.
-        rotations: [T, P, 3, 3] from the ellipsoid's own axes to the world.
-        radii: [P, 3] half axes, world units.
-        coat: the colours.
-        light: what lights them.
-    """
-
-    centres: Tensor
-    rotations: Tensor
-    radii: Tensor
+    centres: Tensor  # [T, P, 3] world units
+    rotations: Tensor  # [T, P, 3, 3] from the ellipsoid's own axes to the world
+    radii: Tensor  # [P, 3] half axes, world units
     coat: Coat
     light: Light = Light()
 

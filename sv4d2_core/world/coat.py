@@ -25,22 +25,14 @@ class Light:
 
     By default the key stands to the upper right of the input camera, the rim behind the object so that its
     outline is readable against the dark side.
-
-    Args:
-        key_direction: towards the soft main light, of any length.
-        key: RGB of the main light.
-        rim_direction: towards the light that draws the outline, of any length.
-        rim: RGB of that light.
-        sky: RGB of the light that comes from everywhere, on a surface that looks up.
-        ground: the same on a surface that looks down.
     """
 
-    key_direction: Vector = (0.45, 0.80, 0.55)
-    key: Vector = (0.56, 0.54, 0.50)
-    rim_direction: Vector = (-0.55, 0.35, -0.75)
-    rim: Vector = (0.22, 0.25, 0.30)
-    sky: Vector = (0.62, 0.63, 0.66)
-    ground: Vector = (0.40, 0.38, 0.37)
+    key_direction: Vector = (0.45, 0.80, 0.55)  # towards the soft main light, of any length
+    key: Vector = (0.56, 0.54, 0.50)  # RGB
+    rim_direction: Vector = (-0.55, 0.35, -0.75)  # towards the light that draws the outline
+    rim: Vector = (0.22, 0.25, 0.30)  # RGB
+    sky: Vector = (0.62, 0.63, 0.66)  # RGB of the light from everywhere, on a surface that looks up
+    ground: Vector = (0.40, 0.38, 0.37)  # the same on a surface that looks down
 
 
 PATTERNS = ("plain", "stripes", "spots", "patches", "eye")
@@ -57,23 +49,14 @@ class Coat:
 
     The markings are functions of the rest pose, so that they run on from one part to the next and move with
     the parts.
-
-    Args:
-        colours: [P, 3, 3] RGB in 0..1 of the base, of the markings, and of the underside (of an eye: white,
-            pupil, glint).
-        patterns: [P] index into ``PATTERNS``.
-        rest_centres: [P, 3] centres in the rest pose.
-        rest_rotations: [P, 3, 3] local-to-creature rotations in the rest pose.
-        frequency: markings per unit of length.
-        phases: [3] radians, shift the markings.
     """
 
-    colours: Tensor
-    patterns: Tensor
-    rest_centres: Tensor
-    rest_rotations: Tensor
-    frequency: float
-    phases: Tensor
+    colours: Tensor  # [P, 3, 3] RGB of base, markings and underside (of an eye: white, pupil, glint)
+    patterns: Tensor  # [P] index into PATTERNS
+    rest_centres: Tensor  # [P, 3] centres in the rest pose
+    rest_rotations: Tensor  # [P, 3, 3] local-to-creature rotations in the rest pose
+    frequency: float  # markings per unit of length
+    phases: Tensor  # [3] radians, shift the markings
 
     @classmethod
     def plain(cls, colours: Tensor) -> Coat:
@@ -219,23 +202,14 @@ _WHEEL = (0.0, 0.09, 0.155, 0.36, 0.60, 0.78, 1.0)
 
 @dataclass(frozen=True)
 class Palette:
-    """The paints of one object.
+    """The paints of one object."""
 
-    Args:
-        main: the largest parts, with markings and an underside.
-        second: one colour beside it.
-        accent: one colour against it.
-        light: nearly white.
-        dark: nearly black.
-        pattern: of the main paint, one of ``PATTERNS``.
-    """
-
-    main: Paint
-    second: Paint
-    accent: Paint
-    light: Paint
-    dark: Paint
-    pattern: str
+    main: Paint  # of the largest parts, with markings and an underside
+    second: Paint  # one colour beside it
+    accent: Paint  # one colour against it
+    light: Paint  # nearly white
+    dark: Paint  # nearly black
+    pattern: str  # of the main paint, one of PATTERNS
 
 
 def draw_palette(dice: Dice) -> Palette:

@@ -32,21 +32,13 @@ HELD_OUT = Cameras((0, 0, 20, 0, -10, 30), (0, 45, 150, 195, 285, 20))
 
 @dataclass(frozen=True)
 class BenchmarkScene:
-    """One moving object of the benchmark.
+    """One moving object of the benchmark."""
 
-    Args:
-        name: unique, fit for a file name.
-        what: one sentence, what is hard about it.
-        traits: out of `TRAITS`.
-        creature: the object and its motion.
-        n_frames: T, the times t / (T - 1) that a method is shown.
-    """
-
-    name: str
-    what: str
-    traits: tuple[str, ...]
+    name: str  # unique, fit for a file name
+    what: str  # one sentence, what is hard about it
+    traits: tuple[str, ...]  # out of TRAITS
     creature: Creature
-    n_frames: int = 12
+    n_frames: int = 12  # T: a method is shown the times t / (T - 1)
 
     def views(self, cameras: Cameras, size: int) -> ViewGrid:
         """Return the true views at the T frame times, with masks."""

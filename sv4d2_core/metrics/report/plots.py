@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ...cameras import Cameras
 from ...video.pictures import pick_frames, to_bytes
 from ...views import ViewGrid, resize_images
-from ..evaluate import LPIPS_NAME, METRICS, REFERENCE, RESIDUAL_NAME, Metric, SceneScores, mean_along, mean_of
+from ..evaluate import METRICS, REFERENCE, Metric, SceneScores, mean_along, mean_of
 from ..evaluate import written as number
 from ..image import paired_views
 
@@ -168,12 +168,8 @@ def draw_heat_map(
 ) -> QuadMesh:
     """Draw a row per view and a column per frame, worse is darker, and the mean of every view at the right.
 
-    Args:
-        axes: where.
-        values: NaN where there is none (grey and crossed out), infinite for equal images (as the best).
-        row_labels: [V] names of the views.
-        limits: best and worst value, the ends of the colours.
-        digits: digits after the point.
+    Cells without a value (NaN) are grey and crossed out, infinite ones (equal images) look like the best.
+    ``limits`` are the best and the worst value, the ends of the colours.
     """
     best, worst = (0.0, 0.0) if math.isnan(limits[0]) else limits
     n_frames, n_views = values.shape
@@ -203,11 +199,9 @@ def draw_heat_map(
 
 
 # Of each group the first that has values is shown.
-_HEAT_MAPS = (("PSNR fg", "PSNR"), ("tangency",), (RESIDUAL_NAME,))
-_LINE_PLOTS = (
-    *(("PSNR fg", "PSNR"), (LPIPS_NAME,), ("mask IoU",), ("warping",), ("tangency",)),
-    (RESIDUAL_NAME,),
-)
+_FOREGROUND_PSNR = ("PSNR fg", "PSNR")
+_HEAT_MAPS = (_FOREGROUND_PSNR, ("tangency",), ("fit residual",))
+_LINE_PLOTS = (_FOREGROUND_PSNR, ("LPIPS",), ("mask IoU",), ("warping",), ("tangency",), ("fit residual",))
 _PAGE_WIDTH, _PLOTS_IN_A_ROW, _PLOT_HEIGHT = 1140, 4, 150
 _LABEL_WIDTH, _ROW_HEIGHT, _WIDEST_CELL = 125, 19, 30
 # Elevations that stand nearer to each other on the axis of azimuths are not written.
@@ -369,33 +363,20 @@ _TELLING = ("PSNR fg", "PSNR", "tangency", "warping")
 
 @dataclass(frozen=True)
 class Picture:
-    """One cell of a strip.
-
-    Args:
-        caption: which view or frame.
-        image: [h, w, 3] uint8, or None where the method has none that could be scored.
-        error: [h, w] uint8, the mean absolute difference of the channels to the truth, 255: full scale; None
-            where there is no truth or no image.
-        gap: why there is no image.
-    """
+    """One cell of a strip: a view or frame, or why it could not be scored."""
 
     caption: str
-    image: NDArray | None
-    error: NDArray | None = None
+    image: NDArray | None  # [h, w, 3] uint8
+    error: NDArray | None = None  # [h, w] uint8: mean absolute difference of the channels to the truth
     gap: str = ""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures side by side: one row per method, the true views first.
+    """Pictures side by side: one row per method, the true views first."""
 
-    Args:
-        title: what all pictures share.
-        rows: per row the method, its pictures, and what its pictures show where that is not the title's.
-    """
-
-    title: str
-    rows: tuple[tuple[str, tuple[Picture, ...], str], ...]
+    title: str  # what all pictures share
+    rows: tuple[tuple[str, tuple[Picture, ...], str], ...]  # method, pictures, what else they show
 
 
 def error_scale(strips: Sequence[Strip]) -> float:

@@ -12,16 +12,13 @@ from torch import Tensor
 
 from ...views import ViewGrid
 from ..evaluate import (
-    CLIP_NAME,
     DEFAULT_SHRINKAGE,
     FHD_NAMES,
     FVD_NAMES,
-    LPIPS_NAME,
     METRICS,
     NO_VALUE,
     PAPER,
     REFERENCE,
-    RESIDUAL_NAME,
     WITH_REFERENCE,
     WITHOUT_REFERENCE,
     Metric,
@@ -40,25 +37,15 @@ from .plots import Strip, scene_pictures
 
 @dataclass(frozen=True)
 class SceneComparison:
-    """What several methods scored on one scene. Holds no full-size image.
-
-    Args:
-        scene: name.
-        scores: the true views' own first where there are some, then the methods in their order.
-        pictures: strips of small pictures.
-        sizes: widths and heights of the views in pixels, one where all are alike.
-        incomplete: methods that lack views, or images of which hold NaN or infinite values.
-        untrained: methods whose views come from weights that were never trained.
-        networks: which of "lpips", "clip" and "i3d" were at hand.
-    """
+    """What several methods scored on one scene. Holds no full-size image."""
 
     scene: str
-    scores: tuple[SceneScores, ...]
+    scores: tuple[SceneScores, ...]  # the true views' own first where there are some, then the methods'
     pictures: tuple[Strip, ...]
-    sizes: tuple[tuple[int, int], ...]
-    incomplete: frozenset[str] = frozenset()
-    untrained: frozenset[str] = frozenset()
-    networks: frozenset[str] = frozenset()
+    sizes: tuple[tuple[int, int], ...]  # widths and heights of the views in pixels, one where all are alike
+    incomplete: frozenset[str] = frozenset()  # methods that lack views, or images of which hold no numbers
+    untrained: frozenset[str] = frozenset()  # methods whose weights were never trained
+    networks: frozenset[str] = frozenset()  # which of "lpips", "clip" and "i3d" were given
 
     @property
     def has_reference(self) -> bool:
@@ -183,8 +170,8 @@ _NO_REFERENCE = (
 )
 # Of each network, how to get what it measures.
 _MISSING = {
-    "lpips": f"{LPIPS_NAME} is missing: give its weights with --lpips FILE. {LPIPS_HELP}",
-    "clip": f"{CLIP_NAME} is missing: give an image encoder of CLIP with --clip FILE.",
+    "lpips": f"LPIPS is missing: give its weights with --lpips FILE. {LPIPS_HELP}",
+    "clip": "CLIP-S is missing: give an image encoder of CLIP with --clip FILE.",
     "i3d": f"{', '.join(FVD_NAMES.values())} are missing: give the I3D network with --i3d FILE. {I3D_HELP}",
 }
 _NODE = (
@@ -263,35 +250,28 @@ def _listed(names: Sequence[str]) -> str:
 
 # The columns of the table of every scene: Frechet distances of one scene's few clips say too little.
 _PER_SCENE = (
-    *(LPIPS_NAME, CLIP_NAME, "PSNR fg", "SSIM fg", "mask IoU"),
-    *("flicker", "warping", "tangency", "epipolar", RESIDUAL_NAME),
+    *("LPIPS", "CLIP-S", "PSNR fg", "SSIM fg", "mask IoU"),
+    *("flicker", "warping", "tangency", "epipolar", "fit residual"),
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, whether it is the best of its column, whether it rests on incomplete data."""
+    """One cell of a table."""
 
     text: str
-    best: bool = False
-    incomplete: bool = False
+    best: bool = False  # of its column
+    incomplete: bool = False  # it leaves out what the others are judged by
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with what has to be said about it.
-
-    Args:
-        title: above it.
-        heads: name and meaning of every column; columns without a meaning hold names.
-        rows: cells, as many as heads.
-        remarks: sentences below it.
-    """
+    """A table with what has to be said about it."""
 
     title: str
-    heads: tuple[tuple[str, str], ...]
+    heads: tuple[tuple[str, str], ...]  # name and meaning of every column; without a meaning: of names
     rows: tuple[tuple[Cell, ...], ...]
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()  # sentences below it
 
 
 def report_tables(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> list[Table]:
@@ -308,7 +288,7 @@ def report_tables(comparisons: Sequence[SceneComparison], summaries: Sequence[Su
         tables.append(table("The columns of the SV4D papers", PAPER, methods, *missing))
         tables.append(table("Against the true views", WITH_REFERENCE, methods, _NOT_FVD))
     measured = {name for s in summaries for name, value in s.means.items() if not math.isnan(value)}
-    alone = [m for m in WITHOUT_REFERENCE if m.name != RESIDUAL_NAME or m.name in measured]
+    alone = [m for m in WITHOUT_REFERENCE if m.name != "fit residual" or m.name in measured]
     tables.append(table("Without true views", alone, summaries, *(() if has_truth else missing)))
     if any(s.distances for s in methods):
         tables.append(_distances_table(methods))
