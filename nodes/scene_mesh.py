@@ -11,10 +11,9 @@ from comfy_api import latest
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, srgb_to_linear
+from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, Texture, bake_texture, srgb_to_linear
 from ..sv4d2_core.export.scene_export import ExportSettings, surfaces
 from ..sv4d2_core.export.surface import welded_normals
-from ..sv4d2_core.export.texture import Texture, bake_texture
 from ..sv4d2_core.export.track import track
 from ..sv4d2_core.scene.scene import Scene4D, even_times
 from .gradients import gradients

@@ -13,8 +13,7 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.glb import ANIMATION_NAME, write_animated_glb
-from sv4d2_core.export.mesh import MeshAnimation
-from sv4d2_core.export.texture import bake_texture
+from sv4d2_core.export.mesh import MeshAnimation, bake_texture
 
 sys.path.insert(0, str(Path(__file__).parent / "three"))
 bending, silhouettes, viewer = (

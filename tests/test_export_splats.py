@@ -12,7 +12,7 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.splats import (
-    SEQUENCE_KINDS,
+    SPLAT_KINDS,
     checked,
     gaussians_at,
     in_splat_frame,
@@ -245,7 +245,7 @@ def test_trimesh_reads_the_glb_as_points(tmp_path, gaussians):
     np.testing.assert_allclose(cloud.vertices, gaussians.means, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", SEQUENCE_KINDS)
+@pytest.mark.parametrize("kind", SPLAT_KINDS)
 def test_a_sequence_is_one_file_per_time(tmp_path, scene, kind):
     frames = (gaussians_at(scene, time) for time in TIMES)
     made = write_splat_sequence(tmp_path / "out", frames, TIMES, 12.5, kind=kind)
@@ -293,8 +293,8 @@ def test_a_frame_that_fails_leaves_nothing(tmp_path, gaussians):
     with pytest.raises(ValueError, match="finite numbers; 180 of the 180 means"):
         write_splat_sequence(tmp_path / "a/b", [gaussians, broken], [0, 1], 8)
     assert list(tmp_path.iterdir()) == []
-    for frames in ([gaussians], [gaussians] * 3):
-        with pytest.raises(ValueError, match=f"one set of Gaussians per time, 2; got {len(frames)}"):
+    for frames, count in (([gaussians], "1"), ([gaussians] * 3, "more")):
+        with pytest.raises(ValueError, match=f"Expected 2 frames, one per time; got {count}"):
             write_splat_sequence(tmp_path / "a", iter(frames), [0, 1], 8)
     for times, fps, kind in (((), 8, "ply"), ((0,), 0, "ply"), ((0,), float("nan"), "ply"), ((0,), 8, "obj")):
         with pytest.raises(ValueError, match="Expected"):

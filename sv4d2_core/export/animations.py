@@ -18,8 +18,8 @@ from torch import Tensor
 from ..files import all_or_nothing, recover, refuse_existing, replaceable, write_file
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
+from .sequences import SEQUENCE_FILE
 
-SEQUENCE_FILE = "sequence.json"
 _SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
 # Constant quality, from 0, lossless, to 63. The second encoder, of the alpha, takes the same.
 _WEBM_OPTIONS = {"crf": "15", "b:v": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4"}

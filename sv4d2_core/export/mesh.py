@@ -1,10 +1,10 @@
-"""What a scene's surface is kept as: a mesh, or a mesh that moves."""
+"""What a scene's surface is kept as: a mesh, or a mesh that moves, and a texture that is baked for it."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,19 @@ class MeshAnimation:
     def seconds(self) -> tuple[float, ...]:
         """Return when every frame is shown."""
         return tuple(time * self.duration for time in self.times)
+
+
+@dataclass(frozen=True)
+class Texture:
+    """A picture and where each vertex lies in it; tensors on the CPU.
+
+    Args:
+        uvs: [N, 2] float32 in 0..1, the origin at the picture's upper left as in glTF.
+        pixels: [S, S, 3] uint8, display values (sRGB).
+    """
+
+    uvs: Tensor
+    pixels: Tensor
 
 
 def check_mesh(mesh: Mesh, what: str = "mesh") -> None:
@@ -106,8 +119,7 @@ def _check(
             f"Expected a colour for each of the {n_vertices} vertices; the {what} has {list(colours.shape)}."
         )
     for name, values in (("positions", positions), ("colours", colours)):
-        wrong = int((~torch.isfinite(values)).any(-1).sum())
-        if wrong:
+        if wrong := int((~torch.isfinite(values)).any(-1).sum()):
             raise ValueError(
                 f"Expected finite {name}; {wrong} of {values.shape[:-1].numel()} in the {what} are NaN or "
                 f"infinite. The scene is damaged: fit it again."
@@ -115,8 +127,7 @@ def _check(
     low, high = int(faces.min()), int(faces.max())
     if low < 0 or high >= n_vertices:
         raise ValueError(
-            f"Expected faces between vertices 0 and {n_vertices - 1}; those of the {what} use {low} to "
-            f"{high}."
+            f"Expected faces between vertices 0 and {n_vertices - 1}; the {what} uses {low} to {high}."
         )
 
 
@@ -127,3 +138,114 @@ def srgb_to_linear(colours: np.ndarray) -> np.ndarray:
     """
     values = np.clip(colours.astype(np.float64), 0.0, 1.0)
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+TEXTURE_SIZES = (64, 8192)
+_PADDING_TEXELS = 4
+_FACES_AT_ONCE = 4096
+
+
+def bake_texture(
+    animation: MeshAnimation, size: int = 1024, *, frame: int = 0
+) -> tuple[MeshAnimation, Texture]:
+    """Return the animation with vertices doubled along seams, and its texture, painted in its colours.
+
+    Args:
+        animation: one topology; all frames share the texture.
+        size: width and height of the picture, pixels.
+        frame: the one that is cut open and laid flat.
+
+    Raises:
+        ModuleNotFoundError: the optional package xatlas is missing.
+        ValueError: an animation that `check_animation` refuses, a frame it lacks or a size out of range.
+    """
+    check_animation(animation)
+    if not 0 <= frame < len(animation.positions):
+        raise ValueError(f"Expected a frame from 0 to {len(animation.positions) - 1}; got {frame}.")
+    if not TEXTURE_SIZES[0] <= size <= TEXTURE_SIZES[1]:
+        raise ValueError(
+            f"Expected a texture size of {TEXTURE_SIZES[0]} to {TEXTURE_SIZES[1]} pixels; got {size}."
+        )
+    try:
+        import xatlas  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'Expected the package xatlas, which lays the surface flat; it is not installed. Run "pip install '
+            'xatlas", or export vertex colours.',
+            name="xatlas",
+        ) from error
+    atlas = xatlas.Atlas()
+    vertices, faces = animation.positions[frame].numpy(), animation.faces.numpy()
+    atlas.add_mesh(vertices.astype(np.float32), faces.astype(np.uint32))
+    options = xatlas.PackOptions()
+    options.resolution, options.padding = size, _PADDING_TEXELS
+    atlas.generate(pack_options=options)
+    # The old vertex of each new one [M], the faces between new ones [F, 3], and their uvs [M, 2].
+    sources, new_faces, uvs = atlas[0]
+    sources, new_faces, uvs = sources.astype(np.int64), new_faces.astype(np.int64), uvs.astype(np.float32)
+    opened = replace(
+        animation,
+        positions=animation.positions[:, sources],
+        faces=torch.from_numpy(new_faces),
+        colours=animation.colours[sources],
+    )
+    pixels = _painted(uvs, new_faces, opened.colours.numpy(), size)
+    return opened, Texture(torch.from_numpy(uvs), torch.from_numpy(pixels))
+
+
+def _painted(
+    uvs: np.ndarray,  # [N, 2]
+    faces: np.ndarray,  # [F, 3]
+    colours: np.ndarray,  # [N, 3]
+    size: int,
+) -> np.ndarray:
+    """Return the picture [S, S, 3] uint8.
+
+    What lies between the charts takes the colour of the nearest painted texel, so that no filter and no
+    smaller copy of the picture draws a seam.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    picture = np.zeros((size, size, 3), np.float32)
+    empty = np.ones((size, size), bool)
+    for some_faces in np.array_split(faces, len(faces) // _FACES_AT_ONCE + 1):
+        rows, columns, face, weights = _texels(uvs[some_faces] * size, size)
+        picture[rows, columns] = np.einsum("pk,pkc->pc", weights, colours[some_faces[face]])
+        empty[rows, columns] = False
+    if empty.all():
+        raise ValueError(
+            f"Expected a surface that covers some of {size} x {size} texels; it covers none. Take a larger "
+            f"texture or vertex colours."
+        )
+    nearest = np.zeros((2, size, size), np.int32)
+    distance_transform_edt(empty, return_distances=False, return_indices=True, indices=nearest)
+    return np.rint(np.clip(picture[tuple(nearest)], 0, 1) * 255).astype(np.uint8)
+
+
+def _texels(corners: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows [P], columns [P], triangles [P] and barycentric weights [P, 3] of the texels inside.
+
+    Args:
+        corners: [F, 3, 2] of triangles, in texels; the centre of the first texel is (0.5, 0.5).
+        size: of the picture.
+    """
+    low = np.clip(np.ceil(corners.min(1) - 0.5), 0, size).astype(np.int64)
+    high = np.clip(np.floor(corners.max(1) - 0.5), -1, size - 1).astype(np.int64)
+    width, height = np.maximum(high - low + 1, 0).T
+    counts = width * height
+    face = np.repeat(np.arange(len(corners)), counts)
+    within = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
+    columns, rows = low[face, 0] + within % width[face], low[face, 1] + within // width[face]
+    a, b, c = corners.astype(np.float64)[face].transpose(1, 0, 2)
+    points = np.stack([columns, rows], 1) + 0.5
+    doubled_area = _cross(b - a, c - a)
+    # A triangle without an area has no weights: NaN, which is not inside.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        second, third = _cross(points - a, c - a) / doubled_area, _cross(b - a, points - a) / doubled_area
+    weights = np.stack([1 - second - third, second, third], 1)
+    inside = (weights >= 0).all(1)
+    return rows[inside], columns[inside], face[inside], weights[inside]
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]

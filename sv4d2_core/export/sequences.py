@@ -1,22 +1,91 @@
-"""Writes one numbered mesh file for each frame, for surfaces whose triangles change over time."""
+"""Surfaces that need not have anything in common over time: a numbered file per frame, or one USD file.
+
+`write_sequence` serves Gaussians as well.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from ..files import all_or_nothing, recover, replaceable
+from ..files import all_or_nothing, recover, refuse_existing, replaceable, write_file
 from .glb import glb_bytes
-from .mesh import Mesh, check_mesh, check_rising
+from .mesh import Mesh, check_mesh, check_rising, srgb_to_linear
 
 SEQUENCE_FILE = "sequence.json"
 SEQUENCE_KINDS = ("glb", "obj", "ply")
-_NAMES = re.compile(r"sequence\.json|mesh_\d{5}\.(?:glb|obj|ply)")
+# Of a frame that is not known yet, for the text about a full disk.
 _TYPICAL_BYTES = 3_000_000
+
+
+def write_sequence(
+    folder: str | Path,
+    contents: Iterable[bytes],
+    times: Sequence[float],
+    fps: float,
+    *,
+    stem: str,
+    kind: str,
+    kinds: Sequence[str],
+    overwrite: bool,
+    **about: str,
+) -> list[Path]:
+    """Write ``stem_00000.kind`` and so on, and ``sequence.json`` with rate and times; all of them or nothing.
+
+    The contents are taken and written one by one, so that one is in memory at a time.
+
+    Args:
+        folder: made if missing; files of other names in it are left alone.
+        contents: of the files, one per time.
+        times: [T] in 0..1, rising.
+        fps: frames per second at which to play them.
+        stem: of the files' names.
+        kind: their suffix.
+        kinds: suffixes that such a sequence may have, and whose files it may replace.
+        overwrite: replace what an earlier call wrote here; files of other origin are never touched.
+        about: what else ``sequence.json`` says.
+
+    Returns:
+        The files, ``sequence.json`` last.
+
+    Raises:
+        FileExistsError: ``folder`` holds a sequence already and ``overwrite`` is off, or files of these names
+            that this function did not make.
+        ValueError: times that do not rise, another number of frames than times, a rate that is not positive,
+            an unknown kind.
+        OSError: the disk is full or read-only; the text says which folder and what to do.
+    """
+    folder = Path(folder)
+    if kind not in kinds:
+        raise ValueError(f"Expected a kind of file among {', '.join(kinds)}; got {kind!r}.")
+    if not 0 < fps < float("inf"):
+        raise ValueError(f"Expected frames per second above 0; got {fps:g}.")
+    check_rising(times)
+    recover(folder)
+    own_names = re.compile(rf"sequence\.json|{stem}_\d{{5}}\.({'|'.join(kinds)})")
+    existing = replaceable(folder, SEQUENCE_FILE, own_names, overwrite)
+    files = [f"{stem}_{i:05d}.{kind}" for i in range(len(times))]
+    names = [*files, SEQUENCE_FILE]
+    listed = {"format": kind, "fps": fps, "times": list(times), **about, "entries": names}
+    with all_or_nothing(folder, existing, SEQUENCE_FILE, len(times) * _TYPICAL_BYTES) as staging:
+        written = 0
+        for content in contents:
+            if written == len(files):
+                raise ValueError(f"Expected {len(files)} frames, one per time; got more. Give their times.")
+            (staging / files[written]).write_bytes(content)
+            written += 1
+        if written < len(files):
+            raise ValueError(f"Expected {len(files)} frames, one per time; got {written}. Give the others.")
+        (staging / SEQUENCE_FILE).write_text(json.dumps(listed, indent=2, allow_nan=False) + "\n")
+    return [folder / name for name in names]
 
 
 def write_mesh_sequence(
@@ -28,66 +97,133 @@ def write_mesh_sequence(
     kind: str = "glb",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write ``mesh_00000.glb`` and so on, with vertex colours, and ``sequence.json``; all of them or nothing.
-
-    The meshes are taken and written one by one, so that one is in memory at a time.
+    """Write ``mesh_00000.glb`` and so on, with vertex colours; see `write_sequence`.
 
     Args:
-        folder: made if missing; files of other names in it are left alone.
+        folder, times, fps, overwrite: as there.
         meshes: one per time.
-        times: [T] in 0..1, rising.
-        fps: frames per second at which to play them.
         kind: glb, obj or ply.
-        overwrite: replace what an earlier call wrote here; files of other origin are never touched.
-
-    Returns:
-        The files, ``sequence.json`` last.
 
     Raises:
-        FileExistsError: ``folder`` holds a sequence already and ``overwrite`` is off, or files of these names
-            that this function did not make.
-        ValueError: times that do not rise, another number of meshes than times, a rate that is not positive,
-            an unknown kind, or a mesh that is no surface or holds NaN.
-        OSError: the disk is full or read-only; the text says which folder and what to do.
+        FileExistsError, OSError: as there.
+        ValueError: as there, or a mesh that is no surface or holds NaN.
     """
-    folder = Path(folder)
-    if kind not in SEQUENCE_KINDS:
-        raise ValueError(f"Expected a kind of file among {', '.join(SEQUENCE_KINDS)}; got {kind!r}.")
-    if not 0 < fps < float("inf"):
-        raise ValueError(f"Expected frames per second above 0; got {fps:g}.")
-    check_rising(times)
-    recover(folder)
-    existing = replaceable(folder, SEQUENCE_FILE, _NAMES, overwrite)
-    files = [f"mesh_{i:05d}.{kind}" for i in range(len(times))]
-    names = [*files, SEQUENCE_FILE]
-    about = {"format": kind, "fps": fps, "times": list(times), "entries": names}
-    with all_or_nothing(folder, existing, SEQUENCE_FILE, len(times) * _TYPICAL_BYTES) as staging:
-        for i, mesh in enumerate(meshes):
-            if i == len(files):
-                raise ValueError(f"Expected {len(files)} meshes, one per time; got more. Give their times.")
-            check_mesh(mesh, f"mesh of frame {i}")
-            (staging / files[i]).write_bytes(mesh_bytes(mesh, kind))
-        written = len(list(staging.iterdir()))
-        if written < len(files):
-            raise ValueError(f"Expected {len(files)} meshes, one per time; got {written}.")
-        (staging / SEQUENCE_FILE).write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
-    return [folder / name for name in names]
+    contents = (mesh_bytes(mesh, kind, f"mesh of frame {i}") for i, mesh in enumerate(meshes))
+    return write_sequence(
+        folder, contents, times, fps, stem="mesh", kind=kind, kinds=SEQUENCE_KINDS, overwrite=overwrite
+    )
 
 
-def mesh_bytes(mesh: Mesh, kind: str) -> bytes:
+def mesh_bytes(mesh: Mesh, kind: str, what: str = "mesh") -> bytes:
     """Return the content of a file of one mesh with its vertex colours.
 
     GLB is written here, since its colours must be linear: trimesh would store the display values unchanged,
     and viewers would then show them too bright.
+
+    Args:
+        mesh: to be written.
+        kind: one of `SEQUENCE_KINDS`.
+        what: the mesh is called in errors.
+
+    Raises:
+        ValueError: it is no surface, or holds NaN.
     """
     if kind == "glb":
-        return glb_bytes(mesh)
+        return glb_bytes(mesh, what)
     import trimesh
     from trimesh.exchange import obj, ply
 
+    check_mesh(mesh, what)
     colours = np.rint(np.clip(mesh.colours.numpy(), 0, 1) * 255).astype(np.uint8)
     # Processing would merge vertices; normals would be those that every reader can compute.
     surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), vertex_colors=colours, process=False)
     if kind == "obj":
         return obj.export_obj(surface, include_normals=False).encode()
     return ply.export_ply(surface, vertex_normal=False)
+
+
+def write_usd(
+    path: str | Path,
+    meshes: Sequence[Mesh],
+    seconds: Sequence[float],
+    *,
+    fps: float = 24.0,
+    overwrite: bool = False,
+) -> int:
+    """Write time samples of points, and of triangles and colours where these change; return bytes written.
+
+    The world is +y up and one unit is a metre. Colours become linear ``displayColor`` values.
+
+    Args:
+        path: ends with .usdc (binary) or .usda (text).
+        meshes: one for each frame.
+        seconds: when each frame is shown, rising.
+        fps: time codes per second; the program that opens the file steps at this rate.
+        overwrite: replace an existing file.
+
+    Raises:
+        ModuleNotFoundError: the optional package usd-core is missing.
+        FileExistsError: ``path`` exists and ``overwrite`` is off.
+        ValueError: another suffix, no frames, a frame that is no surface or holds NaN, times that do not rise
+            or do not fit.
+        OSError: the disk is full or read-only; the text says what to do.
+    """
+    path = Path(path)
+    if path.suffix not in (".usdc", ".usda"):
+        raise ValueError(f"Expected a name that ends with .usdc or .usda; got {path.name!r}.")
+    if not 0 < fps < float("inf"):
+        raise ValueError(f"Expected frames per second above 0; got {fps:g}.")
+    if len(meshes) != len(seconds) or not meshes:
+        raise ValueError(f"Expected one time per mesh; got {len(meshes)} meshes and {len(seconds)} times.")
+    check_rising(seconds)
+    for i, mesh in enumerate(meshes):
+        check_mesh(mesh, f"mesh of frame {i}")
+    refuse_existing(path, overwrite)
+    try:
+        # The package is compiled and describes no types.
+        usd, geometry = import_module("pxr.Usd"), import_module("pxr.UsdGeom")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'Expected the package usd-core, which writes USD files; it is not installed. Run "pip install '
+            'usd-core", or export a GLB or a mesh sequence.',
+            name="pxr",
+        ) from error
+    codes = [time * fps for time in seconds]
+    stage = usd.Stage.CreateInMemory()
+    stage.SetTimeCodesPerSecond(fps)
+    stage.SetFramesPerSecond(fps)
+    stage.SetStartTimeCode(codes[0])
+    stage.SetEndTimeCode(codes[-1])
+    geometry.SetStageUpAxis(stage, geometry.Tokens.y)
+    geometry.SetStageMetersPerUnit(stage, 1.0)
+    stage.SetDefaultPrim(geometry.Xform.Define(stage, "/object").GetPrim())
+    _add_samples(geometry.Mesh.Define(stage, "/object/mesh"), meshes, codes)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder) / f"scene{path.suffix}"
+        stage.GetRootLayer().Export(str(exported))
+        content = exported.read_bytes()
+    return write_file(path, content, overwrite)
+
+
+def _add_samples(prim: Any, meshes: Sequence[Mesh], codes: list[float]) -> None:
+    """Fill a UsdGeom.Mesh; what is the same in all frames is written once."""
+    geometry, arrays = import_module("pxr.UsdGeom"), import_module("pxr.Vt")
+    first = meshes[0]
+    same_faces = all(torch.equal(mesh.faces, first.faces) for mesh in meshes)
+    same_colours = all(torch.equal(mesh.colours, first.colours) for mesh in meshes)
+    prim.CreateSubdivisionSchemeAttr(geometry.Tokens.none)
+    prim.CreateDoubleSidedAttr(True)
+    display = prim.CreateDisplayColorPrimvar(geometry.Tokens.vertex)
+    counts, indices = prim.CreateFaceVertexCountsAttr(), prim.CreateFaceVertexIndicesAttr()
+    points, extent = prim.CreatePointsAttr(), prim.CreateExtentAttr()
+    for mesh, code in zip(meshes, codes, strict=True):
+        positions = arrays.Vec3fArray.FromNumpy(np.ascontiguousarray(mesh.vertices.numpy(), np.float32))
+        points.Set(positions, code)
+        extent.Set(geometry.PointBased.ComputeExtent(positions), code)
+        if mesh is first or not same_faces:
+            moment = () if same_faces else (code,)
+            counts.Set(arrays.IntArray(len(mesh.faces), 3), *moment)
+            indices.Set(arrays.IntArray.FromNumpy(mesh.faces.numpy().astype(np.int32).reshape(-1)), *moment)
+        if mesh is first or not same_colours:
+            linear = srgb_to_linear(mesh.colours.numpy()).astype(np.float32)
+            display.Set(arrays.Vec3fArray.FromNumpy(linear), *(() if same_colours else (code,)))
