@@ -211,29 +211,15 @@ def test_pngs_replace_only_pngs_of_theirs(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("suffix", [*ANIMATION_SUFFIXES, ""])
-def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pictures, suffix):
+def test_numbers_that_are_not_finite_are_refused_before_anything_is_written(tmp_path, pictures, suffix):
     images, opacity = pictures
     broken = images.clone()
     broken[1, 2, 3, 0] = float("nan")
     write = write_animation if suffix else write_pngs
-    for args, text in (
-        ((broken, opacity, 8), "finite numbers in the pictures; 1 are"),
-        ((images, opacity / 0, 8), "finite numbers in the opacity"),
-        ((images[:0], None, 8), r"at least one; got \[0, 64, 64, 3\]"),
-        ((images[0], None, 8), r"\[N, H, W, 3\]"),
-        ((images, opacity[:2], 8), r"opacity \[6, 64, 64\]; got \[2, 64, 64\]"),
-        ((images, opacity, 0), "positive frame rate; got 0"),
-        ((images, opacity, float("nan")), "positive frame rate; got nan"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            write(tmp_path / f"a{suffix}", *args)
+    for args, text in (((broken, opacity), "the pictures; 1 are"), ((images, opacity / 0), "the opacity")):
+        with pytest.raises(ValueError, match=f"finite numbers in {text}"):
+            write(tmp_path / f"a{suffix}", *args, 8)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_other_names_are_refused(tmp_path, pictures):
-    for name in ("a.avi", "a", "a.png"):
-        with pytest.raises(ValueError, match=r"ends in \.mp4, \.webm, \.gif; got"):
-            write_animation(tmp_path / name, *pictures, 8)
 
 
 @pytest.mark.parametrize("suffix", ANIMATION_SUFFIXES)

@@ -139,8 +139,6 @@ def test_a_texture_takes_the_place_of_the_vertex_colours():
     view = glb.bufferViews[image.bufferView]
     png = glb.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), texture.pixels.numpy())
-    with pytest.raises(ValueError, match="it is for 10"):
-        animated_glb_bytes(animation, dataclasses.replace(texture, uvs=texture.uvs[:10]))
 
 
 def test_a_baked_texture_has_the_colours_of_the_surface():
@@ -180,14 +178,7 @@ REFUSED = {
     "nothing": (damaged(faces=torch.zeros(0, 3, dtype=torch.int64)), "0 faces"),
     "no vertices": (damaged(positions=torch.zeros(3, 0, 3), colours=torch.zeros(0, 3)), "0 vertices"),
     "nan": (damaged(positions=with_nan()), "7 of 486 in the animation are NaN"),
-    "faces": (damaged(faces=torch.tensor([[0, 1, 162]])), "uses 0 to 162"),
-    "negative": (damaged(faces=torch.tensor([[0, -1, 2]])), "uses -1 to 2"),
-    "colours": (damaged(colours=torch.zeros(5, 3)), r"\[5, 3\]"),
     "colour nan": (damaged(colours=torch.full((162, 3), torch.nan)), "finite colours"),
-    "shape": (damaged(positions=torch.zeros(3, 162, 2)), r"\[3, 162, 2\]"),
-    "times": (damaged(times=(0.0, 1.0)), "got 2 times"),
-    "order": (damaged(times=(0.0, 0.5, 0.5)), "rise"),
-    "duration": (damaged(duration=0.0), "got 0"),
 }
 
 
@@ -234,7 +225,7 @@ def test_without_xatlas_the_text_says_what_to_install(monkeypatch):
         bake_texture(bending.bending_ball())
 
 
-@pytest.mark.parametrize(("options", "text"), [({"size": 10}, "64 to 8192"), ({"frame": 9}, "from 0 to 4")])
-def test_a_texture_that_cannot_be_baked_is_refused(options, text):
-    with pytest.raises(ValueError, match=text):
-        bake_texture(bending.bending_ball(), **options)
+@pytest.mark.parametrize("size", [10, 9000])
+def test_a_texture_of_another_size_is_refused(size):
+    with pytest.raises(ValueError, match="64 to 8192"):
+        bake_texture(bending.bending_ball(), size)

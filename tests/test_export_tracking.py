@@ -100,12 +100,6 @@ def test_a_callback_may_cancel():
         track(Arm(), [0.0, 1.0], **SIZES, callback=cancel)
 
 
-@pytest.mark.parametrize("times", [[], [0.5, 0.5], [1.0, 0.0]])
-def test_times_that_do_not_rise_are_refused(times):
-    with pytest.raises(ValueError, match="Expected times that rise"):
-        track(Arm(), times, **SIZES)
-
-
 def test_a_trembling_mesh_has_a_larger_acceleration():
     mesh = surface_at(Arm(), 0.0, 24, 500, level=40.0)
     even = torch.stack([mesh.vertices + torch.tensor([0.02 * t, 0.0, 0.0]) for t in range(4)])

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..files import refuse_existing, write_file
-from .mesh import Mesh, MeshAnimation, Texture, check_animation, check_mesh, srgb_to_linear
+from ..files import write_file
+from .mesh import Mesh, MeshAnimation, Texture, check_surface, srgb_to_linear
 
 _COMPONENT_TYPES = {"float32": 5126, "uint32": 5125, "uint16": 5123}
 _TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
@@ -58,11 +58,8 @@ class GLBContainer:
     ) -> int:
         """Return the number of a new accessor of one row per element.
 
-        Args:
-            values: the rows.
-            target: what vertex data is for.
-            limits: state the smallest and largest values, which positions and key times must have.
-            normalized: integers stand for 0..1.
+        ``limits`` states the smallest and largest values, which positions and key times must have;
+        ``normalized`` integers stand for 0..1.
         """
         rows = values.reshape(len(values), -1)
         accessor: dict[str, Any] = {
@@ -130,27 +127,20 @@ def write_animated_glb(
     Args:
         path: of the file; missing folders above it are made.
         animation: one topology.
-        texture: shown in place of the vertex colours; its uvs belong to the animation's vertices.
+        texture: shown in place of the vertex colours; of this animation, as `bake_texture` returns both.
         overwrite: replace an existing file.
 
     Raises:
         FileExistsError: ``path`` exists and ``overwrite`` is off.
-        ValueError: no surface, positions that are not finite, faces without their vertices, times that do not
-            rise, a texture of another mesh.
+        ValueError: no surface, numbers that are not finite, more than a GLB can hold.
         OSError: the disk is full or read-only; the text says what to do.
     """
-    refuse_existing(Path(path), overwrite)
     return write_file(Path(path), animated_glb_bytes(animation, texture), overwrite)
 
 
 def animated_glb_bytes(animation: MeshAnimation, texture: Texture | None = None) -> bytes:
     """Return the content of the file that `write_animated_glb` writes. Raises ValueError as it does."""
-    check_animation(animation)
-    if texture is not None and texture.uvs.shape != (len(animation.colours), 2):
-        raise ValueError(
-            f"Expected a texture for {len(animation.colours)} vertices; it is for {len(texture.uvs)}. Baking "
-            f"doubles vertices along seams: write the animation that bake_texture returned with it."
-        )
+    check_surface(animation, "animation")
     glb = GLBContainer()
     document = _document(glb, animation.at(0), texture)
     if len(animation.positions) > 1:
@@ -159,8 +149,8 @@ def animated_glb_bytes(animation: MeshAnimation, texture: Texture | None = None)
 
 
 def glb_bytes(mesh: Mesh, what: str = "mesh") -> bytes:
-    """Return a GLB of a mesh that stands still. Raises ValueError as `check_mesh` does."""
-    check_mesh(mesh, what)
+    """Return a GLB of a mesh that stands still. Raises ValueError as `check_surface` does."""
+    check_surface(mesh, what)
     glb = GLBContainer()
     return glb.to_bytes(_UNLIT, _document(glb, mesh, None))
 

@@ -7,7 +7,6 @@ not move each other.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -212,7 +211,9 @@ def _data_equations(graph: DeformationGraph, pose: Pose, data: Correspondences) 
     normals = np.broadcast_to(data.normals[:, None], arms.shape)
     values = weights[..., None] * np.concatenate([np.cross(arms, normals), normals], axis=-1)
     columns = 6 * used[..., None] + np.arange(6)
-    planes = _Equations(values, columns, (data.normals * missing).sum(1), data.to_plane)
+    shape = len(used), 6 * used.shape[1]
+    offsets = (data.normals * missing).sum(1)
+    planes = _Equations(values.reshape(shape), columns.reshape(shape), offsets, data.to_plane)
     return [planes, *_point_equations(arms, weights, 6 * used, missing, data.to_point)]
 
 
@@ -226,8 +227,8 @@ def _regulariser_equations(graph: DeformationGraph, pose: Pose, wanted: Regulari
     # The far end of an edge moves away from where its first node would have it.
     tied = [
         edge._replace(
-            values=np.concatenate([_rows(edge.values), -ones], axis=1),
-            columns=np.concatenate([_rows(edge.columns), 6 * there[:, None] + 3 + axis], axis=1),
+            values=np.concatenate([edge.values, -ones], axis=1),
+            columns=np.concatenate([edge.columns, 6 * there[:, None] + 3 + axis], axis=1),
         )
         for axis, edge in enumerate(_point_equations(edges[:, None], ones, 6 * here[:, None], missing, share))
     ]
@@ -248,13 +249,15 @@ def _point_equations(
     weights: np.ndarray,  # [R]
 ) -> list[_Equations]:
     """Return the equations that move points by what is missing, one block per axis."""
-    blocks = []
+    blocks, shape = [], (len(arms), 3 * arms.shape[1])
     for axis in range(3):
         # The cross product of turn and arm.
         one, two = (axis + 1) % 3, (axis + 2) % 3
-        per_unknown = np.stack([arms[..., two], -arms[..., one], np.ones_like(shares)], axis=-1)
+        values = shares[..., None] * np.stack(
+            [arms[..., two], -arms[..., one], np.ones_like(shares)], axis=-1
+        )
         columns = first[..., None] + np.array([one, two, 3 + axis])
-        blocks.append(_Equations(shares[..., None] * per_unknown, columns, missing[:, axis], weights))
+        blocks.append(_Equations(values.reshape(shape), columns.reshape(shape), missing[:, axis], weights))
     return blocks
 
 
@@ -266,7 +269,7 @@ def _solution(blocks: list[_Equations], unknowns: int) -> np.ndarray:
     matrices, sides = [], []
     for block in blocks:
         scale = np.sqrt(block.weights)
-        values = _rows(block.values) * scale[:, None]
+        values = block.values * scale[:, None]
         starts = np.arange(0, values.size + 1, max(values.shape[1], 1))
         matrices.append(
             csr_matrix((values.ravel(), block.columns.ravel(), starts), shape=(len(scale), unknowns))
@@ -276,8 +279,3 @@ def _solution(blocks: list[_Equations], unknowns: int) -> np.ndarray:
     normal = rows.T @ rows + diags_array(np.full(unknowns, _DAMPING / unknowns))
     inverse = diags_array(1 / normal.diagonal())
     return cg(normal, rows.T @ missing, rtol=_TOLERANCE, maxiter=_MOST_ITERATIONS, M=inverse)[0]
-
-
-def _rows(values: np.ndarray) -> np.ndarray:
-    """Return values [R, ...] as [R, L], also for no rows: a mesh so small that it has one node."""
-    return values.reshape(len(values), math.prod(values.shape[1:]))

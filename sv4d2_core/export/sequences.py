@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import all_or_nothing, recover, refuse_existing, replaceable, write_file
+from ..files import all_or_nothing, recover, replaceable, write_file
 from .glb import glb_bytes
-from .mesh import Mesh, check_mesh, check_rising, srgb_to_linear
+from .mesh import Mesh, check_surface, srgb_to_linear
 
 SEQUENCE_FILE = "sequence.json"
 SEQUENCE_KINDS = ("glb", "obj", "ply")
@@ -40,11 +40,9 @@ def write_sequence(
 ) -> list[Path]:
     """Write ``stem_00000.kind`` and so on, and ``sequence.json`` with rate and times; all of them or nothing.
 
-    The contents are taken and written one by one, so that one is in memory at a time.
-
     Args:
         folder: made if missing; files of other names in it are left alone.
-        contents: of the files, one per time.
+        contents: of the files, one per time; taken one by one, so that one is in memory at a time.
         times: [T] in 0..1, rising.
         fps: frames per second at which to play them.
         stem: of the files' names.
@@ -59,16 +57,9 @@ def write_sequence(
     Raises:
         FileExistsError: ``folder`` holds a sequence already and ``overwrite`` is off, or files of these names
             that this function did not make.
-        ValueError: times that do not rise, another number of frames than times, a rate that is not positive,
-            an unknown kind.
         OSError: the disk is full or read-only; the text says which folder and what to do.
     """
     folder = Path(folder)
-    if kind not in kinds:
-        raise ValueError(f"Expected a kind of file among {', '.join(kinds)}; got {kind!r}.")
-    if not 0 < fps < float("inf"):
-        raise ValueError(f"Expected frames per second above 0; got {fps:g}.")
-    check_rising(times)
     recover(folder)
     own_names = re.compile(rf"sequence\.json|{stem}_\d{{5}}\.({'|'.join(kinds)})")
     existing = replaceable(folder, SEQUENCE_FILE, own_names, overwrite)
@@ -76,14 +67,8 @@ def write_sequence(
     names = [*files, SEQUENCE_FILE]
     listed = {"format": kind, "fps": fps, "times": list(times), **about, "entries": names}
     with all_or_nothing(folder, existing, SEQUENCE_FILE, len(times) * _TYPICAL_BYTES) as staging:
-        written = 0
-        for content in contents:
-            if written == len(files):
-                raise ValueError(f"Expected {len(files)} frames, one per time; got more. Give their times.")
-            (staging / files[written]).write_bytes(content)
-            written += 1
-        if written < len(files):
-            raise ValueError(f"Expected {len(files)} frames, one per time; got {written}. Give the others.")
+        for file, content in zip(files, contents, strict=True):
+            (staging / file).write_bytes(content)
         (staging / SEQUENCE_FILE).write_text(json.dumps(listed, indent=2, allow_nan=False) + "\n")
     return [folder / name for name in names]
 
@@ -102,11 +87,11 @@ def write_mesh_sequence(
     Args:
         folder, times, fps, overwrite: as there.
         meshes: one per time.
-        kind: glb, obj or ply.
+        kind: one of `SEQUENCE_KINDS`.
 
     Raises:
         FileExistsError, OSError: as there.
-        ValueError: as there, or a mesh that is no surface or holds NaN.
+        ValueError: a mesh that is no surface or holds NaN.
     """
     contents = (mesh_bytes(mesh, kind, f"mesh of frame {i}") for i, mesh in enumerate(meshes))
     return write_sequence(
@@ -118,12 +103,7 @@ def mesh_bytes(mesh: Mesh, kind: str, what: str = "mesh") -> bytes:
     """Return the content of a file of one mesh with its vertex colours.
 
     GLB is written here, since its colours must be linear: trimesh would store the display values unchanged,
-    and viewers would then show them too bright.
-
-    Args:
-        mesh: to be written.
-        kind: one of `SEQUENCE_KINDS`.
-        what: the mesh is called in errors.
+    and viewers would then show them too bright. ``what`` is what the mesh is called in errors.
 
     Raises:
         ValueError: it is no surface, or holds NaN.
@@ -133,7 +113,7 @@ def mesh_bytes(mesh: Mesh, kind: str, what: str = "mesh") -> bytes:
     import trimesh
     from trimesh.exchange import obj, ply
 
-    check_mesh(mesh, what)
+    check_surface(mesh, what)
     colours = np.rint(np.clip(mesh.colours.numpy(), 0, 1) * 255).astype(np.uint8)
     # Processing would merge vertices; normals would be those that every reader can compute.
     surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), vertex_colors=colours, process=False)
@@ -164,21 +144,12 @@ def write_usd(
     Raises:
         ModuleNotFoundError: the optional package usd-core is missing.
         FileExistsError: ``path`` exists and ``overwrite`` is off.
-        ValueError: another suffix, no frames, a frame that is no surface or holds NaN, times that do not rise
-            or do not fit.
+        ValueError: a frame that is no surface or holds NaN.
         OSError: the disk is full or read-only; the text says what to do.
     """
     path = Path(path)
-    if path.suffix not in (".usdc", ".usda"):
-        raise ValueError(f"Expected a name that ends with .usdc or .usda; got {path.name!r}.")
-    if not 0 < fps < float("inf"):
-        raise ValueError(f"Expected frames per second above 0; got {fps:g}.")
-    if len(meshes) != len(seconds) or not meshes:
-        raise ValueError(f"Expected one time per mesh; got {len(meshes)} meshes and {len(seconds)} times.")
-    check_rising(seconds)
     for i, mesh in enumerate(meshes):
-        check_mesh(mesh, f"mesh of frame {i}")
-    refuse_existing(path, overwrite)
+        check_surface(mesh, f"mesh of frame {i}")
     try:
         # The package is compiled and describes no types.
         usd, geometry = import_module("pxr.Usd"), import_module("pxr.UsdGeom")

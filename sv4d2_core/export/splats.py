@@ -43,16 +43,11 @@ def checked(gaussians: GaussiansAt) -> GaussiansAt:
     """Return Gaussians as float32 on the CPU, their quaternions of unit length.
 
     Raises:
-        ValueError: none at all, shapes that do not fit together, numbers that are not finite, scales or
-            opacities out of range.
+        ValueError: none at all, numbers that are not finite, scales or opacities out of range.
     """
-    n = len(gaussians.means)
-    if n == 0:
-        raise ValueError("Expected at least one Gaussian to write; the scene is empty.")
-    shapes = ((n, 3), (n, 4), (n, 3), (n,), (n, 3))
-    for name, tensor, shape in zip(GaussiansAt._fields, gaussians, shapes, strict=True):
-        if tensor.shape != shape:
-            raise ValueError(f"Expected {name} {list(shape)}; got {list(tensor.shape)}.")
+    if not len(gaussians.means):
+        raise ValueError("Expected at least one Gaussian to write; the scene is empty. Fit it again.")
+    for name, tensor in gaussians._asdict().items():
         if bad := int((~tensor.isfinite()).sum()):
             raise ValueError(
                 f"Expected finite numbers; {bad} of the {tensor.numel()} {name} are NaN or infinite. The fit "
@@ -205,7 +200,7 @@ def write_splat_sequence(
 
     Raises:
         FileExistsError, OSError: as there.
-        ValueError: as there, or what `checked` says.
+        ValueError: what `checked` says.
     """
     return write_sequence(
         folder,
@@ -221,7 +216,7 @@ def write_splat_sequence(
 
 
 def write_trajectories(
-    path: str | Path, scene: Gaussians, times: Sequence[float] | None = None, *, overwrite: bool = False
+    path: str | Path, scene: Gaussians, times: Sequence[float], *, overwrite: bool = False
 ) -> int:
     """Write a scene's Gaussians before and while they move, and return the size in bytes.
 
@@ -239,16 +234,13 @@ def write_trajectories(
     Args:
         path: of the file.
         scene: the Gaussians.
-        times: in 0..1; None: those of the frames that the scene was fitted to.
+        times: [T] in 0..1, rising.
         overwrite: replace a file that is there.
 
     Raises:
         FileExistsError, OSError: what `write_file` says.
-        ValueError: no times, or what `gaussians_at` says.
+        ValueError: what `gaussians_at` says.
     """
-    times = tuple(scene.times if times is None else times)
-    if not times:
-        raise ValueError("Expected at least one time; got none.")
     canonical = gaussians_at(scene, None)
     frames = [gaussians_at(scene, time) for time in times]
     changing = GaussiansAt._fields[:4]

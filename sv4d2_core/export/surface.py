@@ -122,7 +122,9 @@ def surface_level(scene: Scene4D, resolution: int = 96) -> float:
             f"pixels of its {scene.cameras.n_views + 1} views are opaque. Fit the scene with more steps."
         )
     levels = float(peak.max()) * torch.logspace(0, math.log10(_LOWEST), _LEVELS)
-    overlaps = torch.stack([_overlap(peak >= level, visible) for level in levels])
+    inside = [peak >= level for level in levels]
+    # Intersection over union.
+    overlaps = torch.stack([(x & visible).sum() / (x | visible).sum().clamp(min=1) for x in inside])
     good = (overlaps >= _ALIKE * overlaps.max()).nonzero()[:, 0]
     return float(levels[good[len(good) // 2]])
 
@@ -137,11 +139,6 @@ def _peak(grid: DensityGrid, eye: Tensor, directions: Tensor) -> Tensor:
     for distance in distances.clamp(min=0):
         peak = torch.maximum(peak, grid.at(eye + distance * directions))
     return peak
-
-
-def _overlap(one: Tensor, other: Tensor) -> Tensor:
-    """Return the intersection over the union of two masks."""
-    return (one & other).sum() / (one | other).sum().clamp(min=1)
 
 
 # Connected parts with less than this share of the largest one's area are specks.

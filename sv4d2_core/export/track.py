@@ -191,16 +191,14 @@ def track(
 
     Args:
         scene: to be followed.
-        times: [T] in 0..1, rising.
+        times: [T] in 0..1, rising, one at least.
         resolution, faces, smoothing, level: see `surface_at`.
         callback: called with (steps done, all steps, None); may raise to cancel.
 
     Raises:
-        ValueError: no times or times that do not rise, whatever `surface_at` refuses.
+        ValueError: whatever `surface_at` refuses.
     """
     times = tuple(times)
-    if not times or any(a >= b for a, b in itertools.pairwise(times)):
-        raise ValueError(f"Expected times that rise, one at least; got {list(times)}.")
     steps = itertools.count(1)
 
     def advance() -> None:
