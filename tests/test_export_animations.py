@@ -18,8 +18,6 @@ from sv4d2_core.export.animations import ANIMATION_SUFFIXES, write_animation, wr
 from sv4d2_core.video.pictures import to_bytes
 from sv4d2_core.world import make_creature, render_views
 
-torch.set_num_threads(1)
-
 N, SIZE, FPS = 6, 64, 8.0
 
 
@@ -39,17 +37,12 @@ def decoded(path: Path) -> tuple[np.ndarray, float, str]:
         if decoder.name == "vp9":
             # FFmpeg's own decoder, which is the default, knows no alpha.
             decoder = av.CodecContext.create("libvpx-vp9", "r")
-        frames = [
-            frame for packet in container.demux(stream) if packet.size for frame in decoder.decode(packet)
-        ]
-        frames += decoder.decode(None)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        frames = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
         layout = frames[0].format.name
         kind = "rgba" if layout == "yuva420p" else "rgb24"
-        return (
-            np.stack([frame.to_ndarray(format=kind) for frame in frames]),
-            float(stream.average_rate),
-            layout,
-        )
+        arrays = np.stack([frame.to_ndarray(format=kind) for frame in frames])
+        return arrays, float(stream.average_rate), layout
 
 
 def gif_frames(path: Path) -> tuple[np.ndarray, list[int], dict]:
@@ -63,7 +56,7 @@ def gif_frames(path: Path) -> tuple[np.ndarray, list[int], dict]:
     return np.stack(frames), durations, about
 
 
-def psnr(got: np.ndarray, expected: np.ndarray) -> float:
+def psnr(got, expected) -> float:
     return float(-10 * np.log10(((got - expected) ** 2).mean()))
 
 
@@ -84,14 +77,10 @@ def test_webm_with_alpha_shows_the_object_on_any_background(tmp_path, pictures):
     for background in (0.0, 0.5, 1.0):
         expected = images.numpy() - (1 - opacity.numpy()[..., None]) * (1 - background)
         assert psnr(over(frames, background), expected) > 38
-
-
-def test_webm_says_that_it_has_alpha_and_plays_without_it_elsewhere(tmp_path, pictures):
-    images, opacity = pictures
-    write_animation(tmp_path / "a.webm", images, opacity, FPS)
     with av.open(str(tmp_path / "a.webm")) as container:
         stream = container.streams.video[0]
         assert stream.metadata["alpha_mode"] == "1"
+        # Programs that know no alpha see the same pictures.
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("vp9", "yuv420p")
         assert len(list(container.decode(stream))) == N
 
@@ -191,8 +180,8 @@ def test_pngs_hold_the_pictures_and_their_opacity(tmp_path, pictures):
     frames = np.stack([np.asarray(Image.open(path)) for path in made[:-1]])
     assert np.array_equal(frames[..., 3], to_bytes(opacity))
     np.testing.assert_allclose(over(frames, 1.0), images.numpy(), atol=0.005)
-    write_pngs(tmp_path / "rgb", images, None, 7.5)
-    frames = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "rgb").glob("*.png"))])
+    made = write_pngs(tmp_path / "rgb", images, None, 7.5)
+    frames = np.stack([np.asarray(Image.open(path)) for path in made[:-1]])
     assert np.array_equal(frames, to_bytes(images))
 
 

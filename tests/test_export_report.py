@@ -15,8 +15,6 @@ from sv4d2_core.export.report import write_report
 from sv4d2_core.metrics.evaluate import SceneScores
 from sv4d2_core.metrics.report.tables import SceneComparison
 
-torch.set_num_threads(1)
-
 
 def scene(method: str = "A", name: str = "s") -> SceneComparison:
     """Return hand-made scores of one method without pictures."""

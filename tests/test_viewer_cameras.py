@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.viewer_cameras import Placement, ViewerCamera, from_viewer, to_viewer
@@ -24,26 +25,13 @@ def close_cameras(actual: Cameras, expected: Cameras, tolerance=1e-7):
         assert getattr(actual, field) == pytest.approx(getattr(expected, field), abs=tolerance), field
 
 
-def rotation_about(axis: str, angle_deg: float) -> tuple[float, float, float, float]:
-    half = math.radians(angle_deg) / 2
-    return (*(math.sin(half) if name == axis else 0.0 for name in "xyz"), math.cos(half))
+def rotation_about(axis: str, angle_deg: float) -> tuple[float, ...]:
+    return tuple(Rotation.from_euler(axis, angle_deg, degrees=True).as_quat().tolist())
 
 
 def times(p: tuple, q: tuple) -> tuple:
     """Return the quaternion (x, y, z, w) that turns by q, then by p."""
-    (a, b, c, d), (x, y, z, w) = p, q
-    return (
-        d * x + a * w + b * z - c * y,
-        d * y - a * z + b * w + c * x,
-        d * z + a * y - b * x + c * w,
-        d * w - a * x - b * y - c * z,
-    )
-
-
-def turned(q: tuple, v: tuple) -> tuple[float, float, float]:
-    """Return the vector v turned by the quaternion q."""
-    x, y, z, _ = times(times(q, (*v, 0.0)), (-q[0], -q[1], -q[2], q[3]))
-    return x, y, z
+    return tuple((Rotation.from_quat(p) * Rotation.from_quat(q)).as_quat().tolist())
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -115,17 +103,20 @@ def test_from_the_front_one_camera_is_a_novel_view():
 @pytest.mark.parametrize("front", [None, 15.0])
 def test_a_model_that_was_placed_is_seen_as_in_its_file(front):
     model = Placement((1.0, 2.5, -3.0), rotation_about("y", 50), (2.5, 2.5, 2.5))
-    viewer = []
-    for camera in to_viewer(ORBIT):
-        ends = (camera.position, camera.target)
-        position, target = (
-            tuple(
-                2.5 * x + d for x, d in zip(turned(model.quaternion_xyzw, end), model.position, strict=True)
-            )
-            for end in ends
+    turn = Rotation.from_quat(model.quaternion_xyzw)
+
+    def placed(point: tuple) -> tuple:
+        return tuple((2.5 * turn.apply(point) + model.position).tolist())
+
+    viewer = [
+        replace(
+            camera,
+            position=placed(camera.position),
+            target=placed(camera.target),
+            quaternion_xyzw=times(model.quaternion_xyzw, camera.quaternion_xyzw),
         )
-        quaternion = times(model.quaternion_xyzw, camera.quaternion_xyzw)
-        viewer.append(replace(camera, position=position, target=target, quaternion_xyzw=quaternion))
+        for camera in to_viewer(ORBIT)
+    ]
     seen = from_viewer(viewer[0 if front is None else 1 :], front_elevation_deg=front, model=model)
     close_cameras(seen, ORBIT)
     # Without it the cameras are about the world, 2.5 times as far away.
@@ -188,33 +179,24 @@ def test_a_view_from_the_pole_is_refused(top):
         from_viewer([to_viewer(ORBIT)[0], pole])
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"position": (math.nan, 0.0, 1.0)}, "finite numbers in a camera"),
-        ({"fov_deg": 0.0}, "field of view between 0 and 180 degrees and a zoom above 0; got 0 and 1"),
-        ({"zoom": -1.0}, "got 40 and -1"),
-        ({"target": (0.0, 0.0, 2.0)}, "looks at a point away from itself"),
-        ({"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "looks at a point away from itself"),
-    ],
-)
-def test_impossible_cameras(fields, message):
-    with pytest.raises(ValueError, match=message):
-        replace(ViewerCamera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), 40.0), **fields)
+CAMERA = ViewerCamera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), 40.0)
+PLACEMENT = Placement((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("possible", "fields", "message"),
     [
-        (
-            {"scale": (1.0, 1.0, 2.0)},
-            r"one scale above 0 for all axes of the model \(to 0\.1 %\); got 1, 1, 2",
-        ),
-        ({"scale": (-1.0, -1.0, -1.0)}, "got -1, -1, -1"),
-        ({"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "a rotation of a model"),
-        ({"position": (math.inf, 0.0, 0.0)}, "finite numbers"),
+        (CAMERA, {"position": (math.nan, 0.0, 1.0)}, "finite numbers in a camera"),
+        (CAMERA, {"fov_deg": 0.0}, "between 0 and 180 degrees and a zoom above 0; got 0 and 1"),
+        (CAMERA, {"zoom": -1.0}, "got 40 and -1"),
+        (CAMERA, {"target": (0.0, 0.0, 2.0)}, "looks at a point away from itself"),
+        (CAMERA, {"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "looks at a point away from itself"),
+        (PLACEMENT, {"scale": (1.0, 1.0, 2.0)}, r"for all axes of the model \(to 0\.1 %\); got 1, 1, 2"),
+        (PLACEMENT, {"scale": (-1.0, -1.0, -1.0)}, "got -1, -1, -1"),
+        (PLACEMENT, {"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "a rotation of a model"),
+        (PLACEMENT, {"position": (math.inf, 0.0, 0.0)}, "finite numbers"),
     ],
 )
-def test_impossible_placements(fields, message):
+def test_impossible_cameras_and_placements(possible, fields, message):
     with pytest.raises(ValueError, match=message):
-        replace(Placement((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 1.0)), **fields)
+        replace(possible, **fields)
