@@ -103,8 +103,8 @@ def read_ply(path: Path) -> dict[str, np.ndarray]:
 
 def read_glb(path: Path) -> tuple[dict, list[np.ndarray]]:
     content = path.read_bytes()
-    magic, version, length, text_length = np.frombuffer(content[:16], "<u4")
-    assert (magic, version, length) == (0x46546C67, 2, len(content))
+    *head, text_length = np.frombuffer(content[:16], "<u4").tolist()
+    assert head == [0x46546C67, 2, len(content)]
     text = json.loads(content[20 : 20 + text_length])
     body = content[28 + text_length :]
     arrays = []
@@ -146,13 +146,8 @@ def test_the_file_shows_what_the_scene_shows(tmp_path, scene):
 
 def test_the_axes_are_those_of_3dgs(tmp_path):
     """What is above the object (+y) is at -y in the file; what is nearer to the input camera (+z) at -z."""
-    above = GaussiansAt(
-        torch.tensor([[0.1, 0.2, 0.3]]),
-        torch.tensor([[1.0, 0, 0, 0]]),
-        torch.tensor([[0.1, 0.2, 0.3]]),
-        torch.tensor([0.5]),
-        torch.tensor([[1.0, 0.5, 0.0]]),
-    )
+    place, quats, colours = [[0.1, 0.2, 0.3]], [[1.0, 0, 0, 0]], [[1.0, 0.5, 0.0]]
+    above = GaussiansAt(*map(torch.tensor, (place, quats, place, [0.5], colours)))
     write_splat_ply(tmp_path / "a.ply", above)
     rows = np.frombuffer((tmp_path / "a.ply").read_bytes()[-68:], "<f4")
     assert rows[:3] == pytest.approx([0.1, -0.2, -0.3])
@@ -234,20 +229,6 @@ def test_a_sequence_is_one_file_per_time(tmp_path, scene, kind):
     assert len({(tmp_path / "out" / name).read_bytes() for name in names}) == 3
 
 
-def test_a_sequence_replaces_only_a_sequence(tmp_path, gaussians):
-    write_splat_sequence(tmp_path, [gaussians] * 3, [0, 0.5, 1], 8)
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"sequence\.json exists already.*--overwrite"):
-        write_splat_sequence(tmp_path, [gaussians], [0], 8)
-    write_splat_sequence(tmp_path, [gaussians], [0], 8, kind="splat", overwrite=True)
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["notes.txt", "sequence.json", "splat_00000.splat"]
-    (tmp_path / "splat_00007.ply").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"splat_00007\.ply, which no export"):
-        write_splat_sequence(tmp_path, [gaussians], [0], 8, overwrite=True)
-    assert (tmp_path / "splat_00007.ply").read_text() == "mine"
-
-
 def test_a_list_of_entries_that_leads_elsewhere_removes_nothing(tmp_path, gaussians):
     (tmp_path / "mine.ply").write_text("mine")
     out = tmp_path / "out"
@@ -263,8 +244,6 @@ def test_a_frame_that_fails_leaves_nothing(tmp_path, gaussians):
     broken = gaussians._replace(means=gaussians.means * float("nan"))
     with pytest.raises(ValueError, match="finite numbers; 180 of the 180 means"):
         write_splat_sequence(tmp_path / "a/b", [gaussians, broken], [0, 1], 8)
-    with pytest.raises(ValueError, match="shorter"):
-        write_splat_sequence(tmp_path / "a", [gaussians], [0, 1], 8)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -317,14 +296,10 @@ def test_trajectories_hold_every_field_that_is_promised(tmp_path, scene):
         held = dict(file)
     n = COUNT
     own = {"means": (n, 3), "quats": (n, 4), "scales": (n, 3), "opacities": (n,)}
-    assert {name: array.shape for name, array in held.items()} == {
-        **{name: (3, *shape) for name, shape in own.items()},
-        **{f"canonical_{name}": shape for name, shape in own.items()},
-        "colours": (n, 3),
-        "shifts": (3, 3),
-        "times": (3,),
-        "fps": (),
-    }
+    others = {"colours": (n, 3), "shifts": (3, 3), "times": (3,), "fps": ()}
+    moving = {name: (3, *shape) for name, shape in own.items()}
+    canonical = {f"canonical_{name}": shape for name, shape in own.items()}
+    assert {name: array.shape for name, array in held.items()} == moving | canonical | others
     assert held["times"].tolist() == list(TIMES) and held["fps"] == 8
     assert held["shifts"][2].tolist() == pytest.approx([0.1, 0.05, -0.08])
     for i, time in enumerate(TIMES):

@@ -37,12 +37,10 @@ def write_animation(
         images: [N, H, W, 3] in 0..1, on white where ``opacity`` is given.
         opacity: [N, H, W] in 0..1, or None: nothing is transparent.
         fps: pictures per second.
-        overwrite: replace a file that is there.
 
     Raises:
-        FileExistsError: ``path`` exists and ``overwrite`` is off.
+        FileExistsError, OSError: what `write_file` says.
         ValueError: numbers that are not finite, a rate or a size that this kind of file cannot have.
-        OSError: the disk is full or read-only; the text says what to do.
     """
     path = Path(path)
     _check_finite(images, opacity)
@@ -52,12 +50,9 @@ def write_animation(
 def write_pngs(
     folder: str | Path, images: Tensor, opacity: Tensor | None, fps: float, *, overwrite: bool = False
 ) -> list[Path]:
-    """Write ``00000.png`` and so on, RGBA where there is opacity, and ``sequence.json`` with the rate.
+    """Write ``00000.png`` and so on, RGBA where there is opacity, and ``sequence.json``; return their paths.
 
     All or nothing. Arguments and errors are those of `write_animation`.
-
-    Returns:
-        The files, ``sequence.json`` last.
     """
     folder = Path(folder)
     _check_finite(images, opacity)

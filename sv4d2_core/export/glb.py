@@ -26,10 +26,7 @@ _MAX_BYTES = 2**32 - 1
 
 
 class GLBContainer:
-    """Collects binary data and the JSON entries that describe it.
-
-    Source: glTF 2.0 specification, sections 3.6 (data) and 4 (GLB).
-    """
+    """Collects binary data and the JSON entries that describe it (glTF 2.0, sections 3.6 and 4)."""
 
     def __init__(self) -> None:
         self._accessors: list[dict[str, Any]] = []
@@ -76,14 +73,9 @@ class GLBContainer:
         return len(self._accessors) - 1
 
     def to_bytes(self, extension: str, document: dict[str, Any]) -> bytes:
-        """Return the file that shows node 0.
+        """Return the file that shows node 0 of a document and uses an extension of the format.
 
-        Args:
-            extension: of the format, which the file uses.
-            document: nodes, meshes and whatever else they refer to, JSON values.
-
-        Raises:
-            ValueError: it would be longer than the format allows.
+        Raises ValueError if it would be longer than the format allows.
         """
         document = {
             "asset": {"version": "2.0", "generator": "sv4d2"},
@@ -122,18 +114,12 @@ def write_animated_glb(
     """Write a mesh that moves and return the file's size in bytes.
 
     The first frame is the mesh itself and each later frame ``t`` the target ``frame_00t``; keys are in
-    seconds. An animation of one frame becomes a GLB without animation.
-
-    Args:
-        path: of the file; missing folders above it are made.
-        animation: one topology.
-        texture: shown in place of the vertex colours; of this animation, as `bake_texture` returns both.
-        overwrite: replace an existing file.
+    seconds. An animation of one frame becomes a GLB without animation. A texture, of the same call of
+    `bake_texture` as the animation, is shown in place of the vertex colours.
 
     Raises:
-        FileExistsError: ``path`` exists and ``overwrite`` is off.
+        FileExistsError, OSError: what `write_file` says.
         ValueError: no surface, numbers that are not finite, more than a GLB can hold.
-        OSError: the disk is full or read-only; the text says what to do.
     """
     return write_file(Path(path), animated_glb_bytes(animation, texture), overwrite)
 
@@ -158,8 +144,7 @@ def glb_bytes(mesh: Mesh, what: str = "mesh") -> bytes:
 def linear_colours(colours: np.ndarray, opacities: np.ndarray) -> np.ndarray:
     """Return COLOR_0, [N, 4] uint16, of display values [N, 3] and opacities [N], all in 0..1.
 
-    In eight bits the darkest 26 display values would share three linear ones. There is a fourth channel in
-    any case, as attributes must start at multiples of four bytes.
+    In eight bits the darkest 26 display values would share three linear ones.
     """
     linear = np.concatenate([srgb_to_linear(colours), opacities[:, None]], axis=1)
     return np.rint(linear * 65535).astype(np.uint16)
@@ -168,9 +153,8 @@ def linear_colours(colours: np.ndarray, opacities: np.ndarray) -> np.ndarray:
 def _document(glb: GLBContainer, mesh: Mesh, texture: Texture | None) -> dict[str, Any]:
     """Return the JSON of one mesh that stands still.
 
-    It has no normals. The colours hold the light of the pictures already, so the material asks for none; a
-    viewer that lights it all the same computes normals of what it shows, whereas the first frame's normals
-    would be wrong in every other frame.
+    The colours hold the light of the pictures already, so the material asks for none. There are no normals,
+    as those of the first frame are wrong in the others; a viewer that lights it all the same computes them.
     """
     positions = mesh.vertices.numpy().astype(np.float32)
     # Double-sided, as an open or folded surface is better seen than missing.

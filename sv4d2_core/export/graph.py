@@ -18,33 +18,20 @@ _FARTHEST = 4.0
 
 
 class Pose(NamedTuple):
-    """Where the nodes of a graph are, and how they are turned; float64.
+    """Where the nodes of a graph are, and how they are turned; float64."""
 
-    Args:
-        rotations: [M, 3, 3] from the rest pose.
-        nodes: [M, 3] world units.
-    """
-
-    rotations: np.ndarray
-    nodes: np.ndarray
+    rotations: np.ndarray  # [M, 3, 3] from the rest pose
+    nodes: np.ndarray  # [M, 3] world units
 
 
 class DeformationGraph(NamedTuple):
-    """Nodes on a mesh at rest, and which of them its vertices follow; float64.
+    """Nodes on a mesh at rest, and which of them its vertices follow; float64."""
 
-    Args:
-        vertices: [N, 3] of the mesh at rest.
-        nodes: [M, 3].
-        followed: [N, K] nodes of every vertex, the nearest first.
-        weights: [N, K] how much it follows each; they add up to 1.
-        edges: [E, 2] pairs of nodes that share a vertex, each in both orders.
-    """
-
-    vertices: np.ndarray
-    nodes: np.ndarray
-    followed: np.ndarray
-    weights: np.ndarray
-    edges: np.ndarray
+    vertices: np.ndarray  # [N, 3] of the mesh at rest
+    nodes: np.ndarray  # [M, 3]
+    followed: np.ndarray  # [N, K] nodes of every vertex, the nearest first
+    weights: np.ndarray  # [N, K] how much it follows each; they add up to 1
+    edges: np.ndarray  # [E, 2] pairs of nodes that share a vertex, each in both orders
 
     @property
     def rest(self) -> Pose:
@@ -60,9 +47,7 @@ class DeformationGraph(NamedTuple):
     def edges_at_rest(self, pose: Pose, memory: float) -> np.ndarray:
         """Return edges [E, 3], before the turn of their first node, that are at ease in a pose.
 
-        Args:
-            pose: in which they are at ease.
-            memory: 0..1, how much of the rest pose they ask for nevertheless.
+        ``memory``, 0..1, is how much of the rest pose they ask for nevertheless.
         """
         here, there = self.edges.T
         now = np.einsum("eji,ej->ei", pose.rotations[here], pose.nodes[there] - pose.nodes[here])
@@ -103,10 +88,7 @@ def _edge_lengths(vertices: np.ndarray, faces: np.ndarray):
 
 
 def _farthest_points(points: np.ndarray, count: int) -> tuple[np.ndarray, float]:
-    """Return the indices of points that lie far from each other, and how far the last one does.
-
-    Source: farthest point sampling, Gonzalez 1985.
-    """
+    """Return indices of points far from each other, and how far the last one is (Gonzalez 1985)."""
     chosen = [int(np.linalg.norm(points - points.mean(0), axis=-1).argmax())]
     distance = np.linalg.norm(points - points[chosen[0]], axis=-1)
     while len(chosen) < count:
@@ -116,10 +98,8 @@ def _farthest_points(points: np.ndarray, count: int) -> tuple[np.ndarray, float]
 
 
 def _nearest_nodes(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nodes that vertices follow and their weights, [N, K] each, for distances [N, M].
-
-    The weight falls to 0 at the first node that is not followed (Sumner et al. 2007, equation 4).
-    """
+    """Return the nodes that vertices follow and their weights, [N, K] each, for distances [N, M]."""
+    # The weight falls to 0 at the first node that is not followed (Sumner et al. 2007, equation 4).
     kept = min(_FOLLOWED, distances.shape[1])
     order = np.argsort(distances, axis=1, kind="stable")[:, : kept + 1]
     near = np.take_along_axis(distances, order, axis=1)
@@ -146,41 +126,26 @@ _MOST_ITERATIONS = 200
 
 
 class Correspondences(NamedTuple):
-    """C points that vertices of a mesh should come to.
+    """C points that vertices of a mesh should come to."""
 
-    Args:
-        vertices: [C] which vertices.
-        points: [C, 3] where to.
-        normals: [C, 3] of the surface there.
-        to_plane: [C] weights of the distance to the tangent plane.
-        to_point: [C] weights of the distance to the point itself.
-    """
-
-    vertices: np.ndarray
-    points: np.ndarray
-    normals: np.ndarray
-    to_plane: np.ndarray
-    to_point: np.ndarray
+    vertices: np.ndarray  # [C] which vertices
+    points: np.ndarray  # [C, 3] where to
+    normals: np.ndarray  # [C, 3] of the surface there
+    to_plane: np.ndarray  # [C] weights of the distance to the tangent plane
+    to_point: np.ndarray  # [C] weights of the distance to the point itself
 
 
 class Regulariser(NamedTuple):
-    """What keeps the nodes of a graph together.
+    """What keeps the nodes of a graph together."""
 
-    Args:
-        edges: [E, 3] the graph's edges at rest, before the turn of their first node.
-        stiffness: weight of all edges together.
-        places: [M, 3] where nodes are drawn to.
-        steadiness: weight of these places, all together.
-    """
-
-    edges: np.ndarray
-    stiffness: float
-    places: np.ndarray
-    steadiness: float
+    edges: np.ndarray  # [E, 3] the graph's edges at rest, before the turn of their first node
+    stiffness: float  # weight of all edges together
+    places: np.ndarray  # [M, 3] where nodes are drawn to
+    steadiness: float  # weight of these places, all together
 
 
 class _Equations(NamedTuple):
-    """Linear equations of the step: row r asks that sum(values[r] * unknowns[columns[r]]) is missing[r]."""
+    """Row r asks that sum(values[r] * unknowns[columns[r]]) is missing[r]."""
 
     values: np.ndarray  # [R, L]
     columns: np.ndarray  # [R, L]

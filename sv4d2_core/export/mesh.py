@@ -11,36 +11,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles at one time; tensors on the CPU.
+    """Triangles at one time; tensors on the CPU."""
 
-    Args:
-        vertices: [N, 3] float32, world units, +y up.
-        faces: [F, 3] int64, counter-clockwise seen from outside.
-        colours: [N, 3] float32 in 0..1, display values (sRGB) as in the pictures.
-    """
-
-    vertices: Tensor
-    faces: Tensor
-    colours: Tensor
+    vertices: Tensor  # [N, 3] float32, world units, +y up
+    faces: Tensor  # [F, 3] int64, counter-clockwise seen from outside
+    colours: Tensor  # [N, 3] float32 in 0..1, display values (sRGB) as in the pictures
 
 
 @dataclass(frozen=True)
 class MeshAnimation:
-    """One mesh whose vertices move; tensors on the CPU.
+    """One mesh whose vertices move; tensors on the CPU."""
 
-    Args:
-        positions: [T, N, 3] float32, world units, +y up.
-        faces: [F, 3] int64, counter-clockwise seen from outside.
-        colours: [N, 3] float32 in 0..1, display values (sRGB) as in the pictures.
-        times: [T] in 0..1, rising; the first frame of the clip is 0, the last is 1.
-        duration: seconds from time 0 to time 1.
-    """
-
-    positions: Tensor
-    faces: Tensor
-    colours: Tensor
-    times: tuple[float, ...]
-    duration: float
+    positions: Tensor  # [T, N, 3] float32, world units, +y up
+    faces: Tensor  # as of `Mesh`
+    colours: Tensor  # as of `Mesh`, at all times
+    times: tuple[float, ...]  # [T] in 0..1, rising; the first frame of the clip is 0, the last is 1
+    duration: float  # seconds from time 0 to time 1
 
     def at(self, frame: int) -> Mesh:
         """Return the mesh of a frame."""
@@ -53,34 +39,26 @@ class MeshAnimation:
 
 @dataclass(frozen=True)
 class Texture:
-    """A picture and where each vertex lies in it; tensors on the CPU.
+    """A picture and where each vertex lies in it; tensors on the CPU."""
 
-    Args:
-        uvs: [N, 2] float32 in 0..1, the origin at the picture's upper left as in glTF.
-        pixels: [S, S, 3] uint8, display values (sRGB).
-    """
-
-    uvs: Tensor
-    pixels: Tensor
+    uvs: Tensor  # [N, 2] float32 in 0..1, the origin at the picture's upper left as in glTF
+    pixels: Tensor  # [S, S, 3] uint8, display values (sRGB)
 
 
 def check_surface(mesh: Mesh | MeshAnimation, what: str) -> None:
     """Raise ValueError unless ``mesh``, called ``what`` in the text, has faces and finite numbers."""
     positions = mesh.vertices[None] if isinstance(mesh, Mesh) else mesh.positions
-    n_frames, n_vertices, _ = positions.shape
+    n_vertices = positions.shape[1]
     if 0 in (n_vertices, len(mesh.faces)):
         raise ValueError(
             f"Expected a surface; the {what} has {n_vertices} vertices and {len(mesh.faces)} faces. The "
             f"scene may be empty there: render it to see."
         )
-    for name, values, count in (
-        ("positions", positions, n_frames * n_vertices),
-        ("colours", mesh.colours, n_vertices),
-    ):
+    for name, values in (("positions", positions), ("colours", mesh.colours)):
         if wrong := int((~torch.isfinite(values)).any(-1).sum()):
             raise ValueError(
-                f"Expected finite {name}; {wrong} of {count} in the {what} are NaN or infinite. The scene is "
-                f"damaged: fit it again."
+                f"Expected finite {name}; {wrong} of {values[..., 0].numel()} in the {what} are NaN or "
+                f"infinite. The scene is damaged: fit it again."
             )
 
 
@@ -151,11 +129,7 @@ def _painted(
     colours: np.ndarray,  # [N, 3]
     size: int,
 ) -> np.ndarray:
-    """Return the picture [S, S, 3] uint8.
-
-    What lies between the charts takes the colour of the nearest painted texel, so that no filter and no
-    smaller copy of the picture draws a seam.
-    """
+    """Return the picture [S, S, 3] uint8."""
     from scipy.ndimage import distance_transform_edt
 
     picture = np.zeros((size, size, 3), np.float32)
@@ -169,18 +143,14 @@ def _painted(
             f"Expected a surface that covers some of {size} x {size} texels; it covers none. Take a larger "
             f"texture or vertex colours."
         )
+    # Between the charts stands the nearest painted texel, so that no filter and no mipmap draws a seam.
     nearest = np.zeros((2, size, size), np.int32)
     distance_transform_edt(empty, return_distances=False, return_indices=True, indices=nearest)
     return np.rint(np.clip(picture[tuple(nearest)], 0, 1) * 255).astype(np.uint8)
 
 
 def _texels(corners: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return rows [P], columns [P], triangles [P] and barycentric weights [P, 3] of the texels inside.
-
-    Args:
-        corners: [F, 3, 2] of triangles, in texels; the centre of the first texel is (0.5, 0.5).
-        size: of the picture.
-    """
+    """Return rows, columns, faces [P] and barycentric weights [P, 3] of the texels in corners [F, 3, 2]."""
     low = np.clip(np.ceil(corners.min(1) - 0.5), 0, size).astype(np.int64)
     high = np.clip(np.floor(corners.max(1) - 0.5), -1, size - 1).astype(np.int64)
     width, height = np.maximum(high - low + 1, 0).T
@@ -189,6 +159,7 @@ def _texels(corners: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.
     within = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
     columns, rows = low[face, 0] + within % width[face], low[face, 1] + within // width[face]
     a, b, c = corners.astype(np.float64)[face].transpose(1, 0, 2)
+    # The centre of the first texel is (0.5, 0.5).
     points = np.stack([columns, rows], 1) + 0.5
     doubled_area = _cross(b - a, c - a)
     # A triangle without an area has no weights: NaN, which is not inside.

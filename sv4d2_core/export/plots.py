@@ -49,8 +49,7 @@ def loss_plot(losses: Sequence[tuple[int, float]], width: int, height: int) -> I
 
     Args:
         losses: step and loss, steps rising.
-        width: of the picture in pixels.
-        height: of the picture in pixels.
+        width, height: of the picture in pixels.
     """
     figure = new_figure(width, height)
     _draw_losses(axes_at(figure, 64, 34, width - 92, height - 84), losses)
@@ -111,8 +110,7 @@ def fit_picture(
         losses: step and loss, steps rising.
         residuals: what the scene leaves unexplained, 0..1, view 0 the input; NaN where there is no value.
         cameras: the views'.
-        rendered: pictures of the scene in 0..1.
-        views: the views that they were fitted to, in the same order and size.
+        rendered, views: pictures of the scene in 0..1, and the views that they were fitted to.
     """
     n_views = cameras.n_views
     rows = min(max(_ROOM_OF_ROWS // (n_views + 1), 24), 40) * (n_views + 1)

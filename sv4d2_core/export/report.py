@@ -36,19 +36,17 @@ def write_report(
     """Write the report of all scenes and return the path of its page; all or nothing.
 
     Args:
-        folder: made if missing; files of other names in it are left alone.
+        folder: made if missing; files of other names or origin in it are left alone.
         comparisons: the scenes, each with its own name.
         run: how the report was made, JSON values by name.
         shrinkage: of the Frechet distances' covariances, 0 to 1.
-        overwrite: replace a report that is there; files of other origin are never touched.
+        overwrite: replace a report that is there.
 
     Raises:
-        FileExistsError: ``folder`` holds a report already and ``overwrite`` is off, or it holds files of
-            these names that `write_report` did not make.
+        FileExistsError: what `refuse_report` says.
         ValueError: no scene, two of one name, a shrinkage out of range.
         OSError: the disk is full or read-only; the text says which folder and what to do.
     """
-    folder = Path(folder)
     recover(folder)
     existing = refuse_report(folder, overwrite)
     summaries = summaries_of(comparisons, shrinkage)
@@ -68,8 +66,7 @@ def write_report(
 def refuse_report(folder: Path, overwrite: bool) -> list[str]:
     """Return which files of ``folder`` a report would replace.
 
-    Raises:
-        FileExistsError: it may not, as `write_report` says.
+    Raises FileExistsError for a report without ``overwrite``, and for files that `write_report` did not make.
     """
     existing = [name for name in _NAMES if (folder / name).exists()]
     try:

@@ -1,7 +1,4 @@
-"""Surfaces that need not have anything in common over time: a numbered file per frame, or one USD file.
-
-`write_sequence` serves Gaussians as well.
-"""
+"""Frames that need have nothing in common: a numbered file of each (Gaussians, too), or one USD file."""
 
 from __future__ import annotations
 
@@ -38,25 +35,18 @@ def write_sequence(
     overwrite: bool,
     **about: str,
 ) -> list[Path]:
-    """Write ``stem_00000.kind`` and so on, and ``sequence.json`` with rate and times; all of them or nothing.
+    """Write ``stem_00000.kind`` and so on, and ``sequence.json``; all of them or nothing. Return their paths.
 
     Args:
-        folder: made if missing; files of other names in it are left alone.
+        folder: made if missing; files of other names or origin in it are left alone.
         contents: of the files, one per time; taken one by one, so that one is in memory at a time.
         times: [T] in 0..1, rising.
         fps: frames per second at which to play them.
-        stem: of the files' names.
-        kind: their suffix.
-        kinds: suffixes that such a sequence may have, and whose files it may replace.
-        overwrite: replace what an earlier call wrote here; files of other origin are never touched.
+        kinds: suffixes of earlier sequences that this one may replace.
         about: what else ``sequence.json`` says.
 
-    Returns:
-        The files, ``sequence.json`` last.
-
     Raises:
-        FileExistsError: ``folder`` holds a sequence already and ``overwrite`` is off, or files of these names
-            that this function did not make.
+        FileExistsError: an earlier sequence is there and ``overwrite`` is off, or files of other origin.
         OSError: the disk is full or read-only; the text says which folder and what to do.
     """
     folder = Path(folder)
@@ -82,16 +72,9 @@ def write_mesh_sequence(
     kind: str = "glb",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write ``mesh_00000.glb`` and so on, with vertex colours; see `write_sequence`.
+    """Write meshes with vertex colours in one of `SEQUENCE_KINDS`, one per time, as `write_sequence` does.
 
-    Args:
-        folder, times, fps, overwrite: as there.
-        meshes: one per time.
-        kind: one of `SEQUENCE_KINDS`.
-
-    Raises:
-        FileExistsError, OSError: as there.
-        ValueError: a mesh that is no surface or holds NaN.
+    Raises ValueError if one is no surface or holds NaN.
     """
     contents = (mesh_bytes(mesh, kind, f"mesh of frame {i}") for i, mesh in enumerate(meshes))
     return write_sequence(
@@ -100,15 +83,9 @@ def write_mesh_sequence(
 
 
 def mesh_bytes(mesh: Mesh, kind: str, what: str = "mesh") -> bytes:
-    """Return the content of a file of one mesh with its vertex colours.
-
-    GLB is written here, since its colours must be linear: trimesh would store the display values unchanged,
-    and viewers would then show them too bright. ``what`` is what the mesh is called in errors.
-
-    Raises:
-        ValueError: it is no surface, or holds NaN.
-    """
+    """Return the content of a file of one mesh, which errors call ``what``, with its vertex colours."""
     if kind == "glb":
+        # Its colours are linear: trimesh would store display values, which viewers then show too bright.
         return glb_bytes(mesh, what)
     import trimesh
     from trimesh.exchange import obj, ply
@@ -136,16 +113,13 @@ def write_usd(
 
     Args:
         path: ends with .usdc (binary) or .usda (text).
-        meshes: one for each frame.
-        seconds: when each frame is shown, rising.
+        meshes: at least one, each with the seconds at which it is shown, rising.
         fps: time codes per second; the program that opens the file steps at this rate.
-        overwrite: replace an existing file.
 
     Raises:
         ModuleNotFoundError: the optional package usd-core is missing.
-        FileExistsError: ``path`` exists and ``overwrite`` is off.
+        FileExistsError, OSError: what `write_file` says.
         ValueError: a frame that is no surface or holds NaN.
-        OSError: the disk is full or read-only; the text says what to do.
     """
     path = Path(path)
     for i, mesh in enumerate(meshes):

@@ -27,12 +27,10 @@ _WORLD_FRAME = "x right, y up, z towards the input camera: our world, which is g
 def gaussians_at(scene: Gaussians, time: float | None) -> GaussiansAt:
     """Return a scene's Gaussians in the world, where its path puts them, float32 on the CPU.
 
-    Args:
-        scene: the Gaussians.
-        time: in 0..1; None: where they are before they move, about the origin.
+    Without a time, in 0..1, they are where they are before they move, about the origin.
 
     Raises:
-        ValueError: a time outside 0..1, no Gaussians, numbers that are not finite.
+        ValueError: a time outside 0..1, or what `checked` says.
     """
     if time is not None and not 0 <= time <= 1:
         raise ValueError(f"Expected a time in 0..1; got {time:g}.")
@@ -42,8 +40,7 @@ def gaussians_at(scene: Gaussians, time: float | None) -> GaussiansAt:
 def checked(gaussians: GaussiansAt) -> GaussiansAt:
     """Return Gaussians as float32 on the CPU, their quaternions of unit length.
 
-    Raises:
-        ValueError: none at all, numbers that are not finite, scales or opacities out of range.
+    Raises ValueError if there are none, for numbers that are not finite, scales or opacities out of range.
     """
     if not len(gaussians.means):
         raise ValueError("Expected at least one Gaussian to write; the scene is empty. Fit it again.")
@@ -88,7 +85,6 @@ def splat_ply(gaussians: GaussiansAt) -> bytes:
     In the file's columns: x y z; nx ny nz, always 0; f_dc, the colour as (c - 1/2) / Y_00; opacity as logit;
     scale as natural logarithm; rot as unit quaternion wxyz. There is no f_rest, as the colours are the same
     from everywhere. The axes are those of 3DGS (`in_splat_frame`: +y down), which viewers turn upright.
-
     Source: Kerbl et al. 2023, the layout of its released code.
     """
     own = in_splat_frame(checked(gaussians))
@@ -116,7 +112,6 @@ def splat_glb(gaussians: GaussiansAt) -> bytes:
 
     Attributes: POSITION; ROTATION as xyzw; SCALE, linear; OPACITY in 0..1; SH_DEGREE_0_COEF_0, the colour as
     (c - 1/2) / Y_00 in sRGB; and COLOR_0, linear RGB and opacity, for programs that know only points.
-
     Source: the Khronos text of KHR_gaussian_splatting, 2026.
     """
     own, container = checked(gaussians), GLBContainer()
@@ -150,7 +145,6 @@ def splat_rows(gaussians: GaussiansAt) -> bytes:
     A row: position and scales, 3 float32 each, little endian; colour and opacity, 4 bytes; the unit
     quaternion wxyz, 4 bytes, each round(128 q + 128). The order is by volume times opacity, so that a viewer
     that has read a part of the file shows the best of it. The axes are those of 3DGS, as in the PLY file.
-
     Source: the format of antimatter15/splat.
     """
     own = in_splat_frame(checked(gaussians))
@@ -191,16 +185,9 @@ def write_splat_sequence(
     kind: str = "ply",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write ``splat_00000.ply`` and so on; see `write_sequence`.
+    """Write Gaussians of our world in one of `SPLAT_KINDS`, one set per time, as `write_sequence` does.
 
-    Args:
-        folder, times, fps, overwrite: as there.
-        frames: the Gaussians in our world, one per time: ``(gaussians_at(scene, t) for t in times)``.
-        kind: ply, splat or glb.
-
-    Raises:
-        FileExistsError, OSError: as there.
-        ValueError: what `checked` says.
+    Raises ValueError as `checked` does.
     """
     return write_sequence(
         folder,
@@ -231,15 +218,7 @@ def write_trajectories(
     - ``shifts`` [T, 3] float64: the object's own path, already in ``means``; 0 where it has none.
     - ``times`` [T] float64 in 0..1, rising, and ``fps``, float64: frames per second of the scene's clip.
 
-    Args:
-        path: of the file.
-        scene: the Gaussians.
-        times: [T] in 0..1, rising.
-        overwrite: replace a file that is there.
-
-    Raises:
-        FileExistsError, OSError: what `write_file` says.
-        ValueError: what `gaussians_at` says.
+    Errors are those of `gaussians_at` and `write_file`.
     """
     canonical = gaussians_at(scene, None)
     frames = [gaussians_at(scene, time) for time in times]

@@ -27,17 +27,11 @@ _RESOLUTIONS = (16, 512)
 
 @dataclass(frozen=True)
 class DensityGrid:
-    """Densities on a grid of cubes; beyond its border there is nothing.
+    """Densities on a grid of cubes; beyond its border there is nothing."""
 
-    Args:
-        values: [X, Y, Z] float32 on the CPU, 0 on the border.
-        low: [3] the world place of entry 0, 0, 0.
-        step: world units between neighbours.
-    """
-
-    values: Tensor
-    low: Tensor
-    step: float
+    values: Tensor  # [X, Y, Z] float32 on the CPU, 0 on the border
+    low: Tensor  # [3] the world place of entry 0, 0, 0
+    step: float  # world units between neighbours
 
     def at(self, points: Tensor) -> Tensor:
         """Return the densities at world points [..., 3], linear between the grid's, [...]."""
@@ -51,12 +45,7 @@ class DensityGrid:
 
 
 def density_grid(scene: Scene4D, time: float, resolution: int) -> DensityGrid:
-    """Return the scene's densities on a grid over its bounds at a time.
-
-    Args:
-        scene: to be looked at.
-        time: in 0..1.
-        resolution: steps along the longest side of the bounds, 16 to 512.
+    """Return the scene's densities on a grid over its bounds, ``resolution`` steps along the longest side.
 
     Raises:
         ValueError: a resolution out of range, nothing at this time, densities that are not finite.
@@ -157,8 +146,7 @@ def surface_at(
     """Return the surface of a scene at a time, closed and turned outwards, with the scene's colours.
 
     Args:
-        scene: to be looked at.
-        time: in 0..1.
+        scene, time: to be looked at, in 0..1.
         resolution: steps of the grid along the longest side of the object, 16 to 512.
         faces: triangles at most.
         smoothing: iterations of Taubin's filter; 0: none.
@@ -190,14 +178,12 @@ def surface_at(
 
 
 def surface_colours(scene: Scene4D, time: float, vertices: Tensor, faces: Tensor, depth: float) -> Tensor:
-    """Return a scene's colours at a time, [N, 3] in 0..1, a little below a surface, where it is sure of them.
+    """Return a scene's colours, [N, 3] in 0..1, a little below a surface, where it is sure of them.
 
     Args:
-        scene: to be looked at.
-        time: in 0..1.
-        vertices: [N, 3] world units.
-        faces: [F, 3].
-        depth: world units.
+        scene, time: to be looked at, in 0..1.
+        vertices, faces: [N, 3] and [F, 3] of the surface.
+        depth: how far below, world units.
     """
     inward = torch.from_numpy(vertex_normals(vertices.double().numpy(), faces.numpy())).float()
     return scene.colours(vertices - depth * inward, time).cpu().float().clamp(0, 1)
@@ -213,12 +199,7 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def welded_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Return unit normals [N, 3] float32, the same for vertices at one place: a texture's seams do not show.
-
-    Args:
-        vertices: [N, 3].
-        faces: [F, 3].
-    """
+    """Return unit normals [N, 3] float32, the same for vertices at one place: no seam of a texture shows."""
     places, index = np.unique(vertices.double().numpy(), axis=0, return_inverse=True)
     index = index.reshape(-1)
     return torch.from_numpy(vertex_normals(places, index[faces.numpy()])[index]).float()

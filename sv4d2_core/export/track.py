@@ -38,17 +38,11 @@ _MEMORY = 0.3
 
 
 class Surface(NamedTuple):
-    """Points spread over a mesh.
+    """Points spread over a mesh."""
 
-    Args:
-        points: [P, 3] world units.
-        normals: [P, 3] unit, outward.
-        colours: [P, 3] in 0..1.
-    """
-
-    points: np.ndarray
-    normals: np.ndarray
-    colours: np.ndarray
+    points: np.ndarray  # [P, 3] world units
+    normals: np.ndarray  # [P, 3] unit, outward
+    colours: np.ndarray  # [P, 3] in 0..1
 
     def features(self, size: float) -> np.ndarray:
         """Return what nearest points are looked for by, [P, 9] world units, for an object of a size."""
@@ -107,13 +101,9 @@ _FARTHEST_OF_PROJECTION = 0.03
 
 
 def projected(vertices: np.ndarray, faces: np.ndarray, target: Surface, size: float) -> np.ndarray:
-    """Return the vertices of a mesh moved along their normals onto a surface, [N, 3].
+    """Return vertices [N, 3] of faces [F, 3] moved along their normals onto a dense surface near them.
 
-    Args:
-        vertices: [N, 3] world units, near the surface.
-        faces: [F, 3].
-        target: the surface, densely.
-        size: of the object, world units.
+    ``size`` of the object and all places are in world units.
     """
     from scipy.spatial import KDTree
 
@@ -154,20 +144,13 @@ _STEADINESS = 0.05
 
 @dataclass(frozen=True)
 class Tracked:
-    """A mesh that moves, and how far it is from the surfaces that it should lie on.
-
-    Args:
-        animation: the mesh, one set of positions per frame.
-        deviation: [T] mean distance between the mesh and the frame's own surface, both ways, in shares of
-            the diagonal of the largest frame's box.
-        frames: T meshes, the frames' own surfaces.
-        anchor: the frame that the mesh was taken from.
-    """
+    """A mesh that moves, and how far it is from the surfaces that it should lie on."""
 
     animation: MeshAnimation
+    # [T] mean distances to the frames' own surfaces, both ways, in shares of the largest frame's diagonal.
     deviation: tuple[float, ...]
-    frames: tuple[Mesh, ...]
-    anchor: int
+    frames: tuple[Mesh, ...]  # the frames' own surfaces
+    anchor: int  # the frame that the mesh was taken from
 
     @property
     def follows(self) -> bool:
@@ -214,14 +197,10 @@ def track(
     template = frames[anchor]
     positions = _Tracker(scene, times, frames, anchor).positions(advance)
     depth = float((template.vertices.amax(0) - template.vertices.amin(0)).max()) / resolution
-    colours = torch.stack(
-        [
-            surface_colours(scene, time, at, template.faces, depth)
-            for time, at in zip(times, positions, strict=True)
-        ]
-    ).mean(0)
+    frames_at = zip(times, positions, strict=True)
+    colours = [surface_colours(scene, time, at, template.faces, depth) for time, at in frames_at]
     duration = max(scene.n_frames - 1, 1) / scene.fps
-    animation = MeshAnimation(positions, template.faces, colours, times, duration)
+    animation = MeshAnimation(positions, template.faces, torch.stack(colours).mean(0), times, duration)
     size = max(diagonal(frame) for frame in frames)
     deviation = tuple(
         _both_ways(*(spread_points(mesh, _MEASURING).points for mesh in (animation.at(t), frame))) / size
@@ -287,13 +266,10 @@ class _Tracker:
         self.poses[frame] = self._registered(start, frame, _STEPS, _STIFFNESS, start.nodes, 0.0)
 
     def _steady(self, frame: int) -> None:
-        """Draw a frame to where its neighbours want it, as far as its surface lets it.
-
-        The nodes are drawn to a smooth curve through the neighbours: a cubic through two frames on either
-        side, which lets motion turn; at the ends a line.
-        """
+        """Draw a frame to where its neighbours want it, as far as its surface lets it."""
         if frame == self.anchor or not 0 < frame < len(self.times) - 1:
             return
+        # A cubic through two frames on either side, which lets motion turn; at the ends a line.
         places = self.poses[frame - 1].nodes + self.poses[frame + 1].nodes
         if 1 < frame < len(self.times) - 2:
             places = (4 * places - self.poses[frame - 2].nodes - self.poses[frame + 2].nodes) / 6
@@ -309,7 +285,7 @@ class _Tracker:
         frame: int,
         steps: int,
         stiffness: tuple[float, float],  # of the first and the last step
-        places: np.ndarray,  # [M, 3] where the nodes are drawn to
+        places: np.ndarray,  # [M, 3] where the nodes are drawn to, so strongly:
         steadiness: float,
     ) -> Pose:
         """Return the pose in which the mesh lies on a frame's surface."""
@@ -344,30 +320,19 @@ _POINTS = 20_000
 
 
 class Coherence(NamedTuple):
-    """Mean accelerations, world units per frame squared, and the largest of a vertex.
+    """Accelerations, world units per frame squared."""
 
-    Args:
-        tracked: of the vertices of a mesh that moves.
-        nearest: of the points of every frame's own mesh that are nearest to those vertices.
-        largest: of any vertex at any frame; a jump stands out.
-    """
-
-    tracked: float
-    nearest: float
-    largest: float
+    tracked: float  # mean of the vertices of a mesh that moves
+    nearest: float  # mean of the points of every frame's own mesh that are nearest to those vertices
+    largest: float  # of any vertex at any frame; a jump stands out
 
 
 def coherence(animation: MeshAnimation, frames: Sequence[Mesh]) -> Coherence | None:
     """Return how far vertices leave a straight and even way, tracked and frame by frame; None below 3 frames.
 
-    The acceleration at frame t is |x(t + 1) - 2 x(t) + x(t - 1)|, averaged over vertices and frames. A mesh
-    made anew for every frame trembles, since its surface lies a little differently each time; its figure
-    is taken at the points nearest to the tracked vertices, which leaves out where its own vertices are.
-    Frames are taken as evenly spaced.
-
-    Args:
-        animation: T frames.
-        frames: T meshes, of any topology.
+    The acceleration at frame t is |x(t + 1) - 2 x(t) + x(t - 1)|, averaged over vertices and frames, which
+    are taken as evenly spaced. A mesh made anew for every frame trembles, since its surface lies a little
+    differently each time; its figure is taken at the points nearest to the tracked vertices.
     """
     if len(frames) < 3:
         return None
@@ -378,15 +343,12 @@ def coherence(animation: MeshAnimation, frames: Sequence[Mesh]) -> Coherence | N
 
 
 def _nearest(positions: np.ndarray, mesh: Mesh) -> np.ndarray:
-    """Return the points [N, 3] of a mesh that are nearest to others.
-
-    They lie on the plane through the nearest of points spread over the mesh. Those points themselves would
-    tremble by the gaps between them, more than any surface does.
-    """
+    """Return the points [N, 3] of a mesh that are nearest to others."""
     from scipy.spatial import KDTree
 
     spread = spread_points(mesh, _POINTS)
     index = KDTree(spread.points).query(positions)[1]
     normals = spread.normals[index]
+    # On the plane through the spread point: the points themselves tremble by the gaps between them.
     heights = ((positions - spread.points[index]) * normals).sum(1, keepdims=True)
     return positions - heights * normals

@@ -21,21 +21,14 @@ _LARGEST_SHARE = 1e-3
 class ViewerCamera:
     """One perspective camera.
 
-    Args:
-        position: where it stands, world units.
-        target: the point that it looks at, world units.
-        fov_deg: vertical field of view at zoom 1, degrees.
-        zoom: factor on the focal length.
-        quaternion_xyzw: rotation from the camera's axes to the world's; None: upright, looking at the target.
-
-    Raises:
-        ValueError: numbers that are not finite or out of range, a target where the camera stands.
+    Raises ValueError for numbers that are not finite or out of range, a target where the camera stands.
     """
 
-    position: tuple[float, float, float]
-    target: tuple[float, float, float]
-    fov_deg: float
-    zoom: float = 1.0
+    position: tuple[float, float, float]  # world units
+    target: tuple[float, float, float]  # the point that it looks at, world units
+    fov_deg: float  # vertical field of view at zoom 1, degrees
+    zoom: float = 1.0  # factor on the focal length
+    # Rotation from the camera's axes to the world's; None: upright, looking at the target.
     quaternion_xyzw: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -76,18 +69,12 @@ class ViewerCamera:
 class Placement:
     """Where a viewer has put a model: world = rotation (scale x model) + position.
 
-    Args:
-        position: world units.
-        quaternion_xyzw: rotation from the model's axes to the world's.
-        scale: along the model's axes; only one factor for all can be taken back.
-
-    Raises:
-        ValueError: numbers that are not finite, scales that differ or are not above 0.
+    Raises ValueError for numbers that are not finite, scales that differ or are not above 0.
     """
 
-    position: tuple[float, float, float]
-    quaternion_xyzw: tuple[float, float, float, float]
-    scale: tuple[float, float, float]
+    position: tuple[float, float, float]  # world units
+    quaternion_xyzw: tuple[float, float, float, float]  # rotation from the model's axes to the world's
+    scale: tuple[float, float, float]  # along the model's axes; only one factor for all can be taken back
 
     def __post_init__(self) -> None:
         numbers = (*self.position, *self.quaternion_xyzw, *self.scale)
