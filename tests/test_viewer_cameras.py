@@ -14,6 +14,8 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.viewer_cameras import Placement, ViewerCamera, from_viewer, to_viewer
 
 ORBIT = Cameras((0, 10, -20, 35), (0, 60, 130, 275), radius=2.3, fov_deg=40.0, input_elevation_deg=15)
+CAMERA = ViewerCamera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), 40.0)
+PLACEMENT = Placement((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 1.0))
 
 
 def close_cameras(actual: Cameras, expected: Cameras, tolerance=1e-7):
@@ -62,17 +64,6 @@ def test_rounding_to_single_precision_costs_less_than_a_ten_thousandth_of_a_degr
     close_cameras(from_viewer(single), ORBIT, tolerance=1e-4)
 
 
-def test_cameras_go_around_their_target_wherever_it_is():
-    def moved(point):
-        return tuple(x + d for x, d in zip(point, (3.0, -0.5, 7.0), strict=True))
-
-    viewer = [
-        replace(camera, position=moved(camera.position), target=moved(camera.target))
-        for camera in to_viewer(ORBIT)
-    ]
-    close_cameras(from_viewer(viewer), ORBIT)
-
-
 def test_the_first_camera_is_the_input_view_wherever_it_stands():
     viewer = to_viewer(Cameras((0, 5, -10), (0, 30, 100), input_elevation_deg=20))
     close_cameras(
@@ -100,23 +91,32 @@ def test_from_the_front_one_camera_is_a_novel_view():
     torch.testing.assert_close(above.c2w_opengl()[1], ORBIT.c2w_opengl()[3])
 
 
-@pytest.mark.parametrize("front", [None, 15.0])
-def test_a_model_that_was_placed_is_seen_as_in_its_file(front):
-    model = Placement((1.0, 2.5, -3.0), rotation_about("y", 50), (2.5, 2.5, 2.5))
-    turn = Rotation.from_quat(model.quaternion_xyzw)
+def placed(model: Placement) -> list[ViewerCamera]:
+    """Return the cameras of the orbit, in a world in which its model was placed."""
+    turn, scale = Rotation.from_quat(model.quaternion_xyzw), model.scale[0]
 
-    def placed(point: tuple) -> tuple:
-        return tuple((2.5 * turn.apply(point) + model.position).tolist())
+    def moved(point: tuple) -> tuple:
+        return tuple((scale * turn.apply(point) + model.position).tolist())
 
-    viewer = [
+    return [
         replace(
             camera,
-            position=placed(camera.position),
-            target=placed(camera.target),
+            position=moved(camera.position),
+            target=moved(camera.target),
             quaternion_xyzw=times(model.quaternion_xyzw, camera.quaternion_xyzw),
         )
         for camera in to_viewer(ORBIT)
     ]
+
+
+def test_cameras_go_around_their_target_wherever_it_is():
+    close_cameras(from_viewer(placed(replace(PLACEMENT, position=(3.0, -0.5, 7.0)))), ORBIT)
+
+
+@pytest.mark.parametrize("front", [None, 15.0])
+def test_a_model_that_was_placed_is_seen_as_in_its_file(front):
+    model = Placement((1.0, 2.5, -3.0), rotation_about("y", 50), (2.5, 2.5, 2.5))
+    viewer = placed(model)
     seen = from_viewer(viewer[0 if front is None else 1 :], front_elevation_deg=front, model=model)
     close_cameras(seen, ORBIT)
     # Without it the cameras are about the world, 2.5 times as far away.
@@ -177,10 +177,6 @@ def test_a_view_from_the_pole_is_refused(top):
     pole = ViewerCamera((0.0, 2.3 * top, 0.0), (0.0, 0.0, 0.0), 40.0)
     with pytest.raises(ValueError, match=r"between -90 and 90 degrees; got .*90"):
         from_viewer([to_viewer(ORBIT)[0], pole])
-
-
-CAMERA = ViewerCamera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), 40.0)
-PLACEMENT = Placement((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(

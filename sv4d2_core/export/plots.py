@@ -263,13 +263,17 @@ def rig_picture(cameras: Cameras) -> Image.Image:
     middle = (low + high) / 2
     axes.set_xlim(middle[0] - half[0], middle[0] + half[0])
     axes.set_ylim(middle[1] - half[1], middle[1] + half[1])
-    _draw_rig(axes, cameras, eyes, paths)
+    colours = [_INPUT, *[_NOVEL] * cameras.n_views]
+    _draw_rig_lines(axes, cameras, eyes, colours, paths)
+    _draw_rig_bodies(axes, cameras, eyes, colours)
     _write_rig_table(axes_at(figure, 0, scene_height, _RIG_WIDTH, (rows + 2) * _TABLE_ROW), cameras, rows)
     return as_image(figure)
 
 
-def _draw_rig(axes: Axes, cameras: Cameras, eyes: NDArray, paths: Sequence[NDArray]) -> None:
-    """Draw the floor, the lines to the cameras, and cube and cameras, what is nearer over what is farther."""
+def _draw_rig_lines(
+    axes: Axes, cameras: Cameras, eyes: NDArray, colours: Sequence[str], paths: Sequence[NDArray]
+) -> None:
+    """Draw the floor, at the height of the object's middle, and how the cameras stand above or below it."""
 
     def line(points: NDArray, colour: str, width: float = 1.2, alpha: float = 1.0) -> None:
         axes.plot(*_seen(points)[:, :2].T, color=colour, linewidth=width, alpha=alpha, zorder=1)
@@ -280,7 +284,6 @@ def _draw_rig(axes: Axes, cameras: Cameras, eyes: NDArray, paths: Sequence[NDArr
         line(np.outer([0.97, 1.03], _on_sphere(azimuth, 0)), _LINE)
     for path in paths:
         line(path, _NOVEL, alpha=0.45)
-    colours = [_INPUT, *[_NOVEL] * cameras.n_views]
     absolute = np.array(cameras.elevations_deg) + cameras.input_elevation_deg
     centre = np.zeros(3)
     for azimuth, elevation, eye, colour in zip(cameras.azimuths_deg, absolute, eyes, colours, strict=True):
@@ -288,6 +291,10 @@ def _draw_rig(axes: Axes, cameras: Cameras, eyes: NDArray, paths: Sequence[NDArr
             line(_on_sphere(azimuth, np.linspace(0, elevation, 24)), colour, alpha=0.35)
             line(np.stack([centre, _on_sphere(azimuth, 0)]), _LINE, 0.8)
         line(np.stack([centre, eye]), colour, 0.9, 0.28)
+
+
+def _draw_rig_bodies(axes: Axes, cameras: Cameras, eyes: NDArray, colours: Sequence[str]) -> None:
+    """Draw the object as cube and each camera as pyramid and number, what is nearer over what is farther."""
 
     def polygon(corners: NDArray, face: Any, edge: str) -> None:
         x, y, distance = _seen(corners).T
@@ -309,14 +316,10 @@ def _draw_rig(axes: Axes, cameras: Cameras, eyes: NDArray, paths: Sequence[NDArr
         for side in (*(np.stack([eye, corners[i - 1], corners[i]]) for i in range(4)), corners):
             polygon(side, (colour, 0.25), colour)
         x, y, distance = _seen(eye * (1 + (_BADGE - 1) * spread))
-        size = 11 * max(spread, _SMALLEST_BADGE)
-        axes.plot(
-            x, y, "o", color=colour, markersize=2.5 * size, markeredgecolor="white", zorder=12 - distance
-        )
+        size, order = 11 * max(spread, _SMALLEST_BADGE), 12 - distance
+        axes.plot(x, y, "o", color=colour, markersize=2.5 * size, markeredgecolor="white", zorder=order)
         name = "in" if view == 0 else str(view)
-        axes.text(
-            x, y, name, size=size, color="white", ha="center", va="center_baseline", zorder=12 - distance
-        )
+        axes.text(x, y, name, size=size, color="white", ha="center", va="center_baseline", zorder=order)
 
 
 def _rig_paths(cameras: Cameras) -> list[NDArray]:
@@ -350,21 +353,18 @@ def _write_rig_table(axes: Axes, cameras: Cameras, rows: int) -> None:
     axes.set_axis_off()
     axes.set_xlim(0, _RIG_WIDTH)
     axes.set_ylim(rows + 2, 0)
-    lines = [
-        ("input" if v == 0 else str(v), f"az {round(azimuth, 1):g}°   el {round(elevation, 1):g}°")
-        for v, (azimuth, elevation) in enumerate(
-            zip(cameras.azimuths_deg, cameras.elevations_deg, strict=True)
-        )
-    ]
+    angles = zip(cameras.azimuths_deg, cameras.elevations_deg, strict=True)
+    written = [f"az {round(azimuth, 1):g}°   el {round(elevation, 1):g}°" for azimuth, elevation in angles]
+    lines = [*zip(["input", *map(str, range(1, len(written)))], written, strict=True)]
     room = rows * _TABLE_COLUMNS
     if len(lines) > room:
         lines = [*lines[: room - 1], ("...", f"and {len(lines) - room + 1} more")]
-    for place, (name, angles) in enumerate(lines):
+    for place, (name, words) in enumerate(lines):
         column, row = divmod(place, rows)
         left = 18 + column * (_RIG_WIDTH - 36) / _TABLE_COLUMNS
         colour = _INPUT if name == "input" else _NOVEL
         axes.text(left, row + 0.5, name, size=12, color=colour, va="center")
-        axes.text(left + 58, row + 0.5, angles, size=12, va="center")
+        axes.text(left + 58, row + 0.5, words, size=12, va="center")
     axes.plot([18, _RIG_WIDTH - 18], [rows + 0.33] * 2, color=_LINE, linewidth=0.8)
     common = (
         f"radius {cameras.radius:g}   field of view {cameras.fov_deg:.4g}°   "

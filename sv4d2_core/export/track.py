@@ -195,15 +195,16 @@ def track(
         advance()
     anchor = len(times) // 2
     template = frames[anchor]
-    positions = _Tracker(scene, times, frames, anchor).positions(advance)
+    tracker = _Tracker(scene, times, frames, anchor)
+    positions = tracker.positions(advance)
     depth = float((template.vertices.amax(0) - template.vertices.amin(0)).max()) / resolution
     frames_at = zip(times, positions, strict=True)
     colours = [surface_colours(scene, time, at, template.faces, depth) for time, at in frames_at]
     duration = max(scene.n_frames - 1, 1) / scene.fps
     animation = MeshAnimation(positions, template.faces, torch.stack(colours).mean(0), times, duration)
-    size = max(diagonal(frame) for frame in frames)
     deviation = tuple(
-        _both_ways(*(spread_points(mesh, _MEASURING).points for mesh in (animation.at(t), frame))) / size
+        _both_ways(*(spread_points(mesh, _MEASURING).points for mesh in (animation.at(t), frame)))
+        / tracker.size
         for t, frame in enumerate(frames)
     )
     return Tracked(animation, deviation, tuple(frames), anchor)
