@@ -202,12 +202,11 @@ def track(
     colours = [surface_colours(scene, time, at, template.faces, depth) for time, at in frames_at]
     duration = max(scene.n_frames - 1, 1) / scene.fps
     animation = MeshAnimation(positions, template.faces, torch.stack(colours).mean(0), times, duration)
-    deviation = tuple(
-        _both_ways(*(spread_points(mesh, _MEASURING).points for mesh in (animation.at(t), frame)))
-        / tracker.size
-        for t, frame in enumerate(frames)
-    )
-    return Tracked(animation, deviation, tuple(frames), anchor)
+    deviation = []
+    for t, frame in enumerate(frames):
+        own, other = (spread_points(mesh, _MEASURING).points for mesh in (animation.at(t), frame))
+        deviation.append(_both_ways(own, other) / tracker.size)
+    return Tracked(animation, tuple(deviation), tuple(frames), anchor)
 
 
 class _Tracker:
