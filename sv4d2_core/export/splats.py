@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from ..files import write_file
-from ..scene.gaussians import Gaussians
-from ..scene.splatting import GaussiansAt
+from ..scene.gaussians.gaussians import Gaussians
+from ..scene.gaussians.splatting import GaussiansAt
 from ..video.pictures import to_bytes
 from .glb import ARRAY_BUFFER, GLBContainer, linear_colours
 from .sequences import write_sequence
