@@ -16,7 +16,7 @@ from plyfile import PlyData
 
 from sv4d2_core.export.animations import write_pngs
 from sv4d2_core.export.mesh import Mesh
-from sv4d2_core.export.sequences import SEQUENCE_KINDS, write_mesh_sequence, write_usd
+from sv4d2_core.export.sequences import write_mesh_sequence, write_usd
 
 sys.path.insert(0, str(Path(__file__).parent / "three"))
 bending = importlib.import_module("bending")
@@ -53,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("kind", SEQUENCE_KINDS)
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
 def test_trimesh_reads_each_frame(tmp_path, kind):
     meshes = changing_meshes()
     files = write_mesh_sequence(tmp_path / "out", iter(meshes), TIMES, FPS, kind=kind)

@@ -11,7 +11,6 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.splats import (
-    SPLAT_KINDS,
     checked,
     gaussians_at,
     in_splat_frame,
@@ -213,7 +212,7 @@ def test_the_glb_has_the_attributes_of_the_khronos_extension(tmp_path, gaussians
     np.testing.assert_allclose(encoded, own.colours, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", SPLAT_KINDS)
+@pytest.mark.parametrize("kind", WRITERS)
 def test_a_sequence_is_one_file_per_time(tmp_path, scene, kind):
     frames = (gaussians_at(scene, time) for time in TIMES)
     made = write_splat_sequence(tmp_path / "out", frames, TIMES, 12.5, kind=kind)

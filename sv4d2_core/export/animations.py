@@ -20,7 +20,7 @@ from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
 from .sequences import SEQUENCE_FILE
 
-_SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
+SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
 # Constant quality, from 0, lossless, to 63. The second encoder, of the alpha, takes the same.
 _WEBM_OPTIONS = {"crf": "15", "b:v": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4"}
 
@@ -57,7 +57,7 @@ def write_pngs(
     folder = Path(folder)
     _check_finite(images, opacity)
     recover(folder)
-    existing = replaceable(folder, SEQUENCE_FILE, _SEQUENCE_NAMES, overwrite)
+    existing = replaceable(folder, SEQUENCE_FILE, SEQUENCE_NAMES, overwrite)
     names = [*(f"{n:05d}.png" for n in range(len(images))), SEQUENCE_FILE]
     with all_or_nothing(folder, existing, SEQUENCE_FILE, 4 * images[..., 0].numel()) as staging:
         write_frames(staging, images if opacity is None else with_alpha(images, opacity))

@@ -18,7 +18,7 @@ from .glb import glb_bytes
 from .mesh import Mesh, check_surface, srgb_to_linear
 
 SEQUENCE_FILE = "sequence.json"
-SEQUENCE_KINDS = ("glb", "obj", "ply")
+NAMES = re.compile(r"sequence\.json|mesh_\d{5}\.(?:glb|obj|ply)")
 # Of a frame that is not known yet, for the text about a full disk.
 _TYPICAL_BYTES = 3_000_000
 
@@ -31,7 +31,7 @@ def write_sequence(
     *,
     stem: str,
     kind: str,
-    kinds: Sequence[str],
+    own_names: re.Pattern[str],
     overwrite: bool,
     **about: str,
 ) -> list[Path]:
@@ -42,7 +42,7 @@ def write_sequence(
         contents: of the files, one per time; taken one by one, so that one is in memory at a time.
         times: [T] in 0..1, rising.
         fps: frames per second at which to play them.
-        kinds: suffixes of earlier sequences that this one may replace.
+        own_names: of the entries that such sequences may have, and that this one may replace.
         about: what else ``sequence.json`` says.
 
     Raises:
@@ -51,7 +51,6 @@ def write_sequence(
     """
     folder = Path(folder)
     recover(folder)
-    own_names = re.compile(rf"sequence\.json|{stem}_\d{{5}}\.({'|'.join(kinds)})")
     existing = replaceable(folder, SEQUENCE_FILE, own_names, overwrite)
     files = [f"{stem}_{i:05d}.{kind}" for i in range(len(times))]
     names = [*files, SEQUENCE_FILE]
@@ -72,13 +71,13 @@ def write_mesh_sequence(
     kind: str = "glb",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write meshes with vertex colours in one of `SEQUENCE_KINDS`, one per time, as `write_sequence` does.
+    """Write meshes with vertex colours as glb, obj or ply, one per time, as `write_sequence` does.
 
     Raises ValueError if one is no surface or holds NaN.
     """
     contents = (mesh_bytes(mesh, kind, f"mesh of frame {i}") for i, mesh in enumerate(meshes))
     return write_sequence(
-        folder, contents, times, fps, stem="mesh", kind=kind, kinds=SEQUENCE_KINDS, overwrite=overwrite
+        folder, contents, times, fps, stem="mesh", kind=kind, own_names=NAMES, overwrite=overwrite
     )
 
 

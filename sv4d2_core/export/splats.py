@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -172,8 +173,8 @@ def write_splat(path: str | Path, gaussians: GaussiansAt, *, overwrite: bool = F
     return write_file(Path(path), splat_rows(gaussians), overwrite)
 
 
+NAMES = re.compile(r"sequence\.json|splat_\d{5}\.(ply|splat|glb)")
 _CONTENTS = {"ply": splat_ply, "splat": splat_rows, "glb": splat_glb}
-SPLAT_KINDS = tuple(_CONTENTS)
 
 
 def write_splat_sequence(
@@ -185,7 +186,7 @@ def write_splat_sequence(
     kind: str = "ply",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write Gaussians of our world in one of `SPLAT_KINDS`, one set per time, as `write_sequence` does.
+    """Write Gaussians of our world as ply, splat or glb, one set per time, as `write_sequence` does.
 
     Raises ValueError as `checked` does.
     """
@@ -196,7 +197,7 @@ def write_splat_sequence(
         fps,
         stem="splat",
         kind=kind,
-        kinds=SPLAT_KINDS,
+        own_names=NAMES,
         overwrite=overwrite,
         axes=_WORLD_FRAME if kind == "glb" else _SPLAT_FRAME,
     )
