@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.data.reader import numbered_file, numbered_folder
-from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, srgb_to_linear
+from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, Texture, bake_texture, srgb_to_linear
 from ..sv4d2_core.export.scene_export import (
     VIEWS_FORMATS,
     Exported,
@@ -27,7 +27,6 @@ from ..sv4d2_core.export.scene_export import (
 )
 from ..sv4d2_core.export.splats import SH_0, gaussians_at, in_splat_frame
 from ..sv4d2_core.export.surface import welded_normals
-from ..sv4d2_core.export.texture import Texture, bake_texture
 from ..sv4d2_core.export.track import track
 from ..sv4d2_core.scene.scene import Scene4D, even_times
 from ..sv4d2_core.views import ViewGrid
