@@ -30,7 +30,7 @@ def block(core, moving_block):
 @pytest.fixture(scope="module")
 def ball(core):
     """Return a scene of Gaussians, a still ball."""
-    gaussians = core("scene.gaussians")
+    gaussians = core("scene.gaussians.gaussians")
     points = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
     means = 0.25 * torch.nn.functional.normalize(points, dim=-1)
     canonical = gaussians.CanonicalGaussians(means, 0.04, 0.9, torch.tensor([COLOUR]).expand(80, 3))

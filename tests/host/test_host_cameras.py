@@ -196,7 +196,7 @@ class TestCameraInfoToCameras:
 @pytest.fixture(scope="module")
 def scene(core, cameras):
     """Return a still scene of coloured Gaussians, seen from our cameras."""
-    gaussians = core("scene.gaussians")
+    gaussians = core("scene.gaussians.gaussians")
     draw = torch.Generator().manual_seed(0)
     means = torch.rand(60, 3, generator=draw) - 0.5
     colours = torch.rand(60, 3, generator=draw)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..views import ViewGrid
-from .config import RefineConfig
-from .hull import Occupancy, hull_pixels
-from .losses import depth_smoothness, dissimilarity, normal_consistency, normal_smoothness
+from ...views import ViewGrid
+from ..geometry.hull import Occupancy, hull_pixels
+from ..losses import depth_smoothness, dissimilarity, normal_consistency, normal_smoothness
+
+# Weights of the terms of a patch; a perceptual distance takes the place of 1 - SSIM.
+_WEIGHT_SSIM = _WEIGHT_PERCEPTUAL = 0.1
+_WEIGHT_DEPTH, _WEIGHT_NORMAL_SMOOTHNESS, _WEIGHT_NORMAL = 0.01, 0.02, 0.05
 
 
-@dataclass(frozen=True)
-class Rays:
+class Rays(NamedTuple):
     """R rays.
 
     Args:
@@ -33,12 +35,10 @@ class Rays:
 
     def at(self, index: Tensor) -> Rays:
         """Return some of the rays."""
-        times = None if self.times is None else self.times[index]
-        return Rays(self.origins[index], self.directions[index], self.frames[index], times)
+        return Rays(*(None if part is None else part[index] for part in self))  # pyright: ignore
 
 
-@dataclass(frozen=True)
-class Targets:
+class Targets(NamedTuple):
     """What R rays should see.
 
     Args:
@@ -55,18 +55,12 @@ class Targets:
 
     def at(self, index: Tensor) -> Targets:
         """Return the targets of some of the rays."""
-        normals = None if self.normals is None else self.normals[index]
-        return Targets(self.colours[index], self.opacities[index], self.weights[index], normals)
+        return Targets(*(None if part is None else part[index] for part in self))  # pyright: ignore
 
     def as_patch(self, side: int) -> Targets:
         """Return the targets of side * side rays as one patch [1, side, side, ...]."""
         shape = (1, side, side)
-        return Targets(
-            self.colours.unflatten(0, shape),
-            self.opacities.unflatten(0, shape),
-            self.weights.unflatten(0, shape),
-            None if self.normals is None else self.normals.unflatten(0, shape),
-        )
+        return Targets(*(None if part is None else part.unflatten(0, shape) for part in self))  # pyright: ignore
 
 
 class RayPool:
@@ -121,7 +115,9 @@ class RayPool:
 
         Pictures without candidates borrow those of a neighbour, so that the number of rays stays the same.
         """
-        views = torch.stack([_draw_views(self._n_views, n_views, generator) for _ in frames])
+        novel = self._n_views - 1
+        views = [1 + torch.randperm(novel, generator=generator)[: max(n_views - 1, 0)] for _ in frames]
+        views = F.pad(torch.stack(views), (1, 0))
         pairs = (frames[:, None] * self._n_views + views).flatten()
         per_pair = max(count // len(pairs), 1)
         place = torch.rand(len(pairs), per_pair, generator=generator)
@@ -158,12 +154,6 @@ class RayPool:
         )
         normals = None if self._normals is None else self._normals[index]
         return rays, Targets(self._colours[index], self._opacities[index], self._weights[index], normals)
-
-
-def _draw_views(total: int, count: int, generator: torch.Generator) -> Tensor:
-    """Return ``count`` different views of ``total``, the input view 0 first."""
-    novel = 1 + torch.randperm(total - 1, generator=generator)[: max(count - 1, 0)]
-    return torch.cat([novel.new_zeros(1), novel])
 
 
 def box_span(origins: Tensor, directions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,43 +213,30 @@ def composite_on_white(weights: Tensor, colours: Tensor) -> tuple[Tensor, Tensor
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class PatchLoss:
-    """The loss of patches, as the weights of the settings say.
-
-    Args:
-        config: holds the weights.
-        perceptual: such as LPIPS; it takes the place of SSIM.
-    """
-
-    config: RefineConfig
-    perceptual: Perceptual | None = None
-
-    def __call__(
-        self,
-        colours: Tensor,  # [N, P, P, 3]
-        alpha: Tensor,  # [N, P, P]
-        depths: Tensor,  # [N, P, P] along the rays, world units
-        points: Tensor,  # [N, P, P, 3] where the depths lie in the world
-        target: Targets,  # of shape [N, P, P, ...]
-    ) -> Tensor:
-        """Return the sum of the terms."""
-        config, seen = self.config, alpha.detach()
-        solid = _with_neighbours(seen)
-        # A doubtful patch counts less as a whole.
-        trust = target.weights.mean()
-        if self.perceptual is not None:
-            structure = config.weight_perceptual * self.perceptual(colours, target.colours).mean()
-        else:
-            structure = config.weight_ssim * dissimilarity(colours, target.colours)
-        normals = surface_normals(points)
-        loss = trust * structure + config.weight_depth * depth_smoothness(depths, seen)
-        loss = loss + config.weight_normal_smoothness * normal_smoothness(normals, target.colours, solid)
-        if target.normals is not None:
-            known = target.normals.norm(dim=-1) > 0.5
-            given = normal_consistency(normals, target.normals, solid * known * target.weights)
-            loss = loss + config.weight_normal * given
-        return loss
+def patch_loss(
+    colours: Tensor,  # [N, P, P, 3]
+    alpha: Tensor,  # [N, P, P]
+    depths: Tensor,  # [N, P, P] along the rays, world units
+    points: Tensor,  # [N, P, P, 3] where the depths lie in the world
+    target: Targets,  # of shape [N, P, P, ...]
+    perceptual: Perceptual | None = None,
+) -> Tensor:
+    """Return the weighted sum of the terms that need pixels side by side."""
+    seen = alpha.detach()
+    solid = _with_neighbours(seen)
+    if perceptual is not None:
+        structure = _WEIGHT_PERCEPTUAL * perceptual(colours, target.colours).mean()
+    else:
+        structure = _WEIGHT_SSIM * dissimilarity(colours, target.colours)
+    normals = surface_normals(points)
+    # A doubtful patch counts less as a whole.
+    loss = target.weights.mean() * structure + _WEIGHT_DEPTH * depth_smoothness(depths, seen)
+    loss = loss + _WEIGHT_NORMAL_SMOOTHNESS * normal_smoothness(normals, target.colours, solid)
+    if target.normals is not None:
+        known = target.normals.norm(dim=-1) > 0.5
+        given = normal_consistency(normals, target.normals, solid * known * target.weights)
+        loss = loss + _WEIGHT_NORMAL * given
+    return loss
 
 
 def _with_neighbours(alpha: Tensor) -> Tensor:

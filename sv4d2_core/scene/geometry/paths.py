@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..video.crop import CropPath
-from .losses import second_difference
+from ...cameras import Cameras
+from ...video.crop import CropPath
+from ..losses import second_difference
 
 
 def frame_shares(times: Tensor, count: int) -> Tensor:

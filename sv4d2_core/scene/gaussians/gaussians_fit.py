@@ -8,20 +8,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..views import ViewGrid
-from .config import GaussiansConfig, RefineConfig
+from ...views import ViewGrid
+from ..config import RefineConfig
+from ..geometry.hull import HullDistance, Occupancy, visual_hull
+from ..losses import dissimilarity, mask_loss, second_difference, total_variation
+from ..schedule import Step, anchor_frame
 from .gaussians import CanonicalGaussians, Gaussians
-from .hull import HullDistance, Occupancy, visual_hull
-from .losses import alpha_entropy, dissimilarity, mask_loss, second_difference, total_variation
-from .schedule import Step, anchor_frame
 from .splat_torch import rotations
 from .splatting import GaussiansAt, splat
 
+# A Gaussian at the start: its opacity, and its scale in distances between neighbours.
+_OPACITY, _SCALE = 0.5, 0.7
+# The least and the largest scale along an axis, in scales at the start. Large flat ones look right from the
+# given views and wrong from others.
+_SMALLEST_SCALE, _LARGEST_SCALE = 0.2, 4.0
+# How much more a view counts for the colour at the start that faces the surface.
+_FACING_POWER = 4
+# Steps between two moves of dead Gaussians onto live ones, the share of stage 1 after which none moves any
+# more, and the opacity below which one counts as dead.
+_RELOCATE_EVERY, _RELOCATE_UNTIL, _DEAD_OPACITY = 200, 0.6, 0.01
 # Gaussians that may come to share one place in one move.
 _MOST_COPIES = 8
 _MAX_OPACITY = 0.99
 # How far copies stand apart, in scales of the original.
 _SPREAD = 0.5
+# Pictures that one step renders, out of the frames and views of its draw.
+_PICTURES_PER_STEP = 2
+# The share of the dynamic steps, from the first, in which only the motion is learnt; it keeps what is known
+# of the anchor frame from being averaged over all frames.
+_MOTION_ALONE = 0.15
+# Learning rates at step 0: of means in world units, of logarithms of scales, of logits of the others.
+_RATES = {"means": 2e-3, "quats": 1e-2, "log_scales": 2e-2, "opacities": 5e-2, "colours": 5e-2}
+_PLANES_RATE, _DECODER_RATE = 2e-2, 2e-3
+# Terms on pictures (3DGS, and the mask), on places (distance from the frame's hull in cells; change of the
+# distances to so many neighbours), on the planes of the deformation (K-Planes).
+_WEIGHT_COLOUR, _WEIGHT_DISSIMILARITY, _WEIGHT_MASK = 0.8, 0.2, 0.5
+_WEIGHT_HULL, _WEIGHT_ISOMETRY, _NEIGHBOURS = 0.1, 0.02, 8
+_WEIGHT_PLANES, _WEIGHT_TIME_SMOOTHNESS = 1e-3, 0.05
+# Rows of a table of distances that are computed together.
+_ROWS = 2048
 
 
 @torch.no_grad()
@@ -83,12 +108,8 @@ def shared(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
     return each, opacities / total
 
 
-# How much more a view counts that faces the surface.
-_FACING_POWER = 4
-
-
 def start_on_hull(
-    views: ViewGrid, hull: Occupancy, frame: int, config: GaussiansConfig, generator: torch.Generator
+    views: ViewGrid, hull: Occupancy, frame: int, count: int, generator: torch.Generator
 ) -> tuple[CanonicalGaussians, float]:
     """Return Gaussians on the hull of a frame, on its device, and their scale, world units.
 
@@ -96,10 +117,9 @@ def start_on_hull(
         views: with masks.
         hull: of these views.
         frame: the frame that they show before they are moved.
-        config: their number, opacity and scale.
+        count: their number.
         generator: on the CPU.
     """
-    count = config.count_for(views.images.shape[2])
     cells, normals = _surface(hull.cells[frame])
     size = hull.cells.shape[-1]
     chosen = _spread(len(cells), count, generator).to(cells.device)
@@ -109,8 +129,8 @@ def start_on_hull(
     outward = F.normalize(normals[chosen] / (high - low), dim=-1)
     # Each stands for its share of the surface, which is about one face per cell.
     cell = float((high - low).prod() ** (1 / 3)) / size
-    scale = config.scale * cell * (len(cells) / count) ** 0.5
-    return CanonicalGaussians(means, scale, config.opacity, _colours(means, outward, views, frame)), scale
+    scale = _SCALE * cell * (len(cells) / count) ** 0.5
+    return CanonicalGaussians(means, scale, _OPACITY, _colours(means, outward, views, frame)), scale
 
 
 def _surface(cells: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,10 +170,6 @@ def _colours(means: Tensor, outward: Tensor, views: ViewGrid, frame: int) -> Ten
     return (total + 1e-8 * 0.5) / (weight + 1e-8)
 
 
-# Rows of a table of distances that are computed together.
-_ROWS = 2048
-
-
 class GaussiansFit:
     """A `Gaussians` scene that is being fitted; see `SceneFit`.
 
@@ -162,9 +178,10 @@ class GaussiansFit:
 
     Args:
         views: checked, with masks; they make the visual hull that the Gaussians start on.
-        config: every number of the procedure; most are in ``config.gaussians``.
+        config: the settings.
         device: where the scene is fitted and stays.
         generator: on the CPU, of the start and of every draw.
+        perceptual: None, as pictures are not compared on patches.
 
     Raises:
         ValueError: silhouettes that contradict each other.
@@ -176,42 +193,30 @@ class GaussiansFit:
         config: RefineConfig,
         device: torch.device | str,
         generator: torch.Generator,
+        perceptual: None = None,
     ) -> None:
         assert views.masks is not None
-        own = config.gaussians
-        self._config, self._own, self._device = config, own, torch.device(device)
-        self._generator = generator
-        hull = visual_hull(
-            views.masks.to(device), views.cameras, config.hull_size, config.hull_dilation, config.hull_misses
-        )
+        self._config, self._device, self._generator = config, torch.device(device), generator
+        hull = visual_hull(views.masks.to(device), views.cameras, config.hull_size)
         self._hull = HullDistance(hull)
         self._times = views.frame_times()
-        canonical, scale = start_on_hull(views, hull, anchor_frame(views.masks), own, generator)
+        count = config.gaussians.count_for(views.images.shape[2])
+        canonical, scale = start_on_hull(views, hull, anchor_frame(views.masks), count, generator)
+        limits = (_SMALLEST_SCALE * scale, _LARGEST_SCALE * scale)
         self.scene = Gaussians.still(
-            canonical,
-            hull.box,
-            (own.smallest_scale * scale, own.largest_scale * scale),
-            views.cameras,
-            views.fps,
-            self._times,
-            own,
-            generator,
+            canonical, hull.box, limits, views.cameras, views.fps, self._times, config.gaussians, generator
         ).to(device)
-        self._neighbours = nearest(self.scene.canonical.means, own.neighbours)
-        self.aim(views, torch.ones(views.images.shape[:4]))
+        self._neighbours = nearest(self.scene.canonical.means, _NEIGHBOURS)
 
     def groups(self) -> list[dict]:
         """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
-        own, canonical, deformation = self._own, self.scene.canonical, self.scene.deformation
+        canonical, deformation = self.scene.canonical, self.scene.deformation
+        groups = [{"params": [getattr(canonical, name)], "rate": rate} for name, rate in _RATES.items()]
         decoder = [*deformation.trunk.parameters(), *deformation.head.parameters()]
         return [
-            {"params": [canonical.means], "rate": own.learning_rate_means},
-            {"params": [canonical.quats], "rate": own.learning_rate_quats},
-            {"params": [canonical.log_scales], "rate": own.learning_rate_scales},
-            {"params": [canonical.opacities], "rate": own.learning_rate_opacities},
-            {"params": [canonical.colours], "rate": own.learning_rate_colours},
-            {"params": [*deformation.space, *deformation.time], "rate": own.learning_rate_planes},
-            {"params": decoder, "rate": own.learning_rate_decoder},
+            *groups,
+            {"params": [*deformation.space, *deformation.time], "rate": _PLANES_RATE},
+            {"params": decoder, "rate": _DECODER_RATE},
         ]
 
     def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
@@ -222,12 +227,11 @@ class GaussiansFit:
         """Let new frames start from known ones; move dead Gaussians when it is time, find neighbours anew."""
         if step.known is not None:
             self.scene.deformation.hold(*(self._times[frame] for frame in step.known))
-        every = self._own.relocate_every
-        if not every or step.number == 0 or step.number % every:
+        if step.number == 0 or step.number % _RELOCATE_EVERY:
             return
-        if step.number <= self._own.relocate_until * self._config.stage_one_steps:
+        if step.number <= _RELOCATE_UNTIL * self._config.stage_one_steps:
             relocate(self.scene.canonical, self.dead(step.timed), self._generator, optimizer)
-        self._neighbours = nearest(self.scene.canonical.means, self._own.neighbours)
+        self._neighbours = nearest(self.scene.canonical.means, _NEIGHBOURS)
 
     @torch.no_grad()
     def dead(self, timed: bool) -> Tensor:
@@ -240,7 +244,7 @@ class GaussiansFit:
         alive = torch.zeros_like(still.opacities, dtype=torch.bool)
         for frame, time in enumerate(self._times):
             now = self.scene.at_time(time) if timed else still
-            alive |= (now.opacities >= self._own.dead_opacity) & self._hull.contains(now.means, frame)
+            alive |= (now.opacities >= _DEAD_OPACITY) & self._hull.contains(now.means, frame)
         return ~alive
 
     def accumulate(self, step: Step, frames: Tensor) -> float:
@@ -249,9 +253,11 @@ class GaussiansFit:
         if not all(parameter.detach().sum().isfinite() for parameter in self.scene.canonical.parameters()):
             return math.nan
         pictures = self._pictures(frames, step.n_views)
-        regularisation = self._regularisation(step.timed)
-        regularisation.backward()
-        total = regularisation.detach()
+        total = torch.zeros((), device=self._device)
+        if step.timed:
+            roughness = self._roughness()
+            roughness.backward()
+            total = total + roughness.detach()
         for frame in sorted({frame for frame, _ in pictures}):
             gaussians = self.scene.at_time(self._times[frame] if step.timed else None)
             views = [view for other, view in pictures if other == frame]
@@ -262,16 +268,9 @@ class GaussiansFit:
             loss.backward()
             total = total + loss.detach()
         moving = step.number - self._config.steps_static
-        if step.timed and moving < self._own.motion_alone * self._config.steps:
+        if step.timed and moving < _MOTION_ALONE * self._config.steps:
             self.scene.canonical.zero_grad(set_to_none=True)
         return float(total)
-
-    def knobs(self) -> str:
-        """Return the settings, with their values, that are too high where a fit diverges."""
-        own = self._own
-        names = ("means", "scales", "opacities", "planes", "decoder")
-        rates = (f"{name} ({getattr(own, f'learning_rate_{name}'):g})" for name in names)
-        return f"the learning rates of gaussians: {', '.join(rates)}"
 
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of everything but the optimiser that decides how the fit goes on."""
@@ -306,39 +305,33 @@ class GaussiansFit:
             pairs.append([(frame, view) for view in views[order].tolist()])
         # All frames' first pictures, then all their second ones.
         spread = [pair for turn in zip(*pairs, strict=True) for pair in turn]
-        return spread[: self._own.pictures_per_step]
+        return spread[:_PICTURES_PER_STEP]
 
     def _picture_loss(self, gaussians: GaussiansAt, frame: int, view: int) -> Tensor:
-        own = self._own
         seen = splat(*gaussians, self._cameras, view, self._size)
         target, weights = self._images[frame, view], self._weights[frame, view]
-        loss = own.weight_colour * (weights * (seen.rgb - target).abs().mean(-1)).mean()
-        loss = loss + own.weight_mask * mask_loss(seen.alpha, self._masks[frame, view])
+        loss = _WEIGHT_COLOUR * (weights * (seen.rgb - target).abs().mean(-1)).mean()
+        loss = loss + _WEIGHT_MASK * mask_loss(seen.alpha, self._masks[frame, view])
         # Where the target counts less it is mixed with what is there, which asks for less change.
         mixed = torch.lerp(seen.rgb.detach(), target, weights.clamp(0, 1)[..., None])
-        return loss + own.weight_dissimilarity * dissimilarity(seen.rgb[None], mixed[None])
+        return loss + _WEIGHT_DISSIMILARITY * dissimilarity(seen.rgb[None], mixed[None])
 
     def _motion_loss(self, gaussians: GaussiansAt, frame: int, timed: bool) -> Tensor:
         """Return what the places of the Gaussians at one frame cost."""
-        own, means = self._own, gaussians.means
-        loss = own.weight_hull * self._hull(means, frame).square().mean()
+        means, still = gaussians.means, self.scene.canonical.means
+        loss = _WEIGHT_HULL * self._hull(means, frame).square().mean()
         if not timed:
             return loss
-        still = self.scene.canonical.means
         before = (still[self._neighbours] - still[:, None]).norm(dim=-1)
         after = (means[self._neighbours] - means[:, None]).norm(dim=-1)
-        isometry = ((after - before) / before.detach().mean()).square().mean()
-        offset = (means - still).square().sum(-1).mean()
-        return loss + own.weight_isometry * isometry + own.weight_offset * offset
+        return loss + _WEIGHT_ISOMETRY * ((after - before) / before.detach().mean()).square().mean()
 
-    def _regularisation(self, timed: bool) -> Tensor:
-        own, deformation = self._own, self.scene.deformation
-        loss = own.weight_entropy * alpha_entropy(self.scene.canonical.opacities.sigmoid())
-        if not timed:
-            return loss
-        loss = loss + own.weight_planes * torch.stack([total_variation(p) for p in deformation.space]).sum()
-        roughness = torch.stack([second_difference(p.flatten(0, 1)) for p in deformation.time]).sum()
-        return loss + own.weight_time_smoothness * roughness
+    def _roughness(self) -> Tensor:
+        """Return how rough the planes of the deformation are."""
+        deformation = self.scene.deformation
+        variation = torch.stack([total_variation(p) for p in deformation.space]).sum()
+        bends = torch.stack([second_difference(p.flatten(0, 1)) for p in deformation.time]).sum()
+        return _WEIGHT_PLANES * variation + _WEIGHT_TIME_SMOOTHNESS * bends
 
 
 @torch.no_grad()

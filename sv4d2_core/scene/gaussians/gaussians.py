@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..files import tensors_under
-from .config import GaussiansConfig
+from ...cameras import Cameras
+from ...files import tensors_under
+from ..config import GaussiansConfig, settings_from_json, settings_to_json
+from ..dynerf.planes import PLANE_AXES, sample_planes
+from ..scene import Scene4D, no_object
 from .densities import gaussian_box, gaussian_colours, gaussian_densities, gaussian_motion
-from .paths import ObjectPath
-from .planes import PLANE_AXES, sample_planes
-from .scene import SceneRendering, no_object, save_scene, views_to_render
 from .splat_torch import rotations
 from .splatting import GaussiansAt, splat
 
@@ -47,31 +45,24 @@ class Deformation(nn.Module):
 
     Args:
         box: [2, 3] the lower and the upper corner, world units; points outside get what the border has.
-        plane_sizes: nodes along an axis of space, per scale.
-        time_size: nodes along time.
-        features: channels of a plane, per scale.
-        hidden: width of the decoder.
+        config: sizes of planes and decoder.
+        n_frames: T, evenly spaced over 0..1.
         generator: draws the initial values; None: PyTorch's own.
     """
 
     def __init__(
-        self,
-        box: Tensor,
-        plane_sizes: Sequence[int],
-        time_size: int,
-        features: int,
-        hidden: int,
-        generator: torch.Generator | None = None,
+        self, box: Tensor, config: GaussiansConfig, n_frames: int, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
         self.register_buffer("box", box.detach().float().cpu().clone())
         self.box: Tensor
+        sizes, features, hidden = config.plane_sizes, config.features, config.hidden
+        time_size = max(config.time_size or n_frames, 2)
         self.space = nn.ParameterList(  # [3, C, S, S] per scale
-            torch.empty(3, features, size, size).uniform_(*_INITIAL, generator=generator)
-            for size in plane_sizes
+            torch.empty(3, features, size, size).uniform_(*_INITIAL, generator=generator) for size in sizes
         )
-        self.time = nn.ParameterList(torch.ones(3, features, time_size, size) for size in plane_sizes)
-        first, second = nn.Linear(features * len(plane_sizes), hidden), nn.Linear(hidden, hidden)
+        self.time = nn.ParameterList(torch.ones(3, features, time_size, size) for size in sizes)
+        first, second = nn.Linear(features * len(sizes), hidden), nn.Linear(hidden, hidden)
         self.trunk = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
         self.head = nn.Linear(hidden, 10)
         for layer in (first, second):
@@ -103,18 +94,14 @@ class Deformation(nn.Module):
         in_space = torch.stack([unit[:, pair] for pair in PLANE_AXES])[:, None]  # [3, 1, N, 2]
         scales = []
         for space, in_time in zip(self.space, self.time, strict=True):
-            rows = _row(in_time, time)  # [3, C, 1, S]
+            place = time * (in_time.shape[2] - 1)
+            before = min(int(place), in_time.shape[2] - 2)
+            between = torch.lerp(in_time[:, :, before], in_time[:, :, before + 1], place - before)
+            rows = between[:, :, None]  # [3, C, 1, S]
             along = torch.stack([unit.T, torch.zeros_like(unit.T)], dim=-1)[:, None]
             factors = sample_planes(space, in_space).unbind() + sample_planes(rows, along).unbind()
             scales.append(reduce(torch.mul, factors))
         return torch.cat(scales).T
-
-
-def _row(planes: Tensor, time: float) -> Tensor:
-    """Return planes [3, C, T, S] at one time in 0..1, linear between nodes, [3, C, 1, S]."""
-    place = time * (planes.shape[2] - 1)
-    before = min(int(place), planes.shape[2] - 2)
-    return torch.lerp(planes[:, :, before], planes[:, :, before + 1], place - before)[:, :, None]
 
 
 class CanonicalGaussians(nn.Module):
@@ -137,20 +124,15 @@ class CanonicalGaussians(nn.Module):
         self.colours = nn.Parameter(colours.detach().clamp(0.02, 0.98).logit())
 
 
-class Gaussians:
-    """A scene made of deformable 3D Gaussians; see `Scene4D`.
+class Gaussians(Scene4D):
+    """A scene made of deformable 3D Gaussians.
 
     Args:
         canonical: the Gaussians.
         deformation: how they move; it knows the box they are in.
         scale_limits: the least and the largest scale along an axis, world units.
-        cameras: of the views that it was fitted to.
-        fps: frames per second of these views.
-        times: [T] in 0..1, the times of the frames that it was fitted to, rising.
-        config: what it was fitted with.
-
-    Attributes:
-        path: where the object is; None: at the origin.
+        cameras, fps, times: see `Scene4D`.
+        config: what it is made of.
     """
 
     backend = "gaussians"
@@ -165,15 +147,48 @@ class Gaussians:
         times: Sequence[float],
         config: GaussiansConfig,
     ) -> None:
-        self.canonical = canonical
-        self.deformation = deformation
-        self.scale_limits = scale_limits
-        self.cameras = cameras
-        self.fps = fps
-        self.times = tuple(times)
-        self.n_frames = len(self.times)
-        self.config = config
-        self.path: ObjectPath | None = None
+        super().__init__(cameras, fps, times)
+        self.canonical, self.deformation = canonical, deformation
+        self.scale_limits, self.config = scale_limits, config
+
+    @classmethod
+    def still(
+        cls,
+        canonical: CanonicalGaussians,
+        box: Tensor,
+        scale_limits: tuple[float, float],
+        cameras: Cameras,
+        fps: float,
+        times: Sequence[float],
+        config: GaussiansConfig,
+        generator: torch.Generator | None = None,
+    ) -> Gaussians:
+        """Return a scene that does not move yet."""
+        deformation = Deformation(box, config, len(times), generator)
+        return cls(canonical, deformation, scale_limits, cameras, fps, times, config)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> Gaussians:
+        """Return the scene that `save` wrote."""
+        low, high = (float(limit) for limit in header["scale_limits"])
+        means = tensors["canonical.means"]
+        scene = cls.still(
+            CanonicalGaussians(means, low, 0.5, torch.zeros_like(means)),
+            tensors["deformation.box"],
+            (low, high),
+            Cameras.from_json(header["cameras"]),
+            header["fps"],
+            header["times"],
+            settings_from_json(GaussiansConfig, header["config"]),
+        )
+        scene.load_state_dict(tensors)
+        return scene.to(device)
+
+    def to(self, device: torch.device | str) -> Gaussians:
+        """Return this scene, moved to a device."""
+        self.canonical.to(device)
+        self.deformation.to(device)
+        return self
 
     def at_time(self, time: float | None) -> GaussiansAt:
         """Return the Gaussians at a time in 0..1, with gradients; None: where they are before they move.
@@ -196,47 +211,17 @@ class Gaussians:
     def in_world(self, time: float) -> GaussiansAt:
         """Return the Gaussians at a time in 0..1 where the object's path puts them, with gradients."""
         gaussians = self.at_time(time)
-        return gaussians._replace(means=gaussians.means + self._shift(time))
-
-    @torch.no_grad()
-    def render(
-        self,
-        cameras: Cameras,
-        times: Sequence[float],
-        size: int,
-        *,
-        views: Sequence[int] | None = None,
-        callback: Callable[[int, int, None], None] | None = None,
-    ) -> SceneRendering:
-        """Return square pictures of cameras at times in 0..1; see `Scene4D`.
-
-        Raises:
-            ValueError: no time, a time outside 0..1, a size below 1, no such view.
-        """
-        chosen = views_to_render(cameras, times, size, views)
-        n_views = len(chosen)
-        maps = torch.empty(len(times), n_views, size, size, 8)
-        for t, time in enumerate(times):
-            gaussians = self.in_world(time)
-            for v, view in enumerate(chosen):
-                maps[t, v] = _see(gaussians, cameras, view, size).cpu()
-                if callback is not None:
-                    callback(t * n_views + v + 1, len(times) * n_views, None)
-        return SceneRendering.of(maps)
+        return gaussians._replace(means=gaussians.means + self._shift(time).to(gaussians.means))
 
     @torch.no_grad()
     def bounds(self, time: float) -> Tensor:
-        """Return the corners [2, 3] of the box of the Gaussians within the box of the hull; see `Scene4D`.
-
-        Raises:
-            ValueError: no Gaussian can be seen.
-        """
+        """Return the corners [2, 3] of the box of the Gaussians within the box of the hull; see `Scene4D`."""
         low, high = gaussian_box(self.at_time(time))
         hull = self.deformation.box
         low, high = torch.maximum(low, hull[0]), torch.minimum(high, hull[1])
         if (low >= high).any():
             raise no_object(time)
-        return (torch.stack([low, high]) + self._shift(time)).cpu()
+        return torch.stack([low, high]).cpu() + self._shift(time)
 
     @torch.no_grad()
     def densities(self, points: Tensor, time: float) -> Tensor:
@@ -266,65 +251,13 @@ class Gaussians:
         for part, module in (("canonical.", self.canonical), ("deformation.", self.deformation)):
             module.load_state_dict(tensors_under(part, tensors))
 
-    def save(self, path: str | Path) -> None:
-        """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
-        header = {
-            "config": self.config.to_json(),
-            "cameras": self.cameras.to_json(),
-            "fps": self.fps,
-            "times": list(self.times),
-            "scale_limits": list(self.scale_limits),
-            "path": self.path and self.path.to_json(),
-        }
-        save_scene(path, self.backend, self.state_dict(), header)
+    def _saved(self) -> tuple[dict[str, Tensor], dict]:
+        config = settings_to_json(GaussiansConfig, self.config)
+        return self.state_dict(), {"config": config, "scale_limits": list(self.scale_limits)}
 
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> Gaussians:
-        """Return the scene that `save` wrote."""
-        low, high = (float(limit) for limit in header["scale_limits"])
-        means = tensors["canonical.means"]
-        scene = cls.still(
-            CanonicalGaussians(means, low, 0.5, torch.zeros_like(means)),
-            tensors["deformation.box"],
-            (low, high),
-            Cameras.from_json(header["cameras"]),
-            header["fps"],
-            header["times"],
-            GaussiansConfig.from_json(header["config"]),
-        )
-        scene.load_state_dict(tensors)
-        scene.path = header.get("path") and ObjectPath.from_json(header["path"])
-        return scene.to(device)
-
-    @classmethod
-    def still(
-        cls,
-        canonical: CanonicalGaussians,
-        box: Tensor,
-        scale_limits: tuple[float, float],
-        cameras: Cameras,
-        fps: float,
-        times: Sequence[float],
-        config: GaussiansConfig,
-        generator: torch.Generator | None = None,
-    ) -> Gaussians:
-        """Return a scene that does not move yet."""
-        time_size = config.time_size_for(len(times))
-        deformation = Deformation(
-            box, config.plane_sizes, time_size, config.features, config.hidden, generator
-        )
-        return cls(canonical, deformation, scale_limits, cameras, fps, times, config)
-
-    def _shift(self, time: float) -> Tensor:
-        """Return where the middle of the object is, [3]."""
-        box = self.deformation.box
-        return torch.zeros_like(box[0]) if self.path is None else self.path.at(time).to(box)
-
-    def to(self, device: torch.device | str) -> Gaussians:
-        """Return this scene, moved to a device."""
-        self.canonical.to(device)
-        self.deformation.to(device)
-        return self
+    def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
+        gaussians = self.in_world(time)
+        return lambda cameras, view, size: _see(gaussians, cameras, view, size)
 
 
 def _turned(quats: Tensor, rotation: Tensor) -> Tensor:

@@ -9,51 +9,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..files import tensors_under
-from ..views import ViewGrid
-from .config import RefineConfig
+from ...files import tensors_under
+from ...views import ViewGrid
+from ..config import RefineConfig
+from ..geometry.hull import Occupancy, visual_hull
+from ..losses import alpha_entropy, mask_loss, mean_squared, resized_normals
+from ..schedule import Step, anchor_frame
 from .dynerf import DyNeRF
-from .hull import Occupancy, visual_hull
-from .losses import alpha_entropy, charbonnier, mask_loss, mean_squared, resized_normals
-from .rays import PatchLoss, RayPool
-from .schedule import Step, anchor_frame
+from .rays import Perceptual, RayPool, patch_loss
 
+# Dynamic steps between two looks at where the scene is dense, and from which opacity a cell counts as filled.
+_OCCUPANCY_EVERY, _LEAST_OPACITY = 256, 0.01
+# Points that the field is asked for together: bounds the memory.
 _CHUNK = 1 << 17
-
-
-@torch.no_grad()
-def dense_cells(
-    scene: DyNeRF, hull: Occupancy, least_opacity: float, frames: Sequence[int] | None = None
-) -> Occupancy:
-    """Return the cells of the hull that the scene fills, and their neighbours within the hull.
-
-    Args:
-        scene: any state of a fit.
-        hull: one set of cells per frame of the scene; nothing outside is ever filled.
-        least_opacity: of one cell's width, from which a cell counts as filled.
-        frames: those that have been fitted; the others keep the hull. None: all.
-    """
-    size = ((hull.box[1] - hull.box[0]) / hull.cells.shape[-1]).mean()
-    centres = hull.centres().flatten(0, 2)
-    cells = torch.zeros_like(hull.cells)
-    for t, time in enumerate(scene.times):
-        if frames is not None and t not in frames:
-            cells[t] = hull.cells[t]
-            continue
-        index = hull.cells[t].flatten().nonzero()[:, 0]
-        filled = torch.cat([_density(scene, part, time) for part in centres[index].split(_CHUNK)] or [index])
-        cells[t].view(-1)[index] = 1 - torch.exp(-filled * size) >= least_opacity
-    wider = F.max_pool3d(cells[:, None].float(), 3, 1, 1)[:, 0] > 0
-    return Occupancy(wider & hull.cells, hull.box)
-
-
-def _density(scene: DyNeRF, points: torch.Tensor, time: float) -> torch.Tensor:
-    return scene.field.densities(points, torch.full_like(points[:, 0], time))
-
-
 # All of a deformation's scales are on when this share of the dynamic steps is done.
 _ANNEALED = 0.3
-_PHOTOMETRIC = {"mse": mean_squared, "charbonnier": charbonnier}
+# Steps between two uses of the terms that look at the field alone; they count more then.
+_SMOOTH_EVERY = 4
+_WEIGHT_MASK, _WEIGHT_ENTROPY = 0.1, 1e-3
+# Patches are drawn, one in a step, where something is compared on them, from this share of stage 1 on.
+_PATCH_START = 0.2
+# Sides of a patch, pixels: for normals, for a perceptual distance, and the least for it: LPIPS needs room.
+_PATCH, _PERCEPTUAL_PATCH, _LEAST_PERCEPTUAL_PATCH = 16, 64, 32
 
 
 class DyNeRFFit:
@@ -64,7 +41,10 @@ class DyNeRFFit:
         config: with plane sizes.
         device: where the scene is fitted.
         generator: on the CPU, of the initial values and of every draw.
-        patch_loss: the terms that need pixels side by side.
+        perceptual: distance of patches, in place of SSIM.
+
+    Raises:
+        ValueError: silhouettes that contradict each other; pictures too small for a perceptual distance.
     """
 
     def __init__(
@@ -73,23 +53,25 @@ class DyNeRFFit:
         config: RefineConfig,
         device: torch.device | str,
         generator: torch.Generator,
-        patch_loss: PatchLoss,
+        perceptual: Perceptual | None = None,
     ) -> None:
         assert views.masks is not None
-        self._hull = visual_hull(
-            views.masks.to(device), views.cameras, config.hull_size, config.hull_dilation, config.hull_misses
-        )
+        size = views.images.shape[2]
+        if perceptual is not None and size < _LEAST_PERCEPTUAL_PATCH:
+            raise ValueError(
+                f"Expected pictures of at least {_LEAST_PERCEPTUAL_PATCH} pixels for a perceptual distance "
+                f"such as LPIPS; got {size}. Raise the size, or leave the distance out."
+            )
+        self._hull = visual_hull(views.masks.to(device), views.cameras, config.hull_size)
         times = views.frame_times()
         self.scene = DyNeRF.untrained(self._hull, views.cameras, views.fps, times, config, generator)
         self.scene.field.follow(self._hull, anchor_frame(views.masks), times, config.follow)
-        self._config, self._device, self._patch_loss = config, torch.device(device), patch_loss
-        self._generator = generator
-        self._photometric = _PHOTOMETRIC[config.photometric]
-        self.aim(views, torch.ones(views.images.shape[:4]))
+        self._config, self._device, self._generator = config, torch.device(device), generator
+        self._perceptual, self._patch_side = perceptual, _PATCH if perceptual is None else _PERCEPTUAL_PATCH
 
     def groups(self) -> list[dict]:
         """Return the optimiser's groups."""
-        return self.scene.field.groups(self._config)
+        return self.scene.field.groups()
 
     def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
         """Fit to these views from now on; see `SceneFit`."""
@@ -98,12 +80,12 @@ class DyNeRFFit:
 
     def prepare(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Look again where the scene is dense, and let frames that come in start from their neighbours."""
-        config, dynamic = self._config, step.number - self._config.steps_static
-        if config.occupancy_every and dynamic > 0 and dynamic % config.occupancy_every == 0:
-            self.scene.occupancy = dense_cells(self.scene, self._hull, config.occupancy_opacity, step.allowed)
-        self.scene.field.anneal(min(max(dynamic, 0) / (_ANNEALED * config.steps), 1.0))
+        scene, dynamic = self.scene, step.number - self._config.steps_static
+        if dynamic > 0 and dynamic % _OCCUPANCY_EVERY == 0:
+            scene.occupancy = dense_cells(scene, self._hull, step.allowed)
+        scene.field.field.anneal(min(max(dynamic, 0) / (_ANNEALED * self._config.steps), 1.0))
         if step.known is not None:
-            self.scene.field.hold(*(self.scene.times[frame] for frame in step.known))
+            scene.field.field.hold(*(scene.times[frame] for frame in step.known))
 
     def accumulate(self, step: Step, frames: Tensor) -> float:
         """Add the gradients of one step to the parameters and return the loss of its pictures."""
@@ -115,24 +97,16 @@ class DyNeRFFit:
         for part in torch.arange(count, device=self._device).split(config.rays_in_memory or count):
             colours, opacities, _ = self.scene.follow(rays.at(part), jitter[part])
             goal = target.at(part)
-            loss = self._photometric(colours, goal.colours, goal.weights)
-            loss = loss + config.weight_mask * mask_loss(opacities, goal.opacities)
-            loss = loss + config.weight_entropy * alpha_entropy(opacities)
+            loss = mean_squared(colours, goal.colours, goal.weights)
+            loss = loss + _WEIGHT_MASK * mask_loss(opacities, goal.opacities)
+            loss = loss + _WEIGHT_ENTROPY * alpha_entropy(opacities)
             total += _backward(loss * (len(part) / count))
-        if step.number >= config.patch_start * config.stage_one_steps:
-            for _ in range(config.patches_per_step):
-                total += _backward(self._patch(step, frames) / config.patches_per_step)
-        if step.number % config.smooth_every == 0:
-            _backward(config.smooth_every * self.scene.field.regularisation(config, step.timed))
+        on_patches = self._perceptual is not None or self._target[2] is not None
+        if on_patches and step.number >= _PATCH_START * config.stage_one_steps:
+            total += _backward(self._patch(pool, step, frames))
+        if step.number % _SMOOTH_EVERY == 0:
+            _backward(_SMOOTH_EVERY * self.scene.field.field.regularisation(step.timed))
         return float(total)
-
-    def knobs(self) -> str:
-        """Return the settings, with their values, that are too high where a fit diverges."""
-        config = self._config
-        return (
-            f"learning_rate ({config.learning_rate:g}) and learning_rate_decoder "
-            f"({config.learning_rate_decoder:g})"
-        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of the field and of the occupied cells."""
@@ -156,20 +130,43 @@ class DyNeRFFit:
             self._pool = RayPool(views.resized(size), weights, self._hull, self._device, normals)
         return self._pool
 
-    def _patch(self, step: Step, frames: Tensor) -> Tensor:
+    def _patch(self, pool: RayPool, step: Step, frames: Tensor) -> Tensor:
         """Return the terms of one patch, which is drawn as rays are."""
-        pool = self._pixels(step)
-        side = min(self._config.patch_size, pool.size)
+        side = min(self._patch_side, pool.size)
         if self._config.rays_in_memory:
             side = min(side, math.isqrt(self._config.rays_in_memory))
         rays, target = pool.draw_patch(frames, side, self._generator, timed=step.timed)
         colours, opacities, distances = self.scene.follow(rays)
         points = rays.origins + distances[:, None] * rays.directions
         maps = (x.unflatten(0, (1, side, side)) for x in (colours, opacities, distances, points))
-        return self._patch_loss(*maps, target=target.as_patch(side))
+        return patch_loss(*maps, target=target.as_patch(side), perceptual=self._perceptual)
 
 
 def _backward(loss: Tensor) -> Tensor:
     """Add a part's gradients and return its value."""
     loss.backward()
     return loss.detach()
+
+
+@torch.no_grad()
+def dense_cells(scene: DyNeRF, hull: Occupancy, frames: Sequence[int] | None = None) -> Occupancy:
+    """Return the cells of the hull that the scene fills, and their neighbours within the hull.
+
+    Args:
+        scene: any state of a fit.
+        hull: one set of cells per frame of the scene; nothing outside is ever filled.
+        frames: those that have been fitted; the others keep the hull. None: all.
+    """
+    size = ((hull.box[1] - hull.box[0]) / hull.cells.shape[-1]).mean()
+    centres = hull.centres().flatten(0, 2)
+    cells = torch.zeros_like(hull.cells)
+    for t, time in enumerate(scene.times):
+        if frames is not None and t not in frames:
+            cells[t] = hull.cells[t]
+            continue
+        index = hull.cells[t].flatten().nonzero()[:, 0]
+        parts = centres[index].split(_CHUNK)
+        densities = [scene.field.densities(part, torch.full_like(part[:, 0], time)) for part in parts]
+        cells[t].view(-1)[index] = 1 - torch.exp(-torch.cat(densities) * size) >= _LEAST_OPACITY
+    wider = F.max_pool3d(cells[:, None].float(), 3, 1, 1)[:, 0] > 0
+    return Occupancy(wider & hull.cells, hull.box)

@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..files import tensors_under
-from .canonical import Canonical
-from .config import RefineConfig
+from ...cameras import Cameras
+from ...files import tensors_under
+from ..config import FieldConfig, settings_from_json, settings_to_json
+from ..geometry.hull import Occupancy
+from ..scene import Scene4D, no_object
 from .following import Following
-from .hull import Occupancy
-from .paths import ObjectPath
-from .planes import MovingPlanes
+from .planes import Canonical, MovingPlanes
 from .rays import Rays, box_span, composite_on_white, ray_weights, sample_distances
-from .scene import SceneRendering, no_object, save_scene, views_to_render
 
-# Rays that are rendered together: bounds the memory, whatever the picture's size.
+# Rays that are rendered together, and points that the field is asked for together: bounds the memory.
 _CHUNK = 16384
-# Points that the field is asked for together, for the same reason.
 _POINTS = 1 << 17
 
 
-class DyNeRF:
-    """A scene made of a field inside occupied cells; see `Scene4D`.
+class DyNeRF(Scene4D):
+    """A scene made of a field inside occupied cells.
 
     Args:
         field: density and colour in the box.
         occupancy: where the field holds something, per frame; outside is empty.
-        cameras: of the views that it was fitted to.
-        fps: frames per second of these views.
-        times: [T] in 0..1, the time of every frame of the occupancy, rising.
-        config: what it was fitted with.
-
-    Attributes:
-        path: where the object is; None: at the origin.
+        cameras, fps, times: see `Scene4D`; one frame of the occupancy per time.
+        config: what the field is made of.
     """
 
     backend = "dynerf"
@@ -50,16 +42,10 @@ class DyNeRF:
         cameras: Cameras,
         fps: float,
         times: Sequence[float],
-        config: RefineConfig,
+        config: FieldConfig,
     ) -> None:
-        self.field = field
-        self.occupancy = occupancy
-        self.cameras = cameras
-        self.fps = fps
-        self.times = tuple(times)
-        self.n_frames = len(self.times)
-        self.config = config
-        self.path: ObjectPath | None = None
+        super().__init__(cameras, fps, times)
+        self.field, self.occupancy, self.config = field, occupancy, config
 
     @classmethod
     def untrained(
@@ -68,13 +54,25 @@ class DyNeRF:
         cameras: Cameras,
         fps: float,
         times: Sequence[float],
-        config: RefineConfig,
+        config: FieldConfig,
         generator: torch.Generator | None = None,
     ) -> DyNeRF:
         """Return a scene whose field has its initial values, on the occupancy's device."""
         kind = Canonical if config.field == "canonical" else MovingPlanes
         field = Following(kind(config, len(times), generator), len(times))
         return cls(field.to(occupancy.box.device), occupancy, cameras, fps, times, config)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> DyNeRF:
+        """Return the scene that `save` wrote."""
+        grid = header["grid"]
+        cells = np.unpackbits(tensors["cells"].numpy(), count=int(np.prod(grid))).reshape(grid)
+        occupancy = Occupancy(torch.from_numpy(cells).bool(), tensors["box"]).to(device)
+        cameras = Cameras.from_json(header["cameras"])
+        config = settings_from_json(FieldConfig, header["config"])
+        scene = cls.untrained(occupancy, cameras, header["fps"], header["times"], config)
+        scene.field.load_state_dict(tensors_under("field.", tensors))
+        return scene
 
     def follow(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return colours on white [R, 3], opacities [R] and distances [R] that rays see, with gradients.
@@ -90,45 +88,8 @@ class DyNeRF:
         return rgb, alpha, _mean_distance(weights, samples.distances, alpha)
 
     @torch.no_grad()
-    def render(
-        self,
-        cameras: Cameras,
-        times: Sequence[float],
-        size: int,
-        *,
-        views: Sequence[int] | None = None,
-        callback: Callable[[int, int, None], None] | None = None,
-    ) -> SceneRendering:
-        """Return square pictures of cameras at times in 0..1; see `Scene4D`.
-
-        Raises:
-            ValueError: no time, a time outside 0..1, a size below 1, no such view.
-        """
-        device = self.occupancy.box.device
-        chosen = views_to_render(cameras, times, size, views)
-        eyes, directions = cameras.rays(size, chosen)
-        n_views = len(chosen)
-        maps = torch.empty(len(times), n_views, size * size, 8)
-        chunk = min(_CHUNK, self.config.rays_in_memory or _CHUNK)
-        for t, time in enumerate(times):
-            occupancy = self._occupancy_at(time)
-            shift = self.path.at(time) if self.path else 0.0
-            for v in range(n_views):
-                eye = (eyes[v] - shift).to(device, torch.float32)
-                pixels = directions[v].flatten(0, 1).to(device, torch.float32)
-                chunks = [self._see(occupancy, eye, part, time) for part in pixels.split(chunk)]
-                maps[t, v] = torch.cat(chunks).cpu()
-                if callback is not None:
-                    callback(t * n_views + v + 1, len(times) * n_views, None)
-        return SceneRendering.of(maps.unflatten(2, (size, size)))
-
-    @torch.no_grad()
     def bounds(self, time: float) -> Tensor:
-        """Return the corners [2, 3] of the box of the cells that are occupied at a time; see `Scene4D`.
-
-        Raises:
-            ValueError: no cell is.
-        """
+        """Return the corners [2, 3] of the box of the cells that are occupied at a time; see `Scene4D`."""
         occupancy = self._occupancy_at(time)
         used = occupancy.cells[0].nonzero().flip(-1)  # x, y, z
         if not len(used):
@@ -141,9 +102,8 @@ class DyNeRF:
         """Return the field's density at world points, [N] per world unit, 0 outside the occupied cells."""
         unit, occupancy = self._unit(points, time), self._occupancy_at(time)
         inside = occupancy.contains(unit, torch.zeros(len(unit), dtype=torch.long, device=unit.device))
-        index = inside.nonzero()[:, 0]
         found = torch.zeros_like(unit[:, 0])
-        for part in index.split(_POINTS):
+        for part in inside.nonzero()[:, 0].split(_POINTS):
             found[part] = self.field.densities(unit[part], torch.full_like(unit[part, 0], time))
         return found.to(points.device)
 
@@ -161,46 +121,16 @@ class DyNeRF:
         world = low + (moved + 1) / 2 * (high - low)
         return (world.cpu() + self._shift(end)).to(points)
 
-    def save(self, path: str | Path) -> None:
-        """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
+    def _saved(self) -> tuple[dict[str, Tensor], dict]:
         cells = np.packbits(self.occupancy.cells.cpu().numpy())
         tensors = {f"field.{key}": tensor for key, tensor in self.field.state_dict().items()}
         tensors |= {"cells": torch.from_numpy(cells), "box": self.occupancy.box}
-        header = {
-            "config": self.config.to_json(),
-            "cameras": self.cameras.to_json(),
-            "fps": self.fps,
-            "times": list(self.times),
-            "grid": list(self.occupancy.cells.shape),
-            "path": self.path and self.path.to_json(),
-        }
-        save_scene(path, self.backend, tensors, header)
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> DyNeRF:
-        """Return the scene that `save` wrote."""
-        grid = header["grid"]
-        cells = np.unpackbits(tensors["cells"].numpy(), count=int(np.prod(grid))).reshape(grid)
-        occupancy = Occupancy(torch.from_numpy(cells).bool(), tensors["box"]).to(device)
-        scene = cls.untrained(
-            occupancy,
-            Cameras.from_json(header["cameras"]),
-            header["fps"],
-            header["times"],
-            RefineConfig.from_json(header["config"]),
-        )
-        scene.field.load_state_dict(tensors_under("field.", tensors))
-        scene.path = header.get("path") and ObjectPath.from_json(header["path"])
-        return scene
-
-    def _shift(self, time: float) -> Tensor:
-        """Return where the middle of the object is, [3] on the CPU."""
-        return torch.zeros(3) if self.path is None else self.path.at(time).float()
+        config = settings_to_json(FieldConfig, self.config)
+        return tensors, {"config": config, "grid": list(self.occupancy.cells.shape)}
 
     def _unit(self, points: Tensor, time: float) -> Tensor:
         """Return world points [N, 3] in -1..1 of the box."""
-        box = self.occupancy.box
-        return self.occupancy.to_unit((points - self._shift(time).to(points)).to(box))
+        return self.occupancy.to_unit((points - self._shift(time).to(points)).to(self.occupancy.box))
 
     def _occupancy_at(self, time: float) -> Occupancy:
         """Return the cells of the frames before and after a time, as one frame."""
@@ -209,10 +139,24 @@ class DyNeRF:
         before = after if exact else after - 1
         if not exact and self.field.moves:
             moments = (self.times[before], self.times[after], time)
-            carried = self.field.carried(self.occupancy, (before, after), moments)
-            return Occupancy(carried[None], self.occupancy.box)
-        cells = self.occupancy.cells[before] | self.occupancy.cells[after]
+            cells = self.field.carried(self.occupancy, (before, after), moments)
+        else:
+            cells = self.occupancy.cells[before] | self.occupancy.cells[after]
         return Occupancy(cells[None], self.occupancy.box)
+
+    def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
+        occupancy, device = self._occupancy_at(time), self.occupancy.box.device
+        shift = self.path.at(time) if self.path else 0.0
+        chunk = min(_CHUNK, self.config.rays_in_memory or _CHUNK)
+
+        def draw(cameras: Cameras, view: int, size: int) -> Tensor:
+            (eye,), (directions,) = cameras.rays(size, [view])
+            eye = (eye - shift).to(device, torch.float32)
+            pixels = directions.flatten(0, 1).to(device, torch.float32)
+            seen = [self._see(occupancy, eye, part, time) for part in pixels.split(chunk)]
+            return torch.cat(seen).unflatten(0, (size, size))
+
+        return draw
 
     def _see(self, occupancy: Occupancy, eye: Tensor, directions: Tensor, time: float) -> Tensor:
         """Return colour, opacity, distance and normal that rays of one camera see, [R, 8]."""
@@ -228,8 +172,8 @@ class DyNeRF:
         weights = samples.weights(density.detach())
         rgb, alpha = composite_on_white(weights, samples.spread(colour.detach()))
         low, high = occupancy.box
-        outward = torch.nn.functional.normalize(-gradient / (high - low), dim=-1)
-        normal = torch.nn.functional.normalize((weights[..., None] * samples.spread(outward)).sum(1), dim=-1)
+        outward = F.normalize(-gradient / (high - low), dim=-1)
+        normal = F.normalize((weights[..., None] * samples.spread(outward)).sum(1), dim=-1)
         depth = _mean_distance(weights, samples.distances, alpha)
         return torch.cat([rgb.clamp(0, 1), alpha[:, None], depth[:, None], normal], dim=-1)
 

@@ -7,20 +7,16 @@ has all its planes for the object alone, and knows the motion between the frames
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from .canonical import Canonical
-from .config import RefineConfig
-from .hull import Occupancy
-from .paths import FramePath
-from .planes import MovingPlanes
-from .registration import hull_centres, hull_turns
+from ..geometry.hull import Occupancy
+from ..geometry.paths import FramePath
+from ..geometry.registration import hull_centres, hull_turns
+from .planes import MOTION_RATE, Canonical, MovingPlanes
 
 # An object moves far when its middle goes this far, in sizes of the object.
 _FAR = 0.25
@@ -122,24 +118,10 @@ class Following(nn.Module):
             found = found + step.clamp(-_LONGEST_STEP, _LONGEST_STEP)
         return found
 
-    def groups(self, config: RefineConfig) -> list[dict]:
+    def groups(self) -> list[dict]:
         """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
-        groups = self.field.groups(config)
-        if self.moves:
-            groups.append({"params": [*self.path.parameters()], "rate": config.learning_rate_deformation})
-        return groups
-
-    def regularisation(self, config: RefineConfig, timed: bool) -> Tensor:
-        """Return the terms of the loss that look at the field alone."""
-        return self.field.regularisation(config, timed)
-
-    def hold(self, first: float, last: float) -> None:
-        """Let times outside first..last be as the nearer of these two."""
-        self.field.hold(first, last)
-
-    def anneal(self, share: float) -> None:
-        """Let the field's motion be as fine as the ``share`` 0..1 of the fit allows."""
-        self.field.anneal(share)
+        path = {"params": [*self.path.parameters()], "rate": MOTION_RATE}
+        return self.field.groups() + ([path] if self.moves else [])
 
     @torch.no_grad()
     def carried(
@@ -192,35 +174,3 @@ def _at_nodes(values: Tensor, times: Sequence[float]) -> Tensor:
     nodes = np.linspace(0, 1, len(times))
     columns = [np.interp(nodes, times, column) for column in values.cpu().double().numpy().T]
     return torch.from_numpy(np.stack(columns, axis=-1)).to(values)
-
-
-# Cameras stay this far from the poles, degrees.
-_FROM_POLE = 5.0
-
-
-def ring_cameras(cameras: Cameras, ring_elevations_deg: Sequence[float]) -> Cameras:
-    """Return the cameras and, per ring, as many novel ones between them: V (1 + rings) novel views.
-
-    A model samples V views at a time, so every ring is one pass of it. Of the V + 1 gaps between neighbouring
-    azimuths, one next to the input view is left out: the input shows most of it already.
-
-    Args:
-        cameras: of the views.
-        ring_elevations_deg: of each ring, relative to the input view.
-    """
-    azimuths = sorted({a % 360 for a in cameras.azimuths_deg})
-    gaps = [(b - a, (a + b) / 2) for a, b in zip(azimuths, [*azimuths[1:], 360.0], strict=True)]
-    # Views at one azimuth and several elevations leave fewer gaps than views: the widest are parted again.
-    while len(gaps) < cameras.n_views + 1:
-        width, middle = max(gaps)
-        gaps.remove((width, middle))
-        gaps += [(width / 2, middle - width / 4), (width / 2, middle + width / 4)]
-    first = min(gaps, key=lambda gap: (min(gap[1], 360 - gap[1]), gap[1]))
-    between = sorted(middle for width, middle in gaps if (width, middle) != first)[: cameras.n_views]
-    lowest = -90 + _FROM_POLE - cameras.input_elevation_deg
-    highest = 90 - _FROM_POLE - cameras.input_elevation_deg
-    elevations, added = list(cameras.elevations_deg), list(cameras.azimuths_deg)
-    for ring in ring_elevations_deg:
-        elevations += [min(max(float(ring), lowest), highest)] * len(between)
-        added += between
-    return replace(cameras, elevations_deg=tuple(elevations), azimuths_deg=tuple(added))

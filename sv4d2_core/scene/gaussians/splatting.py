@@ -15,10 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
+from ...cameras import Cameras
 from .splat_torch import MIN_ALPHA, TileLists, composite_torch, project, ray_lengths, tile_lists
 
-RASTERISERS = ("triton", "torch")
 _log = logging.getLogger(__name__)
 
 
@@ -56,40 +55,26 @@ class Splatted(NamedTuple):
 
 
 def splat(
-    means: Tensor,  # [N, 3] world units
+    means: Tensor,  # [N, 3] world units; N may be 0
     quats: Tensor,  # [N, 4] wxyz, any length
     scales: Tensor,  # [N, 3] standard deviations along the Gaussian's own axes, world units
     opacities: Tensor,  # [N] 0..1
     colours: Tensor,  # [N, 3]
     cameras: Cameras,
-    view: int,
-    size: int,
+    view: int,  # entry of cameras, 0 is the input view
+    size: int,  # pixels of the square picture
     *,
-    background: float = 1.0,
-    backend: str | None = None,
+    background: float = 1.0,  # grey value behind the Gaussians
 ) -> Splatted:
-    """Return what one camera sees of N Gaussians; differentiable once with respect to all five tensors.
-
-    Args:
-        means, quats, scales, opacities, colours: the Gaussians; N may be 0.
-        cameras: where to look from.
-        view: entry of ``cameras``, 0 is the input view.
-        size: pixels of the square picture.
-        background: grey value behind the Gaussians.
-        backend: one of `RASTERISERS`; None: what `rasteriser` chooses for the device.
-
-    Raises:
-        ValueError: shapes that do not fit, numbers that are not finite, an unknown view or backend.
-        RuntimeError: the package of the rasteriser asked for is not installed.
-    """
-    cameras.check_view(view)
-    _check(means, quats, scales, opacities, colours, size)
-    backend = rasteriser(means.device) if backend is None else backend
-    if backend not in RASTERISERS:
-        raise ValueError(f"Expected a rasteriser out of {', '.join(RASTERISERS)}; got {backend!r}.")
+    """Return what one camera sees of N Gaussians; differentiable once with respect to all five tensors."""
     w2c, focal = cameras.w2c_opencv()[view], float(cameras.intrinsics(size)[0, 0])
-    gaussians = GaussiansAt(means, quats, scales, opacities, colours)
-    picture = _draw(backend, gaussians, w2c, focal, size)
+    projected = project(means, quats, scales, opacities, colours, w2c, focal, size)
+    lists = tile_lists(projected, size)
+    if rasteriser(means.device) == "triton":
+        from .splat_triton import composite_triton as composite
+    else:
+        composite = composite_torch
+    picture = composite(projected.splats, lists)
     rgb, weighted_depth, alpha = picture[..., :3], picture[..., 3], picture[..., 4]
     # Where anything is seen, alpha is at least MIN_ALPHA.
     depth = weighted_depth / alpha.clamp(min=MIN_ALPHA) * ray_lengths(focal, size).to(picture)
@@ -140,41 +125,3 @@ def triton_fault(device: torch.device) -> str | None:
         raise
     except Exception as error:
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-
-
-def _draw(backend: str, gaussians: GaussiansAt, w2c: Tensor, focal: float, size: int) -> Tensor:
-    """Return red, green, blue and depth times weight, and alpha, [size, size, 5]."""
-    projected = project(*gaussians, w2c, focal, size)
-    lists = tile_lists(projected, size)
-    if backend == "torch":
-        return composite_torch(projected.splats, lists)
-    if importlib.util.find_spec("triton") is None:
-        raise RuntimeError(
-            "The rasteriser 'triton' needs the package triton, which is not installed here. Install it, or "
-            "use the rasteriser 'torch'."
-        )
-    from .splat_triton import composite_triton
-
-    return composite_triton(projected.splats, lists)
-
-
-def _check(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colours: Tensor, size: int
-) -> None:
-    """Raise ValueError unless the tensors are N finite Gaussians and the size is a size."""
-    tensors = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colours": colours}
-    n = len(means)
-    expected = {"means": (n, 3), "quats": (n, 4), "scales": (n, 3), "opacities": (n,), "colours": (n, 3)}
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != expected[name]:
-            raise ValueError(f"Expected {name} of shape {expected[name]}; got {tuple(tensor.shape)}.")
-    if size < 1:
-        raise ValueError(f"Expected a picture of at least 1 pixel; got {size}.")
-    # One look at a sum is cheaper than five at the tensors; a finite sum means finite tensors.
-    finite = torch.stack([tensor.detach().sum().to(means) for tensor in tensors.values()]).isfinite().all()
-    bad = [] if finite else [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if bad:
-        raise ValueError(
-            f"Expected finite Gaussians; {' and '.join(bad)} holds NaN or infinity, so the fit "
-            f"has diverged. Lower the learning rate."
-        )
