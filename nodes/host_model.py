@@ -242,7 +242,7 @@ class SV4D2Model(comfy.model_base.BaseModel):
         return replace(official, unet=unet)
 
     def extra_conds(self, *_args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return one window's conditions as `HostUNet` takes them. Raises ValueError for what does not fit."""
+        """Return one window's conditions as `HostUNet` takes them. Raises ValueError for what fits none."""
         window = WindowConds.of_host(kwargs)
         window.check_noise(kwargs["noise"])
         if kwargs.get("area") is not None:
