@@ -164,7 +164,7 @@ def test_the_tower_of_a_checkpoint_is_found(micro_checkpoint, micro_model):
 
 def test_an_incomplete_or_foreign_clip_file_is_refused(tmp_path):
     path, _ = clip_file(tmp_path, lambda weights: weights.pop("visual_projection.weight"))
-    with pytest.raises(ValueError, match=r"lacks visual_projection\.weight"):
+    with pytest.raises(ValueError, match="lacks proj"):
         load_clip_vision(path)
     layer = "vision_model.encoder.layers.1.mlp.fc1.bias"
     path, _ = clip_file(tmp_path, lambda weights: weights.update({layer: torch.zeros(7)}))

@@ -21,7 +21,7 @@ from sv4d2_core.cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
 from sv4d2_core.metrics.consistency import mean_change, quietest_pixels
 from sv4d2_core.metrics.image import mask_iou, psnr
 from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.dynerf import DyNeRF
+from sv4d2_core.scene.dynerf.dynerf import DyNeRF
 from sv4d2_core.scene.refine import refine_scene
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.suite import HELD_OUT, SCENE_NAMES, benchmark_scenes, corrupt_views
