@@ -68,10 +68,7 @@ def load_checkpoint(
 
 
 def stored_dtype(part: str, dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype that a part's weights take when ``dtype`` is asked for.
-
-    The reference decodes in float32 whatever the rest runs in, so the decoder is never narrowed.
-    """
+    """Return the dtype of a part's weights; the reference decodes in float32 whatever the rest runs in."""
     return torch.float32 if part == "decoder" else dtype
 
 
@@ -90,10 +87,7 @@ def build_networks(config: ModelConfig) -> dict[str, Any]:
 def checked_networks(header: Header, config: ModelConfig) -> dict[str, Any]:
     """Return the networks of a file without memory for weights, once the file is known to hold them all.
 
-    Logs one line when the file holds keys that are neither needed nor known parts of the official file.
-
-    Raises:
-        CheckpointError: missing keys, wrong shapes or data types that are not read.
+    Keys that are neither needed nor known parts of the official file are one warning; else CheckpointError.
     """
     networks = build_networks(config)
     required = required_shapes(header, networks)
@@ -117,11 +111,7 @@ def required_shapes(header: Header, networks: dict[str, nn.Module]) -> dict[str,
 def check_tensors(
     header: Header, required: dict[str, tuple[int, ...]], readable: tuple[str, ...] = _READABLE
 ) -> None:
-    """Raise CheckpointError for missing keys, wrong shapes or data types that are not read.
-
-    ``required`` has key and shape of every tensor that is needed, ``readable`` data types by their
-    safetensors names; a host may read more than this project.
-    """
+    """Raise CheckpointError for missing keys, wrong shapes, or data types that are not ``readable``."""
     name = header.path.name
     if missing := [key for key in required if key not in header.tensors]:
         raise CheckpointError(
@@ -172,7 +162,7 @@ def _fill(
     device: torch.device | str,
     prefix: str = "",
 ) -> None:
-    """Give a network without memory what ``read`` returns for ``prefix`` and each of its keys; freeze it."""
+    """Give a network without memory what ``read`` returns for its keys under ``prefix``; freeze it."""
     # copy=True: a tensor that needs no conversion must not keep the mapped file alive.
     state = {key: read(prefix + key).to(device, dtype, copy=True) for key in network.state_dict()}
     network.load_state_dict(state, strict=True, assign=True)
@@ -292,18 +282,18 @@ class PartInfo(NamedTuple):
     dtypes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckpointInfo:
     """What a safetensors file is; as a string, for people."""
 
     name: str
     n_bytes: int
-    variant: str | None  # that ``auto`` would take, or None when it cannot be told
-    config: ModelConfig | None  # None when the file cannot be used
     parts: tuple[PartInfo, ...]  # the last one counts what inference does not read
-    missing: tuple[str, ...]  # keys that the model needs and the file lacks
-    unexpected: tuple[str, ...]  # keys that are neither needed nor known parts of the official file
-    problem: str  # why the file cannot be loaded, or ""
+    variant: str | None = None  # that ``auto`` would take, or None when it cannot be told
+    config: ModelConfig | None = None  # None when the file cannot be used
+    missing: tuple[str, ...] = ()  # keys that the model needs and the file lacks
+    unexpected: tuple[str, ...] = ()  # keys that are neither needed nor known parts of the official file
+    problem: str = ""  # why the file cannot be loaded
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.n_bytes / 1e9:.2f} GB"]
@@ -328,38 +318,21 @@ class CheckpointInfo:
 
 
 def describe_checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
-    """Return what a safetensors file is; its tensors are not read.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: not a safetensors file, or a damaged one; the text says what it is.
-    """
+    """Return what a safetensors file is, its tensors not read; CheckpointError where it is none."""
     header = read_header(path)
-    variant = config = None
-    problem = ""
-    missing: list[str] = []
-    unexpected: list[str] = []
+    info = CheckpointInfo(header.path.name, header.file_size, tuple(_part_infos(header)))
     try:
         # Only one problem is reported, so the sizes are read even where the variant cannot be told.
-        config = read_config(header, "auto" if "sv4d2.variant" in header.metadata else "sv4d2")
-        required = required_shapes(header, build_networks(config))
-        missing = [key for key in required if key not in header.tensors]
-        unexpected = _unexpected_keys(header, required)
+        info.config = read_config(header, "auto" if "sv4d2.variant" in header.metadata else "sv4d2")
+        required = required_shapes(header, build_networks(info.config))
+        info.missing = tuple(key for key in required if key not in header.tensors)
+        info.unexpected = tuple(_unexpected_keys(header, required))
         check_tensors(header, required)
-        variant = variant_of(header)
-        config = read_config(header)
+        info.variant = variant_of(header)
+        info.config = read_config(header)
     except CheckpointError as error:
-        problem = str(error)
-    return CheckpointInfo(
-        header.path.name,
-        header.file_size,
-        variant,
-        config,
-        tuple(_part_infos(header)),
-        tuple(missing),
-        tuple(unexpected),
-        problem,
-    )
+        info.problem = str(error)
+    return info
 
 
 def _part_infos(header: Header) -> Iterator[PartInfo]:

@@ -110,10 +110,9 @@ def write_checkpoint_file(
     notes: Mapping[str, str],
     overwrite: bool = False,
 ) -> Path:
-    """Write a checkpoint with all metadata that loading needs, as strings and once more as a tensor.
+    """Write a checkpoint (`write_safetensors`) with its metadata, as strings and once more as a tensor.
 
-    ``shared_encoder``: one VAE encoder is stored, which serves frames and views. ``notes``: further metadata
-    strings. For the rest see `write_safetensors`.
+    ``shared_encoder``: one VAE encoder serves frames and views. ``notes``: further metadata strings.
     """
     sizes = metadata_of(config) | ({SHARED_ENCODER: "true"} if shared_encoder else {})
     others = {key: value for key, value in notes.items() if key != SHARED_ENCODER}
