@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -53,18 +53,34 @@ def load_checkpoint(
         raise ValueError(
             f"Expected dtype float32, float16 or bfloat16; got {dtype}. Choose one of the three."
         )
-    header = read_header(path)
-    config = read_config(header, variant)
-    networks = checked_networks(header, config)
-    with open_tensors(header) as file:
-        shared = encoders_are_equal(header, file, networks["frame_encoder"])
-        if shared:
-            del networks["view_encoder"]
+    with open_checkpoint(path, variant) as (_, config, networks, file):
         for name, network in networks.items():
             _fill(network, file.get_tensor, stored_dtype(name, dtype), device, PREFIXES[name])
-    if shared:
-        networks["view_encoder"] = networks["frame_encoder"]
+    networks.setdefault("view_encoder", networks["frame_encoder"])
     return Model(config, **networks)
+
+
+@contextmanager
+def open_checkpoint(
+    path: str | os.PathLike[str], variant: str
+) -> Iterator[tuple[Header, ModelConfig, dict[str, Any], Any]]:
+    """Open a complete checkpoint: its header, sizes, networks without memory for weights, and tensors.
+
+    There is no network for views where one VAE encoder serves frames and views. Keys that are neither needed
+    nor known parts of the official file are one warning. Raises as `load_checkpoint`.
+    """
+    header = read_header(path)
+    config = read_config(header, variant)
+    networks = _networks_in(header, config)
+    required = shapes_of(networks)
+    check_tensors(header, required)
+    if keys := _unexpected_keys(header, required):
+        count, first = _count_text(keys, "unexpected key"), _first_text(keys)
+        log.warning("%s: %s not used: %s", header.path.name, count, first)
+    with open_tensors(header) as file:
+        if "view_encoder" in networks and _encoders_are_equal(header, file, networks["view_encoder"]):
+            del networks["view_encoder"]
+        yield header, config, networks, file
 
 
 def stored_dtype(part: str, dtype: torch.dtype) -> torch.dtype:
@@ -84,27 +100,18 @@ def build_networks(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def checked_networks(header: Header, config: ModelConfig) -> dict[str, Any]:
-    """Return the networks of a file without memory for weights, once the file is known to hold them all.
-
-    Keys that are neither needed nor known parts of the official file are one warning; else CheckpointError.
-    """
+def _networks_in(header: Header, config: ModelConfig) -> dict[str, Any]:
+    """Return the networks that a file must hold: all, or all but a view encoder declared shared."""
     networks = build_networks(config)
-    required = required_shapes(header, networks)
-    check_tensors(header, required)
-    if keys := _unexpected_keys(header, required):
-        log.warning(
-            "%s: %s not used: %s", header.path.name, _count_text(keys, "unexpected key"), _first_text(keys)
-        )
-    return networks
+    return {part.name: networks[part.name] for part in parts_of(header)}
 
 
-def required_shapes(header: Header, networks: dict[str, nn.Module]) -> dict[str, tuple[int, ...]]:
-    """Return key and shape of every tensor that a file of these networks must hold."""
+def shapes_of(networks: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Return key and shape of every tensor in a file of these networks."""
     return {
-        part.prefix + key: tuple(tensor.shape)
-        for part in parts_of(header)
-        for key, tensor in networks[part.name].state_dict().items()
+        PREFIXES[name] + key: tuple(tensor.shape)
+        for name, network in networks.items()
+        for key, tensor in network.state_dict().items()
     }
 
 
@@ -143,10 +150,8 @@ def open_tensors(header: Header) -> Iterator[Any]:
         yield file
 
 
-def encoders_are_equal(header: Header, file: Any, encoder: nn.Module) -> bool:
-    """Return whether one VAE encoder serves frames and views: declared so, or stored twice bit for bit."""
-    if all(part.name != "view_encoder" for part in parts_of(header)):
-        return True
+def _encoders_are_equal(header: Header, file: Any, encoder: nn.Module) -> bool:
+    """Return whether one VAE encoder serves frames and views: it is stored twice bit for bit."""
     frames, views = PREFIXES["frame_encoder"], PREFIXES["view_encoder"]
     keys = encoder.state_dict().keys()
     # Both sides are views into the mapped file, so the comparison takes no memory of its own.
@@ -324,7 +329,7 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
     try:
         # Only one problem is reported, so the sizes are read even where the variant cannot be told.
         info.config = read_config(header, "auto" if "sv4d2.variant" in header.metadata else "sv4d2")
-        required = required_shapes(header, build_networks(info.config))
+        required = shapes_of(_networks_in(header, info.config))
         info.missing = tuple(key for key in required if key not in header.tensors)
         info.unexpected = tuple(_unexpected_keys(header, required))
         check_tensors(header, required)
