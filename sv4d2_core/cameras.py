@@ -51,8 +51,8 @@ class Cameras:
         e, a = self.elevations_deg, self.azimuths_deg
         if len(e) != len(a) or len(e) < 2:
             raise ValueError(
-                f"Expected as many elevations as azimuths, the input view and at least one novel view; got "
-                f"{len(e)} elevations and {len(a)} azimuths. Give one entry per view, the input view first."
+                f"Expected as many elevations as azimuths, of the input and at least one novel view; got "
+                f"{len(e)} elevations and {len(a)} azimuths."
             )
         if not all(map(math.isfinite, (*e, *a, self.radius, self.fov_deg, self.input_elevation_deg))):
             raise ValueError(f"Camera angles must be finite numbers; got elevations {e} and azimuths {a}.")
@@ -80,18 +80,16 @@ class Cameras:
     def check_view(self, view: int) -> None:
         """Raise ValueError unless ``view`` is 0, the input view, or one of the V novel views."""
         if not 0 <= view <= self.n_views:
-            raise ValueError(
-                f"Expected a view from 0 (the input) to {self.n_views}; got {view}. These cameras have "
-                f"{self.n_views} novel views."
-            )
+            raise ValueError(f"Expected a view from 0 (the input) to {self.n_views}; got {view}.")
 
     def select(self, novel_views: Sequence[int]) -> Cameras:
         """Return the input view followed by the given novel views (indices 0..V-1)."""
         keep = [0, *(i + 1 for i in novel_views)]
-        elevations, azimuths = (
-            tuple(angles[i] for i in keep) for angles in (self.elevations_deg, self.azimuths_deg)
+        return replace(
+            self,
+            elevations_deg=tuple(self.elevations_deg[i] for i in keep),
+            azimuths_deg=tuple(self.azimuths_deg[i] for i in keep),
         )
-        return replace(self, elevations_deg=elevations, azimuths_deg=azimuths)
 
     def network_angles_rad(self) -> tuple[Tensor, Tensor]:
         """Return the polar and azimuth angles that condition the network, each [V] float64 in [0, 2 pi).
@@ -199,10 +197,9 @@ class Cameras:
         """
         if elevations_deg is not None and len(elevations_deg) == 1 < n_views_per_pass:
             raise ValueError(
-                f"Expected one elevation per view; got the single value {elevations_deg[0]:g}. Elevations "
-                f"are relative to the input view: one value for all views, the input included, would change "
-                f"nothing. List them, or place all novel views on a ring there: in ComfyUI with the preset "
-                f"ring, on the command line with --ring-elevation."
+                f"Expected one elevation per view; got the single value {elevations_deg[0]:g}: one value for "
+                f"all views, the input included, would change nothing. List them, or place all novel views "
+                f"on a ring: in ComfyUI with the preset ring, on the command line with --ring-elevation."
             )
         if azimuths_deg is None:
             azimuths_deg = cls.default(n_views_per_pass).azimuths_deg

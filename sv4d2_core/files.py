@@ -198,15 +198,7 @@ def _explanation(error: OSError, folder: Path, needed_bytes: int) -> str:
     return ""
 
 
-def replaceable(
-    folder: Path,
-    marker: str,
-    names: re.Pattern[str],
-    overwrite: bool,
-    *,
-    earlier: str = "an earlier export",
-    foreign: str = "which no export of this kind wrote and which is never replaced",
-) -> list[str]:
+def replaceable(folder: Path, marker: str, names: re.Pattern[str], overwrite: bool) -> list[str]:
     """Return which entries of ``folder`` a new export of this kind replaces, none in a new folder.
 
     Args:
@@ -214,8 +206,6 @@ def replaceable(
         marker: the JSON file that lists, under "entries", what the earlier export wrote.
         names: what exports of this kind call their entries; whatever else is listed does not count.
         overwrite: whether an earlier export may be replaced.
-        earlier: what the earlier export is called in errors.
-        foreign: what is said of entries from elsewhere.
 
     Raises:
         FileExistsError: the folder holds entries of such names from elsewhere, an export of another kind
@@ -227,15 +217,18 @@ def replaceable(
     listed = _listed(folder / marker)
     if others := [name for name in found if name not in listed]:
         some = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
-        raise FileExistsError(f"{folder} holds {some}, {foreign}. Choose another folder or move them away.")
+        raise FileExistsError(
+            f"{folder} holds {some}, which no export of this kind wrote and which is never replaced. Choose "
+            f"another folder or move them away."
+        )
     if kept := [name for name in listed if not names.fullmatch(name) and (folder / name).exists()]:
         raise FileExistsError(
             f"{folder} holds an earlier export of another kind ({kept[0]}). Choose another folder."
         )
     if found and not overwrite:
         raise FileExistsError(
-            f"Expected a folder without {earlier}; {folder / found[0]} exists already. Choose another folder "
-            f"or overwrite it (--overwrite)."
+            f"Expected a folder without an earlier export; {folder / found[0]} exists already. Choose "
+            f"another folder or overwrite it (--overwrite)."
         )
     return found
 

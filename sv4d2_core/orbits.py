@@ -47,30 +47,25 @@ def orbit(
     azimuths_deg, elevations_deg = parse_angles(azimuths, "azimuths"), parse_angles(elevations, "elevations")
     if azimuths_deg and preset != CUSTOM:
         raise ValueError(
-            f"Expected no azimuths, as the preset {preset!r} sets them itself; got {azimuths!r}. Leave them "
-            f"blank, or choose the preset {CUSTOM!r}."
+            f"Expected no azimuths, as the preset {preset!r} sets them itself; got {azimuths!r}. Choose the "
+            f"preset {CUSTOM!r} for them."
         )
     if preset == SWEEP and elevations_deg:
         raise ValueError(
             f"Expected no elevations, as a sweep takes its height from sweep_elevation_deg; got "
-            f"{elevations!r}. Leave them blank, or choose the preset {CUSTOM!r}."
+            f"{elevations!r}. Leave them blank."
         )
+    if preset == RING and len(elevations_deg) > 1:
+        raise ValueError(
+            f"Expected one elevation for the ring, or none; got {len(elevations_deg)}. Leave one, or choose "
+            f"{RINGS!r} for one ring at each."
+        )
+    if preset == RINGS and not elevations_deg:
+        raise ValueError("Expected one elevation for each ring; got none. Fill them in, such as -15, 0, 20.")
     if preset in _OFFICIAL_VIEWS:
         cameras = Cameras.from_lists(_OFFICIAL_VIEWS[preset], None, elevations_deg or None)
-    elif preset == RING:
-        if len(elevations_deg) > 1:
-            raise ValueError(
-                f"Expected one elevation for the ring, or none; got {len(elevations_deg)}. Leave one, or "
-                f"choose the preset {RINGS!r} for one ring at each."
-            )
+    elif preset in (RING, RINGS):
         cameras = Cameras.rings(n_views, elevations_deg or [0.0])
-    elif preset == RINGS:
-        if not elevations_deg:
-            raise ValueError(
-                "Expected one elevation for each ring; got none. Fill them in, such as -15, 0, 20 for three "
-                "rings."
-            )
-        cameras = Cameras.rings(n_views, elevations_deg)
     elif preset == SWEEP:
         cameras = Cameras.sweep(n_views, sweep_azimuth_deg, sweep_elevation_deg)
     else:
@@ -90,8 +85,7 @@ def parse_angles(text: str, name: str) -> list[float]:
             number = math.nan
         if not math.isfinite(number):
             raise ValueError(
-                f"Expected {name} as numbers separated by commas or blanks; got {part!r} in {text!r}. Write "
-                f"degrees such as 60, 120, 180."
+                f"Expected {name} as numbers separated by commas or blanks; got {part!r} in {text!r}."
             )
         numbers.append(number)
     return numbers
@@ -101,8 +95,8 @@ def _custom(azimuths_deg: list[float], elevations_deg: list[float]) -> Cameras:
     novel = azimuths_deg[1:] if azimuths_deg and azimuths_deg[0] == 0 else azimuths_deg
     if not novel:
         raise ValueError(
-            f"Expected an azimuth for each novel view in the preset {CUSTOM!r}; got "
-            f"{'only that of the input view, 0' if azimuths_deg else 'none'}. Fill them in, such as 60, 120."
+            f"Expected an azimuth for each novel view in the preset {CUSTOM!r}, such as 60, 120; got "
+            f"{'only that of the input view, 0' if azimuths_deg else 'none'}."
         )
     if elevations_deg and len(elevations_deg) not in (len(novel), len(novel) + 1, 1):
         raise ValueError(
@@ -112,9 +106,6 @@ def _custom(azimuths_deg: list[float], elevations_deg: list[float]) -> Cameras:
     return Cameras.from_lists(len(novel), [0.0, *novel], elevations_deg or None)
 
 
-# How far cameras may be off an orbit: aim and roll in degrees, distance as a share of the radius.
-_LARGEST_ANGLE_DEG = 1.0
-_LARGEST_RADIUS_ERROR = 0.01
 # Blender writes rotations with seven digits, structure from motion with about five.
 _LARGEST_ROTATION_ERROR = 1e-3
 # Digits of angles and lengths that double precision leaves after sines and arc tangents: 60, not 59.99999999.
@@ -126,19 +117,14 @@ def fit_orbit(
     fov_deg: float,
     names: Sequence[str],
     centre: str = "the origin",
-    largest_angle_deg: float = _LARGEST_ANGLE_DEG,
-    largest_radius_error: float = _LARGEST_RADIUS_ERROR,
+    largest_angle_deg: float = 1.0,  # by which a camera may look past the origin or be rolled
+    largest_radius_error: float = 0.01,  # by which a distance may be off the median, as a share of it
 ) -> Cameras:
     """Return the orbit on which all cameras stand; the first camera becomes the input view.
 
     Its absolute elevation becomes `input_elevation_deg`; elevations and azimuths (0 to 360 degrees) are
-    relative to it, so its own azimuth is lost: the world is turned until it stands on the +z side. The radius
-    is the median distance to the origin.
-
-    Args:
-        names, centre: what to call each camera, and the origin, in messages.
-        largest_angle_deg: how far a camera may look past the origin or be rolled.
-        largest_radius_error: how far a distance may be off the median, as a share of it.
+    relative to it: the world is turned until it stands on the +z side. The radius is the median distance to
+    the origin. ``names`` and ``centre`` are what to call each camera, and the origin, in messages.
 
     Raises:
         ValueError: fewer than two cameras, matrices that are no rigid motions, cameras that look past the
@@ -149,7 +135,19 @@ def fit_orbit(
             f"Expected at least two different cameras, the input view and a novel view; got {len(c2w)}."
         )
     rotation, eye = c2w[:, :3, :3], c2w[:, :3, 3]
-    _check_rotations(rotation, names)
+    identity = torch.eye(3, dtype=torch.float64)
+    error, worst = _largest((rotation.mT @ rotation - identity).abs().amax(dim=(1, 2)))
+    if error > _LARGEST_ROTATION_ERROR:
+        raise ValueError(
+            f"Expected camera axes of length 1 at right angles (to {_LARGEST_ROTATION_ERROR:g}); those of "
+            f"{names[worst]} are off by {error:.3g}. Take scale and shear out of the matrices."
+        )
+    mirrored, worst = _largest((torch.linalg.det(rotation) < 0).double())
+    if mirrored:
+        raise ValueError(
+            f"Expected right-handed camera axes; those of {names[worst]} are mirrored (determinant -1). Turn "
+            f"one axis of the matrices around."
+        )
     right, back = rotation[..., 0], rotation[..., 2]
     error_deg, worst = _largest(_angle_deg(back, eye))
     if error_deg > largest_angle_deg:
@@ -171,8 +169,8 @@ def fit_orbit(
         percent = 100 * error / radius if radius > 0 else math.inf
         raise ValueError(
             f"Expected cameras at one distance from {centre} (to {100 * largest_radius_error:g} %); "
-            f"{names[worst]} is at {distances[worst]:.4g}, {percent:.3g} % off the median {radius:.4g}. Move "
-            f"the object there, or leave such cameras out."
+            f"{names[worst]} is at {distances[worst]:.4g}, {percent:.3g} % off the median {radius:.4g}. "
+            f"Leave such cameras out."
         )
     x, y, z = eye.unbind(dim=-1)
     elevation = torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
@@ -184,22 +182,6 @@ def fit_orbit(
         fov_deg=round(fov_deg, _DIGITS),
         input_elevation_deg=round(float(elevation[0]), _DIGITS),
     )
-
-
-def _check_rotations(rotation: Tensor, names: Sequence[str]) -> None:
-    identity = torch.eye(3, dtype=torch.float64)
-    error, worst = _largest((rotation.mT @ rotation - identity).abs().amax(dim=(1, 2)))
-    if error > _LARGEST_ROTATION_ERROR:
-        raise ValueError(
-            f"Expected camera axes of length 1 at right angles (to {_LARGEST_ROTATION_ERROR:g}); those of "
-            f"{names[worst]} are off by {error:.3g}. Take scale and shear out of the matrices."
-        )
-    mirrored, worst = _largest((torch.linalg.det(rotation) < 0).double())
-    if mirrored:
-        raise ValueError(
-            f"Expected right-handed camera axes; those of {names[worst]} are mirrored (determinant -1). Turn "
-            f"one axis of the matrices around."
-        )
 
 
 def _largest(errors: Tensor) -> tuple[float, int]:

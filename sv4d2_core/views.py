@@ -69,10 +69,7 @@ class ViewGrid:
     def one_frame(self, frame: int, include_input: bool = True) -> tuple[Tensor, Tensor | None]:
         """Return all views of a frame, [V + 1 or V, H, W, 3], and their masks [V + 1 or V, H, W]."""
         if not 0 <= frame < self.n_frames:
-            raise ValueError(
-                f"Expected a frame from 0 to {self.n_frames - 1}; got {frame}. These views have "
-                f"{self.n_frames} frames."
-            )
+            raise ValueError(f"Expected a frame from 0 to {self.n_frames - 1}; got {frame}.")
         return self._at((frame, slice(0 if include_input else 1, None)))
 
     def all_views(self, include_input: bool = True) -> tuple[Tensor, Tensor | None]:
@@ -87,9 +84,8 @@ class ViewGrid:
     def at_frames(self, frames: Sequence[int]) -> ViewGrid:
         """Return the grid of some frames, which keep their times."""
         frames, times = list(frames), self.frame_times()
-        images, masks, latents = (
-            None if values is None else values[frames] for values in (self.images, self.masks, self.latents)
-        )
+        kept = (None if x is None else x[frames] for x in (self.images, self.masks, self.latents))
+        images, masks, latents = kept
         times = tuple(times[t] for t in frames)
         return replace(self, images=images, masks=masks, latents=latents, times=times)
 

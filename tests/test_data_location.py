@@ -101,7 +101,7 @@ def test_the_latest_folders_are_listed(tmp_path):
         find_views("views_0", [tmp_path, tmp_path / "missing"])
     listed = ", ".join(f"sub/views_{i}" for i in range(5))
     assert f"exist: {listed}." in str(caught.value)
-    with pytest.raises(FileNotFoundError, match="There are none yet"):
+    with pytest.raises(FileNotFoundError, match="that exist: none yet"):
         find_views("", [tmp_path / "missing"])
 
 

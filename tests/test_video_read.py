@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from sv4d2_core.video.read import Clip, load_clip
+from sv4d2_core.video.write import write_video as write_tagged_video
 
 HEIGHT, WIDTH = 32, 48
 
@@ -109,16 +111,8 @@ def test_a_stored_rotation_is_applied(tmp_path, clockwise, turns):
 
 
 def test_bt709_colours_are_kept(tmp_path):
-    frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), (200, 40, 60), np.uint8), format="rgb24")
-    path = tmp_path / "a.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.width = stream.height = 32
-        stream.pix_fmt, stream.options = "yuv444p", {"crf": "0"}
-        stream.codec_context.colorspace = 1
-        container.mux(stream.encode(frame.reformat(format="yuv444p", dst_colorspace="ITU709")))
-        container.mux(stream.encode())
-    assert np.abs(load_clip(path).frames[0, 16, 16].astype(int) - (200, 40, 60)).max() <= 2
+    write_tagged_video(tmp_path / "a.mp4", torch.tensor([200, 40, 60]).expand(1, 32, 32, 3) / 255, 10)
+    assert np.abs(load_clip(tmp_path / "a.mp4").frames[0, 16, 16].astype(int) - (200, 40, 60)).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -148,13 +142,10 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path, aspect, turned):
     assert red[:, width // 2 + 6 :].min() >= 250
 
 
-def test_pixels_far_from_square_are_damage(tmp_path):
+def test_pixels_far_from_square_are_damage_and_square_ones_stay_bit_for_bit(tmp_path):
     path = write_video(tmp_path / "a.mp4", drawn_clip(1), aspect=(9, 1))
     with pytest.raises(ValueError, match=r"a\.mp4 has a sample aspect ratio of 9"):
         load_clip(path)
-
-
-def test_square_pixels_stay_bit_for_bit(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH, 3), dtype=np.uint8)
     path = write_video(tmp_path / "a.mov", noise, "png", "rgb24")
     np.testing.assert_array_equal(load_clip(path).frames, noise)
@@ -183,14 +174,6 @@ def test_animations_give_composed_frames_alpha_and_rate(tmp_path, suffix):
     assert np.abs(clip.frames[inside].astype(int) - frames[inside]).max() <= 4
     assert load_clip(path, every=2).fps == pytest.approx(10)
     np.testing.assert_array_equal(load_clip(path, start=1, every=2).frames, clip.frames[1::2])
-
-
-def test_opaque_gif_on_white(tmp_path):
-    images = [Image.fromarray(frame) for frame in drawn_clip(3)]
-    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=100)
-    clip = load_clip(tmp_path / "a.gif")
-    assert [index_of(frame) for frame in clip.frames] == [0, 1, 2]
-    assert clip.frames.shape[-1] == 3 or clip.frames[..., 3].min() == 255
 
 
 def test_folders_and_patterns_are_read_in_natural_order(tmp_path):
@@ -250,14 +233,11 @@ def test_masks_are_picked_like_the_frames_and_a_single_one_serves_all(tmp_path):
 
 def test_mask_video_and_mask_alpha(tmp_path):
     frames = cutout(4)
-    white = np.repeat(frames[..., 3:], 3, axis=-1)
-    video = write_video(tmp_path / "mask.mp4", white)
-    folder = write_folder(tmp_path / "cutouts", frames)
     clip = write_folder(tmp_path / "frames", drawn_clip(4))
-    for source, tolerance in ((video, 3), (folder, 0)):
+    video = write_video(tmp_path / "mask.mp4", np.repeat(frames[..., 3:], 3, axis=-1))
+    for source, tolerance in ((video, 3), (write_folder(tmp_path / "cutouts", frames), 0)):
         masks = load_clip(clip, mask=source).masks
-        assert masks is not None
-        assert np.abs(masks.astype(int) - frames[..., 3]).max() <= tolerance
+        assert masks is not None and np.abs(masks.astype(int) - frames[..., 3]).max() <= tolerance
 
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
@@ -435,10 +415,8 @@ def test_bad_picks_and_sizes(tmp_path):
             load_clip(folder, **wrong)
     with pytest.raises(ValueError, match=r"at least 8 frames .*got 3"):
         load_clip(folder, start=7)
-    with pytest.raises(ValueError, match="fps = 0"):
-        load_clip(folder, fps=0)
     Image.new("RGB", (20, 10)).save(folder / "frame_3.png")
-    with pytest.raises(ValueError, match=r"48 x 32 for the first and 20 x 10 for number 4"):
+    with pytest.raises(ValueError, match=r"number 1 of .*frames has 48 x 32, number 4 of .* has 20 x 10"):
         load_clip(folder)
 
 
@@ -465,10 +443,7 @@ def test_from_tensors_rounds_and_repeats_a_single_mask():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda i: (i.index_fill(0, torch.tensor([1]), float("nan")),),
-            "got 60 NaN or infinite values of 120",
-        ),
+        (lambda i: (torch.cat([i[:1], i[1:] + math.nan]),), "got 60 NaN or infinite values of 120"),
         (lambda i: (torch.linspace(0, 255, 120).view(2, 4, 5, 3),), "0 to 255"),
         (lambda i: (i[..., :2],), r"\[2, 4, 5, 2\]"),
         (lambda i: (i[0],), r"\[4, 5, 3\]"),
@@ -494,9 +469,7 @@ def test_from_tensors_picks_frames_and_masks_like_load_clip():
     single = Clip.from_tensors(images, masks[:1], start=7)
     assert single.masks is not None and single.masks[:, 0, 0].tolist() == [200] * 3
     assert Clip.from_tensors(images, frames=99, start=9).n_frames == 1
-    with pytest.raises(
-        ValueError, match=r"10 frames, one for each of the 3 that are taken.*single mask; got 4"
-    ):
+    with pytest.raises(ValueError, match=r"one mask per frame \(3\) or a single mask; got 4"):
         Clip.from_tensors(images, masks[:4], **choice)
     with pytest.raises(ValueError, match=r"at least 11 frames in the clip; got 10\. Lower start"):
         Clip.from_tensors(images, start=10)

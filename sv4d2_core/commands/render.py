@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cameras import Cameras
-from ..data.datasets import SurfaceMaps, refuse_renders, write_renders
+from ..data.datasets import refuse_renders, write_renders
 from ..data.transforms import read_cameras
-from ..scene.scene import Scene4D, own_cameras, turntable
+from ..scene.scene import Scene4D, SceneRendering, own_cameras, turntable
 from ..scene.store import load_scene
 from ..views import ViewGrid
 from .arguments import at_least, listed_cameras, listed_times
@@ -118,7 +118,7 @@ def _times(args: argparse.Namespace, scene: Scene4D) -> list[float]:
     return list(scene.times if times is None else times)
 
 
-def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[ViewGrid, SurfaceMaps]:
+def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[ViewGrid, SceneRendering]:
     times = _times(args, scene)
     with tqdm(desc="views", unit="picture", dynamic_ncols=True) as bar:
 
@@ -129,7 +129,7 @@ def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[
         rendering = scene.render(cameras, times, args.size, callback=progress)
     fps = args.fps or scene.fps
     grid = ViewGrid(rendering.rgb, cameras, rendering.alpha, fps, times=tuple(times))
-    return grid, SurfaceMaps(rendering.depth, rendering.normal, rendering.alpha)
+    return grid, rendering
 
 
 def _turntable(args: argparse.Namespace, scene: Scene4D) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..video.foreground import LARGEST_BORDER_SHARE, border_pixels, near_white_masks, opacity_source
+from ..video.foreground import check_white_border, near_white_masks, opacity_source
 from ..video.read import DEFAULT_FPS, IMAGE_SUFFIXES, Clip, load_clip, natural_key
 from ..views import ViewGrid, resize_images
 
@@ -64,13 +64,7 @@ class ViewClip:
     def of_images(cls, images: Tensor, name: str, fps: float) -> ViewClip:
         """Return images [T, H, W, 3] with all that is not near white as mask; ValueError: not on white."""
         masks = near_white_masks(images)
-        share = float(border_pixels(masks.float().cpu().numpy()).mean())
-        if share > LARGEST_BORDER_SHARE:
-            raise ValueError(
-                f"Expected a near-white background in pictures without transparency or masks; got "
-                f"{100 * share:.0f} % of the border darker than that in {name}. Put the pictures on white, "
-                f"or save them with transparency."
-            )
+        check_white_border(masks.cpu().numpy(), name)
         return cls(name, images, masks, fps)
 
 
@@ -95,19 +89,15 @@ def grid_of_clips(clips: Iterator[ViewClip], cameras: Cameras) -> ViewGrid:
     masks, fps = torch.empty(images.shape[:4]), first.fps
     for view, clip in zip(range(cameras.n_views + 1), chain([first], clips), strict=True):
         if clip.masks.shape != first.masks.shape:
+            other_frames, other_height, other_width = clip.masks.shape
             raise ValueError(
-                f"Expected views with equal numbers of frames and sizes; {first.name} has "
-                f"{_shape_text(first.masks)}, {clip.name} has {_shape_text(clip.masks)}. Cut "
-                f"(--frames) or resize them alike."
+                f"Expected views with equal numbers of frames and sizes; {first.name} has {n_frames} frames "
+                f"of {width} x {height}, {clip.name} has {other_frames} of {other_width} x {other_height}. "
+                f"Cut (--frames) or resize them alike."
             )
         images[:, view], masks[:, view] = clip.images, clip.masks
         fps = clip.fps if view == 1 else fps
     return ViewGrid(images, cameras, masks, fps)
-
-
-def _shape_text(masks: Tensor) -> str:
-    n_frames, height, width = masks.shape
-    return f"{n_frames} frame{'s' if n_frames != 1 else ''} of {width} x {height}"
 
 
 def read_clips(
@@ -116,8 +106,7 @@ def read_clips(
     """Return the grid of views of a folder with one clip per view, in natural order of their names.
 
     A clip is a sub-folder of images, or a video or animation. Where a folder holds both, the sub-folders
-    are taken and the videos left alone. Hidden entries, other files and sub-folders without images do not
-    count. For what becomes of transparency see `ViewClip.of_clip`.
+    are taken. Hidden entries, other files and sub-folders without images do not count.
 
     Args:
         folder: the folder, or a pattern that gives the clips, such as ``out/*_v*.mp4``.
@@ -136,8 +125,8 @@ def read_clips(
         shown += " ..." if len(sources) > _SHOWN_NAMES else ""
         raise ValueError(
             f"Expected {n_views + 1} clips in {folder}, the input view first, or {n_views} where the input "
-            f"view is given, as there are {n_views} novel cameras; got {len(sources)}: {shown}. Give the "
-            f"cameras of these clips, or a pattern such as 'out/*_v*.mp4' that leaves others out."
+            f"view is given; got {len(sources)}: {shown}. Give the cameras of these clips, or a pattern such "
+            f"as 'out/*_v*.mp4' that leaves others out."
         )
     clips = (ViewClip.of_clip(load_clip(source, frames=frames)) for source in sources)
     if input_view is not None and fill_in:
@@ -151,16 +140,14 @@ def find_clips(folder: str | Path) -> list[Path]:
     place = Path(folder).expanduser()
     found = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place)))
     visible = sorted((entry for entry in found if not entry.name.startswith(".")), key=natural_key)
-    folders = [entry for entry in visible if entry.is_dir() and _holds_images(entry)]
+    folders = [entry for entry in visible if entry.is_dir() and any(map(_is_image, entry.iterdir()))]
     return folders or [
         entry for entry in visible if entry.suffix.lower() in VIDEO_SUFFIXES and entry.is_file()
     ]
 
 
-def _holds_images(folder: Path) -> bool:
-    return any(
-        file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") for file in folder.iterdir()
-    )
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def _input_clip(grid: ViewGrid, frames: int | None, height: int, width: int) -> ViewClip:
@@ -181,15 +168,14 @@ def assemble_views(
     fps: float = DEFAULT_FPS,
     clip_masks: Tensor | None = None,  # [T, S, S], [1, S, S] or [S, S]
 ) -> ViewGrid:
-    """Return the grid of a clip, the input view, and its novel views.
+    """Return the grid of a clip, the input view, and its novel views, listed in ``order``.
 
     What is not near white in a novel view is the object, and in the clip where it has no ``clip_masks``.
-    ``order`` is that of the novel views: ``frame by frame`` or ``view by view``.
 
     Raises:
         ValueError: counts, sizes or values that do not fit.
     """
-    _check_order(order)
+    pattern = _pattern(order)
     clip, novel_views = _checked("clip", clip), _checked("novel views", novel_views)
     _check_count(len(clip), len(novel_views), cameras.n_views)
     if clip.shape[1:] != novel_views.shape[1:]:
@@ -197,11 +183,11 @@ def assemble_views(
             f"Expected clip and novel views of one size; got {_size_text(clip)} and "
             f"{_size_text(novel_views)}. Resize the one to the other."
         )
-    novel = rearrange(novel_views, _PATTERNS[order], t=len(clip))
+    novel = rearrange(novel_views, pattern, t=len(clip))
     masks = near_white_masks(clip)
     if clip_masks is not None:
         masks = clip_masks[None] if clip_masks.ndim == 2 else clip_masks
-        if masks.ndim != 3 or len(masks) not in (1, len(clip)) or masks.shape[1:] != clip.shape[1:3]:
+        if masks.shape not in ((1, *clip.shape[1:3]), clip.shape[:3]):
             raise ValueError(
                 f"Expected {len(clip)} masks of the clip (or one) of {_size_text(clip)}, [T, H, W]; got "
                 f"{list(masks.shape)}. Take the mask that came with the clip."
@@ -224,7 +210,7 @@ def assemble_renders(
     Raises:
         ValueError: counts, sizes or values that do not fit, a background that is not white.
     """
-    _check_order(order)
+    pattern = _pattern(order)
     images = _checked("renders", images)
     n_cameras = cameras.n_views + 1
     if len(images) % n_cameras:
@@ -232,8 +218,7 @@ def assemble_renders(
             f"Expected pictures from all {n_cameras} cameras, the input's first: {n_cameras}, or a multiple "
             f"for several frames; got {len(images)}. Give the cameras that the pictures were rendered from."
         )
-    dark = near_white_masks(images)
-    opacity = dark
+    opacity = dark = near_white_masks(images)
     if masks is not None:
         if masks.shape != images.shape[:3]:
             raise ValueError(
@@ -250,32 +235,27 @@ def assemble_renders(
             f"Expected pictures on white; what is not the object has mostly the colour ({colour}) of 255. "
             f"Set the background to #FFFFFF in the node that renders them."
         )
-    pattern, n_frames = _PATTERNS[order], len(images) // n_cameras
+    n_frames = len(images) // n_cameras
     grid = rearrange(images, pattern, t=n_frames).contiguous()
     opacity = rearrange(opacity[..., None], pattern, t=n_frames).contiguous()[..., 0]
     return ViewGrid(grid, cameras, opacity, fps)
 
 
-def _check_order(order: str) -> None:
+def _pattern(order: str) -> str:
     if order not in _PATTERNS:
         raise ValueError(f"Expected the order {' or '.join(map(repr, _PATTERNS))}; got {order!r}.")
+    return _PATTERNS[order]
 
 
 def _checked(name: str, images: Tensor) -> Tensor:
     """Return square RGB images as float32 on the CPU; what overshoots 0..1 after a resize is cut."""
-    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape or images.shape[1] != images.shape[2]:
         raise ValueError(
-            f"Expected {name} [N, H, W, 3] without transparency, at least one image; got "
-            f"{list(images.shape)}. Composite RGBA on white; SV4D2 Prepare Clip does that for a clip."
-        )
-    if images.shape[1] != images.shape[2]:
-        raise ValueError(
-            f"Expected square {name} (the cameras are square); got {_size_text(images)}. Crop or pad them; "
-            f"SV4D2 Prepare Clip does that for a clip."
+            f"Expected square {name} (the cameras are square); got {list(images.shape)} instead of "
+            f"[N, S, S, 3]. Crop or pad them, put RGBA on white; SV4D2 Prepare Clip does that for a clip."
         )
     images = images.detach().float().cpu()
-    bad = int((~images.isfinite()).sum())
-    if bad:
+    if bad := int((~images.isfinite()).sum()):
         raise ValueError(
             f"Expected finite numbers in {name}; got {bad} NaN or infinite values of {images.numel()}. Check "
             f"the step that made them."
@@ -287,16 +267,11 @@ def _check_count(n_frames: int, n_images: int, n_views: int) -> None:
     expected = n_frames * n_views
     if n_images == expected:
         return
+    advice = "Give the clip and the cameras that the views were made with."
     if n_images == n_frames * (n_views + 1):
         advice = "They seem to hold the input view, too: leave it out."
-    elif n_images % n_views == 0:
-        advice = f"They are {n_images // n_views} for each of {n_views} views: give a clip of as many frames."
-        if n_images > expected:
-            advice += f" Of a clip that the sampler played back and forth keep the first {expected}."
-    elif n_images % n_frames == 0:
-        advice = f"They are {n_images // n_frames} for each of {n_frames} frames: give as many cameras."
-    else:
-        advice = "Give the clip and the cameras that the views were made with."
+    elif n_images > expected and n_images % n_views == 0:
+        advice += f" Of a clip that the sampler played back and forth keep the first {expected}."
     raise ValueError(
         f"Expected {n_frames} frames x {n_views} views = {expected} novel views; got {n_images}. {advice}"
     )

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from ..cameras import Cameras
 from ..files import all_or_nothing, recover, replaceable
 from ..scene.losses import packed_normals
+from ..scene.scene import SceneRendering
 from ..video.foreground import masks_of
 from ..video.pictures import with_alpha, write_frames
 from ..video.write import write_video
@@ -41,8 +40,7 @@ def square_size(grid: ViewGrid, even: bool) -> int:
     if height != width or (even and height % 2):
         expected = "square images of even size" if even else "square images"
         raise ValueError(
-            f"Expected {expected} (the cameras are square); got {height} x {width}. Resize or pad the views "
-            f"first."
+            f"Expected {expected} (the cameras are square); got {height} x {width}. Resize or pad the views."
         )
     for name, tensor in (("images", grid.images), ("masks", grid.masks)):
         if tensor is not None and (bad := int((~tensor.isfinite()).sum())):
@@ -134,26 +132,13 @@ def _write_pictures(folder: Path, grid: ViewGrid, masks: Tensor) -> None:
         write_video(folder / f"view_{v:02d}.mp4", grid.images[:, v], grid.fps)
 
 
-@dataclass(frozen=True)
-class SurfaceMaps:
-    """Depth and normals of a grid of pictures."""
-
-    depth: Tensor  # [T, V + 1, H, W] distance from the camera centre along the ray, world units; 0: nothing
-    normals: Tensor  # [T, V + 1, H, W, 3] unit in the world; 0: nothing
-    alpha: Tensor  # [T, V + 1, H, W]; below a half there is no surface
-
-
-def _write_surface_maps(folder: Path, maps: SurfaceMaps, cameras: Cameras) -> None:
-    seen = maps.alpha >= _NOT_SEEN
-    colours = packed_normals(maps.normals * seen[..., None], cameras)
-    levels = (maps.depth * seen * _DEPTH_SCALE).round().clamp(0, 65535).cpu().numpy().astype(np.uint16)
-    for view in range(cameras.n_views + 1):
-        name = f"view_{view:02d}"
-        write_frames(folder / "normals" / name, colours[:, view])
-        place = folder / "depth" / name
-        place.mkdir(parents=True, exist_ok=True)
-        for t, picture in enumerate(levels[:, view]):
-            Image.fromarray(picture).save(place / f"{t:05d}.png")
+def _write_surface_maps(folder: Path, rendering: SceneRendering, cameras: Cameras) -> None:
+    seen = rendering.alpha >= _NOT_SEEN
+    normals = packed_normals(rendering.normal * seen[..., None], cameras)
+    depth = (rendering.depth * seen * _DEPTH_SCALE).round().clamp(0, 65535).cpu().numpy().astype(np.uint16)
+    for v in range(cameras.n_views + 1):
+        write_frames(folder / f"normals/view_{v:02d}", normals[:, v])
+        write_frames(folder / f"depth/view_{v:02d}", depth[:, v])
 
 
 def write_renders(
@@ -161,7 +146,7 @@ def write_renders(
     grid: ViewGrid | None,
     turntable: tuple[Tensor, Tensor] | None = None,
     *,
-    maps: SurfaceMaps | None = None,
+    maps: SceneRendering | None = None,
     fps: float = 8.0,
     run: dict | None = None,
     overwrite: bool = False,
@@ -176,7 +161,7 @@ def write_renders(
     Args:
         grid: views with masks at their times, or None.
         turntable: pictures [N, H, W, 3] on white and opacity [N, H, W], one camera and time each, or None.
-        maps: of the grid, or None.
+        maps: what the grid was made of, whose depth and normals are written; None: neither is.
         fps: of the turntable; the grid has its own.
         run: how they were made, JSON values.
 
@@ -212,11 +197,4 @@ def write_renders(
 
 def refuse_renders(folder: Path, overwrite: bool) -> list[str]:
     """Return which entries of ``folder`` new renders would replace; raise as `write_renders` does."""
-    return replaceable(
-        folder,
-        RENDER_FILE,
-        _NAMES_OF_RENDERS,
-        overwrite,
-        earlier="renders",
-        foreign="which this program did not render and never replaces",
-    )
+    return replaceable(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite)

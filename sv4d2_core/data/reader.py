@@ -21,10 +21,10 @@ from ..video.read import (
     DEFAULT_FPS,
     IMAGE_SUFFIXES,
     Clip,
-    equal_channels,
     mask_opacity,
     natural_key,
     read_pictures,
+    stack_pictures,
 )
 from ..views import ViewGrid
 from .clips import ViewClip, find_clips, grid_of_clips, read_clips
@@ -67,7 +67,7 @@ def read_dataset(path: str | Path) -> ViewGrid:
 def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
     """Return the frames of each view in order of time."""
     path, n_cameras = transforms.path, transforms.cameras.n_views + 1
-    times = _distinct_times(transforms)
+    times = _distinct_times(transforms.frames)
     grid: dict[tuple[int, int], Frame] = {}
     for frame in transforms.frames:
         nearest = int(np.abs(times - (frame.time or 0.0)).argmin())
@@ -96,56 +96,48 @@ def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
     return [[grid[v, t] for t in range(len(times))] for v in range(n_cameras)]
 
 
-def _distinct_times(transforms: Transforms) -> np.ndarray:
+def _distinct_times(frames: list[Frame]) -> np.ndarray:
     """Return the times in ascending order, float64 [T]; 0 for a file without times."""
-    timeless = [frame for frame in transforms.frames if frame.time is None]
-    if timeless and len(timeless) < len(transforms.frames):
+    timeless = [frame for frame in frames if frame.time is None]
+    if timeless and len(timeless) < len(frames):
         raise ValueError(
-            f"Expected a time in every frame, or in none; {len(timeless)} of {len(transforms.frames)} have "
-            f"none, the first is {timeless[0].name}. Add the times."
+            f"Expected a time in every frame, or in none; {len(timeless)} of {len(frames)} have none, the "
+            f"first is {timeless[0].name}. Add the times."
         )
-    times = np.unique([frame.time or 0.0 for frame in transforms.frames])
+    times = np.unique([frame.time or 0.0 for frame in frames])
     return times[np.diff(times, prepend=-np.inf) > _SAME_TIME]
 
 
 def _clip(frames: list[Frame], folder: Path, fps: float) -> ViewClip:
     """Return all frames of a view, in order of time."""
-    pictures = [_picture(folder, frame) for frame in frames]
-    first = pictures[0].shape[:2]
-    for frame, picture in zip(frames, pictures, strict=True):
-        if picture.shape[:2] != first:
-            raise ValueError(
-                f"Expected pictures of one size; {frames[0].name} has {first[1]} x {first[0]}, {frame.name} "
-                f"has {picture.shape[1]} x {picture.shape[0]}. Resize them to one size."
-            )
-    clip = Clip(np.stack(equal_channels(pictures)), fps, None, frames[0].name)
+    files = [frame_file(folder, frame.file_path, frame.name) for frame in frames]
+    names = [frame.name for frame in frames]
+    clip = Clip(stack_pictures(list(map(_read_picture, files, names)), names), fps, None, names[0])
     if opacity_source(clip) != "alpha" and any(frame.mask_path is not None for frame in frames):
-        masks = np.stack([_mask(folder, frame, first) for frame in frames])
-        clip = replace(clip, masks=masks)
+        names = [f"{frame.mask_path} of {frame.name}" for frame in frames]
+        clip = replace(clip, masks=stack_pictures([_mask(folder, frame) for frame in frames], names))
     return ViewClip.of_clip(clip)
 
 
-def _picture(folder: Path, frame: Frame) -> np.ndarray:
-    if not frame.file_path:
-        raise ValueError(f"Expected a file_path in every frame; {frame.name} has none.")
-    file = _inside(folder, frame.file_path, frame.name)
-    is_complete = file.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
-    # D-NeRF leaves out the extension, which is PNG's.
-    return _one_picture(file if is_complete else file.with_name(f"{file.name}.png"), frame.name)
-
-
-def _mask(folder: Path, frame: Frame, size: tuple[int, ...]) -> np.ndarray:
+def _mask(folder: Path, frame: Frame) -> np.ndarray:
     if frame.mask_path is None:
         raise ValueError(
             f"Expected a mask_path in every frame of a view or in none; {frame.name} has none. Add it."
         )
-    mask = mask_opacity(_one_picture(_inside(folder, frame.mask_path, frame.name), frame.name))
-    if mask.shape != size:
-        raise ValueError(
-            f"Expected masks of the pictures' size {size[1]} x {size[0]}; {frame.mask_path} of "
-            f"{frame.name} has {mask.shape[1]} x {mask.shape[0]}. Resize it."
-        )
-    return mask
+    return mask_opacity(_read_picture(_inside(folder, frame.mask_path, frame.name), frame.name))
+
+
+def frame_file(folder: Path, stated: str | None, name: str) -> Path:
+    """Return the file that a frame of a data set states; a path without an image's suffix means PNG.
+
+    Raises ValueError: there is no path, or it leads out of the folder; ``name`` says which frame states it.
+    """
+    if not stated:
+        raise ValueError(f"Expected a file_path in every frame; {name} has none.")
+    file = _inside(folder, stated, name)
+    is_complete = file.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
+    # D-NeRF leaves out the extension, which is PNG's.
+    return file if is_complete else file.with_name(f"{file.name}.png")
 
 
 def _inside(folder: Path, stated: str, name: str) -> Path:
@@ -159,7 +151,7 @@ def _inside(folder: Path, stated: str, name: str) -> Path:
     return folder / relative
 
 
-def _one_picture(file: Path, name: str) -> np.ndarray:
+def _read_picture(file: Path, name: str) -> np.ndarray:
     if not file.is_file():
         raise FileNotFoundError(
             f"Expected the picture {file} of {name}; there is no such file. Bring it back, or remove the "
@@ -178,26 +170,24 @@ def read_any_views(
 
     1. A folder as `write_views` leaves it (``run.json`` and ``cameras.json``): `read_views`.
     2. A transforms file, or a folder with one: `read_dataset`.
-    3. A folder with one clip per view, or a pattern that gives the clips: `read_clips`.
-
-    ``cameras``, ``input_view`` and ``frames`` are for plain clips alone: see `read_clips`.
+    3. A folder with one clip per view, or a pattern that gives the clips: `read_clips`, for which alone
+       ``cameras``, ``input_view`` and ``frames`` are.
 
     Raises:
         FileNotFoundError: nothing of these kinds is there, or files of it are missing.
         ValueError: plain clips without cameras; what `read_views`, `read_dataset` and `read_clips` refuse.
     """
     place = Path(path).expanduser()
-    if _is_ours(place):
+    if is_folder_of_views(place):
         return read_views(place)
-    if _is_dataset(place) or place.suffix.lower() == ".json":
+    if is_dataset(place) or place.suffix.lower() == ".json":
         return read_dataset(place)
     if not find_clips(place):
         raise FileNotFoundError(_nothing_at(place))
     if cameras is None:
         raise ValueError(
-            f"Expected cameras for the plain clips in {path}; got none, and clips do not say where they were "
-            f"taken from. Give --cameras FILE ({CAMERAS_FILE} or transforms.json), or --azimuths and "
-            f"--elevations."
+            f"Expected cameras for the plain clips in {path}; got none. Give --cameras FILE ({CAMERAS_FILE} "
+            f"or transforms.json), or --azimuths and --elevations."
         )
     return read_clips(place, cameras, input_view, frames)
 
@@ -207,7 +197,7 @@ def find_scenes(path: str | Path) -> dict[str, Path]:
     place = Path(path).expanduser()
     folders = sorted(place.iterdir(), key=natural_key) if place.is_dir() else []
     # Folders of views hold a contact sheet: to look for clips first would take each for a clip of one image.
-    for holds_views in (lambda place: _is_ours(place) or _is_dataset(place), find_clips):
+    for holds_views in (lambda place: is_folder_of_views(place) or is_dataset(place), find_clips):
         if holds_views(place):
             return {place.stem: place}
         if scenes := {entry.name: entry for entry in folders if entry.is_dir() and holds_views(entry)}:
@@ -215,11 +205,13 @@ def find_scenes(path: str | Path) -> dict[str, Path]:
     raise FileNotFoundError(_nothing_at(place))
 
 
-def _is_ours(place: Path) -> bool:
+def is_folder_of_views(place: Path) -> bool:
+    """Return whether a place looks like a folder as `write_views` leaves it."""
     return all((place / name).is_file() for name in (RUN_FILE, CAMERAS_FILE))
 
 
-def _is_dataset(place: Path) -> bool:
+def is_dataset(place: Path) -> bool:
+    """Return whether a place is a transforms file, or a folder with one (which may also be one of ours)."""
     return transforms_file(place) is not None or (place.suffix.lower() == ".json" and place.is_file())
 
 
@@ -241,20 +233,17 @@ def read_normals(folder: Path, views: ViewGrid) -> Tensor:
         FileNotFoundError: pictures are missing.
         ValueError: pictures of another size or without three channels.
     """
-    pictures = []
-    for view in range(views.n_views + 1):
-        place = folder / f"view_{view:02d}"
-        if not place.is_dir():
-            raise FileNotFoundError(
-                f"Expected normals of {views.n_views + 1} views (view_00 is the input); {folder} has no "
-                f"{place.name}. Estimate them from frames/{place.name}."
-            )
-        pictures.append(torch.from_numpy(read_frames(place, views.n_frames)))
+    places = [folder / f"view_{view:02d}" for view in range(views.n_views + 1)]
+    if missing := [place.name for place in places if not place.is_dir()]:
+        raise FileNotFoundError(
+            f"Expected normals of {len(places)} views (view_00 is the input); {folder} has no {missing[0]}. "
+            f"Estimate them from frames/{missing[0]}."
+        )
+    pictures = [torch.from_numpy(read_frames(place, views.n_frames)) for place in places]
     expected = (views.n_frames, *views.images.shape[2:4], 3)
-    wrong = next((tuple(p.shape) for p in pictures if tuple(p.shape) != expected), None)
-    if wrong is not None:
+    if wrong := [tuple(picture.shape) for picture in pictures if picture.shape != expected]:
         raise ValueError(
-            f"Expected pictures of normals {expected}; got {wrong}. Save them as RGB like the views."
+            f"Expected pictures of normals {expected}; got {wrong[0]}. Save them as RGB like the views."
         )
     return unpacked_normals(torch.stack(pictures, dim=1).float() / 255)
 
@@ -298,10 +287,9 @@ def find_views(name: str, roots: Sequence[Path]) -> Path:
             f"..) outside. Give its path relative to one of them."
         )
     found = _newest_views(roots)
-    listing = f"Folders of views that exist: {', '.join(found)}." if found else "There are none yet."
     raise FileNotFoundError(
         f"Expected a folder of views; {name!r} is none in {' or '.join(map(str, roots))} (it has no "
-        f"{RUN_FILE}). {listing}"
+        f"{RUN_FILE}). Folders of views that exist: {', '.join(found) or 'none yet'}."
     )
 
 

@@ -52,8 +52,7 @@ def read_cameras(path: str | Path) -> Cameras:
     """Return the cameras of a file, or of the camera file in a folder.
 
     From a ``cameras.json`` of ours they come back as they were. From a ``transforms.json`` (D-NeRF,
-    nerfstudio) comes one camera per distinct matrix, in order of first appearance, the first as input view:
-    see `fit_orbit` for what that does to azimuths and what is refused.
+    nerfstudio) comes one camera per distinct matrix, the first as input view: see `fit_orbit`.
 
     Raises:
         FileNotFoundError: there is no such file, or no camera file in the folder.
@@ -65,8 +64,7 @@ def read_cameras(path: str | Path) -> Cameras:
         file = ours if ours.is_file() else transforms_file(place)
     if file is None:
         raise FileNotFoundError(
-            f"Expected {CAMERAS_FILE} or {' or '.join(TRANSFORMS_FILES)} in {place}; there is none. Give the "
-            f"file with the cameras."
+            f"Expected {CAMERAS_FILE} or {' or '.join(TRANSFORMS_FILES)} in {place}; there is none."
         )
     content = _read_object(file)
     if "frames" in content:
@@ -85,7 +83,7 @@ def read_transforms(path: Path) -> Transforms:
     if "frames" not in content:
         raise ValueError(
             f"Expected a list of frames, as in D-NeRF's transforms.json; {path} has none, only "
-            f"{', '.join(sorted(content)[:5]) or 'nothing'}. Give the transforms file, or a folder with one."
+            f"{', '.join(sorted(content)[:5]) or 'nothing'}."
         )
     return _transforms(path, content)
 
@@ -105,10 +103,7 @@ def _read_object(path: Path) -> dict:
             f"Expected a readable JSON file; {path} is damaged: {error}. Save it again."
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(
-            f"Expected a JSON object with cameras; {path} holds a {type(content).__name__}. Give the camera "
-            f"file."
-        )
+        raise ValueError(f"Expected a JSON object with cameras; {path} holds a {type(content).__name__}.")
     return content
 
 
@@ -166,13 +161,21 @@ def _distinct(matrices: Tensor) -> tuple[list[int], list[int]]:
         same = ((matrices[firsts] - matrix).abs().amax(dim=(1, 2)) <= _SAME_CAMERA).tolist()
         if True not in same:
             firsts.append(i)
-        view_of.append(same.index(True) if True in same else len(firsts) - 1)
+            same.append(True)
+        view_of.append(same.index(True))
     return view_of, firsts
 
 
 def _field_of_view_deg(camera: dict, name: str) -> float:
     """Return the field of view of a square pinhole camera from D-NeRF's and nerfstudio's fields, degrees."""
-    _check_pinhole(camera, name)
+    model = camera.get("camera_model")
+    if model is not None and str(model).upper() not in _PINHOLES:
+        raise ValueError(f"Expected a pinhole camera; {name} is {str(model)[:40]}. Rectify the pictures.")
+    for key in _DISTORTIONS:
+        if abs(value := _number(camera, key, name) or 0.0) > _LARGEST_DISTORTION:
+            raise ValueError(
+                f"Expected pictures without lens distortion; {name} has {key} = {value:g}. Undistort them."
+            )
     width, height = (_number(camera, key, name) for key in ("w", "h"))
     if width and height and width != height:
         raise ValueError(
@@ -185,11 +188,11 @@ def _field_of_view_deg(camera: dict, name: str) -> float:
         )
         if angle is not None:
             angles[f"camera_angle_{axis} = {angle:.5g}"] = math.degrees(angle)
-        if focal is not None and size is not None:
-            focals[f"fl_{axis} = {focal:.6g}"] = math.degrees(2 * math.atan2(size / 2, focal))
-        if centre is None or size is None:
+        if size is None:
             continue
-        if abs(centre - size / 2) > max(_CENTRE_TOLERANCE_PX, _TOLERANCE * size):
+        if focal is not None:
+            focals[f"fl_{axis} = {focal:.6g}"] = math.degrees(2 * math.atan2(size / 2, focal))
+        if centre is not None and abs(centre - size / 2) > max(_CENTRE_TOLERANCE_PX, _TOLERANCE * size):
             raise ValueError(
                 f"Expected the principal point in the middle of the image; {name} has c{axis} = {centre:g} "
                 f"of {size:g} pixels instead of {size / 2:g}. Crop or pad the pictures around it."
@@ -209,17 +212,6 @@ def _field_of_view_deg(camera: dict, name: str) -> float:
             f"Resample the pictures to square pixels, or correct the file."
         )
     return next(iter(stated.values()))
-
-
-def _check_pinhole(camera: dict, name: str) -> None:
-    model = camera.get("camera_model")
-    if model is not None and str(model).upper() not in _PINHOLES:
-        raise ValueError(f"Expected a pinhole camera; {name} is {str(model)[:40]}. Rectify the pictures.")
-    for key in _DISTORTIONS:
-        if abs(value := _number(camera, key, name) or 0.0) > _LARGEST_DISTORTION:
-            raise ValueError(
-                f"Expected pictures without lens distortion; {name} has {key} = {value:g}. Undistort them."
-            )
 
 
 def _number(fields: dict, key: str, name: str) -> float | None:

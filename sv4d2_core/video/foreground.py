@@ -13,12 +13,13 @@ NEAR_WHITE = 250
 # A connected part below this share of the frame is dirt, not the object.
 SPECK_SHARE = 0.0005
 # Share of the border that may be foreground before the background cannot be called white.
-LARGEST_BORDER_SHARE = 0.8
+_LARGEST_BORDER_SHARE = 0.8
 # Opacity of a given mask (0..255) that does not yet count: networks and video codecs leave such a haze.
 _HAZE = 8
 
 _HOW_TO_CUT_OUT = (
-    "Give a mask: in ComfyUI from RemoveBackground or SAM3, on the command line with --mask (white = object)."
+    "Give a mask (white = object; in ComfyUI from RemoveBackground or SAM3, on the command line with "
+    "--mask), or pictures with transparency."
 )
 
 
@@ -60,7 +61,7 @@ def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
         # In whole numbers: the mean over RGB is at most 250.
         dark = clip.frames[..., :3].sum(axis=-1, dtype=np.uint16) <= 3 * NEAR_WHITE
         opacity = np.where(dark, 255, 0).astype(np.uint8)
-        _check_background_is_white(clip, opacity)
+        check_white_border(opacity, clip.name or "the clip")
     found = int(np.count_nonzero(opacity))
     if ignore_specks:
         opacity = np.stack([_without_specks(frame) for frame in opacity])
@@ -88,21 +89,16 @@ def _without_specks(opacity: np.ndarray) -> np.ndarray:
     return np.where(keep[np.asarray(parts, np.intp)], opacity, 0)
 
 
-def _check_background_is_white(clip: Clip, opacity: np.ndarray) -> None:
-    share = border_pixels(opacity > 0).mean()
-    if share > LARGEST_BORDER_SHARE:
-        level = np.median(border_pixels(clip.frames[..., :3].mean(axis=-1, dtype=np.float32)))
+def check_white_border(masks: np.ndarray, name: str) -> None:
+    """Raise ValueError where masks [T, H, W] by the near-white rule hold nearly all of the frames' border."""
+    sides = (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1])
+    share = (np.concatenate([side.ravel() for side in sides]) > 0).mean()
+    if share > _LARGEST_BORDER_SHARE:
         raise ValueError(
-            f"Expected a near-white background (grey level above {NEAR_WHITE}) in a clip without mask or "
-            f"alpha; got {100 * share:.0f} % of the border pixels below that (median level {level:.0f}), so "
-            f"there is no foreground to be told from it. {_HOW_TO_CUT_OUT}"
+            f"Expected a near-white background (grey level above {NEAR_WHITE}) in pictures without mask or "
+            f"transparency; got {100 * share:.0f} % of the border darker than that in {name}. "
+            f"{_HOW_TO_CUT_OUT}"
         )
-
-
-def border_pixels(frames: np.ndarray) -> np.ndarray:
-    """Return the outermost pixels of [T, H, W] frames, flat."""
-    sides = (frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1])
-    return np.concatenate([side.ravel() for side in sides])
 
 
 def _nothing_found(clip: Clip, source: str, found: int) -> str:
@@ -110,13 +106,10 @@ def _nothing_found(clip: Clip, source: str, found: int) -> str:
     if found:
         return (
             f"Expected an object; got only {found} foreground pixels in {n_frames} frames of {width} x "
-            f"{height}, in parts below {100 * SPECK_SHARE:g} % of the frame "
-            f"({SPECK_SHARE * width * height:.0f} pixels). Crop the clip closer to the object. "
+            f"{height}, in parts below {SPECK_SHARE * width * height:.0f} pixels. Crop the clip closer. "
             f"{_HOW_TO_CUT_OUT}"
         )
-    seen = {
-        "mask": "masks that are black everywhere",
-        "alpha": "alpha that is transparent everywhere",
-        "near-white background": f"no pixel with a grey level of {NEAR_WHITE} or less",
-    }[source]
-    return f"Expected an object; got no foreground in {n_frames} frames: {seen}. {_HOW_TO_CUT_OUT}"
+    seen = {"mask": "masks that are black", "alpha": "alpha that is transparent"}.get(
+        source, "near-white pixels"
+    )
+    return f"Expected an object; got no foreground in {n_frames} frames: {seen} everywhere. {_HOW_TO_CUT_OUT}"

@@ -44,10 +44,13 @@ def with_alpha(images: Tensor, opacity: Tensor) -> Tensor:
     return torch.cat([straight, alpha], dim=-1).clamp(0, 1)
 
 
-def write_frames(folder: Path, pictures: Tensor) -> None:
-    """Write [T, H, W, 3] as RGB, [T, H, W, 4] as RGBA, or [T, H, W] as grey, to ``folder``/TTTTT.png."""
+def write_frames(folder: Path, pictures: Tensor | np.ndarray) -> None:
+    """Write [T, H, W, 3] as RGB, [T, H, W, 4] as RGBA, or [T, H, W] as grey, to ``folder``/TTTTT.png.
+
+    A tensor holds values in 0..1, an array the levels themselves, of 8 or 16 bits.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for t, picture in enumerate(to_bytes(pictures)):
+    for t, picture in enumerate(to_bytes(pictures) if isinstance(pictures, Tensor) else pictures):
         Image.fromarray(picture).save(folder / f"{t:05d}.png", compress_level=_PNG_EFFORT)
 
 

@@ -15,10 +15,9 @@ from .read import Clip
 
 # When a clip is called short and long, frames; the released models look at 5 or 12 at once.
 _FEW_FRAMES, _MANY_FRAMES = 12, 60
-# Below this share of the frame the object is called tiny.
-_TINY_SHARE = 0.02
-# Above this share a mask that also reaches all borders is rather the background's.
-_LARGEST_SHARE = 0.5
+# Shares of the frame below which the object is called tiny, and above which a mask that also reaches all
+# borders is rather the background's.
+_TINY_SHARE, _LARGEST_SHARE = 0.02, 0.5
 # Above this enlargement the views cannot be sharp.
 _LARGEST_ENLARGEMENT = 2.0
 # Below this share of the crop another centring would show the object much larger.
@@ -149,46 +148,36 @@ def _report(
             f"object takes only {100 * in_crop:.0f} % of the room in the crop, as it moves or stands off the "
             f"centre: centering smooth or per_frame shows it larger"
         )
-    lines += _jumps(boxes, present, extents)
-    if n_frames < _FEW_FRAMES:
-        lines.append(f"only {counted}: the sampler extends a clip that is shorter than the model's window")
-    if n_frames > _MANY_FRAMES:
-        lines.append(_advice_for_long_clips(n_frames))
-    if n_frames > 1:
-        lines += _motion(images, masks, present)
-    return tuple(lines)
-
-
-def _advice_for_long_clips(n_frames: int) -> str:
-    stride = math.ceil(n_frames / _MANY_FRAMES)
-    ending = "th" if stride % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(stride % 10, "th")
-    return (
-        f"{n_frames} frames are many: they are sampled in windows, one continuing the other, and the views "
-        f"drift and lose detail on the way; take every {stride}{ending} of them (every {stride} times as "
-        f"large, frames {math.ceil(n_frames / stride)}) and interpolate the frames between in the finished "
-        f"views"
-    )
-
-
-def _jumps(boxes: np.ndarray, present: np.ndarray, extents: np.ndarray) -> list[str]:
     centers = (boxes[present, :2] + boxes[present, 2:]) / 2
     steps = np.abs(np.diff(centers, axis=0)).max(axis=-1) / max(float(np.median(extents)), 1.0)
     jumps = present[1:][(steps > _JUMP) & (np.diff(present) == 1)]
-    if not len(jumps):
-        return []
-    frames = ", ".join(map(str, jumps))
-    return [f"object jumps by {100 * steps.max():.0f} % of its size at frame {frames}: check the mask there"]
+    if len(jumps):
+        listed = ", ".join(map(str, jumps))
+        lines.append(
+            f"object jumps by {100 * steps.max():.0f} % of its size at frame {listed}: check the mask there"
+        )
+    if n_frames < _FEW_FRAMES:
+        lines.append(f"only {counted}: the sampler extends a clip that is shorter than the model's window")
+    if n_frames > _MANY_FRAMES:
+        stride = math.ceil(n_frames / _MANY_FRAMES)
+        lines.append(
+            f"{n_frames} frames are many: they are sampled in windows, one continuing the other, and the "
+            f"views drift and lose detail on the way; take fewer of them (every {stride} times as large, "
+            f"frames {math.ceil(n_frames / stride)}) and interpolate the frames between in the finished views"
+        )
+    if n_frames > 1 and (motion := _largest_change(images, masks, present)) < _LITTLE_MOTION:
+        lines.append(
+            f"little motion (largest change {100 * motion:.1f} % of the grey range): SV4D 2.0 works best on "
+            f"moving objects"
+        )
+    return tuple(lines)
 
 
-def _motion(images: Tensor, masks: Tensor, present: np.ndarray) -> list[str]:
+def _largest_change(images: Tensor, masks: Tensor, present: np.ndarray) -> float:
+    """Return the largest mean change, 0..1, of the object's pixels against the first frame that shows it."""
     first, *others = present.tolist()
     largest = 0.0
     for t in others:
         difference = (images[t] - images[first]).abs().mean(dim=-1).sum()
         largest = max(largest, float(difference / masks[t].maximum(masks[first]).sum().clamp(min=1)))
-    if largest >= _LITTLE_MOTION:
-        return []
-    return [
-        f"little motion (largest change {100 * largest:.1f} % of the grey range): SV4D 2.0 works best on "
-        f"moving objects"
-    ]
+    return largest

@@ -68,8 +68,7 @@ def _find(path: str | Path) -> list[Path]:
             return found
     elif place.is_symlink():
         raise FileNotFoundError(
-            f"Expected a file or a folder; {path} is a link to {os.readlink(place)}, which is not there. "
-            f"Give the file itself."
+            f"Expected a file or a folder; {path} is a link to {os.readlink(place)}, which is not there."
         )
     else:
         raise FileNotFoundError(
@@ -213,8 +212,7 @@ def _video_pixels(frame: av.VideoFrame, aspect: float) -> np.ndarray:
 def _to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
     """Return floats in 0..1 rounded to 0..255. A slight overshoot (a sharp resize) is cut."""
     values = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
-    bad = values.size - int(np.isfinite(values).sum())
-    if bad:
+    if bad := int(np.count_nonzero(~np.isfinite(values))):
         raise ValueError(
             f"Expected finite numbers in {name}; got {bad} NaN or infinite values of {values.size}. "
             f"Check the step that made them."
@@ -254,15 +252,16 @@ class Clip:
             raise ValueError(
                 f"Expected masks uint8 [T, H, W]; got {self.masks.dtype} {list(self.masks.shape)}."
             )
-        if self.masks.shape[0] != shape[0]:
+        n_masks, height, width = self.masks.shape
+        if n_masks != shape[0]:
             raise ValueError(
-                f"Expected one mask per frame ({shape[0]}) or a single mask; got {self.masks.shape[0]}. "
-                f"Make the masks from the same frames as the clip."
+                f"Expected one mask per frame ({shape[0]}) or a single mask; got {n_masks}. Make the masks "
+                f"from the same frames as the clip."
             )
-        if self.masks.shape[1:] != shape[1:3]:
+        if (height, width) != shape[1:3]:
             raise ValueError(
-                f"Expected masks of the frames' size {shape[2]} x {shape[1]}; got {self.masks.shape[2]} x "
-                f"{self.masks.shape[1]}. Resize the masks to the frames."
+                f"Expected masks of the frames' size {shape[2]} x {shape[1]}; got {width} x {height}. Resize "
+                f"the masks to the frames."
             )
         largest = int(self.masks.max())
         if 0 < largest < _LOWEST_WHITE:
@@ -288,37 +287,23 @@ class Clip:
         start: int = 0,
         every: int = 1,
     ) -> Clip:
-        """Return a clip of float images, rounded to 8 bits.
+        """Return a clip, in 8 bits, of the images that ``frames``, ``start`` and ``every`` pick.
 
-        ``frames``, ``start`` and ``every`` say which of them to take, as in `load_clip`. There may be a mask
-        for each image, for each that is taken, or a single one.
+        See `load_clip`. There may be a mask for each image, for each that is taken, or a single one.
 
         Raises:
             ValueError: wrong shapes or counts, NaN or infinite values, a range that is not 0..1.
         """
         pick = _pick(frames, start, every)
-        if images.ndim != 4:
-            raise ValueError(f"Expected images [T, H, W, 3 or 4]; got shape {list(images.shape)}.")
         if 0 < len(images) <= start:
-            raise ValueError(
-                f"Expected at least {start + 1} frames in {name or 'the clip'}; got {len(images)}. Lower "
-                f"start."
-            )
+            raise ValueError(_too_few(start, name or "the clip", len(images)))
         picked = _to_uint8(images[pick], "images")
         if masks is None:
             return cls(picked, float(fps), None, name)
-        if masks.ndim not in (2, 3):
-            raise ValueError(f"Expected masks [T or 1, H, W]; got shape {list(masks.shape)}.")
         masks = masks[None] if masks.ndim == 2 else masks
         opacity = _to_uint8(masks[pick] if len(masks) == len(images) else masks, "masks")
         if len(opacity) == 1:
             opacity = np.repeat(opacity, len(picked), axis=0)
-        if len(picked) < len(images) and len(opacity) != len(picked):
-            raise ValueError(
-                f"Expected one mask for each of the {len(images)} frames, one for each of the {len(picked)} "
-                f"that are taken (start {start}, every {every}), or a single mask; got {len(masks)}. Make "
-                f"the masks from the same frames as the clip."
-            )
         return cls(picked, float(fps), opacity, name)
 
 
@@ -335,13 +320,10 @@ def load_clip(
 
     Args:
         path: video (mp4, mov, webm, ...), animation (gif, webp, apng), one image, folder or glob pattern.
-        frames: largest number of frames; None takes all. A shorter clip gives what it has.
-        start: first frame, counted from 0.
-        every: take each ``every``-th frame from there.
+        frames: largest number of frames, None for all: each ``every``-th from frame ``start`` on.
         fps: frame rate of the result; None: the source's rate (8 for images) divided by ``every``.
-        mask: where the masks are, any kind that ``path`` may be; white (or opaque, where a mask has
-            transparency) is the object; in coloured masks all that is not black. Frames are picked as for
-            ``path``; one mask serves all frames.
+        mask: where the masks are, as for ``path``, picked like the frames; one mask serves all. White (or
+            opaque, where a mask has transparency) is the object, in coloured masks all that is not black.
 
     Raises:
         FileNotFoundError: nothing is there, or a folder or pattern gives no images.
@@ -352,9 +334,7 @@ def load_clip(
         _check_fps(fps, str(path))
     pictures, source_fps, total = read_pictures(path, pick)
     if not pictures:
-        raise ValueError(
-            f"Expected at least {start + 1} frames in {path}; got {total}. Check the file, or lower start."
-        )
+        raise ValueError(_too_few(start, path, total))
     masks = None
     if mask is not None:
         given, _, n_masks = read_pictures(mask, pick)
@@ -363,12 +343,19 @@ def load_clip(
         if len(given) != len(pictures):
             raise ValueError(
                 f"Expected {len(pictures)} masks in {mask}, one for each frame, or a single one; got "
-                f"{len(given)} of {n_masks} (start {start}, every {every}). Make the masks from the same "
-                f"frames."
+                f"{len(given)} of {n_masks}. Make the masks from the same frames."
             )
-        masks = _stack([mask_opacity(picture) for picture in given], mask)
-    stacked = _stack(equal_channels(pictures), path)
+        masks = stack_pictures([mask_opacity(picture) for picture in given], _numbered(mask, len(given)))
+    stacked = stack_pictures(pictures, _numbered(path, len(pictures)))
     return Clip(stacked, source_fps / every if fps is None else float(fps), masks, str(path))
+
+
+def _too_few(start: int, path: str | Path, total: int) -> str:
+    return f"Expected at least {start + 1} frames in {path}; got {total}. Lower start."
+
+
+def _numbered(path: str | Path, count: int) -> list[str]:
+    return [f"number {i + 1} of {path}" for i in range(count)]
 
 
 def _pick(frames: int | None, start: int, every: int) -> slice:
@@ -403,21 +390,16 @@ def _check_fps(fps: float, name: str) -> None:
         )
 
 
-def equal_channels(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return pictures [H, W, 3 or 4], all as RGBA when any of them has alpha."""
-    channels = max(picture.shape[-1] for picture in pictures)
-    return [
-        np.pad(picture, ((0, 0), (0, 0), (0, channels - picture.shape[-1])), constant_values=255)
-        for picture in pictures
-    ]
-
-
-def _stack(pictures: Sequence[np.ndarray], path: str | Path) -> np.ndarray:
+def stack_pictures(pictures: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """Return pictures [H, W] or [H, W, 3 or 4] of one size as one array, all as RGBA when any has alpha."""
     height, width = pictures[0].shape[:2]
-    for number, picture in enumerate(pictures, start=1):
+    for picture, name in zip(pictures, names, strict=True):
         if picture.shape[:2] != (height, width):
             raise ValueError(
-                f"Expected frames of one size in {path}; got {width} x {height} for the first and "
-                f"{picture.shape[1]} x {picture.shape[0]} for number {number}. Resize them to one size."
+                f"Expected pictures of one size; {names[0]} has {width} x {height}, {name} has "
+                f"{picture.shape[1]} x {picture.shape[0]}. Resize them to one size."
             )
+    if any(picture.shape[2:] == (4,) for picture in pictures):
+        missing = [(0, 0), (0, 0), (0, 1)]
+        pictures = [p if p.shape[2] == 4 else np.pad(p, missing, constant_values=255) for p in pictures]
     return np.stack(pictures)

@@ -295,7 +295,7 @@ class TestImagesToViews:
     def test_bad_inputs(self, pack, grid):
         with pytest.raises(ValueError, match=r"3 frames x 4 views = 12.*got 11"):
             self.views(pack, grid, novel_views=grid.images[:, 1:].flatten(0, 1)[:11])
-        with pytest.raises(ValueError, match="square clip.*got 64 x 32.*Prepare Clip"):
+        with pytest.raises(ValueError, match=r"square clip.*got \[3, 32, 64, 3\].*Prepare Clip"):
             self.views(pack, grid, clip=grid.images[:, 0, :32])
 
 
