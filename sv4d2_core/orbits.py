@@ -21,23 +21,16 @@ _OFFICIAL_VIEWS = {FOUR_VIEWS: 4, EIGHT_VIEWS: 8}
 def orbit(
     preset: str,
     *,
-    n_views: int = 4,
-    azimuths: str = "",
-    elevations: str = "",
+    n_views: int = 4,  # novel views of a ring, of each of several rings, or of a sweep
+    azimuths: str = "",  # custom only: one number per novel view; a leading 0 is the input view
+    elevations: str = "",  # one number per view or ring; blank: the input's
     sweep_azimuth_deg: float = 360.0,
     sweep_elevation_deg: float = 0.0,
     input_elevation_deg: float = 0.0,
     radius: float = DEFAULT_RADIUS,
     fov_deg: float = DEFAULT_FOV_DEG,
 ) -> Cameras:
-    """Return the cameras of a preset; angles are degrees relative to the input view.
-
-    Args:
-        preset: one of `PRESETS`.
-        n_views: novel views of a ring, of each of several rings, or of a sweep.
-        azimuths: custom only: one number per novel view; a leading 0 is the input view.
-        elevations: official orbits and custom: blank or one number per view; ring: blank or one number;
-            rings: one number per ring.
+    """Return the cameras of one of `PRESETS`; angles are degrees relative to the input view.
 
     Raises:
         ValueError: no such preset, text that holds no numbers, numbers the preset does not use or lacks.
@@ -69,7 +62,13 @@ def orbit(
     elif preset == SWEEP:
         cameras = Cameras.sweep(n_views, sweep_azimuth_deg, sweep_elevation_deg)
     else:
-        cameras = _custom(azimuths_deg, elevations_deg)
+        novel = azimuths_deg[1:] if azimuths_deg[:1] == [0] else azimuths_deg
+        if not novel:
+            raise ValueError(
+                f"Expected an azimuth for each novel view in the preset {CUSTOM!r}, such as 60, 120; got "
+                f"{'only that of the input view, 0' if azimuths_deg else 'none'}."
+            )
+        cameras = Cameras.from_lists(len(novel), [0.0, *novel], elevations_deg or None)
     return replace(cameras, input_elevation_deg=input_elevation_deg, radius=radius, fov_deg=fov_deg)
 
 
@@ -89,21 +88,6 @@ def parse_angles(text: str, name: str) -> list[float]:
             )
         numbers.append(number)
     return numbers
-
-
-def _custom(azimuths_deg: list[float], elevations_deg: list[float]) -> Cameras:
-    novel = azimuths_deg[1:] if azimuths_deg and azimuths_deg[0] == 0 else azimuths_deg
-    if not novel:
-        raise ValueError(
-            f"Expected an azimuth for each novel view in the preset {CUSTOM!r}, such as 60, 120; got "
-            f"{'only that of the input view, 0' if azimuths_deg else 'none'}."
-        )
-    if elevations_deg and len(elevations_deg) not in (len(novel), len(novel) + 1, 1):
-        raise ValueError(
-            f"Expected {len(novel)} elevations (one per novel view), or {len(novel) + 1} with the input "
-            f"view's 0 first; got {len(elevations_deg)}. Give as many as azimuths."
-        )
-    return Cameras.from_lists(len(novel), [0.0, *novel], elevations_deg or None)
 
 
 # Blender writes rotations with seven digits, structure from motion with about five.

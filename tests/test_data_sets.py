@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.colmap import ColouredPoints, write_colmap
@@ -99,16 +100,6 @@ def read_model(folder: Path) -> tuple[dict, list, list]:
     return cameras, images, points
 
 
-def rotation(w: float, x: float, y: float, z: float) -> np.ndarray:
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
 def test_colmap_points_project_onto_what_the_pictures_show(tmp_path, grid):
     clouds = [ColouredPoints(dots_at(t), COLOURS) for t in range(N_FRAMES)]
     made = write_colmap(tmp_path / "out", grid, clouds)
@@ -126,7 +117,9 @@ def test_colmap_points_project_onto_what_the_pictures_show(tmp_path, grid):
             for number, x, y, z, red, green, blue, error in points:
                 assert float(error) == 0 and int(number) >= 1
                 colour = torch.tensor([int(red), int(green), int(blue)]) / 255
-                u, v, depth = rotation(*quat) @ np.array([x, y, z], float) + shift
+                # COLMAP lists the real part first.
+                turn = Rotation.from_quat(np.roll(quat, -1)).as_matrix()
+                u, v, depth = turn @ np.array([x, y, z], float) + shift
                 found = seen_at(picture, colour)
                 assert math.dist((fx * u / depth + cx, fy * v / depth + cy), found) < 0.5
                 assert depth > 0
@@ -146,6 +139,9 @@ def test_colmap_tells_the_times_and_names_masks_its_own_way(tmp_path, grid):
     with Image.open(folder / "masks/view_00.png.png") as picture:
         expected = (grid.masks[1, 0] * 255).round().byte().numpy()
         assert np.array_equal(np.asarray(picture), expected)
+    write_colmap(tmp_path / "bare", ViewGrid(grid.images[:1], CAMERAS))
+    assert not (tmp_path / "bare/frame_00000/masks").exists()
+    assert sorted(path.name for path in (tmp_path / "bare").iterdir()) == ["colmap.json", "frame_00000"]
 
 
 def test_pycolmap_reads_the_models(tmp_path, grid):
@@ -157,12 +153,6 @@ def test_pycolmap_reads_the_models(tmp_path, grid):
     for v, image in enumerate(model.images[number] for number in sorted(model.images)):
         assert image.cam_from_world().matrix() == pytest.approx(CAMERAS.w2c_opencv()[v, :3].numpy(), abs=1e-9)
         assert image.name == f"view_{v:02d}.png"
-
-
-def test_colmap_without_masks_of_one_frame(tmp_path, grid):
-    write_colmap(tmp_path, ViewGrid(grid.images[:1], CAMERAS))
-    assert not (tmp_path / "frame_00000/masks").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["colmap.json", "frame_00000"]
 
 
 def project_d_nerf(frame: dict, focal: float, point: torch.Tensor) -> tuple[float, float]:

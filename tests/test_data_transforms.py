@@ -135,12 +135,14 @@ def scaled(content, factor, rows, columns, frames=slice(None)):
 
 
 NAN = float("nan")
+STRAIGHT_DOWN = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2.2], [0, 0, 0, 1]]
 REFUSED = {
-    "another centre": (moved, r"look at the origin \(to 1 degree\); frame \d .*looks 2\.\d+ degrees past"),
-    "panned": (
-        lambda c: turned(c, 1, 1.2),
-        r"frame 1 \(./frames/view_01/00000\) .* looks 1\.20 degrees",
+    "straight above": (
+        lambda c: c["frames"].append({"file_path": "a", "transform_matrix": STRAIGHT_DOWN}),
+        r"between -90 and 90 degrees; got 8 to 90 ",
     ),
+    "another centre": (moved, r"look at the origin \(to 1 degree\); frame \d .*looks 2\.\d+ degrees past"),
+    "panned": (lambda c: turned(c, 1, 1.2), r"frame 1 \(./frames/view_01/00000\) .* looks 1\.20 degrees"),
     "rolled": (lambda c: turned(c, 2, 5), r"frame 1 .* is rolled by 5\.00 degrees.*whose world has \+z up"),
     "OpenCV axes": (lambda c: scaled(c, -1, slice(3), slice(1, 3)), r"180\.00 degrees past it.*OpenGL"),
     "mirrored": (lambda c: scaled(c, -1, slice(3), 0), r"frame 0 .* mirrored \(determinant -1\)"),
@@ -156,15 +158,12 @@ REFUSED = {
         lambda c: [f.update(transform_matrix=matrix(f).T.tolist()) for f in c["frames"]],
         r"last row of the transform_matrix of frame 0",
     ),
-    "NaN": (
-        lambda c: scaled(c, NAN, 0, slice(2), slice(4, 5)),
-        r"transform_matrix of frame 4 .* has 2 NaN",
-    ),
+    "NaN": (lambda c: scaled(c, NAN, 0, slice(2), slice(4, 5)), r"transform_matrix of frame 4 .* has 2 NaN"),
     "no matrix": (lambda c: c["frames"][5].pop("transform_matrix"), r"transform_matrix in every.*frame 5"),
     "ragged": (lambda c: c["frames"][1]["transform_matrix"].pop(), r"4 x 4 .* frame 1 .*got \[3, 4\]"),
     "words": (lambda c: c["frames"][2].update(transform_matrix="up"), r"4 x 4 numbers .* frame 2"),
     "one camera": (lambda c: c.update(frames=c["frames"][:1]), r"at least two different cameras.* got 1\."),
-    "no frames": (lambda c: c.update(frames=[]), r"at least one frame in .*transforms.json; got \[\]"),
+    "no frames": (lambda c: c.update(frames=[]), r"at least one frame in .*transforms.json.*; got \[\]"),
     "unequal focal lengths": (
         lambda c: c.update(fl_y=1.1 * c["fl_y"]),
         r"across and down \(to 1 %\).*fl_x = 50\.7\d+ \(35 deg.*fl_y = 55\.8\d+ \(31\.99 deg",
@@ -206,15 +205,6 @@ def test_small_errors_of_cameras_are_forgiven(tmp_path):
         content.update(fl_y=1.008 * content["fl_y"], cx=15.5, cy=15.5)
 
     close_cameras(read_cameras(transforms(tmp_path, edit=edit)), CAMERAS)
-
-
-def test_a_camera_above_the_object_is_refused(tmp_path):
-    def edit(content):
-        straight_down = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2.2], [0, 0, 0, 1]]
-        content["frames"].append({"file_path": "a", "transform_matrix": straight_down})
-
-    with pytest.raises(ValueError, match=r"between -90 and 90 degrees; got 8 to 90 .*transforms.json"):
-        read_cameras(transforms(tmp_path, edit=edit))
 
 
 @pytest.mark.parametrize(

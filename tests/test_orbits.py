@@ -73,7 +73,7 @@ def test_text_to_numbers(text, expected):
         ("sweep", {"elevations": "2"}, "sweep_elevation_deg; got '2'"),
         ("custom", {}, "for each novel view.*got none"),
         ("custom", {"azimuths": "0"}, "only that of the input view"),
-        ("custom", {"azimuths": "1 2 3", "elevations": "1 2"}, "3 elevations.*or 4 with.*got 2"),
+        ("custom", {"azimuths": "1 2 3", "elevations": "1 2"}, "3 elevations.*4 with.*got 2"),
         ("custom", {"azimuths": "1 2 3", "elevations": "9"}, "one value for all views"),
         ("custom", {"azimuths": "1 2", "elevations": "5 6 7"}, "first view is the input view"),
     ],

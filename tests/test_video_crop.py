@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,16 @@ def test_odd_canvases_differ_by_less_than_a_pixel_or_two_halves(canvas):
     assert np.abs(difference).max() <= 1.5
 
 
+@pytest.mark.parametrize("centering", CENTERINGS)
+def test_one_frame_is_enough_and_the_clip_is_not_changed(centering):
+    clip = replace(draw((200, 300), [(99, 70)]), fps=12.5, name="walk.gif")
+    before = clip.frames.copy()
+    prepared = prepare_clip(clip, size=64, centering=centering)
+    assert prepared.images.shape == (1, 64, 64, 3) and len(prepared.crop.centers) == prepared.n_frames == 1
+    np.testing.assert_array_equal(clip.frames, before)
+    assert (prepared.fps, prepared.name) == (12.5, "walk.gif")
+
+
 def test_none_takes_the_whole_frame_on_a_square():
     wide = prepare_clip(draw((40, 60), [(5, 5)], height=20, width=30), size=60, centering="none")
     assert wide.crop.side == 60 and wide.crop.centers == ((30, 20),)
@@ -152,8 +163,12 @@ def test_crop_path_maps_prepared_pixels_back_to_the_source(centering, canvas):
     corners = [(11, 35), (60, 90), (121, 160), (205, 239)]
     clip = draw(canvas, corners, height=60, width=81)
     prepared = prepare_clip(clip, size=128, centering=centering)
-    crop = CropPath.from_json(json.loads(json.dumps(prepared.crop.to_json())))
+    content = json.loads(json.dumps(prepared.crop.to_json()))
+    crop = CropPath.from_json(content)
     assert crop == prepared.crop
+    del content["side"]
+    with pytest.raises(ValueError, match=r"lacks \['side'\]"):
+        CropPath.from_json(content)
     assert prepared.images.shape == (4, 128, 128, 3) and prepared.masks.shape == (4, 128, 128)
     for t, mask in enumerate(prepared.masks):
         weights = mask.numpy()
@@ -161,14 +176,6 @@ def test_crop_path_maps_prepared_pixels_back_to_the_source(centering, canvas):
         centroid = (np.average(x, weights=weights), np.average(y, weights=weights))
         in_source = crop.source_from_crop(t, centroid)
         np.testing.assert_allclose(in_source, (corners[t][0] + 40.5, corners[t][1] + 30), atol=0.15)
-
-
-def test_crop_path_json_that_lacks_fields_is_refused():
-    crop = CropPath(((1.0, 2.0),), 10.0, 64, 20, 30)
-    data = crop.to_json()
-    del data["side"]
-    with pytest.raises(ValueError, match=r"lacks \['side'\]"):
-        CropPath.from_json(data)
 
 
 @pytest.mark.parametrize("kind", ["rgba", "rgb", "mask"])
@@ -180,12 +187,6 @@ def test_a_speck_does_not_set_the_box(kind):
         spoiled.masks[1, 3:9, 3:9] = 255
     assert torch.equal(prepare_clip(clean, size=64).images, prepare_clip(spoiled, size=64).images)
     assert prepare_clip(spoiled, size=64, ignore_specks=False).crop.side > 1.5 * prepare_clip(clean).crop.side
-
-
-@pytest.mark.parametrize("centering", CENTERINGS)
-def test_one_frame_is_enough(centering):
-    prepared = prepare_clip(draw((200, 300), [(99, 70)]), size=64, centering=centering)
-    assert prepared.images.shape == (1, 64, 64, 3) and len(prepared.crop.centers) == prepared.n_frames == 1
 
 
 @pytest.mark.parametrize("centering", CROPPING)
@@ -227,15 +228,6 @@ def test_an_object_that_fills_the_frame_gets_a_margin():
     assert box_of(prepared.masks[0])[0] == pytest.approx(5, abs=1)
     assert prepared.crop.side == int(160 / 0.9)
     assert len([line for line in prepared.report if "touches" in line]) == 4
-
-
-def test_the_clip_is_not_changed_and_its_rate_and_name_are_kept():
-    clip = draw((120, 120), [(10, 20)] * 2)
-    clip = Clip(clip.frames, 12.5, None, "walk.gif")
-    before = clip.frames.copy()
-    prepared = prepare_clip(clip, size=32)
-    np.testing.assert_array_equal(clip.frames, before)
-    assert (prepared.fps, prepared.name) == (12.5, "walk.gif")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,6 @@ def test_specks_and_the_haze_of_a_mask_do_not_count_unless_asked_for():
     frames[:, 3, 5] = 0
     assert object_boxes(foreground_masks(Clip(frames)))[0].tolist() == [2, 2, 60, 50], "4 pixels, diagonal"
 
-
     hazy = np.maximum(square_at(40, 30, 20), 6)
     clip = Clip(white_clip(), masks=hazy)
     np.testing.assert_array_equal(foreground_masks(clip), square_at(40, 30, 20))

@@ -101,18 +101,15 @@ def grid_of_clips(clips: Iterator[ViewClip], cameras: Cameras) -> ViewGrid:
 
 
 def read_clips(
-    folder: str | Path, cameras: Cameras, input_view: ViewGrid | None = None, frames: int | None = None
+    folder: str | Path,  # or a pattern that gives the clips, such as ``out/*_v*.mp4``
+    cameras: Cameras,  # V + 1, the input view first, in the clips' order
+    input_view: ViewGrid | None = None,  # whose view 0 joins a folder of only the V novel views
+    frames: int | None = None,  # take only the first so many; None: all
 ) -> ViewGrid:
     """Return the grid of views of a folder with one clip per view, in natural order of their names.
 
     A clip is a sub-folder of images, or a video or animation. Where a folder holds both, the sub-folders
     are taken. Hidden entries, other files and sub-folders without images do not count.
-
-    Args:
-        folder: the folder, or a pattern that gives the clips, such as ``out/*_v*.mp4``.
-        cameras: V + 1 cameras, the input view first, in the clips' order.
-        input_view: whose view 0 is taken, at the clips' size, when the folder holds only the V novel views.
-        frames: take only the first so many frames of every clip and of ``input_view``; None: all.
 
     Raises:
         ValueError: another number of clips than V + 1, or V beside ``input_view``; clips that are not square,

@@ -43,16 +43,10 @@ def write_colmap(
     """Write the views of every frame as a COLMAP data set; all or nothing.
 
     ``frame_TTTTT/images/view_XX.png`` are RGB on white, ``frame_TTTTT/masks/view_XX.png.png`` the masks where
-    there are some, under the names that COLMAP gives them, and ``frame_TTTTT/sparse/0`` the model:
-    ``cameras.txt`` (one PINHOLE camera), ``images.txt`` (world to camera, OpenCV axes) and ``points3D.txt``.
-    The world is ours, +y up. ``colmap.json`` tells the times.
-
-    ``points`` of each frame are what programs start from; None: no points. The entries made in ``folder``
-    are returned, ``colmap.json`` last.
-
-    Raises:
-        FileExistsError, OSError: as `write_dataset`.
-        ValueError: pictures that are not square, or hold NaN.
+    there are some, under the names that COLMAP gives them, and ``frame_TTTTT/sparse/0`` the model: one
+    PINHOLE camera, poses (world to camera, OpenCV axes) and the ``points`` that programs start from. The
+    world is ours, +y up. ``colmap.json`` tells the times. The entries made in ``folder`` are returned,
+    ``colmap.json`` last. Raises as `write_dataset`.
     """
     folder = Path(folder)
     size = square_size(grid, even=False)

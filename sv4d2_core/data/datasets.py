@@ -38,9 +38,9 @@ def square_size(grid: ViewGrid, even: bool) -> int:
     """Return the side of a grid's pictures: square, finite, even where videos need it; else ValueError."""
     height, width = grid.images.shape[2:4]
     if height != width or (even and height % 2):
-        expected = "square images of even size" if even else "square images"
         raise ValueError(
-            f"Expected {expected} (the cameras are square); got {height} x {width}. Resize or pad the views."
+            f"Expected square images{' of even size' if even else ''} (the cameras are square); got {height} "
+            f"x {width}. Resize or pad the views."
         )
     for name, tensor in (("images", grid.images), ("masks", grid.masks)):
         if tensor is not None and (bad := int((~tensor.isfinite()).sum())):
@@ -50,16 +50,15 @@ def square_size(grid: ViewGrid, even: bool) -> int:
 
 def write_export(
     folder: Path,
-    marker: str,
+    marker: str,  # a JSON file of ``about`` and, under "entries", the names of what was written
     existing: Sequence[str],
     needed_bytes: int,
     about: dict,
     fill: Callable[[Path], None],
 ) -> list[Path]:
-    """Let ``fill`` write into a staging folder, and move what it wrote into place: see `all_or_nothing`.
+    """Let ``fill`` write into a staging folder, move it into place and return the entries, the marker last.
 
-    ``marker`` holds ``about`` and, under "entries", the names of what was written; their paths are returned,
-    its own last.
+    See `all_or_nothing`.
     """
     with all_or_nothing(folder, existing, marker, needed_bytes) as staging:
         fill(staging)
@@ -76,8 +75,8 @@ def write_dataset(
     folder: str | Path,
     grid: ViewGrid,
     *,
-    crop: dict | None = None,
-    overwrite: bool = False,
+    crop: dict | None = None,  # how the input was cut out of the source clip, JSON values
+    overwrite: bool = False,  # replace what an earlier call wrote; entries of other origin are never touched
 ) -> list[Path]:
     """Write views as a data set for D-NeRF, 4D Gaussian splatting, nerfstudio and their like; all or nothing.
 
@@ -91,10 +90,6 @@ def write_dataset(
 
     Where the grid has no masks, all that is not near white is the object. The entries made in ``folder`` are
     returned, ``dataset.json`` last.
-
-    Args:
-        crop: how the input was cut out of the source clip, JSON values, or None.
-        overwrite: replace what an earlier call wrote here; entries of other origin are never touched.
 
     Raises:
         FileExistsError: ``folder`` holds a data set already and ``overwrite`` is off, or entries of these
@@ -144,11 +139,11 @@ def _write_surface_maps(folder: Path, rendering: SceneRendering, cameras: Camera
 def write_renders(
     folder: Path,
     grid: ViewGrid | None,
-    turntable: tuple[Tensor, Tensor] | None = None,
+    turntable: tuple[Tensor, Tensor] | None = None,  # pictures [N, H, W, 3] on white, opacity [N, H, W]
     *,
-    maps: SceneRendering | None = None,
-    fps: float = 8.0,
-    run: dict | None = None,
+    maps: SceneRendering | None = None,  # of the grid: its depth and normals are written, too
+    fps: float = 8.0,  # of the turntable; the grid has its own
+    run: dict | None = None,  # how they were made, JSON values
     overwrite: bool = False,
 ) -> list[Path]:
     """Write rendered views and, or, a turntable; all or nothing. Returns the entries, ``render.json`` last.
@@ -157,13 +152,6 @@ def write_renders(
     ``transforms.json`` makes the folder a D-NeRF style data set. ``depth/view_XX/TTTTT.png`` has 16 bits: the
     distance times 10,000, 0 where there is no surface. In ``normals/view_XX/TTTTT.png`` a colour is
     (normal + 1) / 2 in the camera's axes (x right, y up, z towards the camera), grey where there is none.
-
-    Args:
-        grid: views with masks at their times, or None.
-        turntable: pictures [N, H, W, 3] on white and opacity [N, H, W], one camera and time each, or None.
-        maps: what the grid was made of, whose depth and normals are written; None: neither is.
-        fps: of the turntable; the grid has its own.
-        run: how they were made, JSON values.
 
     Raises:
         FileExistsError, OSError: as `write_dataset`.

@@ -42,12 +42,10 @@ _LISTED, _DEPTH = 5, 4
 def read_dataset(path: str | Path) -> ViewGrid:
     """Return the grid of views of a D-NeRF or nerfstudio data set.
 
-    Its cameras become an orbit with the first camera as input view (see `fit_orbit`). Only the order of the
-    times is kept: frame t of T stands for the time t / (T - 1). A file without times is a single time.
-    Transparent pictures are put on white and their alpha is the mask; in a view without transparency the
-    files of ``mask_path`` are, else all that is not near white.
-
-    ``path`` is a transforms file, or a folder with ``transforms_train.json`` or ``transforms.json``.
+    ``path`` is a transforms file, or a folder with one. Its cameras become an orbit with the first camera as
+    input view (see `fit_orbit`). Only the order of the times is kept: frame t of T stands for the time
+    t / (T - 1). A file without times is a single time. Transparent pictures are put on white and their alpha
+    is the mask; in a view without transparency the files of ``mask_path`` are, else all but near white.
 
     Raises:
         FileNotFoundError: no such file, or a picture is missing.

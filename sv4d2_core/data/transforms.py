@@ -79,13 +79,7 @@ def read_cameras(path: str | Path) -> Cameras:
 
 def read_transforms(path: Path) -> Transforms:
     """Return what a ``transforms.json`` says (+z up, OpenGL camera axes), turned into our world of +y up."""
-    content = _read_object(path)
-    if "frames" not in content:
-        raise ValueError(
-            f"Expected a list of frames, as in D-NeRF's transforms.json; {path} has none, only "
-            f"{', '.join(sorted(content)[:5]) or 'nothing'}."
-        )
-    return _transforms(path, content)
+    return _transforms(path, _read_object(path))
 
 
 def transforms_file(folder: Path) -> Path | None:
@@ -108,9 +102,12 @@ def _read_object(path: Path) -> dict:
 
 
 def _transforms(path: Path, content: dict) -> Transforms:
-    listed = content["frames"]
+    listed = content.get("frames")
     if not isinstance(listed, list) or not listed or not all(isinstance(frame, dict) for frame in listed):
-        raise ValueError(f"Expected a list of at least one frame in {path}; got {str(listed)[:40]}.")
+        raise ValueError(
+            f"Expected a list of at least one frame in {path}, as in D-NeRF's transforms.json; got "
+            f"{str(listed)[:40]}."
+        )
     names = [f"frame {i} ({str(frame.get('file_path'))[-60:]}) of {path}" for i, frame in enumerate(listed)]
     matrices = torch.stack([_matrix(frame, name) for frame, name in zip(listed, names, strict=True)])
     view_of, firsts = _distinct(matrices)

@@ -129,15 +129,16 @@ def _name_and_angles(grid: ViewGrid, view: int) -> tuple[str, float, float]:
     return name, grid.cameras.azimuths_deg[view], grid.cameras.elevations_deg[view]
 
 
-def view_mosaic(grid: ViewGrid, *, columns: int = 0, labels: bool = True, cell_size: int = 0) -> Tensor:
+def view_mosaic(
+    grid: ViewGrid,
+    *,
+    columns: int = 0,  # pictures in a row; 0: about as many as rows
+    labels: bool = True,  # number, azimuth and elevation above each picture
+    cell_size: int = 0,  # longer side of a picture in pixels; 0: as they are
+) -> Tensor:
     """Return all views of each frame in one picture, the input first: [T, H, W, 3] float32, H and W even.
 
     Views of untrained weights are announced above the pictures, with labels or without.
-
-    Args:
-        columns: pictures in a row; 0: about as many as rows.
-        labels: write number, azimuth and elevation above each picture.
-        cell_size: longer side of a picture in pixels; 0: as they are.
     """
     if columns < 0 or cell_size < 0:
         raise ValueError(
@@ -161,10 +162,9 @@ def view_mosaic(grid: ViewGrid, *, columns: int = 0, labels: bool = True, cell_s
         (banner_h + (v // columns) * (cell_h + label_h) + label_h, (v % columns) * cell_w)
         for v in range(n_cells)
     ]
-    if labels:
-        for v, (top, left) in enumerate(corners):
-            text = _label(grid, v, font, cell_w)
-            draw.text((left + cell_w / 2, top - label_h / 2), text, _LABEL_COLOUR, font, anchor="mm")
+    for v, (top, left) in enumerate(corners) if labels else ():
+        text = _label(grid, v, font, cell_w)
+        draw.text((left + cell_w / 2, top - label_h / 2), text, _LABEL_COLOUR, font, anchor="mm")
 
     empty = torch.from_numpy(np.asarray(page).astype(np.float32) / 255)
     frames = empty.repeat(grid.n_frames, 1, 1, 1)

@@ -48,24 +48,17 @@ class PreparedClip:
 def prepare_clip(
     clip: Clip,
     *,
-    size: int = 576,
+    size: int = 576,  # side of the result, pixels
     centering: str = "global",
-    object_ratio: float = 0.9,
-    ignore_specks: bool = True,
+    object_ratio: float = 0.9,  # share of the side that the object takes at its farthest reach, 0.1 to 1
+    ignore_specks: bool = True,  # parts below 0.05 % of the frame do not count for the box
 ) -> PreparedClip:
     """Return the clip cropped to a square around the object, resized and composited on white.
 
-    One box holds the object in all frames, and one scale serves them all. A clip without mask and alpha keeps
-    its own near-white background. Source: docs/method.md, Clip preparation.
-
-    Args:
-        size: side of the result, pixels.
-        centering: ``global`` keeps the frame's centre; ``per_frame`` puts the centre of each frame's own box
-            in the middle; ``smooth`` follows the object on a path smoothed over time; ``none`` takes the
-            whole frame, padded to a square, for clips that are prepared already.
-        object_ratio: share of the side that the object takes where it reaches farthest, 0.1 to 1; not for
-            ``none``.
-        ignore_specks: parts below 0.05 % of the frame do not count for the box.
+    One scale serves all frames. A clip without mask and alpha keeps its own near-white background. The
+    centering ``global`` keeps the frame's centre; ``per_frame`` puts the centre of each frame's own box in
+    the middle; ``smooth`` follows the object on a path smoothed over time; ``none`` takes the whole frame,
+    padded to a square, for clips that are prepared already. Source: docs/method.md, Clip preparation.
 
     Raises:
         ValueError: an option is out of range, or there is no foreground.

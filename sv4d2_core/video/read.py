@@ -308,22 +308,17 @@ class Clip:
 
 
 def load_clip(
-    path: str | Path,
+    path: str | Path,  # video (mp4, mov, webm, ...), animation (gif, webp, apng), image, folder or pattern
     *,
-    frames: int | None = 21,
+    frames: int | None = 21,  # at most; None: all
     start: int = 0,
     every: int = 1,
-    fps: float | None = None,
-    mask: str | Path | None = None,
+    fps: float | None = None,  # None: the source's rate (8 for images) divided by ``every``
+    mask: str | Path | None = None,  # as ``path``, picked like the frames; one mask serves all
 ) -> Clip:
     """Return the clip in a file, a folder of images or the images of a glob pattern (in natural order).
 
-    Args:
-        path: video (mp4, mov, webm, ...), animation (gif, webp, apng), one image, folder or glob pattern.
-        frames: largest number of frames, None for all: each ``every``-th from frame ``start`` on.
-        fps: frame rate of the result; None: the source's rate (8 for images) divided by ``every``.
-        mask: where the masks are, as for ``path``, picked like the frames; one mask serves all. White (or
-            opaque, where a mask has transparency) is the object, in coloured masks all that is not black.
+    In a mask white (or opaque, where it has transparency) is the object, in a coloured one all but black.
 
     Raises:
         FileNotFoundError: nothing is there, or a folder or pattern gives no images.

@@ -31,17 +31,16 @@ _LIMITED_RANGE = 1
 _log = logging.getLogger(__name__)
 
 
-def gif_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
+def gif_bytes(
+    images: Tensor,  # [N, H, W, 3] in 0..1, on white where ``opacity`` is given
+    opacity: Tensor | None,  # [N, H, W] in 0..1
+    fps: float,  # at most 50
+) -> bytes:
     """Return a GIF that repeats for ever.
 
     A pixel is transparent where its opacity is below a half; without opacity, white stays white. All other
-    colours are dithered to one palette of 255, as a palette per picture would flicker.
-
-    Args:
-        images: [N, H, W, 3] in 0..1, on white where ``opacity`` is given.
-        opacity: [N, H, W] in 0..1, or None.
-        fps: pictures per second, at most 50. A delay is a whole number of hundredths of a second: they differ
-            by one so that the whole has the right length.
+    colours are dithered to one palette of 255, as a palette per picture would flicker. Delays are whole
+    hundredths of a second, which differ by one so that the whole has the right length.
     """
     if fps > _LARGEST_GIF_FPS:
         raise ValueError(
@@ -98,12 +97,13 @@ def write_video(path: Path, images: Tensor, fps: float) -> None:
     n_frames, height, width = images.shape[:3]
     if n_frames < 1 or height % 2 or width % 2:
         raise ValueError(
-            f"Expected at least one frame of even height and width; got {n_frames} of {height} x {width}. "
-            f"Use a size that is a multiple of 8."
+            f"Expected at least one frame of even height and width; got {n_frames} of {height} x {width}."
         )
     if fps <= 0:
         raise ValueError(f"Expected a positive frame rate; got {fps:g}. Use the clip's rate, or 8.")
-    encoder = _encoder()
+    encoder = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    if encoder == "mpeg4":
+        _log.warning("This PyAV lacks libx264; the videos are MPEG-4 part 2, which browsers may refuse.")
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         stream = cast(
@@ -118,10 +118,3 @@ def write_video(path: Path, images: Tensor, fps: float) -> None:
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="itu709")))
         container.mux(stream.encode())
-
-
-def _encoder() -> str:
-    if "libx264" in av.codecs_available:
-        return "libx264"
-    _log.warning("This PyAV lacks libx264; the videos are MPEG-4 part 2, which browsers may refuse.")
-    return "mpeg4"
