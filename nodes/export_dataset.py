@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sv4d2_core.data.reader import numbered_folder
 from ..sv4d2_core.export.scene_export import VIEWS_FORMATS, export_views
+from ..sv4d2_core.files import claimed
 from ..sv4d2_core.views import ViewGrid
 from .output_folder import output_place, relative_to_output, shown_files
 from .sockets import ViewsType, aliases
@@ -68,7 +68,7 @@ class SV4D2ExportDataset(io.ComfyNode):
     ) -> io.NodeOutput:
         """Write the folder and return its name."""
         path = parsed_crop(crop)
-        with numbered_folder(*output_place(filename_prefix, views.images.shape[2])) as folder:
+        with claimed(*output_place(filename_prefix, views.images.shape[2])) as folder:
             made = export_views(views, folder, format, crop=path)
         name = relative_to_output(folder)
         report = f"{name}: {made.n_bytes() / 1e6:.2f} MB"

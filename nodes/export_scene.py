@@ -10,8 +10,8 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..sv4d2_core.cameras import Cameras
-from ..sv4d2_core.data.reader import numbered_file, numbered_folder
 from ..sv4d2_core.export.scene_export import Exported, ExportSettings, export_scene
+from ..sv4d2_core.files import claimed
 from ..sv4d2_core.scene.scene import Scene4D, even_times
 from .gradients import gradients
 from .mesh_inputs import faces_input, resolution_input, smoothing_input
@@ -225,16 +225,6 @@ def _written(
     scene: Scene4D, kind: str, suffix: str, prefix: str, settings: ExportSettings
 ) -> tuple[Path, Exported]:
     """Return the new file or folder and what was made."""
-    parent, name = output_place(prefix, settings.size)
-    with gradients():
-        if not suffix:
-            with numbered_folder(parent, name) as folder:
-                return folder, export_scene(scene, folder, kind, settings, counted_progress())
-        place = numbered_file(parent, name, suffix)
-        try:
-            made = export_scene(scene, place, kind, settings, counted_progress())
-        finally:
-            # A cancelled export leaves the empty file that kept its name; so does a sequence in its place.
-            if place.stat().st_size == 0:
-                place.unlink()
+    with gradients(), claimed(*output_place(prefix, settings.size), suffix) as place:
+        made = export_scene(scene, place, kind, settings, counted_progress())
     return place if place.exists() else made.paths[0].parent, made

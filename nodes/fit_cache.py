@@ -11,6 +11,7 @@ from typing import Any
 
 import folder_paths
 
+from ..sv4d2_core.files import remove
 from ..sv4d2_core.scene.store import FitState
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,9 @@ class FitStore:
     def clear(self) -> None:
         """Forget the state."""
         with suppress(OSError):
-            self._file.unlink(missing_ok=True)
+            remove(self._file)
 
     def _make_room(self) -> None:
         with suppress(OSError):
             others = [file for file in self._file.parent.iterdir() if file != self._file]
-            for file in sorted(others, key=lambda file: file.stat().st_mtime)[: 1 - _KEPT]:
-                file.unlink(missing_ok=True)
+            remove(*sorted(others, key=lambda file: file.stat().st_mtime)[: 1 - _KEPT])

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import comfy.model_management
 
-from ..sv4d2_core.diffusion.blocks import is_out_of_memory
+from ..sv4d2_core.files import is_out_of_memory
 
 
 def is_oom(error: BaseException) -> bool:

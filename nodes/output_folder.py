@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import io, ui
+
+from ..sv4d2_core.files import find_inside
 
 # Where the host lists a file of a node's result, by the end of its name. No page shows what is in "files";
 # the history and the assets count it all the same.
@@ -37,6 +39,15 @@ def output_place(filename_prefix: str, size: int) -> tuple[Path, str]:
             f"Expected a name for the folder; got {filename_prefix!r}. Write one such as sv4d2/views."
         )
     return Path(parent), name
+
+
+def found_inside(name: str, is_one: Callable[[Path], bool], what: str) -> Path:
+    """Return a file or folder of the output folder, looked at first, or the input folder.
+
+    Arguments and errors are those of `find_inside`.
+    """
+    roots = [folder_paths.get_output_directory(), folder_paths.get_input_directory()]
+    return find_inside(name, [Path(root) for root in roots], is_one, what)
 
 
 def relative_to_output(folder: Path) -> str:

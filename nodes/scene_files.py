@@ -5,20 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import comfy.model_management
-import folder_paths
 from comfy_api.latest import io
 
-from ..sv4d2_core.data.reader import numbered_file
+from ..sv4d2_core.files import claimed
 from ..sv4d2_core.scene.scene import Scene4D
 from ..sv4d2_core.scene.store import load_scene
 from .gradients import gradients
-from .output_folder import output_place, relative_to_output, shown_files
+from .output_folder import found_inside, output_place, relative_to_output, shown_files
 from .preview import picture_preview
 from .scene_preview import scene_strip
 from .sockets import CamerasType, SceneType, aliases
 
 _SUFFIX = ".safetensors"
-_LISTED = 5
 
 
 class SV4D2LoadScene(io.ComfyNode):
@@ -110,12 +108,8 @@ class SV4D2SaveScene(io.ComfyNode):
     @classmethod
     def execute(cls, scene: Scene4D, filename_prefix: str) -> io.NodeOutput:
         """Write the file, show the scene and its name."""
-        place = numbered_file(*output_place(filename_prefix, 0), _SUFFIX)
-        try:
+        with claimed(*output_place(filename_prefix, 0), _SUFFIX) as place:
             scene.save(place)
-        except BaseException:
-            place.unlink(missing_ok=True)
-            raise
         relative = relative_to_output(place)
         size = place.stat().st_size / 2**20
         lines = [f"Saved {relative}: {scene.backend}, {scene.n_frames} frames, {size:.1f} MB"]
@@ -126,31 +120,5 @@ class SV4D2SaveScene(io.ComfyNode):
 
 
 def _found(name: str) -> Path:
-    """Return the file called ``name`` in the output or the input folder, links resolved.
-
-    Raises:
-        ValueError: the path leads out of these folders.
-        FileNotFoundError: there is no such file; the text lists some that are there.
-    """
-    roots = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
-    if "\0" in name:
-        raise ValueError(f"Expected the name of a file; got {name!r}, which holds a NUL byte.")
-    for root in map(Path.resolve, roots):
-        file = (root / name.strip()).resolve()
-        if root not in file.parents:
-            raise ValueError(
-                f"Expected a file inside {' or '.join(map(str, roots))}; {name!r} leads (by a link or ..) "
-                f"outside. Give its path relative to one of them."
-            )
-        if file.is_file():
-            return file
-    found = sorted(
-        (path for root in roots for path in root.rglob(f"*{_SUFFIX}") if path.is_file()),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    names = [next(p.relative_to(r) for r in roots if r in p.parents).as_posix() for p in found[:_LISTED]]
-    listing = f"Files that exist: {', '.join(names)}." if names else "There are none yet."
-    raise FileNotFoundError(
-        f"Expected the file of a scene; there is no {name!r} in the output or input folder. {listing}"
-    )
+    """Return the file of a scene that has this name."""
+    return found_inside(name, lambda path: path.suffix == _SUFFIX and path.is_file(), "the file of a scene")

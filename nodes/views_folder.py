@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
-from ..sv4d2_core.commands.common import versions
-from ..sv4d2_core.data.reader import find_views, numbered_folder
-from ..sv4d2_core.data.views_folder import CAMERAS_FILE, CONTACT_SHEET, read_views, write_views
+from ..sv4d2_core.data.views_folder import CAMERAS_FILE, CONTACT_SHEET, RUN_FILE, read_views, write_views
+from ..sv4d2_core.files import claimed
+from ..sv4d2_core.shipped import versions
 from ..sv4d2_core.views import ViewGrid
-from .output_folder import host, output_place, relative_to_output
+from .output_folder import found_inside, host, output_place, relative_to_output
 from .sockets import CamerasType, ViewsType, aliases
 
 
@@ -59,7 +58,7 @@ class SV4D2LoadViews(io.ComfyNode):
             # The name comes through a link and is not known yet.
             return 0
         try:
-            return max(path.stat().st_mtime_ns for path in find_views(folder, _roots()).rglob("*"))
+            return max(path.stat().st_mtime_ns for path in _found(folder).rglob("*"))
         except (OSError, ValueError):
             # `execute` says what is wrong.
             return 0
@@ -67,7 +66,7 @@ class SV4D2LoadViews(io.ComfyNode):
     @classmethod
     def execute(cls, folder: str) -> io.NodeOutput:
         """Return the views and the crop."""
-        place = find_views(folder, _roots())
+        place = _found(folder)
         views = read_views(place)
         crop = json.loads((place / CAMERAS_FILE).read_text()).get("crop")
         return io.NodeOutput(views, "" if crop is None else json.dumps(crop), views.cameras)
@@ -128,15 +127,16 @@ class SV4D2SaveViews(io.ComfyNode):
         path = parsed_crop(crop)
         size = views.images.shape[2]
         run = {"settings": {"host": host(), **_workflow(cls)}, "versions": versions()}
-        with numbered_folder(*output_place(filename_prefix, size)) as folder:
+        with claimed(*output_place(filename_prefix, size)) as folder:
             write_views(folder, views, crop=path, run=run, save_latents=save_latents)
         relative = relative_to_output(folder)
         sheet = ui.SavedResult(CONTACT_SHEET, relative, io.FolderType.output)
         return io.NodeOutput(relative, ui=ui.SavedImages([sheet]))
 
 
-def _roots() -> list[Path]:
-    return [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
+def _found(name: str) -> Path:
+    """Return the folder of views that has this name."""
+    return found_inside(name, lambda path: (path / RUN_FILE).is_file(), "a folder of views")
 
 
 def parsed_crop(crop: str | None) -> dict | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from ..sv4d2_core.diffusion.novel_views import WindowStore
 from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
+from ..sv4d2_core.files import remove
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +73,7 @@ def window_store(settings: dict[str, Any]) -> WindowStore:
     name = hashlib.sha256(text.encode()).hexdigest()[:24]
     with suppress(OSError):
         others = [run for run in root.iterdir() if run.name != name]
-        for run in sorted(others, key=lambda run: run.stat().st_mtime)[: 1 - _KEPT]:
-            shutil.rmtree(run, ignore_errors=True)
+        remove(*sorted(others, key=lambda run: run.stat().st_mtime)[: 1 - _KEPT])
     return _BestEffort(WindowFolder(root / name, json.loads(text), discard=True))
 
 

@@ -15,7 +15,7 @@ from trimesh.creation import icosphere
 from sv4d2_core.export import scene_export as scene_meshes
 from sv4d2_core.export.graph import deformation_graph
 from sv4d2_core.export.mesh import Mesh, MeshAnimation
-from sv4d2_core.export.scene_export import ExportSettings, export_moving_mesh
+from sv4d2_core.export.scene_export import export_scene
 from sv4d2_core.export.surface import surface_at
 from sv4d2_core.export.track import Tracked, coherence, diagonal, fit_points, settled, spread_points, track
 
@@ -137,7 +137,7 @@ def test_an_export_tells_accelerations_in_shares_of_the_object(monkeypatch, tmp_
     animation = MeshAnimation(positions, frame.faces, frame.colours, (0.0, 0.5, 1.0), 1.0)
     tracked = Tracked(animation, (0.0, 0.0, 0.0), (frame,) * 3, 0)
     monkeypatch.setattr(scene_meshes, "track", lambda *_, **__: tracked)
-    *_, note = export_moving_mesh(Arm(n_frames=3), tmp_path / "arm.glb", ExportSettings(), None).notes
+    *_, note = export_scene(Arm(n_frames=3), tmp_path / "arm.glb", "glb").notes
     figures = coherence(animation, tracked.frames)
     assert figures is not None and figures.largest > 3 * figures.tracked
     told = [float(share) for share in re.findall(r"([\d.]+) %", note)]

@@ -25,7 +25,7 @@ from ..views import ViewGrid
 from .grids import square_size
 
 COLMAP_FILE = "colmap.json"
-_NAMES = re.compile(r"colmap\.json|frame_\d{5}")
+NAMES = re.compile(r"colmap\.json|frame_\d{5}")
 _BYTES_PER_POINT = 120
 
 
@@ -75,7 +75,7 @@ def write_colmap(
     size = square_size(grid, even=False)
     clouds = _checked_points(points, grid.n_frames)
     recover(folder)
-    existing = replaceable(folder, COLMAP_FILE, _NAMES, overwrite)
+    existing = replaceable(folder, COLMAP_FILE, NAMES, overwrite)
     n_points = sum(len(cloud.positions) for cloud in clouds if cloud is not None)
     needed = 4 * grid.images.numel() // 3 + _BYTES_PER_POINT * n_points
     frames = [f"frame_{t:05d}" for t in range(grid.n_frames)]

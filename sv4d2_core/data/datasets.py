@@ -24,7 +24,7 @@ from .views_folder import CAMERAS_FILE, cameras_json, transforms_json
 
 DATASET_FILE = "dataset.json"
 SPLITS = ("train", "val", "test")
-_NAMES = re.compile(
+NAMES = re.compile(
     r"dataset\.json|cameras\.json|transforms(_train|_val|_test)?\.json|view_\d+\.mp4|frames|masks"
 )
 
@@ -69,7 +69,7 @@ def write_dataset(
     size = square_size(grid, even=True)
     views = _split(grid, held_out)
     recover(folder)
-    existing = replaceable(folder, DATASET_FILE, _NAMES, overwrite)
+    existing = replaceable(folder, DATASET_FILE, NAMES, overwrite)
     texts = {
         name: json.dumps(content, indent=2) + "\n"
         for name, content in _files(grid, size, views, crop).items()

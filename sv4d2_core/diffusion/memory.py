@@ -15,7 +15,7 @@ from itertools import chain, product
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .blocks import SMALLEST_CHUNK, part_widths
 from .checkpoint import build_networks, load_checkpoint, stored_dtype
@@ -185,7 +185,7 @@ def place(model: Model, device: torch.device, placement: Placement) -> None:
         return
     for parameter in chain.from_iterable(network.parameters() for network in networks):
         data = parameter.data.cpu()
-        parameter.data = data.pin_memory() if device.type == "cuda" else data
+        parameter.data = _pinned(data) if device.type == "cuda" else data
     load = partial(weights_on, device)
     model.loaded = load
     if placement == "streamed":
@@ -196,6 +196,15 @@ def place(model: Model, device: torch.device, placement: Placement) -> None:
                 parameter.data = parameter.data.to(device)
         model.unet.loaded = load
         model.loaded = lambda network: nullcontext() if network is model.unet else load(network)
+
+
+def _pinned(data: Tensor) -> Tensor:
+    """Return a copy in page-locked memory, or the tensor itself where the system gives no more of that."""
+    try:
+        return data.pin_memory()
+    except RuntimeError as error:
+        log.warning("No page-locked memory for offloaded weights (%s): copies take longer.", error)
+        return data
 
 
 _PLACES: dict[Placement, str] = {
@@ -320,6 +329,8 @@ def plan_for_free_memory(
     """
     if device.type != "cuda":
         return None
+    # What PyTorch holds of earlier work is free as well.
+    torch.cuda.empty_cache()
     free_gb = torch.cuda.mem_get_info(device)[0] / _GIB
     try:
         return plan_memory(config, dtype, size, free_gb, device, eight_bits)

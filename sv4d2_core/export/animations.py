@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import tempfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -15,12 +14,12 @@ import av
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from ..files import all_or_nothing, recover, refuse_existing, replaceable, write_file
+from ..files import all_or_nothing, recover, refuse_existing, replaceable, scratch_folder, write_file
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
 
 SEQUENCE_FILE = "sequence.json"
-_SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
+SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
 # Constant quality, from 0, lossless, to 63. The second encoder, of the alpha, takes the same.
 _WEBM_OPTIONS = {"crf": "15", "b:v": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4"}
 
@@ -66,7 +65,7 @@ def write_pngs(
     folder = Path(folder)
     _check(images, opacity, fps)
     recover(folder)
-    existing = replaceable(folder, SEQUENCE_FILE, _SEQUENCE_NAMES, overwrite)
+    existing = replaceable(folder, SEQUENCE_FILE, SEQUENCE_NAMES, overwrite)
     names = [*(f"{n:05d}.png" for n in range(len(images))), SEQUENCE_FILE]
     with all_or_nothing(folder, existing, SEQUENCE_FILE, 4 * images[..., 0].numel()) as staging:
         write_frames(staging, images if opacity is None else with_alpha(images, opacity))
@@ -77,8 +76,8 @@ def write_pngs(
 
 def _mp4_bytes(images: Tensor, _opacity: Tensor | None, fps: float) -> bytes:
     # The index can only be moved to the front of a file that has a name.
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "video.mp4"
+    with scratch_folder() as folder:
+        place = folder / "video.mp4"
         write_video(place, images, fps)
         return place.read_bytes()
 

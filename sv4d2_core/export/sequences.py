@@ -15,7 +15,7 @@ from .mesh import Mesh, check_mesh, check_rising
 
 SEQUENCE_FILE = "sequence.json"
 SEQUENCE_KINDS = ("glb", "obj", "ply")
-_NAMES = re.compile(r"sequence\.json|mesh_\d{5}\.(?:glb|obj|ply)")
+NAMES = re.compile(r"sequence\.json|mesh_\d{5}\.(?:glb|obj|ply)")
 _TYPICAL_BYTES = 3_000_000
 
 
@@ -57,7 +57,7 @@ def write_mesh_sequence(
         raise ValueError(f"Expected frames per second above 0; got {fps:g}.")
     check_rising(times)
     recover(folder)
-    existing = replaceable(folder, SEQUENCE_FILE, _NAMES, overwrite)
+    existing = replaceable(folder, SEQUENCE_FILE, NAMES, overwrite)
     files = [f"mesh_{i:05d}.{kind}" for i in range(len(times))]
     names = [*files, SEQUENCE_FILE]
     about = {"format": kind, "fps": fps, "times": list(times), "entries": names}

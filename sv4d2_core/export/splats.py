@@ -219,7 +219,7 @@ def splat_rows(gaussians: GaussiansAt) -> bytes:
 
 
 SEQUENCE_FILE = "sequence.json"
-_NAMES = re.compile(r"sequence\.json|splat_\d{5}\.(ply|splat|glb)")
+NAMES = re.compile(r"sequence\.json|splat_\d{5}\.(ply|splat|glb)")
 _CONTENTS = {"ply": splat_ply, "splat": splat_rows, "glb": splat_glb}
 SEQUENCE_KINDS = tuple(_CONTENTS)
 _WORLD_FRAME = "x right, y up, z towards the input camera: our world, which is glTF's"
@@ -264,7 +264,7 @@ def write_splat_sequence(
     if not times or not 0 < fps < float("inf"):
         raise ValueError(f"Expected at least one time and a positive rate; got {len(times)} and {fps:g}.")
     recover(folder)
-    existing = replaceable(folder, SEQUENCE_FILE, _NAMES, overwrite)
+    existing = replaceable(folder, SEQUENCE_FILE, NAMES, overwrite)
     names = [f"splat_{t:05d}.{kind}" for t in range(len(times))]
     names.append(SEQUENCE_FILE)
     about = {

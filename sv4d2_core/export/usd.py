@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import refuse_existing, write_file
+from ..files import refuse_existing, scratch_folder, write_file
 from .mesh import Mesh, check_mesh, check_rising, srgb_to_linear
 
 
@@ -53,8 +52,8 @@ def write_usd(
         check_mesh(mesh, f"mesh of frame {i}")
     refuse_existing(path, overwrite)
     stage = _stage(meshes, [time * fps for time in seconds], fps)
-    with tempfile.TemporaryDirectory() as folder:
-        exported = Path(folder) / f"scene{path.suffix}"
+    with scratch_folder() as folder:
+        exported = folder / f"scene{path.suffix}"
         stage.GetRootLayer().Export(str(exported))
         content = exported.read_bytes()
     return write_file(path, content, overwrite)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..files import is_out_of_memory
+
 
 @dataclass(frozen=True)
 class FrechetDistance:
@@ -114,6 +116,8 @@ class I3D:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._network = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"Expected a TorchScript network; {path} is not ({str(error).splitlines()[0]}). {I3D_HELP}"
             ) from error
@@ -143,6 +147,8 @@ class I3D:
         try:
             features = self._network(video, rescale=False, resize=False, return_features=True)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(f"The I3D file cannot be used: {reason}. {I3D_HELP}") from error
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..files import is_out_of_memory
 from .splat_torch import MIN_ALPHA, TileLists, composite_torch, project, ray_lengths, tile_lists
 
 RASTERISERS = ("triton", "torch")
@@ -136,9 +137,9 @@ def triton_fault(device: torch.device) -> str | None:
                 pairs.append((picture, torch.autograd.grad(picture.square().sum(), splats)[0]))
         right = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*pairs, strict=True))
         return None if right else "its picture or gradient is wrong"
-    except (MemoryError, torch.cuda.OutOfMemoryError):
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 

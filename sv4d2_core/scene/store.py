@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..files import read_tensors, write_tensors
+from ..files import is_out_of_memory, read_tensors, write_tensors
 from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf import DyNeRF
@@ -104,4 +104,6 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
     try:
         return readers[backend](tensors, header, device)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{path} is a damaged scene file ({error}). Fit the scene again.") from error

@@ -18,6 +18,8 @@ from av.error import FFmpegError
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..files import is_out_of_memory
+
 DEFAULT_FPS = 8.0
 IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -127,6 +129,8 @@ def _naming(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"Expected a readable image; {file} is not: {_reason(error)}. Save it again as PNG, or make it "
             f"smaller where it is too large."
@@ -165,6 +169,8 @@ def _read_video(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
                 if pick.stop is not None and total >= pick.stop:
                     break
     except FFmpegError as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"Expected a readable video; {file} failed after {total} frames: {error}. Convert it to mp4, or "
             f"give a folder of images."

@@ -115,6 +115,17 @@ class TestExport4D:
         assert "follows the surface" in first[1] and "Acceleration: " in first[1]
         assert first[1].splitlines() == first.ui["text"]
 
+    def test_a_glb_that_becomes_a_sequence_replaces_nothing(
+        self, core: Core, export: Any, block: Any, host_dirs: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        earlier = host_dirs.output / export(block, format="obj")[0]
+        before = {file.name: file.read_bytes() for file in earlier.iterdir()}
+        monkeypatch.setattr(core("export.track").Tracked, "follows", property(lambda self: False))
+        made = host_dirs.output / export(block)[0]
+        assert made != earlier and len([*made.glob("mesh_*.glb")]) == T
+        assert {file.name: file.read_bytes() for file in earlier.iterdir()} == before
+        assert sorted(made.parent.iterdir()) == sorted([earlier, made])
+
     @pytest.mark.parametrize(
         ("kind", "suffix", "count"),
         [("ply", ".ply", T), ("obj", ".obj", T), ("dataset", ".mp4", 2), ("colmap", ".json", 1)],
