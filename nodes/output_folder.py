@@ -1,4 +1,4 @@
-"""Where a node saves below ComfyUI's output folder, what it shows of it, and which ComfyUI that is."""
+"""Where nodes save and load below ComfyUI's folders, what they show of it, and which ComfyUI that is."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def found_inside(name: str, is_one: Callable[[Path], bool], what: str) -> Path:
 
     Arguments and errors are those of `find_inside`.
     """
-    roots = [folder_paths.get_output_directory(), folder_paths.get_input_directory()]
-    return find_inside(name, [Path(root) for root in roots], is_one, what)
+    roots = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
+    return find_inside(name, roots, is_one, what)
 
 
 def relative_to_output(folder: Path) -> str:
@@ -72,6 +72,20 @@ def shown_files(paths: Sequence[Path]) -> dict[str, Any]:
         # By this the page tells videos from pictures.
         shown["animated"] = (True,)
     return shown
+
+
+def last_change(name: str | None, find: Callable[[str], Path]) -> int:
+    """Return when the file or folder of a name last changed, so that it is read again then.
+
+    0 where the name comes through a link and is not known yet, or is wrong: loading it says so.
+    """
+    if name is None:
+        return 0
+    try:
+        place = find(name)
+        return max(path.stat().st_mtime_ns for path in (place, *place.rglob("*")))
+    except (OSError, ValueError):
+        return 0
 
 
 def host() -> dict[str, str]:

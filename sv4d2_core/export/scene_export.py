@@ -16,7 +16,7 @@ from ..data.colmap import NAMES as COLMAP_NAMES
 from ..data.datasets import DATASET_FILE, write_dataset
 from ..data.datasets import NAMES as DATASET_NAMES
 from ..files import claimed, refuse_existing, replaceable
-from ..scene.gaussians import Gaussians
+from ..scene.gaussians.gaussians import Gaussians
 from ..scene.scene import Scene4D, own_cameras, turntable
 from ..views import ViewGrid
 from .animations import ANIMATION_SUFFIXES, SEQUENCE_FILE, SEQUENCE_NAMES, write_animation, write_pngs

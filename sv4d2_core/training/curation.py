@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
-from ..scene.hull import visual_hull
+from ..scene.geometry.hull import visual_hull
 from ..video.foreground import foreground_masks, masks_of
 from ..video.pictures import pick_frames, to_bytes
 from ..video.read import Clip
