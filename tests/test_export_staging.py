@@ -16,7 +16,7 @@ from sv4d2_core import files
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.files import all_or_nothing, exclusive, is_out_of_memory, read_tensors
-from sv4d2_core.scene.gaussians import Gaussians
+from sv4d2_core.scene.gaussians.gaussians import Gaussians
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.video.read import load_clip
 from sv4d2_core.views import ViewGrid

@@ -22,9 +22,10 @@ from ..files import remove
 from ..metrics.lpips import LPIPS
 from ..scene.config import RefineConfig
 from ..scene.fit import FitProgress
-from ..scene.refine import Resynthesize, refine_scene
+from ..scene.refine import refine_scene
 from ..scene.scene import centred
 from ..scene.store import FitState
+from ..scene.targets import Resynthesize
 from ..views import ViewGrid
 from .common import (
     DTYPES,
