@@ -66,9 +66,7 @@ def run(args: Namespace) -> int:
         for clip, outcome in make(clips):
             _tell(clip, outcome)
             status = "complete" if outcome.error is None else "failed"
-            report["clips"][clip.out.name].update(
-                status=status, seconds=outcome.seconds, error=outcome.error
-            )
+            report["clips"][clip.out.name].update(status=status, seconds=outcome.seconds, error=outcome.error)
             write_whole(file, json.dumps(report, indent=2).encode())
     failed = [name for name, clip in report["clips"].items() if clip["status"] == "failed"]
     done, took = len(clips) - len(failed), time.perf_counter() - began
