@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .scene.config import RefineConfig
     from .scene.refine import refine_scene
     from .scene.store import load_scene
-    from .video.crop import PreparedClip, prepare_clip
+    from .video.prepare import PreparedClip, prepare_clip
     from .video.read import Clip, load_clip
     from .views import ViewGrid
 
@@ -42,14 +42,14 @@ __all__ = [
 _HOMES = {
     "Cameras": "cameras",
     "Clip": "video.read",
-    "PreparedClip": "video.crop",
+    "PreparedClip": "video.prepare",
     "RefineConfig": "scene.config",
     "ViewGrid": "views",
     "convert_checkpoint": "diffusion.convert",
     "load_checkpoint": "diffusion.checkpoint",
     "load_clip": "video.read",
     "load_scene": "scene.store",
-    "prepare_clip": "video.crop",
+    "prepare_clip": "video.prepare",
     "read_views": "data.views_folder",
     "refine_scene": "scene.refine",
     "resynthesizer": "diffusion.novel_views",

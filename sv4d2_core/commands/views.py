@@ -25,7 +25,8 @@ from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
 from ..diffusion.window_store import SettingsDiffer, WindowFolder, changed_settings, tensor_fingerprint
 from ..files import exclusive, file_fingerprint
 from ..shipped import versions
-from ..video.crop import CENTERINGS, PreparedClip, prepare_clip
+from ..video.crop import CENTERINGS
+from ..video.prepare import PreparedClip, prepare_clip
 from ..video.read import load_clip
 from ..views import ViewGrid, resize_images
 from .common import (

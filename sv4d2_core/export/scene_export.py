@@ -19,11 +19,11 @@ from ..files import claimed, refuse_existing, replaceable
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.scene import Scene4D, own_cameras, turntable
 from ..views import ViewGrid
-from .animations import ANIMATION_SUFFIXES, SEQUENCE_FILE, SEQUENCE_NAMES, write_animation, write_pngs
+from .animations import ANIMATION_SUFFIXES, SEQUENCE_NAMES, write_animation, write_pngs
 from .glb import write_animated_glb
-from .mesh import Mesh
+from .mesh import Mesh, bake_texture
 from .sequences import NAMES as MESH_NAMES
-from .sequences import write_mesh_sequence
+from .sequences import SEQUENCE_FILE, write_mesh_sequence, write_usd
 from .splats import NAMES as SPLAT_NAMES
 from .splats import (
     gaussians_at,
@@ -34,9 +34,7 @@ from .splats import (
     write_trajectories,
 )
 from .surface import surface_at, surface_level
-from .texture import bake_texture
 from .track import Tracked, coherence, diagonal, track
-from .usd import write_usd
 
 # callback(steps done, all steps, None): may raise to cancel.
 ExportCallback = Callable[[int, int, None], None]
