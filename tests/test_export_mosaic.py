@@ -122,7 +122,7 @@ def test_a_strip_shows_frames_in_rows_of_four(written):
 
 @pytest.mark.parametrize(("n_frames", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (5, 4, 2), (8, 4, 2)])
 def test_short_strips(written, n_frames, columns, rows):
-    strip = frame_strip(coloured(n_frames).images[:, 0])
+    strip = frame_strip(coloured(n_frames).images[:, 0], range(n_frames))
     assert written == [f"frame {t}" for t in range(n_frames)]
     assert strip.width == columns * 192 + 1
     assert rows * 192 < strip.height < rows * 230

@@ -237,9 +237,9 @@ _EYE = Cameras((0.0, 27.0), (0.0, -28.0), radius=5.2)
 
 def _seen(points: NDArray) -> NDArray:
     """Return places in the drawing and distances from its eye, (x, y, distance), of world points [..., 3]."""
-    w2c = _EYE.w2c_opengl()[1].numpy()
+    w2c = _EYE.w2c_opencv()[1].numpy()
     x, y, z = np.moveaxis(points @ w2c[:3, :3].T + w2c[:3, 3], -1, 0)
-    return np.stack([-x / z, -y / z, -z], axis=-1)
+    return np.stack([x / z, -y / z, z], axis=-1)
 
 
 @styled
