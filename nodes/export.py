@@ -217,8 +217,8 @@ class SV4D2SceneToMesh(io.ComfyNode):
         settings = ExportSettings(times=even_times(frames) if frames else None, **more)
         if settings.texture and "texture" not in _host_fields():
             raise ValueError(
-                f"Expected a ComfyUI whose meshes have textures to bake one of {settings.texture} pixels; those "
-                f"of this version have none. Set texture to 0, or let SV4D2 Export 4D bake it into a GLB."
+                f"Expected a ComfyUI whose meshes have textures to bake one of {settings.texture} pixels; "
+                f"those of this version have none. Set texture to 0, or let SV4D2 Export 4D bake it into a GLB."
             )
         with gradients():
             meshes, textures = _meshes(scene, settings, one_topology)
