@@ -218,7 +218,8 @@ class SV4D2SceneToMesh(io.ComfyNode):
         if settings.texture and "texture" not in _host_fields():
             raise ValueError(
                 f"Expected a ComfyUI whose meshes have textures to bake one of {settings.texture} pixels; "
-                f"those of this version have none. Set texture to 0, or let SV4D2 Export 4D bake it into a GLB."
+                f"those of this version have none. Set texture to 0, or let SV4D2 Export 4D bake it into a "
+                f"GLB."
             )
         with gradients():
             meshes, textures = _meshes(scene, settings, one_topology)
