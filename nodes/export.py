@@ -14,7 +14,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..sv4d2_core.data.reader import numbered_file, numbered_folder
-from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, srgb_to_linear
+from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, Texture, bake_texture, srgb_to_linear
 from ..sv4d2_core.export.scene_export import (
     VIEWS_FORMATS,
     Exported,
@@ -26,7 +26,6 @@ from ..sv4d2_core.export.scene_export import (
 )
 from ..sv4d2_core.export.splats import SH_0, gaussians_at, in_splat_frame
 from ..sv4d2_core.export.surface import welded_normals
-from ..sv4d2_core.export.texture import Texture, bake_texture
 from ..sv4d2_core.export.track import track
 from ..sv4d2_core.scene.scene import Scene4D, even_times
 from ..sv4d2_core.views import ViewGrid
@@ -217,9 +216,8 @@ class SV4D2SceneToMesh(io.ComfyNode):
         settings = ExportSettings(times=even_times(frames) if frames else None, **more)
         if settings.texture and "texture" not in _host_fields():
             raise ValueError(
-                f"Expected a ComfyUI whose meshes have textures to bake one of {settings.texture} pixels; "
-                f"those of this version have none. Set texture to 0, or let SV4D2 Export 4D bake it into a "
-                f"GLB."
+                f"Expected a ComfyUI whose meshes have textures to bake {settings.texture} pixels; this "
+                f"version's have none. Set texture to 0, or let SV4D2 Export 4D bake it into a GLB."
             )
         with gradients():
             meshes, textures = _meshes(scene, settings, one_topology)

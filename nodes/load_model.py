@@ -16,12 +16,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sv4d2_core.diffusion.checkpoint import (
-    check_tensors,
-    checked_networks,
-    encoders_are_equal,
-    open_tensors,
-)
+from ..sv4d2_core.diffusion.checkpoint import check_tensors, open_checkpoint
 from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, VAEConfig
 from ..sv4d2_core.diffusion.layout import PREFIXES, read_config, read_unet_only
 from ..sv4d2_core.diffusion.safetensors_stream import read_header
@@ -106,11 +101,8 @@ def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, An
     The VAE carries as ``sv4d2_views`` a second VAE that encodes reference views, or None where the file has
     one encoder for frames and views.
     """
-    header = read_header(path)
-    config = read_config(header, variant)
-    networks = checked_networks(header, config)
-    with open_tensors(header) as file:
-        one_encoder = encoders_are_equal(header, file, networks["frame_encoder"])
+    with open_checkpoint(path, variant) as (_, config, networks, _):
+        one_encoder = "view_encoder" not in networks
     state_dict = comfy.utils.load_torch_file(path, safe_load=True)
     # The host takes the UNet's weights out of the state dict.
     model = _build_model(state_dict, config, weight_dtype)
