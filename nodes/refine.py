@@ -99,37 +99,28 @@ class SV4D2Refine4D(io.ComfyNode):
     def execute(
         cls,
         views: ViewGrid,
-        backend: str,
         steps: int,
         stages: str,
         size: int,
         trust: bool,
         elevation: str,
         elevation_deg: float,
-        strength: float,
         sampling_steps: int,
         seed: int,
-        memory_gb: float,
-        field: str,
         model: Any = None,
         clip_vision: Any = None,
         vae: Any = None,
         normals: Tensor | None = None,
         crop: str | None = None,
+        **more: Any,
     ) -> io.NodeOutput:
+        """Return scene, picture of the fit and report; ``more`` are further fields of `RefineConfig`."""
         n_stages = (1 if model is None else 2) if stages == AUTO else int(stages)
         second = None
         if n_stages == 2 and model is not None:
             sizes = sv4d2_model(model).config_for(views.n_views)
             second = _SecondStage(backend_of(model, clip_vision, vae, sizes), sampling_steps, seed)
-        config = RefineConfig(
-            backend=backend,
-            field=field,
-            seed=seed,
-            memory_gb=memory_gb,
-            strength=strength,
-            weight_by_trust=trust,
-        ).with_steps(steps, n_stages)
+        config = RefineConfig(**more, seed=seed, weight_by_trust=trust).with_steps(steps, n_stages)
         parsed = parsed_crop(crop)
         with gradients():
             given = copied(views)
