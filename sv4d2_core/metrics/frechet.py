@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +95,9 @@ def clips_of(images: Tensor, order: str) -> Iterator[Tensor]:
         yield from (images[:, v].flip(0) if turns and v % 2 else images[:, v] for v in range(n_views))
 
 
-def clip_features(images: Tensor, describe: ClipFeatures, orders: Iterable[str]) -> dict[str, Tensor]:
-    """Return the features of all clips of a grid [T, V, H, W, 3] in some orders, ``{order: [N, D]}``."""
-    return {order: torch.cat([describe(clip[None]) for clip in clips_of(images, order)]) for order in orders}
+def clip_features(images: Tensor, describe: ClipFeatures, order: str) -> Tensor:
+    """Return the features [N, D] of all clips of a grid [T, V, H, W, 3] in one of `ORDERS`."""
+    return torch.cat([describe(clip[None]) for clip in clips_of(images, order)])
 
 
 I3D_HELP = "Give the TorchScript file of I3D that StyleGAN-V and others use for FVD, i3d_torchscript.pt."
