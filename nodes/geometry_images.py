@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..sv4d2_core.scene.losses import resized_normals, unpacked_normals
+from ..sv4d2_core.scene.targets import resized_normals, unpacked_normals
 from ..sv4d2_core.views import ViewGrid
 
 # Pixels below this opacity do not set the range of the depth.

@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
-from ..sv4d2_core.scene.losses import packed_normals
 from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, turntable
+from ..sv4d2_core.scene.targets import packed_normals
 from ..sv4d2_core.views import ViewGrid
 from .geometry_images import depth_images
 from .gradients import gradients

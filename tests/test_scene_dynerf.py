@@ -90,8 +90,8 @@ def test_frames_and_cells_are_kept_apart():
 def test_dense_cells_are_those_that_hold_something():
     scene = fill(make_scene(), 400.0, [0.5, 0.5, 0.5])
     hull = Occupancy(torch.rand(3, 16, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5, BOX)
-    assert torch.equal(dense_cells(scene, hull).cells, hull.cells)
-    assert not dense_cells(fill(scene, 1e-3, [0.5, 0.5, 0.5]), hull).cells.any()
+    assert torch.equal(dense_cells(scene, hull, range(3)).cells, hull.cells)
+    assert not dense_cells(fill(scene, 1e-3, [0.5, 0.5, 0.5]), hull, range(3)).cells.any()
 
 
 def test_a_saved_scene_renders_the_same(tmp_path):

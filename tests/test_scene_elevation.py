@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.geometry.elevation import estimate_elevation, hull_iou
+from sv4d2_core.scene.geometry.placement import estimate_elevation, hull_iou
 from sv4d2_core.world import benchmark_scenes, corrupt_views
 
 torch.set_num_threads(1)

@@ -30,9 +30,7 @@ class SceneFit(Protocol):
     """A scene that is being fitted to views that `checked_views` returned."""
 
     @property
-    def scene(self) -> Scene4D:
-        """The scene, which changes with every step."""
-        ...
+    def scene(self) -> Scene4D: ...
 
     def groups(self) -> list[dict]:
         """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
@@ -70,25 +68,15 @@ _FITS = {"dynerf": DyNeRFFit, "gaussians": GaussiansFit}
 
 @dataclass(frozen=True)
 class FitProgress:
-    """What a callback hears of a fit.
+    """What a callback hears of a fit."""
 
-    Args:
-        phase: ``static``, ``dynamic``, then ``refine 1`` and so on.
-        loss: of the step just done.
-        scene: being fitted, its object in the middle; it may be rendered, and changes with the next step.
-        losses: of all steps so far, those before a resume too.
-        state: returns a copy of the state, to be saved and resumed from.
-        views: that the first stage is fitted to, as they were checked and resized, with the elevation.
-        notes: sentences about what was found or chosen.
-    """
-
-    phase: str
-    loss: float
-    scene: Scene4D
-    losses: list[float]
-    state: Callable[[], FitState]
-    views: ViewGrid
-    notes: tuple[str, ...] = ()
+    phase: str  # static, dynamic, then "refine 1" and so on
+    loss: float  # of the step just done
+    scene: Scene4D  # being fitted, its object in the middle; it changes with the next step
+    losses: list[float]  # of all steps so far, those before a resume too
+    state: Callable[[], FitState]  # returns a copy of the state, to be saved and resumed from
+    views: ViewGrid  # that stage 1 is fitted to, as they were checked and resized, with the elevation
+    notes: tuple[str, ...] = ()  # sentences about what was found or chosen
 
 
 class Fit:
@@ -103,7 +91,6 @@ class Fit:
         notes: for `FitProgress`.
 
     Attributes:
-        config: with the plane sizes that these views ask for.
         step: steps done.
         losses: of all steps done.
 
@@ -125,7 +112,6 @@ class Fit:
                 "Expected neither normals nor a perceptual distance for Gaussians, which are not compared on "
                 "patches; got some. Leave them out, or use the backend dynerf."
             )
-        config = config.for_pictures(views.images.shape[2])
         self.views, self.config, self.notes = views, config, notes
         self.step, self.losses = 0, list[float]()
         self._fingerprint = fit_fingerprint(views, config, normals, perceptual is not None)

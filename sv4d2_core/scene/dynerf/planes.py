@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import FieldConfig
-from ..geometry.paths import OffsetGrids
 from ..losses import time_difference, total_variation
+from .motion import OffsetGrids
 
 # The axes that each of the three planes of space spans.
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))
@@ -258,7 +258,7 @@ class Canonical(nn.Module):
 
     def anneal(self, share: float) -> None:
         """Let the deformation be as fine as the ``share`` 0..1 of the fit allows."""
-        self.deformation.anneal(share)
+        self.deformation.share.fill_(share)
 
 
 def _products(scales: Iterable[Tensor], where: Tensor) -> Tensor:

@@ -25,19 +25,12 @@ _INITIAL = (0.6, 1.4)
 
 
 class Offsets(NamedTuple):
-    """What a time changes.
+    """What a time changes."""
 
-    Args:
-        means: [N, 3] world units, added.
-        rotations: [N, 3] the imaginary part of a quaternion whose real part is 1, turned by after the own.
-        log_scales: [N, 3] added.
-        opacities: [N] added to the logits, times a factor.
-    """
-
-    means: Tensor
-    rotations: Tensor
-    log_scales: Tensor
-    opacities: Tensor
+    means: Tensor  # [N, 3] world units, added
+    rotations: Tensor  # [N, 3] the imaginary part of a quaternion of real part 1, turned by after the own
+    log_scales: Tensor  # [N, 3] added
+    opacities: Tensor  # [N] added to the logits, times a factor
 
 
 class Deformation(nn.Module):
@@ -105,16 +98,15 @@ class Deformation(nn.Module):
 
 
 class CanonicalGaussians(nn.Module):
-    """The Gaussians before they are moved, as an optimiser sees them.
+    """The Gaussians before they are moved, as an optimiser sees them."""
 
-    Args:
-        means: [N, 3] world units.
-        scale: of all of them along all axes, world units.
-        opacity: of all of them.
-        colours: [N, 3] in 0..1.
-    """
-
-    def __init__(self, means: Tensor, scale: float, opacity: float, colours: Tensor) -> None:
+    def __init__(
+        self,
+        means: Tensor,  # [N, 3] world units
+        scale: float,  # of all of them along all axes, world units
+        opacity: float,  # of all of them
+        colours: Tensor,  # [N, 3] in 0..1
+    ) -> None:
         super().__init__()
         n = len(means)
         self.means = nn.Parameter(means.detach().clone())

@@ -1,18 +1,14 @@
-"""The motion of a whole object as one rigid motion per frame, so that a field need not learn it."""
+"""Motion that takes the points of a field from any time to the anchor frame: rigid, and a grid of offsets."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...cameras import Cameras
-from ...video.crop import CropPath
 from ..losses import second_difference
 
 
@@ -29,7 +25,7 @@ def frame_shares(times: Tensor, count: int) -> Tensor:
     return shares / shares.sum(-1, keepdim=True)
 
 
-def rotations(vectors: Tensor) -> Tensor:
+def rotations_about(vectors: Tensor) -> Tensor:
     """Return the rotations [N, 3, 3] about vectors [N, 3], each as long as its angle, radians."""
     x, y, z = vectors.unbind(-1)
     none = torch.zeros_like(x)
@@ -38,11 +34,7 @@ def rotations(vectors: Tensor) -> Tensor:
 
 
 class FramePath(nn.Module):
-    """Takes points of any time to where they are at the anchor frame; it starts as no motion.
-
-    Args:
-        n_frames: T, evenly spaced over 0..1.
-    """
+    """A rigid motion per frame, T of them evenly spaced over 0..1; it starts as no motion."""
 
     extent: Tensor  # [3] of the box, relative to its longest side: rotations need equal axes
     home: Tensor  # [3] centre of the object at the anchor frame
@@ -56,15 +48,14 @@ class FramePath(nn.Module):
         self.register_buffer("home", torch.zeros(3))
 
     @torch.no_grad()
-    def start(self, centres: Tensor, turns: Tensor, box: Tensor, home: Tensor) -> None:
-        """Start from a known motion.
-
-        Args:
-            centres: [T, 3] in -1..1 of the box.
-            turns: [T, 3] rotation vectors from a frame to the anchor, in world axes.
-            box: [2, 3] corners, world units.
-            home: [3] centre at the anchor frame, where all points are taken.
-        """
+    def start(
+        self,
+        centres: Tensor,  # [T, 3] in -1..1 of the box
+        turns: Tensor,  # [T, 3] rotation vectors from a frame to the anchor, in world axes
+        box: Tensor,  # [2, 3] corners, world units
+        home: Tensor,  # [3] centre at the anchor frame, where all points are taken
+    ) -> None:
+        """Start from a known motion."""
         self.centres.copy_(centres)
         self.turns.copy_(turns)
         self.home.copy_(home)
@@ -76,78 +67,9 @@ class FramePath(nn.Module):
         moments, which = times.unique(return_inverse=True)
         shares = frame_shares(moments, self.n_frames)
         centres = shares @ self.centres
-        matrices = rotations(shares @ self.turns) * self.extent / self.extent[:, None]
+        matrices = rotations_about(shares @ self.turns) * self.extent / self.extent[:, None]
         bias = self.home - (matrices @ centres[..., None])[..., 0]
         return (matrices[which] * points[:, None]).sum(-1) + bias[which]
-
-
-# Shifts below this, world units, are not worth a path.
-_STILL = 1e-4
-
-
-@dataclass(frozen=True)
-class ObjectPath:
-    """Where the middle of the object is at the times of the frames.
-
-    Args:
-        times: [T] rising, in 0..1.
-        shifts: [T] x, y, z from the world's origin, world units.
-    """
-
-    times: tuple[float, ...]
-    shifts: tuple[tuple[float, float, float], ...]
-
-    def at(self, time: float) -> Tensor:
-        """Return the shift at a time, [3] float64, linear between the frames and constant beyond them."""
-        shifts = np.asarray(self.shifts)
-        return torch.tensor([np.interp(time, self.times, shifts[:, axis]) for axis in range(3)])
-
-    def seen_by(self, cameras: Cameras) -> Cameras:
-        """Return the cameras with a field of view that holds the whole path of what theirs held at rest."""
-        farthest = max(math.dist(shift, (0, 0, 0)) for shift in self.shifts)
-        half = math.tan(math.radians(cameras.fov_deg) / 2) + farthest / cameras.radius
-        return replace(cameras, fov_deg=2 * math.degrees(math.atan(half)))
-
-    def to_json(self) -> dict:
-        """Return the fields as plain JSON values; `from_json` reads them back."""
-        return {"times": list(self.times), "shifts": [list(shift) for shift in self.shifts]}
-
-    @classmethod
-    def from_json(cls, data: dict) -> ObjectPath:
-        """Return the path that `to_json` wrote. Raises KeyError, TypeError, ValueError for anything else."""
-        shifts = tuple((float(x), float(y), float(z)) for x, y, z in data["shifts"])
-        return cls(tuple(float(t) for t in data["times"]), shifts)
-
-
-def object_path(crop: CropPath, cameras: Cameras, times: Sequence[float]) -> ObjectPath | None:
-    """Return the path that a crop followed, or None where it stood still.
-
-    The object is taken to move across the input camera's view, at the distance of the origin; what it moves
-    towards the camera cannot be told from a crop of one size. The middle of the path is the origin.
-
-    Args:
-        crop: of the input clip, one centre per frame.
-        cameras: of the views.
-        times: [T] of the frames.
-
-    Raises:
-        ValueError: another number of centres than times.
-    """
-    if len(crop.centers) != len(times):
-        raise ValueError(
-            f"Expected a crop of {len(times)} frames, as the views have; got one of {len(crop.centers)}. "
-            f"Give the crop that belongs to these views, or leave it out (the object then stays centred)."
-        )
-    centers = np.asarray(crop.centers)
-    middle = (centers.min(0) + centers.max(0)) / 2
-    # One crop is as large as the picture, at the distance of the origin.
-    width = 2 * cameras.radius * math.tan(math.radians(cameras.fov_deg) / 2)
-    across = torch.from_numpy((centers - middle) / crop.side * width)
-    right, up = cameras.c2w_opengl()[0, :3, :2].T
-    shifts = across[:, :1] * right - across[:, 1:] * up
-    if float(shifts.abs().max()) < _STILL:
-        return None
-    return ObjectPath(tuple(times), tuple((x, y, z) for x, y, z in shifts.tolist()))
 
 
 class OffsetGrids(nn.Module):
@@ -169,15 +91,14 @@ class OffsetGrids(nn.Module):
         self.grids = nn.ParameterList(torch.zeros(3 * n_frames, size, size, size) for size in sizes)
         self.register_buffer("share", torch.ones(()))
 
-    def anneal(self, share: float) -> None:
-        """Fade the finer grids in one after the other, by a cosine; all are on at ``share`` 1."""
-        self.share.fill_(share)
-
     def forward(self, points: Tensor, times: Tensor) -> Tensor:
         """Return the offsets [N, 3] of points [N, 3] at times [N]."""
         place = points[None, None, None]
+        # The coarsest grid is always on, the others fade in by a cosine, one after the other.
+        order = torch.arange(len(self.grids), device=self.share.device)
+        faded = (self.share * max(len(self.grids) - 1, 1) - (order - 1)).clamp(0, 1)
         values = torch.zeros(3 * self.n_frames, len(points), device=points.device, dtype=points.dtype)
-        for grid, weight in zip(self.grids, self._weights(), strict=True):
+        for grid, weight in zip(self.grids, (1 - torch.cos(math.pi * faded)) / 2, strict=True):
             sampled = F.grid_sample(grid[None], place, align_corners=True, padding_mode="border")
             values = values + weight * sampled[0, :, 0, 0]
         shares = frame_shares(times, self.n_frames).T[:, None]
@@ -194,9 +115,8 @@ class OffsetGrids(nn.Module):
 
     def slope(self) -> Tensor:
         """Return the mean squared difference of neighbouring nodes, times the nodes along an axis."""
-        terms = [
-            grid.diff(dim=d).square().mean() * (grid.shape[d] - 1) for grid in self.grids for d in (1, 2, 3)
-        ]
+        pairs = [(grid, axis) for grid in self.grids for axis in (1, 2, 3)]
+        terms = [grid.diff(dim=axis).square().mean() * (grid.shape[axis] - 1) for grid, axis in pairs]
         return torch.stack(terms).sum()
 
     def acceleration(self) -> Tensor:
@@ -206,9 +126,3 @@ class OffsetGrids(nn.Module):
     def size(self) -> Tensor:
         """Return the mean squared offset."""
         return torch.stack([grid.square().mean() for grid in self.grids]).sum()
-
-    def _weights(self) -> Tensor:
-        """Return the weight of every scale, [scales]; the coarsest is always on."""
-        order = torch.arange(len(self.grids), device=self.share.device)
-        faded = (self.share * max(len(self.grids) - 1, 1) - (order - 1)).clamp(0, 1)
-        return (1 - torch.cos(math.pi * faded)) / 2
