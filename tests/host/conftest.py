@@ -95,7 +95,7 @@ def core(pack: dict[str, Any]) -> Callable[[str], ModuleType]:
 
 @pytest.fixture(scope="session")
 def nodes_of(pack: dict[str, Any]) -> Callable[[str], ModuleType]:
-    """Return an importer of the pack's own modules in nodes/: ``nodes_of("loading")``."""
+    """Return an importer of the pack's own modules in nodes/: ``nodes_of("load_model")``."""
     package = next(iter(pack.values())).__module__.rsplit(".", 1)[0]
     return lambda name: importlib.import_module(f"{package}.{name}")
 
@@ -103,7 +103,7 @@ def nodes_of(pack: dict[str, Any]) -> Callable[[str], ModuleType]:
 @pytest.fixture(scope="session")
 def loaded(nodes_of: Callable[[str], ModuleType], tiny_checkpoint: Path) -> tuple[Any, Any, Any]:
     """Return MODEL, CLIP_VISION and VAE of the tiny checkpoint, as our loader makes them."""
-    return nodes_of("loading").load_checkpoint(str(tiny_checkpoint), "auto", "default")
+    return nodes_of("load_model").load_checkpoint(str(tiny_checkpoint), "auto", "default")
 
 
 @pytest.fixture

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-
-Graph = dict[str, dict[str, Any]]
 
 REFINE = dict(
     backend="dynerf",
@@ -29,7 +24,7 @@ REFINE = dict(
 )
 
 
-def graph_of(**changes: Any) -> Graph:
+def graph_of(**changes):
     """Return views -> refine (node 2) -> render -> pictures; changes of the refiner's inputs."""
     inputs = {"views": ["1", 0], **REFINE, **changes}
     return {
@@ -45,7 +40,7 @@ def graph_of(**changes: Any) -> Graph:
     }
 
 
-def with_model(graph: Graph) -> Graph:
+def with_model(graph):
     loader = {"ckpt_name": "sv4d2.safetensors", "variant": "auto", "weight_dtype": "default"}
     graph["7"] = {"class_type": "SV4D2CheckpointLoader", "inputs": loader}
     sockets = {"model": ["7", 0], "clip_vision": ["7", 1], "vae": ["7", 2]}
@@ -53,12 +48,12 @@ def with_model(graph: Graph) -> Graph:
     return graph
 
 
-def report_of(outcome: Any) -> str:
+def report_of(outcome):
     assert outcome.status == "success", outcome.message
     return "\n".join(outcome.outputs["2"]["text"])
 
 
-def test_views_become_pictures_and_the_fit_is_watched(server: Any) -> None:
+def test_views_become_pictures_and_the_fit_is_watched(server):
     outcome = server.prompt(graph_of())
     assert "3 frames of 5 views at 32 px with dynerf: 12 steps" in report_of(outcome)
     # The last of them brings the picture of the finished fit.
@@ -71,7 +66,7 @@ def test_views_become_pictures_and_the_fit_is_watched(server: Any) -> None:
     assert saved[0] == "scene_00001.safetensors"
 
 
-def test_a_model_makes_the_views_anew_and_its_steps_are_shown(server: Any) -> None:
+def test_a_model_makes_the_views_anew_and_its_steps_are_shown(server):
     outcome = server.prompt(with_model(graph_of(seed=1, steps=8)))
     assert "made the views anew 2 times with sv4d2" in report_of(outcome)
     values = [value for value, _ in outcome.progress("2")]
@@ -80,7 +75,7 @@ def test_a_model_makes_the_views_anew_and_its_steps_are_shown(server: Any) -> No
     assert len(values) > 8 + 2 * 2
 
 
-def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server: Any) -> None:
+def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server):
     graph = graph_of(seed=777, steps=2000)
     cancelled = server.prompt(
         graph, interrupt_when=lambda event: event.kind == "progress" and event.data["value"] >= 12
@@ -97,19 +92,12 @@ def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server: Any) -> No
 
 
 EXPORT = dict(
-    format="glb",
-    filename_prefix="4d/export",
-    frames=0,
-    faces=400,
-    resolution=24,
-    texture=0,
-    size=32,
-    fps=0.0,
+    format="glb", filename_prefix="4d/export", frames=0, faces=400, resolution=24, texture=0, size=32, fps=0.0
 )
 VIEWER = dict(viewport_state={}, width=64, height=64)
 
 
-def need(server: Any, *kinds: str) -> None:
+def need(server, *kinds):
     """Skip the test where the host lacks a node, and say so."""
     info = server.object_info()
     if missing := [kind for kind in kinds if kind not in info]:
@@ -117,7 +105,7 @@ def need(server: Any, *kinds: str) -> None:
         pytest.skip(f"ComfyUI {version} has no {', '.join(missing)}")
 
 
-def exported(format: str, **readers: dict[str, Any]) -> Graph:
+def exported(format, **readers):
     """Return views -> refine -> export (node 3) -> readers of its file, by node type, from node 4 on."""
     splats = format.startswith("splat")
     graph = graph_of(backend="gaussians" if splats else "dynerf", steps=30)
@@ -128,12 +116,12 @@ def exported(format: str, **readers: dict[str, Any]) -> Graph:
     return graph
 
 
-def written(server: Any, entry: dict[str, str]) -> Path:
+def written(server, entry):
     """Return a file that a node's result names."""
     return server.base / entry["type"] / entry["subfolder"] / entry["filename"]
 
 
-def job_of(server: Any, outcome: Any) -> dict[str, Any]:
+def job_of(server, outcome):
     """Return what the host keeps of a run, which it writes down shortly after its end."""
     for _ in range(100):
         job = server.get(f"/api/jobs/{outcome.events[-1].data['prompt_id']}")
@@ -143,7 +131,7 @@ def job_of(server: Any, outcome: Any) -> dict[str, Any]:
     raise TimeoutError(f"The run is still listed as {job['status']}")
 
 
-def test_the_moving_mesh_reaches_the_hosts_viewer_and_saver(server: Any) -> None:
+def test_the_moving_mesh_reaches_the_hosts_viewer_and_saver(server):
     need(server, "Preview3DAdvanced", "Save3DAdvanced")
     file = {**VIEWER, "model_3d": ["3", 2]}
     saver = {**file, "filename_prefix": "4d/saved"}
@@ -160,7 +148,7 @@ def test_the_moving_mesh_reaches_the_hosts_viewer_and_saver(server: Any) -> None
     assert listed | made == listed and listed["mediaType"] == "3d"
 
 
-def test_splats_reach_the_hosts_viewer_saver_and_parser(server: Any) -> None:
+def test_splats_reach_the_hosts_viewer_saver_and_parser(server):
     need(server, "PreviewGaussianSplat", "SaveGaussianSplat", "File3DToSplat", "GetSplatCount")
     file = {**VIEWER, "model_3d": ["3", 3]}
     graph = exported(
@@ -183,7 +171,7 @@ def test_splats_reach_the_hosts_viewer_saver_and_parser(server: Any) -> None:
     assert count.split()[-1].decode() == outcome.outputs["8"]["text"][0]
 
 
-def test_a_file_that_is_not_there_is_explained(server: Any) -> None:
+def test_a_file_that_is_not_there_is_explained(server):
     need(server, "PreviewGaussianSplat")
     graph = exported("glb", PreviewGaussianSplat={**VIEWER, "model_3d": ["3", 3]})
     outcome = server.prompt(graph)
@@ -191,7 +179,7 @@ def test_a_file_that_is_not_there_is_explained(server: Any) -> None:
     assert "splat-ply, splat only; got glb. Set format" in outcome.message
 
 
-def test_the_host_renders_our_splats_as_we_do(server: Any) -> None:
+def test_the_host_renders_our_splats_as_we_do(server):
     need(server, "RenderSplat", "SV4D2SceneToSplat", "SV4D2CamerasToCameraInfo")
     size, n_frames, view = 256, 2, 1
     graph = graph_of(backend="gaussians", steps=60)
@@ -218,11 +206,11 @@ def test_the_host_renders_our_splats_as_we_do(server: Any) -> None:
     outcome = server.prompt(graph)
     assert outcome.status == "success", outcome.message
 
-    def seen(node: str) -> np.ndarray:
+    def seen(node):
         files = [written(server, one) for one in outcome.outputs[node]["images"]]
         return np.stack([np.asarray(Image.open(file)) for file in files]).astype(float)
 
-    def decibels(ours: str, theirs: str) -> np.ndarray:
+    def decibels(ours, theirs):
         """Return how near their pictures are to each of our views, [views, frames]."""
         pictures = seen(ours).reshape(-1, n_frames, size, size, 3)
         return 10 * np.log10(255**2 / np.square(pictures - seen(theirs)).mean((2, 3, 4)))
@@ -233,55 +221,17 @@ def test_the_host_renders_our_splats_as_we_do(server: Any) -> None:
     assert np.delete(images, view, 0).max() < 25
 
 
-def blank_views(graph: Graph) -> None:
-    image = {"width": 32, "height": 32, "batch_size": 3, "color": 0xFFFFFF}
-    graph["8"] = {"class_type": "EmptyImage", "inputs": image}
-    orbit = {"preset": "ring", "n_views": 1, "elevations_deg": "", "azimuths_deg": ""}
-    orbit |= {"sweep_azimuth_deg": 360.0, "sweep_elevation_deg": 0.0, "input_elevation_deg": 0.0}
-    graph["9"] = {"class_type": "SV4D2CameraOrbit", "inputs": {**orbit, "radius": 2.0, "fov_deg": 33.8}}
-    pack = {
-        "clip": ["8", 0],
-        "novel_views": ["8", 0],
-        "cameras": ["9", 0],
-        "order": "view by view",
-        "fps": 8.0,
-    }
-    graph["10"] = {"class_type": "SV4D2ImagesToViews", "inputs": pack}
-    graph["2"]["inputs"]["views"] = ["10", 0]
-
-
-def other_model(graph: Graph) -> None:
-    loader = {"unet_name": "other.safetensors", "weight_dtype": "default"}
-    graph["7"] = {"class_type": "UNETLoader", "inputs": loader}
-    graph["2"]["inputs"]["model"] = ["7", 0]
-
-
-def model_alone(graph: Graph) -> None:
-    with_model(graph)
-    del graph["2"]["inputs"]["vae"]
-
-
-def views_of_other_cameras(graph: Graph) -> None:
+def views_of_other_cameras(graph):
     with_model(graph)
     graph["7"]["inputs"]["ckpt_name"] = "sv4d2_8views.safetensors"
 
 
-def two_normals(graph: Graph) -> None:
-    image = {"width": 32, "height": 32, "batch_size": 2, "color": 0}
-    graph["8"] = {"class_type": "EmptyImage", "inputs": image}
-    graph["2"]["inputs"]["normals"] = ["8", 0]
-
-
-def wrong_elevation(graph: Graph) -> None:
-    graph["2"]["inputs"]["elevation_deg"] = 89.0
-
-
-def scene_outside(graph: Graph) -> None:
+def scene_outside(graph):
     graph["8"] = {"class_type": "SV4D2LoadScene", "inputs": {"file": "../../etc/passwd"}}
     graph["3"]["inputs"]["scene"] = ["8", 0]
 
 
-def views_of_a_turntable(graph: Graph) -> None:
+def views_of_a_turntable(graph):
     graph["3"]["inputs"]["mode"] = "turntable"
     grid = {"views": ["3", 4], "columns": 0, "labels": True, "cell_size": 0}
     graph["8"] = {"class_type": "SV4D2ViewsGridVideo", "inputs": grid}
@@ -290,19 +240,14 @@ def views_of_a_turntable(graph: Graph) -> None:
 
 # What a user must read: what is wrong, with the numbers, and what to do.
 WRONG = {
-    blank_views: ["object on a white background", "masks"],
-    other_model: ["SD3", "SV4D2 Load Checkpoint"],
-    model_alone: ["'vae'", "SV4D2 Load Checkpoint"],
     views_of_other_cameras: ["8 novel views", "got 4"],
-    two_normals: ["15 normal maps", "got 2"],
-    wrong_elevation: ["5 views", "elevation"],
     scene_outside: ["outside", "../../etc"],
     views_of_a_turntable: ["turntable has no views", "images"],
 }
 
 
 @pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
-def test_wrong_graph_gets_a_message(change: Callable[[Graph], None], server: Any) -> None:
+def test_wrong_graph_gets_a_message(change, server):
     graph = graph_of(steps=4)
     change(graph)
     outcome = server.prompt(graph)

@@ -6,9 +6,7 @@ import itertools
 import json
 import os
 import subprocess
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,13 +36,13 @@ PROMPT = {
 }
 
 
-def changed_pixels(files: Sequence[Path]) -> int:
+def changed_pixels(files):
     """Return how many pixels differ clearly between the two pictures that differ most."""
     pictures = [np.asarray(Image.open(file).convert("RGB")).astype(int) for file in files]
     return max(int((abs(a - b).max(-1) > 40).sum()) for a, b in itertools.combinations(pictures, 2))
 
 
-def test_the_exported_mesh_moves(frontend: Any, start_server: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_exported_mesh_moves(frontend, start_server, tmp_path):
     pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", tmp_path)) / frontend.name
     pictures.mkdir(parents=True, exist_ok=True)
     still, moving = ([pictures / f"viewer {kind} {i}.png" for i in range(4)] for kind in ("still", "moving"))

@@ -1,4 +1,4 @@
-"""Turns a checkpoint into what travels through MODEL, CLIP_VISION and VAE sockets."""
+"""Nodes that load checkpoints, as what travels through MODEL, CLIP_VISION and VAE sockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 import comfy.clip_vision
 import comfy.sd
 import comfy.utils
+import folder_paths
 import torch
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.checkpoint import (
@@ -20,10 +22,12 @@ from ..sv4d2_core.diffusion.checkpoint import (
     encoders_are_equal,
     open_tensors,
 )
-from ..sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, VAEConfig
-from ..sv4d2_core.diffusion.layout import PARTS, read_config, read_unet_only
+from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, VAEConfig
+from ..sv4d2_core.diffusion.layout import PREFIXES, read_config, read_unet_only
 from ..sv4d2_core.diffusion.safetensors_stream import read_header
 from ..sv4d2_core.diffusion.unet import UNet
+from ..sv4d2_core.shipped import TINY_MODEL
+from .host import aliases, choice, described
 from .host_model import declared, with_identity_post_quant
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
@@ -38,7 +42,62 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
 # What the host reads, its own fp8 files included.
 _READABLE = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
-_PREFIX = {part.name: part.prefix for part in PARTS}
+
+def _loader_inputs(name: str, kind: str) -> list[io.Input]:
+    return [
+        io.Combo.Input(name, options=folder_paths.get_filename_list(kind)),
+        choice("variant", ["auto", *OFFICIAL_VARIANTS]),
+        choice("weight_dtype", WEIGHT_DTYPES),
+    ]
+
+
+def register_tiny_model() -> None:
+    """Let the host's checkpoint lists name `sv4d2_tiny`; doing so again changes nothing."""
+    folder_paths.add_model_folder_path("checkpoints", str(TINY_MODEL.parent))
+
+
+class SV4D2CheckpointLoader(io.ComfyNode):
+    """A whole checkpoint as MODEL, CLIP_VISION and VAE."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2CheckpointLoader",
+            category="SV4D2/load",
+            inputs=_loader_inputs("ckpt_name", "checkpoints"),
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.ClipVision.Output(display_name="clip_vision"),
+                io.Vae.Output(display_name="vae"),
+            ],
+            **aliases("stable video 4d", "sv4d", "novel view", "4d", "checkpoint"),
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
+        return io.NodeOutput(*load_checkpoint(path, variant, weight_dtype))
+
+
+class SV4D2UNETLoader(io.ComfyNode):
+    """The diffusion model alone."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2UNETLoader",
+            category="SV4D2/load",
+            inputs=_loader_inputs("unet_name", "diffusion_models"),
+            outputs=[io.Model.Output(display_name="model")],
+            **aliases("stable video 4d", "sv4d", "unet", "diffusion model", "fp8"),
+        )
+
+    @classmethod
+    def execute(cls, unet_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("diffusion_models", unet_name)
+        return io.NodeOutput(load_unet(path, variant, weight_dtype))
 
 
 def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, Any, Any]:
@@ -60,28 +119,24 @@ def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, An
     model = _build_model(state_dict, config, weight_dtype)
     _remember(model, load_unet, path, variant, weight_dtype)
     vae = _build_vae(state_dict, "frame_encoder", config.vae)
-    _remember(vae.patcher, load_vae_patcher, path, variant)
+    _remember(vae.patcher, _load_patcher, path, variant, "vae")
     vae.sv4d2_views = None
     if not one_encoder:
         vae.sv4d2_views = _build_vae(state_dict, "view_encoder", config.vae)
         # It only encodes.
         vae.sv4d2_views.first_stage_model.decoder = torch.nn.Identity()
     clip_vision = _build_clip_vision(state_dict, config.clip)
-    _remember(clip_vision.patcher, load_clip_vision_patcher, path, variant)
+    _remember(clip_vision.patcher, _load_patcher, path, variant, "clip_vision")
     return model, clip_vision, vae
 
 
-def load_vae_patcher(path: str, variant: str, **_options: Any) -> Any:
-    """Return the patcher of a checkpoint's VAE, loaded anew; its second encoder stays where it is."""
+def _load_patcher(path: str, variant: str, part: str, **_options: Any) -> Any:
+    """Return the patcher of a checkpoint's VAE or image tower, loaded anew; a second encoder stays."""
     config = read_config(read_header(path), variant)
     state_dict = comfy.utils.load_torch_file(path, safe_load=True)
-    return _build_vae(state_dict, "frame_encoder", config.vae).patcher
-
-
-def load_clip_vision_patcher(path: str, variant: str, **_options: Any) -> Any:
-    """Return the patcher of a checkpoint's image tower, loaded anew."""
-    config = read_config(read_header(path), variant)
-    return _build_clip_vision(comfy.utils.load_torch_file(path, safe_load=True), config.clip).patcher
+    if part == "vae":
+        return _build_vae(state_dict, "frame_encoder", config.vae).patcher
+    return _build_clip_vision(state_dict, config.clip).patcher
 
 
 def load_unet(path: str, variant: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:
@@ -127,24 +182,15 @@ def _remember(patcher: Any, load: Callable[..., Any], *arguments: str) -> None:
 
 def _build_vae(state_dict: dict[str, Tensor], encoder: str, config: VAEConfig) -> Any:
     """Return the host's VAE of one of the encoders and the decoder."""
-    prefix = _PREFIX[encoder]
+    prefix = PREFIXES[encoder]
     parts = {
         key.removeprefix(prefix): tensor
         for key, tensor in state_dict.items()
         if key.startswith((prefix + "encoder.", prefix + "quant_conv."))
     }
     for key, tensor in state_dict.items():
-        if key.startswith(_PREFIX["decoder"]):
-            parts["decoder." + key.removeprefix(_PREFIX["decoder"])] = tensor
-    # The host knows the official sizes by itself.
-    sizes = None if config == VAEConfig() else {"params": _host_sizes(config)}
-    vae = comfy.sd.VAE(sd=with_identity_post_quant(parts), config=sizes)
-    vae.downscale_ratio = vae.upscale_ratio = config.downsampling
-    return vae
-
-
-def _host_sizes(config: VAEConfig) -> dict[str, Any]:
-    """Return an autoencoder's sizes in the host's words."""
+        if key.startswith(PREFIXES["decoder"]):
+            parts["decoder." + key.removeprefix(PREFIXES["decoder"])] = tensor
     sizes = {
         "double_z": True,
         "z_channels": config.latent_channels,
@@ -157,7 +203,12 @@ def _host_sizes(config: VAEConfig) -> dict[str, Any]:
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    return {"ddconfig": sizes, "embed_dim": config.latent_channels}
+    params = {"ddconfig": sizes, "embed_dim": config.latent_channels}
+    # The host knows the official sizes by itself.
+    given = None if config == VAEConfig() else {"params": params}
+    vae = comfy.sd.VAE(sd=with_identity_post_quant(parts), config=given)
+    vae.downscale_ratio = vae.upscale_ratio = config.downsampling
+    return vae
 
 
 def _build_clip_vision(state_dict: dict[str, Tensor], config: CLIPVisionConfig) -> Any:
@@ -179,7 +230,7 @@ def _build_clip_vision(state_dict: dict[str, Tensor], config: CLIPVisionConfig) 
         path = Path(folder) / "clip_vision.json"
         path.write_text(json.dumps(sizes))
         clip_vision = comfy.clip_vision.ClipVisionModel(str(path))
-    prefix = _PREFIX["clip"]
+    prefix = PREFIXES["clip"]
     tower = {key: tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
     missing, _ = clip_vision.load_sd(comfy.clip_vision.convert_to_transformers(tower, prefix))
     if missing:
