@@ -41,14 +41,14 @@ def dynerf(field="planes"):
     config = replace(
         RefineConfig(features=4, hidden=16), field=field, plane_sizes=(8, 16), deformation_sizes=(4, 8)
     )
-    return DyNeRF.untrained(Occupancy(cells, BOX), CAMERAS, 8.0, TIMES, config, generator())
+    return DyNeRF(Occupancy(cells, BOX), CAMERAS, 8.0, TIMES, config, generator())
 
 
 def gaussians(count=60, scale=0.03):
     means = torch.rand(count, 3, generator=generator()) * 0.5 - 0.2
     own = CanonicalGaussians(means, scale, 0.6, torch.rand(count, 3, generator=generator()))
     config = GaussiansConfig(features=4, plane_sizes=(8,), hidden=16)
-    return Gaussians.still(own, BOX, (0.01, 0.1), CAMERAS, 8.0, TIMES, config, generator())
+    return Gaussians(own, BOX, (0.01, 0.1), CAMERAS, 8.0, TIMES, config, generator())
 
 
 def drawn_gaussians(count):

@@ -175,8 +175,8 @@ def test_opacities_change_over_time_only_if_they_may_fade(fitted):
     scene = fitted.fit.scene
     first, last = (scene.at_time(t).opacities for t in (0.0, 1.0))
     assert not torch.allclose(first, last, atol=0.01)
-    own = replace(OWN, fade=0.0)
-    steady = Gaussians(scene.canonical, scene.deformation, (0.01, 0.1), CAMERAS, 8.0, scene.times, own)
+    steady = copy.copy(scene)
+    steady.config = replace(OWN, fade=0.0)
     assert torch.equal(steady.at_time(0.0).opacities, steady.at_time(1.0).opacities)
 
 

@@ -79,15 +79,6 @@ def test_coarse_changes_are_spread_over_fine_planes():
     torch.testing.assert_close(field.features(points, torch.ones(50))[:, 0], 1 + points[:, 0])
 
 
-def test_frames_that_come_in_start_from_their_neighbours():
-    field = disturbed(make_field()).planes
-    points, _ = random_points()
-    first, last = (field.features(points, torch.full((50,), time)) for time in (0.25, 0.5))
-    field.hold(0.25, 0.5)
-    for time, expected in ((0.0, first), (0.25, first), (0.5, last), (1.0, last)):
-        torch.testing.assert_close(field.features(points, torch.full((50,), time)), expected)
-
-
 def test_every_parameter_and_the_points_have_gradients():
     points, times = random_points(400)
     field = disturbed(make_field())

@@ -72,8 +72,8 @@ class FieldConfig(Settings):
     )
     plane_sizes: tuple[int, ...] = setting(
         (),
-        "nodes along an axis of space, per scale; (): an eighth, a quarter and a half of the picture size, at "
-        "most 256. Finer planes fit the given views better and the others worse",
+        "nodes along an axis of space, per scale; (): an eighth, a quarter and a half of the picture size, "
+        "at most 256. Finer planes fit the given views better and the others worse",
     )
     features: int = setting(32, "channels of a plane, per scale", least=1)
     hidden: int = setting(64, "width of the two decoders", least=1)
@@ -86,8 +86,8 @@ class FieldConfig(Settings):
     density_scale: float = setting(25.0, "density per unit of the decoder's output, 1 / world unit", above=0)
     memory_gb: float = setting(
         0.0,
-        "what following the rays of one step or picture may take, GiB; 0: no limit. The result stays the same "
-        "but for rounding: they are followed in parts. Gaussians always do one frame at a time",
+        "what following the rays of one step or picture may take, GiB; 0: no limit. The result stays the "
+        "same but for rounding: they are followed in parts. Gaussians always do one frame at a time",
         least=0,
     )
 

@@ -234,11 +234,8 @@ def ring_cameras(cameras: Cameras, ring_elevations_deg: Sequence[float]) -> Came
     """Return the cameras and, per ring, as many novel ones between them: V (1 + rings) novel views.
 
     A model samples V views at a time, so every ring is one pass of it. Of the V + 1 gaps between neighbouring
-    azimuths, one next to the input view is left out: the input shows most of it already.
-
-    Args:
-        cameras: of the views.
-        ring_elevations_deg: of each ring, relative to the input view.
+    azimuths, one next to the input view is left out: the input shows most of it already. Elevations are
+    relative to the input view.
     """
     azimuths = sorted({a % 360 for a in cameras.azimuths_deg})
     gaps = [(b - a, (a + b) / 2) for a, b in zip(azimuths, [*azimuths[1:], 360.0], strict=True)]

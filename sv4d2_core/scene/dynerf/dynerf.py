@@ -25,43 +25,30 @@ _POINTS = 1 << 17
 
 
 class DyNeRF(Scene4D):
-    """A scene made of a field inside occupied cells.
+    """A scene made of a field inside occupied cells, untrained at first, on the device of the cells.
 
     Args:
-        field: density and colour in the box.
         occupancy: where the field holds something, per frame; outside is empty.
         cameras, fps, times: see `Scene4D`; one frame of the occupancy per time.
         config: what the field is made of.
+        generator: draws the initial values; None: PyTorch's own.
     """
 
     backend = "dynerf"
 
     def __init__(
         self,
-        field: Following,
-        occupancy: Occupancy,
-        cameras: Cameras,
-        fps: float,
-        times: Sequence[float],
-        config: FieldConfig,
-    ) -> None:
-        super().__init__(cameras, fps, times)
-        self.field, self.occupancy, self.config = field, occupancy, config
-
-    @classmethod
-    def untrained(
-        cls,
         occupancy: Occupancy,
         cameras: Cameras,
         fps: float,
         times: Sequence[float],
         config: FieldConfig,
         generator: torch.Generator | None = None,
-    ) -> DyNeRF:
-        """Return a scene whose field has its initial values, on the occupancy's device."""
+    ) -> None:
+        super().__init__(cameras, fps, times)
         kind = Canonical if config.field == "canonical" else MovingPlanes
-        field = Following(kind(config, len(times), generator), len(times))
-        return cls(field.to(occupancy.box.device), occupancy, cameras, fps, times, config)
+        field = Following(kind(config, self.n_frames, generator), self.n_frames)
+        self.field, self.occupancy, self.config = field.to(occupancy.box.device), occupancy, config
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> DyNeRF:
@@ -71,7 +58,7 @@ class DyNeRF(Scene4D):
         occupancy = Occupancy(torch.from_numpy(cells).bool(), tensors["box"]).to(device)
         cameras = Cameras.from_json(header["cameras"])
         config = settings_from_json(FieldConfig, header["config"])
-        scene = cls.untrained(occupancy, cameras, header["fps"], header["times"], config)
+        scene = cls(occupancy, cameras, header["fps"], header["times"], config)
         scene.field.load_state_dict(tensors_under("field.", tensors))
         return scene
 

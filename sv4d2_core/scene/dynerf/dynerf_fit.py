@@ -38,7 +38,7 @@ _PATCH, _PERCEPTUAL_PATCH, _LEAST_PERCEPTUAL_PATCH = 16, 64, 32
 
 
 class DyNeRFFit:
-    """A `SceneFit` of rays that start near the visual hull.
+    """A `DyNeRF` that is being fitted, along rays that meet the visual hull.
 
     Args:
         views: checked, with masks.
@@ -70,15 +70,22 @@ class DyNeRFFit:
         config = replace(config, plane_sizes=config.plane_sizes or (finest // 4, finest // 2, finest))
         self._hull = visual_hull(views.masks.to(device), views.cameras, config.hull_size)
         times = views.frame_times()
-        self.scene = DyNeRF.untrained(self._hull, views.cameras, views.fps, times, config, generator)
+        self.scene = DyNeRF(self._hull, views.cameras, views.fps, times, config, generator)
         self.scene.field.follow(self._hull, anchor_frame(views.masks), times, config.follow)
         self._config, self._device, self._generator = config, torch.device(device), generator
         self._perceptual, self._patch_side = perceptual, _PATCH if perceptual is None else _PERCEPTUAL_PATCH
 
     def groups(self) -> list[dict]:
+        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
         return self.scene.field.groups()
 
-    def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
+    def aim(
+        self,
+        views: ViewGrid,  # checked; the frames and the picture size never change, the cameras may
+        weights: Tensor,  # [T, V + 1, H, W] how much a pixel's colour counts
+        normals: Tensor | None = None,  # [T, V + 1, H, W, 3] in the camera's OpenGL axes, 0 where not known
+    ) -> None:
+        """Fit to these views from now on."""
         self._target = views, weights, normals
         self._pool: RayPool | None = None
 
@@ -113,10 +120,12 @@ class DyNeRFFit:
         return float(total)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return copies of everything but the optimiser that decides how the fit goes on."""
         field = {f"field.{key}": value.clone() for key, value in self.scene.field.state_dict().items()}
         return {**field, "cells": self.scene.occupancy.cells.clone()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `tensors` returned."""
         self.scene.field.load_state_dict(tensors_under("field.", tensors))
         self.scene.occupancy = Occupancy(tensors["cells"].to(self._device), self._hull.box)
 

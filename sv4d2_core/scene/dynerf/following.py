@@ -30,10 +30,6 @@ class Following(nn.Module):
     """A field in the box of the anchor frame, and a rigid motion per frame that takes every time there.
 
     Until `follow` finds that the object moves far, it changes nothing.
-
-    Args:
-        field: in -1..1 of the anchor's box.
-        n_frames: T.
     """
 
     middle: Tensor  # [3] of the anchor's box, in -1..1 of the scene's box
@@ -49,16 +45,13 @@ class Following(nn.Module):
 
     @torch.no_grad()
     def follow(
-        self, hull: Occupancy, anchor: int, times: Sequence[float], wanted: bool | None = None
+        self,
+        hull: Occupancy,
+        anchor: int,  # the frame that all others are taken to
+        times: Sequence[float],  # [T] of the frames
+        wanted: bool | None = None,  # None: only where the object moves far
     ) -> None:
-        """Start from the motion of the hulls, and let the anchor's box just hold them all.
-
-        Args:
-            hull: cells per frame.
-            anchor: the frame that all others are taken to.
-            times: [T] of the frames.
-            wanted: None: only where the object moves far.
-        """
+        """Start from the motion of the hulls, and let the anchor's box just hold them all."""
         centres, size = hull_centres(hull)
         half = ((hull.box[1] - hull.box[0]) / 2).cpu()
         way = ((centres - centres[anchor]) * half).norm(dim=-1).max()
@@ -111,7 +104,7 @@ class Following(nn.Module):
         return found
 
     def groups(self) -> list[dict]:
-        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
+        """Return the optimiser's groups; see `DyNeRFFit.groups`."""
         path = {"params": [*self.path.parameters()], "rate": MOTION_RATE}
         return self.field.groups() + ([path] if self.moves else [])
 
@@ -119,12 +112,9 @@ class Following(nn.Module):
     def carried(
         self, occupancy: Occupancy, frames: tuple[int, int], times: tuple[float, float, float]
     ) -> Tensor:
-        """Return the cells that the object of two frames fills at a time in between, [G, G, G].
+        """Return the cells that the object fills between two frames, [G, G, G].
 
-        Args:
-            occupancy: cells per frame.
-            frames: the frames before and after.
-            times: of these two frames, and the time in between.
+        ``times`` are those of the frames, and the one in between.
         """
         n = occupancy.cells.shape[-1]
         centres = occupancy.centres().flatten(0, 2)

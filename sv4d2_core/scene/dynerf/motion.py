@@ -75,12 +75,8 @@ class FramePath(nn.Module):
 class OffsetGrids(nn.Module):
     """Offsets at points in -1..1 at times in 0..1, smooth in both; they start at 0.
 
-    It takes the place of the papers' network D(x, t): at a few hundred steps it learns more, see
-    `tests/bench/README.md`. The finer grids fade in as the network's higher bands do.
-
-    Args:
-        sizes: nodes along an axis of space, per scale, from coarse to fine.
-        n_frames: T, evenly spaced over 0..1.
+    They take the place of the papers' network D(x, t): at a few hundred steps they learn more, see
+    `tests/bench/README.md`. The finer grids, ``sizes`` nodes along an axis, fade in as its higher bands do.
     """
 
     share: Tensor  # 0..1, how far the finer grids have faded in

@@ -37,11 +37,7 @@ def hull_turns(hull: Occupancy, centres: Tensor, anchor: int) -> Tensor:
     """Return the rotation vectors [T, 3] from each frame to the anchor, in world axes, radians.
 
     They go on beyond half a turn; all are 0 where no rotation makes the hulls agree clearly better.
-
-    Args:
-        hull: cells per frame.
-        centres: [T, 3] of the hulls (`hull_centres`).
-        anchor: its rotation is 0.
+    ``centres`` [T, 3] are those of `hull_centres`.
     """
     vectors = torch.zeros_like(centres)
     search = _Search(hull.cells.cpu(), hull.box.cpu(), centres)

@@ -146,7 +146,7 @@ def _colours(means: Tensor, outward: Tensor, views: ViewGrid, frame: int) -> Ten
 
 
 class GaussiansFit:
-    """A `Gaussians` scene that is being fitted; see `SceneFit`.
+    """A `Gaussians` scene that is being fitted; its methods are those of `DyNeRFFit`.
 
     The loss of a picture is that of 3DGS (Kerbl et al. 2023, equation 7) with a mask; what keeps the motion
     smooth follows K-Planes (2301.10241, section 4.2) and Dynamic 3D Gaussians (2308.09713, isometry).
@@ -173,7 +173,7 @@ class GaussiansFit:
         count = config.gaussians.count_for(views.images.shape[2])
         canonical, scale = start_on_hull(views, hull, anchor_frame(views.masks), count, generator)
         limits = (_SMALLEST_SCALE * scale, _LARGEST_SCALE * scale)
-        self.scene = Gaussians.still(
+        self.scene = Gaussians(
             canonical, hull.box, limits, views.cameras, views.fps, self._times, config.gaussians, generator
         ).to(device)
         self._neighbours = nearest(self.scene.canonical.means, _NEIGHBOURS)
