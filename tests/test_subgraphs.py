@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ INPUTS, OUTPUTS = -10, -20
 blueprints = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 
 
-def parts_of(file: Path) -> tuple[dict[str, Any], dict[str, Any], dict[int, dict[str, Any]]]:
+def parts_of(file):
     """Return the node that stands in a graph, the subgraph behind it, and its nodes by number."""
     blueprint = json.loads(file.read_text())
     (outside,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
@@ -29,11 +28,11 @@ def parts_of(file: Path) -> tuple[dict[str, Any], dict[str, Any], dict[int, dict
     return outside, subgraph, {node["id"]: node for node in subgraph["nodes"]}
 
 
-def test_there_are_the_three() -> None:
+def test_there_are_the_three():
     assert {file.stem for file in FILES} == NAMES
 
 
-def test_no_two_blueprints_share_a_number_or_an_id() -> None:
+def test_no_two_blueprints_share_a_number_or_an_id():
     texts = [file.read_text() for file in FILES]
     ids = [set(re.findall(r'"[0-9a-f]{8}-[0-9a-f-]{27}"', text)) for text in texts]
     numbers = [set(parts_of(file)[2]) | {parts_of(file)[0]["id"]} for file in FILES]
@@ -42,7 +41,7 @@ def test_no_two_blueprints_share_a_number_or_an_id() -> None:
 
 
 @blueprints
-def test_nodes_are_known_and_values_fit(file: Path) -> None:
+def test_nodes_are_known_and_values_fit(file):
     _, _, nodes = parts_of(file)
     for node in nodes.values():
         assert node["type"] in SCHEMAS, f"{node['type']} is neither ours nor a recorded core node"
@@ -56,7 +55,7 @@ def test_nodes_are_known_and_values_fit(file: Path) -> None:
 
 
 @blueprints
-def test_links_agree_at_both_ends(file: Path) -> None:
+def test_links_agree_at_both_ends(file):
     _, subgraph, nodes = parts_of(file)
     linked = []
     for link in subgraph["links"]:
@@ -85,7 +84,7 @@ def test_links_agree_at_both_ends(file: Path) -> None:
 
 
 @blueprints
-def test_what_a_node_needs_comes_from_inside_or_from_the_blueprint(file: Path) -> None:
+def test_what_a_node_needs_comes_from_inside_or_from_the_blueprint(file):
     outside, subgraph, nodes = parts_of(file)
     for node in nodes.values():
         given = {entry["name"] for entry in node["inputs"] if entry["link"]} | values_of(node).keys()
@@ -105,7 +104,7 @@ def test_what_a_node_needs_comes_from_inside_or_from_the_blueprint(file: Path) -
 
 
 @blueprints
-def test_five_widgets_are_shown_and_exist(file: Path) -> None:
+def test_five_widgets_are_shown_and_exist(file):
     outside, subgraph, nodes = parts_of(file)
     shown = outside["properties"]["proxyWidgets"]
     assert len(shown) == 5
@@ -120,7 +119,7 @@ def test_five_widgets_are_shown_and_exist(file: Path) -> None:
 
 
 @blueprints
-def test_it_is_explained_and_can_be_found(file: Path) -> None:
+def test_it_is_explained_and_can_be_found(file):
     blueprint = json.loads(file.read_text())
     outside, subgraph, nodes = parts_of(file)
     extra = blueprint["extra"]
@@ -132,6 +131,6 @@ def test_it_is_explained_and_can_be_found(file: Path) -> None:
         assert re.fullmatch(r"\d+\.\d+\.\d+", node["properties"]["ver"])
 
 
-def _socket(node: dict[str, Any], name: str) -> dict[str, Any]:
+def _socket(node, name):
     (socket,) = (entry for entry in node["inputs"] if entry["name"] == name)
     return socket

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -36,14 +35,14 @@ STACKED = 60
 workflows = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 
 
-def inputs_of(kind: str) -> dict[str, tuple[Any, dict[str, Any], str]]:
+def inputs_of(kind):
     """Return the inputs of a node in order: name to type, options and kind."""
     return recorded_schemas.inputs_of(SCHEMAS[kind])
 
 
-def widgets_of(kind: str) -> list[str | None]:
+def widgets_of(kind):
     """Return the names of a node's widgets in the order of a saved workflow, None for the page's own."""
-    names: list[str | None] = []
+    names = []
     for name, (type_, options, _) in inputs_of(kind).items():
         if (isinstance(type_, list) or type_ in WIDGETS) and not options.get("forceInput"):
             names.append(name)
@@ -54,7 +53,7 @@ def widgets_of(kind: str) -> list[str | None]:
     return names
 
 
-def values_of(node: dict[str, Any]) -> dict[str, Any]:
+def values_of(node):
     """Return the widgets' values by name."""
     values = node.get("widgets_values") or []
     names = widgets_of(node["type"])
@@ -62,7 +61,7 @@ def values_of(node: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in zip(names, values, strict=True) if name is not None}
 
 
-def fits(value: Any, type_: Any, options: dict[str, Any]) -> bool:
+def fits(value, type_, options):
     """Return whether a widget takes the value. File lists are recorded empty and take any name."""
     listed = type_ if isinstance(type_, list) else options.get("options")
     if listed is not None:
@@ -77,7 +76,7 @@ def fits(value: Any, type_: Any, options: dict[str, Any]) -> bool:
     return whole and options.get("min", value) <= value <= options.get("max", value)
 
 
-def prompt_of(graph: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def prompt_of(graph):
     """Return what the page sends to the server for a saved workflow."""
     sources = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
     prompt = {}
@@ -88,14 +87,14 @@ def prompt_of(graph: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return prompt
 
 
-def test_folder_holds_workflows_and_their_pictures_only() -> None:
+def test_folder_holds_workflows_and_their_pictures_only():
     assert len(FILES) >= 5
     expected = {name for file in FILES for name in (file.name, f"{file.stem}.jpg")}
     assert {path.name for path in (ROOT / "workflows").iterdir()} == expected
 
 
 @workflows
-def test_name_speaks_and_picture_is_small(file: Path) -> None:
+def test_name_speaks_and_picture_is_small(file):
     assert re.fullmatch(r"\d\d( \(?[A-Za-z0-9]+\)?){2,}", file.stem)
     picture = file.with_suffix(".jpg")
     assert picture.stat().st_size <= MOST_BYTES
@@ -104,7 +103,7 @@ def test_name_speaks_and_picture_is_small(file: Path) -> None:
 
 
 @workflows
-def test_nodes_are_known_and_values_fit(file: Path) -> None:
+def test_nodes_are_known_and_values_fit(file):
     for node in json.loads(file.read_text())["nodes"]:
         if node["type"] in NOTES:
             continue
@@ -116,7 +115,7 @@ def test_nodes_are_known_and_values_fit(file: Path) -> None:
 
 
 @workflows
-def test_links_agree_at_both_ends(file: Path) -> None:
+def test_links_agree_at_both_ends(file):
     graph = json.loads(file.read_text())
     nodes = {node["id"]: node for node in graph["nodes"]}
     seen = set()
@@ -137,7 +136,7 @@ def test_links_agree_at_both_ends(file: Path) -> None:
 
 
 @workflows
-def test_committed_prompt_is_that_of_the_workflow(file: Path) -> None:
+def test_committed_prompt_is_that_of_the_workflow(file):
     committed = json.loads((PROMPTS / file.name).read_text())
     assert prompt_of(json.loads(file.read_text())) == committed, (
         "tests/host/browser writes it: SV4D2_RECORD=1"
@@ -145,7 +144,7 @@ def test_committed_prompt_is_that_of_the_workflow(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(PROMPTS.iterdir()), ids=lambda file: file.stem)
-def test_prompt_is_valid_in_every_recorded_version(file: Path) -> None:
+def test_prompt_is_valid_in_every_recorded_version(file):
     graph = json.loads(file.read_text())
     kinds = {node["class_type"] for node in graph.values()}
     versions = [version for version, nodes in RECORDED.items() if kinds <= nodes.keys()]
@@ -167,7 +166,7 @@ def test_prompt_is_valid_in_every_recorded_version(file: Path) -> None:
 
 
 @workflows
-def test_missing_nodes_and_models_can_be_found(file: Path) -> None:
+def test_missing_nodes_and_models_can_be_found(file):
     loaders, models = 0, 0
     for node in json.loads(file.read_text())["nodes"]:
         properties = node["properties"]
@@ -184,7 +183,7 @@ def test_missing_nodes_and_models_can_be_found(file: Path) -> None:
 
 
 @workflows
-def test_graph_is_tidy_and_explained(file: Path) -> None:
+def test_graph_is_tidy_and_explained(file):
     graph = json.loads(file.read_text())
     (note,) = (node for node in graph["nodes"] if node["type"] in NOTES)
     (text,) = note["widgets_values"]
@@ -204,7 +203,7 @@ def test_graph_is_tidy_and_explained(file: Path) -> None:
             assert x >= x2 + width2 or x2 >= x + width or apart, (y, y2)
 
 
-def test_no_two_workflows_share_a_number() -> None:
+def test_no_two_workflows_share_a_number():
     # The page keeps a node's pictures by its number, so that a workflow would show those of another.
     graphs = [json.loads(file.read_text()) for file in FILES]
     for key, number in (("nodes", "id"), ("links", 0)):
@@ -216,7 +215,7 @@ def test_no_two_workflows_share_a_number() -> None:
 
 
 @pytest.mark.parametrize("number", ("01", "08"))
-def test_workflow_opens_as_an_app(number: str) -> None:
+def test_workflow_opens_as_an_app(number):
     (file,) = (file for file in FILES if file.stem.startswith(number))
     graph = json.loads(file.read_text())
     nodes = {node["id"]: node for node in graph["nodes"]}
@@ -232,7 +231,7 @@ def test_workflow_opens_as_an_app(number: str) -> None:
         assert socket["link"] is None
 
 
-def test_committed_prompts_use_every_node_of_ours() -> None:
+def test_committed_prompts_use_every_node_of_ours():
     used = {
         node["class_type"]
         for file in PROMPTS.glob("*.json")
