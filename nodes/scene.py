@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.files import claimed
-from ..sv4d2_core.scene.losses import packed_normals
 from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, turntable
 from ..sv4d2_core.scene.store import load_scene
+from ..sv4d2_core.scene.targets import packed_normals
 from ..sv4d2_core.views import ViewGrid
 from .host import (
     CamerasType,

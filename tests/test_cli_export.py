@@ -41,7 +41,7 @@ def block_scene() -> DyNeRF:
     for t in range(FRAMES):
         cells[t, 4:12, 4:12, 3 + t : 11 + t] = True
     times = torch.linspace(0, 1, FRAMES).tolist()
-    scene = DyNeRF.untrained(Occupancy(cells, BOX), CAMERAS, FPS, times, config)
+    scene = DyNeRF(Occupancy(cells, BOX), CAMERAS, FPS, times, config)
     decoder = scene.field.field.decoder
     with torch.no_grad():
         for parameter in scene.field.parameters():
@@ -59,7 +59,7 @@ def ball_scene() -> Gaussians:
     canonical = CanonicalGaussians(0.25 * means, 0.04, 0.9, torch.tensor([COLOUR]).expand(120, 3))
     config = GaussiansConfig(count=120, features=4, plane_sizes=(8,), hidden=8)
     times = torch.linspace(0, 1, FRAMES).tolist()
-    return Gaussians.still(canonical, BOX, (1e-3, 0.1), CAMERAS, FPS, times, config)
+    return Gaussians(canonical, BOX, (1e-3, 0.1), CAMERAS, FPS, times, config)
 
 
 @pytest.fixture(scope="module")

@@ -159,10 +159,12 @@ def test_a_fit_that_diverges_names_the_knob(views):
         refine_scene(views, replace(TINY, learning_rate=1e30))
 
 
-def test_planes_follow_the_pictures():
-    assert RefineConfig().for_pictures(64).plane_sizes == (8, 16, 32)
-    assert RefineConfig().for_pictures(576).plane_sizes == (64, 128, 256)
-    assert TINY.for_pictures(64) == TINY
+def test_planes_follow_the_pictures_unless_they_are_given(views):
+    quick = RefineConfig(features=1, steps_static=0, steps=1, rounds=0, hull_size=8)
+    given = replace(quick, plane_sizes=(3, 5))
+    for config, size, sizes in ((quick, 32, [4, 8, 16]), (quick, 576, [64, 128, 256]), (given, 64, [3, 5])):
+        planes = refine_scene(views, config, size=size).field.field.planes.space
+        assert [plane.shape[-1] for plane in planes] == sizes
 
 
 def test_settings_of_a_field_survive_json_and_all_are_checked():

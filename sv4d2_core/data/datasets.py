@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..files import all_or_nothing, recover, replaceable
-from ..scene.losses import packed_normals
+from ..scene.targets import packed_normals
 from ..video.foreground import masks_of
 from ..video.pictures import with_alpha, write_frames
 from ..video.write import write_video

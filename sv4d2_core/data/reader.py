@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..scene.losses import unpacked_normals
+from ..scene.targets import unpacked_normals
 from ..video.foreground import opacity_source
 from ..video.pictures import read_frames
 from ..video.read import (

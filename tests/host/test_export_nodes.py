@@ -37,7 +37,7 @@ def ball(core):
     config = core("scene.config").GaussiansConfig(count=80, features=4, plane_sizes=(8,), hidden=8)
     cameras = core("cameras").Cameras((0, 0), (0, 100))
     box = torch.tensor([[-0.4] * 3, [0.4] * 3])
-    return gaussians.Gaussians.still(canonical, box, (1e-3, 0.1), cameras, FPS, (0.0, 0.5, 1.0), config)
+    return gaussians.Gaussians(canonical, box, (1e-3, 0.1), cameras, FPS, (0.0, 0.5, 1.0), config)
 
 
 @pytest.fixture

@@ -1,27 +1,23 @@
-"""The absolute elevation of the input camera, which the network never learns, from the masks alone.
-
-The silhouettes of all views fit together only when the cameras stand where they stood: under a wrong
-elevation rays through one view's object miss the visual hull of the others. A body that is round about the
-vertical axis fits at every elevation; the estimate then says that it is not certain.
-
-Measured with the rig of four views on the ten benchmark scenes at -10, 0, 10 and 20 degrees, 64 pixels, 6
-frames, 0.4 s on one thread: the median error is 0.3 degrees with true masks and 1.2 with corrupted ones; of
-120 estimates 7 erred by more than 5 degrees, and 2 of these were called certain.
-"""
+"""Where the object and the input camera are: the path that a crop followed, the elevation by silhouettes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...cameras import Cameras
+from ...video.crop import CropPath
 from ...views import ViewGrid
 
+# Shifts below this, world units, are not worth a path.
+_STILL = 1e-4
+# Elevations of the input that are tried.
 _CANDIDATES_DEG = range(-20, 41, 5)
 # Half the length of the rays that are searched for the object, in shares of the camera radius: the object is
 # about 1 large at radius 2.
@@ -33,6 +29,70 @@ _MOST_FRAMES = 6
 # Candidates at least this far from the best must score lower by the margin, or the estimate is not certain.
 _APART_DEG = 10.0
 _MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """Where the middle of the object is at the times of the frames.
+
+    Args:
+        times: [T] rising, in 0..1.
+        shifts: [T] x, y, z from the world's origin, world units.
+    """
+
+    times: tuple[float, ...]
+    shifts: tuple[tuple[float, float, float], ...]
+
+    def at(self, time: float) -> Tensor:
+        """Return the shift at a time, [3] float64, linear between the frames and constant beyond them."""
+        shifts = np.asarray(self.shifts)
+        return torch.tensor([np.interp(time, self.times, shifts[:, axis]) for axis in range(3)])
+
+    def seen_by(self, cameras: Cameras) -> Cameras:
+        """Return the cameras with a field of view that holds the whole path of what theirs held at rest."""
+        farthest = max(math.dist(shift, (0, 0, 0)) for shift in self.shifts)
+        half = math.tan(math.radians(cameras.fov_deg) / 2) + farthest / cameras.radius
+        return replace(cameras, fov_deg=2 * math.degrees(math.atan(half)))
+
+    def to_json(self) -> dict:
+        """Return the fields as plain JSON values; `from_json` reads them back."""
+        return {"times": list(self.times), "shifts": [list(shift) for shift in self.shifts]}
+
+    @classmethod
+    def from_json(cls, data: dict) -> ObjectPath:
+        """Return the path that `to_json` wrote. Raises KeyError, TypeError, ValueError for anything else."""
+        shifts = tuple((float(x), float(y), float(z)) for x, y, z in data["shifts"])
+        return cls(tuple(float(t) for t in data["times"]), shifts)
+
+
+def object_path(
+    crop: CropPath,  # of the input clip, one centre per frame
+    cameras: Cameras,  # of the views
+    times: Sequence[float],  # [T] of the frames
+) -> ObjectPath | None:
+    """Return the path that a crop followed, or None where it stood still.
+
+    The object is taken to move across the input camera's view, at the distance of the origin; what it moves
+    towards the camera cannot be told from a crop of one size. The middle of the path is the origin.
+
+    Raises:
+        ValueError: another number of centres than times.
+    """
+    if len(crop.centers) != len(times):
+        raise ValueError(
+            f"Expected a crop of {len(times)} frames, as the views have; got one of {len(crop.centers)}. "
+            f"Give the crop that belongs to these views, or leave it out (the object then stays centred)."
+        )
+    centers = np.asarray(crop.centers)
+    middle = (centers.min(0) + centers.max(0)) / 2
+    # One crop is as large as the picture, at the distance of the origin.
+    width = 2 * cameras.radius * math.tan(math.radians(cameras.fov_deg) / 2)
+    across = torch.from_numpy((centers - middle) / crop.side * width)
+    right, up = cameras.c2w_opengl()[0, :3, :2].T
+    shifts = across[:, :1] * right - across[:, 1:] * up
+    if float(shifts.abs().max()) < _STILL:
+        return None
+    return ObjectPath(tuple(times), tuple((x, y, z) for x, y, z in shifts.tolist()))
 
 
 def with_elevation(views: ViewGrid, elevation_deg: float | None = None) -> tuple[ViewGrid, str]:
@@ -65,8 +125,13 @@ def estimate_elevation(
 ) -> tuple[float, bool]:
     """Return the elevation of the input, degrees, under which the silhouettes fit best; is it certain?
 
-    It is not where the curve of the scores is too flat to tell or the best lies at an end. Candidates that
-    would place a view beyond a pole are left out; `Cameras.input_elevation_deg` is not read.
+    The network never learns it. Under a wrong elevation, rays through one view's object miss the visual hull
+    of the others; a body that is round about the vertical axis fits at every one. Measured on ten benchmark
+    scenes at four elevations: the median error is 0.3 degrees with true masks and 1.2 with corrupted ones; of
+    120 estimates 7 erred by more than 5 degrees, and 2 of these were called certain.
+
+    It is not certain where the scores are too flat to tell or the best lies at an end. Candidates that would
+    place a view beyond a pole are left out; `Cameras.input_elevation_deg` is not read.
 
     Raises:
         ValueError: fewer than three candidates that fit.

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .hull import Occupancy
-from .paths import rotations
+from ..geometry.hull import Occupancy
+from .motion import rotations_about
 
 # Rotations tried around the best so far, halving the range each time; the first range in radians.
 _TRIES, _HALVINGS, _FIRST_RANGE = 150, 5, 1.0
@@ -37,16 +37,19 @@ def hull_turns(hull: Occupancy, centres: Tensor, anchor: int) -> Tensor:
     """Return the rotation vectors [T, 3] from each frame to the anchor, in world axes, radians.
 
     They go on beyond half a turn; all are 0 where no rotation makes the hulls agree clearly better.
-
-    Args:
-        hull: cells per frame.
-        centres: [T, 3] of the hulls (`hull_centres`).
-        anchor: its rotation is 0.
+    ``centres`` [T, 3] are those of `hull_centres`.
     """
+    vectors = torch.zeros_like(centres)
     search = _Search(hull.cells.cpu(), hull.box.cpu(), centres)
-    if len(hull.cells) < 2 or search.gain() < _LEAST_GAIN:
-        return torch.zeros_like(centres)
-    return _to_anchor(search.steps, anchor)
+    if len(vectors) < 2 or search.gain() < _LEAST_GAIN:
+        return vectors
+    forward = rotations_about(search.steps)
+    for order in (range(anchor + 1, len(vectors)), range(anchor - 1, -1, -1)):
+        matrix, last = torch.eye(3), torch.zeros(3)
+        for t in order:
+            matrix = matrix @ (forward[t - 1].T if t > anchor else forward[t])
+            last = vectors[t] = _nearest_vector(matrix, last)
+    return vectors
 
 
 class _Search:
@@ -56,12 +59,11 @@ class _Search:
         self.cells, self.centres, self.half = cells, centres, (box[1] - box[0]) / 2
         self.generator = torch.Generator().manual_seed(0)
         self.clouds = [self._cloud(t) for t in range(len(cells))]
-        none = torch.zeros(3)
-        pairs = range(len(cells) - 1)
+        none, pairs = torch.zeros(3), range(len(cells) - 1)
         self.steps = torch.zeros(len(pairs), 3)
         for t in pairs:
             self.steps[t] = self._best(t, none[None], none, _FIRST_RANGE, _PRICE_OF_TURNING)
-        if not len(pairs):
+        if not pairs:
             return
         common = self.steps.median(0).values
         for t in pairs:
@@ -85,15 +87,14 @@ class _Search:
 
     def _overlap(self, t: int, vectors: Tensor) -> Tensor:
         """Return the share of frame t that lands in frame t + 1 and the reverse, their mean, [K]."""
-        turn = rotations(vectors)
+        turn = rotations_about(vectors)
         return (self._hits(t, t + 1, turn) + self._hits(t + 1, t, turn.transpose(1, 2))) / 2
 
     def _hits(self, source: int, target: int, turn: Tensor) -> Tensor:
         moved = self.clouds[source] @ turn.transpose(1, 2) / self.half + self.centres[target]
-        frames = torch.zeros(moved.shape[:2], dtype=torch.long)
         grid = Occupancy(self.cells[target][None], torch.stack([-self.half, self.half]))
-        inside = grid.contains(moved.flatten(0, 1), frames.flatten())
-        return inside.view(frames.shape).float().mean(-1)
+        frames = torch.zeros(moved.shape[0] * moved.shape[1], dtype=torch.long)
+        return grid.contains(moved.flatten(0, 1), frames).view(moved.shape[:2]).float().mean(-1)
 
     def _cloud(self, t: int) -> Tensor:
         """Return points of a frame about its centre, world units."""
@@ -108,18 +109,6 @@ def _points(cells: Tensor) -> Tensor:
     return (index + 0.5) / cells.shape[-1] * 2 - 1 if len(index) else torch.zeros(1, 3)
 
 
-def _to_anchor(steps: Tensor, anchor: int) -> Tensor:
-    """Return the rotation vectors [T, 3] from each frame to the anchor, without jumps by full turns."""
-    forward = rotations(steps)
-    vectors = torch.zeros(len(steps) + 1, 3)
-    for order in (range(anchor + 1, len(vectors)), range(anchor - 1, -1, -1)):
-        matrix, last = torch.eye(3), torch.zeros(3)
-        for t in order:
-            matrix = matrix @ (forward[t - 1].T if t > anchor else forward[t])
-            last = vectors[t] = _nearest_vector(matrix, last)
-    return vectors
-
-
 def _nearest_vector(matrix: Tensor, last: Tensor) -> Tensor:
     """Return the rotation vector of a matrix that lies next to ``last``, which may be beyond half a turn."""
     # The quaternion is found from the largest eigenvalue, which half a turn does not upset.
@@ -131,8 +120,7 @@ def _nearest_vector(matrix: Tensor, last: Tensor) -> Tensor:
     symmetric[3, 3] = m.trace()
     x = torch.linalg.eigh(symmetric).eigenvectors[:, -1]
     sine = x[:3].norm()
-    axis = x[:3] / sine.clamp(min=1e-9)
     angle = 2 * torch.atan2(sine, x[3])
     turns = angle + 2 * torch.pi * torch.arange(-3, 4)
-    candidates = turns[:, None] * axis
+    candidates = turns[:, None] * (x[:3] / sine.clamp(min=1e-9))
     return candidates[(candidates - last).norm(dim=-1).argmin()]
