@@ -94,7 +94,9 @@ class TestExport4D:
         assert "follows the surface" in first[1] and "Acceleration: " in first[1]
         assert first[1].splitlines() == first.ui["text"]
 
-    def test_a_glb_that_becomes_a_sequence_replaces_nothing(self, core, export, block, host_dirs, monkeypatch):
+    def test_a_glb_that_becomes_a_sequence_replaces_nothing(
+        self, core, export, block, host_dirs, monkeypatch
+    ):
         earlier = host_dirs.output / export(block, format="obj")[0]
         before = {file.name: file.read_bytes() for file in earlier.iterdir()}
         monkeypatch.setattr(core("export.track").Tracked, "follows", property(lambda self: False))
