@@ -113,7 +113,7 @@ def test_a_saved_scene_renders_the_same(tmp_path):
 )
 def test_scenes_of_version_0_1_0_render_as_they_did(backend, means):
     """Their headers hold every number of the fit, here none of them the default."""
-    scene = load_scene(Path(__file__).parent / "data" / "scenes" / f"{backend}.safetensors")
+    scene = load_scene(Path(__file__).parent / "data/version_0_1/all_settings" / f"{backend}.safetensors")
     assert (scene.backend, scene.n_frames, scene.times) == (backend, 3, (0.0, 0.5, 1.0))
     assert scene.path is not None and scene.path.shifts[2] == (0.1, 0, 0)
     rendering = scene.render(Cameras((0, 10), (0, 45)), [0.0, 0.3], 24)

@@ -25,7 +25,7 @@ refine_scene = partial(whole_job, input_elevation_deg=0.0)
 
 CAMERAS = Cameras.official("sv4d2")
 TINY = RefineConfig(
-    learning_rate=1.7,
+    learning_rate_factor=1.7,
     steps_static=5,
     steps=35,
     rounds=2,

@@ -151,7 +151,7 @@ class RefineConfig(FieldConfig):
         above=0,
         most=1,
     )
-    learning_rate: float = setting(1.0, "the factor on all learning rates", above=0)
+    learning_rate_factor: float = setting(1.0, "the factor on all learning rates", above=0)
     rays_per_step: int = setting(1024, "rays of one step, spread evenly over its pictures", least=16)
     hull_size: int = setting(64, "cells along an axis of the visual hull", least=8)
     weight_by_trust: bool = setting(True, "views far from the input and rims of silhouettes count less")

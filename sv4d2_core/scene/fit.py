@@ -124,8 +124,8 @@ class Fit:
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"The fit diverged: the loss was {loss} at step {step.number + 1} of "
-                f"{self.config.total_steps}. Lower learning_rate ({self.config.learning_rate:g}), for "
-                f"example to a third."
+                f"{self.config.total_steps}. Lower learning_rate_factor, for example to a third; it is "
+                f"{self.config.learning_rate_factor:g}."
             )
         self._optimizer.step()
         self.losses.append(loss)

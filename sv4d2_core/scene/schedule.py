@@ -100,9 +100,9 @@ def _learning_rate(config: RefineConfig, number: int) -> float:
     """Return the factor on the learning rates: it falls evenly (in its logarithm) per stage."""
     after = number - config.stage_one_steps
     if after < 0:
-        return config.learning_rate * _LAST_RATE ** (number / config.stage_one_steps)
+        return config.learning_rate_factor * _LAST_RATE ** (number / config.stage_one_steps)
     share = after / (config.rounds * config.steps_refine)
-    return config.learning_rate * _REFINE_RATE * (_LAST_RATE / _REFINE_RATE) ** share
+    return config.learning_rate_factor * _REFINE_RATE * (_LAST_RATE / _REFINE_RATE) ** share
 
 
 def anchor_frame(masks: Tensor) -> int:
