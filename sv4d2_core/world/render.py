@@ -91,7 +91,8 @@ def render_parts(
     background = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], device=device)
     pictures = background.repeat(n_times, n_cameras, size, size, 1)
     for v in range(n_cameras):
-        eye, directions = _rays(cameras, v, fine, device)
+        # One view at a time: the rays of a long orbit at full size would fill the memory.
+        eye, directions = (values[0].to(device, torch.float32) for values in cameras.rays(fine, [v]))
         for t in range(n_times):
             frame = Parts(centres[t], rotations[t], radii, coat, parts.light)
             # The pixels that hold all ellipsoids; windows count rays.
@@ -105,16 +106,6 @@ def render_parts(
             pictures[t, v, top:bottom, left:right] = _average(surface, samples)
     rgb, mask, depth, normal = pictures.split([3, 1, 1, 3], dim=-1)
     return Rendering(rgb.contiguous(), mask[..., 0].clone(), depth[..., 0].clone(), normal.contiguous())
-
-
-def _rays(cameras: Cameras, view: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the centre [3] and the unit ray directions [size, size, 3] of one view.
-
-    One view at a time: the rays of a long orbit at full size would fill the memory.
-    """
-    eyes, directions = cameras.select([max(view - 1, 0)]).rays(size)
-    index = min(view, 1)
-    return eyes[index].to(device, torch.float32), directions[index].to(device, torch.float32)
 
 
 def _windows(parts: Parts, cameras: Cameras, size: int) -> Tensor:
