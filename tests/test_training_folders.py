@@ -18,12 +18,7 @@ from PIL import Image
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.training.curation import CurationLimits
-from sv4d2_core.training.scenes import (
-    check_training_folder,
-    find_training_scenes,
-    read_training_scene,
-    wrong_cameras,
-)
+from sv4d2_core.training.scenes import FolderScenes, check_training_folder, wrong_cameras
 from sv4d2_core.video.foreground import near_white_masks
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views
@@ -90,29 +85,27 @@ def save(file: Path, levels: np.ndarray) -> None:
 
 
 def test_scenes_are_found_in_natural_order(written):
-    names = ["fox", "owl2", "owl10"]
-    assert [scene.name for scene in find_training_scenes(written)] == names
-    assert [scene.name for scene in check(written)] == names
-    assert find_training_scenes(written / "fox") == check(written / "fox") == [written / "fox"]
-    file = written / "fox/transforms.json"
-    assert find_training_scenes(file) == check(file) == [file]
+    assert [scene.name for scene in check(written)] == ["fox", "owl2", "owl10"]
+    for scene in (written / "fox", written / "fox/transforms.json"):
+        assert check(scene) == [scene]
 
 
 def test_both_kinds_of_scenes_are_read_alike(written, grid):
     expected = read_views(written / "owl10")
-    for scene in check(written):
-        read = read_training_scene(scene, SIZE)
+    scenes = tuple(check(written))
+    for index in range(3):
+        read = FolderScenes(scenes, SIZE).scene(index)
         assert torch.equal(read.images, expected.images) and torch.equal(read.masks, expected.masks)
         assert np.allclose(read.cameras.azimuths_deg, CAMERAS.azimuths_deg)
         assert np.allclose(read.cameras.elevations_deg, CAMERAS.elevations_deg)
-        small = read_training_scene(scene, 16)
+        small = FolderScenes(scenes, 16).scene(index)
         assert small.images.shape == (N_FRAMES, N_VIEWS + 1, 16, 16, 3) and small.masks is not None
 
 
 def test_views_without_masks_get_them(tmp_path, grid):
     latents = torch.zeros(N_FRAMES, N_VIEWS, 4, 4, 4)
     write_views(tmp_path / "bare", replace(grid, masks=None, latents=latents), save_latents=True)
-    read = read_training_scene(tmp_path / "bare", SIZE)
+    read = FolderScenes((tmp_path / "bare",), SIZE).scene(0)
     assert read.masks is not None and read.latents is None
     assert torch.equal(read.masks, near_white_masks(read.images)) and 0 < float(read.masks.mean()) < 1
 
@@ -131,7 +124,6 @@ def test_nothing_there(tmp_path):
         check(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"got nothing in it\. Give the folder that holds your renders"):
         check(tmp_path)
-    assert find_training_scenes(tmp_path) == []
     (tmp_path / "clip.txt").write_text("x")
     with pytest.raises(ValueError, match=r"got 1 entries, no scene among them"):
         check(tmp_path)

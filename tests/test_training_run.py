@@ -158,7 +158,7 @@ def test_other_trainings_are_refused(finished, recipe):
         training(finished, recipe, base=finished / "static.safetensors").run()
     with pytest.raises(ValueError, match="Expected scenes of the same source"):
         SceneStore(finished / "scenes", SOURCE, {"procedural": "other"})
-    with pytest.raises(ValueError, match=r"Expected a seed in 0\.\.2\*\*32 - 1"):
+    with pytest.raises(ValueError, match=r"Expected seed >= 0 and < 4"):
         replace(recipe, seed=2**32)
     assert training(finished, recipe).run() == finished / "decoder.safetensors"
 
@@ -213,7 +213,6 @@ def test_encoded_scenes_are_read_again(tmp_path, finished):
     images = read(4)[0].float() / 255
     assert torch.equal(first.latents[1], model.encode(images[1], role="frames").half())
     assert torch.equal(first.tokens[0], model.embed(images[0]).half())
-    assert torch.equal(EncodedScenes(model, read, None)(4).tokens, first.tokens)
 
 
 def test_processes_that_cannot_share_a_batch_are_told_so(tmp_path, recipe, monkeypatch):

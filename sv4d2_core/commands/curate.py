@@ -18,17 +18,6 @@ from .common import exclusive, options_of, versions
 
 log = logging.getLogger(__name__)
 
-_HELP = {
-    "least_frames": "fewest frames",
-    "least_cover": "least share of every picture that the object covers",
-    "largest_cut": "greatest length along which the border cuts the object, in sides of the picture",
-    "largest_dark": "largest share of the object that is nearly black",
-    "largest_blown": "largest share of the object that is nearly white",
-    "least_motion": "least change of the object's pixels between two key frames, 0 to 1; 0 keeps still clips",
-    "largest_rescaling": "largest change of size that all views share; 0.1 is about 10 %%",
-    "largest_zoom": "largest enlargement to make the object fill the picture",
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
@@ -47,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier curation in DIR")
     limits = parser.add_argument_group("limits, beyond which a clip is rejected")
     for field in fields(CurationLimits):
-        kind = at_least(1) if field.name == "least_frames" else float
+        said = field.metadata["help"].replace("%", "%%")
         limits.add_argument(
             f"--{field.name.replace('_', '-')}",
-            type=kind,
+            type=at_least(1) if field.name == "least_frames" else float,
             default=field.default,
             metavar="X",
-            help=f"{_HELP[field.name]} (default {field.default:g})",
+            help=f"{said} (default {field.default:g})",
         )
 
 

@@ -5,21 +5,30 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from ..diffusion.model import Model
+from ..cameras import Cameras
+from ..diffusion.model import Backend, Model
+from ..diffusion.novel_views import sample_views
 from ..export.plots import loss_plot
 from ..training.loop import Progress, any_process, is_first_process, process_group
 from ..training.recipe import Recipe
 from ..training.run import OutOfTime, TrainingRun
-from ..training.scenes import FolderScenes, ProceduralScenes, SceneStore, check_training_folder
-from ..training.scores import sample_sheet
+from ..training.scenes import (
+    FolderScenes,
+    ProceduralScenes,
+    SceneStore,
+    check_training_folder,
+    held_out_views,
+)
+from ..video.pictures import to_bytes
 from .common import choose_device, exclusive, interrupts_between_steps
 from .train_arguments import recipe_of
 
@@ -135,3 +144,39 @@ class _Watch:
                 sheet = sample_sheet(model, _SAMPLED_OBJECTS)
             sheet.save(self.folder / f"{stage}_{progress.step:06d}.png")
             self.sampled = time.monotonic()
+
+
+# Small pictures are shown at about this size.
+_SHOWN, _GAP, _TEXT, _LABELS = 96, 6, 13, 64
+
+
+def sample_sheet(model: Backend, objects: Sequence[int], *, steps: int = 20, seed: int = 0) -> Image.Image:
+    """Return a picture of held-out objects: per object a row of true views and one of what a model makes.
+
+    A row is all views of the first frame, then of the last.
+
+    Args:
+        model: makes the views.
+        objects: numbers of held-out objects.
+        steps: of the sampler.
+        seed: of the noise.
+    """
+    config, rows = model.config, []
+    for number in objects:
+        true = held_out_views(number, config.n_frames, Cameras.default(config.n_views), config.size)
+        made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=seed)
+        for word, grid in (("true", true), ("made", made)):
+            rows.append((word, torch.cat([view for frame in (0, -1) for view in grid.images[frame]], dim=1)))
+    cell = max(1, round(_SHOWN / config.size))
+    height, width = config.size * cell, rows[0][1].shape[1] * cell
+    sheet = Image.new("RGB", (_LABELS + width + _GAP, _GAP + len(rows) * (height + _GAP)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT)
+    for k, (word, row) in enumerate(rows):
+        y = _GAP + k * (height + _GAP)
+        draw.text((_GAP, y + height // 2), word, "black", font, anchor="lm")
+        picture = Image.fromarray(to_bytes(row)).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(picture, (_LABELS, y))
+        if word == "made":
+            y += height + _GAP // 2
+            draw.line((0, y, sheet.width, y), (222, 222, 222))
+    return sheet

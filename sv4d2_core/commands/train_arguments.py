@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ..diffusion.config import VIEW_MIXINGS, ModelConfig
 from ..diffusion.layout import read_config
@@ -14,11 +15,17 @@ from ..training.loop import LoopConfig
 from ..training.recipe import DTYPES, TINY, Phase, Recipe
 from .arguments import at_least, positive_number
 
-# Steps and learning rates where nothing is said: from scratch (the recipe of sv4d2-tiny), of a given
+# Steps, learning rates and noise where nothing is said: from scratch (the recipe of sv4d2-tiny), of a given
 # checkpoint, and of low-rank parts of one.
 _FROM_SCRATCH = Recipe()
+_STATIC, _MOTION = _FROM_SCRATCH.phases
 _FINE_TUNING_STEPS = 1000
 _FINE_TUNING_RATE, _LORA_RATE = 1e-5, 1e-4
+# What SVD's descendants were trained with; a small model from scratch learns its views at more noise.
+_FINE_TUNING_NOISE = {"p_mean": 1.0, "p_std": 1.6}
+_DRAW_OPTIONS = ("orbit_share", "mask_all", "mask_view", "p_mean", "p_std")
+
+_Settings = TypeVar("_Settings", LoopConfig, DrawConfig)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=positive_number, metavar="N", help="stop after N minutes, to go on later"
     )
-    _add_data_options(parser)
-    _add_training_options(parser)
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, ... (default: the best)")
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of everything (default 0)")
     parser.add_argument(
@@ -56,94 +61,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="minutes between two sample pictures (default 10)",
     )
 
+    data = parser.add_argument_group("data")
+    _add_count(data, "scenes", 1, _FROM_SCRATCH.n_scenes, "procedural scenes to draw from")
+    _add_count(data, "workers", 0, 1, "processes that render scenes ahead")
+    for one in fields(DrawConfig):
+        if one.name in _DRAW_OPTIONS:
+            tuned = _FINE_TUNING_NOISE.get(one.name)
+            default = f"{one.default:g}" + (f"; {tuned:g} with --base" if tuned else "")
+            data.add_argument(
+                _option(one.name), type=float, metavar="X", help=f"{one.metadata['help']} (default {default})"
+            )
 
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--scenes",
-        type=at_least(1),
-        default=_FROM_SCRATCH.n_scenes,
-        metavar="N",
-        help=f"procedural scenes to draw from (default {_FROM_SCRATCH.n_scenes})",
-    )
-    group.add_argument(
-        "--workers",
-        type=at_least(0),
-        default=1,
-        metavar="N",
-        help="processes that render scenes ahead (default 1)",
-    )
-    group.add_argument(
-        "--orbit-share",
-        type=float,
-        metavar="X",
-        help="share of samples on the official orbit around their input, else any cameras (default 0.95)",
-    )
-    group.add_argument(
-        "--mask-all", type=float, metavar="X", help="share of samples without reference views (default 0.5)"
-    )
-    group.add_argument(
-        "--mask-view",
-        type=float,
-        metavar="X",
-        help="share of missing reference views elsewhere (default 0.15)",
-    )
-    group.add_argument(
-        "--p-mean",
-        type=float,
-        metavar="X",
-        help="mean of the logarithm of the noise level (default 2; 1 with --base)",
-    )
-    group.add_argument("--p-std", type=positive_number, metavar="X", help="its deviation (default 1.8; 1.6)")
-
-
-def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    autoencoder, (static, motion) = _FROM_SCRATCH.autoencoder, _FROM_SCRATCH.phases
-    group.add_argument(
-        "--autoencoder-steps",
-        type=at_least(1),
-        default=autoencoder.steps,
-        metavar="N",
-        help=f"from scratch only (default {autoencoder.steps})",
-    )
-    group.add_argument(
-        "--decoder-steps",
-        type=at_least(1),
-        default=_FROM_SCRATCH.decoder.steps,
-        metavar="N",
-        help=f"from scratch only, last (default {_FROM_SCRATCH.decoder.steps})",
-    )
-    group.add_argument(
-        "--static-steps",
-        type=at_least(0),
-        metavar="N",
-        help=f"phase 1, static 3D without mixing of frames (default {static.loop.steps}; 0 with --base)",
-    )
-    group.add_argument(
-        "--motion-steps",
-        type=at_least(0),
-        metavar="N",
-        help=f"phase 2, 4D (default {motion.loop.steps}; {_FINE_TUNING_STEPS} with --base)",
-    )
-    group.add_argument(
-        "--static-batch",
-        type=at_least(1),
-        metavar="N",
-        help=f"samples per step (default {static.draw.batch}; 1)",
-    )
-    group.add_argument(
-        "--motion-batch",
-        type=at_least(1),
-        metavar="N",
-        help=f"samples per step (default {motion.draw.batch}; 1)",
-    )
+    autoencoder, decoder = _FROM_SCRATCH.autoencoder.steps, _FROM_SCRATCH.decoder.steps
+    _add_count(group, "autoencoder_steps", 1, autoencoder, "from scratch only")
+    _add_count(group, "decoder_steps", 1, decoder, "from scratch only, last")
+    for phase, what, tuned in (
+        (_STATIC, "phase 1, static 3D without mixing of frames", 0),
+        (_MOTION, "phase 2, 4D", _FINE_TUNING_STEPS),
+    ):
+        _add_count(
+            group, f"{phase.name}_steps", 0, None, f"{what} (default {phase.loop.steps}; {tuned} with --base)"
+        )
+        _add_count(
+            group,
+            f"{phase.name}_batch",
+            1,
+            None,
+            f"samples per step (default {phase.draw.batch}; 1 with --base)",
+        )
+    rates = f"{_STATIC.loop.learning_rate:g} and {_MOTION.loop.learning_rate:g}"
     group.add_argument(
         "--learning-rate",
         type=positive_number,
         metavar="X",
-        help=f"of all phases (default {static.loop.learning_rate:g} and {motion.loop.learning_rate:g}; "
-        f"{_FINE_TUNING_RATE:g} with --base, {_LORA_RATE:g} with --lora)",
+        help=f"of all phases (default {rates}; {_FINE_TUNING_RATE:g} with --base; with --lora "
+        f"{_LORA_RATE:g})",
     )
     group.add_argument(
         "--dtype", default=_FROM_SCRATCH.dtype, choices=tuple(DTYPES), help="of the UNet's arithmetic"
@@ -156,6 +109,16 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         choices=VIEW_MIXINGS,
         help="how views attend to each other (default: the model's own)",
     )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _add_count(group: argparse._ArgumentGroup, name: str, least: int, default: int | None, what: str) -> None:
+    """Declare an option of a whole number; with a default of None the help text names it."""
+    said = "" if default is None else f" (default {default})"
+    group.add_argument(_option(name), type=at_least(least), default=default, metavar="N", help=what + said)
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -190,32 +153,22 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     )
 
 
-def _phases(args: argparse.Namespace, model: ModelConfig) -> tuple[Phase, Phase]:
-    static, motion = _FROM_SCRATCH.phases
-    if args.base is not None:
-        rate = _LORA_RATE if args.lora else _FINE_TUNING_RATE
-        static = replace(static, loop=LoopConfig(0, rate), draw=replace(static.draw, batch=1))
-        motion = replace(
-            motion, loop=LoopConfig(_FINE_TUNING_STEPS, rate), draw=replace(motion.draw, batch=1)
-        )
-        # What SVD's descendants were trained with; a small model from scratch learns its views at more noise.
-        static, motion = (replace(p, draw=replace(p.draw, p_mean=1.0, p_std=1.6)) for p in (static, motion))
-    motion = replace(motion, draw=replace(motion.draw, n_frames=model.n_frames))
-    return (
-        _with_options(static, args, args.static_steps, args.static_batch),
-        _with_options(motion, args, args.motion_steps, args.motion_batch),
-    )
+def _phases(args: argparse.Namespace, model: ModelConfig) -> list[Phase]:
+    phases = []
+    for phase, tuning_steps in ((_STATIC, 0), (_MOTION, _FINE_TUNING_STEPS)):
+        loop, draw = phase.loop, phase.draw
+        if args.base is not None:
+            loop = LoopConfig(tuning_steps, _LORA_RATE if args.lora else _FINE_TUNING_RATE)
+            draw = replace(draw, batch=1, **_FINE_TUNING_NOISE)
+        if phase is _MOTION:
+            draw = replace(draw, n_frames=model.n_frames)
+        given = {name: getattr(args, name) for name in (*_DRAW_OPTIONS, "learning_rate")}
+        given |= {name: getattr(args, f"{phase.name}_{name}") for name in ("steps", "batch")}
+        phases.append(replace(phase, loop=_with_given(loop, given), draw=_with_given(draw, given)))
+    return phases
 
 
-def _with_options(phase: Phase, args: argparse.Namespace, steps: int | None, batch: int | None) -> Phase:
-    names = ("orbit_share", "mask_all", "mask_view", "p_mean", "p_std")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    draw: DrawConfig = replace(phase.draw, **given)
-    loop = phase.loop
-    if batch is not None:
-        draw = replace(draw, batch=batch)
-    if steps is not None:
-        loop = replace(loop, steps=steps)
-    if args.learning_rate is not None:
-        loop = replace(loop, learning_rate=args.learning_rate)
-    return replace(phase, loop=loop, draw=draw)
+def _with_given(config: _Settings, given: dict) -> _Settings:
+    """Return the settings with those of the options that were given, each where it belongs."""
+    names = {one.name for one in fields(config)}
+    return replace(config, **{k: v for k, v in given.items() if k in names and v is not None})

@@ -1,4 +1,4 @@
-"""The losses that train an autoencoder and an image tower of their own, and what inference takes of them.
+"""Trains an autoencoder and an image tower from scratch.
 
 The latents are put to mean 0 and variance 1 per channel afterwards, by the encoder's last and the decoder's
 first convolution, so that ``scale_factor`` is 1 and ``sigma_data`` of the diffusion model holds.
@@ -6,13 +6,22 @@ first convolution, so that ``scale_factor`` is 1 and ``sigma_data`` of the diffu
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..cameras import Cameras
 from ..diffusion.clip import CLIPVision
 from ..diffusion.config import ModelConfig
+from ..diffusion.model import Model
+from ..diffusion.sampling import to_network_images
+from ..diffusion.unet import UNet
 from ..diffusion.vae import VAEDecoder, VAEEncoder
+from ..files import seed_of
+from .loop import rank_and_size, train
+from .recipe import Recipe, initialise
 
 _KL_WEIGHT = 1e-5
 # The latents' noise at first: more would drown what the encoder has to say before it has learnt to speak up.
@@ -115,3 +124,71 @@ def normalise_latents(encoder: VAEEncoder, decoder: VAEDecoder, images: Tensor) 
     weight = decoder.conv_in.weight
     decoder.conv_in.bias += torch.einsum("oikl,i->o", weight, mean)
     weight *= std[None, :, None, None]
+
+
+ReadScene = Callable[[int], tuple[Tensor, Cameras]]
+_PICTURES_PER_SCENE = 4
+_SCENES_AT_START, _SCENES_PER_STEP = 64, 2
+_PICTURES_FOR_STATISTICS = 512
+
+
+def train_autoencoder(
+    recipe: Recipe, read: ReadScene, device: torch.device, run: Callable[..., list[float]] = train
+) -> Model:
+    """Return a model with a trained autoencoder and image tower, and a UNet that was never trained.
+
+    Args:
+        recipe: sizes, steps, seed.
+        read: pictures [F, C, H, W, 3] uint8 and cameras of a scene.
+        device: where to train.
+        run: called as `train`, of which it may set more arguments.
+    """
+    torch.manual_seed(recipe.seed)
+    network = AutoencoderLoss(recipe.model).to(device)
+    unet = UNet(recipe.model.unet).to(device)
+    initialise(unet)
+
+    def batches(step: int) -> tuple[Tensor, Tensor]:
+        # Scenes are still being made when training starts.
+        n_scenes = min(recipe.n_scenes, _SCENES_AT_START + _SCENES_PER_STEP * step)
+        return _picture_batch(recipe, read, n_scenes, "autoencoder", step, device)
+
+    run(network, batches, recipe.autoencoder)
+    network.requires_grad_(False).eval()
+    sample = [
+        _picture_batch(recipe, read, recipe.n_scenes, "statistics", k, device)[0]
+        for k in range(-(-_PICTURES_FOR_STATISTICS // recipe.autoencoder_batch))
+    ]
+    normalise_latents(network.encoder, network.decoder, torch.cat(sample))
+    encoder = network.encoder
+    return Model(recipe.model, unet, encoder, encoder, network.decoder, network.tower)
+
+
+def train_decoder(
+    recipe: Recipe, model: Model, read: ReadScene, run: Callable[..., list[float]] = train
+) -> None:
+    """Train the decoder of a model in place, on the latents of its encoder as they are; see above."""
+    device = next(model.decoder.parameters()).device
+
+    def batches(step: int) -> tuple[Tensor, Tensor]:
+        return _picture_batch(recipe, read, recipe.n_scenes, "decoder", step, device)
+
+    run(DecoderLoss(model.frame_encoder, model.decoder), batches, recipe.decoder)
+    model.decoder.requires_grad_(False).eval()
+
+
+def _picture_batch(
+    recipe: Recipe, read: ReadScene, n_scenes: int, purpose: str, step: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return pictures [N, 3, H, W] in -1..1 of a few of the scenes, and noise for their latents."""
+    rank, size = rank_and_size()
+    dice = torch.Generator("cpu").manual_seed(seed_of(purpose, recipe.seed, step, rank, size))
+    pictures = []
+    for _ in range(-(-recipe.autoencoder_batch // (_PICTURES_PER_SCENE * size))):
+        images = read(int(torch.randint(n_scenes, (), generator=dice)))[0].flatten(0, 1)
+        pictures.append(images[torch.randperm(len(images), generator=dice)[:_PICTURES_PER_SCENE]])
+    images = to_network_images(torch.cat(pictures).float() / 255)
+    model = recipe.model
+    side = images.shape[-1] // model.latent_factor
+    noise = torch.randn(len(images), model.vae.latent_channels, side, side, generator=dice)
+    return images.to(device), noise.to(device)

@@ -1,10 +1,10 @@
-"""What a clip must be like to be learnt from."""
+"""What a clip must be like to be learnt from, and how its pictures are turned to its static part."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
+from ..scene.config import check, setting
 from ..scene.hull import visual_hull
 from ..video.foreground import foreground_masks, masks_of
 from ..video.pictures import pick_frames, to_bytes
@@ -23,34 +24,30 @@ from ..views import ViewGrid
 class CurationLimits:
     """Limits of the measures; a clip beyond one of them is rejected.
 
-    Args:
-        least_frames: T, as many as the model samples at once.
-        least_cover: share of the picture that the object covers, in every picture.
-        largest_cut: length along which the object touches the border, in sides of the picture.
-        largest_dark: share of the object that is nearly black, in every frame.
-        largest_blown: share of the object that is nearly white, in every frame.
-        least_motion: mean change of the object's pixels between two key frames, 0 to 1.
-        largest_rescaling: change of size that all views share, as a logarithm: 0.1 is about 10 %.
-        largest_zoom: enlargement that makes the object fill the picture.
-
     Raises:
         ValueError: a limit that is negative or not finite.
     """
 
-    least_frames: int = 12
-    least_cover: float = 0.005
-    largest_cut: float = 0.03
-    largest_dark: float = 0.5
-    largest_blown: float = 0.3
-    least_motion: float = 0.04
-    largest_rescaling: float = 0.06
-    largest_zoom: float = 3.0
+    # As many as the model samples at once.
+    least_frames: int = setting(12, "fewest frames", least=0)
+    least_cover: float = setting(0.005, "least share of every picture that the object covers", least=0)
+    largest_cut: float = setting(
+        0.03, "greatest length along which the border cuts the object, in sides of the picture", least=0
+    )
+    largest_dark: float = setting(0.5, "largest share of the object that is nearly black", least=0)
+    largest_blown: float = setting(0.3, "largest share of the object that is nearly white", least=0)
+    least_motion: float = setting(
+        0.04,
+        "least change of the object's pixels between two key frames, 0 to 1; 0 keeps still clips",
+        least=0,
+    )
+    largest_rescaling: float = setting(
+        0.06, "largest change of size that all views share, as a logarithm: 0.1 is about 10 %", least=0
+    )
+    largest_zoom: float = setting(3.0, "largest enlargement to make the object fill the picture", least=0)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"Expected {field.name} of at least 0 and finite; got {value}.")
+        check(self)
 
 
 # Grey levels, 0 to 1, below and above which a pixel of the object shows next to nothing of it.
@@ -63,41 +60,37 @@ _DISSENT = 0.1
 
 
 class Found(NamedTuple):
-    """A measured value, and the picture that shows it best where one does.
-
-    Args:
-        value: in the unit of its limit in `CurationLimits`.
-        frame, view: of the picture, or None.
-    """
+    """A measured value in the unit of its limit, and the picture that shows it best where one does."""
 
     value: float
     frame: int | None = None
     view: int | None = None
 
 
-def cover(grid: ViewGrid) -> Found:
+def _cover(grid: ViewGrid) -> Found:
     """Return the smallest share of a picture that the object covers."""
-    return _lowest(masks_of(grid).mean((-2, -1)))
+    covered = masks_of(grid).mean((-2, -1))
+    return _highest(-covered)._replace(value=float(covered.min()))
 
 
-def cut(grid: ViewGrid) -> Found:
+def _cut(grid: ViewGrid) -> Found:
     """Return the greatest length along which the object touches the border, in sides of the picture."""
     solid = (masks_of(grid) >= 0.5).float()
     sides = torch.stack([solid[..., 0, :], solid[..., -1, :], solid[..., 0], solid[..., -1]])
     return _highest(sides.mean(-1).sum(0))
 
 
-def dark(grid: ViewGrid) -> Found:
+def _dark(grid: ViewGrid) -> Found:
     """Return the share of the object that is nearly black, in the frame where most of it is."""
     return _share_of_object(grid, grid.images.mean(-1) < _DARK)
 
 
-def blown(grid: ViewGrid) -> Found:
+def _blown(grid: ViewGrid) -> Found:
     """Return the share of the object that is nearly white, in the frame where most of it is."""
     return _share_of_object(grid, grid.images.mean(-1) > _BLOWN)
 
 
-def motion(grid: ViewGrid) -> Found:
+def _motion(grid: ViewGrid) -> Found:
     """Return the largest mean change of the object's pixels between two of six key frames.
 
     The change of a pixel is that of its colour or of its opacity, whichever is larger; the mean is taken over
@@ -114,7 +107,7 @@ def motion(grid: ViewGrid) -> Found:
     return Found(max(changes))
 
 
-def rescaling(grid: ViewGrid) -> Found:
+def _rescaling(grid: ViewGrid) -> Found:
     """Return the largest change of size between two frames that all views share, as a logarithm.
 
     A view's size is measured three times, by height, width and area of the silhouette. An object that moves
@@ -133,12 +126,6 @@ def rescaling(grid: ViewGrid) -> Found:
     return Found(max(float(shared[larger, smaller]), 0.0), frames[larger])
 
 
-def not_finite(grid: ViewGrid) -> int:
-    """Return how many pictures hold NaN or infinite values."""
-    bad = ~(grid.images.isfinite().all(-1) & masks_of(grid).isfinite())
-    return int(bad.flatten(2).any(-1).sum())
-
-
 def _share_of_object(grid: ViewGrid, pixels: Tensor) -> Found:
     """Return the largest share over the frames that ``pixels`` have of the object in all views."""
     solid = masks_of(grid) >= 0.5
@@ -151,10 +138,6 @@ def _highest(values: Tensor) -> Found:
     """Return the highest of values [T, V + 1] and where it is."""
     frame, view = divmod(int(values.argmax()), values.shape[1])
     return Found(float(values[frame, view]), frame, view)
-
-
-def _lowest(values: Tensor) -> Found:
-    return _highest(-values)._replace(value=float(values.min()))
 
 
 # Larger pictures cost time and tell no more.
@@ -235,6 +218,8 @@ def _stillness(points: Tensor, still: Tensor, cameras: Cameras) -> Tensor:
 
 # Opacity from which a pixel belongs to what must not be cut off.
 _LEAST_OPACITY = 0.1
+# Share of the picture's side that the object takes where it reaches farthest in any view and frame.
+_OBJECT_RATIO = 0.9
 
 
 @dataclass(frozen=True)
@@ -257,7 +242,7 @@ class Rectification:
     zoom: float
 
 
-def plan_rectification(grid: ViewGrid, centre: Tensor, object_ratio: float = 0.9) -> Rectification:
+def plan_rectification(grid: ViewGrid, centre: Tensor) -> Rectification:
     """Return the rectification that puts ``centre`` into the middle of all views.
 
     A camera that turns about its own centre changes its picture by a homography, exactly. The cameras'
@@ -267,8 +252,6 @@ def plan_rectification(grid: ViewGrid, centre: Tensor, object_ratio: float = 0.9
     Args:
         grid: of `measured_grid`.
         centre: [3] world units, of `static_centre`.
-        object_ratio: share of the picture's side that the object takes where it reaches farthest in any view
-            and frame.
 
     Raises:
         ValueError: the object is nowhere, or a camera would stand at a pole.
@@ -289,13 +272,13 @@ def plan_rectification(grid: ViewGrid, centre: Tensor, object_ratio: float = 0.9
     turn = torch.deg2rad(azimuths[0])
     back = torch.tensor([[turn.cos(), 0, turn.sin()], [0, 1, 0], [-turn.sin(), 0, turn.cos()]]).double()
     rotation = old.c2w_opencv()[:, :3, :3].mT @ back @ new.c2w_opencv()[:, :3, :3]
-    focal = _focal(old)
+    focal = 1 / math.tan(math.radians(old.fov_deg) / 2)  # in half sides of the picture
     ones = torch.ones_like(distances)
     lens = torch.stack([new.radius / distances, new.radius / distances, ones], dim=-1)
     # From positions of a new camera whose picture reaches to 45 degrees.
     unzoomed = torch.tensor([focal, focal, 1.0]).double()[:, None] * rotation * lens[:, None]
     reach = _reach(grid, torch.linalg.inv(unzoomed))
-    half = reach / object_ratio
+    half = reach / _OBJECT_RATIO
     cameras = replace(new, fov_deg=2 * math.degrees(math.atan(half)))
     to_source = unzoomed * torch.tensor([half, half, 1.0]).double()
     offset = pictured(centre[None], old).norm(dim=-1).mean() / 2
@@ -327,11 +310,6 @@ def rectify(grid: ViewGrid, plan: Rectification, size: int) -> ViewGrid:
     return replace(grid, images=images, masks=opacity, cameras=plan.cameras, latents=None)
 
 
-def _focal(cameras: Cameras) -> float:
-    """Return the focal length in half sides of the picture."""
-    return 1 / math.tan(math.radians(cameras.fov_deg) / 2)
-
-
 def _reach(grid: ViewGrid, from_source: Tensor) -> float:
     """Return the largest distance, right or down, of the object from the middle of any new picture."""
     height, reach = grid.images.shape[2], 0.0
@@ -356,29 +334,21 @@ def _lattice(matrix: Tensor, size: int) -> Tensor:
     return (old[..., :2] / old[..., 2:]).float()[None]
 
 
-# Name, measure, limit, what it means to be beyond it.
-_FILTERS: tuple[tuple[str, Callable[[ViewGrid], Found], str, str], ...] = (
-    ("frames", lambda grid: Found(grid.n_frames), "least_frames", "too few frames"),
-    ("cover", cover, "least_cover", "the object is (nearly) missing from a picture"),
-    ("cut off", cut, "largest_cut", "the picture's border cuts the object off"),
-    ("dark", dark, "largest_dark", "the object is too dark to show its colours"),
-    ("blown out", blown, "largest_blown", "the object is blown out to white"),
-    ("motion", motion, "least_motion", "the object hardly moves"),
-    ("rescaling", rescaling, "largest_rescaling", "the object changes its size in all views at once"),
-)
+# Of each limit the name of its measure, the measure, and what it means to be beyond the limit.
+_MEASURES: dict[str, tuple[str, Callable[[ViewGrid], Found], str]] = {
+    "least_frames": ("frames", lambda grid: Found(grid.n_frames), "too few frames"),
+    "least_cover": ("cover", _cover, "the object is (nearly) missing from a picture"),
+    "largest_cut": ("cut off", _cut, "the picture's border cuts the object off"),
+    "largest_dark": ("dark", _dark, "the object is too dark to show its colours"),
+    "largest_blown": ("blown out", _blown, "the object is blown out to white"),
+    "least_motion": ("motion", _motion, "the object hardly moves"),
+    "largest_rescaling": ("rescaling", _rescaling, "the object changes its size in all views at once"),
+}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One measure of a clip against its limit.
-
-    Args:
-        name: of the measure.
-        found: what was measured, and where.
-        limit: the number in force.
-        limit_name: its field in `CurationLimits`, which begins with ``least`` or ``largest``.
-        meaning: what it means to be beyond the limit.
-    """
+    """One measure of a clip against its limit, which is a field of `CurationLimits`."""
 
     name: str
     found: Found
@@ -412,7 +382,7 @@ class Verdict:
     Args:
         checks: all that could be measured.
         faults: what is wrong besides: unreadable files, NaN, silhouettes that do not fit the cameras.
-        plan: how to rectify the clip; None where that is not known.
+        plan: how to rectify the clip, where that is known.
     """
 
     checks: tuple[Check, ...] = ()
@@ -432,19 +402,18 @@ class Verdict:
 
 def judge(grid: ViewGrid, limits: CurationLimits) -> Verdict:
     """Return all measures of a clip and how to rectify it; the pictures themselves stay as they are."""
-    if count := not_finite(grid):
-        total = grid.n_frames * (grid.n_views + 1)
-        return Verdict(faults=(f"NaN or infinite values in {count} of {total} pictures",))
+    bad = ~(grid.images.isfinite().all(-1) & masks_of(grid).isfinite()).flatten(2).all(-1)
+    if bad.any():
+        return Verdict(faults=(f"NaN or infinite values in {int(bad.sum())} of {bad.numel()} pictures",))
     small = measured_grid(grid)
     checks = tuple(
         Check(name, measure(small), getattr(limits, limit), limit, meaning)
-        for name, measure, limit, meaning in _FILTERS
+        for limit, (name, measure, meaning) in _MEASURES.items()
     )
     try:
         plan = plan_rectification(small, static_centre(small))
     except ValueError as error:
         return Verdict(checks, (f"cannot be rectified: {error}",))
-    zoom = Check(
-        "zoom", Found(plan.zoom), limits.largest_zoom, "largest_zoom", "the object is too small to be sharp"
-    )
+    too_small = "the object is too small to be sharp"
+    zoom = Check("zoom", Found(plan.zoom), limits.largest_zoom, "largest_zoom", too_small)
     return Verdict((*checks, zoom), (), plan)
