@@ -8,7 +8,6 @@ import importlib.util
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -102,12 +101,12 @@ class Goldens:
 
 
 @pytest.fixture(scope="session")
-def goldens() -> Goldens:
+def goldens():
     return Goldens()
 
 
 @pytest.fixture
-def close() -> Callable[..., None]:
+def close():
     """Return a comparison of two tensors by their largest absolute difference."""
 
     def compare(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
@@ -133,7 +132,7 @@ def tiny_config(variant: str) -> ModelConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(goldens: Goldens) -> Callable[[str], Model]:
+def tiny_model(goldens):
     """Return a maker of the goldens' tiny model, with the drawn weights, for a variant."""
 
     @functools.cache
@@ -158,19 +157,19 @@ def tiny_model(goldens: Goldens) -> Callable[[str], Model]:
 
 
 @pytest.fixture(scope="session")
-def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def micro_checkpoint(tmp_path_factory):
     """Return a file of an untrained model with T = 3 and V = 2."""
     path = tmp_path_factory.mktemp("checkpoint") / "micro.safetensors"
     return _media.write_micro_checkpoint(path)
 
 
 @pytest.fixture(scope="session")
-def micro_model(micro_checkpoint: Path) -> Model:
+def micro_model(micro_checkpoint):
     return load_checkpoint(micro_checkpoint)
 
 
 @pytest.fixture(scope="session")
-def training_config() -> ModelConfig:
+def training_config():
     """Return the sizes of the smallest model that has every part and can be trained: T = V = 2, 8 pixels."""
     return ModelConfig(
         n_frames=2,
@@ -200,7 +199,7 @@ def training_config() -> ModelConfig:
 
 
 @pytest.fixture
-def drawn_text(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def drawn_text(monkeypatch):
     """Return the texts that matplotlib draws during the test."""
     words: list[str] = []
     draw = Text.draw

@@ -29,11 +29,11 @@ def parts_of(file: Path) -> tuple[dict[str, Any], dict[str, Any], dict[int, dict
     return outside, subgraph, {node["id"]: node for node in subgraph["nodes"]}
 
 
-def test_there_are_the_three() -> None:
+def test_there_are_the_three():
     assert {file.stem for file in FILES} == NAMES
 
 
-def test_no_two_blueprints_share_a_number_or_an_id() -> None:
+def test_no_two_blueprints_share_a_number_or_an_id():
     texts = [file.read_text() for file in FILES]
     ids = [set(re.findall(r'"[0-9a-f]{8}-[0-9a-f-]{27}"', text)) for text in texts]
     numbers = [set(parts_of(file)[2]) | {parts_of(file)[0]["id"]} for file in FILES]
@@ -42,7 +42,7 @@ def test_no_two_blueprints_share_a_number_or_an_id() -> None:
 
 
 @blueprints
-def test_nodes_are_known_and_values_fit(file: Path) -> None:
+def test_nodes_are_known_and_values_fit(file):
     _, _, nodes = parts_of(file)
     for node in nodes.values():
         assert node["type"] in SCHEMAS, f"{node['type']} is neither ours nor a recorded core node"
@@ -56,7 +56,7 @@ def test_nodes_are_known_and_values_fit(file: Path) -> None:
 
 
 @blueprints
-def test_links_agree_at_both_ends(file: Path) -> None:
+def test_links_agree_at_both_ends(file):
     _, subgraph, nodes = parts_of(file)
     linked = []
     for link in subgraph["links"]:
@@ -85,7 +85,7 @@ def test_links_agree_at_both_ends(file: Path) -> None:
 
 
 @blueprints
-def test_what_a_node_needs_comes_from_inside_or_from_the_blueprint(file: Path) -> None:
+def test_what_a_node_needs_comes_from_inside_or_from_the_blueprint(file):
     outside, subgraph, nodes = parts_of(file)
     for node in nodes.values():
         given = {entry["name"] for entry in node["inputs"] if entry["link"]} | values_of(node).keys()
@@ -105,7 +105,7 @@ def test_what_a_node_needs_comes_from_inside_or_from_the_blueprint(file: Path) -
 
 
 @blueprints
-def test_five_widgets_are_shown_and_exist(file: Path) -> None:
+def test_five_widgets_are_shown_and_exist(file):
     outside, subgraph, nodes = parts_of(file)
     shown = outside["properties"]["proxyWidgets"]
     assert len(shown) == 5
@@ -120,7 +120,7 @@ def test_five_widgets_are_shown_and_exist(file: Path) -> None:
 
 
 @blueprints
-def test_it_is_explained_and_can_be_found(file: Path) -> None:
+def test_it_is_explained_and_can_be_found(file):
     blueprint = json.loads(file.read_text())
     outside, subgraph, nodes = parts_of(file)
     extra = blueprint["extra"]

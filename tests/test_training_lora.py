@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.unet import UNet
@@ -156,39 +155,3 @@ def test_bf16(adapted, autocast):
     else:
         actual = output(adapted.bfloat16(), torch.bfloat16)
     assert (actual.float() - expected).abs().mean() < 0.05 * expected.abs().mean()
-
-
-def test_gradient_checkpointing_gives_the_same_gradients(adapted, close):
-    expected = gradients(adapted, lambda: predict(adapted))
-    rerun = gradients(adapted, lambda: checkpoint(lambda: predict(adapted), use_reentrant=False))
-    assert expected.keys() == rerun.keys()
-    for name, gradient in expected.items():
-        close(rerun[name], gradient, 1e-6)
-
-
-class Wrapped(nn.Module):
-    """One call for conditioning and prediction."""
-
-    def __init__(self, unet: UNet) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self) -> Tensor:
-        return predict(self.unet)
-
-
-def test_distributed_training_finds_every_gradient(adapted, tmp_path, close):
-    """DistributedDataParallel refuses a second pass when trained parameters took no part in the first."""
-    expected = gradients(adapted, lambda: predict(adapted))
-    torch.distributed.init_process_group(
-        "gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1
-    )
-    try:
-        parallel = nn.parallel.DistributedDataParallel(Wrapped(adapted))
-        for _ in range(2):
-            actual = gradients(adapted, parallel)
-    finally:
-        torch.distributed.destroy_process_group()
-    assert actual.keys() == expected.keys()
-    for name, gradient in expected.items():
-        close(actual[name], gradient, 1e-6)

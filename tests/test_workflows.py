@@ -89,14 +89,14 @@ def prompt_of(graph: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return prompt
 
 
-def test_folder_holds_workflows_and_their_pictures_only() -> None:
+def test_folder_holds_workflows_and_their_pictures_only():
     assert len(FILES) >= 5
     expected = {name for file in FILES for name in (file.name, f"{file.stem}.jpg")}
     assert {path.name for path in (ROOT / "workflows").iterdir()} == expected
 
 
 @workflows
-def test_name_speaks_and_picture_is_small(file: Path) -> None:
+def test_name_speaks_and_picture_is_small(file):
     assert re.fullmatch(r"\d\d( \(?[A-Za-z0-9]+\)?){2,}", file.stem)
     picture = file.with_suffix(".jpg")
     assert picture.stat().st_size <= MOST_BYTES
@@ -105,7 +105,7 @@ def test_name_speaks_and_picture_is_small(file: Path) -> None:
 
 
 @workflows
-def test_nodes_are_known_and_values_fit(file: Path) -> None:
+def test_nodes_are_known_and_values_fit(file):
     for node in json.loads(file.read_text())["nodes"]:
         if node["type"] in NOTES:
             continue
@@ -117,7 +117,7 @@ def test_nodes_are_known_and_values_fit(file: Path) -> None:
 
 
 @workflows
-def test_links_agree_at_both_ends(file: Path) -> None:
+def test_links_agree_at_both_ends(file):
     graph = json.loads(file.read_text())
     nodes = {node["id"]: node for node in graph["nodes"]}
     seen = set()
@@ -138,7 +138,7 @@ def test_links_agree_at_both_ends(file: Path) -> None:
 
 
 @workflows
-def test_committed_prompt_is_that_of_the_workflow(file: Path) -> None:
+def test_committed_prompt_is_that_of_the_workflow(file):
     committed = json.loads((PROMPTS / file.name).read_text())
     assert prompt_of(json.loads(file.read_text())) == committed, (
         "tests/host/browser writes it: SV4D2_RECORD=1"
@@ -146,7 +146,7 @@ def test_committed_prompt_is_that_of_the_workflow(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(PROMPTS.iterdir()), ids=lambda file: file.stem)
-def test_prompt_is_valid_in_every_recorded_version(file: Path) -> None:
+def test_prompt_is_valid_in_every_recorded_version(file):
     graph = json.loads(file.read_text())
     kinds = {node["class_type"] for node in graph.values()}
     versions = [version for version, nodes in RECORDED.items() if kinds <= nodes.keys()]
@@ -168,7 +168,7 @@ def test_prompt_is_valid_in_every_recorded_version(file: Path) -> None:
 
 
 @workflows
-def test_missing_nodes_and_models_can_be_found(file: Path) -> None:
+def test_missing_nodes_and_models_can_be_found(file):
     loaders, models = 0, 0
     for node in json.loads(file.read_text())["nodes"]:
         properties = node["properties"]
@@ -185,7 +185,7 @@ def test_missing_nodes_and_models_can_be_found(file: Path) -> None:
 
 
 @workflows
-def test_graph_is_tidy_and_explained(file: Path) -> None:
+def test_graph_is_tidy_and_explained(file):
     graph = json.loads(file.read_text())
     (note,) = (node for node in graph["nodes"] if node["type"] in NOTES)
     (text,) = note["widgets_values"]
@@ -205,7 +205,7 @@ def test_graph_is_tidy_and_explained(file: Path) -> None:
             assert x >= x2 + width2 or x2 >= x + width or apart, (y, y2)
 
 
-def test_no_two_workflows_share_a_number() -> None:
+def test_no_two_workflows_share_a_number():
     # The page keeps a node's pictures by its number, so that a workflow would show those of another.
     graphs = [json.loads(file.read_text()) for file in FILES]
     for key, number in (("nodes", "id"), ("links", 0)):
@@ -217,7 +217,7 @@ def test_no_two_workflows_share_a_number() -> None:
 
 
 @pytest.mark.parametrize("number", ("01", "08"))
-def test_workflow_opens_as_an_app(number: str) -> None:
+def test_workflow_opens_as_an_app(number):
     (file,) = (file for file in FILES if file.stem.startswith(number))
     graph = json.loads(file.read_text())
     nodes = {node["id"]: node for node in graph["nodes"]}
@@ -246,18 +246,18 @@ def literal_node_ids() -> list[str]:
     return ids
 
 
-def test_node_ids_are_the_recorded_ones() -> None:
+def test_node_ids_are_the_recorded_ones():
     assert sorted(literal_node_ids()) == list(OURS)
 
 
 @pytest.mark.parametrize("version", RECORDED)
-def test_every_input_has_a_tooltip(version: str) -> None:
+def test_every_input_has_a_tooltip(version):
     for name, node in recorded_schemas.ours(RECORDED[version]).items():
         for widget, (_, options, _) in recorded_schemas.inputs_of(node).items():
             assert options.get("tooltip"), f"{name}.{widget}"
 
 
-def test_committed_prompts_use_every_node_of_ours() -> None:
+def test_committed_prompts_use_every_node_of_ours():
     used = {
         node["class_type"]
         for file in PROMPTS.glob("*.json")

@@ -65,9 +65,7 @@ def add_lora(unet: UNet, rank: int, seed: int = 0) -> list[nn.Parameter]:
         start = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator)
         layer.lora_down.weight.copy_(start)
         _replace(unet, name, layer)
-    return [
-        p for layer in _lora_layers(unet).values() for p in (layer.lora_down.weight, layer.lora_up.weight)
-    ]
+    return [parameter for parameter in unet.parameters() if parameter.requires_grad]
 
 
 def lora_state(unet: UNet) -> dict[str, Tensor]:

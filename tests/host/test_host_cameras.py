@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import trimesh
+from sv4d2_recorded_schemas import defaults
 
-Core = Callable[[str], ModuleType]
 Graph = dict[str, dict[str, Any]]
 
 SIZE = 128
@@ -40,12 +39,12 @@ mesh_nodes = of_the_host("nodes_mesh_postprocess")
 
 
 @pytest.fixture(scope="module")
-def cameras(core: Core) -> Any:
+def cameras(core):
     return core("cameras").Cameras(*ANGLES, radius=2.3, fov_deg=40.0, input_elevation_deg=15.0)
 
 
 @pytest.fixture(scope="module")
-def infos(pack: dict, cameras: Any) -> list[dict[str, Any]]:
+def infos(pack, cameras):
     """Return the cameras as camera_info, one per view."""
     return pack["SV4D2CamerasToCameraInfo"].execute(cameras, 1).args[1]
 
@@ -80,7 +79,7 @@ def equal_cameras(actual: Any, expected: Any, tolerance_deg: float = 1e-4) -> No
 class TestProjection:
     points = torch.rand(200, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 0.5
 
-    def test_splats(self, splat_nodes: Any, cameras: Any, infos: list) -> None:
+    def test_splats(self, splat_nodes, cameras, infos):
         # The host's splats have y down and z away.
         world = self.points.float() * torch.tensor([1.0, -1.0, -1.0])
         expected = pixels(cameras, self.points, 1)
@@ -91,7 +90,7 @@ class TestProjection:
             theirs = torch.stack([0.5 + focal * x / z, 0.5 + focal * y / z], dim=-1)
             assert (theirs - expected[view]).abs().max() < 1e-4
 
-    def test_meshes(self, mesh_nodes: Any, cameras: Any, infos: list) -> None:
+    def test_meshes(self, mesh_nodes, cameras, infos):
         expected = pixels(cameras, self.points, 1)
         for view, info in enumerate(infos):
             eye, target = (torch.tensor(list(info[key].values())) for key in ("position", "target"))
@@ -102,9 +101,7 @@ class TestProjection:
             assert (theirs - expected[view]).abs().max() < 1e-4
 
     @pytest.mark.parametrize("view", [0, 2, 3])
-    def test_a_rendered_mesh_is_where_our_cameras_project_it(
-        self, mesh_nodes: Any, cameras: Any, infos: list, view: int
-    ) -> None:
+    def test_a_rendered_mesh_is_where_our_cameras_project_it(self, mesh_nodes, cameras, infos, view):
         from comfy_api.latest import Types
 
         ends = torch.cat([torch.eye(3), -torch.eye(3)]) * 0.04
@@ -119,9 +116,7 @@ class TestProjection:
             assert (image[0][mask[0] == 0] == 1).all()
 
     @pytest.mark.parametrize("view", [0, 2, 3])
-    def test_a_rendered_splat_is_where_our_cameras_project_it(
-        self, splat_nodes: Any, cameras: Any, infos: list, view: int
-    ) -> None:
+    def test_a_rendered_splat_is_where_our_cameras_project_it(self, splat_nodes, cameras, infos, view):
         for mark, expected in zip(MARKS, pixels(cameras, MARKS, SIZE)[view], strict=True):
             _, masks = render_splat(splat_nodes, splat_of(mark[None, None], 0.03), infos[view])
             error = centre_of(masks[0]) - expected
@@ -149,15 +144,13 @@ def render_splat(splat_nodes: Any, splat: Any, info: Any, size: int = SIZE) -> t
 
 
 class TestCamerasToCameraInfo:
-    def test_all_cameras_are_there_and_one_is_picked(self, pack: dict, cameras: Any, infos: list) -> None:
+    def test_all_cameras_are_there_and_one_is_picked(self, pack, cameras, infos):
         assert len(infos) == 4
         for view in range(4):
             assert pack["SV4D2CamerasToCameraInfo"].execute(cameras, view).args[0] == infos[view]
         assert pack["SV4D2CamerasToCameraInfo"].GET_NODE_INFO_V1()["output_is_list"] == [False, True, False]
 
-    def test_camera_lists_need_a_host_that_has_them(
-        self, pack: dict, host: Any, cameras: Any, infos: list, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_camera_lists_need_a_host_that_has_them(self, pack, host, cameras, infos, monkeypatch):
         from comfy_execution.graph_utils import ExecutionBlocker
 
         def camera_list() -> Any:
@@ -171,13 +164,11 @@ class TestCamerasToCameraInfo:
 
 
 class TestCameraInfoToCameras:
-    def test_ours_come_back_one_by_one_and_as_a_camera_list(
-        self, pack: dict, cameras: Any, infos: list
-    ) -> None:
+    def test_ours_come_back_one_by_one_and_as_a_camera_list(self, pack, cameras, infos):
         for given in (infos, [infos], [infos[:2], infos[2:]], [infos[0], tuple(infos[1:])]):
             equal_cameras(to_cameras(pack, *given), cameras, 1e-7)
 
-    def test_cameras_that_the_host_creates(self, pack: dict, core: Core, splat_nodes: Any) -> None:
+    def test_cameras_that_the_host_creates(self, pack, core, splat_nodes):
         create = getattr(splat_nodes, "CreateCameraInfo", None)
         create = create or importlib.import_module("comfy_extras.nodes_camera").CreateCameraInfo
         expected = core("cameras").Cameras(*ANGLES, radius=2.3, fov_deg=40.0, input_elevation_deg=15.0)
@@ -193,19 +184,17 @@ class TestCameraInfoToCameras:
         with pytest.raises(ValueError, match=r"camera 3 of 4 is rolled by 7\.00 degrees"):
             to_cameras(pack, *made)
 
-    def test_older_hosts_state_no_field_of_view_and_no_rotation(
-        self, pack: dict, cameras: Any, infos: list
-    ) -> None:
+    def test_older_hosts_state_no_field_of_view_and_no_rotation(self, pack, cameras, infos):
         kept = ("position", "target", "zoom", "cameraType")
         older = [{key: info[key] for key in kept} for info in infos]
         equal_cameras(to_cameras(pack, *older, fov_deg=[40.0]), cameras, 1e-7)
 
-    def test_one_camera_is_a_novel_view_seen_from_the_front(self, pack: dict, infos: list) -> None:
+    def test_one_camera_is_a_novel_view_seen_from_the_front(self, pack, infos):
         made = to_cameras(pack, infos[3], input_view=["front"], input_elevation_deg=[15.0])
         assert made.azimuths_deg == pytest.approx((0, 275)) and made.elevations_deg == pytest.approx((0, 35))
         assert (made.input_elevation_deg, made.n_views) == (15, 1)
 
-    def test_a_viewer_that_scales_its_model(self, pack: dict, cameras: Any, infos: list) -> None:
+    def test_a_viewer_that_scales_its_model(self, pack, cameras, infos):
         def seen(point: dict) -> dict:
             return {axis: 5 * point[axis] + (2.5 if axis == "y" else 0) for axis in "xyz"}
 
@@ -230,17 +219,17 @@ class TestCameraInfoToCameras:
             ([{"position": {"x": 0, "y": 0, "z": 1}}], "camera_info with position and target"),
         ],
     )
-    def test_what_is_no_camera(self, pack: dict, given: list, message: str) -> None:
+    def test_what_is_no_camera(self, pack, given, message):
         with pytest.raises(ValueError, match=message):
             to_cameras(pack, *given)
 
-    def test_orthographic_cameras(self, pack: dict, infos: list) -> None:
+    def test_orthographic_cameras(self, pack, infos):
         with pytest.raises(ValueError, match="perspective cameras; got an orthographic one"):
             to_cameras(pack, *infos[:2], {**infos[2], "cameraType": "orthographic"})
 
 
 @pytest.fixture(scope="module")
-def scene(core: Core, cameras: Any) -> Any:
+def scene(core, cameras):
     """Return a still scene of coloured Gaussians, seen from our cameras."""
     gaussians = core("scene.gaussians")
     draw = torch.Generator().manual_seed(0)
@@ -259,9 +248,7 @@ def render(pack: dict, scene: Any, cameras: Any, size: int = SIZE) -> Any:
 
 
 class TestRenders:
-    def test_the_hosts_pictures_of_a_scene_over_time_are_ours(
-        self, pack: dict, splat_nodes: Any, scene: Any, cameras: Any, infos: list
-    ) -> None:
+    def test_the_hosts_pictures_of_a_scene_over_time_are_ours(self, pack, splat_nodes, scene, cameras, infos):
         ours = render(pack, scene, cameras)
         with torch.inference_mode():
             (splat,) = pack["SV4D2SceneToSplat"].execute(scene, 2).args
@@ -285,9 +272,7 @@ class TestRenders:
             assert -10 * error.log10() > 25 and -10 * others.log10() < 19, view
             assert (theirs.masks[:, view] - ours.masks[:, view]).abs().mean() < 0.03
 
-    def test_a_model_file_becomes_views(
-        self, pack: dict, mesh_nodes: Any, cameras: Any, infos: list, tmp_path: Path
-    ) -> None:
+    def test_a_model_file_becomes_views(self, pack, mesh_nodes, cameras, infos, tmp_path):
         from comfy_api.latest import Types
 
         body, head = trimesh.creation.box((0.6, 0.3, 0.2)), trimesh.creation.box((0.2, 0.2, 0.2))
@@ -314,16 +299,14 @@ class TestRenders:
             expected = torch.cat([corners.amin(dim=0), corners.amax(dim=0)])
             assert (box - expected).abs().max() < 1.5
 
-    def test_our_scenes_are_seen_from_a_camera_of_the_host(
-        self, pack: dict, scene: Any, cameras: Any, infos: list
-    ) -> None:
+    def test_our_scenes_are_seen_from_a_camera_of_the_host(self, pack, scene, cameras, infos):
         ours = render(pack, scene, cameras, 48)
         made = to_cameras(pack, infos[2], input_view=["front"], input_elevation_deg=[15.0])
         seen = render(pack, scene, made, 48)
         torch.testing.assert_close(seen.images[:, 0], ours.images[:, 0], atol=1e-4, rtol=0)
         torch.testing.assert_close(seen.images[:, 1], ours.images[:, 2], atol=1e-4, rtol=0)
 
-    def test_batches_of_different_sizes(self, pack: dict, cameras: Any) -> None:
+    def test_batches_of_different_sizes(self, pack, cameras):
         batches = [torch.ones(1, 8, 8, 3), torch.ones(1, 8, 12, 3)]
         with pytest.raises(ValueError, match=r"images of one size from all cameras; got \[\(8, 8, 3\), "):
             pack["SV4D2RendersToViews"].execute(
@@ -331,30 +314,16 @@ class TestRenders:
             )
 
 
-ORBIT = dict(
+ORBIT = defaults(
+    "SV4D2CameraOrbit",
     preset="custom",
-    n_views=4,
     elevations_deg="10 -20",
     azimuths_deg="60 200",
-    sweep_azimuth_deg=360.0,
-    sweep_elevation_deg=0.0,
     input_elevation_deg=15.0,
     radius=2.3,
     fov_deg=40.0,
 )
-REFINE = dict(
-    steps=12,
-    stages="1",
-    size=0,
-    trust=False,
-    elevation="given",
-    elevation_deg=0.0,
-    strength=0.5,
-    sampling_steps=2,
-    seed=0,
-    memory_gb=0.0,
-    field="planes",
-)
+REFINE = defaults("SV4D2Refine4D", steps=12, stages="1", trust=False, elevation="given")
 MESH = dict(frames=0, faces=200, resolution=16, one_topology=True)
 SPLAT_OPTIONS = dict(frames=1, splat_scale=1.0, sharpen=2.0, headlight_shading=0.0, opacity_threshold=0.0)
 
@@ -391,9 +360,7 @@ class TestGraphs:
             pytest.skip(f"this ComfyUI has no node {node}")
 
     @pytest.mark.parametrize(("kind", "frames"), [("Mesh", 1), ("Splat", 3)])
-    def test_an_asset_becomes_views_of_our_cameras(
-        self, server: Any, core: Core, kind: str, frames: int
-    ) -> None:
+    def test_an_asset_becomes_views_of_our_cameras(self, server, core, kind, frames):
         self.needs(server, f"Render{kind}")
         outcome = server.prompt(graph_of(kind), timeout=120)
         assert outcome.status == "success", outcome.message
@@ -406,7 +373,7 @@ class TestGraphs:
         assert (shown.flatten(2).float().mean(-1) > 0.01).all()
         assert views.images[views.masks == 0].min() > 0.97
 
-    def test_cameras_of_the_host_render_our_scene(self, server: Any) -> None:
+    def test_cameras_of_the_host_render_our_scene(self, server):
         self.needs(server, "CreateCameraInfo")
         graph = graph_of("Mesh")
         look = {"mode": "orbit", "mode.yaw": 75.0, "mode.pitch": 20.0, "mode.distance": 2.3}
@@ -427,7 +394,7 @@ class TestGraphs:
         outcome = server.prompt(graph, timeout=120)
         assert outcome.status == "error" and "is rolled by 12.00 degrees" in outcome.message
 
-    def test_a_camera_list_on_a_host_without_them_says_what_to_connect(self, server: Any) -> None:
+    def test_a_camera_list_on_a_host_without_them_says_what_to_connect(self, server):
         if "BatchCameras" in server.object_info():
             pytest.skip("this ComfyUI has camera lists")
         graph = {number: node for number, node in graph_of("Mesh").items() if number in "45"}

@@ -7,34 +7,19 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-
-Core = Callable[[str], ModuleType]
+from sv4d2_recorded_schemas import defaults
 
 T, V, SIZE = 3, 2, 32
-REFINE = dict(
-    backend="dynerf",
-    steps=10,
-    stages="auto",
-    size=0,
-    trust=True,
-    elevation="given",
-    elevation_deg=0.0,
-    strength=0.5,
-    sampling_steps=2,
-    seed=3,
-    memory_gb=0.0,
-    field="planes",
-)
+REFINE = defaults("SV4D2Refine4D", steps=10, elevation="given", strength=0.5, sampling_steps=2, seed=3)
 RENDER = dict(mode="views", frames=0, size=SIZE, turns=1.0)
 
 
 @pytest.fixture(scope="module")
-def views(core: Core) -> Any:
+def views(core):
     """Return views as the host hands them on: tensors of inference mode."""
     with torch.inference_mode():
         creature = core("world.body").make_creature(5)
@@ -42,7 +27,7 @@ def views(core: Core) -> Any:
 
 
 @pytest.fixture
-def refine(pack: dict[str, Any], views: Any, host_dirs: Any) -> Callable[..., Any]:
+def refine(pack, views, host_dirs):
     """Return a function that runs the refiner as the host does: ``refine(steps=5)``."""
 
     def run(given: Any = None, **changes: Any) -> Any:
@@ -54,7 +39,7 @@ def refine(pack: dict[str, Any], views: Any, host_dirs: Any) -> Callable[..., An
 
 
 @pytest.fixture
-def render(pack: dict[str, Any]) -> Callable[..., Any]:
+def render(pack):
     """Return a function that takes pictures of a scene as the host does."""
 
     def run(scene: Any, **changes: Any) -> Any:
@@ -65,7 +50,7 @@ def render(pack: dict[str, Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def bar(host: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+def bar(host, monkeypatch):
     """Return the list of what the progress bar is told."""
     import comfy.utils
 
@@ -75,7 +60,7 @@ def bar(host: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 
 
 @pytest.fixture
-def cancel_at(host: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool]], None]:
+def cancel_at(host, monkeypatch):
     """Return a function that makes the user cancel when the bar stands at a value."""
     import comfy.model_management
     import comfy.utils
@@ -90,31 +75,8 @@ def cancel_at(host: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[
     return arrange
 
 
-class TestSchemas:
-    OURS = {
-        "SV4D2Refine4D": (
-            ["views", *REFINE, "model", "clip_vision", "vae", "normals", "crop"],
-            "SV4D2_SCENE IMAGE STRING",
-        ),
-        "SV4D2Render4D": (["scene", *RENDER, "cameras"], "IMAGE MASK IMAGE IMAGE SV4D2_VIEWS FLOAT"),
-        "SV4D2LoadScene": (["file"], "SV4D2_SCENE SV4D2_CAMERAS"),
-        "SV4D2SaveScene": (["scene", "filename_prefix"], "STRING"),
-    }
-
-    @pytest.mark.parametrize("node_id", OURS)
-    def test_inputs_keep_their_order(self, pack: dict, node_id: str) -> None:
-        info = pack[node_id].GET_NODE_INFO_V1()
-        names, outputs = self.OURS[node_id]
-        assert list({**info["input"]["required"], **info["input"].get("optional", {})}) == names
-        assert " ".join(map(str, info["output"])) == outputs
-        assert info["output_node"] == (node_id == "SV4D2SaveScene")
-        json.dumps(info)
-
-
 class TestRefineAndRender:
-    def test_views_become_a_scene_that_is_seen_from_anywhere(
-        self, refine: Any, render: Any, views: Any, core: Core
-    ) -> None:
+    def test_views_become_a_scene_that_is_seen_from_anywhere(self, refine, render, views, core):
         output = refine(steps=40)
         scene, fit, report = output.args
         images, masks, depth, normals, shown, fps = render(scene)
@@ -132,7 +94,7 @@ class TestRefineAndRender:
         ui = output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
         assert ui["text"] == report.split("\n") and ui["images"]
 
-    def test_times_and_cameras_may_be_others(self, refine: Any, render: Any, core: Core) -> None:
+    def test_times_and_cameras_may_be_others(self, refine, render, core):
         scene = refine(steps=6)[0]
         images, _, _, _, shown, fps = render(scene, frames=5, cameras=core("cameras").Cameras.ring(4, 20.0))
         assert images.shape[0] == 5 * 5 and shown.n_views == 4
@@ -143,7 +105,7 @@ class TestRefineAndRender:
         first = render(scene, frames=2)[0]
         assert torch.allclose(images[0], first[0], atol=1e-5)
 
-    def test_normals_return_as_they_went(self, nodes_of: Any, views: Any, core: Core) -> None:
+    def test_normals_return_as_they_went(self, nodes_of, views, core):
         maps = nodes_of("geometry_images")
         given = torch.nn.functional.normalize(torch.randn(T, V + 1, SIZE, SIZE, 3), dim=-1)
         packed = core("scene.losses").packed_normals
@@ -157,9 +119,7 @@ class TestRefineAndRender:
         facing = packed(torch.tensor([0.0, 0, 1]).expand(1, V + 1, 1, 1, 3), views.cameras)
         assert torch.allclose(facing[0, 0, 0, 0], torch.tensor([0.5, 0.5, 1.0]))
 
-    def test_given_normals_size_elevation_and_crop_are_used(
-        self, refine: Any, render: Any, views: Any, core: Core
-    ) -> None:
+    def test_given_normals_size_elevation_and_crop_are_used(self, refine, render, views, core):
         plain = refine(steps=8)[0]
         flat = torch.full(((V + 1) * T, 8, 8, 3), 0.5)
         flat[..., 2] = 1.0
@@ -178,7 +138,7 @@ class TestRefineAndRender:
         assert moved.path is not None and plain.path is None
         assert render(moved)[4].cameras.fov_deg > plain.cameras.fov_deg
 
-    def test_a_model_makes_the_views_anew(self, refine: Any, loaded: Any) -> None:
+    def test_a_model_makes_the_views_anew(self, refine, loaded):
         model, clip_vision, vae = loaded
         report = refine(steps=8, model=model, clip_vision=clip_vision, vae=vae)[2]
         assert "made the views anew 2 times with sv4d2" in report and "UNTRAINED" in report
@@ -188,7 +148,7 @@ class TestRefineAndRender:
 
 
 class TestProgress:
-    def test_every_step_is_told_and_the_scene_is_shown(self, refine: Any, bar: list) -> None:
+    def test_every_step_is_told_and_the_scene_is_shown(self, refine, bar):
         refine(steps=12)
         assert [args[0] for args in bar] == [*range(1, 13), 12] and {args[1] for args in bar} == {12}
         kind, picture, _ = bar[0][2]
@@ -198,9 +158,7 @@ class TestProgress:
         assert bar[-1][2][1].width == 1200
 
     @pytest.mark.parametrize("pixel_seconds", [1e-7, 1e-5, 1e-3])
-    def test_previews_take_a_tenth_of_the_time(
-        self, nodes_of: Any, core: Core, views: Any, monkeypatch: pytest.MonkeyPatch, pixel_seconds: float
-    ) -> None:
+    def test_previews_take_a_tenth_of_the_time(self, nodes_of, core, views, monkeypatch, pixel_seconds):
         module, now, spent, sizes = nodes_of("scene_preview"), [0.0], [0.0], []
 
         class Clock:
@@ -227,9 +185,7 @@ class TestProgress:
         assert 32 <= min(sizes) and max(sizes) <= 128
         assert max(sizes) == {1e-7: 128, 1e-5: 80, 1e-3: 64}[pixel_seconds]
 
-    def test_cancelled_fit_continues_to_the_same_scene(
-        self, refine: Any, render: Any, bar: list, cancel_at: Any, host_dirs: Any
-    ) -> None:
+    def test_cancelled_fit_continues_to_the_same_scene(self, refine, render, bar, cancel_at, host_dirs):
         import comfy.model_management as management
 
         whole = render(refine(seed=5)[0])[0]
@@ -247,7 +203,7 @@ class TestProgress:
         other = refine(seed=6)[2]
         assert "continued" not in other
 
-    def test_fit_that_is_cancelled_in_its_last_step_is_finished(self, refine: Any, cancel_at: Any) -> None:
+    def test_fit_that_is_cancelled_in_its_last_step_is_finished(self, refine, cancel_at):
         import comfy.model_management as management
 
         cancel_at(lambda value: value == 3)
@@ -258,8 +214,8 @@ class TestProgress:
         assert "continued after step 4" in report and scene.n_frames == T and fit.shape[-1] == 3
 
     def test_cancelled_second_stage_continues_to_the_same_scene(
-        self, refine: Any, render: Any, loaded: Any, cancel_at: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+        self, refine, render, loaded, cancel_at, monkeypatch
+    ):
         import comfy.model_management as management
 
         sockets = dict(zip(("model", "clip_vision", "vae"), loaded, strict=True))
@@ -285,9 +241,7 @@ class TestProgress:
         assert "continued after step" in report
         assert torch.equal(render(scene)[0], whole)
 
-    def test_a_full_disk_ends_no_fit(
-        self, refine: Any, core: Core, cancel_at: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
-    ) -> None:
+    def test_a_full_disk_ends_no_fit(self, refine, core, cancel_at, monkeypatch, caplog):
         import comfy.model_management as management
 
         def full(*_args: Any) -> None:
@@ -301,9 +255,7 @@ class TestProgress:
         cancel_at(lambda value: False)
         assert "continued" not in refine(seed=8)[2]
 
-    def test_rendering_tells_every_picture_and_can_be_cancelled(
-        self, refine: Any, render: Any, bar: list, cancel_at: Any
-    ) -> None:
+    def test_rendering_tells_every_picture_and_can_be_cancelled(self, refine, render, bar, cancel_at):
         import comfy.model_management as management
 
         scene = refine(steps=4)[0]
@@ -317,9 +269,7 @@ class TestProgress:
 
 
 class TestFiles:
-    def test_a_saved_scene_is_the_same_when_loaded(
-        self, pack: dict[str, Any], refine: Any, render: Any, host_dirs: Any
-    ) -> None:
+    def test_a_saved_scene_is_the_same_when_loaded(self, pack, refine, render, host_dirs):
         scene = refine(steps=8)[0]
         save, load = pack["SV4D2SaveScene"].PREPARE_CLASS_CLONE({}), pack["SV4D2LoadScene"]
         with torch.inference_mode():
@@ -335,9 +285,7 @@ class TestFiles:
         assert load.fingerprint_inputs(first[0]) > before > 0 == load.fingerprint_inputs("nothing")
         assert load.fingerprint_inputs(None) == 0
 
-    def test_what_cannot_be_saved_leaves_nothing(
-        self, pack: dict[str, Any], refine: Any, host_dirs: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_cannot_be_saved_leaves_nothing(self, pack, refine, host_dirs, monkeypatch):
         scene = refine(steps=4)[0]
 
         def full(_path: Path) -> None:
@@ -348,7 +296,7 @@ class TestFiles:
             pack["SV4D2SaveScene"].execute(scene, "scene")
         assert not list(host_dirs.output.iterdir())
 
-    def test_other_files_are_explained(self, pack: dict[str, Any], refine: Any, host_dirs: Any) -> None:
+    def test_other_files_are_explained(self, pack, refine, host_dirs):
         from safetensors import safe_open
         from safetensors.torch import save_file
 
@@ -376,7 +324,7 @@ class TestFiles:
 
 
 class TestWrongInput:
-    def test_views_that_cannot_be_fitted_are_explained(self, refine: Any, views: Any, core: Core) -> None:
+    def test_views_that_cannot_be_fitted_are_explained(self, refine, views, core):
         blank = replace(views, images=torch.ones_like(views.images), masks=None)
         empty = replace(views, masks=torch.zeros_like(views.masks))
         broken = replace(views, images=views.images * math.nan)
@@ -399,18 +347,7 @@ class TestWrongInput:
             with pytest.raises(ValueError, match=message):
                 refine(given, **changes)
 
-    def test_models_that_do_not_fit_are_explained(
-        self, refine: Any, loaded: Any, core: Core, views: Any
-    ) -> None:
-        model, clip_vision, vae = loaded
-        with pytest.raises(ValueError, match="socket 'clip_vision'; got none"):
-            refine(model=model, vae=vae)
-        with pytest.raises(ValueError, match="Stable Video 4D 2.0 model"):
-            refine(model=object(), clip_vision=clip_vision, vae=vae)
-
-    def test_memory_that_is_missing_is_told(
-        self, refine: Any, render: Any, nodes_of: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_memory_that_is_missing_is_told(self, refine, render, nodes_of, monkeypatch):
         import comfy.model_management as management
 
         scene = refine(steps=4)[0]

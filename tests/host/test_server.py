@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import urllib.error
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ FILE_LISTS = {
     ("SV4D2UNETLoader", "unet_name"),
 }
 
-Settings = Callable[[str], dict[str, dict[str, Any]]]
 Graph = dict[str, dict[str, Any]]
 
 
@@ -45,7 +43,7 @@ def only(graph: Graph, kind: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def live(server: Any) -> dict[str, Any]:
+def live(server):
     """Return the descriptions of our nodes and of the core nodes that the workflows use."""
     info = server.object_info()
     used = {node["type"] for file in WORKFLOWS for node in json.loads(file.read_text())["nodes"]}
@@ -63,7 +61,7 @@ def without_file_lists(name: str, description: dict[str, Any]) -> dict[str, Any]
     return description
 
 
-def test_stock_graph_runs(server: Any) -> None:
+def test_stock_graph_runs(server):
     graph = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "stock"}},
@@ -74,7 +72,7 @@ def test_stock_graph_runs(server: Any) -> None:
     assert (server.base / "output" / picture["filename"]).is_file()
 
 
-def test_every_node_explains_itself(live: dict[str, Any]) -> None:
+def test_every_node_explains_itself(live):
     ours = {name: node for name, node in live["nodes"].items() if name.startswith("SV4D2")}
     assert len(ours) >= 12
     for name, node in ours.items():
@@ -88,7 +86,7 @@ def test_every_node_explains_itself(live: dict[str, Any]) -> None:
             assert tooltip and len(tooltip) > 15, f"{name} -> {output}"
 
 
-def test_what_was_recorded_is_there(live: dict[str, Any], recorded_schemas: Any) -> None:
+def test_what_was_recorded_is_there(live, recorded_schemas):
     version, nodes = live["comfyui"], live["nodes"]
     if os.environ.get("SV4D2_RECORD") == "1":
         recorded_schemas.write(version, nodes)
@@ -104,9 +102,7 @@ def test_what_was_recorded_is_there(live: dict[str, Any], recorded_schemas: Any)
             assert nodes[name] == node, f"{name} changed; SV4D2_RECORD=1 writes {version}.json anew"
 
 
-def test_workflows_help_pages_and_translations_are_served(
-    server: Any, live: dict[str, Any], recorded_schemas: Any
-) -> None:
+def test_workflows_help_pages_and_translations_are_served(server, live, recorded_schemas):
     assert sorted(server.get("/workflow_templates")["sv4d2"]) == [file.stem for file in WORKFLOWS]
     for file in WORKFLOWS:
         assert server.read(f"/api/workflow_templates/sv4d2/{file.name}") == file.read_bytes()
@@ -121,7 +117,7 @@ def test_workflows_help_pages_and_translations_are_served(
             assert len(node["output"]) <= len(known["outputs"]), (language, name)
 
 
-def test_blueprints_are_served(server: Any, live: dict[str, Any], recorded_schemas: Any) -> None:
+def test_blueprints_are_served(server, live, recorded_schemas):
     try:
         listed = server.get("/global_subgraphs")
     except urllib.error.HTTPError:
@@ -134,9 +130,7 @@ def test_blueprints_are_served(server: Any, live: dict[str, Any], recorded_schem
 
 
 @pytest.mark.parametrize("file", PROMPTS, ids=[file.stem for file in PROMPTS])
-def test_committed_prompt_runs(
-    file: Path, server: Any, tiny_settings: Settings, live: dict[str, Any], recorded_schemas: Any
-) -> None:
+def test_committed_prompt_runs(file, server, tiny_settings, live, recorded_schemas):
     graph = tiny(file, tiny_settings(file.stem))
     info = server.object_info()
     missing = {node["class_type"] for node in graph.values()} - info.keys()
@@ -157,7 +151,7 @@ def test_committed_prompt_runs(
     assert n_files >= len([n for n in showing if "Save" in graph[n]["class_type"]]) > 0
 
 
-def test_progress_counts_the_steps_of_all_windows(server: Any, tiny_settings: Settings) -> None:
+def test_progress_counts_the_steps_of_all_windows(server, tiny_settings):
     graph = tiny(DATA / "prompts/04 long video.json", tiny_settings("04 long video"))
     sampler = only(graph, "SV4D2Sampler")
     graph[sampler]["inputs"] |= {"seed": 101, "steps": 3}

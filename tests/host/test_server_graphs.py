@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ class Edit:
 
 
 @pytest.fixture
-def edit(tiny_settings: Callable[[str], dict[str, dict[str, Any]]]) -> Edit:
+def edit(tiny_settings):
     """Return the first workflow's prompt, with small sizes."""
     graph = json.loads(PROMPT.read_text())
     for node in graph.values():
@@ -164,7 +163,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
-def test_wrong_graph_gets_a_message(change: Callable[[Edit], None], edit: Edit, server: Any) -> None:
+def test_wrong_graph_gets_a_message(change, edit, server):
     change(edit)
     outcome = server.prompt(edit.graph)
     assert outcome.status == "error", outcome.status
@@ -218,9 +217,7 @@ def five_hundred_frames(edit: Edit) -> None:
         (five_hundred_frames, 500, 1),
     ],
 )
-def test_unusual_graph_runs(
-    change: Callable[[Edit], None], n_frames: int, n_views: int, edit: Edit, server: Any
-) -> None:
+def test_unusual_graph_runs(change, n_frames, n_views, edit, server):
     change(edit)
     outcome = server.prompt(edit.graph, timeout=120)
     assert outcome.status == "success", outcome.message
@@ -230,7 +227,7 @@ def test_unusual_graph_runs(
     assert {len(list(view.iterdir())) for view in frames.iterdir()} == {n_frames}
 
 
-def test_cancelled_run_stops_at_once_and_goes_on_where_it_was(edit: Edit, server: Any) -> None:
+def test_cancelled_run_stops_at_once_and_goes_on_where_it_was(edit, server):
     sampler, steps = edit.number("SV4D2Sampler"), 40
     # 12 frames in windows of 3 that overlap: 6 windows.
     edit.set("SV4D2PrepareClip", frames=12)

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from sv4d2_recorded_schemas import defaults
 
 Graph = dict[str, dict[str, Any]]
 
-REFINE = dict(
-    backend="dynerf",
-    steps=12,
-    stages="auto",
-    size=0,
-    trust=True,
-    elevation="given",
-    elevation_deg=0.0,
-    strength=0.5,
-    sampling_steps=2,
-    seed=0,
-    memory_gb=0.0,
-    field="planes",
-)
+REFINE = defaults("SV4D2Refine4D", steps=12, elevation="given", strength=0.5, sampling_steps=2)
 
 
 def graph_of(**changes: Any) -> Graph:
@@ -58,7 +45,7 @@ def report_of(outcome: Any) -> str:
     return "\n".join(outcome.outputs["2"]["text"])
 
 
-def test_views_become_pictures_and_the_fit_is_watched(server: Any) -> None:
+def test_views_become_pictures_and_the_fit_is_watched(server):
     outcome = server.prompt(graph_of())
     assert "3 frames of 5 views at 32 px with dynerf: 12 steps" in report_of(outcome)
     # The last of them brings the picture of the finished fit.
@@ -71,7 +58,7 @@ def test_views_become_pictures_and_the_fit_is_watched(server: Any) -> None:
     assert saved[0] == "scene_00001.safetensors"
 
 
-def test_a_model_makes_the_views_anew_and_its_steps_are_shown(server: Any) -> None:
+def test_a_model_makes_the_views_anew_and_its_steps_are_shown(server):
     outcome = server.prompt(with_model(graph_of(seed=1, steps=8)))
     assert "made the views anew 2 times with sv4d2" in report_of(outcome)
     values = [value for value, _ in outcome.progress("2")]
@@ -80,7 +67,7 @@ def test_a_model_makes_the_views_anew_and_its_steps_are_shown(server: Any) -> No
     assert len(values) > 8 + 2 * 2
 
 
-def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server: Any) -> None:
+def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server):
     graph = graph_of(seed=777, steps=2000)
     cancelled = server.prompt(
         graph, interrupt_when=lambda event: event.kind == "progress" and event.data["value"] >= 12
@@ -96,16 +83,7 @@ def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server: Any) -> No
     assert again.progress("2")[0][0] == stopped + 2
 
 
-EXPORT = dict(
-    format="glb",
-    filename_prefix="4d/export",
-    frames=0,
-    faces=400,
-    resolution=24,
-    texture=0,
-    size=32,
-    fps=0.0,
-)
+EXPORT = defaults("SV4D2Export4D", filename_prefix="4d/export", faces=400, resolution=24, size=32)
 VIEWER = dict(viewport_state={}, width=64, height=64)
 
 
@@ -143,7 +121,7 @@ def job_of(server: Any, outcome: Any) -> dict[str, Any]:
     raise TimeoutError(f"The run is still listed as {job['status']}")
 
 
-def test_the_moving_mesh_reaches_the_hosts_viewer_and_saver(server: Any) -> None:
+def test_the_moving_mesh_reaches_the_hosts_viewer_and_saver(server):
     need(server, "Preview3DAdvanced", "Save3DAdvanced")
     file = {**VIEWER, "model_3d": ["3", 2]}
     saver = {**file, "filename_prefix": "4d/saved"}
@@ -160,7 +138,7 @@ def test_the_moving_mesh_reaches_the_hosts_viewer_and_saver(server: Any) -> None
     assert listed | made == listed and listed["mediaType"] == "3d"
 
 
-def test_splats_reach_the_hosts_viewer_saver_and_parser(server: Any) -> None:
+def test_splats_reach_the_hosts_viewer_saver_and_parser(server):
     need(server, "PreviewGaussianSplat", "SaveGaussianSplat", "File3DToSplat", "GetSplatCount")
     file = {**VIEWER, "model_3d": ["3", 3]}
     graph = exported(
@@ -183,7 +161,7 @@ def test_splats_reach_the_hosts_viewer_saver_and_parser(server: Any) -> None:
     assert count.split()[-1].decode() == outcome.outputs["8"]["text"][0]
 
 
-def test_a_file_that_is_not_there_is_explained(server: Any) -> None:
+def test_a_file_that_is_not_there_is_explained(server):
     need(server, "PreviewGaussianSplat")
     graph = exported("glb", PreviewGaussianSplat={**VIEWER, "model_3d": ["3", 3]})
     outcome = server.prompt(graph)
@@ -191,7 +169,7 @@ def test_a_file_that_is_not_there_is_explained(server: Any) -> None:
     assert "splat-ply, splat only; got glb. Set format" in outcome.message
 
 
-def test_the_host_renders_our_splats_as_we_do(server: Any) -> None:
+def test_the_host_renders_our_splats_as_we_do(server):
     need(server, "RenderSplat", "SV4D2SceneToSplat", "SV4D2CamerasToCameraInfo")
     size, n_frames, view = 256, 2, 1
     graph = graph_of(backend="gaussians", steps=60)
@@ -236,9 +214,8 @@ def test_the_host_renders_our_splats_as_we_do(server: Any) -> None:
 def blank_views(graph: Graph) -> None:
     image = {"width": 32, "height": 32, "batch_size": 3, "color": 0xFFFFFF}
     graph["8"] = {"class_type": "EmptyImage", "inputs": image}
-    orbit = {"preset": "ring", "n_views": 1, "elevations_deg": "", "azimuths_deg": ""}
-    orbit |= {"sweep_azimuth_deg": 360.0, "sweep_elevation_deg": 0.0, "input_elevation_deg": 0.0}
-    graph["9"] = {"class_type": "SV4D2CameraOrbit", "inputs": {**orbit, "radius": 2.0, "fov_deg": 33.8}}
+    orbit = defaults("SV4D2CameraOrbit", preset="ring", n_views=1)
+    graph["9"] = {"class_type": "SV4D2CameraOrbit", "inputs": orbit}
     pack = {
         "clip": ["8", 0],
         "novel_views": ["8", 0],
@@ -302,7 +279,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
-def test_wrong_graph_gets_a_message(change: Callable[[Graph], None], server: Any) -> None:
+def test_wrong_graph_gets_a_message(change, server):
     graph = graph_of(steps=4)
     change(graph)
     outcome = server.prompt(graph)

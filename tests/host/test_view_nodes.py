@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sv4d2_recorded_schemas import defaults
 
-Core = Callable[[str], ModuleType]
-
-CLIP_DEFAULTS = dict(
-    frames=21, start=0, every=1, fps=8.0, size=64, centering="global", object_ratio=0.9, ignore_specks=True
-)
-ORBIT_DEFAULTS = dict(
-    n_views=4,
-    elevations_deg="",
-    azimuths_deg="",
-    sweep_azimuth_deg=360.0,
-    sweep_elevation_deg=0.0,
-    input_elevation_deg=0.0,
-    radius=2.0,
-    fov_deg=33.8,
-)
+CLIP = defaults("SV4D2PrepareClip", size=64)
+ORBIT = defaults("SV4D2CameraOrbit")
 
 
 def run(node: Any, /, *, hidden: dict[str, Any] | None = None, **inputs: Any) -> Any:
@@ -58,7 +43,7 @@ def moving_square(n_frames: int = 12, height: int = 40, width: int = 60) -> tupl
 
 
 @pytest.fixture(scope="module")
-def grid(core: Core) -> Any:
+def grid(core):
     """Return 3 frames of a creature from 4 novel views, with latents, labelled as of untrained weights."""
     true = core("world.render").render_views(
         core("world.body").make_creature(5), core("cameras").Cameras.default(4), 3, 64
@@ -67,57 +52,11 @@ def grid(core: Core) -> Any:
     return replace(true, fps=7.5, latents=latents, variant="sv4d2", trained=False, seed=23, steps=4)
 
 
-class TestSchemas:
-    OURS = {
-        "SV4D2PrepareClip": (["clip", *CLIP_DEFAULTS, "mask"], "IMAGE MASK STRING STRING FLOAT"),
-        "SV4D2CameraOrbit": (["preset", *ORBIT_DEFAULTS], "SV4D2_CAMERAS"),
-        "SV4D2CamerasToCameraInfo": (["cameras", "view"], "LOAD3D_CAMERA LOAD3D_CAMERA LOAD3D_CAMERA"),
-        "SV4D2CameraInfoToCameras": (
-            ["camera_info", "input_view", "input_elevation_deg", "fov_deg", "model_3d_info"],
-            "SV4D2_CAMERAS",
-        ),
-        "SV4D2RendersToViews": (["images", "cameras", "order", "fps", "masks"], "SV4D2_VIEWS"),
-        "SV4D2ViewsToImages": (["views", "mode", "view", "frame", "include_input"], "IMAGE MASK FLOAT"),
-        "SV4D2ImagesToViews": (
-            ["clip", "novel_views", "cameras", "order", "fps", "clip_mask", "model"],
-            "SV4D2_VIEWS",
-        ),
-        "SV4D2ViewsGridVideo": (["views", "columns", "labels", "cell_size"], "IMAGE VIDEO"),
-        "SV4D2LoadViews": (["folder"], "SV4D2_VIEWS STRING SV4D2_CAMERAS"),
-        "SV4D2SaveViews": (["views", "filename_prefix", "save_latents", "crop"], "STRING"),
-    }
-
-    @pytest.mark.parametrize("node_id", OURS)
-    def test_inputs_keep_their_order_and_everything_is_explained(self, pack: dict, node_id: str) -> None:
-        info = pack[node_id].GET_NODE_INFO_V1()
-        names, outputs = self.OURS[node_id]
-        inputs = {**info["input"]["required"], **info["input"].get("optional", {})}
-        assert list(inputs) == names
-        assert " ".join(map(str, info["output"])) == outputs
-        for name, (_, options) in inputs.items():
-            assert len(options.get("tooltip", "")) > 20, f"{node_id}.{name} has no tooltip"
-        assert all(len(tooltip or "") > 20 for tooltip in info["output_tooltips"])
-        assert len(info["description"]) > 80 and info["display_name"].startswith("SV4D2 ")
-        assert info["category"].startswith("SV4D2/")
-        json.dumps(info)
-
-    def test_only_saving_is_an_output(self, pack: dict) -> None:
-        assert [name for name in self.OURS if pack[name].GET_NODE_INFO_V1()["output_node"]] == [
-            "SV4D2SaveViews"
-        ]
-
-    def test_defaults_are_those_the_tests_run_with(self, pack: dict) -> None:
-        for node_id, known in (("SV4D2PrepareClip", CLIP_DEFAULTS), ("SV4D2CameraOrbit", ORBIT_DEFAULTS)):
-            required = pack[node_id].GET_NODE_INFO_V1()["input"]["required"]
-            declared = {name: spec[1]["default"] for name, spec in required.items() if name in known}
-            assert declared == {**known, "size": 576} if "size" in known else declared == known
-
-
 class TestPrepareClip:
     def prepare(self, pack: dict, clip: Any, **changes: Any) -> Any:
-        return run(pack["SV4D2PrepareClip"], clip=clip, **{**CLIP_DEFAULTS, **changes})
+        return run(pack["SV4D2PrepareClip"], clip=clip, **{**CLIP, **changes})
 
-    def test_images_with_a_mask(self, pack: dict, host_dirs: Any) -> None:
+    def test_images_with_a_mask(self, pack, host_dirs):
         images, masks = moving_square()
         output = self.prepare(pack, images, mask=masks, fps=12.5)
         clip, mask, crop, report, fps = output.args
@@ -134,7 +73,7 @@ class TestPrepareClip:
         with Image.open(host_dirs.temp / picture["subfolder"] / picture["filename"]) as strip:
             assert strip.width == 4 * 192 + 1 and 2 * 192 < strip.height < 2 * 250
 
-    def test_frames_are_picked_as_on_the_command_line(self, pack: dict, core: Core, host_dirs: Any) -> None:
+    def test_frames_are_picked_as_on_the_command_line(self, pack, core, host_dirs):
         images, masks = moving_square()
         source = host_dirs.input / "frames"
         core("video.pictures").write_frames(source, images)
@@ -148,9 +87,7 @@ class TestPrepareClip:
         assert json.loads(crop) == {**expected.crop.to_json(), "source_frames": [1, 4, 7, 10]}
         assert fps == 8, "the rate of images is taken as it is"
 
-    def test_masks_may_be_of_the_source_of_the_picked_frames_or_one_for_all(
-        self, pack: dict, host_dirs: Any
-    ) -> None:
+    def test_masks_may_be_of_the_source_of_the_picked_frames_or_one_for_all(self, pack, host_dirs):
         images, masks = moving_square()
         choice = dict(start=2, every=2, frames=3)
         of_source = self.prepare(pack, images, mask=masks, **choice).args[1]
@@ -160,7 +97,7 @@ class TestPrepareClip:
         flat = self.prepare(pack, images, mask=masks[0], **choice).args[1]
         assert (one == one[0]).all() and (one == flat).all() and one.mean() > 0.1
 
-    def test_a_video_brings_its_rate(self, pack: dict, host_dirs: Any) -> None:
+    def test_a_video_brings_its_rate(self, pack, host_dirs):
         from comfy_api.latest import InputImpl, Types
 
         images, masks = moving_square()
@@ -171,7 +108,7 @@ class TestPrepareClip:
             assert json.loads(crop)["source_frames"] == [0, 3, 6, 9] and len(clip) == 4
             assert "only 4 frames" in report
 
-    def test_a_video_file_is_read_by_the_host(self, pack: dict, core: Core, host_dirs: Any) -> None:
+    def test_a_video_file_is_read_by_the_host(self, pack, core, host_dirs):
         from comfy_api.latest import InputImpl
 
         images = moving_square()[0]
@@ -183,7 +120,7 @@ class TestPrepareClip:
         assert output.args[0].shape == (5, 64, 64, 3) and output.args[4] == 12
         assert "near-white background" in output.args[3]
 
-    def test_alpha_is_taken_from_images(self, pack: dict, host_dirs: Any) -> None:
+    def test_alpha_is_taken_from_images(self, pack, host_dirs):
         images, masks = moving_square()
         with_alpha = torch.cat([images, masks[..., None]], dim=-1)
         clip, mask, _, report, _ = self.prepare(pack, with_alpha).args
@@ -192,8 +129,8 @@ class TestPrepareClip:
         torch.testing.assert_close(mask, masked[1], rtol=0, atol=0)
         assert "object from alpha" in report
 
-    @pytest.mark.parametrize("centering", ["global", "smooth", "per_frame"])
-    def test_centering_and_ratio(self, pack: dict, host_dirs: Any, centering: str) -> None:
+    @pytest.mark.parametrize("centering", ["global", "per_frame"])
+    def test_centering_and_ratio(self, pack, host_dirs, centering):
         images, masks = moving_square()
         wide = self.prepare(pack, images, mask=masks, centering=centering, object_ratio=0.9).args
         small = self.prepare(pack, images, mask=masks, centering=centering, object_ratio=0.5).args
@@ -217,11 +154,11 @@ class TestPrepareClip:
             (dict(mask=torch.full((12, 40, 60), float("nan"))), "finite numbers in masks"),
         ],
     )
-    def test_bad_inputs(self, pack: dict, host_dirs: Any, changes: dict, message: str) -> None:
+    def test_bad_inputs(self, pack, host_dirs, changes, message):
         with pytest.raises(ValueError, match=message):
             self.prepare(pack, moving_square()[0], **changes)
 
-    def test_an_empty_video_is_refused(self, pack: dict, host_dirs: Any) -> None:
+    def test_an_empty_video_is_refused(self, pack, host_dirs):
         from comfy_api.latest import InputImpl, Types
 
         components = Types.VideoComponents(images=torch.zeros(0, 40, 60, 3), frame_rate=Fraction(8))
@@ -231,9 +168,9 @@ class TestPrepareClip:
 
 class TestCameraOrbit:
     def orbit(self, pack: dict, preset: str, **changes: Any) -> Any:
-        return run(pack["SV4D2CameraOrbit"], preset=preset, **{**ORBIT_DEFAULTS, **changes})
+        return run(pack["SV4D2CameraOrbit"], **{**ORBIT, "preset": preset, **changes})
 
-    def test_presets(self, pack: dict, core: Core, host_dirs: Any) -> None:
+    def test_presets(self, pack, core, host_dirs):
         Cameras = core("cameras").Cameras
         assert self.orbit(pack, "4 views (sv4d2)").args[0] == Cameras.official("sv4d2")
         assert self.orbit(pack, "8 views (sv4d2_8views)").args[0] == Cameras.official("sv4d2_8views")
@@ -243,21 +180,16 @@ class TestCameraOrbit:
         sweep = self.orbit(pack, "sweep", n_views=6, sweep_azimuth_deg=-90.0, sweep_elevation_deg=10.0)
         assert sweep.args[0] == Cameras.sweep(6, -90, 10)
 
-    def test_lists(self, pack: dict, core: Core, host_dirs: Any) -> None:
+    def test_lists(self, pack, core, host_dirs):
         Cameras = core("cameras").Cameras
-        lifted = Cameras((0, 1, 2, 3, 4), (0, 60, 120, 180, 240))
-        for text in ("1 2 3 4", "0, 1, 2, 3, 4", "[1,2,3,4]"):
-            assert self.orbit(pack, "4 views (sv4d2)", elevations_deg=text).args[0] == lifted
-        custom = Cameras((0, 0, 0, 0), (0, 10, 20.5, -30))
-        for text in ("10, 20.5, -30", "0 10 20.5 -30"):
-            assert self.orbit(pack, "custom", azimuths_deg=text).args[0] == custom
-        for elevations in ("5, -5", "0 5 -5"):
-            cameras = self.orbit(pack, "custom", azimuths_deg="90 270", elevations_deg=elevations).args[0]
-            assert cameras == Cameras((0, 5, -5), (0, 90, 270))
-        above = self.orbit(pack, "custom", azimuths_deg="0, 0", elevations_deg="30").args[0]
-        assert above == Cameras((0, 30), (0, 0))
+        lifted = self.orbit(pack, "4 views (sv4d2)", elevations_deg="[1,2,3,4]").args[0]
+        assert lifted == Cameras((0, 1, 2, 3, 4), (0, 60, 120, 180, 240))
+        custom = self.orbit(pack, "custom", azimuths_deg="10, 20.5, -30").args[0]
+        assert custom == Cameras((0, 0, 0, 0), (0, 10, 20.5, -30))
+        cameras = self.orbit(pack, "custom", azimuths_deg="90 270", elevations_deg="5, -5").args[0]
+        assert cameras == Cameras((0, 5, -5), (0, 90, 270))
 
-    def test_geometry_fields_and_picture(self, pack: dict, host_dirs: Any) -> None:
+    def test_geometry_fields_and_picture(self, pack, host_dirs):
         output = self.orbit(pack, "ring", input_elevation_deg=12.0, radius=3.0, fov_deg=50.0)
         cameras = output.args[0]
         assert (cameras.input_elevation_deg, cameras.radius, cameras.fov_deg) == (12, 3, 50)
@@ -268,35 +200,21 @@ class TestCameraOrbit:
     @pytest.mark.parametrize(
         ("preset", "changes", "message"),
         [
-            ("4 views (sv4d2)", dict(elevations_deg="10"), "one value for all views.*preset ring"),
-            ("4 views (sv4d2)", dict(elevations_deg="1 2 3"), "Expected 4 elevations.*got 3"),
             ("8 views (sv4d2_8views)", dict(azimuths_deg="1 2"), "sets them itself; got '1 2'"),
-            ("ring", dict(azimuths_deg="90"), "preset 'ring' sets them itself"),
-            ("ring", dict(elevations_deg="1 2"), "one elevation for the ring, or none; got 2"),
             ("rings", dict(), "one elevation for each ring; got none"),
-            ("sweep", dict(elevations_deg="3"), "height from sweep_elevation_deg; got '3'"),
             ("custom", dict(), "azimuth for each novel view.*got none"),
-            ("custom", dict(azimuths_deg="0"), "got only that of the input view, 0"),
-            ("custom", dict(azimuths_deg="60 120"), None),
             ("custom", dict(azimuths_deg="60 x"), r"numbers separated by commas or blanks; got 'x'"),
-            ("custom", dict(azimuths_deg="60 nan"), "got 'nan'"),
-            ("custom", dict(azimuths_deg="1 2 3", elevations_deg="1 2"), "Expected 3 elevations.*got 2"),
             ("ring", dict(elevations_deg="80", input_elevation_deg=20.0), "between -90 and 90 degrees"),
             ("spiral", dict(), "preset of .*'sweep'.*got 'spiral'"),
         ],
     )
-    def test_bad_inputs(
-        self, pack: dict, host_dirs: Any, preset: str, changes: dict, message: str | None
-    ) -> None:
-        if message is None:
-            assert self.orbit(pack, preset, **changes).args[0].n_views == 2
-            return
+    def test_bad_inputs(self, pack, host_dirs, preset, changes, message):
         with pytest.raises(ValueError, match=message):
             self.orbit(pack, preset, **changes)
 
 
 class TestCameraInfo:
-    def test_camera_of_a_view(self, pack: dict, core: Core) -> None:
+    def test_camera_of_a_view(self, pack, core):
         cameras = core("cameras").Cameras((0, 30, 0), (0, 90, 180), radius=3.0, fov_deg=40.0)
         info = run(pack["SV4D2CamerasToCameraInfo"], cameras=cameras, view=1).args[0]
         assert info["position"] == pytest.approx({"x": 3 * math.cos(math.pi / 6), "y": 1.5, "z": 0.0})
@@ -310,15 +228,11 @@ class TestCameraInfo:
         expected = torch.tensor([-math.cos(math.pi / 6), -0.5, 0.0], dtype=torch.float64)
         torch.testing.assert_close(turned, expected)
         json.dumps(info)
+        front = run(pack["SV4D2CamerasToCameraInfo"], cameras=cameras, view=0).args[0]
+        assert front["position"] == {"x": 0, "y": 0, "z": 3}
+        assert front["quaternion"] == pytest.approx({"x": 0, "y": 0, "z": 0, "w": 1})
 
-    def test_the_input_camera_stands_unturned(self, pack: dict, core: Core) -> None:
-        info = run(pack["SV4D2CamerasToCameraInfo"], cameras=core("cameras").Cameras.default(4), view=0).args[
-            0
-        ]
-        assert info["position"] == {"x": 0, "y": 0, "z": 2}
-        assert info["quaternion"] == pytest.approx({"x": 0, "y": 0, "z": 0, "w": 1})
-
-    def test_a_view_that_is_not_there(self, pack: dict, core: Core) -> None:
+    def test_a_view_that_is_not_there(self, pack, core):
         with pytest.raises(ValueError, match=r"from 0 \(the input\) to 4; got 5"):
             run(pack["SV4D2CamerasToCameraInfo"], cameras=core("cameras").Cameras.default(4), view=5)
 
@@ -328,31 +242,31 @@ class TestViewsToImages:
         inputs = {"view": 1, "frame": 0, "include_input": True, **changes}
         return run(pack["SV4D2ViewsToImages"], views=grid, mode=mode, **inputs).args
 
-    def test_one_view(self, pack: dict, grid: Any) -> None:
+    def test_one_view(self, pack, grid):
         for view in (0, 1, 4):
             images, mask, fps = self.images(pack, grid, "one view", view=view)
             assert torch.equal(images, grid.images[:, view]) and torch.equal(mask, grid.masks[:, view])
             assert fps == 7.5
 
-    def test_one_frame(self, pack: dict, grid: Any) -> None:
+    def test_one_frame(self, pack, grid):
         images, mask, _ = self.images(pack, grid, "one frame", frame=2)
         assert torch.equal(images, grid.images[2]) and torch.equal(mask, grid.masks[2])
         images, mask, _ = self.images(pack, grid, "one frame", frame=2, include_input=False)
         assert torch.equal(images, grid.images[2, 1:]) and torch.equal(mask, grid.masks[2, 1:])
 
-    def test_all_views_come_view_by_view(self, pack: dict, grid: Any) -> None:
+    def test_all_views_come_view_by_view(self, pack, grid):
         images, mask, _ = self.images(pack, grid, "all views")
         assert images.shape == (15, 64, 64, 3) and mask.shape == (15, 64, 64)
         assert torch.equal(images[3 * 2 + 1], grid.images[1, 2])
         images, mask, _ = self.images(pack, grid, "all views", include_input=False)
         assert torch.equal(images[:3], grid.images[:, 1]) and torch.equal(mask[3:6], grid.masks[:, 2])
 
-    def test_masks_are_made_where_there_are_none(self, pack: dict, grid: Any) -> None:
+    def test_masks_are_made_where_there_are_none(self, pack, grid):
         images, mask, _ = self.images(pack, replace(grid, masks=None), "one view")
         assert mask.shape == (3, 64, 64) and 0.02 < mask.mean() < 0.6
         assert (images[mask == 0] > 0.9).all()
 
-    def test_what_is_not_there(self, pack: dict, grid: Any) -> None:
+    def test_what_is_not_there(self, pack, grid):
         with pytest.raises(ValueError, match=r"from 0 \(the input\) to 4; got 5"):
             self.images(pack, grid, "one view", view=5)
         with pytest.raises(ValueError, match="a frame from 0 to 2; got 3"):
@@ -366,7 +280,7 @@ class TestImagesToViews:
         inputs |= dict(order="frame by frame", fps=7.5)
         return run(pack["SV4D2ImagesToViews"], **{**inputs, **changes}).args[0]
 
-    def test_both_orders_give_the_grid(self, pack: dict, grid: Any) -> None:
+    def test_both_orders_give_the_grid(self, pack, grid):
         by_view = grid.images[:, 1:].transpose(0, 1).flatten(0, 1)
         for changes in ({}, dict(novel_views=by_view, order="view by view")):
             views = self.views(pack, grid, **changes)
@@ -374,55 +288,36 @@ class TestImagesToViews:
             assert views.cameras == grid.cameras and views.latents is None
             not_white = grid.images[:, 1:].mean(dim=-1) * 255 <= 250
             assert torch.equal(views.masks[:, 1:], not_white.float())
+        own = self.views(pack, grid, clip_mask=grid.masks[:, 0]).masks
+        assert torch.equal(own[:, 0], grid.masks[:, 0])
 
-    def test_images_of_views_are_views_again(self, pack: dict, grid: Any) -> None:
+    def test_images_of_views_are_views_again(self, pack, grid):
         flat = run(
             pack["SV4D2ViewsToImages"], views=grid, mode="all views", view=0, frame=0, include_input=False
         )
         views = self.views(pack, grid, novel_views=flat.args[0], order="view by view")
         assert torch.equal(views.images, grid.images)
 
-    def test_masks_of_the_clip(self, pack: dict, grid: Any) -> None:
-        own = self.views(pack, grid, clip_mask=grid.masks[:, 0]).masks
-        assert torch.equal(own[:, 0], grid.masks[:, 0])
-        single = self.views(pack, grid, clip_mask=grid.masks[:1, 0]).masks
-        assert torch.equal(single[2, 0], grid.masks[0, 0])
-
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            (
-                lambda g: dict(novel_views=g.images[:, 1:].flatten(0, 1)[:11]),
-                r"3 frames x 4 views = 12.*got 11",
-            ),
             (lambda g: dict(novel_views=g.images.flatten(0, 1)), "got 15. They seem to hold the input view"),
-            (
-                lambda g: dict(clip=g.images[:2, 0]),
-                r"2 frames x 4 views = 8.*got 12.*are 3 for each of 4 views",
-            ),
-            (
-                lambda g: dict(cameras=g.cameras.select([0, 1, 2, 3, 0])),
-                "x 5 views = 15.*are 4 for each of 3 frames",
-            ),
-            (lambda g: dict(clip=g.images[:, 0, :32, :32]), "one size; got 32 x 32 and 64 x 64"),
             (lambda g: dict(clip=g.images[:, 0, :32]), "square clip.*got 64 x 32.*Prepare Clip"),
             (
                 lambda g: dict(clip=torch.cat([g.images[:, 0], g.masks[:, 0, ..., None]], -1)),
                 r"clip without transparency.*RGBA.*white first; SV4D2 Prepare Clip",
             ),
-            (lambda g: dict(novel_views=g.images[:0, 1]), "at least one image"),
-            (lambda g: dict(novel_views=g.images[:, 1:].flatten(0, 1) / 0), "finite numbers in novel views"),
             (lambda g: dict(clip_mask=g.masks[:2, 0]), r"3 masks of the clip.*got \[2, 64, 64\]"),
             (lambda g: dict(clip_mask=g.masks[:, 0, :32]), r"of 64 x 64.*got \[3, 32, 64\]"),
         ],
     )
-    def test_bad_inputs(self, pack: dict, grid: Any, changes: Callable, message: str) -> None:
+    def test_bad_inputs(self, pack, grid, changes, message):
         with pytest.raises(ValueError, match=message):
             self.views(pack, grid, **changes(grid))
 
 
 class TestViewsGridVideo:
-    def test_mosaic_and_video(self, pack: dict, grid: Any, tmp_path: Path) -> None:
+    def test_mosaic_and_video(self, pack, grid, tmp_path):
         images, video = run(
             pack["SV4D2ViewsGridVideo"], views=grid, columns=0, labels=True, cell_size=72
         ).args
@@ -433,7 +328,7 @@ class TestViewsGridVideo:
         video.save_to(str(tmp_path / "a.mp4"))
         assert (tmp_path / "a.mp4").stat().st_size > 1000
 
-    def test_bare(self, pack: dict, grid: Any) -> None:
+    def test_bare(self, pack, grid):
         images, _ = run(
             pack["SV4D2ViewsGridVideo"],
             views=replace(grid, trained=True),
@@ -453,7 +348,7 @@ class TestFolders:
     def load(self, pack: dict, folder: str) -> Any:
         return run(pack["SV4D2LoadViews"], folder=folder).args
 
-    def test_round_trip(self, pack: dict, grid: Any, host_dirs: Any) -> None:
+    def test_round_trip(self, pack, grid, host_dirs):
         crop = json.dumps({"side": 40, "centers": [[1.5, 2.0]]})
         hidden = {"PROMPT": {"1": {"class_type": "A", "is_changed": [float("nan")]}}}
         hidden["EXTRA_PNGINFO"] = {"workflow": {"nodes": []}}
@@ -476,9 +371,7 @@ class TestFolders:
         for field in ("cameras", "fps", "variant", "trained", "seed", "steps"):
             assert getattr(views, field) == getattr(grid, field)
 
-    def test_no_metadata_where_the_user_wants_none(
-        self, pack: dict, grid: Any, host_dirs: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_no_metadata_where_the_user_wants_none(self, pack, grid, host_dirs, monkeypatch):
         from comfy.cli_args import args
 
         monkeypatch.setattr(args, "disable_metadata", True)
@@ -486,7 +379,7 @@ class TestFolders:
         settings = json.loads((host_dirs.output / name / "run.json").read_text())["settings"]
         assert list(settings) == ["host"]
 
-    def test_numbers_go_on_and_nothing_is_overwritten(self, pack: dict, grid: Any, host_dirs: Any) -> None:
+    def test_numbers_go_on_and_nothing_is_overwritten(self, pack, grid, host_dirs):
         taken = host_dirs.output / "sv4d2/views_00007"
         taken.mkdir(parents=True)
         assert self.save(pack, grid).args == ("sv4d2/views_00008",)
@@ -495,51 +388,34 @@ class TestFolders:
         assert self.save(pack, grid, filename_prefix="a%width%x%height%").args == ("a64x64_00001",)
         assert not any(taken.iterdir())
 
-    def test_another_process_that_takes_the_number_first(
-        self, pack: dict, grid: Any, host_dirs: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        mkdir, raced = Path.mkdir, []
-
-        def racing(self: Path, *args: Any, **kwargs: Any) -> None:
-            if self.name == "views_00001" and not raced:
-                raced.append(self)
-                mkdir(self)
-            mkdir(self, *args, **kwargs)
-
-        monkeypatch.setattr(Path, "mkdir", racing)
-        assert self.save(pack, grid).args == ("sv4d2/views_00002",)
-        assert raced and not any(raced[0].iterdir())
-
-    def test_a_failure_leaves_no_folder(self, pack: dict, grid: Any, host_dirs: Any) -> None:
+    def test_a_failure_leaves_no_folder(self, pack, grid, host_dirs):
         with pytest.raises(ValueError, match="Leave save_latents off"):
             self.save(pack, replace(grid, latents=None), save_latents=True)
         assert list((host_dirs.output / "sv4d2").iterdir()) == []
         assert self.save(pack, grid).args == ("sv4d2/views_00001",)
 
     @pytest.mark.parametrize("prefix", ["../elsewhere", "a/../../b", "/tmp/c"])
-    def test_saving_stays_in_the_output_folder(
-        self, pack: dict, grid: Any, host_dirs: Any, prefix: str
-    ) -> None:
+    def test_saving_stays_in_the_output_folder(self, pack, grid, host_dirs, prefix):
         with pytest.raises(Exception, match="outside the output folder"):
             self.save(pack, grid, filename_prefix=prefix)
         assert not any(host_dirs.output.iterdir())
 
     @pytest.mark.parametrize("prefix", ["", "..", "a/.."])
-    def test_a_folder_needs_a_name(self, pack: dict, grid: Any, host_dirs: Any, prefix: str) -> None:
+    def test_a_folder_needs_a_name(self, pack, grid, host_dirs, prefix):
         with pytest.raises(ValueError, match="Expected a name for the folder"):
             self.save(pack, grid, filename_prefix=prefix)
 
     @pytest.mark.parametrize("crop", ["{not json", "[1, 2]", "3"])
-    def test_a_crop_that_is_none(self, pack: dict, grid: Any, host_dirs: Any, crop: str) -> None:
+    def test_a_crop_that_is_none(self, pack, grid, host_dirs, crop):
         with pytest.raises(ValueError, match="crop output of SV4D2 Prepare Clip"):
             self.save(pack, grid, crop=crop)
         assert not any(host_dirs.output.iterdir())
 
-    def test_without_a_crop(self, pack: dict, grid: Any, host_dirs: Any) -> None:
+    def test_without_a_crop(self, pack, grid, host_dirs):
         (name,) = self.save(pack, grid, crop=" ").args
         assert self.load(pack, name)[1] == ""
 
-    def test_the_input_folder_comes_second(self, pack: dict, core: Core, grid: Any, host_dirs: Any) -> None:
+    def test_the_input_folder_comes_second(self, pack, core, grid, host_dirs):
         write = core("data.views_folder").write_views
         write(host_dirs.input / "mine", replace(grid, fps=3.0))
         assert self.load(pack, "mine")[0].fps == 3
@@ -548,72 +424,36 @@ class TestFolders:
         write(host_dirs.output / "mine", replace(grid, fps=4.0))
         assert self.load(pack, str(host_dirs.output / "mine"))[0].fps == 4
 
-    def test_loading_stays_in_both_folders(
-        self, pack: dict, core: Core, grid: Any, host_dirs: Any, tmp_path: Path
-    ) -> None:
+    def test_loading_stays_in_both_folders(self, pack, core, grid, host_dirs, tmp_path):
         core("data.views_folder").write_views(tmp_path / "secret", grid)
-        (host_dirs.output / "link").symlink_to(tmp_path / "secret")
-        for name in ("../secret", str(tmp_path / "secret"), "link", "a/../../secret", "/"):
+        for name in ("../secret", str(tmp_path / "secret")):
             with pytest.raises(ValueError, match="outside"):
                 self.load(pack, name)
-        with pytest.raises(ValueError, match="NUL"):
-            self.load(pack, "a\0b")
 
-    def test_what_is_there_is_listed(self, pack: dict, core: Core, grid: Any, host_dirs: Any) -> None:
+    def test_what_is_there_is_listed(self, pack, core, grid, host_dirs):
         with pytest.raises(FileNotFoundError, match="There are none yet"):
             self.load(pack, "sv4d2/views_00001")
-        small = replace(grid, images=grid.images[:1], masks=None, latents=None)
-        for _ in range(6):
-            self.save(pack, small)
-        core("data.views_folder").write_views(host_dirs.input / "given", small)
-        with pytest.raises(FileNotFoundError, match="exist: given, sv4d2/views_00006") as caught:
-            self.load(pack, "sv4d2/views_00009")
-        assert str(caught.value).count("views_0000") == 1 + 4
-        with pytest.raises(FileNotFoundError, match="sv4d2/views_00006"):
+        self.save(pack, grid)
+        core("data.views_folder").write_views(host_dirs.input / "given", grid)
+        with pytest.raises(FileNotFoundError, match="exist: given, sv4d2/views_00001"):
             self.load(pack, "")
 
-    @pytest.mark.parametrize(
-        ("damage", "error", "message"),
-        [
-            (lambda f: (f / "run.json").write_text("{"), ValueError, "is damaged"),
-            (lambda f: (f / "run.json").write_text("{}"), ValueError, "is damaged.*n_frames"),
-            (lambda f: (f / "cameras.json").write_text("[]"), ValueError, "is damaged"),
-            (lambda f: (f / "cameras.json").unlink(), FileNotFoundError, r"has no cameras\.json"),
-            (
-                lambda f: (f / "frames/view_02/00001.png").unlink(),
-                FileNotFoundError,
-                r"lacks 1 of its files: frames/view_02/00001\.png",
-            ),
-            (lambda f: (f / "frames/view_02/00001.png").write_bytes(b"no"), ValueError, "damaged.*00001.png"),
-            (
-                lambda f: Image.new("RGB", (8, 8)).save(f / "frames/view_02/00001.png"),
-                ValueError,
-                "is damaged",
-            ),
-            (
-                lambda f: (f / "latents/latents.safetensors").unlink(),
-                FileNotFoundError,
-                r"lacks 1 of its files: latents/latents\.safetensors",
-            ),
-        ],
-    )
-    def test_damaged_folders(
-        self, pack: dict, grid: Any, host_dirs: Any, damage: Callable, error: type, message: str
-    ) -> None:
+    def test_damaged_folders(self, pack, grid, host_dirs):
         (name,) = self.save(pack, grid, save_latents=True).args
-        damage(host_dirs.output / name)
-        with pytest.raises(error, match=message):
+        (host_dirs.output / name / "latents/latents.safetensors").unlink()
+        with pytest.raises(FileNotFoundError, match=r"lacks 1 of its files: latents/latents\.safetensors"):
+            self.load(pack, name)
+        (host_dirs.output / name / "run.json").write_text("{")
+        with pytest.raises(ValueError, match="is damaged"):
             self.load(pack, name)
 
-    def test_videos_and_contact_sheet_are_not_needed(self, pack: dict, grid: Any, host_dirs: Any) -> None:
+    def test_videos_and_contact_sheet_are_not_needed(self, pack, grid, host_dirs):
         (name,) = self.save(pack, grid).args
         (host_dirs.output / name / "view_01.mp4").unlink()
         (host_dirs.output / name / "contact_sheet.png").unlink()
         assert self.load(pack, name)[0].n_views == 4
 
-    def test_new_views_of_the_same_name_are_read_again(
-        self, pack: dict, core: Core, grid: Any, host_dirs: Any
-    ) -> None:
+    def test_new_views_of_the_same_name_are_read_again(self, pack, core, grid, host_dirs):
         fingerprint = pack["SV4D2LoadViews"].fingerprint_inputs
         assert fingerprint(folder="mine") == fingerprint(folder=None) == fingerprint() == 0
         core("data.views_folder").write_views(host_dirs.output / "mine", grid)
@@ -623,7 +463,7 @@ class TestFolders:
         assert fingerprint(folder="mine") > first
 
 
-def test_previews_take_pictures_and_tensors(pack: dict, host_dirs: Any) -> None:
+def test_previews_take_pictures_and_tensors(pack, host_dirs):
     import importlib
 
     package = pack["SV4D2SaveViews"].__module__.rsplit(".", 1)[0]

@@ -37,6 +37,6 @@ _PAGES = [
 
 
 @pytest.fixture(scope="module", params=_PAGES)
-def frontend(request: pytest.FixtureRequest) -> Page:
+def frontend(request):
     """Return one page after the other."""
     return request.param

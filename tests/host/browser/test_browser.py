@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,7 @@ SECONDS = 600
 
 
 @pytest.fixture(scope="module")
-def page(
-    frontend: Any,
-    start_server: Callable[..., Any],
-    tiny_settings: Callable[[str], dict[str, dict[str, Any]]],
-    recorded_schemas: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Any]:
+def page(frontend, start_server, tiny_settings, recorded_schemas, tmp_path_factory):
     """Return what the page said about each workflow and blueprint; one browser opens them all."""
     folder = tmp_path_factory.mktemp("browser")
     with start_server(frontend.folder) as server:
@@ -82,12 +75,12 @@ def as_recorded(prompt: dict[str, Any], recorded: dict[str, Any]) -> dict[str, A
     return read
 
 
-def test_there_are_workflows() -> None:
+def test_there_are_workflows():
     assert len(WORKFLOWS) >= 5
 
 
 @pytest.mark.parametrize("name", [workflow.stem for workflow in WORKFLOWS])
-def test_workflow_opens_and_runs(name: str, page: dict[str, Any]) -> None:
+def test_workflow_opens_and_runs(name, page):
     said = page["workflows"][name]
     assert said["missing"] == [], f"the page misses nodes: {said['missing']}"
     committed = PROMPTS / f"{name}.json"
@@ -100,7 +93,7 @@ def test_workflow_opens_and_runs(name: str, page: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", [workflow.stem for workflow in WORKFLOWS])
-def test_no_node_covers_another_after_the_run(name: str, page: dict[str, Any]) -> None:
+def test_no_node_covers_another_after_the_run(name, page):
     boxes = page["workflows"][name]["boxes"]
     assert len(boxes) == len(page["workflows"][name]["prompt"])
     covered = [
@@ -113,7 +106,7 @@ def test_no_node_covers_another_after_the_run(name: str, page: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("file", BLUEPRINTS, ids=[file.stem for file in BLUEPRINTS])
-def test_blueprint_becomes_the_prompt_of_its_nodes(file: Path, page: dict[str, Any]) -> None:
+def test_blueprint_becomes_the_prompt_of_its_nodes(file, page):
     if page["blueprints"] is None:
         pytest.skip("This version of ComfyUI has no blueprints")
     said = page["blueprints"][file.stem]

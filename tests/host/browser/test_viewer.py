@@ -6,27 +6,18 @@ import itertools
 import json
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from sv4d2_recorded_schemas import defaults
 
 HERE = Path(__file__).parent
 SECONDS = 300
 # The page rounds numbers to the steps of their widgets.
-EXPORT = dict(
-    format="glb",
-    filename_prefix="4d/block",
-    frames=0,
-    faces=20000,
-    resolution=32,
-    texture=0,
-    size=512,
-    fps=0.0,
-)
+EXPORT = defaults("SV4D2Export4D", filename_prefix="4d/block", resolution=32)
 PROMPT = {
     "1": {"class_type": "SV4D2LoadScene", "inputs": {"file": "block.safetensors"}},
     "2": {"class_type": "SV4D2Export4D", "inputs": {"scene": ["1", 0], **EXPORT}},
@@ -44,7 +35,7 @@ def changed_pixels(files: Sequence[Path]) -> int:
     return max(int((abs(a - b).max(-1) > 40).sum()) for a, b in itertools.combinations(pictures, 2))
 
 
-def test_the_exported_mesh_moves(frontend: Any, start_server: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_exported_mesh_moves(frontend, start_server, tmp_path):
     pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", tmp_path)) / frontend.name
     pictures.mkdir(parents=True, exist_ok=True)
     still, moving = ([pictures / f"viewer {kind} {i}.png" for i in range(4)] for kind in ("still", "moving"))
