@@ -251,10 +251,13 @@ def test_node_ids_are_the_recorded_ones():
 
 
 @pytest.mark.parametrize("version", RECORDED)
-def test_every_input_has_a_tooltip(version):
+def test_every_node_explains_itself(version):
     for name, node in recorded_schemas.ours(RECORDED[version]).items():
-        for widget, (_, options, _) in recorded_schemas.inputs_of(node).items():
-            assert options.get("tooltip"), f"{name}.{widget}"
+        assert node["display_name"].startswith("SV4D2 ") and node["category"].startswith("SV4D2/"), name
+        assert len(node["description"]) > 80 and node["python_module"] == "custom_nodes.sv4d2", name
+        texts = {widget: one["tooltip"] for widget, (_, one, _) in recorded_schemas.inputs_of(node).items()}
+        texts |= dict(zip(node["output_name"], node["output_tooltips"], strict=True))
+        assert not [name for name, text in texts.items() if len(text) <= 15], name
 
 
 def test_committed_prompts_use_every_node_of_ours():

@@ -24,29 +24,24 @@ class Edit:
         return number
 
     def set(self, kind: str, **inputs: Any) -> None:
-        """Change inputs of the one node of a kind; None disconnects."""
+        """Change inputs of the one node of a kind; None disconnects, a node as below is added and linked."""
         target = self.graph[self.number(kind)]["inputs"]
-        target.update(inputs)
         for name, value in inputs.items():
+            target[name] = self.linked(value)
             if value is None:
                 del target[name]
 
-    def add(self, kind: str, **inputs: Any) -> list[Any]:
-        """Add a node and return the link to its first output."""
+    def linked(self, value: Any) -> Any:
+        """Return the link to the first output of (kind,), the one that is there, or of a new (kind, inputs)."""
+        if not isinstance(value, tuple):
+            return value
+        kind, *inputs = value
+        if not inputs:
+            return [self.number(kind), 0]
+        node = {"class_type": kind, "inputs": {name: self.linked(one) for name, one in inputs[0].items()}}
         number = str(1000 + len(self.graph))
-        self.graph[number] = {"class_type": kind, "inputs": inputs}
+        self.graph[number] = node
         return [number, 0]
-
-    def frames(self) -> list[Any]:
-        """Return the link to the clip's frames as IMAGE."""
-        return self.add("GetVideoComponents", video=[self.number("LoadVideo"), 0])
-
-    def colour(self, width: int, height: int, batch: int = 5, colour: int = 0xFF0000) -> list[Any]:
-        return self.add("EmptyImage", width=width, height=height, batch_size=batch, color=colour)
-
-    def unprepared(self, clip: list[Any]) -> None:
-        """Connect frames to the sampler past SV4D2 Prepare Clip."""
-        self.set("SV4D2Sampler", clip=clip, mask=None, fps=8.0)
 
 
 @pytest.fixture
@@ -58,167 +53,120 @@ def edit(tiny_settings):
     return Edit(graph)
 
 
-def other_model(edit: Edit) -> None:
-    model = edit.add("UNETLoader", unet_name="other.safetensors", weight_dtype="default")
-    edit.set("SV4D2Sampler", model=model)
+FRAMES = ("GetVideoComponents", {"video": ("LoadVideo",)})
+MATTE = ("GetVideoComponents", {"video": ("LoadVideo", {"file": "mask.mp4"})})
 
 
-def other_file(edit: Edit) -> None:
-    model = edit.add("SV4D2UNETLoader", unet_name="other.safetensors", variant="auto", weight_dtype="default")
-    edit.set("SV4D2Sampler", model=model)
+def colour(width: int, height: int, batch: int = 5, colour: int = 0xFF0000) -> tuple:
+    return ("EmptyImage", {"width": width, "height": height, "batch_size": batch, "color": colour})
 
 
-def three_cameras(edit: Edit) -> None:
-    edit.set("SV4D2CameraOrbit", preset="ring", n_views=3)
+def mask(value: float, width: int, height: int) -> tuple:
+    return ("SolidMask", {"value": value, "width": width, "height": height})
 
 
-def four_cameras_for_eight(edit: Edit) -> None:
-    edit.set("SV4D2CheckpointLoader", ckpt_name="sv4d2_8views.safetensors")
+def prepared(**inputs: Any) -> dict[str, dict[str, Any]]:
+    return {"SV4D2PrepareClip": inputs}
 
 
-def angles_that_are_no_numbers(edit: Edit) -> None:
-    edit.set("SV4D2CameraOrbit", preset="custom", azimuths_deg="60, abc")
+def sampled(**inputs: Any) -> dict[str, dict[str, Any]]:
+    return {"SV4D2Sampler": inputs}
 
 
-def not_square(edit: Edit) -> None:
-    edit.unprepared(edit.colour(64, 32))
+def unprepared(clip: tuple) -> dict[str, dict[str, Any]]:
+    """Connect frames to the sampler past SV4D2 Prepare Clip."""
+    return sampled(clip=clip, mask=None, fps=8.0)
 
 
-def not_divisible(edit: Edit) -> None:
-    edit.unprepared(edit.colour(40, 40))
+OTHER = {"unet_name": "other.safetensors", "weight_dtype": "default"}
+TRANSPARENT = ("JoinImageWithAlpha", {"image": FRAMES, "alpha": mask(0.0, 64, 64)})
+SEVEN_MASKS = ("ImageToMask", {"image": colour(64, 64, 7), "channel": "red"})
 
-
-def prepared_not_divisible(edit: Edit) -> None:
-    edit.set("SV4D2PrepareClip", size=33)
-
-
-def transparent_unprepared(edit: Edit) -> None:
-    alpha = edit.add("SolidMask", value=0.0, width=64, height=64)
-    edit.unprepared(edit.add("JoinImageWithAlpha", image=edit.frames(), alpha=alpha))
-
-
-def mask_of_other_size(edit: Edit) -> None:
-    edit.set("SV4D2PrepareClip", mask=edit.add("SolidMask", value=1.0, width=16, height=20))
-
-
-def empty_mask(edit: Edit) -> None:
-    edit.set("SV4D2PrepareClip", mask=edit.add("SolidMask", value=0.0, width=64, height=64))
-
-
-def seven_masks(edit: Edit) -> None:
-    mask = edit.add("ImageToMask", image=edit.colour(64, 64, 7), channel="red")
-    edit.set("SV4D2PrepareClip", mask=mask)
-
-
-def one_mask_for_the_sampler(edit: Edit) -> None:
-    edit.set("SV4D2Sampler", mask=edit.add("SolidMask", value=1.0, width=32, height=32))
-
-
-def blank_clip(edit: Edit) -> None:
-    edit.set("SV4D2PrepareClip", clip=edit.colour(64, 64, colour=0xFFFFFF))
-
-
-def start_beyond_the_end(edit: Edit) -> None:
-    edit.set("SV4D2PrepareClip", start=50)
-
-
-def three_reference_views(edit: Edit) -> None:
-    edit.set("SV4D2Sampler", reference_views=edit.colour(32, 32, 3))
-
-
-def denoise_without_views(edit: Edit) -> None:
-    edit.set("SV4D2Sampler", denoise=0.5)
-
-
-def views_outside(edit: Edit) -> None:
-    edit.set("SV4D2ViewsGridVideo", views=edit.add("SV4D2LoadViews", folder="../../etc"))
-
-
-def views_that_are_not_there(edit: Edit) -> None:
-    edit.set("SV4D2ViewsGridVideo", views=edit.add("SV4D2LoadViews", folder="sv4d2/nothing"))
-
-
-# What a user must read: what is wrong, with the numbers, and what to do.
+# What is changed, and what a user must read: what is wrong, with the numbers, and what to do.
 WRONG = {
-    other_model: ["SD3", "SV4D2 Load Checkpoint"],
-    other_file: ["other.safetensors", "sv4d2.safetensors"],
-    three_cameras: ["4 novel views", "got 3"],
-    four_cameras_for_eight: ["8 novel views", "got 4"],
-    angles_that_are_no_numbers: ["abc", "azimuth"],
-    not_square: ["square", "64 x 32", "size"],
-    not_divisible: ["divisible by 16", "40", "48"],
-    prepared_not_divisible: ["divisible by 16", "33", "48"],
-    transparent_unprepared: ["channels", "4", "SV4D2 Prepare Clip"],
-    mask_of_other_size: ["64 x 64", "16 x 20"],
-    empty_mask: ["no foreground", "mask"],
-    seven_masks: ["12 frames", "got 7"],
-    one_mask_for_the_sampler: ["[5, 32, 32]", "[1, 32, 32]"],
-    blank_clip: ["no foreground", "mask"],
-    start_beyond_the_end: ["12", "start"],
-    three_reference_views: ["4", "3", "reference_views"],
-    denoise_without_views: ["0.5", "init_views"],
-    views_outside: ["outside", "../../etc"],
-    views_that_are_not_there: ["sv4d2/nothing"],
+    "other model": (sampled(model=("UNETLoader", OTHER)), ["SD3", "SV4D2 Load Checkpoint"]),
+    "other file": (
+        sampled(model=("SV4D2UNETLoader", {**OTHER, "variant": "auto"})),
+        ["other.safetensors", "sv4d2.safetensors"],
+    ),
+    "three cameras": ({"SV4D2CameraOrbit": {"preset": "ring", "n_views": 3}}, ["4 novel views", "got 3"]),
+    "four cameras for eight": (
+        {"SV4D2CheckpointLoader": {"ckpt_name": "sv4d2_8views.safetensors"}},
+        ["8 novel views", "got 4"],
+    ),
+    "angles that are no numbers": (
+        {"SV4D2CameraOrbit": {"preset": "custom", "azimuths_deg": "60, abc"}},
+        ["abc", "azimuth"],
+    ),
+    "not square": (unprepared(colour(64, 32)), ["square", "64 x 32", "size"]),
+    "not divisible": (unprepared(colour(40, 40)), ["divisible by 16", "40", "48"]),
+    "prepared, not divisible": (prepared(size=33), ["divisible by 16", "33", "48"]),
+    "transparent, unprepared": (unprepared(TRANSPARENT), ["channels", "4", "SV4D2 Prepare Clip"]),
+    "mask of another size": (prepared(mask=mask(1.0, 16, 20)), ["64 x 64", "16 x 20"]),
+    "empty mask": (prepared(mask=mask(0.0, 64, 64)), ["no foreground", "mask"]),
+    "seven masks": (prepared(mask=SEVEN_MASKS), ["12 frames", "got 7"]),
+    "one mask for the sampler": (sampled(mask=mask(1.0, 32, 32)), ["[5, 32, 32]", "[1, 32, 32]"]),
+    "blank clip": (prepared(clip=colour(64, 64, colour=0xFFFFFF)), ["no foreground", "mask"]),
+    "start beyond the end": (prepared(start=50), ["12", "start"]),
+    "three reference views": (sampled(reference_views=colour(32, 32, 3)), ["4", "3", "reference_views"]),
+    "denoise without views": (sampled(denoise=0.5), ["0.5", "init_views"]),
+    "views outside": (
+        {"SV4D2ViewsGridVideo": {"views": ("SV4D2LoadViews", {"folder": "../../etc"})}},
+        ["outside", "../../etc"],
+    ),
+    "views that are not there": (
+        {"SV4D2ViewsGridVideo": {"views": ("SV4D2LoadViews", {"folder": "sv4d2/nothing"})}},
+        ["sv4d2/nothing"],
+    ),
 }
 
 
-@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
-def test_wrong_graph_gets_a_message(change, edit, server):
-    change(edit)
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_graph_gets_a_message(case, edit, server):
+    changes, expected = WRONG[case]
+    for kind, inputs in changes.items():
+        edit.set(kind, **inputs)
     outcome = server.prompt(edit.graph)
     assert outcome.status == "error", outcome.status
-    for words in WRONG[change]:
+    for words in expected:
         assert words in outcome.message, outcome.message
     assert len(outcome.message) < 500 and outcome.message.endswith((".", ")")), outcome.message
 
 
-def one_frame(edit: Edit) -> None:
-    edit.set("SV4D2PrepareClip", frames=1)
+# The host counts alpha the other way round: 1 is transparent.
+ALPHA = ("InvertMask", {"mask": ("ImageToMask", {"image": MATTE, "channel": "red"})})
+UNUSUAL = {
+    "one frame": (prepared(frames=1), 1, 4),
+    "wide clip": ({"LoadVideo": {"file": "wide.mp4"}}, 5, 4),
+    "transparent clip": (
+        {
+            "LoadVideo": {"file": "footage.mp4"},
+            **prepared(clip=("JoinImageWithAlpha", {"image": FRAMES, "alpha": ALPHA})),
+        },
+        5,
+        4,
+    ),
+    "full mask": (prepared(mask=mask(1.0, 64, 64)), 5, 4),
+    "two passes": ({"SV4D2CameraOrbit": {"preset": "8 views (sv4d2_8views)"}}, 5, 8),
+    "five hundred frames": (
+        {
+            "SV4D2CheckpointLoader": {"ckpt_name": "sv4d2_long.safetensors"},
+            "SV4D2CameraOrbit": {"preset": "custom", "azimuths_deg": "180"},
+            **prepared(clip=("RepeatImageBatch", {"image": FRAMES, "amount": 42}), frames=500),
+            **sampled(steps=1),
+            "SV4D2ViewsGridVideo": {"cell_size": 32, "labels": False},
+        },
+        500,
+        1,
+    ),
+}
 
 
-def wide_clip(edit: Edit) -> None:
-    edit.set("LoadVideo", file="wide.mp4")
-
-
-def transparent_clip(edit: Edit) -> None:
-    edit.set("LoadVideo", file="footage.mp4")
-    frames = edit.frames()
-    matte = edit.add("GetVideoComponents", video=edit.add("LoadVideo", file="mask.mp4"))
-    # The host counts alpha the other way round: 1 is transparent.
-    alpha = edit.add("InvertMask", mask=edit.add("ImageToMask", image=matte, channel="red"))
-    edit.set("SV4D2PrepareClip", clip=edit.add("JoinImageWithAlpha", image=frames, alpha=alpha))
-
-
-def full_mask(edit: Edit) -> None:
-    edit.set("SV4D2PrepareClip", mask=edit.add("SolidMask", value=1.0, width=64, height=64))
-
-
-def two_passes(edit: Edit) -> None:
-    edit.set("SV4D2CameraOrbit", preset="8 views (sv4d2_8views)")
-
-
-def five_hundred_frames(edit: Edit) -> None:
-    edit.set("SV4D2CheckpointLoader", ckpt_name="sv4d2_long.safetensors")
-    edit.set("SV4D2CameraOrbit", preset="custom", azimuths_deg="180")
-    clip = edit.add("RepeatImageBatch", image=edit.frames(), amount=42)
-    edit.set("SV4D2PrepareClip", clip=clip, frames=500)
-    edit.set("SV4D2Sampler", steps=1)
-    edit.set("SV4D2ViewsGridVideo", cell_size=32, labels=False)
-
-
-@pytest.mark.parametrize(
-    ("change", "n_frames", "n_views"),
-    [
-        (one_frame, 1, 4),
-        (wide_clip, 5, 4),
-        (transparent_clip, 5, 4),
-        (full_mask, 5, 4),
-        (two_passes, 5, 8),
-        (five_hundred_frames, 500, 1),
-    ],
-)
-def test_unusual_graph_runs(change, n_frames, n_views, edit, server):
-    change(edit)
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_unusual_graph_runs(case, edit, server):
+    changes, n_frames, n_views = UNUSUAL[case]
+    for kind, inputs in changes.items():
+        edit.set(kind, **inputs)
     outcome = server.prompt(edit.graph, timeout=120)
     assert outcome.status == "success", outcome.message
     (sheet,) = outcome.outputs[edit.number("SV4D2SaveViews")]["images"]

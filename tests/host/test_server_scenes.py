@@ -32,12 +32,8 @@ def graph_of(**changes: Any) -> Graph:
     }
 
 
-def with_model(graph: Graph) -> Graph:
-    loader = {"ckpt_name": "sv4d2.safetensors", "variant": "auto", "weight_dtype": "default"}
-    graph["7"] = {"class_type": "SV4D2CheckpointLoader", "inputs": loader}
-    sockets = {"model": ["7", 0], "clip_vision": ["7", 1], "vae": ["7", 2]}
-    graph["2"]["inputs"].update(sockets)
-    return graph
+LOADER = {"ckpt_name": "sv4d2.safetensors", "variant": "auto", "weight_dtype": "default"}
+SOCKETS = {"model": ["7", 0], "clip_vision": ["7", 1], "vae": ["7", 2]}
 
 
 def report_of(outcome: Any) -> str:
@@ -59,7 +55,9 @@ def test_views_become_pictures_and_the_fit_is_watched(server):
 
 
 def test_a_model_makes_the_views_anew_and_its_steps_are_shown(server):
-    outcome = server.prompt(with_model(graph_of(seed=1, steps=8)))
+    graph = graph_of(seed=1, steps=8, **SOCKETS)
+    graph["7"] = {"class_type": "SV4D2CheckpointLoader", "inputs": LOADER}
+    outcome = server.prompt(graph)
     assert "made the views anew 2 times with sv4d2" in report_of(outcome)
     values = [value for value, _ in outcome.progress("2")]
     assert values == sorted(values) and values[-1] == 8
@@ -211,79 +209,65 @@ def test_the_host_renders_our_splats_as_we_do(server):
     assert np.delete(images, view, 0).max() < 25
 
 
-def blank_views(graph: Graph) -> None:
-    image = {"width": 32, "height": 32, "batch_size": 3, "color": 0xFFFFFF}
-    graph["8"] = {"class_type": "EmptyImage", "inputs": image}
-    orbit = defaults("SV4D2CameraOrbit", preset="ring", n_views=1)
-    graph["9"] = {"class_type": "SV4D2CameraOrbit", "inputs": orbit}
-    pack = {
-        "clip": ["8", 0],
-        "novel_views": ["8", 0],
-        "cameras": ["9", 0],
-        "order": "view by view",
-        "fps": 8.0,
-    }
-    graph["10"] = {"class_type": "SV4D2ImagesToViews", "inputs": pack}
-    graph["2"]["inputs"]["views"] = ["10", 0]
-
-
-def other_model(graph: Graph) -> None:
-    loader = {"unet_name": "other.safetensors", "weight_dtype": "default"}
-    graph["7"] = {"class_type": "UNETLoader", "inputs": loader}
-    graph["2"]["inputs"]["model"] = ["7", 0]
-
-
-def model_alone(graph: Graph) -> None:
-    with_model(graph)
-    del graph["2"]["inputs"]["vae"]
-
-
-def views_of_other_cameras(graph: Graph) -> None:
-    with_model(graph)
-    graph["7"]["inputs"]["ckpt_name"] = "sv4d2_8views.safetensors"
-
-
-def two_normals(graph: Graph) -> None:
-    image = {"width": 32, "height": 32, "batch_size": 2, "color": 0}
-    graph["8"] = {"class_type": "EmptyImage", "inputs": image}
-    graph["2"]["inputs"]["normals"] = ["8", 0]
-
-
-def wrong_elevation(graph: Graph) -> None:
-    graph["2"]["inputs"]["elevation_deg"] = 89.0
-
-
-def scene_outside(graph: Graph) -> None:
-    graph["8"] = {"class_type": "SV4D2LoadScene", "inputs": {"file": "../../etc/passwd"}}
-    graph["3"]["inputs"]["scene"] = ["8", 0]
-
-
-def views_of_a_turntable(graph: Graph) -> None:
-    graph["3"]["inputs"]["mode"] = "turntable"
-    grid = {"views": ["3", 4], "columns": 0, "labels": True, "cell_size": 0}
-    graph["8"] = {"class_type": "SV4D2ViewsGridVideo", "inputs": grid}
-    graph["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
-
-
-# What a user must read: what is wrong, with the numbers, and what to do.
+BLANK = {"width": 32, "height": 32, "batch_size": 3, "color": 0xFFFFFF}
+PACKED = {"clip": ["8", 0], "novel_views": ["8", 0], "cameras": ["9", 0], "order": "view by view", "fps": 8.0}
+GRID = {"views": ["3", 4], "columns": 0, "labels": True, "cell_size": 0}
+# Nodes that are added, inputs that are changed, and what a user must read: what is wrong, with the numbers, and
+# what to do.
 WRONG = {
-    blank_views: ["object on a white background", "masks"],
-    other_model: ["SD3", "SV4D2 Load Checkpoint"],
-    model_alone: ["'vae'", "SV4D2 Load Checkpoint"],
-    views_of_other_cameras: ["8 novel views", "got 4"],
-    two_normals: ["15 normal maps", "got 2"],
-    wrong_elevation: ["5 views", "elevation"],
-    scene_outside: ["outside", "../../etc"],
-    views_of_a_turntable: ["turntable has no views", "images"],
+    "blank views": (
+        {
+            "8": ("EmptyImage", BLANK),
+            "9": ("SV4D2CameraOrbit", defaults("SV4D2CameraOrbit", preset="ring", n_views=1)),
+            "10": ("SV4D2ImagesToViews", PACKED),
+        },
+        {"2": {"views": ["10", 0]}},
+        ["object on a white background", "masks"],
+    ),
+    "other model": (
+        {"7": ("UNETLoader", {"unet_name": "other.safetensors", "weight_dtype": "default"})},
+        {"2": {"model": ["7", 0]}},
+        ["SD3", "SV4D2 Load Checkpoint"],
+    ),
+    "model alone": (
+        {"7": ("SV4D2CheckpointLoader", LOADER)},
+        {"2": {"model": ["7", 0], "clip_vision": ["7", 1]}},
+        ["'vae'", "SV4D2 Load Checkpoint"],
+    ),
+    "views of other cameras": (
+        {"7": ("SV4D2CheckpointLoader", {**LOADER, "ckpt_name": "sv4d2_8views.safetensors"})},
+        {"2": SOCKETS},
+        ["8 novel views", "got 4"],
+    ),
+    "two normals": (
+        {"8": ("EmptyImage", {**BLANK, "batch_size": 2, "color": 0})},
+        {"2": {"normals": ["8", 0]}},
+        ["15 normal maps", "got 2"],
+    ),
+    "wrong elevation": ({}, {"2": {"elevation_deg": 89.0}}, ["5 views", "elevation"]),
+    "scene outside": (
+        {"8": ("SV4D2LoadScene", {"file": "../../etc/passwd"})},
+        {"3": {"scene": ["8", 0]}},
+        ["outside", "../../etc"],
+    ),
+    "views of a turntable": (
+        {"8": ("SV4D2ViewsGridVideo", GRID), "9": ("PreviewImage", {"images": ["8", 0]})},
+        {"3": {"mode": "turntable"}},
+        ["turntable has no views", "images"],
+    ),
 }
 
 
-@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
-def test_wrong_graph_gets_a_message(change, server):
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_graph_gets_a_message(case, server):
+    added, changed, expected = WRONG[case]
     graph = graph_of(steps=4)
-    change(graph)
+    for number, (kind, inputs) in added.items():
+        graph[number] = {"class_type": kind, "inputs": inputs}
+    for number, inputs in changed.items():
+        graph[number]["inputs"] |= inputs
     outcome = server.prompt(graph)
     assert outcome.status == "error", outcome.status
-    for words in WRONG[change]:
+    for words in expected:
         assert words in outcome.message, outcome.message
     assert len(outcome.message) < 500 and outcome.message.endswith((".", ")")), outcome.message
