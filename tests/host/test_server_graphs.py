@@ -32,7 +32,7 @@ class Edit:
                 del target[name]
 
     def linked(self, value: Any) -> Any:
-        """Return the link to the first output of (kind,), the one that is there, or of a new (kind, inputs)."""
+        """Return the link to the first output of (kind,), which is there, or of a new (kind, inputs)."""
         if not isinstance(value, tuple):
             return value
         kind, *inputs = value

@@ -212,7 +212,7 @@ def test_the_host_renders_our_splats_as_we_do(server):
 BLANK = {"width": 32, "height": 32, "batch_size": 3, "color": 0xFFFFFF}
 PACKED = {"clip": ["8", 0], "novel_views": ["8", 0], "cameras": ["9", 0], "order": "view by view", "fps": 8.0}
 GRID = {"views": ["3", 4], "columns": 0, "labels": True, "cell_size": 0}
-# Nodes that are added, inputs that are changed, and what a user must read: what is wrong, with the numbers, and
+# Nodes that are added, inputs that are changed, and what a user must read: what is wrong, with numbers, and
 # what to do.
 WRONG = {
     "blank views": (
