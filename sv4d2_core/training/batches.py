@@ -26,31 +26,22 @@ _FORMAT = "sv4d2.encoded_scene"
 
 @dataclass(frozen=True)
 class EncodedScene:
-    """F moments of an object from C cameras.
+    """F moments of an object from C cameras."""
 
-    Args:
-        latents: [F, C, 4, h, w] float16, unscaled.
-        tokens: [F, C, D] float16 image embeddings.
-        references: [F, C, 4, h, w] float16, the same for use as reference views, where these have an encoder
-            of their own; else None.
-        elevations_deg: [C].
-        azimuths_deg: [C].
-    """
-
-    latents: Tensor
-    tokens: Tensor
-    references: Tensor | None
-    elevations_deg: tuple[float, ...]
-    azimuths_deg: tuple[float, ...]
+    latents: Tensor  # [F, C, 4, h, w] float16, unscaled
+    tokens: Tensor  # [F, C, D] float16 image embeddings
+    references: Tensor | None  # [F, C, 4, h, w] of the reference views' own encoder, if any
+    elevations_deg: tuple[float, ...]  # [C]
+    azimuths_deg: tuple[float, ...]  # [C]
 
 
 class EncodedScenes:
-    """Encoded scenes by their number, kept in memory and in a folder.
+    """Encoded scenes by their number, kept in memory and in a folder of this model's.
 
     Args:
-        model: encodes, in its own precision.
+        model: encodes.
         read: returns pictures [F, C, H, W, 3] uint8 and cameras of a scene.
-        folder: holds what has been encoded with this model.
+        folder: made if missing.
     """
 
     def __init__(self, model: Model, read: Callable[[int], tuple[Tensor, Cameras]], folder: Path) -> None:
@@ -115,25 +106,17 @@ class DrawConfig:
 
 @dataclass(frozen=True)
 class ViewsBatch:
-    """B samples of T frames and V novel views, float32.
+    """B samples of T frames and V novel views, float32."""
 
-    Args:
-        clean: [B, T, V, 4, h, w] scaled latents of the views.
-        noise: [B, T, V, 4, h, w] unit variance.
-        sigmas: [B] noise levels.
-        tokens: [B, T, D] image embeddings of the input frames.
-        frames: [B, T, 4, h, w] unscaled latents of the input frames.
-        references: [B, V, 4, h, w] unscaled latents of the views of the first frame, zeros where missing.
-        vectors: [B, V, A] camera vectors.
-    """
-
-    clean: Tensor
-    noise: Tensor
-    sigmas: Tensor
-    tokens: Tensor
-    frames: Tensor
-    references: Tensor
-    vectors: Tensor
+    clean: Tensor  # [B, T, V, 4, h, w] scaled latents of the views
+    noise: Tensor  # [B, T, V, 4, h, w] unit variance
+    sigmas: Tensor  # [B] noise levels
+    tokens: Tensor  # [B, T, D] image embeddings of the input frames
+    frames: Tensor  # [B, T, 4, h, w] unscaled latents of the input frames
+    references: (
+        Tensor  # [B, V, 4, h, w] unscaled latents of the views of the first frame, zeros where missing
+    )
+    vectors: Tensor  # [B, V, A] camera vectors
 
     def to(self, device: torch.device) -> ViewsBatch:
         """Return the batch on a device."""
@@ -159,8 +142,7 @@ def draw_batch(
         config: how samples are drawn.
         seed: of the training and its phase, a JSON value.
         step: number of the step.
-        rank: which of the ``n_processes`` asks.
-        n_processes: how many share the batch.
+        rank, n_processes: which process asks, and how many share the batch.
     """
     samples = []
     for number in range(rank, config.batch, n_processes):

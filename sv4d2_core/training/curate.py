@@ -30,19 +30,12 @@ _KIND = "sv4d2 curation report"
 
 @dataclass(frozen=True)
 class SceneRecord:
-    """What the report says of one clip.
-
-    Args:
-        name: of the scene, and of its folder where it is kept.
-        source: where it was read.
-        verdict: what came of it.
-        strip: pictures of it, JPEG in base64, or nothing where it could not be read.
-    """
+    """What the report says of one clip."""
 
     name: str
     source: str
     verdict: Verdict
-    strip: str = ""
+    strip: str = ""  # pictures, JPEG in base64; nothing where the clip could not be read
 
 
 def curate(
@@ -86,13 +79,8 @@ def curate(
     records = []
     with all_or_nothing(out, existing, REPORT_FILE, size_of_sources) as staging:
         for name, source in scenes.items():
-            grid, verdict = _read_and_judge(source, limits)
-            strip = "" if grid is None else _as_jpeg(picture_strip(grid, verdict))
-            records.append(SceneRecord(name, str(source), verdict, strip))
-            if grid is not None and verdict.plan and verdict.kept and not dry_run:
-                settings = {"curated_from": str(source), "rectification": _rectification_json(verdict)}
-                rectified = rectify(grid, verdict.plan, size or grid.images.shape[2] // 2 * 2)
-                write_views(staging / name, rectified, run={"settings": settings})
+            folder = None if dry_run else staging / name
+            records.append(_curated(name, source, limits, folder, size))
             if on_scene is not None:
                 on_scene(records[-1])
         content = {
@@ -107,9 +95,32 @@ def curate(
     return records
 
 
+def _curated(
+    name: str, source: Path, limits: CurationLimits, folder: Path | None, size: int | None
+) -> SceneRecord:
+    """Return the record of a clip, and write it, where it is kept, rectified into a folder."""
+    try:
+        grid = read_any_views(source)
+    except (ValueError, OSError) as error:
+        # One more that is rejected.
+        return SceneRecord(name, str(source), Verdict(faults=(f"cannot be read: {error}",)))
+    verdict = judge(grid, limits)
+    if folder is not None and verdict.plan is not None and verdict.kept:
+        settings = {"curated_from": str(source), "rectification": _rectification_json(verdict)}
+        rectified = rectify(grid, verdict.plan, size or grid.images.shape[2] // 2 * 2)
+        write_views(folder, rectified, run={"settings": settings})
+    file = io.BytesIO()
+    picture_strip(grid, verdict).save(file, "JPEG", quality=85)
+    return SceneRecord(name, str(source), verdict, base64.b64encode(file.getvalue()).decode("ascii"))
+
+
 def _replaced(out: Path, names: Iterable[str], overwrite: bool, dry_run: bool) -> list[str]:
     """Return which entries of ``out`` a curation of scenes with these names replaces, if it may."""
-    report = _read_report(out)
+    try:
+        report = json.loads((out / REPORT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = None
+    report = report if isinstance(report, dict) and report.get("kind") == _KIND else {}
     kept = [] if report.get("dry_run") else [s["name"] for s in report.get("scenes", []) if s["kept"]]
     ours = [REPORT_FILE, PAGE_FILE, *kept] if report else []
     wanted = [REPORT_FILE, PAGE_FILE, *(() if dry_run else names)]
@@ -131,40 +142,14 @@ def _replaced(out: Path, names: Iterable[str], overwrite: bool, dry_run: bool) -
     return [name for name in ours if (out / name).exists()]
 
 
-def _read_report(out: Path) -> dict[str, Any]:
-    """Return what an earlier curation left in ``report.json``, or nothing."""
-    try:
-        report = json.loads((out / REPORT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) and report.get("kind") == _KIND else {}
-
-
-def _read_and_judge(source: Path, limits: CurationLimits) -> tuple[ViewGrid | None, Verdict]:
-    """Return a clip and its verdict; a clip that cannot be read is one more that is rejected."""
-    try:
-        grid = read_any_views(source)
-    except (ValueError, OSError) as error:
-        return None, Verdict(faults=(f"cannot be read: {error}",))
-    return grid, judge(grid, limits)
-
-
-def _as_jpeg(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
-    return base64.b64encode(file.getvalue()).decode("ascii")
-
-
 def _record_json(record: SceneRecord) -> dict[str, Any]:
     """Return what is in ``report.json`` of a scene: verdict, reasons, measures and rectification."""
     checks = {
         check.name: {
-            "value": check.found.value,
+            **check.found._asdict(),
             "limit": check.limit,
             "limit_name": check.limit_name,
             "passed": check.passed,
-            "frame": check.found.frame,
-            "view": check.found.view,
         }
         for check in record.verdict.checks
     }

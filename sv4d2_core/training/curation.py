@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -67,27 +66,11 @@ class Found(NamedTuple):
     view: int | None = None
 
 
-def _cover(grid: ViewGrid) -> Found:
-    """Return the smallest share of a picture that the object covers."""
-    covered = masks_of(grid).mean((-2, -1))
-    return _highest(-covered)._replace(value=float(covered.min()))
-
-
 def _cut(grid: ViewGrid) -> Found:
     """Return the greatest length along which the object touches the border, in sides of the picture."""
     solid = (masks_of(grid) >= 0.5).float()
     sides = torch.stack([solid[..., 0, :], solid[..., -1, :], solid[..., 0], solid[..., -1]])
     return _highest(sides.mean(-1).sum(0))
-
-
-def _dark(grid: ViewGrid) -> Found:
-    """Return the share of the object that is nearly black, in the frame where most of it is."""
-    return _share_of_object(grid, grid.images.mean(-1) < _DARK)
-
-
-def _blown(grid: ViewGrid) -> Found:
-    """Return the share of the object that is nearly white, in the frame where most of it is."""
-    return _share_of_object(grid, grid.images.mean(-1) > _BLOWN)
 
 
 def _motion(grid: ViewGrid) -> Found:
@@ -150,20 +133,16 @@ def small_grid(grid: ViewGrid) -> ViewGrid:
 
 
 def measured_grid(grid: ViewGrid) -> ViewGrid:
-    """Return the grid at most 128 pixels a side, with masks free of specks."""
-    small = small_grid(grid)
-    pairs = zip(small.images.unbind(1), masks_of(small).unbind(1), strict=True)
-    return replace(small, masks=torch.stack([_without_specks(*pair) for pair in pairs], dim=1))
-
-
-def _without_specks(images: Tensor, masks: Tensor) -> Tensor:
-    """Return masks [T, H, W] of a view without small loose parts; black where there is no object at all."""
-    try:
-        kept = foreground_masks(Clip(to_bytes(images), masks=to_bytes(masks)))
-    except ValueError:
-        # No foreground in any frame: an error for a clip that is to be prepared, a measure here.
-        return torch.zeros_like(masks)
-    return masks * torch.from_numpy(kept > 0)
+    """Return the grid at most 128 pixels a side, with masks free of specks, or black."""
+    small, masks = small_grid(grid), []
+    for images, opacity in zip(small.images.unbind(1), masks_of(small).unbind(1), strict=True):
+        try:
+            kept = foreground_masks(Clip(to_bytes(images), masks=to_bytes(opacity)))
+            masks.append(opacity * torch.from_numpy(kept > 0))
+        except ValueError:
+            # No foreground in any frame: an error for a clip that is to be prepared, a measure here.
+            masks.append(torch.zeros_like(opacity))
+    return replace(small, masks=torch.stack(masks, dim=1))
 
 
 _CELLS = 40
@@ -195,7 +174,11 @@ def static_centre(grid: ViewGrid) -> Tensor:
     hull = visual_hull(masks.amax(0, keepdim=True), grid.cameras, _CELLS)
     low, high = hull.box
     cells = (low + (hull.centres() + 1) / 2 * (high - low))[hull.cells[0]].double()
-    weights = _stillness(cells, still, grid.cameras)
+    places = pictured(cells, grid.cameras)
+    inside = (places.abs() <= 1).all(-1)
+    seen = F.grid_sample(still[:, None], places[:, None].to(still), align_corners=False)[:, 0, 0]
+    logs = torch.where(inside, seen.clamp(min=_LEAST_STILLNESS).log(), 0.0)
+    weights = (logs.sum(0) / inside.sum(0).clamp(min=1)).exp().double()
     weights = weights * (weights >= _STATIC * weights.max() ** 2)
     return (weights[:, None] * cells).sum(0) / weights.sum()
 
@@ -205,15 +188,6 @@ def pictured(points: Tensor, cameras: Cameras) -> Tensor:
     matrix = cameras.intrinsics(2) @ cameras.w2c_opencv()[:, :3]
     x, y, depth = (points.double() @ matrix[:, :, :3].mT + matrix[:, None, :, 3]).unbind(-1)
     return torch.stack([x / depth, y / depth], dim=-1) - 1
-
-
-def _stillness(points: Tensor, still: Tensor, cameras: Cameras) -> Tensor:
-    """Return the geometric mean [N] of what the views that see points [N, 3] say of them."""
-    places = pictured(points, cameras)
-    inside = (places.abs() <= 1).all(-1)
-    sampled = F.grid_sample(still[:, None], places[:, None].to(still), align_corners=False)[:, 0, 0]
-    logs = torch.where(inside, sampled.clamp(min=_LEAST_STILLNESS).log(), 0.0)
-    return (logs.sum(0) / inside.sum(0).clamp(min=1)).exp().double()
 
 
 # Opacity from which a pixel belongs to what must not be cut off.
@@ -226,20 +200,15 @@ _OBJECT_RATIO = 0.9
 class Rectification:
     """How the pictures of a clip are to be turned and zoomed, alike in all frames.
 
-    Args:
-        cameras: the new cameras, on an orbit around what was the static centre.
-        to_source: [V + 1, 3, 3] float64 homographies from new to old positions (right, down, 1), which run
-            from -1 to 1 across a picture.
-        centre: the new origin in the old world.
-        offset: how far from the middle of the pictures the centre was, in sides, mean over the views.
-        zoom: how many times larger the object becomes, mean over the views.
+    The homographies [V + 1, 3, 3] lead from new to old positions (right, down, 1), which run from -1 to 1
+    across a picture.
     """
 
-    cameras: Cameras
-    to_source: Tensor
-    centre: tuple[float, float, float]
-    offset: float
-    zoom: float
+    cameras: Cameras  # on an orbit around what was the static centre
+    to_source: Tensor  # the homographies, float64
+    centre: tuple[float, float, float]  # the new origin in the old world
+    offset: float  # of the centre from the middle of the pictures, in sides, mean over the views
+    zoom: float  # how many times larger the object becomes, mean over the views
 
 
 def plan_rectification(grid: ViewGrid, centre: Tensor) -> Rectification:
@@ -297,10 +266,14 @@ def rectify(grid: ViewGrid, plan: Rectification, size: int) -> ViewGrid:
     masks = masks_of(grid)
     # Where pictures shrink, several samples a pixel keep fine lines from breaking up.
     samples = max(1, math.ceil(grid.images.shape[2] / (size * plan.zoom)))
+    middle = (torch.arange(size * samples).double() + 0.5) / (size * samples) * 2 - 1
+    y, x = torch.meshgrid(middle, middle, indexing="ij")
+    positions = torch.stack([x, y, torch.ones_like(x)], dim=-1)
     images = torch.empty(grid.n_frames, grid.n_views + 1, size, size, 3)
     opacity = torch.empty(images.shape[:4])
     for v, matrix in enumerate(plan.to_source):
-        lattice = _lattice(matrix, size * samples)
+        old = positions @ matrix.T
+        lattice = (old[..., :2] / old[..., 2:]).float()[None]  # -1..1
         for t in range(grid.n_frames):
             # Ink instead of colour: beyond the old picture there is none.
             planes = torch.cat([1 - grid.images[t, v], masks[t, v, ..., None]], dim=-1).movedim(-1, 0)
@@ -326,24 +299,24 @@ def _reach(grid: ViewGrid, from_source: Tensor) -> float:
     return reach
 
 
-def _lattice(matrix: Tensor, size: int) -> Tensor:
-    """Return where the pixels of a new picture lie in the old one, [1, size, size, 2] in -1..1."""
-    middle = (torch.arange(size).double() + 0.5) / size * 2 - 1
-    y, x = torch.meshgrid(middle, middle, indexing="ij")
-    old = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ matrix.T
-    return (old[..., :2] / old[..., 2:]).float()[None]
-
-
-# Of each limit the name of its measure, the measure, and what it means to be beyond the limit.
-_MEASURES: dict[str, tuple[str, Callable[[ViewGrid], Found], str]] = {
-    "least_frames": ("frames", lambda grid: Found(grid.n_frames), "too few frames"),
-    "least_cover": ("cover", _cover, "the object is (nearly) missing from a picture"),
-    "largest_cut": ("cut off", _cut, "the picture's border cuts the object off"),
-    "largest_dark": ("dark", _dark, "the object is too dark to show its colours"),
-    "largest_blown": ("blown out", _blown, "the object is blown out to white"),
-    "least_motion": ("motion", _motion, "the object hardly moves"),
-    "largest_rescaling": ("rescaling", _rescaling, "the object changes its size in all views at once"),
-}
+def _measures(grid: ViewGrid) -> dict[str, tuple[str, Found, str]]:
+    """Return by limit the name of its measure, what was found, and what it means to be beyond the limit."""
+    covered, grey = masks_of(grid).mean((-2, -1)), grid.images.mean(-1)
+    cover = _highest(-covered)._replace(value=float(covered.min()))
+    dark, blown = (_share_of_object(grid, pixels) for pixels in (grey < _DARK, grey > _BLOWN))
+    return {
+        "least_frames": ("frames", Found(grid.n_frames), "too few frames"),
+        "least_cover": ("cover", cover, "the object is (nearly) missing from a picture"),
+        "largest_cut": ("cut off", _cut(grid), "the picture's border cuts the object off"),
+        "largest_dark": ("dark", dark, "the object is too dark to show its colours"),
+        "largest_blown": ("blown out", blown, "the object is blown out to white"),
+        "least_motion": ("motion", _motion(grid), "the object hardly moves"),
+        "largest_rescaling": (
+            "rescaling",
+            _rescaling(grid),
+            "the object changes its size in all views at once",
+        ),
+    }
 
 
 @dataclass(frozen=True)
@@ -377,16 +350,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a clip.
+    """What came of a clip."""
 
-    Args:
-        checks: all that could be measured.
-        faults: what is wrong besides: unreadable files, NaN, silhouettes that do not fit the cameras.
-        plan: how to rectify the clip, where that is known.
-    """
-
-    checks: tuple[Check, ...] = ()
-    faults: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()  # all that could be measured
+    faults: tuple[str, ...] = ()  # besides: unreadable files, NaN, silhouettes that do not fit the cameras
     plan: Rectification | None = None
 
     @property
@@ -407,8 +374,8 @@ def judge(grid: ViewGrid, limits: CurationLimits) -> Verdict:
         return Verdict(faults=(f"NaN or infinite values in {int(bad.sum())} of {bad.numel()} pictures",))
     small = measured_grid(grid)
     checks = tuple(
-        Check(name, measure(small), getattr(limits, limit), limit, meaning)
-        for limit, (name, measure, meaning) in _MEASURES.items()
+        Check(name, found, getattr(limits, limit), limit, meaning)
+        for limit, (name, found, meaning) in _measures(small).items()
     )
     try:
         plan = plan_rectification(small, static_centre(small))

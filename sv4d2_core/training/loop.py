@@ -94,21 +94,13 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback learns after each step.
-
-    Args:
-        step: steps done.
-        total: of this training.
-        losses: [step] of all steps so far, means over the processes.
-        save: writes the state to a file.
-        averaged: puts the average of the weights into the network as long as a block runs.
-    """
+    """What a callback learns after each step."""
 
     step: int
     total: int
-    losses: list[float]
-    save: Callable[[Path], None]
-    averaged: Callable[[], AbstractContextManager[None]]
+    losses: list[float]  # [step] of all steps so far, means over the processes
+    save: Callable[[Path], None]  # writes the state to a file
+    averaged: Callable[[], AbstractContextManager[None]]  # the average is in the network while a block runs
 
 
 def train(
@@ -123,8 +115,7 @@ def train(
 ) -> list[float]:
     """Train a network, leave the average of its weights in it, and return the loss of every step.
 
-    With ``torch.distributed`` initialised, every process trains on batches of its own and all keep the same
-    weights.
+    With ``torch.distributed``, every process has batches of its own, and all keep the same weights.
 
     Args:
         network: called with a batch it returns the loss; its parameters that require gradients are trained.
@@ -141,7 +132,14 @@ def train(
     weights = Weights(network, dtype, config.weight_decay, config.average)
     losses: list[float] = []
     if state is not None and state.exists():
-        losses = _resume(weights, state, fingerprint)
+        tensors, header = read_tensors(state, _FORMAT)
+        if header.get("fingerprint") != fingerprint:
+            raise ValueError(
+                f"{state} belongs to a training with other data or settings. Give those of that training, or "
+                f"another folder."
+            )
+        weights.load(tensors)
+        losses = tensors["losses"].tolist()
     n_processes = rank_and_size()[1]
     parallel = DistributedDataParallel(network) if n_processes > 1 else network
 
@@ -173,14 +171,3 @@ def train(
             callback(Progress(step + 1, config.steps, losses, save, weights.averaged))
     weights.use_average()
     return losses
-
-
-def _resume(weights: Weights, state: Path, fingerprint: str) -> list[float]:
-    tensors, header = read_tensors(state, _FORMAT)
-    if header.get("fingerprint") != fingerprint:
-        raise ValueError(
-            f"{state} belongs to a training with other data or settings. Start anew in another folder, or "
-            f"give the settings of that training."
-        )
-    weights.load(tensors)
-    return tensors["losses"].tolist()

@@ -17,7 +17,6 @@ from .batches import DrawConfig, EncodedScene, ViewsBatch, ViewsLoss, draw_batch
 from .loop import LoopConfig, rank_and_size, train
 
 TINY = ModelConfig(
-    variant="sv4d2",
     n_frames=4,
     n_views=4,
     vector_dims=(64, 96, 96),
@@ -26,7 +25,6 @@ TINY = ModelConfig(
     sigma_max=80.0,
     scale_factor=1.0,
     guidance="constant",
-    cfg_min=1.0,
     cfg_max=1.0,
     unet=UNetConfig(
         view_mixing="joint_3d",
@@ -162,10 +160,7 @@ def train_phase(
 def prepare_for_training(unet: UNet, mixes_frames: bool, recomputes: bool) -> None:
     """Let a UNet record what is trained: all weights with an effect, or those alone that require gradients.
 
-    Args:
-        unet: changed in place.
-        mixes_frames: False for static objects, on which the frames' blend stays at zero.
-        recomputes: gradient checkpointing.
+    Of static objects frames are not mixed: their blend stays at zero. To recompute is gradient checkpointing.
     """
     everything = not any(parameter.requires_grad for parameter in unet.parameters())
     for name, parameter in unet.named_parameters():

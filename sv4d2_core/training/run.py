@@ -30,9 +30,6 @@ _AUTOENCODER, _DECODER = "autoencoder", "decoder"
 # Seconds between two states, or this many times what writing one takes.
 _SAVE_EVERY_S, _SAVE_SHARE = 120.0, 20.0
 
-# callback(stage, progress, model): after each step; the model is None while no UNet is trained.
-RunCallback = Callable[[str, Progress, Model | None], None]
-
 
 class OutOfTime(Exception):
     """The time that was given is used up; the state is saved."""
@@ -40,16 +37,13 @@ class OutOfTime(Exception):
 
 @dataclass
 class TrainingRun:
-    """A training in a folder.
+    """A training in a folder, which keeps a state and a checkpoint per stage, and what was encoded.
 
     Args:
-        folder: keeps a state and a checkpoint per stage, and what was encoded.
-        recipe: how to train.
-        store: the scenes.
-        device: where to train.
         base: checkpoint to start from; None trains all networks from scratch.
         minutes: stop after these; None runs to the end.
-        callback: see ``RunCallback``; may raise to stop, and the state is saved.
+        callback: called with stage, progress and model (None while no UNet is trained) after each step; may
+            raise to stop, and the state is saved.
     """
 
     folder: Path
@@ -58,7 +52,7 @@ class TrainingRun:
     device: torch.device
     base: Path | None = None
     minutes: float | None = None
-    callback: RunCallback | None = None
+    callback: Callable[[str, Progress, Model | None], None] | None = None
 
     def run(self) -> Path:
         """Train what is left to train and return the last stage's checkpoint.

@@ -14,7 +14,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -90,12 +90,8 @@ def check_training_folder(root: Path, *, size: int, n_views: int, n_frames: int)
         raise ValueError(_refusal(root, wrong, size, n_views))
     if short:
         _log.warning(
-            "%d of %d scenes have fewer than the model's %d frames and are played back and forth: %s%s.",
-            len(short),
-            len(scenes),
-            n_frames,
-            ", ".join(short[:3]),
-            " ..." if len(short) > 3 else "",
+            f"{len(short)} of {len(scenes)} scenes have fewer than the model's {n_frames} frames and are "
+            f"played back and forth: {', '.join(short[:3])}{' ...' if len(short) > 3 else ''}."
         )
     return scenes
 
@@ -130,15 +126,12 @@ def _why_no_scene(folder: Path) -> str:
 def _refusal(root: Path, wrong: dict[str, list[str]], size: int, n_views: int) -> str:
     lines = [f"  {name}: {problem}" for name, problems in wrong.items() for problem in problems]
     more = [f"  and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    spoilt = sum(map(bool, wrong.values()))
     head = (
         f"Expected training scenes of {n_views + 1} or more cameras and {_FEWEST_FRAMES} or more frames of "
-        f"at least {size} x {size} pixels in {root}; {sum(map(bool, wrong.values()))} of {len(wrong)} cannot "
-        f"be used:"
+        f"at least {size} x {size} in {root}; {spoilt} of {len(wrong)} cannot be used:"
     )
-    end = (
-        "Repair these scenes or move them out of the folder; `sv4d2 curate` centres objects, and sorts out "
-        "scenes that can be read but would spoil the training."
-    )
+    end = "Repair them or move them out of the folder; `sv4d2 curate` sorts out what would spoil a training."
     return "\n".join([head, *lines[:_LISTED], *more, end])
 
 
@@ -177,21 +170,19 @@ def _frame_files(place: Path) -> list[Path]:
     """Return the files of a scene's frames as its camera file states them; none when that is damaged."""
     if not _is_dataset(place):
         return sorted((place / "frames").rglob("*.png"), key=natural_key)
-    file = place if place.is_file() else transforms_file(place)
+    file = place if place.is_file() else transforms_file(place) or place
     try:
-        frames = json.loads(file.read_text(encoding="utf-8"))["frames"] if file else []
-        return [_frame_file(place if place.is_dir() else place.parent, f["file_path"]) for f in frames]
+        frames = json.loads(file.read_text(encoding="utf-8"))["frames"]
+        stated = [Path(os.path.normpath(frame["file_path"].replace("\\", "/"))) for frame in frames]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
-
-
-def _frame_file(folder: Path, stated: str) -> Path:
-    """Return a frame's file; a path without extension means PNG. ValueError: it leads out of the folder."""
-    file = folder / os.path.normpath(stated.replace("\\", "/"))
-    if ".." in file.relative_to(folder).parts:
-        raise ValueError(f"Expected a file inside {folder}; got {stated!r}.")
-    is_complete = file.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
-    return file if is_complete else file.with_name(f"{file.name}.png")
+    inside = [file.parent / one for one in stated if not one.is_absolute() and ".." not in one.parts]
+    # A path without extension means PNG.
+    is_whole = [one.is_file() or one.suffix.lower() in IMAGE_SUFFIXES for one in inside]
+    return [
+        one if whole else one.with_name(f"{one.name}.png")
+        for one, whole in zip(inside, is_whole, strict=True)
+    ]
 
 
 def _wrong_pictures(files: list[Path], known: str) -> Iterator[str]:
@@ -243,8 +234,7 @@ def wrong_cameras(cameras: Cameras, n_views: int) -> Iterator[str]:
     if not lowest <= cameras.fov_deg <= highest:
         yield (
             f"Expected a field of view of about {DEFAULT_FOV_DEG:g} degrees ({lowest:g} to {highest:g}), as "
-            f"the model is not told it; got {cameras.fov_deg:.4g}. Render with another lens, at the distance "
-            f"that shows the object as large."
+            f"the model is not told it; got {cameras.fov_deg:.4g}. Render with another lens."
         )
     towards = cameras.eyes() / cameras.radius
     chord = (towards[:, None] - towards).norm(dim=-1)
@@ -281,8 +271,7 @@ def _wrong_views(grid: ViewGrid, size: int) -> Iterator[str]:
             frame, view = bad.nonzero()[0].tolist()
             yield (
                 f"Expected an object on white in every picture; {int(bad.sum())} of {bad.numel()} {what}, "
-                f"the first is frame {frame} of view {view}. Render them again, check the masks, or leave "
-                f"out these frames."
+                f"the first is frame {frame} of view {view}. Render them again, or check the masks."
             )
 
 
@@ -299,13 +288,13 @@ class FolderScenes:
 
     def identity(self) -> dict[str, str]:
         """Return a hash of each scene's files under its folder's name."""
-        return {path.name: _content(path) for path in self.paths}
-
-
-def _content(scene: Path) -> str:
-    folder = scene if scene.is_dir() else scene.parent
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return fingerprint_of([(str(path.relative_to(folder)), file_fingerprint(path)) for path in files])
+        hashes = {}
+        for path in self.paths:
+            folder = path if path.is_dir() else path.parent
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            parts = [(str(file.relative_to(folder)), file_fingerprint(file)) for file in files]
+            hashes[path.name] = fingerprint_of(parts)
+        return hashes
 
 
 _ELEVATIONS_DEG = (-10.0, 40.0)
@@ -321,18 +310,12 @@ _APART = 0x9E3779B1
 class ProceduralScenes:
     """Seeded scenes without end; scene ``i`` is the same on every machine.
 
-    Args:
-        seed: another seed gives other objects, cameras and times.
-        size: H and W, pixels.
-        n_cameras: cameras per scene, any of which may be the input view.
-        n_frames: moments per scene.
-        ring_share: share of the scenes with cameras all around at one elevation, as the official orbits have
-            them; the others are seen from cameras anywhere.
+    ``ring_share`` of them have cameras all around at one elevation, as the official orbits; others anywhere.
     """
 
     seed: int = 0
-    size: int = 32
-    n_cameras: int = 12
+    size: int = 32  # H and W, pixels
+    n_cameras: int = 12  # any of which may be the input view
     n_frames: int = 4
     ring_share: float = 0.9
 
@@ -391,21 +374,12 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class SceneStore:
-    """The scenes of a source in a folder, each made when it is first wanted.
-
-    Args:
-        folder: belongs to the store.
-        source: makes a scene, the same at every call; sent to other processes, so plain data.
-        settings: JSON values that tell this source from others.
-        keeps: False makes a scene at every reading, where pictures would fill the disk and are read once.
-        workers: the processes of `made_ahead`.
-    """
+    """The scenes of a source in a folder of their own, each made when it is first wanted."""
 
     folder: Path
-    source: FolderScenes | ProceduralScenes
-    settings: dict
-    keeps: bool = True
-    workers: list[BaseProcess] = field(default_factory=list, compare=False)
+    source: FolderScenes | ProceduralScenes  # sent to other processes
+    settings: dict  # JSON values that tell this source from others
+    keeps: bool = True  # False: made at every reading, where pictures would fill the disk and are read once
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -432,31 +406,27 @@ class SceneStore:
         return (grid.images * 255).round().to(torch.uint8), grid.cameras
 
     def read(self, index: int) -> tuple[Tensor, Cameras]:
-        """Return pictures [F, C, H, W, 3] uint8 of a scene and its C cameras; made here if nobody did.
-
-        Workers go in order and may come to a late scene last of all, so nobody waits for them.
-        """
+        """Return pictures [F, C, H, W, 3] uint8 of a scene and its C cameras; made here if nobody did."""
+        # Workers go in order and may come to a late scene last of all, so nobody waits for them.
         if not self.keeps:
             return self._made(index)
         tensors, header = read_tensors(self.make(index), _FORMAT)
         return tensors["images"], Cameras.from_json(header["cameras"])
 
     @contextmanager
-    def made_ahead(self, n_scenes: int, n_workers: int) -> Iterator[None]:
-        """Let other processes make the first scenes in order, as long as the block runs."""
-        context = multiprocessing.get_context("spawn")
-        plain = replace(self, workers=[])
+    def made_ahead(self, n_scenes: int, n_workers: int) -> Iterator[list[BaseProcess]]:
+        """Let other processes, which it yields, make the first scenes in order as long as the block runs."""
+        context, workers = multiprocessing.get_context("spawn"), []
         for k in range(n_workers if self.keeps else 0):
-            arguments = (plain, k, n_workers, n_scenes)
-            self.workers.append(context.Process(target=_make_every, args=arguments, daemon=True))
-            self.workers[-1].start()
+            arguments = (self, k, n_workers, n_scenes)
+            workers.append(context.Process(target=_make_every, args=arguments, daemon=True))
+            workers[-1].start()
         try:
-            yield
+            yield workers
         finally:
-            for worker in self.workers:
+            for worker in workers:
                 worker.terminate()
                 worker.join()
-            self.workers.clear()
             # Without workers, what is being written belongs to another process.
             for left in self.folder.glob(".*.part") if n_workers else ():
                 left.unlink(missing_ok=True)

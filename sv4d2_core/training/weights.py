@@ -48,14 +48,10 @@ class LoRALinear(nn.Linear):
 def add_lora(unet: UNet, rank: int, seed: int = 0) -> list[nn.Parameter]:
     """Give every attention layer of ``unet`` a low-rank part, freeze all else, and return what is trained.
 
-    The output stays exactly what it was until the returned parameters change.
-
-    Args:
-        unet: changed in place; without low-rank parts.
-        rank: of each part.
-        seed: of the start values of the ``lora_down``, on the CPU: every process and device gets the same.
+    The output stays exactly what it was until the returned parameters change. The seed is ``lora_down``'s.
     """
     unet.requires_grad_(False)
+    # On the CPU: every process and device gets the same.
     generator = torch.Generator("cpu").manual_seed(seed)
     modules = list(unet.named_modules())
     names = [f"{name}.{layer}" for name, module in modules for layer in _ADAPTED.get(type(module), ())]
@@ -135,14 +131,9 @@ class Weights:
         self.optimiser = torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.99))
 
     def step(self, number: int, learning_rate: float, clip: float) -> float:
-        """Step along the gradients of the working weights and return their norm before clipping.
+        """Step along the gradients, clipped to a length, and return their norm; not where that isn't finite.
 
-        Nothing is changed along gradients that are not finite.
-
-        Args:
-            number: steps done before this one.
-            learning_rate: of this step.
-            clip: longest gradient.
+        ``number`` is that of the steps done before this one.
         """
         for name, parameter in self.working.items():
             if parameter is not self.master[name]:
@@ -187,11 +178,7 @@ class Weights:
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` returned.
-
-        Raises:
-            ValueError: the tensors belong to another network.
-        """
+        """Go on from what `tensors` returned. Raises ValueError when that was another network's."""
         expected = {f"{kind}.{name}" for kind in ("mean", "weight") for name in self.master}
         if missing := sorted(expected - tensors.keys()):
             raise ValueError(
