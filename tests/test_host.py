@@ -162,12 +162,7 @@ def _or_skip(find: Callable[[], T]) -> T:
 
 
 class _Runs:
-    """Runs files of tests side by side, each in a process of its own that uses one thread.
-
-    Args:
-        environment: of the processes.
-        folder: where they run, and for their output.
-    """
+    """Runs files of tests side by side, each in a process of its own, in a folder that takes their output."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self._environment = environment

@@ -222,23 +222,17 @@ def test_a_file_of_another_kind_is_refused(score, grid, models):
         score(grid, reference=grid, lpips="text.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda g: g.resized(32), "images of 48 x 48 pixels of ours, as the reference has; got 32 x 32"),
-        (lambda g: g.at_frames([0]), "Expected 4 frames of ours, as the reference has; got 1"),
-    ],
-)
-def test_views_that_do_not_fit_the_reference(score, grid, host_dirs, change, message):
-    with pytest.raises(ValueError, match=message):
-        score(change(grid), reference=grid, method="ours", filename_prefix="sv4d2/metrics")
+def test_views_that_do_not_fit_the_reference(score, grid, host_dirs):
+    with pytest.raises(ValueError, match="48 x 48 pixels of ours, as the reference has; got 32 x 32"):
+        score(grid.resized(32), reference=grid, method="ours", filename_prefix="sv4d2/metrics")
+    with pytest.raises(ValueError, match="Expected 4 frames of ours, as the reference has; got 1"):
+        score(grid.at_frames([0]), reference=grid, method="ours", filename_prefix="sv4d2/metrics")
     assert not list(host_dirs.output.rglob("metrics_*")), "nothing is left behind"
 
 
-@pytest.mark.parametrize("method", ["", "Reference"])
-def test_the_method_needs_a_name_of_its_own(score, grid, method):
+def test_the_method_needs_a_name_of_its_own(score, grid):
     with pytest.raises(ValueError, match="Expected a method's name"):
-        score(grid, reference=grid, method=method)
+        score(grid, reference=grid, method="Reference")
 
 
 def test_the_report_is_saved_in_a_new_folder(score, grid, host_dirs):
