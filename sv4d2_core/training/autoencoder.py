@@ -137,11 +137,7 @@ def train_autoencoder(
 ) -> Model:
     """Return a model with a trained autoencoder and image tower, and a UNet that was never trained.
 
-    Args:
-        recipe: sizes, steps, seed.
-        read: pictures [F, C, H, W, 3] uint8 and cameras of a scene.
-        device: where to train.
-        run: called as `train`, of which it may set more arguments.
+    ``read`` gives pictures [F, C, H, W, 3] uint8 and cameras of a scene; ``run`` is called as `train`.
     """
     torch.manual_seed(recipe.seed)
     network = AutoencoderLoss(recipe.model).to(device)

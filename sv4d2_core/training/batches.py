@@ -38,10 +38,7 @@ class EncodedScene:
 class EncodedScenes:
     """Encoded scenes by their number, kept in memory and in a folder of this model's.
 
-    Args:
-        model: encodes.
-        read: returns pictures [F, C, H, W, 3] uint8 and cameras of a scene.
-        folder: made if missing.
+    ``read`` returns pictures [F, C, H, W, 3] uint8 and cameras of a scene.
     """
 
     def __init__(self, model: Model, read: Callable[[int], tuple[Tensor, Cameras]], folder: Path) -> None:
@@ -133,16 +130,11 @@ def draw_batch(
     rank: int = 0,
     n_processes: int = 1,
 ) -> ViewsBatch:
-    """Return the batch of a step; of several processes each gets its share of the samples.
+    """Return the batch of a step; of several processes each, by its rank, gets its share of the samples.
 
     Args:
         scenes: a scene by its number, below ``n_scenes``.
-        n_scenes: how many there are.
-        model: sizes.
-        config: how samples are drawn.
         seed: of the training and its phase, a JSON value.
-        step: number of the step.
-        rank, n_processes: which process asks, and how many share the batch.
     """
     samples = []
     for number in range(rank, config.batch, n_processes):
@@ -166,7 +158,10 @@ def _draw_sample(
     kept = (chances >= config.mask_view).float() * float(chance >= config.mask_all)
     given_views = scene.latents if scene.references is None else scene.references
     references = given_views[frames[0], views[1:]].float() * kept[:, None, None, None]
-    vectors, uncond_vectors = camera_vectors(_relative(scene, views), model.vector_dims)
+    elevations = [scene.elevations_deg[v] - scene.elevations_deg[views[0]] for v in views]
+    azimuths = [(scene.azimuths_deg[v] - scene.azimuths_deg[views[0]]) % 360 for v in views]
+    cameras = Cameras(tuple(elevations), tuple(azimuths))
+    vectors, uncond_vectors = camera_vectors(cameras, model.vector_dims)
     if float(torch.rand((), generator=dice)) < config.drop_conditioning:
         given, tokens, references = (torch.zeros_like(x) for x in (given, tokens, references))
         vectors = uncond_vectors
@@ -206,13 +201,6 @@ def _draw_frames(n_available: int, n_frames: int, dice: torch.Generator) -> list
     room = max(1, n_available - step * (n_frames - 1))
     start = int(torch.randint(room, (), generator=dice))
     return [cycle[(start + step * t) % len(cycle)] for t in range(n_frames)]
-
-
-def _relative(scene: EncodedScene, views: list[int]) -> Cameras:
-    first = views[0]
-    elevations = [scene.elevations_deg[v] - scene.elevations_deg[first] for v in views]
-    azimuths = [(scene.azimuths_deg[v] - scene.azimuths_deg[first]) % 360 for v in views]
-    return Cameras(tuple(elevations), tuple(azimuths))
 
 
 class ViewsLoss(nn.Module):

@@ -132,7 +132,7 @@ def train_phase(
         recipe: seed, number of scenes, precision.
         model: its UNet's weights that require gradients are trained, all of them where none does.
         scenes: encoded scenes by number.
-        run: called as `train`, of which it may set more arguments.
+        run: called as `train`.
 
     Raises:
         ValueError: samples of two pictures in bf16 on a CPU.

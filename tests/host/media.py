@@ -33,7 +33,7 @@ def core(name: str) -> Any:
 def micro_config(n_frames: int = 3, n_views: int = 2, vae_levels: int = 2) -> Any:
     """Return the sizes of a two-level model whose forward pass takes milliseconds.
 
-    With two levels of the VAE latents have half the size of the images, with four an eighth, as official ones.
+    With two levels of the VAE latents have half the size of the images, with four an eighth.
     """
     config = core("diffusion.config")
     return config.ModelConfig(
