@@ -62,13 +62,14 @@ class AutoencoderLoss(nn.Module):
         mean, log_variance = moments.chunk(2, dim=1)
         log_variance = log_variance.clamp(-20, 5)
         latents = mean + noise * (0.5 * log_variance).exp()
-        decoded = self.decoder(latents)
+        error = self.decoder(latents) - images
+        squares = _colour_weighted(F.avg_pool2d(error, _COLOUR_PATCH)).square().mean()
         small = F.adaptive_avg_pool2d(images, latents.shape[-2:])
         preview = _colour_weighted(self.to_preview(latents) - small).square().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         thumbnail = F.adaptive_avg_pool2d(images, _THUMBNAIL).flatten(1)
         return (
-            _picture_loss(decoded, images)
+            (error.abs().mean() + _SQUARES_WEIGHT * squares)
             + _KL_WEIGHT * divergence
             + _PREVIEW_WEIGHT * preview
             + F.mse_loss(self.to_thumbnail(self.tower(images)), thumbnail)
@@ -90,12 +91,6 @@ class DecoderLoss(nn.Module):
             latents = self.encoder(images)
         error = self.decoder(latents) - images
         return error.abs().mean() + _SQUARES_WEIGHT * error.square().mean()
-
-
-def _picture_loss(x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean distance of pictures and the mean square of that of their brightness and colours."""
-    squares = _colour_weighted(F.avg_pool2d(x - y, _COLOUR_PATCH)).square().mean()
-    return (x - y).abs().mean() + _SQUARES_WEIGHT * squares
 
 
 def _colour_weighted(x: Tensor) -> Tensor:

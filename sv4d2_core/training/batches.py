@@ -6,7 +6,7 @@ Everything follows from the seed and the number of the step, so a resumed traini
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -35,24 +35,24 @@ class EncodedScene:
     azimuths_deg: tuple[float, ...]  # [C]
 
 
+@dataclass(frozen=True)
 class EncodedScenes:
     """Encoded scenes by their number, kept in memory and in a folder of this model's.
 
     ``read`` returns pictures [F, C, H, W, 3] uint8 and cameras of a scene.
     """
 
-    def __init__(self, model: Model, read: Callable[[int], tuple[Tensor, Cameras]], folder: Path) -> None:
-        self._model = model
-        self._read = read
-        self._folder = folder
-        self._scenes: dict[int, EncodedScene] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+    model: Model
+    read: Callable[[int], tuple[Tensor, Cameras]]
+    folder: Path
+    _scenes: dict[int, EncodedScene] = field(default_factory=dict)
 
     def __call__(self, index: int) -> EncodedScene:
         """Return a scene, encoded now if it was not before."""
         if index not in self._scenes:
-            file = self._folder / f"{index:08d}.safetensors"
+            file = self.folder / f"{index:08d}.safetensors"
             if not file.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
                 self._encode(index, file)
             tensors, angles = read_tensors(file, _FORMAT)
             self._scenes[index] = EncodedScene(
@@ -65,8 +65,8 @@ class EncodedScenes:
         return self._scenes[index]
 
     def _encode(self, index: int, file: Path) -> None:
-        images, cameras = self._read(index)
-        flat, model = images.flatten(0, 1).float() / 255, self._model
+        images, cameras = self.read(index)
+        flat, model = images.flatten(0, 1).float() / 255, self.model
         encoded = {"latents": model.encode(flat, role="frames"), "tokens": model.embed(flat)}
         if model.view_encoder is not model.frame_encoder:
             encoded["references"] = model.encode(flat, role="views")

@@ -35,14 +35,6 @@ class LoRALinear(nn.Linear):
         """Return the layer's output for ``input`` [..., in], [..., out]."""
         return super().forward(input) + self.lora_up(self.lora_down(input))
 
-    def merged(self) -> nn.Linear:
-        """Return the plain layer that does the same."""
-        plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        weight = self.weight.float() + self.lora_up.weight.float() @ self.lora_down.weight.float()
-        plain.weight = nn.Parameter(weight.to(self.weight.dtype), requires_grad=self.weight.requires_grad)
-        plain.bias = self.bias
-        return plain
-
 
 @torch.no_grad()
 def add_lora(unet: UNet, rank: int, seed: int = 0) -> list[nn.Parameter]:
@@ -84,7 +76,11 @@ def lora_state(unet: UNet) -> dict[str, Tensor]:
 def merge_lora(unet: UNet) -> None:
     """Turn every adapted layer of ``unet`` into a plain one that does the same, in place."""
     for name, layer in _lora_layers(unet).items():
-        _replace(unet, name, layer.merged())
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        weight = layer.weight.float() + layer.lora_up.weight.float() @ layer.lora_down.weight.float()
+        plain.weight = nn.Parameter(weight.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
+        plain.bias = layer.bias
+        _replace(unet, name, plain)
 
 
 def _lora_layers(unet: UNet) -> dict[str, LoRALinear]:
