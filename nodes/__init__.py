@@ -6,29 +6,24 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-from .camera_info import SV4D2CameraInfoToCameras, SV4D2CamerasToCameraInfo
-from .camera_orbit import SV4D2CameraOrbit
-from .conditioning_node import SV4D2Conditioning
-from .export_dataset import SV4D2ExportDataset
-from .export_scene import SV4D2Export4D
-from .guidance_node import SV4D2Guidance
+from .cameras import SV4D2CameraInfoToCameras, SV4D2CameraOrbit, SV4D2CamerasToCameraInfo
+from .export import SV4D2Export4D, SV4D2ExportDataset, SV4D2SceneToMesh, SV4D2SceneToSplat
+from .host import register_replacements
 from .host_model import register
-from .loaders import SV4D2CheckpointLoader, SV4D2UNETLoader
-from .metrics import SV4D2Metrics
-from .metrics_networks import register_folder
-from .prepare_clip import SV4D2PrepareClip
+from .load_model import SV4D2CheckpointLoader, SV4D2UNETLoader, register_tiny_model
+from .metrics import SV4D2Metrics, register_folder
+from .prepare_clip import SV4D2PrepareClip, SV4D2SampleClip
 from .refine import SV4D2Refine4D
-from .render_scene import SV4D2Render4D
-from .replacements import register_replacements
-from .sample_clip import SV4D2SampleClip
-from .sampler import SV4D2Sampler
-from .scene_files import SV4D2LoadScene, SV4D2SaveScene
-from .scene_mesh import SV4D2SceneToMesh
-from .scene_splat import SV4D2SceneToSplat
-from .tiny_model import register_tiny_model
-from .views_folder import SV4D2LoadViews, SV4D2SaveViews
-from .views_images import SV4D2ImagesToViews, SV4D2RendersToViews, SV4D2ViewsToImages
-from .views_video import SV4D2ViewsGridVideo
+from .sample import SV4D2Conditioning, SV4D2Guidance, SV4D2Sampler
+from .scene import SV4D2LoadScene, SV4D2Render4D, SV4D2SaveScene
+from .views import (
+    SV4D2ImagesToViews,
+    SV4D2LoadViews,
+    SV4D2RendersToViews,
+    SV4D2SaveViews,
+    SV4D2ViewsGridVideo,
+    SV4D2ViewsToImages,
+)
 
 log = logging.getLogger(__name__)
 

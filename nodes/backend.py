@@ -1,9 +1,10 @@
-"""ComfyUI's VAE, CLIP vision and samplers as a backend of the core's pipeline."""
+"""ComfyUI's networks and samplers as a backend of the core's pipeline, guided per frame and view."""
 
 from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,82 @@ from torch import Tensor
 from ..sv4d2_core.diffusion.clip import preprocess_for_clip
 from ..sv4d2_core.diffusion.config import ModelConfig
 from ..sv4d2_core.diffusion.model import EncoderRole, SamplingJob
-from ..sv4d2_core.diffusion.sampling import first_step, to_network_images
-from .guidance import with_guidance
-from .window_conds import WindowConds
+from ..sv4d2_core.diffusion.sampling import first_step, guidance_table, guide, to_network_images
+from .host import check_cancelled
+from .host_model import WindowConds
+from .resume import identity, model_identity
 
 log = logging.getLogger(__name__)
 
-# Images per call of the autoencoder and the image tower: a job can be cancelled between two calls.
+OFFICIAL = "official"
+
+# Images per call of a network: a job can be cancelled between two calls.
 _BATCH = 4
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """A shape and a range from which the table of any model and number of views follows.
+
+    Args:
+        shape: a guidance shape, or ``official`` for the variant's own shape and range.
+        cfg_min, cfg_max: range of the scale, unused for ``official``.
+    """
+
+    shape: str = OFFICIAL
+    cfg_min: float = 1.0
+    cfg_max: float = 2.0
+
+    def table(self, config: ModelConfig) -> Tensor:
+        """Return the scales [T, V] of one window."""
+        given = self.shape, self.cfg_min, self.cfg_max
+        own = config.guidance, config.cfg_min, config.cfg_max
+        shape, low, high = own if self.shape == OFFICIAL else given
+        return guidance_table(shape, config.n_frames, config.n_views, low, high)
+
+
+class GuidanceFunction:
+    """The function that the host calls in place of its own guidance.
+
+    Args:
+        guidance: a table [T, V] of scales, or what one follows from.
+    """
+
+    def __init__(self, guidance: Guidance | Tensor) -> None:
+        self.guidance = guidance
+
+    def __call__(self, args: dict[str, Any]) -> Tensor:
+        """Return the noisy input minus the guided prediction, as the host wants it."""
+        if args["input_uncond"] is None:
+            raise ValueError(
+                "Expected positive and negative conditioning for SV4D2 Guidance; got positive alone. Use "
+                "KSampler or CFGGuider with the negative of SV4D2 Conditioning."
+            )
+        cond, uncond = args["cond_denoised"], args["uncond_denoised"]
+        table = self.guidance
+        if isinstance(table, Guidance):
+            window = WindowConds.of_host(args["input_cond"][0])
+            table = table.table(args["model"].config_for(window.n_views))
+        if table.numel() != len(cond):
+            raise ValueError(
+                f"Expected latents of {table.shape[0]} frames x {table.shape[1]} views for this guidance; "
+                f"got {len(cond)}. Connect the latent of SV4D2 Conditioning made with the same model."
+            )
+        return args["input"] - guide(uncond, cond, table)
+
+
+def with_guidance(patcher: Any, guidance: Guidance | Tensor) -> Any:
+    """Return a copy of a MODEL that is guided by a table; a sampler's cfg has no effect then."""
+    patched = patcher.clone()
+    # Without the second argument the host leaves the unconditional half out at a cfg of 1.
+    patched.set_model_sampler_cfg_function(GuidanceFunction(guidance), disable_cfg1_optimization=True)
+    return patched
+
+
+def guidance_of(patcher: Any) -> Guidance:
+    """Return the guidance that SV4D2 Guidance put on a MODEL, else the official one."""
+    guidance = getattr(patcher.model_options.get("sampler_cfg_function"), "guidance", None)
+    return guidance if isinstance(guidance, Guidance) else Guidance()
 
 
 @dataclass(frozen=True)
@@ -32,7 +101,7 @@ class HostBackend:
     Args:
         patcher: MODEL.
         clip_vision: CLIP_VISION.
-        vae: VAE; where `loading.load_checkpoint` gave it a second one, that encodes reference views.
+        vae: VAE; where `load_model.load_checkpoint` gave it a second one, that encodes reference views.
         config: sizes and sampling defaults of the model.
         sampler: one of the host's samplers.
         scheduler: one of the host's schedulers.
@@ -52,12 +121,12 @@ class HostBackend:
             if not hasattr(vae, "sv4d2_views"):
                 _say_one_encoder()
             vae = getattr(vae, "sv4d2_views", None) or vae
-        return torch.cat([vae.encode(batch).float().cpu() for batch in _batches(images)])
+        return torch.cat([vae.encode(batch).float().cpu() for batch in batches(images)])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [N, H, W, 3] in 0..1 of scaled latents [N, 4, h, w]."""
         unscaled = latents / self.config.scale_factor
-        return torch.cat([self.vae.decode(batch).float().cpu() for batch in _batches(unscaled)])
+        return torch.cat([self.vae.decode(batch).float().cpu() for batch in batches(unscaled)])
 
     def embed(self, images: Tensor) -> Tensor:
         """Return one context token per image [N, H, W, 3], [N, D].
@@ -67,11 +136,10 @@ class HostBackend:
         """
         comfy.model_management.load_model_gpu(self.clip_vision.patcher)
         tokens = []
-        for batch in _batches(images):
+        for batch in batches(images):
             pixels = preprocess_for_clip(to_network_images(batch.float()), self.clip_vision.image_size)
-            outputs = self.clip_vision.model(
-                pixel_values=pixels.to(self.clip_vision.load_device), intermediate_output=-2
-            )
+            pixels = pixels.to(self.clip_vision.load_device)
+            outputs = self.clip_vision.model(pixel_values=pixels, intermediate_output=-2)
             tokens.append(outputs[2].float().cpu())
         return torch.cat(tokens)
 
@@ -109,6 +177,13 @@ class HostBackend:
         )
         return sampled.float().cpu() * scale
 
+    def identity(self) -> list[Any]:
+        """Return JSON values that stay the same while the networks and the sampler do."""
+        encoders = [self.vae, getattr(self.vae, "sv4d2_views", None)]
+        parts = [None if x is None else identity(x.first_stage_model) for x in encoders]
+        tower = identity(self.clip_vision.model)
+        return [model_identity(self.patcher), parts, tower, self.config.variant, self.sampler, self.scheduler]
+
 
 def backend_of(patcher: Any, clip_vision: Any, vae: Any, config: ModelConfig, **sampling: str) -> HostBackend:
     """Return the backend of a node's sockets.
@@ -138,13 +213,13 @@ def backend_of(patcher: Any, clip_vision: Any, vae: Any, config: ModelConfig, **
     return HostBackend(patcher, clip_vision, vae, config, **sampling)
 
 
+def batches(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a few rows at a time; raises between them when the user cancels."""
+    for batch in tensor.split(_BATCH):
+        check_cancelled()
+        yield batch
+
+
 @functools.cache
 def _say_one_encoder() -> None:
-    """Log once that a VAE of another loader serves both roles."""
     log.info("SV4D2: this VAE encodes frames and views alike; SV4D2 Load Checkpoint can differ.")
-
-
-def _batches(tensor: Tensor) -> Any:
-    for batch in tensor.split(_BATCH):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        yield batch

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ import comfy.model_base
 import comfy.model_management
 import comfy.supported_models
 import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig, VAEConfig
+from ..sv4d2_core.diffusion.blocks import retry_on_oom
+from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig, UNetConfig, VAEConfig
 from ..sv4d2_core.diffusion.layout import SHARED_ENCODER, metadata_of, read_unet_only, read_vae, unet_prefix
 from ..sv4d2_core.diffusion.memory import LARGEST_CHUNK, activation_bytes, chunk_for_card
 from ..sv4d2_core.diffusion.safetensors_stream import (
@@ -29,13 +32,71 @@ from ..sv4d2_core.diffusion.safetensors_stream import (
     metadata_of_bytes,
     metadata_tensor,
 )
-from .host_unet import HostUNet
-from .window_conds import WindowConds
+from ..sv4d2_core.diffusion.sampling import Conditioning
+from ..sv4d2_core.diffusion.unet import UNet
+from .host import check_cancelled, is_oom
 
 log = logging.getLogger(__name__)
 
 # The host's stock loaders know neither the file's name nor its metadata, ours sets both aside here.
 _declared: ContextVar[ModelConfig | None] = ContextVar("sv4d2_config", default=None)
+
+# What a CONDITIONING holds of a window beside its embedding, each under "sv4d2_" and its name.
+_PARTS = ("frames", "vectors", "references", "view_mixing")
+
+
+@dataclass(frozen=True)
+class WindowConds:
+    """One half of guidance for one window of T frames and V views, as it travels through CONDITIONING."""
+
+    context: Tensor  # [1, T, D] image embedding of each frame
+    frames: Tensor  # [T, 4, h, w] latents of the frames
+    vectors: Tensor  # [V, A] camera vectors
+    references: Tensor  # [V, 4, h, w] latents of the reference views
+    view_mixing: str
+
+    @classmethod
+    def of(cls, half: Conditioning, view_mixing: str) -> WindowConds:
+        """Return what a window's conditioning, of either half, is to the host."""
+        return cls(half.tokens[None], half.frame_latents, half.vectors, half.reference_latents, view_mixing)
+
+    def to_host(self) -> list[list[Any]]:
+        """Return the CONDITIONING socket's value."""
+        return [[self.context, {f"sv4d2_{name}": getattr(self, name) for name in _PARTS}]]
+
+    @classmethod
+    def of_host(cls, cond: dict[str, Any]) -> WindowConds:
+        """Return the window of one condition as the host hands it to a model.
+
+        Raises:
+            ValueError: the condition was made for another model.
+        """
+        needed: list[Any] = [cond.get(key) for key in ("cross_attn", *(f"sv4d2_{name}" for name in _PARTS))]
+        if any(value is None for value in needed):
+            raise ValueError(
+                "Expected conditioning from SV4D2 Conditioning in positive and negative; got conditioning of "
+                "another kind (text prompts have no effect on SV4D 2.0). Connect SV4D2 Conditioning."
+            )
+        return cls(*needed)
+
+    @property
+    def n_views(self) -> int:
+        """V."""
+        return self.vectors.shape[0]
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latents to sample, [T * V, 4, h, w]."""
+        return self.context.shape[1] * self.n_views, *self.frames.shape[1:]
+
+    def check_noise(self, noise: Tensor) -> None:
+        """Raise ValueError unless latents of this shape are one window."""
+        expected = list(self.latent_shape)
+        if list(noise.shape) != expected:
+            raise ValueError(
+                f"Expected latents {expected} ({self.context.shape[1]} frames x {self.n_views} views); got "
+                f"{list(noise.shape)}. Connect the latent of SV4D2 Conditioning, unchanged."
+            )
 
 
 @contextmanager
@@ -46,6 +107,100 @@ def declared(config: ModelConfig) -> Iterator[None]:
         yield
     finally:
         _declared.reset(token)
+
+
+class _HostAttention:
+    """The host's attention, with the options of the pass that runs.
+
+    Layers that pointed back to the network instead would keep its weights after the host has dropped it.
+    """
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        return optimized_attention(q, k, v, heads=heads, transformer_options=self.options)
+
+
+class HostUNet(UNet):
+    """The UNet with ComfyUI's ``operations`` and attention, taking all conditioning at every call."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        metadata: Tensor,
+        *,
+        operations: Any,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        **_detected: Any,
+    ) -> None:
+        """Build the network; ``metadata`` travels with the weights, so that files of the host keep it."""
+        attention = _HostAttention()
+        super().__init__(config, operations=operations, attention=attention, dtype=dtype, device=device)
+        self.register_buffer(METADATA_KEY, metadata)
+        self._attention = attention
+        # The host reads the weights' type from here.
+        self.dtype = dtype
+        self.before_layer = _raise_if_cancelled
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        *_args: Any,
+        **conds: Any,
+    ) -> Tensor:
+        """Return the network's prediction, [N, 4, h, w], for any number B of batch elements.
+
+        Args:
+            x: [N, 4, h, w] scaled noisy latents, N = B * T * V ordered (b t v).
+            timesteps: [N], the same for all frames.
+            context: [B, T, D] image embedding of each input frame.
+            control: not supported, ignored.
+            transformer_options: the host's patches and wrappers.
+            conds: ``frames`` [B * T, 4, h, w] latents, ``y`` [B * V, A] camera vectors, ``references``
+                [B * V, 4, h, w] latents, ``view_mixing``.
+        """
+        options = transformer_options or {}
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        executor = WrapperExecutor.new_class_executor(self._predict, self, wrappers)
+        return executor.execute(x, timesteps, context, control, options, **conds)
+
+    def _predict(
+        self, x, timesteps, context, _control, options, *, frames, y, references, view_mixing, **_
+    ) -> Tensor:
+        self.set_view_mixing(view_mixing)
+        if options.get("patches_replace"):
+            kinds = ", ".join(options["patches_replace"])
+            raise ValueError(
+                f"Expected the network's own attention; got a model whose {kinds} another node replaces, "
+                f"which SV4D 2.0 does not know. Remove that node, for example Self-Attention or "
+                f"Perturbed-Attention Guidance."
+            )
+        batch, n_frames = context.shape[:2]
+        of_first_frame = timesteps.unflatten(0, (batch, n_frames, -1))[:, 0].flatten()
+        inputs = torch.cat([x, frames.repeat_interleave(len(x) // len(frames), dim=0)], dim=1)
+        forward = super().forward
+
+        def predict() -> Tensor:
+            return forward(inputs, of_first_frame, y, self.prepare(context, references))
+
+        self._attention.options = options
+        try:
+            if torch.compiler.is_compiling():
+                return predict()
+            return retry_on_oom(predict, self.shrink_parts, is_oom)
+        finally:
+            self._attention.options = {}
+
+
+def _raise_if_cancelled() -> None:
+    if not torch.compiler.is_compiling():
+        check_cancelled()
 
 
 class FixedCond(comfy.conds.CONDRegular):
@@ -73,7 +228,6 @@ class SV4D2Model(comfy.model_base.BaseModel):
         )
         self.sv4d2_config = config
         self.variant_known = "sv4d2.variant" in metadata
-        self._told: set[int] = set()
         card = comfy.model_management.get_torch_device()
         if card.type != "cpu":
             total = comfy.model_management.get_total_memory(card)
@@ -86,16 +240,12 @@ class SV4D2Model(comfy.model_base.BaseModel):
         eight = OFFICIAL_VARIANTS["sv4d2_8views"]
         official = eight if n_views % eight.n_views == 0 else OFFICIAL_VARIANTS["sv4d2"]
         unet = replace(self.sv4d2_config.unet, view_mixing=official.unet.view_mixing)
-        config = replace(official, unet=unet)
-        if n_views not in self._told:
-            self._told.add(n_views)
-            log.info(
-                "SV4D2: a stock loader does not know the variant; with %d cameras it is taken as %s. Use "
-                "SV4D2 Load Checkpoint to choose.",
-                n_views,
-                config.variant,
-            )
-        return config
+        _say_once(
+            logging.INFO,
+            f"a stock loader does not know the variant; with {n_views} cameras it is taken as "
+            f"{official.variant}. Use SV4D2 Load Checkpoint to choose.",
+        )
+        return replace(official, unet=unet)
 
     def extra_conds(self, *_args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the conditions of one window in the form that `HostUNet` takes.
@@ -113,21 +263,17 @@ class SV4D2Model(comfy.model_base.BaseModel):
                 "SV4D 2.0 needs all frames and views of its window at once. Remove the Context Windows node; "
                 "SV4D2 Sampler makes long clips in windows of its own."
             )
-        device = kwargs["device"]
-
-        def fixed(tensor: Tensor) -> FixedCond:
-            return FixedCond(tensor.to(device))
-
-        return {
-            "c_crossattn": fixed(window.context),
-            "frames": fixed(window.frames),
-            "y": fixed(window.vectors),
-            "references": fixed(window.references),
-            "view_mixing": comfy.conds.CONDConstant(window.view_mixing),
+        tensors = {
+            "c_crossattn": window.context,
+            "frames": window.frames,
+            "y": window.vectors,
+            "references": window.references,
         }
+        conds: dict[str, Any] = {name: FixedCond(x.to(kwargs["device"])) for name, x in tensors.items()}
+        return {**conds, "view_mixing": comfy.conds.CONDConstant(window.view_mixing)}
 
     def memory_required(self, input_shape: list[int], *_args: Any, **_kwargs: Any) -> float:
-        """Return the bytes of activations for latents of a shape (`activations.activation_bytes`)."""
+        """Return the bytes of activations for latents of a shape (`memory.activation_bytes`)."""
         dtype = self.manual_cast_dtype or self.get_dtype()
         side = input_shape[-2] * input_shape[-1]
         chunk = self.diffusion_model.chunk_bytes or LARGEST_CHUNK
@@ -151,7 +297,11 @@ class SV4D2(comfy.supported_models.SV3D_p):
         try:
             return state_dict is not None and unet_prefix(state_dict.keys()) is not None
         except Exception as error:
-            _say_detection_failed(f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            _say_once(
+                logging.WARNING,
+                f"could not look at a model ({reason}); it is left to ComfyUI's own detection.",
+            )
             return False
 
     def get_model(
@@ -159,10 +309,7 @@ class SV4D2(comfy.supported_models.SV3D_p):
     ) -> SV4D2Model:
         """Return the model, without weights."""
         config = _declared.get()
-        if config is not None:
-            metadata = metadata_of(config)
-        else:
-            config, metadata = _config_of_tensors(state_dict)
+        config, metadata = _config_of_tensors(state_dict) if config is None else (config, metadata_of(config))
         self.sampling_settings = {"sigma_min": config.sigma_min, "sigma_max": config.sigma_max}
         self.latent_format.scale_factor = config.scale_factor
         model = SV4D2Model(self, config, metadata, device)
@@ -231,9 +378,8 @@ def register() -> None:
 
 
 @functools.cache
-def _say_detection_failed(reason: str) -> None:
-    """Log once per reason that our entry stepped aside."""
-    log.warning("SV4D2: could not look at a model (%s); it is left to ComfyUI's own detection.", reason)
+def _say_once(level: int, text: str) -> None:
+    log.log(level, "SV4D2: %s", text)
 
 
 def _config_of_tensors(state_dict: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, str]]:

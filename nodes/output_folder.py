@@ -1,8 +1,8 @@
-"""Where a node saves below ComfyUI's output folder, what it shows of it, and which ComfyUI that is."""
+"""Where nodes save and load below ComfyUI's folders, what they show of it, and which ComfyUI that is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,25 @@ def shown_files(paths: Sequence[Path]) -> dict[str, Any]:
         # By this the page tells videos from pictures.
         shown["animated"] = (True,)
     return shown
+
+
+def roots() -> list[Path]:
+    """Return the folders that saved things are loaded from, in this order."""
+    return [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
+
+
+def last_change(name: str | None, find: Callable[[str], Path]) -> int:
+    """Return when the file or folder of a name last changed, so that it is read again then.
+
+    0 where the name comes through a link and is not known yet, or is wrong: loading it says so.
+    """
+    if name is None:
+        return 0
+    try:
+        place = find(name)
+        return max(path.stat().st_mtime_ns for path in (place, *place.rglob("*")))
+    except (OSError, ValueError):
+        return 0
 
 
 def host() -> dict[str, str]:

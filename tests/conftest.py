@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
+from safetensors.torch import load_file, save_file
 
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.clip import CLIPVision
@@ -26,6 +28,7 @@ from sv4d2_core.diffusion.config import (
     VAEConfig,
 )
 from sv4d2_core.diffusion.model import Model
+from sv4d2_core.diffusion.safetensors_stream import read_header
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.diffusion.vae import VAEDecoder, VAEEncoder
 
@@ -93,6 +96,20 @@ class Goldens:
         """Return the drawn weight ``key``."""
         return torch.from_numpy(np.asarray(_generator.weight(WEIGHT_SEED, key, shape)))
 
+    def unet_inputs(self, name: str) -> dict[str, torch.Tensor]:
+        """Return the inputs of one UNet golden: x, timesteps, y, context, cond_view."""
+        spec = self.index[name]
+        b, t, v, h, w = (spec[key] for key in ("b", "T", "V", "h", "w"))
+        rows = (b * t * v, 128) if spec.get("yvar", False) else (b, v, 128)
+        y = self.randn(f"in:{name}:y", rows).flatten(0, -2)
+        return {
+            "x": self.randn(f"in:{name}:x", (b * t * v, 8, h, w)),
+            "timesteps": torch.full((len(y),), 0.25 * math.log(spec["sigma"])),
+            "y": y,
+            "context": self.randn(f"in:{name}:context", (b, t, 48)),
+            "cond_view": spec["cv"] * self.randn(f"in:{name}:cond_view", (b * v, 4, h, w)),
+        }
+
     def fill(self, module: torch.nn.Module, prefix: str) -> None:
         """Set every parameter of ``module`` to the drawn weight of its full key."""
         with torch.no_grad():
@@ -154,6 +171,27 @@ def tiny_model(goldens):
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def official_layout():
+    """Return a function that adds to a file the parts of official ones that nothing reads, or twice."""
+
+    def add(path: Path) -> Path:
+        tensors, metadata = load_file(path), read_header(path).metadata
+        del metadata["sv4d2.shared_encoder"]
+        encoder, decoder = (
+            {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+            for prefix in ("conditioner.embedders.1.encoder.", "first_stage_model.")
+        )
+        for number in (1, 4, 5):
+            prefix = f"conditioner.embedders.{number}.encoder."
+            tensors |= {prefix + key: x.clone() for key, x in {**encoder, **decoder}.items()}
+        tensors["conditioner.embedders.0.open_clip.model.logit_scale"] = torch.tensor(4.6)
+        save_file(tensors, path, metadata)
+        return path
+
+    return add
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sv4d2_core.diffusion.checkpoint import describe_checkpoint, load_checkpoint
+from sv4d2_core.diffusion.checkpoint import build_networks, describe_checkpoint, load_checkpoint
 from sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
-from sv4d2_core.diffusion.convert import convert_checkpoint, official_shapes, write_random_checkpoint
-from sv4d2_core.diffusion.layout import STORED_METADATA, read_config
+from sv4d2_core.diffusion.convert import convert_checkpoint, write_random_checkpoint
+from sv4d2_core.diffusion.layout import EXPECTED_UNUSED, PARTS, STORED_METADATA, read_config
 from sv4d2_core.diffusion.safetensors_stream import CheckpointError, read_header, write_safetensors
 
 ROOT = Path(__file__).parents[1]
@@ -34,21 +34,18 @@ VIEWS_KEY = "conditioner.embedders.4.encoder.quant_conv.bias"
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
+def source(tmp_path_factory, official_layout) -> Path:
     """Return an untrained file in the full official layout: the three autoencoders are equal."""
-    torch.set_num_threads(1)
-    return write_random_checkpoint(
-        tmp_path_factory.mktemp("source") / "my_sv4d2.safetensors", CONFIG, seed=7, full_layout=True
-    )
-
-
-def weights(model) -> dict[str, torch.Tensor]:
-    parts = ("unet", "clip", "frame_encoder", "view_encoder", "decoder")
-    return {f"{p}.{k}": v for p in parts for k, v in getattr(model, p).state_dict().items()}
+    path = tmp_path_factory.mktemp("source") / "my_sv4d2.safetensors"
+    return official_layout(write_random_checkpoint(path, CONFIG, seed=7))
 
 
 def assert_equal_weights(a, b) -> None:
-    a, b = weights(a), weights(b)
+    for part in ("unet", "clip", "frame_encoder", "view_encoder", "decoder"):
+        assert_equal_tensors(getattr(a, part).state_dict(), getattr(b, part).state_dict())
+
+
+def assert_equal_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert a.keys() == b.keys()
     for key in a:
         assert a[key].dtype == b[key].dtype and torch.equal(a[key], b[key]), key
@@ -66,10 +63,7 @@ def test_library_reads_what_is_streamed(tmp_path):
     path = tmp_path / "x.safetensors"
     shapes = {k: (v.dtype, tuple(v.shape)) for k, v in tensors.items()}
     assert write_safetensors(path, shapes, tensors.__getitem__, {"note": "é"}) == path
-    read = load_file(path)
-    assert read.keys() == tensors.keys()
-    for key, value in tensors.items():
-        assert read[key].dtype == value.dtype and torch.equal(read[key], value), key
+    assert_equal_tensors(load_file(path), tensors)
     with safe_open(path, "pt") as file:
         assert file.metadata() == {"note": "é"}
     assert read_header(path).tensors["strided"].shape == (6, 4)
@@ -82,15 +76,19 @@ def test_streaming_refuses_another_shape(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_official_shapes_are_the_recorded_ones():
-    shapes = official_shapes(ModelConfig())
-    assert {k: list(s) for k, s in shapes.items()} == OFFICIAL
+def test_the_networks_have_the_recorded_shapes_and_nothing_else_is_needed():
+    networks = build_networks(ModelConfig())
+    shapes = {
+        part.prefix + key: list(tensor.shape)
+        for part in PARTS
+        for key, tensor in networks[part.name].state_dict().items()
+    }
+    unused = {key: shape for key, shape in OFFICIAL.items() if EXPECTED_UNUSED.match(key)}
+    assert shapes.keys().isdisjoint(unused) and shapes | unused == OFFICIAL
 
 
 def test_random_checkpoint_is_untrained_seeded_and_complete(tmp_path, source):
     full = load_file(source)
-    full.pop(STORED_METADATA)
-    assert {k: tuple(v.shape) for k, v in full.items()} == official_shapes(CONFIG)
     assert read_config(read_header(source)) == CONFIG
     assert "UNTRAINED" in str(describe_checkpoint(source))
     small = write_random_checkpoint(tmp_path / "sv4d2.safetensors", CONFIG, seed=7)
@@ -177,7 +175,7 @@ def test_targets_are_protected(tmp_path, source):
         convert_checkpoint(target, target, overwrite=True)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         convert_checkpoint(source, tmp_path / "nowhere" / "x.safetensors")
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    with pytest.raises(FileExistsError, match="is a folder"):
         convert_checkpoint(source, tmp_path)
     with pytest.raises(ValueError, match="got torch.int8"):
         convert_checkpoint(source, tmp_path / "y.safetensors", torch.int8)

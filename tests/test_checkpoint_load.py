@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import subprocess
@@ -19,13 +18,6 @@ from sv4d2_core.diffusion.convert import write_random_checkpoint
 from sv4d2_core.diffusion.safetensors_stream import CheckpointError
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "tests" / "data"
-METADATA = {
-    "sv4d2.variant": "sv4d2",
-    "sv4d2.num_head_channels": "16",
-    "sv4d2.vector_dims": "32,48,48",
-    "sv4d2.clip_head_width": "32",
-}
 SMALL = ModelConfig(
     vector_dims=(32, 48, 48),
     unet=UNetConfig(
@@ -34,21 +26,21 @@ SMALL = ModelConfig(
     vae=VAEConfig(base=32, multipliers=(1, 2)),
     clip=CLIPVisionConfig(width=64, layers=1, head_width=32, mlp_width=256, embed_dim=48),
 )
+METADATA = {
+    "sv4d2.variant": "sv4d2",
+    "sv4d2.num_head_channels": "16",
+    "sv4d2.vector_dims": "32,48,48",
+    "sv4d2.clip_head_width": "32",
+}
 UNET_KEY = "model.diffusion_model.time_embed.0.weight"
 FRAMES = "conditioner.embedders.1.encoder."
 VIEWS = "conditioner.embedders.4.encoder."
 
 
 @pytest.fixture(scope="module")
-def tiny() -> dict[str, torch.Tensor]:
-    """Return the tensors of the tiny checkpoint in the official layout, seed 1001."""
-    torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location("generator", DATA / "generator.py")
-    assert spec is not None and spec.loader is not None
-    generator = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generator)
-    shapes = json.loads((DATA / "tiny_manifest.json").read_text())
-    return {k: torch.as_tensor(generator.weight(1001, k, s)).reshape(s) for k, s in shapes.items()}
+def tiny(goldens) -> dict[str, torch.Tensor]:
+    """Return the tensors of the tiny checkpoint in the official layout."""
+    return {key: goldens.weight(key, shape).reshape(shape) for key, shape in goldens.manifest.items()}
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +51,10 @@ def tiny_file(tiny, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small_file(tmp_path_factory) -> Path:
+def small_file(tmp_path_factory, official_layout) -> Path:
     """Return an untrained file in the full official layout, of the smallest sizes."""
-    torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("small") / "model.safetensors"
-    return write_random_checkpoint(path, SMALL, full_layout=True)
+    return official_layout(write_random_checkpoint(path, SMALL))
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +62,18 @@ def small(small_file) -> dict[str, torch.Tensor]:
     return load_file(small_file)
 
 
-def networks(model):
-    return (model.unet, model.clip, model.frame_encoder, model.view_encoder, model.decoder)
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "sv4d2.safetensors"
 
 
-def test_every_weight_is_the_files(tiny, tiny_file, caplog):
-    model = load_checkpoint(tiny_file)
+def unet_weight(model):
+    return model.unet.state_dict()["time_embed.0.weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_weight_is_the_files_frozen_and_of_its_dtype(tiny, tiny_file, caplog, dtype):
+    model = load_checkpoint(tiny_file, dtype=dtype)
     prefixes = {
         "model.diffusion_model.": model.unet,
         "conditioner.embedders.0.open_clip.model.visual.": model.clip,
@@ -85,56 +82,41 @@ def test_every_weight_is_the_files(tiny, tiny_file, caplog):
         "first_stage_model.decoder.": model.decoder,
     }
     for prefix, network in prefixes.items():
+        wanted = torch.float32 if network is model.decoder else dtype
         state = network.state_dict()
-        assert state
+        assert state and not network.training
         for key, value in state.items():
-            assert torch.equal(value, tiny[prefix + key]), prefix + key
+            assert value.dtype == wanted and torch.equal(value, tiny[prefix + key].to(wanted)), prefix + key
+        assert not any(tensor.requires_grad for tensor in network.parameters())
     assert model.config.unet.base == 32
     assert model.view_encoder is not model.frame_encoder
     assert not caplog.records
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_narrow_weights_frozen_and_a_float32_decoder(tiny, tiny_file, dtype):
-    model = load_checkpoint(tiny_file, dtype=dtype)
-    for network in networks(model):
-        assert not network.training
-        wanted = torch.float32 if network is model.decoder else dtype
-        for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-            assert tensor.device.type == "cpu" and not tensor.requires_grad, name
-            assert tensor.dtype == wanted, name
-    assert torch.equal(model.unet.state_dict()["time_embed.0.weight"], tiny[UNET_KEY].to(dtype))
-
-
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
-def test_narrow_files_widen(small, tmp_path, stored):
-    path = tmp_path / "sv4d2.safetensors"
+def test_narrow_files_widen(small, path, stored):
     save_file({k: v.to(stored) for k, v in small.items()}, path, METADATA)
-    weight = load_checkpoint(path).unet.state_dict()["time_embed.0.weight"]
-    assert torch.equal(weight, small[UNET_KEY].to(stored).float())
+    assert torch.equal(unet_weight(load_checkpoint(path)), small[UNET_KEY].to(stored).float())
 
 
-def test_weights_do_not_depend_on_the_file_afterwards(small, tmp_path):
-    path = tmp_path / "sv4d2.safetensors"
+def test_weights_do_not_depend_on_the_file_afterwards(small, path):
     save_file(small, path, METADATA)
     model = load_checkpoint(path)
     with path.open("r+b") as file:
         file.write(bytes(path.stat().st_size))
-    assert torch.equal(model.unet.state_dict()["time_embed.0.weight"], small[UNET_KEY])
+    assert torch.equal(unet_weight(model), small[UNET_KEY])
 
 
-def test_equal_encoders_become_one(small, small_file, tmp_path):
+def test_equal_encoders_become_one(small, small_file, path):
     assert torch.equal(small[FRAMES + "quant_conv.bias"], small[VIEWS + "quant_conv.bias"])
     model = load_checkpoint(small_file)
     assert model.view_encoder is model.frame_encoder
-    path = tmp_path / "sv4d2.safetensors"
     save_file(small | {VIEWS + "quant_conv.bias": small[VIEWS + "quant_conv.bias"] + 1e-3}, path, METADATA)
     model = load_checkpoint(path)
     assert model.view_encoder is not model.frame_encoder
 
 
-def test_missing_view_encoder_is_an_error_unless_declared_shared(small, tmp_path):
-    path = tmp_path / "sv4d2.safetensors"
+def test_missing_view_encoder_is_an_error_unless_declared_shared(small, path):
     without = {k: v for k, v in small.items() if not k.startswith(VIEWS)}
     save_file(without, path, METADATA)
     with pytest.raises(CheckpointError, match="without 1 of its parts: VAE encoder of the views"):
@@ -144,16 +126,14 @@ def test_missing_view_encoder_is_an_error_unless_declared_shared(small, tmp_path
     assert model.view_encoder is model.frame_encoder
 
 
-def test_missing_keys_are_counted_and_named(small, tmp_path):
-    path = tmp_path / "sv4d2.safetensors"
+def test_missing_keys_are_counted_and_named(small, path):
     lost = [k for k in small if ".motion_blocks.0.norm2." in k]
     save_file({k: v for k, v in small.items() if k not in lost}, path, METADATA)
-    with pytest.raises(CheckpointError, match=rf"lacks {len(lost)} keys that the model needs: {lost[0]}"):
+    with pytest.raises(CheckpointError, match=rf"lacks {len(lost)} keys that the model needs: .*\.norm2\."):
         load_checkpoint(path)
 
 
-def test_unexpected_keys_are_one_warning(small, tmp_path, caplog):
-    path = tmp_path / "sv4d2.safetensors"
+def test_unexpected_keys_are_one_warning(small, path, caplog):
     save_file(small | {f"model_ema.{i}": torch.zeros(1) for i in range(5)}, path, METADATA)
     with caplog.at_level(logging.WARNING):
         load_checkpoint(path)
@@ -161,23 +141,20 @@ def test_unexpected_keys_are_one_warning(small, tmp_path, caplog):
     assert "5 unexpected keys not used: model_ema.0, model_ema.1, model_ema.2, ..." in caplog.text
 
 
-def test_wrong_shape_shows_both(small, tmp_path):
-    path = tmp_path / "sv4d2.safetensors"
+def test_wrong_shape_shows_both(small, path):
     save_file(small | {UNET_KEY: torch.zeros(128, 31)}, path, METADATA)
     with pytest.raises(CheckpointError, match=rf"{UNET_KEY} \[128, 32\]; got \[128, 31\]"):
         load_checkpoint(path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.float64])
-def test_other_dtypes_are_refused(small, tmp_path, dtype):
-    path = tmp_path / "sv4d2.safetensors"
+def test_other_dtypes_are_refused(small, path, dtype):
     save_file(small | {UNET_KEY: small[UNET_KEY].to(dtype)}, path, METADATA)
     with pytest.raises(CheckpointError, match=r"1 tensor of type (F8_E4M3|I8|F64) .*expected F32, F16, BF16"):
         load_checkpoint(path)
 
 
-def test_other_dtype_in_an_unused_part_does_not_matter(small, tmp_path):
-    path = tmp_path / "sv4d2.safetensors"
+def test_other_dtype_in_an_unused_part_does_not_matter(small, path):
     key = "conditioner.embedders.0.open_clip.model.logit_scale"
     save_file(small | {key: torch.zeros((), dtype=torch.int64)}, path, METADATA)
     load_checkpoint(path)
@@ -188,8 +165,7 @@ def test_asking_for_another_dtype(small_file):
         load_checkpoint(small_file, dtype=torch.float64)
 
 
-def test_overlapping_tensors_are_found_by_the_library(small, tmp_path):
-    path = tmp_path / "sv4d2.safetensors"
+def test_overlapping_tensors_are_found_by_the_library(small, path):
     save_file(small, path, METADATA)
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -220,8 +196,7 @@ def test_description_when_the_variant_cannot_be_told(small, tmp_path):
     assert "Choose variant sv4d2 or sv4d2_8views" in str(info)
 
 
-def test_description_of_incomplete_and_foreign_files(small, tmp_path):
-    path = tmp_path / "sv4d2.safetensors"
+def test_description_of_incomplete_and_foreign_files(small, path):
     lost = "first_stage_model.decoder.conv_in.bias"
     save_file({k: v for k, v in small.items() if k != lost} | {"extra": torch.zeros(1)}, path, METADATA)
     info = describe_checkpoint(path)

@@ -19,9 +19,9 @@ from sv4d2_core.cli import main
 from sv4d2_core.data.reader import read_dataset
 from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
-from sv4d2_core.scene.dynerf import DyNeRF
-from sv4d2_core.scene.gaussians import CanonicalGaussians, Gaussians
-from sv4d2_core.scene.hull import Occupancy
+from sv4d2_core.scene.dynerf.dynerf import DyNeRF
+from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
+from sv4d2_core.scene.geometry.hull import Occupancy
 from sv4d2_core.world import make_creature, render_views
 
 torch.set_num_threads(1)

@@ -81,7 +81,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_scene(views, scene, tmp_path, mo
 
 
 def test_a_signal_waits_for_the_end_of_the_step(views, scene, tmp_path, monkeypatch):
-    from sv4d2_core.scene.dynerf_fit import DyNeRFFit
+    from sv4d2_core.scene.dynerf.dynerf_fit import DyNeRFFit
 
     accumulate, steps = DyNeRFFit.accumulate, []
 

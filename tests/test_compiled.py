@@ -53,15 +53,14 @@ def compilations():
     return counters["stats"]["unique_graphs"]
 
 
-def test_weights_in_eight_bits_are_widened_in_compiled_work_too():
+def test_weights_in_eight_bits_are_widened_in_compiled_work_too(close):
     torch._dynamo.reset()
     net = UNet(SIZES).eval().requires_grad_(False)
     keep_in_eight_bits(net)
-    block, x, cross = net.middle_block[1].transformer_blocks[0], torch.randn(2, 4, 32), torch.zeros(1)
+    compiled, (window, inputs) = copy.deepcopy(net), drawn(1)
+    compile_blocks(compiled, backend="eager")
     with torch.no_grad():
-        expected = block(x.clone(), cross)
-        compiled = torch.compile(block, backend="eager", fullgraph=True, dynamic=False)
-        torch.testing.assert_close(compiled(x.clone(), cross), expected)
+        close(compiled(*inputs, compiled.prepare(*window)), net(*inputs, net.prepare(*window)), 1e-5)
 
 
 def test_steps_and_windows_after_the_first_step_compile_nothing(pair, close):
@@ -106,6 +105,7 @@ def test_gradients_pass_through_compiled_blocks(pair, close):
         net(*inputs, net.prepare(*window)).square().mean().backward()
         gradients.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
     plain, compiled = gradients
+    assert list(pair[0].state_dict()) == list(pair[1].state_dict())
     assert plain.keys() == compiled.keys()
     for name, gradient in plain.items():
         close(compiled[name], gradient, 1e-5)
@@ -113,26 +113,12 @@ def test_gradients_pass_through_compiled_blocks(pair, close):
 
 def test_goldens_hold_for_a_compiled_network(goldens, tiny_model, close):
     torch._dynamo.reset()
-    spec = goldens.index["unet_3d_T3V4_8x8"]
-    b, t, v, h, w = (spec[key] for key in ("b", "T", "V", "h", "w"))
-
-    def draw(key, *shape):
-        return goldens.randn(f"in:unet_3d_T3V4_8x8:{key}", shape)
-
+    x, timesteps, y, context, cond_view = goldens.unet_inputs("unet_3d_T3V4_8x8").values()
     net = copy.deepcopy(tiny_model("sv4d2").unet)
     compile_blocks(net, backend="eager")
-    timesteps = torch.full((b * v,), 0.25 * torch.tensor(spec["sigma"]).log().item())
     with torch.no_grad():
-        window = net.prepare(draw("context", b, t, 48), draw("cond_view", b * v, 4, h, w))
-        vectors = draw("y", b, v, 128).flatten(0, 1)
-        out = net(draw("x", b * t * v, 8, h, w), timesteps, vectors, window)
+        out = net(x, timesteps, y, net.prepare(context, cond_view))
     close(out, goldens.arrays("unet_3d_T3V4_8x8")["out"], 1e-4)
-
-
-@pytest.mark.parametrize("pair", ["eager"], indirect=True)
-def test_state_and_names_stay(pair):
-    net, compiled = pair
-    assert list(net.state_dict()) == list(compiled.state_dict())
 
 
 def without_compiler(*_):

@@ -23,9 +23,9 @@ from sv4d2_core.export.splats import (
     write_trajectories,
 )
 from sv4d2_core.scene.config import GaussiansConfig
-from sv4d2_core.scene.gaussians import CanonicalGaussians, Gaussians
-from sv4d2_core.scene.paths import ObjectPath
-from sv4d2_core.scene.splatting import GaussiansAt, splat
+from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
+from sv4d2_core.scene.gaussians.splatting import GaussiansAt, splat
+from sv4d2_core.scene.geometry.paths import ObjectPath
 
 torch.set_num_threads(1)
 

@@ -14,13 +14,13 @@ import torch
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.surface import density_grid, surface_at, surface_level, vertex_normals, welded_normals
 from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
-from sv4d2_core.scene.densities import gaussian_densities
-from sv4d2_core.scene.dynerf import DyNeRF
-from sv4d2_core.scene.gaussians import CanonicalGaussians, Gaussians
-from sv4d2_core.scene.hull import Occupancy
-from sv4d2_core.scene.paths import ObjectPath
-from sv4d2_core.scene.splat_torch import rotations
-from sv4d2_core.scene.splatting import GaussiansAt
+from sv4d2_core.scene.dynerf.dynerf import DyNeRF
+from sv4d2_core.scene.gaussians.densities import gaussian_densities
+from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
+from sv4d2_core.scene.gaussians.splat_torch import rotations
+from sv4d2_core.scene.gaussians.splatting import GaussiansAt
+from sv4d2_core.scene.geometry.hull import Occupancy
+from sv4d2_core.scene.geometry.paths import ObjectPath
 
 sys.path.insert(0, str(Path(__file__).parent / "scenes"))
 Arm = importlib.import_module("arm").Arm

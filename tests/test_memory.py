@@ -45,20 +45,24 @@ def peak_bytes(call):
     return max(itertools.accumulate(e.nbytes() for e in events), default=0)
 
 
+def peak_of_pass(unet, grid, size):
+    """Return the peak of one forward pass over latents of ``size``."""
+    batch, frames, views = grid
+    rows = batch * views
+    x, y = torch.randn(frames * rows, 8, size, size), torch.randn(rows, unet.config.vector_dim)
+    with torch.inference_mode():
+        window = unet.prepare(torch.randn(batch, frames, 64), torch.randn(rows, 4, size, size))
+        return peak_bytes(lambda: unet(x, torch.zeros(rows), y, window))
+
+
 def test_a_forward_pass_stays_within_the_plan():
     unet = UNet(UNetConfig(base=32, head_channels=16, context_dim=64, vector_dim=1280))
-    config = dataclasses.replace(
-        OFFICIAL_VARIANTS["sv4d2"], n_frames=3, unet=unet.config, vae=VAEConfig(base=32)
-    )
-    x, y = torch.randn(24, 8, 16, 16), torch.randn(8, 1280)
+    config = dataclasses.replace(OFFICIAL, n_frames=3, unet=unet.config, vae=VAEConfig(base=32))
     weights = sum(4 * p.numel() for net in build_networks(config).values() for p in net.parameters())
     budget = weights / GIB + 0.06
     plan = plan_memory(config, torch.float32, 128, budget)
     unet.chunk_bytes = plan.chunk_bytes
-    with torch.inference_mode():
-        window = unet.prepare(torch.randn(2, 3, 64), torch.randn(8, 4, 16, 16))
-        peak = peak_bytes(lambda: unet(x, torch.zeros(8), y, window))
-    assert 0.005 * GIB < peak <= plan.estimated_bytes - weights
+    assert 0.005 * GIB < peak_of_pass(unet, (2, 3, 4), 16) <= plan.estimated_bytes - weights
     assert plan.estimated_bytes <= budget * GIB
 
 
@@ -93,8 +97,7 @@ def test_parts_are_few_and_even():
 
 
 def test_larger_budgets_allow_larger_parts():
-    config = OFFICIAL_VARIANTS["sv4d2"]
-    plans = [plan_memory(config, torch.float16, 576, gb) for gb in (12, 16, 24)]
+    plans = [plan_memory(OFFICIAL, torch.float16, 576, gb) for gb in (12, 16, 24)]
     chunks = [plan.chunk_bytes for plan in plans]
     assert chunks == sorted(chunks) and all(p.decode_batch <= p.encode_batch for p in plans)
     for plan, gb in zip(plans, (12, 16, 24), strict=True):
@@ -102,15 +105,11 @@ def test_larger_budgets_allow_larger_parts():
 
 
 def test_too_small_a_budget_names_what_is_needed():
-    with pytest.raises(ValueError, match=r"at least \d+\.\d GiB.*budget of 4 GiB.*--size.*--memory-gb"):
-        plan_memory(OFFICIAL_VARIANTS["sv4d2"], torch.float16, 576, 4)
-
-
-def test_weights_are_counted_as_they_are_loaded():
     # Both encoders, since the plan does not know yet whether those of a file are equal; a float32 decoder.
     weights = 2 * (2_010_961_338 + 632_076_800 + 2 * 34_163_664) + 4 * 49_490_179
-    with pytest.raises(ValueError, match=rf"\(weights {weights / GIB:.1f} GiB\)"):
-        plan_memory(OFFICIAL, torch.float16, 576, 1)
+    said = rf"at least \d+\.\d GiB.*\(weights {weights / GIB:.1f} GiB\).*budget of 4 GiB.*--size.*--memory-gb"
+    with pytest.raises(ValueError, match=said):
+        plan_memory(OFFICIAL, torch.float16, 576, 4)
 
 
 def test_a_plan_is_applied(micro_model):
@@ -130,7 +129,6 @@ BAND = (1.0, 1.4)
     ("base", "grid", "size", "share"),
     [
         (32, (2, 12, 4), 8, 0.05),
-        (32, (2, 12, 4), 8, 1),
         (32, (2, 3, 4), 16, 0.25),
         (32, (2, 5, 8), 8, 0.1),
         (32, (1, 12, 4), 8, 0.1),
@@ -149,15 +147,11 @@ def test_the_estimate_of_the_unet_lies_in_its_band(base, grid, size, share):
     config = dataclasses.replace(
         OFFICIAL, n_frames=frames, n_views=views, unet=unet.config, vector_dims=(16, 24, 24)
     )
-    x, y = torch.randn(images, 8, size, size), torch.randn(batch * views, 64)
-    with torch.inference_mode():
-        window = unet.prepare(torch.randn(batch, frames, 64), torch.randn(batch * views, 4, size, size))
-        peak = peak_bytes(lambda: unet(x, torch.zeros(batch * views), y, window))
-    ratio = activation_bytes(config, images, size * size, 4, unet.chunk_bytes) / peak
-    assert BAND[0] <= ratio <= BAND[1]
+    estimated = activation_bytes(config, images, size * size, 4, unet.chunk_bytes)
+    assert BAND[0] <= estimated / peak_of_pass(unet, grid, size) <= BAND[1]
 
 
-@pytest.mark.parametrize(("base", "size", "images"), [(32, 64, 1), (32, 64, 3), (64, 64, 1)])
+@pytest.mark.parametrize(("base", "size", "images"), [(32, 64, 3), (64, 64, 1)])
 def test_the_estimate_of_the_autoencoder_lies_in_its_band(base, size, images):
     config = dataclasses.replace(OFFICIAL, vae=VAEConfig(base=base))
     pictures, latents = torch.randn(images, 3, size, size), torch.randn(images, 4, size // 8, size // 8)
@@ -184,7 +178,11 @@ def test_without_a_budget_only_a_gpu_is_asked_what_is_free(monkeypatch, caplog):
         return plan_for_free_memory(OFFICIAL, torch.float16, 576, torch.device(device))
 
     assert plan("cpu") is None
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (7 * GIB, 8 * GIB))
+    # What PyTorch keeps for later counts as free.
+    free = [5 * GIB]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(7 * GIB))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free[-1], 8 * GIB))
     assert plan("cuda") == plan_memory(OFFICIAL, torch.float16, 576, 7, "cuda")
     assert not caplog.records
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2 * GIB, 8 * GIB))

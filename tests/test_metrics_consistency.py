@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.metrics.epipolar import match_errors, tangency_errors
+from sv4d2_core.metrics.consistency import (
+    fit_residuals,
+    match_errors,
+    mean_change,
+    quietest_pixels,
+    tangency_errors,
+    warping_errors,
+)
 from sv4d2_core.metrics.evaluate import evaluate, summarise
-from sv4d2_core.metrics.video import acceleration, fit_residuals, flicker, quietest_pixels, warping_errors
 from sv4d2_core.world import benchmark_scenes, make_creature, render_views
 from sv4d2_core.world.suite import corrupt_views
 
@@ -31,14 +37,15 @@ def waves(n_frames: int, size: int = 48, speed: float = 0.0) -> Tensor:
     return torch.stack(frames)
 
 
-def test_flicker_and_acceleration_of_known_clips():
-    levels = torch.tensor([0.5, 0.6, 0.5, 0.6])
-    blinking = levels[:, None, None, None].expand(4, 8, 8, 3)
-    assert flicker(blinking, EVERYWHERE) == pytest.approx(0.1)
-    assert acceleration(blinking, EVERYWHERE) == pytest.approx(0.2)
-    brightening = torch.linspace(0.2, 0.5, 4)[:, None, None, None].expand(4, 8, 8, 3)
-    assert flicker(brightening, EVERYWHERE) == pytest.approx(0.1)
-    assert acceleration(brightening, EVERYWHERE) == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize(
+    ("levels", "flicker", "acceleration"),
+    [((0.5, 0.6, 0.5, 0.6), 0.1, 0.2), ((0.2, 0.3, 0.4, 0.5), 0.1, 0.0)],
+    ids=["blinking", "brightening"],
+)
+def test_flicker_and_acceleration_of_known_clips(levels, flicker, acceleration):
+    clip = torch.tensor(levels)[:, None, None, None].expand(4, 8, 8, 3)
+    assert mean_change(clip, EVERYWHERE, order=1) == pytest.approx(flicker)
+    assert mean_change(clip, EVERYWHERE, order=2) == pytest.approx(acceleration, abs=1e-6)
 
 
 def test_only_static_pixels_count():
@@ -46,8 +53,8 @@ def test_only_static_pixels_count():
     images[1, :4] = 0.9
     lower = torch.zeros(8, 8, dtype=torch.bool)
     lower[4:] = True
-    assert flicker(images, lower) == 0
-    assert flicker(images, ~lower) == pytest.approx(0.4)
+    assert mean_change(images, lower, order=1) == 0
+    assert mean_change(images, ~lower, order=1) == pytest.approx(0.4)
 
 
 def test_the_quietest_pixels_are_found_on_the_object_alone():
@@ -62,8 +69,8 @@ def test_the_quietest_pixels_are_found_on_the_object_alone():
 def test_too_few_pixels_or_frames_have_no_value():
     few = torch.zeros(8, 8, dtype=torch.bool)
     few[0, :3] = True
-    assert math.isnan(flicker(torch.rand(4, 8, 8, 3), few))
-    assert math.isnan(acceleration(torch.rand(2, 8, 8, 3), EVERYWHERE))
+    assert math.isnan(mean_change(torch.rand(4, 8, 8, 3), few, order=1))
+    assert math.isnan(mean_change(torch.rand(2, 8, 8, 3), EVERYWHERE, order=2))
     assert not quietest_pixels(torch.rand(4, 8, 8, 3), torch.zeros(4, 8, 8)).any()
 
 
@@ -165,16 +172,14 @@ def responses() -> dict[bool, dict[str, list[float]]]:
     return table
 
 
+METRICS = ("flicker", "acceleration", "warping", "tangency", "epipolar", "fit residual")
+
+
 @pytest.mark.parametrize(
-    "name", ["flicker", "acceleration", "warping", "tangency", "epipolar", "fit residual"]
+    ("name", "per_frame"),
+    # The warping error only sees what changes over time.
+    [(name, per_frame) for name in METRICS for per_frame in (True, False) if per_frame or name != "warping"],
 )
-def test_every_metric_rises_with_errors_drawn_per_frame(responses, name):
-    values = responses[True][name]
-    assert all(a < b for a, b in zip(values, values[1:], strict=False)), values
-
-
-@pytest.mark.parametrize("name", ["flicker", "acceleration", "tangency", "epipolar", "fit residual"])
-def test_metrics_rise_with_errors_that_stay_over_time(responses, name):
-    """All but the warping error, which only sees what changes."""
-    values = responses[False][name]
-    assert all(a < b for a, b in zip(values, values[1:], strict=False)), values
+def test_every_metric_rises_with_errors(responses, name, per_frame):
+    first, second, third = responses[per_frame][name]
+    assert first < second < third

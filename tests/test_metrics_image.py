@@ -1,10 +1,9 @@
-"""Image metrics: known answers, agreement with scikit-image, foregrounds, bad input."""
+"""Image metrics: known answers, agreement with scikit-image, foregrounds."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -21,11 +20,8 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
         torch.rand(3, 3, 9, 9, generator=generator), (48, 40), mode="bicubic", align_corners=True
     )
     reference = smooth.permute(0, 2, 3, 1).clamp(0, 1)
-    noise = (
-        0.1
-        * torch.randn(reference.shape, generator=generator)
-        * torch.tensor([0.2, 1.0, 3.0]).view(3, 1, 1, 1)
-    )
+    amounts = torch.tensor([0.02, 0.1, 0.3]).view(3, 1, 1, 1)
+    noise = amounts * torch.randn(reference.shape, generator=generator)
     return (reference + noise).clamp(0, 1), reference
 
 
@@ -37,13 +33,13 @@ def test_equal_images_are_perfect(pair):
 
 def test_agreement_with_scikit_image(pair):
     images, reference = pair
-    ours = {"psnr": psnr(images, reference), "ssim": ssim(images, reference)}
+    ratios, similarities = psnr(images, reference), ssim(images, reference)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
     for i in range(3):
         a, b = images[i].double().numpy(), reference[i].double().numpy()
-        assert ours["psnr"][i] == pytest.approx(peak_signal_noise_ratio(b, a, data_range=1.0), abs=1e-4)
-        options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+        assert ratios[i] == pytest.approx(peak_signal_noise_ratio(b, a, data_range=1.0), abs=1e-4)
         expected = structural_similarity(b, a, channel_axis=-1, **options)
-        assert ours["ssim"][i] == pytest.approx(expected, abs=1e-9)
+        assert similarities[i] == pytest.approx(expected, abs=1e-9)
 
 
 def test_more_noise_is_worse(pair):
@@ -76,34 +72,7 @@ def test_an_empty_foreground_is_marked():
 
 
 def test_mask_iou():
-    a = torch.zeros(3, 4, 4)
-    b = torch.zeros(3, 4, 4)
+    a, b = torch.zeros(2, 3, 4, 4)
     a[0, :2], b[0, :2] = 1, 1
     a[1, :2], b[1, 1:3] = 1, 0.6
     assert mask_iou(a, b).tolist() == pytest.approx([1.0, 1 / 3, 1.0])
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "weights", "message"),
-    [
-        ((2, 16, 16, 3), (3, 16, 16, 3), None, r"one shape; got \[2, .* and \[3, "),
-        ((2, 16, 16, 4), (2, 16, 16, 4), None, r"\[N, H, W, 3\]"),
-        ((2, 16, 16, 3), (2, 16, 16, 3), (2, 8, 8), r"masks \[2, 16, 16\]; got \[2, 8, 8\]"),
-        ((1, 8, 16, 3), (1, 8, 16, 3), None, r"at least 11 x 11 .* got 16 x 8"),
-    ],
-)
-def test_bad_shapes_are_named(a, b, weights, message):
-    given = None if weights is None else torch.ones(weights)
-    with pytest.raises(ValueError, match=message):
-        ssim(torch.rand(a), torch.rand(b), given)
-
-
-@pytest.mark.parametrize("value", [np.nan, 2.0, -1.0, np.inf])
-def test_bad_values_are_named(value):
-    image = torch.rand(1, 16, 16, 3)
-    bad = image.clone()
-    bad[0, 0, 0, 0] = value
-    with pytest.raises(ValueError, match=r"0\.\.1 in the reference"):
-        psnr(image, bad)
-    with pytest.raises(ValueError, match=r"0\.\.1 in the images"):
-        psnr(bad, image)

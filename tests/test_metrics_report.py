@@ -1,4 +1,4 @@
-"""The evaluation report of rendered scenes: its page, its pictures, its JSON, its marks."""
+"""The evaluation report: tables of hand-made scores; page, pictures and JSON of rendered scenes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.metrics.evaluate import METRICS, PAPER, REFERENCE, Networks
+from sv4d2_core.metrics.evaluate import METRICS, PAPER, REFERENCE, Networks, SceneScores
 from sv4d2_core.metrics.report.page import report_json, report_page
 from sv4d2_core.metrics.report.tables import SceneComparison, compare, markdown_report, summaries_of
 from sv4d2_core.views import ViewGrid
@@ -36,15 +36,8 @@ def truth() -> ViewGrid:
 def gaps(truth: ViewGrid) -> SceneComparison:
     """Three methods: equal to the truth, without view 2, with one image that holds NaN."""
     spoilt = corrupt_views(truth, seed=1)
-    keep = [0, 1, 3]
-    assert spoilt.masks is not None
-    fewer = replace(
-        spoilt,
-        images=spoilt.images[:, keep],
-        masks=spoilt.masks[:, keep],
-        cameras=RIG.select([0, 2]),
-        trained=False,
-    )
+    images, masks = (pixels[:, [0, 1, 3]] for pixels in (spoilt.images, spoilt.masks))
+    fewer = replace(spoilt, images=images, masks=masks, cameras=RIG.select([0, 2]), trained=False)
     images = spoilt.images.clone()
     images[1, 3, 5:9] = math.nan
     methods = {"equal": truth, "fewer": fewer, HOSTILE: replace(spoilt, images=images)}
@@ -139,7 +132,7 @@ def test_json_holds_every_number(gaps: SceneComparison, alone: SceneComparison):
     text = json.dumps(report_json([gaps, alone], summaries_of([gaps, alone])), allow_nan=False)
     record = json.loads(text)
     assert record["methods"] == ["equal", "fewer", HOSTILE, "predicted"]
-    assert set(record["metrics"]) == {metric.name for metric in METRICS}
+    assert set(record["metrics"]) == set(METRICS)
     of_scene = record["scenes"]["dog & <i>co</i>"]["scores"]
     assert of_scene["equal"]["values"]["PSNR"] == [["inf"] * 3] * N_FRAMES
     assert record["summary"]["equal"]["values"]["PSNR"] == "inf"
@@ -262,3 +255,89 @@ def test_networks_that_were_given_are_known(truth: ViewGrid):
     text = markdown(result)
     assert result.networks == {"lpips"} and "--lpips" not in text and "--clip" in text
     assert float(rows_of(text, PAPERS)["a"][0]) > 0
+
+
+def hand_made(method: str, scene: str = "s", **values: float) -> SceneScores:
+    """Return hand-made scores: each metric has the same value everywhere, Frechet distances have features."""
+    names = {name.replace("_", "-"): value for name, value in values.items()}
+    features = {name: value for name, value in names.items() if name.startswith("F")}
+    clips = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return SceneScores(
+        method,
+        scene,
+        RIG,
+        N_FRAMES,
+        {k: torch.full((N_FRAMES, 3), v).double() for k, v in names.items() if k not in features},
+        {name: (clips + shift, clips) for name, shift in features.items()},
+        dict.fromkeys(features, N_FRAMES),
+    )
+
+
+def scene_of(*methods: SceneScores, **more) -> SceneComparison:
+    """Return hand-made comparisons with true views but without pictures."""
+    name = methods[0].scene
+    return SceneComparison(name, (hand_made(REFERENCE, name), *methods), (), ((64, 64),), **more)
+
+
+def test_columns_stand_in_the_papers_order_with_the_best_of_each_in_bold():
+    a = hand_made("A", LPIPS=0.1312, CLIP_S=0.92, FVD_F=0.5, FVD_V=0.1, FVD_Diag=0.3, FV4D=0.2)
+    b = hand_made("B", LPIPS=0.1308, CLIP_S=0.93, FVD_F=0.3, FVD_V=0.2, FVD_Diag=0.1, FV4D=0.3)
+    rows = rows_of(markdown(scene_of(a, b)), PAPERS)
+    assert rows["method"] == ["LPIPS ↓", "CLIP-S ↑", "FVD-F ↓", "FVD-V ↓", "FVD-Diag ↓", "FV4D ↓"]
+    # Equal as printed: both are the best. A shift of all three features by s is a distance of 3 s^2.
+    assert rows["A"] == ["**0.131**", "0.920", "0.75", "**0.03**", "0.27", "**0.12**"]
+    assert rows["B"] == ["**0.131**", "**0.930**", "**0.27**", "0.12", "**0.03**", "0.27"]
+
+
+def test_one_method_is_not_the_best_of_anything():
+    text = markdown(scene_of(hand_made("A", LPIPS=0.1)))
+    assert rows_of(text, PAPERS)["A"] == ["0.100", "–", "–", "–", "–", "–"]
+    assert "Bold" not in text
+
+
+def test_what_is_missing_is_said_once_with_the_option_that_gives_it():
+    text = markdown(scene_of(hand_made("A", LPIPS=0.1), networks=frozenset({"lpips"})))
+    assert "--lpips" not in text
+    assert text.count("--clip FILE") == text.count("--i3d FILE") == 1
+    text = markdown(scene_of(hand_made("A"), networks=frozenset({"lpips", "clip", "i3d"})))
+    assert "FILE" not in text
+
+
+def test_a_method_that_lacks_a_scene_is_marked():
+    first = scene_of(
+        hand_made("A", "one", PSNR=20.0), hand_made("B", "one", PSNR=21.0), hand_made("C", "one", PSNR=19.0)
+    )
+    second = scene_of(hand_made("A", "two", PSNR=22.0), hand_made("C", "two", PSNR=10.0))
+    text = markdown(first, second)
+    rows = rows_of(text, "Against the true views")
+    assert [rows[name][0] for name in "ABC"] == ["**21.00**", "21.00 †", "14.50"]
+    assert "- B: 1 of 2 scenes." in text
+
+
+def test_every_scene_has_its_own_rows_where_there_are_several():
+    first = scene_of(hand_made("A", "one", LPIPS=0.2), hand_made("B", "one", LPIPS=0.1))
+    assert "Every scene" not in markdown(first)
+    second = scene_of(hand_made("A", "two", LPIPS=0.2), hand_made("B", "two", LPIPS=0.3))
+    lines = [line for line in markdown(first, second).splitlines() if line.startswith(("| one", "| two"))]
+    assert [line for line in lines if "reference" not in line] == [
+        "| one | A | 0.200 |",
+        "| one | B | **0.100** |",
+        "| two | A | **0.200** |",
+        "| two | B | 0.300 |",
+    ]
+
+
+def test_frechet_distances_say_what_they_rest_on():
+    four = hand_made("A", FHD_F=0.1, FVD_F=0.2)
+    text = markdown_report([scene_of(four)], summaries_of([scene_of(four)], shrinkage=0.25))
+    rows = rows_of(text, "What the Frechet distances rest on")
+    assert rows["distances"][:5] == ["n", "n reference", "T", "features", "shrinkage"]
+    assert rows["FVD-F, FHD-F"] == ["4", "4", "3", "3", "0.25", "all"]
+    # 4 clips, 3 features: full rank.
+    assert "no full rank" not in text and "are not FVD" in text
+    assert "no full rank" in markdown(
+        scene_of(
+            hand_made("A", FHD_F=0.1),
+            replace(four, method="B", features={"FHD-F": (torch.randn(3, 3), torch.randn(3, 3))}),
+        )
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import interpolate
@@ -110,7 +112,7 @@ def test_sampler(goldens, close, tiny_model, variant, name):
     # The golden draws other frame latents for every view; the pipeline never does.
     inputs.concat.copy_(torch.cat([torch.zeros_like(drawn["concat"]), drawn["concat"]]))
     sigmas = karras_sigmas(spec["steps"])
-    x, start = start_latents(drawn["noise"], sigmas, None, 1.0)
+    x = start_latents(drawn["noise"], sigmas)
     xs, denoised = [], []
     with torch.inference_mode():
         denoise = guided_denoiser(model.unet, inputs, table)
@@ -120,7 +122,7 @@ def test_sampler(goldens, close, tiny_model, variant, name):
             denoised.append(denoise(x, sigma))
             return denoised[-1]
 
-        xs.append(sample_euler(recorded, x, sigmas, start))
+        xs.append(sample_euler(recorded, x, sigmas))
     trajectory = arrays["trajectory"]
     assert len(xs) == len(trajectory) + 1
     for actual, expected in zip(xs[1:], trajectory, strict=True):
@@ -141,17 +143,9 @@ def test_end_to_end(goldens, tiny_model, name):
         [goldens.randn(f"in:{name}:noise{k}", (per_window, 4, 8, 8)) for k in range(n_windows)]
     )
     kept = {}
-
-    class Store:
-        def load(self, index):
-            return None
-
-        def save(self, index, latents):
-            kept[index] = latents
-
-    grid = sample_views(
-        model, clip, Cameras.official(variant), steps=spec["steps"], noise=noise, store=Store()
-    )
+    store = SimpleNamespace(load=kept.get, save=kept.__setitem__)
+    cameras = Cameras.official(variant)
+    grid = sample_views(model, clip, cameras, steps=spec["steps"], noise=noise, store=store)
     assert grid.images.shape == (spec["n"], model.config.n_views + 1, 64, 64, 3)
 
     def near(actual, expected):

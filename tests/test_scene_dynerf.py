@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.dynerf import DyNeRF
-from sv4d2_core.scene.dynerf_fit import dense_cells
-from sv4d2_core.scene.hull import Occupancy
+from sv4d2_core.scene.config import FieldConfig
+from sv4d2_core.scene.dynerf.dynerf import DyNeRF
+from sv4d2_core.scene.dynerf.dynerf_fit import dense_cells
+from sv4d2_core.scene.geometry.hull import Occupancy
 from sv4d2_core.scene.store import load_scene
 
 CAMERAS = Cameras((0, 0, 35), (0, 90, 200))
-CONFIG = RefineConfig(features=2, plane_sizes=(4, 8), hidden=8, samples=128, hull_size=16)
+CONFIG = FieldConfig(features=2, plane_sizes=(4, 8), hidden=8, samples=128)
 BOX = torch.tensor([[-0.4, -0.3, -0.2], [0.4, 0.3, 0.2]])
 
 
@@ -89,8 +90,8 @@ def test_frames_and_cells_are_kept_apart():
 def test_dense_cells_are_those_that_hold_something():
     scene = fill(make_scene(), 400.0, [0.5, 0.5, 0.5])
     hull = Occupancy(torch.rand(3, 16, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5, BOX)
-    assert torch.equal(dense_cells(scene, hull, 0.01).cells, hull.cells)
-    assert not dense_cells(fill(scene, 1e-3, [0.5, 0.5, 0.5]), hull, 0.01).cells.any()
+    assert torch.equal(dense_cells(scene, hull).cells, hull.cells)
+    assert not dense_cells(fill(scene, 1e-3, [0.5, 0.5, 0.5]), hull).cells.any()
 
 
 def test_a_saved_scene_renders_the_same(tmp_path):
@@ -102,6 +103,19 @@ def test_a_saved_scene_renders_the_same(tmp_path):
     first, second = (s.render(CAMERAS, [0.3], 16) for s in (scene, loaded))
     assert all(torch.equal(vars(first)[key], vars(second)[key]) for key in vars(first))
     assert [path.name for path in tmp_path.iterdir()] == ["scene.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "means"),
+    [("dynerf", (0.81508, 0.37379, 0.92639, -0.0778)), ("gaussians", (0.86102, 0.36696, 1.27452, 0.12656))],
+)
+def test_scenes_of_version_0_1_0_render_as_they_did(backend, means):
+    """Their headers hold every number of the fit, here none of them the default."""
+    scene = load_scene(Path(__file__).parent / "data" / "scenes" / f"{backend}.safetensors")
+    assert (scene.backend, scene.n_frames, scene.times) == (backend, 3, (0.0, 0.5, 1.0))
+    assert scene.path is not None and scene.path.shifts[2] == (0.1, 0, 0)
+    rendering = scene.render(Cameras((0, 10), (0, 45)), [0.0, 0.3], 24)
+    assert [float(x.mean()) for x in vars(rendering).values()] == pytest.approx(means, abs=2e-4)
 
 
 def test_files_that_are_no_scene_are_refused(tmp_path):

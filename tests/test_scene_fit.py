@@ -10,7 +10,9 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.image import psnr
-from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene import schedule
+from sv4d2_core.scene.config import FieldConfig, RefineConfig, settings_from_json, settings_to_json
+from sv4d2_core.scene.dynerf import dynerf_fit
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.store import FitState
 from sv4d2_core.views import ViewGrid
@@ -23,7 +25,7 @@ refine_scene = partial(whole_job, input_elevation_deg=0.0)
 CAMERAS = Cameras.official("sv4d2")
 TINY = RefineConfig(
     rounds=0,
-    learning_rate=0.05,
+    learning_rate=1.7,
     steps_static=10,
     steps=50,
     rays_per_step=512,
@@ -32,8 +34,14 @@ TINY = RefineConfig(
     plane_sizes=(8, 16, 32),
     hidden=32,
     hull_size=32,
-    occupancy_every=20,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def early_looks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynerf_fit, "_OCCUPANCY_EVERY", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +113,11 @@ def test_a_callback_can_cancel(views):
         refine_scene(views, TINY, callback=stop)
 
 
-def test_pictures_grow_from_coarse_to_fine(views):
-    config = replace(TINY, steps_static=2, steps=4, image_sizes=(16, 32), image_size_starts=(0.0, 0.5))
-    assert refine_scene(views, config).n_frames == 4
-
-
-def test_progressive_frames_begin_at_the_anchor(views):
-    config = replace(TINY, steps_static=0, steps=1, frames_per_step=1, progressive=True)
-    assert refine_scene(views, config).n_frames == 4
+def test_frames_come_in_one_by_one_and_pictures_grow(views, monkeypatch):
+    monkeypatch.setattr(schedule, "_COARSE_TO_FINE_FROM", 32)
+    plain = refine_scene(views, replace(TINY, steps_static=2, steps=4, progressive=True))
+    monkeypatch.undo()
+    assert not same(plain, refine_scene(views, replace(TINY, steps_static=2, steps=4, progressive=True)))
 
 
 def test_missing_masks_are_made_and_said(views, caplog):
@@ -154,26 +159,23 @@ def test_a_fit_that_diverges_names_the_knob(views):
         refine_scene(views, replace(TINY, learning_rate=1e30))
 
 
-def test_sizes_follow_the_pictures():
-    config = RefineConfig()
-    assert config.for_pictures(64).plane_sizes == (8, 16, 32)
-    assert config.for_pictures(576).plane_sizes == (64, 128, 256)
-    assert config.for_pictures(255).image_sizes == ()
+def test_planes_follow_the_pictures():
+    assert RefineConfig().for_pictures(64).plane_sizes == (8, 16, 32)
+    assert RefineConfig().for_pictures(576).plane_sizes == (64, 128, 256)
     assert TINY.for_pictures(64) == TINY
 
 
-def test_settings_survive_json_and_are_checked():
-    config = replace(TINY, image_sizes=(16, 32), image_size_starts=(0.0, 0.4), progressive=False)
-    assert RefineConfig.from_json(config.to_json()) == config
-    with pytest.raises(ValueError, match="unknown speed"):
-        RefineConfig.from_json({"speed": 1})
-    for field, value in (
+def test_settings_of_a_field_survive_json_and_all_are_checked():
+    saved = settings_to_json(FieldConfig, replace(TINY, density_scale=20.0))
+    again = settings_from_json(FieldConfig, {**saved, "weight_entropy": 0.1})
+    assert (again.plane_sizes, again.hidden, again.density_scale) == ((8, 16, 32), 32, 20)
+    for name, value in (
         ("steps", 0),
         ("learning_rate", 0.0),
+        ("strength", 1.5),
+        ("density_scale", float("nan")),
         ("plane_sizes", (1,)),
-        ("time_size", 1),
-        ("image_sizes", (32,)),
-        ("weight_mask", float("nan")),
+        ("field", "voxels"),
     ):
-        with pytest.raises(ValueError, match="Expected"):
-            replace(TINY, **{field: value})
+        with pytest.raises(ValueError, match=f"Expected {name}"):
+            replace(TINY, **{name: value})

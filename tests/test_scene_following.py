@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.canonical import Canonical
 from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.dynerf import DyNeRF
-from sv4d2_core.scene.following import Following
-from sv4d2_core.scene.hull import Occupancy
-from sv4d2_core.scene.paths import FramePath, OffsetGrids, frame_shares, rotations
-from sv4d2_core.scene.planes import MovingPlanes
+from sv4d2_core.scene.dynerf import dynerf_fit
+from sv4d2_core.scene.dynerf.dynerf import DyNeRF
+from sv4d2_core.scene.dynerf.following import Following
+from sv4d2_core.scene.dynerf.planes import Canonical, MovingPlanes
+from sv4d2_core.scene.geometry.hull import Occupancy
+from sv4d2_core.scene.geometry.paths import FramePath, OffsetGrids, frame_shares, rotations
+from sv4d2_core.scene.geometry.registration import hull_centres, hull_turns
 from sv4d2_core.scene.refine import refine_scene as whole_job
-from sv4d2_core.scene.registration import hull_centres, hull_turns
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
@@ -119,7 +119,7 @@ def test_every_parameter_and_the_points_have_gradients():
     for name, parameter in field.named_parameters():
         assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
     assert points.grad is not None and bool(points.grad.abs().sum() > 0)
-    grouped = [parameter for group in field.groups(CONFIG) for parameter in group["params"]]
+    grouped = [parameter for group in field.groups() for parameter in group["params"]]
     assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in field.parameters()}
     assert len(grouped) == len(list(field.parameters()))
 
@@ -196,20 +196,20 @@ def test_following_lays_all_frames_over_the_anchor():
 def test_a_translation_is_learnt():
     # A ball moves along y, and the field, which is not told, has to match its density and colour.
     field = make_field()
-    optimizer = torch.optim.Adam(field.groups(CONFIG))
+    optimizer = torch.optim.Adam(field.groups())
     for group in optimizer.param_groups:
         group["lr"] = group["rate"]
     generator = torch.Generator().manual_seed(0)
     losses = []
     for step in range(160):
-        field.anneal(min(step / 60, 1.0))
+        field.field.anneal(min(step / 60, 1.0))
         points = torch.rand(600, 3, generator=generator) * 2 - 1
         frames = torch.randint(0, N_FRAMES, (600,), generator=generator)
         times = frames / (N_FRAMES - 1)
         centre = torch.stack([0 * times, 0.5 * times, 0 * times], dim=-1)
         target = 20 * torch.sigmoid(12 * (0.4 - (points - centre).norm(dim=-1)))
         loss = (field.densities(points, times) - target).square().mean()
-        loss = loss + field.regularisation(CONFIG, True)
+        loss = loss + field.field.regularisation(True)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -236,12 +236,12 @@ def test_cells_between_frames_move_with_the_object():
 
 def test_regularisation_knows_statics_from_motion():
     field = make_field()
-    still = float(field.regularisation(CONFIG, False).detach())
+    still = float(field.field.regularisation(False).detach())
     assert still > 0
-    assert float(field.regularisation(CONFIG, True).detach()) == pytest.approx(still)
+    assert float(field.field.regularisation(True).detach()) == pytest.approx(still)
     disturb(field)
-    assert float(field.regularisation(CONFIG, False).detach()) == pytest.approx(still)
-    assert float(field.regularisation(CONFIG, True).detach()) > still + 1e-4
+    assert float(field.field.regularisation(False).detach()) == pytest.approx(still)
+    assert float(field.field.regularisation(True).detach()) > still + 1e-4
 
 
 def test_a_saved_scene_renders_the_same(tmp_path):
@@ -251,7 +251,7 @@ def test_a_saved_scene_renders_the_same(tmp_path):
     scene = DyNeRF.untrained(hull, cameras, 8.0, times, CONFIG, torch.Generator().manual_seed(0))
     assert isinstance(scene.field.field, Canonical)
     scene.field.follow(hull, 2, times, True)
-    disturb(scene.field).anneal(0.4)
+    disturb(scene.field).field.anneal(0.4)
     scene.save(tmp_path / "scene.safetensors")
     loaded = load_scene(tmp_path / "scene.safetensors")
     first, second = (s.render(cameras, [0.25, 0.3], 16) for s in (scene, loaded))
@@ -259,11 +259,10 @@ def test_a_saved_scene_renders_the_same(tmp_path):
     assert all(torch.equal(vars(first)[key], vars(second)[key]) for key in vars(first))
 
 
-def test_a_resumed_fit_gives_the_same_bits():
+def test_a_resumed_fit_gives_the_same_bits(monkeypatch):
+    monkeypatch.setattr(dynerf_fit, "_OCCUPANCY_EVERY", 3)
     views = render_views(make_creature(10), Cameras.official("sv4d2"), 4, 32)
-    config = replace(
-        CONFIG, rounds=0, steps_static=3, steps=5, rays_per_step=128, hull_size=16, occupancy_every=3
-    )
+    config = replace(CONFIG, rounds=0, steps_static=3, steps=5, rays_per_step=128, hull_size=16)
     states = {}
 
     def listen(step, total, progress):
@@ -288,7 +287,7 @@ def test_only_an_object_that_moves_far_is_followed():
         field = Following(MovingPlanes(CONFIG, N_FRAMES), N_FRAMES)
         field.follow(hull, 2, TIMES, wanted)
         assert bool(field.moves) == followed
-        grouped = [parameter for group in field.groups(CONFIG) for parameter in group["params"]]
+        grouped = [parameter for group in field.groups() for parameter in group["params"]]
         assert any(parameter is field.path.centres for parameter in grouped) == followed
         points, times = random_points()
         assert bool(field.offsets(points, times).abs().max() > 0.1) == followed
@@ -311,12 +310,7 @@ def test_frames_that_come_in_start_from_their_neighbours(field):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
     points, _ = random_points()
     known = made(points, torch.full((200,), 0.5))
-    made.hold(0.25, 0.5)
+    made.field.hold(0.25, 0.5)
     after = made(points, torch.full((200,), 1.0))
     torch.testing.assert_close(after[0], known[0])
     torch.testing.assert_close(after[1], known[1])
-
-
-def test_an_unknown_field_is_refused():
-    with pytest.raises(ValueError, match="field planes or canonical; got 'voxels'"):
-        RefineConfig(field="voxels")

@@ -126,7 +126,7 @@ def test_fast_scenes_have_large_motion_and_a_turning_owl_has_not():
     assert large == {"runner": True, "aeroplane": True, "owl": False}
 
 
-def grid(masks: Tensor, size: int = 8) -> ViewGrid:
+def grid(masks: Tensor) -> ViewGrid:
     """Return views with these masks."""
     return ViewGrid(torch.ones(*masks.shape, 3), Cameras((0, 0), (0, 90)), masks)
 
@@ -146,11 +146,10 @@ def test_learning_rates_fall_in_each_stage_and_rounds_begin_when_they_are_due():
 
 
 def test_pictures_grow_from_coarse_to_fine():
-    large = RefineConfig(rounds=0).for_pictures(512)
-    sizes = [step.size_of(512) for step in schedule(large, grid(squares(0)))]
-    at = [round(share * large.stage_one_steps) for share in (0, 0.39, 0.41, 0.69, 0.71, 0.99)]
-    assert [sizes[i] for i in at] == [128, 128, 256, 256, 512, 512]
-    assert {step.size_of(64) for step in schedule(RefineConfig(rounds=0), grid(squares(0)))} == {64}
+    config = RefineConfig(rounds=1, steps_static=0, steps=100, steps_refine=10)
+    for size, expected in ((256, [64, 64, 128, 128, 256, 256, 256]), (64, [64] * 7)):
+        steps = list(schedule(config, grid(torch.ones(1, 2, size, size))))
+        assert [steps[i].size_of(size) for i in (0, 39, 41, 69, 71, 99, 109)] == expected
 
 
 def test_a_schedule_goes_on_where_it_was_left_and_says_which_frames_come_in():

@@ -12,7 +12,7 @@ import torch
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.views_folder import read_crop, write_views
 from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.paths import ObjectPath, object_path
+from sv4d2_core.scene.geometry.paths import ObjectPath, object_path
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.video.crop import CropPath

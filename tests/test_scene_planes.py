@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.planes import MovingPlanes, Planes
+from sv4d2_core.scene.config import FieldConfig
+from sv4d2_core.scene.dynerf.planes import MovingPlanes, Planes
 
 
 def make_field(seed=0, sizes=(4, 8), time_size=5):
-    config = RefineConfig(plane_sizes=sizes, features=3, hidden=16)
+    config = FieldConfig(plane_sizes=sizes, features=3, hidden=16)
     return MovingPlanes(config, time_size, torch.Generator().manual_seed(seed))
 
 
@@ -76,7 +76,7 @@ def test_the_order_of_the_times_does_not_matter():
 
 
 def test_coarse_changes_are_spread_over_fine_planes():
-    field = Planes((8,), 3, 2, torch.Generator().manual_seed(0), change_size=3)
+    field = Planes((8,), 3, 2, 3, torch.Generator().manual_seed(0))
     points, _ = random_points()
     ramp = torch.linspace(-1, 1, 3)
     with torch.no_grad():

@@ -10,11 +10,12 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.image import psnr
+from sv4d2_core.scene import targets
 from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.fit import RoundTargets
-from sv4d2_core.scene.following import ring_cameras
+from sv4d2_core.scene.dynerf import dynerf_fit
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.store import FitState
+from sv4d2_core.scene.targets import RoundTargets, ring_cameras
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
 from sv4d2_core.world.suite import corrupt_views
@@ -24,7 +25,7 @@ refine_scene = partial(whole_job, input_elevation_deg=0.0)
 
 CAMERAS = Cameras.official("sv4d2")
 TINY = RefineConfig(
-    learning_rate=0.05,
+    learning_rate=1.7,
     steps_static=5,
     steps=35,
     rounds=2,
@@ -35,10 +36,16 @@ TINY = RefineConfig(
     plane_sizes=(8, 16),
     hidden=16,
     hull_size=24,
-    occupancy_every=20,
-    ring_elevations_deg=(15.0,),
 )
 SIZE, FRAMES = 24, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynerf_fit, "_OCCUPANCY_EVERY", 20)
+        patch.setattr(targets, "RING_ELEVATIONS_DEG", (15.0,))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +187,8 @@ def test_views_that_lose_the_object_are_left_as_the_scene_shows_them(views, capl
 def test_targets_are_kept_in_eight_bits_and_the_input_exactly(views):
     weights = torch.rand(views.images.shape[:4], generator=torch.Generator().manual_seed(0))
     other = replace(views, images=views.images * 0.7)
-    targets = RoundTargets.of(other, weights)
-    grid, again = RoundTargets.from_tensors(targets.tensors(), CAMERAS).unpacked(views)
+    small = RoundTargets.of(other, weights)
+    grid, again = RoundTargets.from_tensors(small.tensors(), CAMERAS).unpacked(views)
     assert torch.equal(grid.images[:, 0], views.images[:, 0])
     assert float((grid.images[:, 1:] - other.images[:, 1:]).abs().max()) <= 0.5 / 255 + 1e-6
     assert float((again - weights).abs().max()) <= 0.5 / 255 + 1e-6

@@ -11,14 +11,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene import splatting
-from sv4d2_core.scene.splat_torch import TileLists, composite_torch
-from sv4d2_core.scene.splatting import rasteriser, splat, triton_fault
+from sv4d2_core.scene.gaussians import splatting
+from sv4d2_core.scene.gaussians.splat_torch import TileLists, composite_torch
+from sv4d2_core.scene.gaussians.splatting import rasteriser, triton_fault
 
-GAUSSIANS = (torch.zeros(2, 3), torch.ones(2, 4), torch.ones(2, 3), torch.ones(2), torch.ones(2, 3))
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-KERNELS = "sv4d2_core.scene.splat_triton"
+KERNELS = "sv4d2_core.scene.gaussians.splat_triton"
 
 
 @pytest.fixture(autouse=True)
@@ -85,12 +83,6 @@ def test_the_rasteriser_is_chosen_and_named_once(
     assert len(caplog.records) == 1 and said in caplog.text
 
 
-def test_triton_that_is_asked_for_but_not_installed_says_so(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match="needs the package triton, which is not installed"):
-        splat(*GAUSSIANS, Cameras.ring(4), 0, 8, backend="triton")
-
-
 def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
     """With a stand-in for the package, as the current device matters only where there are several."""
     current, launches = [], []
@@ -115,7 +107,7 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
         current.pop()
 
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
-    from sv4d2_core.scene.splat_triton import composite_triton
+    from sv4d2_core.scene.gaussians.splat_triton import composite_triton
 
     splats = torch.ones(1, 10, requires_grad=True)
     composite_triton(splats, TileLists(8, torch.tensor([0]), torch.tensor([0, 1]))).sum().backward()

@@ -81,7 +81,7 @@ def _compile() -> dict[str, str]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from sv4d2_core.scene import splat_triton
+    from sv4d2_core.scene.gaussians import splat_triton
 
     constants = {k: v for k, v in splat_triton.CONSTANTS.items() if k != "num_warps"}
     found = {}

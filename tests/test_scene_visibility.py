@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
+from sv4d2_core.scene import losses
 from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.dynerf.rays import Targets, patch_loss, surface_normals
+from sv4d2_core.scene.geometry.trust import view_trust, visibility_weights
 from sv4d2_core.scene.losses import checked_normals
-from sv4d2_core.scene.rays import PatchLoss, Targets, surface_normals
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.scene import SceneRendering
-from sv4d2_core.scene.trust import view_trust, visibility_weights
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
@@ -77,40 +78,33 @@ def test_surface_normals_of_a_sphere_point_outward():
     assert float((ours * true).sum(-1)[well_inside].min()) > 0.95
 
 
-def targets(colours, normals=None):
-    return Targets(colours, torch.ones(1, 16, 16), torch.ones(1, 16, 16), normals)
-
-
-def test_each_term_of_a_patch_follows_its_weight():
+def test_each_term_of_a_patch_is_felt():
     generator = torch.Generator().manual_seed(0)
-    colours = torch.rand(1, 16, 16, 3, generator=generator)
+    colours, ones = torch.rand(1, 16, 16, 3, generator=generator), torch.ones(1, 16, 16)
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     flat = torch.stack([columns, -rows, torch.zeros(16, 16)], -1)[None] / 16
     rough = flat + torch.rand(1, 16, 16, 3, generator=generator) / 20
-    alpha, depth = torch.ones(1, 16, 16), torch.ones(1, 16, 16)
-    zero = {f"weight_{name}": 0.0 for name in ("ssim", "depth", "normal_smoothness", "normal")}
 
-    def cost(target=None, points=flat, depths=depth, perceptual=None, **weights):
-        loss = PatchLoss(RefineConfig(**{**zero, **weights}), perceptual)
-        return float(loss(colours, alpha, depths, points, target or targets(colours)))
+    def cost(seen=colours, points=flat, depths=ones, normals=None, perceptual=None):
+        target = Targets(colours, ones, ones, normals)
+        return float(patch_loss(seen, ones, depths, points, target, perceptual))
 
-    assert cost() == pytest.approx(0, abs=1e-6)
-    assert cost(weight_ssim=1.0) == pytest.approx(0, abs=1e-5)
-    assert cost(targets(1 - colours), weight_ssim=1.0) > 0.5
-    assert cost(weight_depth=1.0) == 0 < cost(depths=rough[..., 2] + 1, weight_depth=1.0)
-    smooth, bumpy = (cost(points=p, weight_normal_smoothness=1.0) for p in (flat, rough))
-    assert smooth == pytest.approx(0, abs=1e-6) and bumpy > 0.05
+    assert cost() == pytest.approx(0, abs=1e-5)
+    other = float(losses.dissimilarity(1 - colours, colours))
+    assert cost(1 - colours) == pytest.approx(0.1 * other, rel=1e-3)
+    depths = rough[..., 2] + 1
+    sloped = float(losses.depth_smoothness(depths))
+    assert cost(depths=depths) == pytest.approx(0.01 * sloped, rel=1e-2)
+    assert cost(points=rough) > 0.02 * 0.05
     towards = torch.tensor([0.0, 0.0, 1.0]).expand(1, 16, 16, 3)
-    assert cost(targets(colours, towards), weight_normal=1.0) == pytest.approx(0, abs=1e-5)
+    assert cost(normals=towards) == pytest.approx(0, abs=1e-5) == cost(normals=0 * towards)
     # The last row and column have no neighbours to make a normal with.
-    opposite = cost(targets(colours, -towards), weight_normal=1.0)
-    assert opposite == pytest.approx(2 * (15 / 16) ** 2, abs=1e-5)
-    assert cost(targets(colours, 0 * towards), weight_normal=1.0) == 0
-    assert cost(perceptual=lambda a, b: torch.full((1,), 3.0), weight_perceptual=0.5) == pytest.approx(1.5)
+    assert cost(normals=-towards) == pytest.approx(0.05 * 2 * (15 / 16) ** 2, abs=1e-5)
+    assert cost(1 - colours, perceptual=lambda a, b: torch.full((1,), 3.0)) == pytest.approx(0.3, rel=1e-3)
 
 
 def test_patches_change_a_fit_and_normals_are_checked():
-    views = render_views(make_creature(10), Cameras.official("sv4d2"), 3, 24)
+    views = render_views(make_creature(10), Cameras.official("sv4d2"), 3, 32)
     tiny = RefineConfig(
         rounds=0,
         steps_static=2,
@@ -121,7 +115,6 @@ def test_patches_change_a_fit_and_normals_are_checked():
         plane_sizes=(8, 16),
         hidden=16,
         hull_size=16,
-        patch_start=0.0,
     )
     normals = torch.zeros(views.images.shape)
     normals[..., 2] = 3
@@ -129,23 +122,26 @@ def test_patches_change_a_fit_and_normals_are_checked():
     def field(config, **more):
         return refine_scene(views, config, **more).field.field.planes.space[0].detach()
 
-    plain, patched = field(tiny), field(replace(tiny, patches_per_step=2, patch_size=8))
-    told = field(replace(tiny, patches_per_step=2, patch_size=8, weight_normal=1.0), normals=normals)
-    assert not torch.equal(plain, patched) and not torch.equal(patched, told)
     seen = []
 
     def perceptual(ours, theirs):
         seen.append(tuple(ours.shape))
         return (ours - theirs).abs().mean((1, 2, 3))
 
-    field(replace(tiny, patches_per_step=1, patch_size=8), perceptual=perceptual)
-    assert set(seen) == {(1, 8, 8, 3)} and len(seen) == 14
+    plain, told, compared = (
+        field(tiny, **more) for more in ({}, {"normals": normals}, {"perceptual": perceptual})
+    )
+    assert not torch.equal(plain, told) and not torch.equal(plain, compared)
+    # From a fifth of the 14 steps on.
+    assert set(seen) == {(1, 32, 32, 3)} and len(seen) == 11
     checked = checked_normals(normals, views)
     assert checked is not None and float(checked.norm(dim=-1).max()) == 1
     with pytest.raises(ValueError, match="use the backend dynerf"):
         refine_scene(views, replace(tiny, backend="gaussians"), normals=normals)
     with pytest.raises(ValueError, match="normals .* like the views"):
         refine_scene(views, tiny, normals=normals[:2])
+    with pytest.raises(ValueError, match="at least 32 pixels for a perceptual distance"):
+        refine_scene(views, tiny, size=24, perceptual=perceptual)
 
 
 def test_a_memory_budget_changes_rounding_only():

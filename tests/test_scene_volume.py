@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from sv4d2_core.scene.rays import box_span, composite_on_white, ray_weights, sample_distances
+from sv4d2_core.scene.dynerf.rays import box_span, composite_on_white, ray_weights, sample_distances
 
 BOX = torch.tensor([[-1.0, -0.5, -0.25], [1.0, 0.5, 0.25]])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -35,18 +33,6 @@ UNETS = [
 def per_image(emb: torch.Tensor, grid: Grid) -> Embedding:
     of_views = emb.unflatten(0, tuple(grid))[:, 0].flatten(0, 1)
     return Embedding(emb, torch.arange(len(emb)), of_views)
-
-
-def unet_inputs(goldens, name):
-    spec = goldens.index[name]
-    b, t, v, h, w = (spec[key] for key in ("b", "T", "V", "h", "w"))
-    x = goldens.randn(f"in:{name}:x", (b * t * v, 8, h, w))
-    context = goldens.randn(f"in:{name}:context", (b, t, 48))
-    cond_view = spec["cv"] * goldens.randn(f"in:{name}:cond_view", (b * v, 4, h, w))
-    varies = spec.get("yvar", False)
-    y = goldens.randn(f"in:{name}:y", (b * t * v, 128) if varies else (b, v, 128)).flatten(0, -2)
-    timesteps = torch.full((len(y),), 0.25 * math.log(spec["sigma"]))
-    return spec, x, timesteps, y, context, cond_view
 
 
 def tiny_unet(goldens, view_mixing):
@@ -102,7 +88,8 @@ def test_attention_block(goldens, close, layout, budget):
 
 @pytest.mark.parametrize("name", UNETS)
 def test_unet(goldens, close, name):
-    spec, x, timesteps, y, context, cond_view = unet_inputs(goldens, name)
+    spec = goldens.index[name]
+    x, timesteps, y, context, cond_view = goldens.unet_inputs(name).values()
     unet = tiny_unet(goldens, "released_3d" if spec["use3d"] else "view")
     arrays, seen = goldens.arrays(name), {}
     for block, module in unet.named_modules():
@@ -126,7 +113,7 @@ def test_unet(goldens, close, name):
 
 def test_rows_shared_over_frames_change_nothing(goldens, close):
     name = "unet_view_T5V8_8x8"
-    _, x, timesteps, y, context, cond_view = unet_inputs(goldens, name)
+    x, timesteps, y, context, cond_view = goldens.unet_inputs(name).values()
     unet = tiny_unet(goldens, "view")
     repeated = y.view(2, 1, 8, 128).expand(2, 5, 8, 128).reshape(-1, 128)
     with torch.no_grad():
@@ -137,7 +124,7 @@ def test_rows_shared_over_frames_change_nothing(goldens, close):
 
 @pytest.mark.parametrize("mixing", ["released_3d", "view", "joint_3d"])
 def test_chunks_and_autograd_change_nothing(goldens, close, mixing):
-    _, x, timesteps, y, context, cond_view = unet_inputs(goldens, "unet_3d_T3V4_8x8")
+    x, timesteps, y, context, cond_view = goldens.unet_inputs("unet_3d_T3V4_8x8").values()
     unet = tiny_unet(goldens, mixing)
     results = []
     for chunk_bytes in (1, None, 2**40):
@@ -158,7 +145,7 @@ def test_chunks_and_autograd_change_nothing(goldens, close, mixing):
 
 
 def test_attention_never_sees_more_groups_than_the_limit(goldens, close, monkeypatch):
-    _, x, timesteps, y, context, cond_view = unet_inputs(goldens, "unet_3d_T3V4_8x8")
+    x, timesteps, y, context, cond_view = goldens.unet_inputs("unet_3d_T3V4_8x8").values()
     largest = []
 
     def counting(q, k, v, heads):
@@ -207,7 +194,7 @@ def test_joint_mixing_attends_over_all_pixels_of_all_views(close):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_close(goldens, dtype):
-    _, x, timesteps, y, context, cond_view = unet_inputs(goldens, "unet_view_T3V4_16x8")
+    x, timesteps, y, context, cond_view = goldens.unet_inputs("unet_view_T3V4_16x8").values()
     unet = tiny_unet(goldens, "view")
     with torch.no_grad():
         expected = unet(x, timesteps, y, unet.prepare(context, cond_view))

@@ -32,14 +32,11 @@ def test_vae_encoder(goldens, close):
 def test_vae_decoder(goldens, close):
     decoder = VAEDecoder(VAEConfig(base=32))
     goldens.fill(decoder, "first_stage_model.decoder.")
-    scaled = 0.18215 * goldens.randn("in:vae:z", goldens_z_shape(goldens))
+    expected = goldens.arrays("vae")["decoded"]
+    n, _, height, width = expected.shape
+    scaled = 0.18215 * goldens.randn("in:vae:z", (n, 4, height // 8, width // 8))
     with torch.no_grad():
-        close(decoder(scaled / 0.18215), goldens.arrays("vae")["decoded"], 2e-5)
-
-
-def goldens_z_shape(goldens):
-    n, _, height, width = goldens.arrays("vae")["decoded"].shape
-    return (n, 4, height // 8, width // 8)
+        close(decoder(scaled / 0.18215), expected, 2e-5)
 
 
 @pytest.mark.parametrize("height,width", [(64, 64), (576, 576), (320, 256), (224, 224)])

@@ -40,10 +40,8 @@ def quality(grids: list[ViewGrid], strength: float = 1.0) -> Tensor:
 
 
 def a_few_scenes(cameras: Cameras = RING) -> list[ViewGrid]:
-    return [
-        truth(name, cameras, 64, 2)
-        for name in ("walker", "runner", "windmill", "flamingo", "owl", "aeroplane")
-    ]
+    names = ("walker", "runner", "windmill", "flamingo", "owl", "aeroplane")
+    return [truth(name, cameras, 64, 2) for name in names]
 
 
 def test_a_seed_gives_the_same_errors_and_another_seed_others():
@@ -51,20 +49,16 @@ def test_a_seed_gives_the_same_errors_and_another_seed_others():
     state = torch.random.get_rng_state()
     first, again, other = (corrupt_views(truth("owl"), seed) for seed in (4, 4, 5))
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.equal(first.images, again.images)
-    assert first.masks is not None and again.masks is not None and torch.equal(first.masks, again.masks)
+    assert torch.equal(first.images, again.images) and torch.equal(first.masks, again.masks)
     assert float((first.images - other.images)[:, 1:].abs().mean()) > 0.005
 
 
 def test_strength_0_changes_nothing_but_the_record():
     grid = truth("walker")
     same = corrupt_views(grid, 1, 0.0)
-    assert torch.equal(same.images, grid.images)
-    assert same.masks is not None and grid.masks is not None and torch.equal(same.masks, grid.masks)
-    assert same.settings == {
-        **(grid.settings or {}),
-        "corruption": {"seed": 1, "strength": 0.0, "per_frame": False},
-    }
+    assert torch.equal(same.images, grid.images) and torch.equal(same.masks, grid.masks)
+    made = {"seed": 1, "strength": 0.0, "per_frame": False}
+    assert same.settings == {"scene": "walker", "corruption": made}
 
 
 def test_the_input_view_stays_as_it_is_and_the_given_grid_too():
@@ -73,7 +67,6 @@ def test_the_input_view_stays_as_it_is_and_the_given_grid_too():
     spoilt = corrupt_views(grid, 2, 3.0)
     assert torch.equal(grid.images, before)
     assert torch.equal(spoilt.images[:, 0], before[:, 0])
-    assert grid.masks is not None and spoilt.masks is not None
     assert torch.equal(spoilt.masks[:, 0], grid.masks[:, 0])
     assert bool((spoilt.images[:, 1:] != before[:, 1:]).flatten(2).any(-1).all())
 
@@ -121,10 +114,7 @@ def test_the_absolute_elevation_of_the_input_counts_in_the_angle():
 
 def test_most_of_the_error_stays_and_a_little_is_new_in_every_frame():
     """On a still clip: pixels of the object move, few near the input view and many behind it."""
-    one = truth("owl")
-    assert one.masks is not None
-    still = one.at_frames([0] * 8)
-    assert still.masks is not None
+    still = truth("owl").at_frames([0] * 8)
     object_pixels = still.masks[1:] > 0.5
     moved, wrong, flicker = [], 0.0, 0.0
     for seed in SEEDS:
@@ -152,11 +142,9 @@ def test_errors_drawn_per_frame_are_as_large_and_flicker():
 def test_masks_follow_the_images():
     """An object of one colour is still of one colour when the white behind it is taken away by the mask."""
     grid = truth("aeroplane")
-    assert grid.masks is not None
     red = torch.tensor([0.6, 0.4, 0.3])
     opacity = grid.masks[..., None]
     spoilt = corrupt_views(replace(grid, images=opacity * red + 1 - opacity), 3, 2.0)
-    assert spoilt.masks is not None
     masks, images = spoilt.masks[:, 1:], spoilt.images[:, 1:]
     assert float((masks - grid.masks[:, 1:]).abs().amax()) > 0.3
     assert bool((images[masks == 0] == 1).all())
@@ -169,22 +157,20 @@ def test_masks_follow_the_images():
 
 def test_the_result_is_a_picture():
     spoilt = corrupt_views(truth("windmill"), 0, 6.0)
-    assert spoilt.masks is not None
     for values in (spoilt.images, spoilt.masks):
         assert values.dtype == torch.float32
         assert float(values.min()) >= 0 and float(values.max()) <= 1
-    assert bool(
-        (spoilt.images + 1e-6 >= 1 - spoilt.masks[..., None]).all()
-    )  # never darker than black on white
+    # Never darker than black on white.
+    assert bool((spoilt.images + 1e-6 >= 1 - spoilt.masks[..., None]).all())
 
 
 def test_the_errors_of_a_seed_are_the_same_at_every_size():
     def halved(grid: ViewGrid) -> ViewGrid:
-        assert grid.masks is not None
-        images = grid.images.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
-        return replace(
-            grid, images=images, masks=grid.masks.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+        images, masks = (
+            pixels.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+            for pixels in (grid.images, grid.masks)
         )
+        return replace(grid, images=images, masks=masks)
 
     large = truth("owl", size=128, n_frames=1)
     small = halved(large)
@@ -201,12 +187,9 @@ def test_any_size_is_taken(height, width):
     assert spoilt.images.shape == grid.images.shape and bool(spoilt.images.isfinite().all())
 
 
-@pytest.mark.parametrize("strength", [-0.1, math.nan, math.inf])
-def test_a_strength_that_means_nothing_is_refused(strength):
-    with pytest.raises(ValueError, match=f"at least 0; got {strength:g}"):
-        corrupt_views(truth("owl"), 0, strength)
-
-
-def test_views_without_masks_are_refused():
+def test_strengths_that_mean_nothing_and_views_without_masks_are_refused():
+    for strength in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"at least 0; got {strength:g}"):
+            corrupt_views(truth("owl"), 0, strength)
     with pytest.raises(ValueError, match="Expected views with masks"):
         corrupt_views(replace(truth("owl"), masks=None), 0)

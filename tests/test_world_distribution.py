@@ -24,7 +24,8 @@ from sv4d2_core.world import (
     parts_at,
     render_creature,
 )
-from sv4d2_core.world.body import PATTERNS, shade, surface_points
+from sv4d2_core.world.body import surface_points
+from sv4d2_core.world.coat import PATTERNS, shade
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.world import Parts, make_creature, parts_at, render_creature, render_parts, render_views
-from sv4d2_core.world.body import Coat
+from sv4d2_core.world.coat import Coat
 
 torch.set_num_threads(1)
 
@@ -21,11 +21,9 @@ def balls(centres, radii, colours=None, rotations=None) -> Parts:
     centres = torch.tensor(centres, dtype=torch.float64)
     n = len(centres)
     colours = torch.tensor([[0.5, 0.5, 0.5]] * n if colours is None else colours, dtype=torch.float64)
-    if rotations is None:
-        rotations = torch.eye(3, dtype=torch.float64).expand(n, 3, 3)
-    return Parts(
-        centres[None], rotations[None], torch.tensor(radii, dtype=torch.float64), Coat.plain(colours)
-    )
+    rotations = torch.eye(3, dtype=torch.float64).expand(n, 3, 3) if rotations is None else rotations
+    radii = torch.tensor(radii, dtype=torch.float64)
+    return Parts(centres[None], rotations[None], radii, Coat.plain(colours))
 
 
 def test_sphere_depth_normal_and_area():
@@ -44,9 +42,8 @@ def test_sphere_depth_normal_and_area():
 def test_every_hit_lies_on_the_ellipsoid_and_normals_are_its_gradient():
     """Points rebuilt from depth satisfy the implicit equation; autograd gives the normals."""
     a = 0.7
-    rotation = torch.tensor(
-        [[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0], [0, 0, 1]], dtype=torch.float64
-    )
+    cos, sin = math.cos(a), math.sin(a)
+    rotation = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float64)
     centre, radii = torch.tensor([0.1, -0.05, 0.08]).double(), torch.tensor([0.1, 0.35, 0.2]).double()
     parts = balls([centre.tolist()], [radii.tolist()], rotations=rotation[None])
     cameras = Cameras((0, 35, -20), (0, 80, 200))
@@ -69,9 +66,8 @@ def test_every_hit_lies_on_the_ellipsoid_and_normals_are_its_gradient():
 
 
 def test_the_nearer_of_two_balls_hides_the_other():
-    parts = balls(
-        [[0, 0, 0.3], [0, 0, -0.3]], [[0.2] * 3, [0.2] * 3], colours=[[0.9, 0.1, 0.1], [0.1, 0.1, 0.9]]
-    )
+    colours = [[0.9, 0.1, 0.1], [0.1, 0.1, 0.9]]
+    parts = balls([[0, 0, 0.3], [0, 0, -0.3]], [[0.2] * 3] * 2, colours)
     image = render_parts(parts, Cameras((0, 0), (0, 180)), 33)
     front, back = image.rgb[0, :, 16, 16]
     assert front[0] > 2 * front[2]
@@ -165,9 +161,8 @@ def test_colours_do_not_depend_on_the_viewer():
     eyes, directions = cameras.rays(size)
     inside = image.mask[0, 0] > 0
     points = (eyes[0] + image.depth[0, 0, ..., None].double() * directions[0])[inside]
-    pixels = (
-        points @ cameras.w2c_opencv()[1, :3, :3].T + cameras.w2c_opencv()[1, :3, 3]
-    ) @ cameras.intrinsics(size).T
+    to_camera = cameras.w2c_opencv()[1]
+    pixels = (points @ to_camera[:3, :3].T + to_camera[:3, 3]) @ cameras.intrinsics(size).T
     column, row = (pixels[:, :2] / pixels[:, 2:]).floor().long().unbind(-1)
     seen = (image.depth[0, 1, row, column].double() - (points - eyes[1]).norm(dim=-1)).abs() < 0.004
     difference = (image.rgb[0, 1, row, column] - image.rgb[0, 0][inside])[seen].abs().mean(-1)
@@ -179,7 +174,7 @@ def test_view_grid_is_the_ground_truth_of_the_cameras_asked_for():
     grid = render_views(make_creature(0), ORBIT, 3, 32, fps=12.0)
     direct = render_creature(make_creature(0), ORBIT, torch.tensor([0.0, 0.5, 1.0]), 32)
     assert torch.equal(grid.images, direct.rgb)
-    assert grid.masks is not None and torch.equal(grid.masks, direct.mask)
+    assert torch.equal(grid.masks, direct.mask)
     assert (grid.fps, grid.variant, grid.trained, grid.cameras) == (12.0, "", True, ORBIT)
     assert grid.images.dtype == torch.float32
 

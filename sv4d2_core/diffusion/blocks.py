@@ -54,8 +54,7 @@ def retry_on_oom(
 ) -> Tensor:
     """Return the result of ``work``, done a second time after ``shrink`` when memory runs out.
 
-    ``shrink`` makes the second call take less memory and says how it works then; ``is_oom`` recognises the
-    errors that are worth it. A second failure is raised: callers know which of the user's settings help.
+    ``shrink`` makes the second call take less memory and says how; ``is_oom`` recognises the errors.
     """
     try:
         return work()
@@ -64,17 +63,23 @@ def retry_on_oom(
             raise
         reason = str(error).split(". ")[0]
     # Out here, because the exception holds on to the tensors of the failed try.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_device_cache()
     log.warning("Out of memory (%s). Trying once more, %s.", reason, shrink())
     return work()
 
 
-def parts(total: int, item_bytes: int, budget: int) -> Iterator[slice]:
-    """Yield slices that cover ``range(total)``, each of at most ``budget`` bytes but at least one item.
+def empty_device_cache() -> None:
+    """Give back to the device the memory that PyTorch keeps for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
-    They are as few as the budget allows, and all but the last of equal length. While autograd records there
-    is one slice: its graph holds all activations anyway.
+
+def parts(total: int, item_bytes: int, budget: int) -> Iterator[slice]:
+    """Yield even slices that cover ``range(total)``, as few as ``budget`` bytes allow.
+
+    While autograd records there is one: its graph holds all activations anyway.
     """
     most = total if torch.is_grad_enabled() else max(1, min(total, budget // max(1, item_bytes)))
     step = math.ceil(total / math.ceil(total / most))
@@ -104,7 +109,7 @@ def to_tokens(x: Tensor) -> Tensor:
 
 
 class Blend(nn.Module):
-    """A learned scalar blend ``a * before + (1 - a) * mixed`` with ``a = sigmoid(mix_factor)``."""
+    """A learned blend ``a * before + (1 - a) * mixed`` with the scalar ``a = sigmoid(mix_factor)``."""
 
     def __init__(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> None:
         super().__init__()
@@ -117,19 +122,17 @@ class Blend(nn.Module):
         return torch.sigmoid(-self.mix_factor.to(like.device, torch.float32)).to(like.dtype)
 
     def forward(self, before: Tensor, mixed: Tensor) -> Tensor:
-        """Return the blend, of the shape of both."""
         return torch.lerp(before, mixed, self.share_of_mixed(mixed))
 
 
 class Downsample(nn.Module):
-    """Convolution with stride 2."""
+    """Convolution with stride 2 on [N, C, h, w]."""
 
     def __init__(self, width: int, *, operations: Any, **kw) -> None:
         super().__init__()
         self.op = operations.Conv2d(width, width, 3, stride=2, padding=1, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` [N, C, h, w] at half the size."""
         return self.op(x)
 
 
@@ -141,7 +144,7 @@ class Upsample(nn.Module):
         self.conv = operations.Conv2d(width, width, 3, padding=1, **kw)
 
     def forward(self, x: Tensor, budget: int) -> Tensor:
-        """Return ``x`` [N, C, h, w] at twice the size, some images at a time within ``budget`` bytes."""
+        """Return ``x`` [N, C, h, w] at twice the size, in parts within ``budget`` bytes."""
         shape = (x.shape[0], x.shape[1], 2 * x.shape[2], 2 * x.shape[3])
         out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         # A part's 8 times its input, counted twice: the output and all skips are alive beside it.
@@ -151,20 +154,19 @@ class Upsample(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """Linear to twice the width; the first half times the exact GELU of the second."""
+    """[..., C] linearly to [..., 2 inner]; the first half times the exact GELU of the second."""
 
     def __init__(self, width: int, inner: int, *, operations: Any, **kw) -> None:
         super().__init__()
         self.proj = operations.Linear(width, 2 * inner, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the gated projection of ``x`` [..., C], [..., inner]."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return F.gelu(gate).mul_(value)
 
 
 class FeedForward(nn.Module):
-    """GEGLU with an inner width of four times the tokens' width, then a linear layer back."""
+    """GEGLU of tokens [..., C] with an inner width of 4 C, then a linear layer back."""
 
     def __init__(self, width: int, *, operations: Any, **kw) -> None:
         super().__init__()
@@ -173,7 +175,6 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(gate, nn.Identity(), operations.Linear(4 * width, width, **kw))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the feed-forward output of the tokens ``x`` [..., C], same shape."""
         return self.net(x)
 
 
@@ -184,7 +185,7 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 class _Projections(nn.Module):
-    """The linear layers of an attention to tokens of width ``context_dim``."""
+    """The linear layers of attention to tokens of width ``context_dim``."""
 
     def __init__(self, width: int, context_dim: int, *, operations: Any, **kw) -> None:
         super().__init__()
@@ -195,7 +196,7 @@ class _Projections(nn.Module):
 
 
 class SelfAttention(_Projections):
-    """Multi-head attention of every group of tokens to itself."""
+    """Multi-head attention of every group of tokens [..., L, C] to itself."""
 
     def __init__(self, width: int, head_channels: int, *, attention: AttentionFunction, **kw) -> None:
         super().__init__(width, width, **kw)
@@ -203,21 +204,17 @@ class SelfAttention(_Projections):
         self.attention = attention
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the attention output for groups of tokens ``x`` [..., L, C], same shape."""
         groups = x.flatten(0, -3)
-        q, k, v = self.to_q(groups), self.to_k(groups), self.to_v(groups)
-        if len(groups) <= MAX_ATTENTION_BATCH:
-            mixed = self.attention(q, k, v, self.heads)
-        else:
-            batches = zip(*(x.split(MAX_ATTENTION_BATCH) for x in (q, k, v)), strict=True)
-            mixed = torch.cat([self.attention(q, k, v, self.heads) for q, k, v in batches])
-        return self.to_out(mixed).view(x.shape)
+        projected = (self.to_q(groups), self.to_k(groups), self.to_v(groups))
+        batches = zip(*(tokens.split(MAX_ATTENTION_BATCH) for tokens in projected), strict=True)
+        mixed = [self.attention(q, k, v, self.heads) for q, k, v in batches]
+        return self.to_out(mixed[0] if len(mixed) == 1 else torch.cat(mixed)).view(x.shape)
 
 
 class OneTokenAttention(_Projections):
-    """Cross-attention to a single context token, which is a linear map of that token.
+    """Cross-attention to a single context token: every softmax is 1, so it is a linear map of that token.
 
-    With one token every softmax is 1, so ``to_q`` and ``to_k`` never matter. The official files hold them.
+    ``to_q`` and ``to_k`` never matter; the official files hold them.
     """
 
     def forward(self, context: Tensor) -> Tensor:
@@ -248,10 +245,7 @@ class Embedding(NamedTuple):
 
 
 def part_widths(width_in: int, width_out: int, joined: bool) -> int:
-    """Return how many channels a residual block counts for each pixel when it divides images into parts.
-
-    ``joined``: its input is put together with a skip, in memory of the part's own, and normalised.
-    """
+    """Return the channels per pixel that count in a residual block's part; ``joined``: it copies a skip."""
     return 2 * (width_in + width_out) if joined else 4 * width_out
 
 
@@ -260,15 +254,12 @@ class TemporalConvs(nn.Module):
 
     def __init__(self, width: int, emb_dim: int, *, operations: Any, **kw) -> None:
         super().__init__()
-
-        norm_in, norm_out = (operations.GroupNorm(32, width, **kw) for _ in range(2))
-        conv_in, conv_out = (
-            operations.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0), **kw) for _ in range(2)
-        )
-        self.in_layers = nn.Sequential(norm_in, nn.SiLU(inplace=True), conv_in)
+        norms = [operations.GroupNorm(32, width, **kw) for _ in range(2)]
+        convs = [operations.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0), **kw) for _ in range(2)]
+        self.in_layers = nn.Sequential(norms[0], nn.SiLU(inplace=True), convs[0])
         self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(emb_dim, width, **kw))
         # The official keys count a dropout layer, here and below.
-        self.out_layers = nn.Sequential(norm_out, nn.SiLU(inplace=True), nn.Identity(), conv_out)
+        self.out_layers = nn.Sequential(norms[1], nn.SiLU(inplace=True), nn.Identity(), convs[1])
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Return the residual branch of sequences ``x`` [B, C, L, h, w] with embeddings ``emb`` [B, L, D]."""
@@ -284,29 +275,22 @@ class ResBlock(nn.Module):
 
     def __init__(self, width_in: int, width_out: int, emb_dim: int, *, operations: Any, **kw) -> None:
         super().__init__()
-        self.width_in = width_in
-        self.width_out = width_out
-
-        norm_in, norm_out = (operations.GroupNorm(32, width, **kw) for width in (width_in, width_out))
-        conv_in, conv_out = (
-            operations.Conv2d(width, width_out, 3, padding=1, **kw) for width in (width_in, width_out)
-        )
-        self.in_layers = nn.Sequential(norm_in, nn.SiLU(inplace=True), conv_in)
+        self.width_in, self.width_out = widths = width_in, width_out
+        norms = [operations.GroupNorm(32, width, **kw) for width in widths]
+        convs = [operations.Conv2d(width, width_out, 3, padding=1, **kw) for width in widths]
+        self.in_layers = nn.Sequential(norms[0], nn.SiLU(inplace=True), convs[0])
         self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(emb_dim, width_out, **kw))
-        self.out_layers = nn.Sequential(norm_out, nn.SiLU(inplace=True), nn.Identity(), conv_out)
+        self.out_layers = nn.Sequential(norms[1], nn.SiLU(inplace=True), nn.Identity(), convs[1])
         same = width_in == width_out
         self.skip_connection = nn.Identity() if same else operations.Conv2d(width_in, width_out, 1, **kw)
         self.time_mix_blocks = TemporalConvs(width_out, emb_dim, operations=operations, **kw)
         self.time_mixer = Blend(**kw)
 
     def forward(self, x: Tensor, skip: Tensor | None, emb: Embedding, grid: Grid, budget: int) -> Tensor:
-        """Return the block's output, [N, C_out, h, w].
+        """Return the block's output, [N, C_out, h, w], worked out in parts within ``budget`` bytes.
 
-        Args:
-            x: [N, C, h, w]; overwritten when there is a skip and autograd does not record.
-            skip: [N, C', h, w] further channels from the way down, or None.
-            emb, grid: embedding and order of the images.
-            budget: bytes that the intermediate results of a part may take.
+        ``x`` [N, C, h, w] is overwritten when there is a ``skip`` [N, C', h, w], further channels from the
+        way down, and autograd does not record.
         """
         n, _, height, width = x.shape
         out = self._output_memory(x, reuse=skip is not None)
@@ -325,11 +309,11 @@ class ResBlock(nn.Module):
         if reuse and fits and not torch.is_grad_enabled():
             memory = x.permute(0, 2, 3, 1).flatten()[: math.prod(shape)].view(shape)
         else:
-            memory = torch.empty(shape, dtype=x.dtype, device=x.device)
+            memory = x.new_empty(shape)
         return memory.permute(0, 3, 1, 2)
 
     def within_images(self, x: Tensor, emb: Tensor) -> Tensor:
-        """Return [N, C_out, h, w] of images ``x`` [N, C, h, w] and their projected embeddings [N, C_out]."""
+        """Return [N, C_out, h, w] of images ``x`` [N, C, h, w] and projected embeddings [N, C_out]."""
         h = self.in_layers(x).add_(emb[:, :, None, None])
         return self.out_layers(h).add_(self.skip_connection(x))
 
@@ -343,8 +327,7 @@ class ResBlock(nn.Module):
             branch = self.time_mix_blocks(sequences[b], emb.rows[rows[b]])
             # a * x + (1 - a) * (x + branch)
             targets[b] = torch.addcmul(sequences[b], branch, share)
-            # Not kept while the next sequence is worked on.
-            del branch
+            del branch  # not kept while the next sequence is worked on
         return out
 
 
@@ -386,10 +369,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width, **kw)
 
     def forward(self, x: Tensor, cross: Tensor) -> Tensor:
-        """Return the transformed groups of tokens ``x`` [..., L, C].
-
-        ``cross`` is the output of `attn2`, broadcastable to ``x``.
-        """
+        """Return groups of tokens ``x`` [..., L, C] transformed; ``cross`` is what `attn2` gives for them."""
         if self.ff_in is not None and self.norm_in is not None:
             x = self.ff_in(self.norm_in(x)).add_(x)
         x = self.attn1(self.norm1(x)).add_(x).add_(cross)
@@ -400,6 +380,7 @@ class AttentionBlock(nn.Module):
     """Attention over the pixels of an image, then over views, then over frames, each blended in.
 
     Without ``mixes_frames`` the frames' blend is held at zero, as training on static objects does.
+    Source: Yao et al. 2025 (SV4D 2.0), section 3; the groups of tokens are those of docs/method.md.
     """
 
     def __init__(
@@ -432,15 +413,15 @@ class AttentionBlock(nn.Module):
 
     def prepare(self, context: Tensor) -> BlockContext:
         """Return everything of this block that depends only on the image embeddings [B, T, D]."""
-        numbers = torch.arange(context.shape[1], device=context.device)
         spatial, view, motion = (
-            cast(TransformerBlock, blocks[0])
+            cast(TransformerBlock, blocks[0]).attn2
             for blocks in (self.transformer_blocks, self.time_mix_blocks, self.motion_blocks)
         )
-        motion_map, motion_offset = motion.attn2.affine_map(self.config.latent_channels, context)
+        motion_map, motion_offset = motion.affine_map(self.config.latent_channels, context)
+        numbers = torch.arange(context.shape[1], device=context.device)
         return BlockContext(
-            spatial=spatial.attn2(context).flatten(0, 1),
-            view=view.attn2(context).flatten(0, 1),
+            spatial=spatial(context).flatten(0, 1),
+            view=view(context).flatten(0, 1),
             motion_map=motion_map,
             motion_offset=motion_offset,
             frames=self.time_mix_motion_embed(sinusoidal_embedding(numbers, self.width).to(context.dtype)),
@@ -449,26 +430,21 @@ class AttentionBlock(nn.Module):
     def forward(
         self, x: Tensor, context: BlockContext, references: Tensor, emb: Embedding, grid: Grid, budget: int
     ) -> Tensor:
-        """Return the block's output, [N, C, h, w].
+        """Return the block's output, [N, C, h, w], worked out in parts within ``budget`` bytes.
 
-        Args:
-            x: [N, C, h, w]; overwritten when autograd does not record.
-            context: from `prepare`.
-            references: [B, V, S, 4] latents of the reference views at this level.
-            emb, grid: embedding and order of the images.
-            budget: bytes that the intermediate results of a part may take.
+        ``x`` [N, C, h, w] is overwritten when autograd does not record; ``context`` comes from `prepare`, and
+        ``references`` [B, V, S, 4] are latents of the reference views at this level.
         """
         n, _, height, width = x.shape
         pixels = height * width
         # The widest intermediate result is the feed-forward's hidden layer.
         token_bytes = 8 * self.width * x.element_size()
-        tokens = torch.empty((n, pixels, self.width), dtype=x.dtype, device=x.device)
+        tokens = x.new_empty(n, pixels, self.width)
         frame_of_image = torch.arange(n, device=x.device) // grid.views
         for i in parts(n, pixels * token_bytes, budget):
             cross = context.spatial[frame_of_image[i], None]
             tokens[i] = self.transformer_blocks[0](self.proj_in(to_tokens(self.norm(x[i]))), cross)
-        tokens = tokens.view(*grid, pixels, self.width)
-        views = self.time_mix_time_embed(emb.of_views)
+        tokens, views = tokens.view(*grid, pixels, self.width), self.time_mix_time_embed(emb.of_views)
         tokens = self._mix_views(tokens, context, views, budget // token_bytes)
         if self.mixes_frames:
             tokens = self._mix_frames(tokens, context, references, budget // token_bytes)
@@ -498,7 +474,7 @@ class AttentionBlock(nn.Module):
         return after.view(b, t, v, s, c)
 
     def _view_context_rows(self, b: int, t: int, s: int, device: torch.device) -> Tensor:
-        """Return which rows of the view context each frame uses: [B * T, S] as released, else [B * T, 1]."""
+        """Return which rows of the view context a frame uses: [B * T, S] as released, else [B * T, 1]."""
         frame = torch.arange(t, device=device)[:, None]
         if self.config.view_mixing == "released_3d":
             # The released code pairs group q of frame t with the embedding of frame (q T + t) // S.

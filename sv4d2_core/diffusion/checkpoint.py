@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -58,11 +57,13 @@ def load_checkpoint(
     config = read_config(header, variant)
     networks = checked_networks(header, config)
     with open_tensors(header) as file:
-        if encoders_are_equal(header, file, networks["frame_encoder"]):
-            networks["view_encoder"] = networks["frame_encoder"]
+        shared = encoders_are_equal(header, file, networks["frame_encoder"])
+        if shared:
+            del networks["view_encoder"]
         for name, network in networks.items():
-            if name != "view_encoder" or network is not networks["frame_encoder"]:
-                _fill(network, file, PREFIXES[name], stored_dtype(name, dtype), device)
+            _fill(network, file.get_tensor, stored_dtype(name, dtype), device, PREFIXES[name])
+    if shared:
+        networks["view_encoder"] = networks["frame_encoder"]
     return Model(config, **networks)
 
 
@@ -118,10 +119,8 @@ def check_tensors(
 ) -> None:
     """Raise CheckpointError for missing keys, wrong shapes or data types that are not read.
 
-    Args:
-        header: what `read_header` returned.
-        required: key and shape of every tensor that is needed.
-        readable: data types by their safetensors names; a host may read more than this project.
+    ``required`` has key and shape of every tensor that is needed, ``readable`` data types by their
+    safetensors names; a host may read more than this project.
     """
     name = header.path.name
     if missing := [key for key in required if key not in header.tensors]:
@@ -129,15 +128,13 @@ def check_tensors(
             f"{name} lacks {_count_text(missing, 'key')} that the model needs: {_first_text(missing)}. The "
             f"file is incomplete or belongs to another model. {NEEDED}"
         )
-    wrong = [key for key, shape in required.items() if header.tensors[key].shape != shape]
-    if wrong:
+    if wrong := [key for key, shape in required.items() if header.tensors[key].shape != shape]:
         key = wrong[0]
         raise CheckpointError(
             f"{name} has {_count_text(wrong, 'tensor')} of another shape: expected {key} "
             f"{list(required[key])}; got {list(header.tensors[key].shape)}. {NEEDED}"
         )
-    unreadable = [key for key in required if header.tensors[key].dtype not in readable]
-    if unreadable:
+    if unreadable := [key for key in required if header.tensors[key].dtype not in readable]:
         dtypes = ", ".join(sorted({header.tensors[key].dtype for key in unreadable}))
         raise CheckpointError(
             f"{name} holds {_count_text(unreadable, 'tensor')} of type {dtypes} ({_first_text(unreadable)}); "
@@ -168,19 +165,18 @@ def encoders_are_equal(header: Header, file: Any, encoder: nn.Module) -> bool:
     )
 
 
-def _fill(network: nn.Module, file: Any, prefix: str, dtype: torch.dtype, device: torch.device | str) -> None:
+def _fill(
+    network: nn.Module,
+    read: Callable[[str], Tensor],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    prefix: str = "",
+) -> None:
+    """Give a network without memory what ``read`` returns for ``prefix`` and each of its keys; freeze it."""
     # copy=True: a tensor that needs no conversion must not keep the mapped file alive.
-    state: dict[str, Tensor] = {
-        key: file.get_tensor(prefix + key).to(device=device, dtype=dtype, copy=True)
-        for key in network.state_dict()
-    }
+    state = {key: read(prefix + key).to(device, dtype, copy=True) for key in network.state_dict()}
     network.load_state_dict(state, strict=True, assign=True)
     network.requires_grad_(False).eval()
-    left = [k for k, t in chain(network.named_parameters(), network.named_buffers()) if t.is_meta]
-    if left:
-        raise RuntimeError(
-            f"No values for {_first_text(left)} of {prefix}*: these are not in the state dict."
-        )
 
 
 def _unexpected_keys(header: Header, required: Collection[str]) -> list[str]:
@@ -207,30 +203,20 @@ _HEAD_WIDTHS = {1280: 80, 1664: 104}
 # Up to this width the towers in CLIP vision files are OpenAI's, whose activation is a quick GELU.
 _WIDEST_OPENAI = 1024
 _IN_PROJECTION = "transformer.resblocks.0.attn.in_proj_weight"
+# Names in CLIP vision files and ours, which are OpenCLIP's.
 _VISION, _PROJECTION = "vision_model.", "visual_projection.weight"
-_CLASS, _LAYERS = _VISION + "embeddings.class_embedding", _VISION + "encoder.layers."
-
-# Our names, which are OpenCLIP's, and those in CLIP vision files.
-_NAMES = {
-    "class_embedding": "embeddings.class_embedding",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "conv1.weight": "embeddings.patch_embedding.weight",
-    "ln_pre.weight": "pre_layrnorm.weight",
-    "ln_pre.bias": "pre_layrnorm.bias",
-    "ln_post.weight": "post_layernorm.weight",
-    "ln_post.bias": "post_layernorm.bias",
-}
-_LAYER_NAMES = {
-    name.format(kind): tuple(other.format(kind) for other in others)
-    for kind in ("weight", "bias")
-    for name, others in {
-        "ln_1.{}": ("layer_norm1.{}",),
-        "ln_2.{}": ("layer_norm2.{}",),
-        "attn.in_proj_{}": ("self_attn.q_proj.{}", "self_attn.k_proj.{}", "self_attn.v_proj.{}"),
-        "attn.out_proj.{}": ("self_attn.out_proj.{}",),
-        "mlp.c_fc.{}": ("mlp.fc1.{}",),
-        "mlp.c_proj.{}": ("mlp.fc2.{}",),
-    }.items()
+_RENAMED = {
+    _PROJECTION: "proj",
+    "vision_model.embeddings.class_embedding": "class_embedding",
+    "vision_model.embeddings.position_embedding.weight": "positional_embedding",
+    "vision_model.embeddings.patch_embedding": "conv1",
+    "vision_model.pre_layrnorm": "ln_pre",
+    "vision_model.post_layernorm": "ln_post",
+    "vision_model.encoder.layers": "transformer.resblocks",
+    "layer_norm": "ln_",
+    "self_attn": "attn",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
 }
 
 
@@ -247,61 +233,57 @@ def load_clip_vision(
     state = _clip_tensors(header)
     infos = {k: TensorInfo(DTYPE_NAMES.get(x.dtype, str(x.dtype)), tuple(x.shape)) for k, x in state.items()}
     named = replace(header, tensors=infos)
-    width = len(state["conv1.weight"])
     try:
+        width = len(state["conv1.weight"]) if "conv1.weight" in state else 0
         usual = CLIPVisionConfig(head_width=_HEAD_WIDTHS.get(width, 64))
         metadata = {key.removeprefix("sv4d2."): value for key, value in header.metadata.items()}
-        quick_gelu = _CLASS in header.tensors and width <= _WIDEST_OPENAI
+        quick_gelu = _is_clip_vision(header) and width <= _WIDEST_OPENAI
         config = replace(read_clip(named, "", metadata, usual), quick_gelu=quick_gelu)
         tower = CLIPVision(config, device="meta")
-        needed = {key: tuple(tensor.shape) for key, tensor in tower.state_dict().items()}
-        check_tensors(named, needed)
+        check_tensors(named, {key: tuple(tensor.shape) for key, tensor in tower.state_dict().items()})
     except ValueError as error:
-        raise CheckpointError(f"{header.path.name} is no complete CLIP image tower: {error}") from error
-    tower.load_state_dict(
-        {key: state[key].to(device, dtype, copy=True) for key in needed}, strict=True, assign=True
-    )
-    return tower.requires_grad_(False).eval()
+        raise CheckpointError(
+            f"{header.path.name} is no complete CLIP image tower: {error} {_CLIP_HELP}"
+        ) from error
+    _fill(tower, state.__getitem__, dtype, device)
+    return tower
+
+
+def _is_clip_vision(header: Header) -> bool:
+    return any(key.startswith(_VISION) for key in header.tensors)
 
 
 def _clip_tensors(header: Header) -> dict[str, Tensor]:
     """Return the tensors of an image tower by our names."""
-    sources = _clip_sources(header)
-    for names in sources.values():
-        if not all(name in header.tensors for name in names):
-            raise CheckpointError(f"{header.path.name} lacks {', '.join(names)}. {_CLIP_HELP}")
-    state = {}
     with open_tensors(header) as file:
-        for key, names in sources.items():
-            first, *others = (file.get_tensor(name) for name in names)
-            state[key] = torch.cat([first, *others]) if others else first
-    if _CLASS in header.tensors:
+        if not _is_clip_vision(header):
+            prefixes = (k.removesuffix(_IN_PROJECTION) for k in header.tensors if k.endswith(_IN_PROJECTION))
+            # A text tower has layers of the same names, but no convolution.
+            prefix = next((p for p in prefixes if p + "conv1.weight" in header.tensors), None)
+            if prefix is None:
+                raise CheckpointError(f"{header.path.name} holds no CLIP image tower. {_CLIP_HELP}")
+            keys = (key for key in header.tensors if key.startswith(prefix))
+            return {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
+        state = {}
+        for key in header.tensors:
+            if key.startswith((_VISION, _PROJECTION)):
+                name = key
+                for theirs, ours in _RENAMED.items():
+                    name = name.replace(theirs, ours)
+                state[name] = file.get_tensor(key)
+    for key in [key for key in state if ".q_proj." in key]:
+        names = [key.replace("q_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
+        if all(name in state for name in names):
+            state[key.replace("q_proj.", "in_proj_")] = torch.cat([state.pop(name) for name in names])
+    if "proj" in state:
         state["proj"] = state["proj"].T
     return state
-
-
-def _clip_sources(header: Header) -> dict[str, tuple[str, ...]]:
-    """Return from which of the file's tensors, joined, each of the tower's is made."""
-    if _CLASS in header.tensors:
-        sources: dict[str, tuple[str, ...]] = {"proj": (_PROJECTION,)}
-        sources |= {ours: (_VISION + theirs,) for ours, theirs in _NAMES.items()}
-        for n in {m[1] for key in header.tensors if (m := re.match(rf"{_LAYERS}(\d+)\.", key))}:
-            for ours, theirs in _LAYER_NAMES.items():
-                names = tuple(f"{_LAYERS}{n}.{name}" for name in theirs)
-                sources[f"transformer.resblocks.{n}.{ours}"] = names
-        return sources
-    found = next((key for key in header.tensors if key.endswith(_IN_PROJECTION)), "")
-    prefix = found.removesuffix(_IN_PROJECTION)
-    if not found or prefix + "conv1.weight" not in header.tensors:
-        raise CheckpointError(f"{header.path.name} holds no CLIP image tower. {_CLIP_HELP}")
-    return {key.removeprefix(prefix): (key,) for key in header.tensors if key.startswith(prefix)}
 
 
 _UNUSED = "not used"
 
 
-@dataclass(frozen=True)
-class PartInfo:
+class PartInfo(NamedTuple):
     """Size of one part of a file: number of parameters, bytes, and the data types that occur."""
 
     title: str
@@ -312,27 +294,16 @@ class PartInfo:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a safetensors file is, for people.
-
-    Args:
-        name: file name.
-        n_bytes: size on disk.
-        variant: the variant that ``auto`` would take, or None when it cannot be told.
-        config: the sizes, or None when the file cannot be used.
-        parts: what is inside; the last one counts what inference does not read.
-        missing: keys that the model needs and the file lacks.
-        unexpected: keys that are neither needed nor known parts of the official file.
-        problem: why the file cannot be loaded, or "".
-    """
+    """What a safetensors file is; as a string, for people."""
 
     name: str
     n_bytes: int
-    variant: str | None
-    config: ModelConfig | None
-    parts: tuple[PartInfo, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    problem: str
+    variant: str | None  # that ``auto`` would take, or None when it cannot be told
+    config: ModelConfig | None  # None when the file cannot be used
+    parts: tuple[PartInfo, ...]  # the last one counts what inference does not read
+    missing: tuple[str, ...]  # keys that the model needs and the file lacks
+    unexpected: tuple[str, ...]  # keys that are neither needed nor known parts of the official file
+    problem: str  # why the file cannot be loaded, or ""
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.n_bytes / 1e9:.2f} GB"]
@@ -342,22 +313,16 @@ class CheckpointInfo:
         for part in self.parts:
             size = f"{part.parameters / 1e6:10.2f} M  {part.n_bytes / 1e9:6.3f} GB  {' '.join(part.dtypes)}"
             lines.append(f"  {part.title:<26}{size}")
-        if self.missing:
-            lines.append(f"  missing: {_count_text(self.missing, 'key')}: {_first_text(self.missing)}")
-        if self.unexpected:
-            lines.append(
-                f"  unexpected: {_count_text(self.unexpected, 'key')}: {_first_text(self.unexpected)}"
-            )
-        lines.append(self.advice)
-        return "\n".join(lines)
+        for title, keys in (("missing", self.missing), ("unexpected", self.unexpected)):
+            if keys:
+                lines.append(f"  {title}: {_count_text(keys, 'key')}: {_first_text(keys)}")
+        return "\n".join([*lines, self._advice()])
 
-    @property
-    def advice(self) -> str:
-        """What to do with the file, one sentence or two."""
+    def _advice(self) -> str:
         if self.problem:
             return self.problem
-        unused = sum(part.n_bytes for part in self.parts if part.title == _UNUSED)
-        if unused or any("F32" in part.dtypes for part in self.parts if part.title == PARTS[0].title):
+        wide = any(part.title == PARTS[0].title and "F32" in part.dtypes for part in self.parts)
+        if wide or any(part.title == _UNUSED and part.n_bytes for part in self.parts):
             return "Ready to load. `sv4d2 convert` writes a smaller copy (fp16, only what is needed)."
         return "Ready to load."
 

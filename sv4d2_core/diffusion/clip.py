@@ -25,24 +25,16 @@ def _blur_axis(x: Tensor, factor: float, axis: int) -> Tensor:
     taps += 1 - taps % 2
     offsets = torch.arange(taps, dtype=x.dtype, device=x.device) - taps // 2
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    kernel = (
-        (kernel / kernel.sum()).view(1, 1, -1, 1) if axis == 2 else (kernel / kernel.sum()).view(1, 1, 1, -1)
-    )
+    kernel = (kernel / kernel.sum()).view((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1))
     half = taps // 2
-    padding = (0, 0, half, half) if axis == 2 else (half, half, 0, 0)
-    padded = F.pad(x, padding, mode="reflect")
+    padded = F.pad(x, (0, 0, half, half) if axis == 2 else (half, half, 0, 0), mode="reflect")
     return F.conv2d(padded, kernel.expand(x.shape[1], 1, *kernel.shape[2:]), groups=x.shape[1])
 
 
 def resize_for_clip(images: Tensor, size: int = 224) -> Tensor:
-    """Return images resized as the reference does it: blurred when shrinking, bicubic, corners aligned.
+    """Return images [N, 3, H, W] float32 in -1..1 as [N, 3, size, size], not clamped.
 
-    Args:
-        images: [N, 3, H, W] float32 in -1..1.
-        size: target height and width.
-
-    Returns:
-        [N, 3, size, size], not clamped.
+    Resized as the reference does it: blurred when shrinking, bicubic, corners aligned.
     """
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
@@ -66,8 +58,7 @@ class _PackedAttention(nn.Module):
         self, width: int, heads: int, *, operations: Any, attention: AttentionFunction, **kw
     ) -> None:
         super().__init__()
-        self.heads = heads
-        self.attention = attention
+        self.heads, self.attention = heads, attention
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width, **kw))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width, **kw))
         self.out_proj = operations.Linear(width, width, **kw)
@@ -106,15 +97,6 @@ class _Layer(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class _Transformer(nn.Module):
-    def __init__(self, config: CLIPVisionConfig, **kw) -> None:
-        super().__init__()
-        self.resblocks = nn.Sequential(*(_Layer(config, **kw) for _ in range(config.layers)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.resblocks(x)
-
-
 class CLIPVision(nn.Module):
     """The tower; keys follow ``conditioner.embedders.0.open_clip.model.visual.``."""
 
@@ -136,18 +118,18 @@ class CLIPVision(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(width, **plain))
         self.positional_embedding = nn.Parameter(torch.empty(tokens, width, **plain))
         self.ln_pre = operations.LayerNorm(width, **plain)
-        self.transformer = _Transformer(config, **kw)
+        layers = nn.Sequential(*(_Layer(config, **kw) for _ in range(config.layers)))
+        self.transformer = nn.ModuleDict({"resblocks": layers})
         self.ln_post = operations.LayerNorm(width, **plain)
         self.proj = nn.Parameter(torch.empty(width, config.embed_dim, **plain))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one embedding per image, [N, embed_dim], not normalised.
+        """Return one embedding per image [N, 3, H, W] in -1..1 of any size, [N, embed_dim], not normalised.
 
-        Args:
-            images: [N, 3, H, W] in -1..1, any size; resizing happens in float32.
+        Resizing happens in float32.
         """
         pixels = preprocess_for_clip(images.float(), self.config.image_size).to(self.proj.dtype)
         x = self.conv1(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_embedding.to(x).expand(len(x), 1, -1), x], dim=1)
-        x = self.transformer(self.ln_pre(x + self.positional_embedding.to(x)))
+        x = self.transformer["resblocks"](self.ln_pre(x + self.positional_embedding.to(x)))
         return self.ln_post(x[:, 0]) @ self.proj.to(x)

@@ -13,29 +13,20 @@ VIEW_MIXINGS = ("released_3d", "view", "joint_3d")
 class UNetConfig:
     """Sizes of the SV4D 2.0 UNet; the defaults are the official model.
 
-    Args:
-        view_mixing: how the view block groups tokens. ``released_3d`` (official 4-view model) mixes V
-            neighbouring pixels in raster order, ``view`` (official 8-view model) the V views of one pixel,
-            ``joint_3d`` (own training only) all pixels of all views of one frame.
-        base: channels of the first level.
-        multipliers: channels of each level in units of ``base``.
-        res_blocks: residual blocks per level on the way down (one more on the way up).
-        attention_levels: number of levels, from the top, with attention blocks (the middle always has one).
-        head_channels: channels per attention head.
-        context_dim: width of the image embedding.
-        vector_dim: width of the camera vector.
-        latent_channels: channels of a latent; the UNet takes twice as many and gives as many.
+    ``view_mixing``, how the view block groups tokens: ``released_3d`` (official 4-view model) mixes V
+    neighbouring pixels in raster order, ``view`` (official 8-view model) the V views of one pixel,
+    ``joint_3d`` (own training only) all pixels of all views of one frame.
     """
 
     view_mixing: str = "released_3d"
-    base: int = 320
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    res_blocks: int = 2
-    attention_levels: int = 3
+    base: int = 320  # channels of the first level
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # channels of each level in units of ``base``
+    res_blocks: int = 2  # per level on the way down; one more on the way up
+    attention_levels: int = 3  # from the top, with attention blocks; the middle always has one
     head_channels: int = 64
-    context_dim: int = 1024
-    vector_dim: int = 1280
-    latent_channels: int = 4
+    context_dim: int = 1024  # width of the image embedding
+    vector_dim: int = 1280  # width of the camera vector
+    latent_channels: int = 4  # the UNet takes twice as many and gives as many
 
     def __post_init__(self) -> None:
         if self.view_mixing not in VIEW_MIXINGS:
@@ -88,32 +79,22 @@ class CLIPVisionConfig:
 class ModelConfig:
     """Everything that tells one SV4D 2.0 checkpoint from another; the defaults are the official ``sv4d2``.
 
-    Args:
-        variant: ``sv4d2`` or ``sv4d2_8views``.
-        n_frames: T, frames per window.
-        n_views: V, novel views per window.
-        vector_dims: widths of the conditioning constant, polar and azimuth embeddings; they sum to the
-            UNet's ``vector_dim``.
-        size: image size the model was trained at, pixels.
-        sigma_min, sigma_max: noise range of the schedule.
-        scale_factor: sampled latents are VAE latents times this.
-        guidance: shape of the guidance table (``linear``, ``spatiotemporal``, ``triangle``, ``constant``).
-        cfg_min, cfg_max: range of the guidance table.
-        trained: False for generated weights that were never trained.
+    ``vector_dims`` are the widths of the conditioning constant's, the polar angle's and the azimuth's
+    embedding; they sum to the UNet's ``vector_dim``.
     """
 
-    variant: str = "sv4d2"
-    n_frames: int = 12
-    n_views: int = 4
+    variant: str = "sv4d2"  # or sv4d2_8views
+    n_frames: int = 12  # T, per window
+    n_views: int = 4  # V, novel views per window
     vector_dims: tuple[int, int, int] = (256, 512, 512)
-    size: int = 576
+    size: int = 576  # pixels that the model was trained at
     sigma_min: float = 0.002
     sigma_max: float = 700.0
-    scale_factor: float = 0.18215
-    guidance: str = "linear"
+    scale_factor: float = 0.18215  # sampled latents are VAE latents times this
+    guidance: str = "linear"  # one of `GUIDANCE_SHAPES`
     cfg_min: float = 1.0
     cfg_max: float = 2.0
-    trained: bool = True
+    trained: bool = True  # False for generated weights that were never trained
     unet: UNetConfig = UNetConfig()
     vae: VAEConfig = VAEConfig()
     clip: CLIPVisionConfig = CLIPVisionConfig()

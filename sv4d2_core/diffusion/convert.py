@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +21,6 @@ _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _VIEW_ENCODER = next(part for part in PARTS if part.name == "view_encoder")
 _DECODER = next(part for part in PARTS if part.name == "decoder")
 
-# OpenCLIP's text tower, of which the official files still hold these tensors.
-_TEXT_TOKENS = 77
-_TEXT_VOCABULARY = 49408
-
 
 def convert_checkpoint(
     source: str | os.PathLike[str],
@@ -38,8 +33,7 @@ def convert_checkpoint(
 
     The layout and the keys stay official. Left out are the parts that nothing reads, and the views' VAE
     encoder where it equals the frames'. The VAE decoder keeps its dtype, so that loading the copy gives
-    the same weights as loading the source in ``dtype``. The sizes, the variant and the source's own
-    metadata go into the metadata. One tensor at a time is in memory.
+    the same weights as loading the source in ``dtype``. One tensor at a time is in memory.
 
     Raises:
         FileNotFoundError: there is no source, or no folder for the target.
@@ -63,10 +57,10 @@ def convert_checkpoint(
         shared = encoders_are_equal(header, file, networks["frame_encoder"])
         if shared:
             required = {key: shape for key, shape in required.items() if not _VIEW_ENCODER.owns(key)}
-        tensors = {}
-        for key, shape in required.items():
-            stored = _DTYPES[header.tensors[key].dtype]
-            tensors[key] = (stored if _DECODER.owns(key) else dtype, shape)
+        tensors = {
+            key: (_DTYPES[header.tensors[key].dtype] if _DECODER.owns(key) else dtype, shape)
+            for key, shape in required.items()
+        }
 
         def read(key: str) -> Tensor:
             tensor = file.get_tensor(key)
@@ -86,36 +80,25 @@ def write_random_checkpoint(
     config: ModelConfig,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    full_layout: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a complete checkpoint of random, untrained weights, marked as such, and return its path.
 
-    Args:
-        path: target file.
-        config: sizes; the same config, with ``trained`` False, is read back.
-        seed: every tensor depends on the seed and its key alone.
-        dtype: of all tensors.
-        full_layout: also write the parts of the official file that nothing reads (all its 3204 keys).
-        overwrite: replace an existing file.
-
-    Raises:
-        FileExistsError: the file exists and ``overwrite`` is not set.
-        OSError: the folder is missing or the disk is full.
+    The same config, with ``trained`` False, is read back. Every tensor depends on ``seed`` and its key alone.
+    Raises what `write_safetensors` raises.
     """
-    shapes = official_shapes(config)
-    if not full_layout:
-        needed = [part for part in PARTS if part is not _VIEW_ENCODER]
-        shapes = {key: shape for key, shape in shapes.items() if any(part.owns(key) for part in needed)}
+    networks = build_networks(config)
+    tensors = {
+        part.prefix + key: (dtype, tuple(tensor.shape))
+        for part in PARTS
+        if part is not _VIEW_ENCODER
+        for key, tensor in networks[part.name].state_dict().items()
+    }
 
     def read(key: str) -> Tensor:
-        # The three conditioning autoencoders are the same network.
-        canonical = re.sub(r"^conditioner\.embedders\.[45]\.", "conditioner.embedders.1.", key)
-        return _random_weight(seed, canonical, shapes[key]).to(dtype)
+        return _random_weight(seed, key, tensors[key][1]).to(dtype)
 
-    tensors = {key: (dtype, shape) for key, shape in shapes.items()}
-    untrained = replace(config, trained=False)
-    return write_checkpoint_file(path, tensors, read, untrained, not full_layout, {}, overwrite)
+    return write_checkpoint_file(path, tensors, read, replace(config, trained=False), True, {}, overwrite)
 
 
 def write_checkpoint_file(
@@ -129,11 +112,8 @@ def write_checkpoint_file(
 ) -> Path:
     """Write a checkpoint with all metadata that loading needs, as strings and once more as a tensor.
 
-    Args:
-        path, tensors, read, overwrite: see `write_safetensors`.
-        config: sizes and sampling defaults.
-        shared_encoder: one VAE encoder is stored, which serves frames and views.
-        notes: further metadata strings.
+    ``shared_encoder``: one VAE encoder is stored, which serves frames and views. ``notes``: further metadata
+    strings. For the rest see `write_safetensors`.
     """
     sizes = metadata_of(config) | ({SHARED_ENCODER: "true"} if shared_encoder else {})
     others = {key: value for key, value in notes.items() if key != SHARED_ENCODER}
@@ -146,35 +126,6 @@ def write_checkpoint_file(
         {**others, **sizes, "format": "pt"},
         overwrite,
     )
-
-
-def official_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return key and shape of every tensor in an official file of these sizes, used or not."""
-    local = {
-        name: {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-        for name, network in build_networks(config).items()
-    }
-    shapes = {part.prefix + key: shape for part in PARTS for key, shape in local[part.name].items()}
-    latent = config.vae.latent_channels
-    autoencoder = {
-        **local["frame_encoder"],
-        **{f"decoder.{key}": shape for key, shape in local["decoder"].items()},
-        "post_quant_conv.weight": (latent, latent, 1, 1),
-        "post_quant_conv.bias": (latent,),
-    }
-    for index in (1, 4, 5):
-        prefix = f"conditioner.embedders.{index}.encoder."
-        shapes |= {prefix + key: shape for key, shape in autoencoder.items()}
-    width = config.clip.embed_dim
-    text_tower = {
-        "positional_embedding": (_TEXT_TOKENS, width),
-        "text_projection": (width, width),
-        "logit_scale": (),
-        "token_embedding.weight": (_TEXT_VOCABULARY, width),
-        "ln_final.weight": (width,),
-        "ln_final.bias": (width,),
-    }
-    return shapes | {f"conditioner.embedders.0.open_clip.model.{key}": s for key, s in text_tower.items()}
 
 
 def _random_weight(seed: int, key: str, shape: tuple[int, ...]) -> Tensor:

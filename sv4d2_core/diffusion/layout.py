@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,20 @@ SHARED_ENCODER = "sv4d2.shared_encoder"
 STORED_METADATA = UNET_PREFIX + METADATA_KEY
 # Metadata that belongs to a variant, so that choosing another variant by hand sets it aside.
 _OF_THE_VARIANT = ("variant", "view_mixing", "n_frames", "n_views", "guidance", "cfg_min", "cfg_max")
+# Fields of `ModelConfig` that metadata may hold under the same name.
+_MODEL_FIELDS = (
+    "vector_dims",
+    "n_frames",
+    "n_views",
+    "size",
+    "sigma_min",
+    "sigma_max",
+    "scale_factor",
+    "guidance",
+    "cfg_min",
+    "cfg_max",
+    "trained",
+)
 
 # Parts of the official file that inference never reads: the motion encoder, the decoders of the two other
 # conditioning autoencoders, and what is left of CLIP's text tower. And our metadata, read with the header.
@@ -28,6 +42,7 @@ EXPECTED_UNUSED = re.compile(
     rf"|{re.escape(STORED_METADATA)}"
 )
 
+_FIRST_KEY = "input_blocks.0.0.weight"
 _LORA_MARKS = ("lora_up.", "lora_down.", "lora_A.", "lora_B.", "lora.up.", "lora.down.", "hada_w1", "lokr_w1")
 # What all keys of a file start with that is one of these.
 _WHOLE_FILES = {
@@ -41,19 +56,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """A network inside the file.
+    """A network inside the file."""
 
-    Args:
-        name: field of `Model` that holds it.
-        title: what a message calls it.
-        prefix: what its keys start with.
-        subsets: what its keys go on with; keys elsewhere under the prefix belong to no part.
-    """
-
-    name: str
-    title: str
-    prefix: str
-    subsets: tuple[str, ...] = ("",)
+    name: str  # field of `Model` that holds it
+    title: str  # what a message calls it
+    prefix: str  # what its keys start with
+    subsets: tuple[str, ...] = ("",)  # what they go on with; others under the prefix belong to no part
 
     def owns(self, key: str) -> bool:
         """Return whether a key belongs to this part."""
@@ -86,11 +94,65 @@ def unet_prefix(keys: Collection[str]) -> str | None:
 
     Only SV4D 2.0 blends its motion blocks by a factor of their own; SV4D 1 and SV3D have no such key.
     """
-    first = "input_blocks.0.0.weight"
-    prefixes = (key.removesuffix(first) for key in keys if key.endswith(first))
+    prefixes = (key.removesuffix(_FIRST_KEY) for key in keys if key.endswith(_FIRST_KEY))
     return next(
         (p for p in prefixes if any(k.startswith(p) and ".time_mixer_motion." in k for k in keys)), None
     )
+
+
+def read_config(header: Header, variant: str = "auto") -> ModelConfig:
+    """Return the sizes of a checkpoint: from its tensors, then its metadata, else the official values.
+
+    ``variant``: ``sv4d2``, ``sv4d2_8views`` or ``auto``.
+
+    Raises:
+        CheckpointError: not an SV4D 2.0 file, parts or keys missing, sizes that contradict each other,
+            metadata that cannot be read, or a variant that cannot be told.
+    """
+    if unet_prefix(header.tensors) != UNET_PREFIX:
+        raise CheckpointError(f"{header.path.name} is {_kind_of_file(header)}. {NEEDED}")
+    if absent := _absent_parts(header):
+        names = ", ".join(f"{part.title} ({part.prefix}*)" for part in absent)
+        raise CheckpointError(
+            f"{header.path.name} is an SV4D 2.0 model without {len(absent)} of its parts: {names}. {NEEDED}"
+        )
+    return read_unet_only(header, variant)[0]
+
+
+def read_unet_only(header: Header, variant: str = "auto") -> tuple[ModelConfig, str]:
+    """Return the sizes of a file that holds at least the UNet, and what its UNet's keys start with.
+
+    The autoencoder's and the image tower's sizes are the official ones unless the file holds all parts.
+
+    Raises:
+        CheckpointError: no SV4D 2.0 UNet, or as `read_config`.
+    """
+    prefix = unet_prefix(header.tensors)
+    if prefix is None:
+        raise CheckpointError(f"{header.path.name} is {_kind_of_file(header)}. {NEEDED}")
+    chosen = variant_of(header, variant)
+    official, metadata = OFFICIAL_VARIANTS[chosen], _metadata_for(header, chosen)
+    try:
+        values = {field: _read_field(metadata, field, getattr(official, field)) for field in _MODEL_FIELDS}
+        unet = _read_unet(header, prefix, metadata, official.unet)
+        config = ModelConfig(variant=chosen, unet=unet, **values)
+        if prefix == UNET_PREFIX and not _absent_parts(header):
+            vae = read_vae(header, PREFIXES["frame_encoder"])
+            clip = read_clip(header, PREFIXES["clip"], metadata, official.clip)
+            config = replace(config, vae=vae, clip=clip)
+        return config, prefix
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(
+            f"The sizes of {header.path.name} do not fit together: {error} A file of another size than the "
+            f"official one must name in its metadata what tensors cannot tell: sv4d2.num_head_channels, "
+            f"sv4d2.vector_dims, sv4d2.clip_head_width."
+        ) from error
+
+
+def _absent_parts(header: Header) -> list[Part]:
+    return [part for part in parts_of(header) if not any(map(part.owns, header.tensors))]
 
 
 def _kind_of_file(header: Header) -> str:
@@ -100,9 +162,9 @@ def _kind_of_file(header: Header) -> str:
         return "a safetensors file without tensors"
     if any(mark in key for key in keys for mark in _LORA_MARKS):
         return "a LoRA (changes to a model, not a model)"
-    if UNET_PREFIX + "input_blocks.0.0.weight" in keys:
+    if UNET_PREFIX + _FIRST_KEY in keys:
         return _kind_of_unet(header, UNET_PREFIX)
-    if "input_blocks.0.0.weight" in keys:
+    if _FIRST_KEY in keys:
         kind = _kind_of_unet(header, "")
         return f"a UNet without the other parts and without the prefix {UNET_PREFIX!r}: {kind}"
     if any(key.startswith(("down_blocks.", "unet.down_blocks.")) for key in keys):
@@ -134,73 +196,7 @@ def _kind_of_unet(header: Header, prefix: str) -> str:
     return "an image diffusion model (Stable Diffusion or a relative)"
 
 
-def read_config(header: Header, variant: str = "auto", name: str = "") -> ModelConfig:
-    """Return the sizes of a checkpoint: from its tensors, then its metadata, else the official values.
-
-    Args:
-        header: what `read_header` returned.
-        variant: ``sv4d2``, ``sv4d2_8views`` or ``auto``.
-        name: file name that ``auto`` may read the variant from; default the header's.
-
-    Raises:
-        CheckpointError: not an SV4D 2.0 file, parts or keys missing, sizes that contradict each other,
-            metadata that cannot be read, or a variant that cannot be told.
-    """
-    if unet_prefix(header.tensors) != UNET_PREFIX:
-        raise CheckpointError(f"{header.path.name} is {_kind_of_file(header)}. {NEEDED}")
-    if absent := _absent_parts(header):
-        names = ", ".join(f"{part.title} ({part.prefix}*)" for part in absent)
-        raise CheckpointError(
-            f"{header.path.name} is an SV4D 2.0 model without {len(absent)} of its parts: {names}. {NEEDED}"
-        )
-    return _read_sizes(header, variant, name, UNET_PREFIX, whole=True)
-
-
-def read_unet_only(header: Header, variant: str = "auto") -> tuple[ModelConfig, str]:
-    """Return the sizes of a file that holds at least the UNet, and what its UNet's keys start with.
-
-    The autoencoder's and the image tower's sizes are the official ones unless the file holds these parts.
-
-    Raises:
-        CheckpointError: no SV4D 2.0 UNet, or as `read_config`.
-    """
-    prefix = unet_prefix(header.tensors)
-    if prefix is None:
-        raise CheckpointError(f"{header.path.name} is {_kind_of_file(header)}. {NEEDED}")
-    whole = prefix == UNET_PREFIX and not _absent_parts(header)
-    return _read_sizes(header, variant, "", prefix, whole), prefix
-
-
-def _absent_parts(header: Header) -> list[Part]:
-    return [part for part in parts_of(header) if not any(map(part.owns, header.tensors))]
-
-
-def _read_sizes(header: Header, variant: str, name: str, prefix: str, whole: bool) -> ModelConfig:
-    """Return the sizes of the UNet under ``prefix`` and, in a ``whole`` file, of the other parts."""
-    chosen = variant_of(header, variant, name)
-    official, metadata = OFFICIAL_VARIANTS[chosen], _metadata_for(header, chosen)
-    try:
-        values = {
-            field: _read_field(metadata, field, parse, getattr(official, field))
-            for field, parse in _MODEL_FIELDS.items()
-        }
-        unet = read_unet(header, prefix, metadata, official.unet)
-        config = ModelConfig(variant=chosen, unet=unet, **values)
-        if not whole:
-            return config
-        vae = read_vae(header, PREFIXES["frame_encoder"])
-        return replace(config, vae=vae, clip=read_clip(header, PREFIXES["clip"], metadata, official.clip))
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(
-            f"The sizes of {header.path.name} do not fit together: {error} A file of another size than the "
-            f"official one must name in its metadata what tensors cannot tell: sv4d2.num_head_channels, "
-            f"sv4d2.vector_dims, sv4d2.clip_head_width."
-        ) from error
-
-
-def variant_of(header: Header, variant: str = "auto", name: str = "") -> str:
+def variant_of(header: Header, variant: str = "auto") -> str:
     """Return ``sv4d2`` or ``sv4d2_8views``: as asked, else from the metadata, else from the file name.
 
     The weights of the two variants have the same shapes, so they cannot tell.
@@ -213,21 +209,20 @@ def variant_of(header: Header, variant: str = "auto", name: str = "") -> str:
         return variant
     if variant != "auto":
         raise CheckpointError(f"Expected variant auto, {names}; got {variant!r}. Choose one of these.")
-    stored = header.metadata.get("sv4d2.variant")
+    file, stored = header.path.name, header.metadata.get("sv4d2.variant")
     if stored in OFFICIAL_VARIANTS:
         return stored
     if stored is not None:
         raise CheckpointError(
-            f"{header.path.name} names its variant {stored!r} (metadata sv4d2.variant); expected {names}. "
-            f"Choose one by hand."
+            f"{file} names its variant {stored!r} (metadata sv4d2.variant); expected {names}. Choose one by "
+            f"hand."
         )
-    name = (name or header.path.name).lower()
-    if re.search(r"8[-_ ]?views?", name):
+    if re.search(r"8[-_ ]?views?", file.lower()):
         return "sv4d2_8views"
-    if "sv4d2" in name:
+    if "sv4d2" in file.lower():
         return "sv4d2"
     raise CheckpointError(
-        f"The variant of {name!r} cannot be told: the weights of both have the same shapes, the file has no "
+        f"The variant of {file!r} cannot be told: the weights of both have the same shapes, the file has no "
         f"metadata sv4d2.variant, and its name holds neither 'sv4d2' nor '8views'. Choose variant {names} by "
         f"hand, or rename the file to sv4d2.safetensors or sv4d2_8views.safetensors."
     )
@@ -268,62 +263,37 @@ def _as_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
+def _from_text(text: str, default: Any) -> Any:
+    """Return what `_as_text` was given, a value of the type of ``default``."""
+    if isinstance(default, bool):
+        if text not in ("true", "false"):
+            raise ValueError("expected true or false")
+        return text == "true"
+    if isinstance(default, tuple):
+        values = tuple(_from_text(part, 1) for part in text.split(","))
+        if len(values) != len(default):
+            raise ValueError(f"expected three integers such as 256,512,512, got {len(values)}")
+        return values
+    value = type(default)(text)
+    if isinstance(default, int) and value < 1:
         raise ValueError("expected a whole number of at least 1")
     return value
 
 
-def _three_ints(text: str) -> tuple[int, ...]:
-    values = tuple(_positive_int(x) for x in text.split(","))
-    if len(values) != 3:
-        raise ValueError(f"expected three integers such as 256,512,512, got {len(values)}")
-    return values
-
-
-def _true_or_false(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError("expected true or false")
-    return text == "true"
-
-
-# Fields of `ModelConfig` that metadata may hold under the same name, and how their text is read.
-_MODEL_FIELDS: dict[str, Callable[[str], Any]] = {
-    "vector_dims": _three_ints,
-    "n_frames": _positive_int,
-    "n_views": _positive_int,
-    "size": _positive_int,
-    "sigma_min": float,
-    "sigma_max": float,
-    "scale_factor": float,
-    "guidance": str,
-    "cfg_min": float,
-    "cfg_max": float,
-    "trained": _true_or_false,
-}
-
-
-def _read_field(metadata: Mapping[str, str], key: str, parse: Callable[[str], Any], default: Any) -> Any:
+def _read_field(metadata: Mapping[str, str], key: str, default: Any) -> Any:
     """Return the metadata sv4d2.<key>, or ``default`` where there is none."""
     if key not in metadata:
         return default
     try:
-        return parse(metadata[key])
+        return _from_text(metadata[key], default)
     except ValueError as error:
         raise CheckpointError(
             f"The metadata sv4d2.{key} = {metadata[key]!r} cannot be read: {error}. Correct it."
         ) from error
 
 
-def read_unet(header: Header, prefix: str, metadata: Mapping[str, str], official: UNetConfig) -> UNetConfig:
-    """Return the UNet's sizes.
-
-    Raises:
-        CheckpointError: a key that they are read from is missing.
-        ValueError: levels that differ in their structure.
-    """
-    base = _shape(header, prefix + "input_blocks.0.0.weight", 4)[0]
+def _read_unet(header: Header, prefix: str, metadata: Mapping[str, str], official: UNetConfig) -> UNetConfig:
+    base = _shape(header, prefix + _FIRST_KEY, 4)[0]
     # Each level is a list of (channel multiplier, has attention), one entry per residual block.
     levels: list[list[tuple[int, bool]]] = [[]]
     for i in range(1, _count(header, prefix + "input_blocks.")):
@@ -342,12 +312,12 @@ def read_unet(header: Header, prefix: str, metadata: Mapping[str, str], official
     if attention != sorted(attention, reverse=True):
         raise ValueError(f"Attention must fill the UNet's levels from the top; got {attention}.")
     return UNetConfig(
-        view_mixing=_read_field(metadata, "view_mixing", str, official.view_mixing),
+        view_mixing=_read_field(metadata, "view_mixing", official.view_mixing),
         base=base,
         multipliers=tuple(level[0][0] for level in levels),
         res_blocks=len(levels[0]),
         attention_levels=sum(attention),
-        head_channels=_read_field(metadata, "num_head_channels", _positive_int, official.head_channels),
+        head_channels=_read_field(metadata, "num_head_channels", official.head_channels),
         context_dim=_shape(header, prefix + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", 2)[1],
         vector_dim=_shape(header, prefix + "label_emb.0.0.weight", 2)[1],
         latent_channels=_shape(header, prefix + "out.2.weight", 4)[0],
@@ -373,7 +343,7 @@ def read_clip(
     """Return the sizes of the CLIP image tower."""
     width, _, patch, _ = _shape(header, prefix + "conv1.weight", 4)
     tokens = _shape(header, prefix + "positional_embedding", 2)[0]
-    head_width = _read_field(metadata, "clip_head_width", _positive_int, official.head_width)
+    head_width = _read_field(metadata, "clip_head_width", official.head_width)
     if width % head_width:
         raise ValueError(f"The CLIP width {width} is no multiple of its head width {head_width}.")
     return CLIPVisionConfig(

@@ -15,9 +15,9 @@ from itertools import chain, product
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .blocks import SMALLEST_CHUNK, part_widths
+from .blocks import SMALLEST_CHUNK, empty_device_cache, part_widths
 from .checkpoint import build_networks, load_checkpoint, stored_dtype
 from .config import ModelConfig, UNetConfig
 from .model import Model
@@ -44,21 +44,6 @@ _MARGIN = 1.06
 log = logging.getLogger(__name__)
 
 
-def activation_bytes(config: ModelConfig, images: int, pixels: int, itemsize: int, chunk_bytes: int) -> int:
-    """Return the estimated peak of the UNet's activations in one forward pass.
-
-    Args:
-        config: sizes of the model.
-        images: latents in the pass, B * T * V.
-        pixels: h * w of a latent.
-        itemsize: bytes per number.
-        chunk_bytes: bound for a part's intermediate results (`UNet.chunk_bytes`).
-    """
-    batch = max(1, images // (config.n_frames * config.n_views))
-    sizes = _Pass(images, batch, config.n_views, pixels, itemsize, chunk_bytes)
-    return int(_MARGIN * max(_peaks(config.unet, sizes)))
-
-
 def encoder_bytes(config: ModelConfig, images: int, size: int, itemsize: int) -> int:
     """Return the estimated peak of the encoder's activations for images of ``size`` pixels."""
     return int(_ENCODER_TENSORS * images * size * size * config.vae.base * itemsize)
@@ -69,8 +54,20 @@ def decoder_bytes(config: ModelConfig, images: int, size: int, itemsize: int) ->
     return int(_DECODER_TENSORS * images * size * size * config.vae.base * itemsize)
 
 
+def activation_bytes(config: ModelConfig, images: int, pixels: int, itemsize: int, chunk_bytes: int) -> int:
+    """Return the estimated peak of the UNet's activations in one forward pass.
+
+    ``images``: latents in the pass, B * T * V, of h * w ``pixels``. ``chunk_bytes``: `UNet.chunk_bytes`.
+    """
+    batch = max(1, images // (config.n_frames * config.n_views))
+    sizes = _Sizes(images, batch, config.n_views, pixels, itemsize, chunk_bytes)
+    return int(_MARGIN * max(_peaks(config.unet, sizes)))
+
+
 @dataclass(frozen=True)
-class _Pass:
+class _Sizes:
+    """Bytes of the tensors of a forward pass and of what its layers add to them."""
+
     images: int
     batch: int
     views: int
@@ -78,13 +75,13 @@ class _Pass:
     itemsize: int
     chunk_bytes: int
 
-    def tensor(self, width: int, level: int) -> int:
-        """Return the bytes of all images with ``width`` channels at a level."""
-        return self.images * self.image(width, level)
-
     def image(self, width: int, level: int) -> int:
         """Return the bytes of one image with ``width`` channels at a level."""
         return width * (self.pixels >> 2 * level) * self.itemsize
+
+    def tensor(self, width: int, level: int) -> int:
+        """Return the bytes of all images."""
+        return self.images * self.image(width, level)
 
     def residual(self, width_in: int, width: int, level: int, joined: bool) -> int:
         """Return what a residual block adds.
@@ -115,7 +112,7 @@ class _Pass:
         return self.tensor(width, level) + part * _TOKEN_WIDTHS // 8
 
 
-def _peaks(unet: UNetConfig, sizes: _Pass) -> Iterator[int]:
+def _peaks(unet: UNetConfig, sizes: _Sizes) -> Iterator[int]:
     """Yield the bytes that are alive at once in each layer, in the order of `UNet.forward`."""
     widths = [(level, unet.base * multiplier) for level, multiplier in enumerate(unet.multipliers)]
     deepest, width = widths[-1][0], unet.base
@@ -183,11 +180,11 @@ def place(model: Model, device: torch.device, placement: Placement) -> None:
         for network in networks:
             network.to(device)
         return
+    pinned = device.type == "cuda"
     for parameter in chain.from_iterable(network.parameters() for network in networks):
-        data = parameter.data.cpu()
-        parameter.data = data.pin_memory() if device.type == "cuda" else data
-    load = partial(weights_on, device)
-    model.loaded = load
+        parameter.data = parameter.data.cpu()
+        pinned = pinned and _pin(parameter)
+    model.loaded = load = partial(weights_on, device)
     if placement == "streamed":
         # The few weights that are in no layer stay on the device.
         of_layers = {id(p) for layer in layers_of(model.unet) for p in layer.parameters()}
@@ -196,6 +193,17 @@ def place(model: Model, device: torch.device, placement: Placement) -> None:
                 parameter.data = parameter.data.to(device)
         model.unet.loaded = load
         model.loaded = lambda network: nullcontext() if network is model.unet else load(network)
+
+
+def _pin(parameter: Tensor) -> bool:
+    """Move a parameter to page-locked memory, and return False where the system has no more of it."""
+    try:
+        parameter.data = parameter.data.pin_memory()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        log.warning("No more page-locked memory (%s): weights wait in plain memory, which is slower.", reason)
+        return False
+    return True
 
 
 _PLACES: dict[Placement, str] = {
@@ -207,20 +215,13 @@ _PLACES: dict[Placement, str] = {
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How much is worked on at once, and where the weights are.
+    """How much is worked on at once, and where the weights are."""
 
-    Args:
-        chunk_bytes: bound for a part's intermediate results in the UNet.
-        encode_batch, decode_batch: images per pass of the autoencoder.
-        placement: which weights are on the device.
-        estimated_bytes: estimated peak of weights and activations on the device.
-    """
-
-    chunk_bytes: int
-    encode_batch: int
+    chunk_bytes: int  # bound for a part's intermediate results in the UNet
+    encode_batch: int  # images per pass of the autoencoder's halves
     decode_batch: int
     placement: Placement
-    estimated_bytes: int
+    estimated_bytes: int  # peak of weights and activations on the device
 
     def __str__(self) -> str:
         """Return the plan as one line for the user."""
@@ -229,51 +230,6 @@ class MemoryPlan:
             f"{self.chunk_bytes / 1e9:.2f} GB, {self.encode_batch} images encoded and {self.decode_batch} "
             f"decoded at once"
         )
-
-
-@dataclass(frozen=True)
-class _Needs:
-    """What a run needs on the device for each kind of work.
-
-    Args:
-        weights: bytes of each network's weights.
-        layer: bytes of the UNet's largest layer and of what is in none.
-    """
-
-    config: ModelConfig
-    dtype: torch.dtype
-    size: int
-    weights: dict[str, int]
-    layer: int
-
-    def unet(self, chunk_bytes: int) -> int:
-        pixels = (self.size // self.config.latent_factor) ** 2
-        # Guidance doubles the images.
-        images = 2 * self.config.n_frames * self.config.n_views
-        return activation_bytes(self.config, images, pixels, self.dtype.itemsize, chunk_bytes)
-
-    def encode(self, images: int) -> int:
-        return encoder_bytes(self.config, images, self.size, self.dtype.itemsize)
-
-    def decode(self, images: int) -> int:
-        return decoder_bytes(self.config, images, self.size, stored_dtype("decoder", self.dtype).itemsize)
-
-    def on_device(self, placement: Placement, *networks: str) -> int:
-        """Return the weights on the device while ``networks`` work."""
-        if placement == "resident":
-            return sum(self.weights.values())
-        if placement == "streamed" and "unet" in networks:
-            return self.layer
-        return max(self.weights[name] for name in networks)
-
-    def plan(self, placement: Placement, chunk: int, encode: int, decode: int) -> MemoryPlan:
-        """Return a plan with its peak, the largest of the three kinds of work."""
-        peak = max(
-            self.on_device(placement, "unet") + self.unet(chunk),
-            self.on_device(placement, "clip", "frame_encoder", "view_encoder") + self.encode(encode),
-            self.on_device(placement, "decoder") + self.decode(decode),
-        )
-        return MemoryPlan(chunk, encode, decode, placement, peak)
 
 
 def plan_memory(
@@ -286,28 +242,22 @@ def plan_memory(
 ) -> MemoryPlan:
     """Return the plan that uses a budget best: few moves of weights first, then large parts.
 
-    Args:
-        config: sizes of the model.
-        dtype: of weights and activations.
-        size: image size, pixels.
-        budget_gb: memory of the device for weights and activations, GiB.
-        device: where the work is done; of a GPU's work, weights can wait in main memory.
-        eight_bits: the UNet's weights are kept in 8 bits (`keep_in_eight_bits`).
+    ``size`` is that of the images in pixels, ``budget_gb`` the memory of the device for weights and
+    activations in GiB. With ``eight_bits`` the UNet's weights are kept in 8 bits (`keep_in_eight_bits`).
 
     Raises:
         ValueError: the budget is too small for even the smallest parts; says how much is needed.
     """
-    needs, device = _needs(config, dtype, size, eight_bits), torch.device(device)
-    share = _GPU_SHARE if device.type == "cuda" else 1
-    plans = _plans(needs, device)
+    share = _GPU_SHARE if torch.device(device).type == "cuda" else 1
+    plans = _plans(config, dtype, size, torch.device(device), eight_bits)
     for plan in plans:
         if plan.estimated_bytes <= int(budget_gb * _GIB * share):
             return plan
-    least = plans[-1].estimated_bytes / share / _GIB
+    weights = sum(_weight_bytes(config, dtype, eight_bits)[0].values())
     raise ValueError(
-        f"Expected at least {least:.1f} GiB for {config.variant} at {size} px "
-        f"(weights {sum(needs.weights.values()) / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use a "
-        f"smaller --size, a half precision --dtype, --fp8-weights, or a larger --memory-gb."
+        f"Expected at least {plans[-1].estimated_bytes / share / _GIB:.1f} GiB for {config.variant} at "
+        f"{size} px (weights {weights / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use a smaller "
+        f"--size, a half precision --dtype, --fp8-weights, or a larger --memory-gb."
     )
 
 
@@ -320,12 +270,14 @@ def plan_for_free_memory(
     """
     if device.type != "cuda":
         return None
+    # What PyTorch keeps for later is free, too.
+    empty_device_cache()
     free_gb = torch.cuda.mem_get_info(device)[0] / _GIB
     try:
         return plan_memory(config, dtype, size, free_gb, device, eight_bits)
     except ValueError as error:
         log.warning("Little memory is free. %s Trying the smallest parts.", error)
-        return _plans(_needs(config, dtype, size, eight_bits), device)[-1]
+        return _plans(config, dtype, size, device, eight_bits)[-1]
 
 
 def chunk_for_card(total_bytes: int) -> int:
@@ -352,10 +304,7 @@ def load_within(
 ) -> Model:
     """Return a checkpoint's model that works within a plan (None: as `load_checkpoint` makes it).
 
-    With ``eight_bits`` the UNet's weights are kept in 8 bits.
-
-    Raises:
-        What `load_checkpoint` raises.
+    With ``eight_bits`` the UNet's weights are kept in 8 bits. Raises what `load_checkpoint` raises.
     """
     resident = plan is None or plan.placement == "resident"
     model = load_checkpoint(path, variant, dtype, device if resident else "cpu")
@@ -366,23 +315,47 @@ def load_within(
     return model
 
 
-def _plans(needs: _Needs, device: torch.device) -> list[MemoryPlan]:
+def _plans(
+    config: ModelConfig, dtype: torch.dtype, size: int, device: torch.device, eight_bits: bool
+) -> list[MemoryPlan]:
     """Return all plans, the fastest first and the one that needs least last."""
+    weights, unet_layer = _weight_bytes(config, dtype, eight_bits)
+    # Guidance doubles the images.
+    images, pixels = 2 * config.n_frames * config.n_views, (size // config.latent_factor) ** 2
+
+    def on_device(placement: Placement, *working: str) -> int:
+        if placement == "resident":
+            return sum(weights.values())
+        if placement == "streamed" and "unet" in working:
+            return unet_layer
+        return max(weights[name] for name in working)
+
     placements: tuple[Placement, ...] = ("resident",)
     if device.type == "cuda":
         placements = ("resident", "turns", "streamed")
-    return [needs.plan(*how, *batches) for how in product(placements, _CHUNKS) for batches in _BATCHES]
+    plans = []
+    for placement, chunk, (encode, decode) in product(placements, _CHUNKS, _BATCHES):
+        peaks = (
+            on_device(placement, "unet") + activation_bytes(config, images, pixels, dtype.itemsize, chunk),
+            on_device(placement, "clip", "frame_encoder", "view_encoder")
+            + encoder_bytes(config, encode, size, dtype.itemsize),
+            on_device(placement, "decoder")
+            + decoder_bytes(config, decode, size, stored_dtype("decoder", dtype).itemsize),
+        )
+        plans.append(MemoryPlan(chunk, encode, decode, placement, max(peaks)))
+    return plans
 
 
-def _needs(config: ModelConfig, dtype: torch.dtype, size: int, eight_bits: bool) -> _Needs:
+def _weight_bytes(config: ModelConfig, dtype: torch.dtype, eight_bits: bool) -> tuple[dict[str, int], int]:
+    """Return the weights of each network, and of the UNet's largest layer with what is in none."""
     networks = build_networks(config)
     unet = networks["unet"]
     narrow = {id(layer.weight) for layer in matrices(unet)} if eight_bits else set()
     weights = {name: _bytes(network, stored_dtype(name, dtype), narrow) for name, network in networks.items()}
     layers = [_bytes(layer, dtype, narrow) for layer in layers_of(unet)]
-    return _Needs(config, dtype, size, weights, weights["unet"] - sum(layers) + max(layers))
+    return weights, weights["unet"] - sum(layers) + max(layers)
 
 
-def _bytes(module: nn.Module, dtype: torch.dtype, narrow: Collection[int] = ()) -> int:
+def _bytes(module: nn.Module, dtype: torch.dtype, narrow: Collection[int]) -> int:
     """Return the bytes of a module's weights; those whose identity is in ``narrow`` take one each."""
     return sum(p.numel() * (1 if id(p) in narrow else dtype.itemsize) for p in module.parameters())

@@ -51,8 +51,8 @@ class Model:
 
     Results of all four abilities are float32 on the CPU. ``encode_batch`` and ``decode_batch`` bound how
     many images the autoencoder and the image tower see at once; they change memory only. A network works
-    within ``loaded(network)``, which may bring its weights to the device (`offload`). Where a GPU's memory
-    runs out, a part is tried once more in smaller pieces, at which the model then stays.
+    within ``loaded(network)``, which may bring its weights to the device (`memory.place`). Where memory runs
+    out, a part is tried once more in smaller pieces, at which the model then stays.
     """
 
     config: ModelConfig

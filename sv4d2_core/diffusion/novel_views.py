@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from itertools import product
 from typing import Protocol
 
 import torch
@@ -21,8 +20,16 @@ from ..video.crop import PreparedClip
 from ..video.foreground import near_white_masks
 from ..views import ViewGrid
 from .config import ModelConfig
-from .model import Backend, SamplingJob
-from .sampling import Callback, Conditioning, Solver, camera_vectors, first_step, resolve_guidance
+from .model import Backend
+from .sampling import (
+    Callback,
+    Conditioning,
+    SamplingJob,
+    Solver,
+    camera_vectors,
+    first_step,
+    resolve_guidance,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +40,10 @@ def plan_windows(n_frames: int, window: int) -> list[int]:
     Consecutive windows share at least one frame, whose generated views condition the later window.
 
     Raises:
-        ValueError: fewer frames than one window, or a window without room for a shared frame.
+        ValueError: fewer frames than one window.
     """
-    if n_frames < window or window < 1:
+    if n_frames < window:
         raise ValueError(f"Expected at least {window} frames (one window); got {n_frames}. Extend the clip.")
-    if window == 1 and n_frames > 1:
-        raise ValueError("Windows of one frame cannot share a frame; got a window of 1 for several frames.")
     starts = [0]
     while starts[-1] + window < n_frames:
         starts.append(min(starts[-1] + window - 1, n_frames - window))
@@ -50,8 +55,6 @@ def ping_pong(n_frames: int, at_least: int) -> list[int]:
 
     The first ``n_frames`` numbers are the clip itself, so a longer result can be trimmed back to it.
     """
-    if n_frames < 1:
-        raise ValueError("Expected at least 1 frame; got 0.")
     forward = list(range(n_frames))
     cycle = forward + forward[-2:0:-1]
     return [cycle[i % len(cycle)] for i in range(max(n_frames, at_least))]
@@ -127,12 +130,10 @@ def check_cameras(cameras: Cameras, config: ModelConfig) -> None:
 
 
 def window_frames(config: ModelConfig, clip: Tensor, start: int = 0) -> Tensor:
-    """Return the frames of one window, [T, H, W, 3] float32 on the CPU.
+    """Return the T frames of one window, [T, H, W, 3] float32 on the CPU.
 
-    Args:
-        config: of the model, whose windows have T frames.
-        clip: images [N, H, W, 3] in 0..1; a clip shorter than the window is played back and forth.
-        start: first frame of the window.
+    ``clip``: images [N, H, W, 3] in 0..1; one shorter than the window is played back and forth. ``start``:
+    the first frame of the window.
 
     Raises:
         ValueError: images that do not fit the model, a window beyond the clip.
@@ -152,11 +153,8 @@ def window_conditioning(
 ) -> Conditioning:
     """Return the conditioning of one window, for callers that sample it by themselves.
 
-    Args:
-        model: a loaded `Model`, or a host's backend.
-        frames: [T, H, W, 3] from `window_frames`.
-        cameras: exactly the model's V novel views.
-        reference_views: [V, H, W, 3] images of the first frame from the novel cameras, or None.
+    ``frames``: from `window_frames`. ``cameras``: exactly the model's V novel views. ``reference_views``:
+    [V, H, W, 3] images of the first frame from the novel cameras, or None.
 
     Raises:
         ValueError: inputs whose shapes or values do not fit the model.
@@ -178,12 +176,8 @@ def encode_window(
 ) -> Conditioning:
     """Return a window's conditioning from what its frames were encoded to.
 
-    Args:
-        model: encodes the reference views.
-        tokens: [T, D] image embedding of each frame.
-        frame_latents: [T, 4, h, w] unscaled latents of the frames.
-        cameras: V novel views.
-        references: [V, H, W, 3] images of the first frame from the novel cameras, or None.
+    ``tokens`` [T, D] and ``frame_latents`` [T, 4, h, w] are unscaled; ``references`` [V, H, W, 3] are images
+    of the first frame from the novel cameras, or None.
     """
     if references is None:
         reference_latents = torch.zeros(cameras.n_views, *frame_latents.shape[1:])
@@ -259,18 +253,18 @@ def sample_views(
     """
     config = model.config
     solver = Solver(sampler, guidance_interval, step_cache)
-    images = checked_clip(clip if isinstance(clip, Tensor) else clip.images, config)
+    plain = isinstance(clip, Tensor)
+    images = checked_clip(clip if plain else clip.images, config)
     check_cameras(cameras, config)
-    shape = tuple(images.shape[1:])
+    size, guidance = tuple(images.shape[1:]), resolve_guidance(cfg, config)
     if reference_views is not None:
-        reference_views = checked("reference_views", reference_views, (cameras.n_views, *shape))
+        reference_views = checked("reference_views", reference_views, (cameras.n_views, *size))
     if init_views is not None:
-        init_views = checked("init_views", init_views, (len(images), cameras.n_views, *shape))
-    if init_views is None and first_step(steps, strength) > 0:
+        init_views = checked("init_views", init_views, (len(images), cameras.n_views, *size))
+    if first_step(steps, strength) > 0 and init_views is None:
         raise ValueError(
             f"Strength (denoise) {strength:g} starts from given views; got none: give init_views."
         )
-
     order = ping_pong(len(images), config.n_frames)
     if len(order) > len(images):
         log.warning(
@@ -278,58 +272,59 @@ def sample_views(
             len(images),
             config.n_frames,
         )
-    starts = plan_windows(len(order), config.n_frames)
-    n_passes = cameras.n_views // config.n_views
-    n_windows = n_passes * len(starts)
-    latent_shape = (
-        config.n_frames * config.n_views,
-        config.unet.latent_channels,
-        shape[0] // config.latent_factor,
-        shape[1] // config.latent_factor,
-    )
+    passes = [slice(v, v + config.n_views) for v in range(0, cameras.n_views, config.n_views)]
+    windows = list(product(passes, plan_windows(len(order), config.n_frames)))
+    latent_size = (config.unet.latent_channels, *(n // config.latent_factor for n in size[:2]))
+    noise_shape = (config.n_frames * config.n_views, *latent_size)
     if noise is not None:
-        noise = checked("noise", noise, (n_windows, *latent_shape), in_unit_range=False)
+        noise = checked("noise", noise, (len(windows), *noise_shape), in_unit_range=False)
 
-    def progress(index: int, step: int, preview: Tensor | None) -> None:
-        if callback is not None:
-            callback(index * steps + step, n_windows * steps, preview)
+    tokens, frame_latents = model.embed(images)[order], model.encode(images, role="frames")[order]
+    novel = torch.zeros(len(order), cameras.n_views, *size)
+    latents = torch.zeros(len(order), cameras.n_views, *latent_size)
+    for index, (views, start) in enumerate(windows):
+        frames = slice(start, start + config.n_frames)
 
-    run = _Run(
-        model=model,
-        seed=seed,
-        steps=steps,
-        job=partial(
-            SamplingJob,
-            steps=steps,
-            guidance=resolve_guidance(cfg, config),
-            strength=strength,
-            solver=solver,
-        ),
-        noise=noise,
-        store=store,
-        progress=progress,
-        starts=starts,
-        latent_shape=latent_shape,
-        tokens=model.embed(images)[order],
-        frame_latents=model.encode(images, role="frames")[order],
-    )
-    views, latents = [], []
-    for number in range(n_passes):
-        selected = list(range(number * config.n_views, (number + 1) * config.n_views))
-        references = None if reference_views is None else reference_views[selected]
-        init = None if init_views is None else init_views[order][:, selected]
-        of_pass = run.one_pass(number, cameras.select(selected), references, init)
-        views.append(of_pass[0][: len(images)])
-        latents.append(of_pass[1][: len(images)])
-    novel = torch.cat(views, dim=1)
-    plain = isinstance(clip, Tensor)
+        def progress(step: int, _steps: int, preview: Tensor | None, index: int = index) -> None:
+            if callback is not None:
+                callback(index * steps + step, len(windows) * steps, preview)
+
+        sampled = None if store is None else store.load(index)
+        if sampled is not None:
+            progress(steps, steps, None)
+        else:
+            references = novel[start] if start > 0 else reference_views
+            init = None if init_views is None else init_views[order[frames], views]
+            job = SamplingJob(
+                conditioning=encode_window(
+                    model,
+                    tokens[frames],
+                    frame_latents[frames],
+                    cameras.select(list(range(cameras.n_views))[views]),
+                    None if references is None else references[views],
+                ),
+                noise=window_noise(seed, index, noise_shape) if noise is None else noise[index],
+                steps=steps,
+                guidance=guidance,
+                init=None if init is None else _scaled_latents(model, init),
+                strength=strength,
+                seed=window_seed(seed, index),
+                solver=solver,
+                callback=progress,
+            )
+            sampled = _finite(model.denoise(job))
+            if store is not None:
+                store.save(index, sampled)
+        latents[frames, views] = rearrange(sampled, "(t v) c h w -> t v c h w", v=config.n_views)
+        novel[frames, views] = rearrange(model.decode(sampled), "(t v) h w c -> t v h w c", v=config.n_views)
+    novel, latents = novel[: len(images)], latents[: len(images)]
     input_masks = near_white_masks(images) if plain else clip.masks
     return ViewGrid(
         images=torch.cat([images[:, None], novel], dim=1),
         cameras=cameras,
         masks=torch.cat([input_masks[:, None].float(), near_white_masks(novel)], dim=1),
         fps=fps if fps is not None else (8.0 if plain else clip.fps),
-        latents=torch.cat(latents, dim=1),
+        latents=latents,
         variant=config.label,
         trained=config.trained,
         seed=seed,
@@ -337,69 +332,18 @@ def sample_views(
     )
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What all windows of a run share."""
+def _scaled_latents(model: Backend, views: Tensor) -> Tensor:
+    """Return views [T, V, H, W, 3] as latents [T * V, 4, h, w] that sampling can start from."""
+    return model.encode(views.flatten(0, 1), role="frames") * model.config.scale_factor
 
-    model: Backend
-    seed: int
-    steps: int
-    job: Callable[..., SamplingJob]  # with what is the same for all windows
-    noise: Tensor | None  # [windows, T * V, 4, h, w]
-    store: WindowStore | None
-    progress: Callable[[int, int, Tensor | None], None]  # (window, step, preview)
-    starts: list[int]  # first frame of each window of a pass
-    latent_shape: tuple[int, ...]  # of one window, [T * V, 4, h, w]
-    tokens: Tensor  # [frames, D] image embeddings
-    frame_latents: Tensor  # [frames, 4, h, w] latents of the input frames
 
-    def one_pass(
-        self, number: int, cameras: Cameras, references: Tensor | None, init: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return images [frames, V, H, W, 3] and latents [frames, V, 4, h, w] from one set of V cameras."""
-        config = self.model.config
-        n_frames, n_views = len(self.tokens), config.n_views
-        height, width = (n * config.latent_factor for n in self.latent_shape[2:])
-        images = torch.zeros(n_frames, n_views, height, width, 3)
-        latents = torch.zeros(n_frames, n_views, *self.latent_shape[1:])
-        for index, start in enumerate(self.starts, number * len(self.starts)):
-            frames = slice(start, start + config.n_frames)
-            if start > 0:
-                references = images[start]
-            sampled = None if self.store is None else self.store.load(index)
-            if sampled is None:
-                conditioning = encode_window(
-                    self.model, self.tokens[frames], self.frame_latents[frames], cameras, references
-                )
-                sampled = self._window(index, conditioning, None if init is None else init[frames])
-            else:
-                self.progress(index, self.steps, None)
-            latents[frames] = rearrange(sampled, "(t v) c h w -> t v c h w", v=n_views)
-            images[frames] = rearrange(self.model.decode(sampled), "(t v) h w c -> t v h w c", v=n_views)
-        return images, latents
-
-    def _window(self, index: int, conditioning: Conditioning, init: Tensor | None) -> Tensor:
-        """Return the latents of one window, sampled and kept in the store."""
-        if init is not None:
-            encoded = self.model.encode(init.flatten(0, 1), role="frames")
-            init = encoded * self.model.config.scale_factor
-        noise = window_noise(self.seed, index, self.latent_shape) if self.noise is None else self.noise[index]
-        job = self.job(
-            conditioning=conditioning,
-            noise=noise,
-            init=init,
-            seed=window_seed(self.seed, index),
-            callback=lambda step, _total, preview: self.progress(index, step, preview),
+def _finite(latents: Tensor) -> Tensor:
+    if not latents.isfinite().all():
+        raise ValueError(
+            "Expected finite latents from the sampler; got NaN or infinite ones. Half precision may have "
+            "overflowed: use bf16 or fp32. If it is not in use, the checkpoint is damaged."
         )
-        sampled = self.model.denoise(job)
-        if not sampled.isfinite().all():
-            raise ValueError(
-                "Expected finite latents from the sampler; got NaN or infinite ones. Half precision may have "
-                "overflowed: use bf16 or fp32. If it is not in use, the checkpoint is damaged."
-            )
-        if self.store is not None:
-            self.store.save(index, sampled)
-        return sampled
+    return latents
 
 
 def resynthesizer(
@@ -414,12 +358,8 @@ def resynthesizer(
     """Return a function (rendered, strength) -> views of the rendered ones' cameras and size.
 
     The network sees the input video at its own size, and frame 0 of the rendered views as reference views,
-    the path that it was trained for by masking them at random.
-
-    Args:
-        model: a loaded `Model`, or a host's backend.
-        views: hold the input video as the model takes it.
-        steps, seed, cfg, callback: see `sample_views`.
+    the path that it was trained for by masking them at random. ``views`` hold the input video as the model
+    takes it; for the others see `sample_views`.
 
     Raises:
         ValueError: an input video or a number of views that does not fit the model.

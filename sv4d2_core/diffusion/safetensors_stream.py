@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..files import refuse_existing
+
 NEEDED = (
     "Needed is a Stable Video 4D 2.0 checkpoint, sv4d2.safetensors or sv4d2_8views.safetensors "
     "(huggingface.co/stabilityai/sv4d2.0, about 12 GB each), or a file that `sv4d2 convert` made of one."
@@ -35,19 +37,16 @@ _LARGEST_HEADER = 100_000_000
 _LARGEST_METADATA = 1_000_000
 
 # First bytes of files that people take for a checkpoint, and what they are.
-_SIGNATURES = (
-    (
-        b"PK\x03\x04",
-        "a PyTorch pickle or another zip archive (.ckpt, .pt); pickles can run code and are not read",
-    ),
-    (b"\x80", "a pickle (.ckpt, .pt); pickles can run code and are not read"),
-    (b"GGUF", "a GGUF file (a quantised model)"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"version https://git-lfs", "a Git LFS pointer; the file itself was not downloaded (git lfs pull)"),
-    (b"<", "a web page; the download saved an error or login page in place of the file"),
-    (b"Access to model", "a refusal of the download server, saved in place of the file"),
-    (b"Invalid", "a refusal of the download server, saved in place of the file"),
-)
+_SIGNATURES = {
+    b"PK\x03\x04": "a PyTorch pickle or another zip (.ckpt, .pt); pickles can run code and are not read",
+    b"\x80": "a pickle (.ckpt, .pt); pickles can run code and are not read",
+    b"GGUF": "a GGUF file (a quantised model)",
+    b"\x89HDF": "an HDF5 file",
+    b"version https://git-lfs": "a Git LFS pointer; the file itself was not downloaded (git lfs pull)",
+    b"<": "a web page; the download saved an error or login page in place of the file",
+    b"Access to model": "a refusal of the download server, saved in place of the file",
+    b"Invalid": "a refusal of the download server, saved in place of the file",
+}
 
 
 class CheckpointError(ValueError):
@@ -75,12 +74,8 @@ class TensorInfo(NamedTuple):
 class Header:
     """What a safetensors file says of itself before any tensor is read.
 
-    Args:
-        path: the file.
-        tensors: data type and shape of each key.
-        metadata: the ``__metadata__`` strings; what the tensor `METADATA_KEY` repeats of ours where a program
-            that wrote the file anew has dropped them.
-        file_size: bytes on disk.
+    ``metadata`` are the ``__metadata__`` strings; where a program that wrote the file anew has dropped ours,
+    those that the tensor `METADATA_KEY` repeats. ``file_size`` counts bytes on disk.
     """
 
     path: Path
@@ -145,16 +140,12 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def metadata_tensor(metadata: Mapping[str, str]) -> Tensor:
-    """Return metadata as a tensor to store under `METADATA_KEY`: UTF-8 bytes of JSON, [N] uint8."""
+    """Return metadata to store under `METADATA_KEY`: UTF-8 bytes of JSON, [N] uint8."""
     return torch.frombuffer(bytearray(json.dumps(dict(metadata)).encode()), dtype=torch.uint8)
 
 
 def metadata_of_bytes(content: bytes) -> dict[str, str]:
-    """Return the metadata of a `metadata_tensor`'s bytes.
-
-    Raises:
-        CheckpointError: the bytes are something else.
-    """
+    """Return the metadata of a `metadata_tensor`'s bytes; CheckpointError where they are something else."""
     try:
         return {str(key): str(value) for key, value in json.loads(content).items()}
     except (ValueError, AttributeError) as error:
@@ -173,22 +164,15 @@ def write_safetensors(
 ) -> Path:
     """Write a safetensors file tensor by tensor; the target appears complete or not at all.
 
-    Args:
-        path: target; it is written under a temporary name in the same folder and then renamed.
-        tensors: dtype and shape of every key.
-        read: returns the tensor of a key, of that dtype and shape; called once per key.
-        metadata: strings for ``__metadata__``.
-        overwrite: replace an existing target.
+    ``tensors`` has dtype and shape of every key, ``read`` is called once per key and returns its tensor. The
+    file is written under a temporary name in the same folder and then renamed.
 
     Raises:
-        FileExistsError: the target exists and ``overwrite`` is not set.
+        FileExistsError: the target is a folder, or exists and ``overwrite`` is not set.
         OSError: the folder is missing or the disk is full; the temporary file is removed.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"Expected the name of a file to write; {path} is a folder. Add a file name.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already. Give another name, or allow it to be overwritten.")
+    refuse_existing(path, overwrite)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"The folder {path.parent} does not exist. Create it or give another target.")
     # Wide types first, as the library does: every tensor then starts at a multiple of its element size.
@@ -228,7 +212,5 @@ def _raw_bytes(tensor: Tensor, key: str, dtype: torch.dtype, shape: tuple[int, .
 
 
 def _guess_format(start: bytes, size: int) -> str:
-    for signature, what in _SIGNATURES:
-        if start.startswith(signature):
-            return f"it is {what}"
-    return f"it is {size:,} bytes of another format"
+    kinds = (what for signature, what in _SIGNATURES.items() if start.startswith(signature))
+    return f"it is {next(kinds, f'{size:,} bytes of another format')}"

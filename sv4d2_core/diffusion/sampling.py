@@ -1,6 +1,7 @@
-"""The sampling method, top to bottom: schedule, preconditioning, guidance, solvers, step cache, one window.
+"""The sampling method, top to bottom: noise levels, conditioning, guidance, solvers, step cache, one window.
 
-Source: Karras et al. 2022 ("Elucidating the design space of diffusion-based generative models").
+Source: Karras et al. 2022 ("Elucidating the design space of diffusion-based generative models"), whose
+equations and algorithms are cited by number; the choices are those of docs/method.md.
 """
 
 from __future__ import annotations
@@ -33,13 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0, rho: float = 7.0) -> Tensor:
-    """Return descending noise levels that end with 0, [steps + 1] float32 (equation 5).
-
-    Raises:
-        ValueError: fewer than one step.
-    """
-    if steps < 1:
-        raise ValueError(f"Expected at least 1 step; got {steps}.")
+    """Return descending noise levels that end with 0, [steps + 1] float32 (equation 5)."""
     ramp = torch.linspace(0, 1, steps)
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     sigmas = (high + ramp * (low - high)) ** rho
@@ -63,26 +58,14 @@ def first_step(steps: int, strength: float) -> int:
     return start
 
 
-def start_latents(noise: Tensor, sigmas: Tensor, init: Tensor | None, strength: float) -> tuple[Tensor, int]:
-    """Return the noisy latents that sampling starts from and its first step.
+def start_latents(noise: Tensor, sigmas: Tensor, start: int = 0, init: Tensor | None = None) -> Tensor:
+    """Return the latents [N, C, h, w] that sampling starts from at noise level ``sigmas[start]``.
 
-    Args:
-        noise: [N, C, h, w] unit variance.
-        sigmas: [S + 1] from `karras_sigmas`.
-        init: [N, C, h, w] scaled latents to start near, needed when ``strength`` is below 1.
-        strength: share of the schedule to run.
-
-    Raises:
-        ValueError: ``strength`` out of range, or below 1 without ``init``.
+    ``noise`` has unit variance; ``init`` are the scaled latents to start near, where step 0 is not the first.
     """
-    start = first_step(len(sigmas) - 1, strength)
-    if start == 0:
-        return noise * (1 + sigmas[0] ** 2).sqrt().to(noise), 0
-    if init is None:
-        raise ValueError(
-            f"Strength (denoise) {strength:g} starts from given views; got none: give init_views."
-        )
-    return init + noise * sigmas[start].to(noise), start
+    if init is None or start == 0:
+        return noise * (1 + sigmas[start] ** 2).sqrt().to(noise)
+    return init + noise * sigmas[start].to(noise)
 
 
 class Preconditioning(NamedTuple):
@@ -95,28 +78,30 @@ class Preconditioning(NamedTuple):
 
 
 def precondition(sigma: Tensor) -> Preconditioning:
-    """Return the factors (v-prediction, sigma_data 1) for noise levels ``sigma``, of the same shape."""
+    """Return the factors for noise levels ``sigma``, of the same shape (table 1, v-prediction)."""
     root = torch.sqrt(sigma**2 + 1)
     return Preconditioning(1 / (sigma**2 + 1), -sigma / root, 1 / root, 0.25 * torch.log(sigma))
 
 
+def to_network_images(images: Tensor) -> Tensor:
+    """Return images [N, H, W, 3] in 0..1 as [N, 3, H, W] in -1..1."""
+    return rearrange(images, "n h w c -> n c h w") * 2 - 1
+
+
+def from_network_images(images: Tensor) -> Tensor:
+    """Return images [N, 3, H, W], about -1..1, as [N, H, W, 3] clamped to 0..1."""
+    return rearrange(((images + 1) / 2).clamp(0, 1), "n c h w -> n h w c")
+
+
 @dataclass(frozen=True)
 class Conditioning:
-    """Conditioning of one window of T frames and V novel views.
+    """Conditioning of one window of T frames and V novel views."""
 
-    Args:
-        tokens: [T, D] image embedding of each input frame.
-        frame_latents: [T, 4, h, w] unscaled latents of the input frames.
-        reference_latents: [V, 4, h, w] unscaled latents of the reference views, zeros when there are none.
-        vectors: [V, A] camera vectors.
-        uncond_vectors: [V, A] camera vectors without conditioning on the frames.
-    """
-
-    tokens: Tensor
-    frame_latents: Tensor
-    reference_latents: Tensor
-    vectors: Tensor
-    uncond_vectors: Tensor
+    tokens: Tensor  # [T, D] image embedding of each input frame
+    frame_latents: Tensor  # [T, 4, h, w] unscaled latents of the input frames
+    reference_latents: Tensor  # [V, 4, h, w] of the reference views, zeros when there are none
+    vectors: Tensor  # [V, A] camera vectors
+    uncond_vectors: Tensor  # [V, A] camera vectors without conditioning on the frames
 
     def unconditional(self) -> Conditioning:
         """Return the other half of guidance: zeros for all but the cameras."""
@@ -132,10 +117,8 @@ class Conditioning:
 def camera_vectors(cameras: Cameras, dims: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Return the camera vectors of the novel views, conditional and unconditional, each [V, sum(dims)].
 
-    Args:
-        cameras: the cameras.
-        dims: widths of the noise constant's, the polar angle's and the azimuth's embedding. The
-            unconditional vectors have zeros for the first and keep the cameras.
+    ``dims``: widths of the noise constant's, the polar angle's and the azimuth's embedding. The
+    unconditional vectors have zeros for the first and keep the cameras.
     """
     polar, azimuth = cameras.network_angles_rad()
     constant = torch.full((cameras.n_views,), _NOISE_CONSTANT)
@@ -143,14 +126,74 @@ def camera_vectors(cameras: Cameras, dims: tuple[int, int, int]) -> tuple[Tensor
     return torch.cat(parts, dim=-1), torch.cat([torch.zeros_like(parts[0]), *parts[1:]], dim=-1)
 
 
-def to_network_images(images: Tensor) -> Tensor:
-    """Return images [N, H, W, 3] in 0..1 as [N, 3, H, W] in -1..1."""
-    return rearrange(images, "n h w c -> n c h w") * 2 - 1
+@dataclass(frozen=True)
+class GuidedInputs:
+    """The conditioning as the network takes it for guidance: unconditional first, B = 2."""
+
+    context: Tensor  # [B, T, D]
+    concat: Tensor  # [B T V, 4, h, w]
+    vectors: Tensor  # [B V, A], the same for all frames
+    references: Tensor  # [B V, 4, h, w]
+
+    def conditional(self) -> GuidedInputs:
+        """Return the conditional half alone, B = 1."""
+        halves = (self.context, self.concat, self.vectors, self.references)
+        return GuidedInputs(*(both.chunk(2)[1] for both in halves))
 
 
-def from_network_images(images: Tensor) -> Tensor:
-    """Return images [N, 3, H, W], about -1..1, as [N, H, W, 3] clamped to 0..1."""
-    return rearrange(((images + 1) / 2).clamp(0, 1), "n c h w -> n h w c")
+def guided_inputs(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> GuidedInputs:
+    """Return the network inputs of the unconditional and the conditional half."""
+    halves = (conditioning.unconditional(), conditioning)
+    frames = torch.cat([half.frame_latents for half in halves]).to(device, dtype)
+    return GuidedInputs(
+        context=torch.stack([half.tokens for half in halves]).to(device, dtype),
+        concat=repeat(frames, "bt c h w -> (bt v) c h w", v=len(conditioning.vectors)),
+        vectors=torch.cat([half.vectors for half in halves]).to(device, dtype),
+        references=torch.cat([half.reference_latents for half in halves]).to(device, dtype),
+    )
+
+
+def predict(unet: UNet, inputs: GuidedInputs, window: PreparedWindow, x: Tensor, sigma: Tensor) -> Tensor:
+    """Return the denoised predictions of all halves in ``inputs``, [B T V, 4, h, w] float32 (equation 7)."""
+    c, halves = precondition(sigma), len(inputs.context)
+    noisy = (x * c.c_in).to(inputs.concat).repeat(halves, 1, 1, 1)
+    c_noise = c.c_noise.expand(len(inputs.vectors))
+    out = unet(torch.cat([noisy, inputs.concat], dim=1), c_noise, inputs.vectors, window)
+    return out.float() * c.c_out + (x * c.c_skip).repeat(halves, 1, 1, 1)
+
+
+def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
+    """Return ``uncond + scale * (cond - uncond)`` on denoised predictions [T * V, C, h, w], order (t v).
+
+    ``scale`` is [T, V]. Source: Ho and Salimans 2022 (classifier-free guidance), equation 6.
+    """
+    return torch.lerp(uncond, cond, scale.to(cond).reshape(-1, 1, 1, 1))
+
+
+def guided_denoiser(
+    unet: UNet, inputs: GuidedInputs, guidance: Tensor, interval: tuple[float, float] | None = None
+) -> DenoiseFunction:
+    """Return ``denoise(x, sigma)`` for noisy latents ``x`` [T * V, 4, h, w] float32, order (t v).
+
+    The network computes in the dtype of ``inputs``; ``guidance`` has scales [T, V]. Outside ``interval``, the
+    lowest and the highest noise level with guidance, the conditional half alone is computed and returned.
+    """
+    guidance = guidance.to(inputs.context.device)
+    halves = {True: inputs, False: inputs.conditional()}
+
+    @cache
+    def prepared(guided: bool) -> PreparedWindow:
+        return unet.prepare(halves[guided].context, halves[guided].references)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        guided = interval is None or interval[0] <= float(sigma) <= interval[1]
+        predicted = predict(unet, halves[guided], prepared(guided), x, sigma)
+        if not guided:
+            return predicted
+        uncond, cond = predicted.chunk(2)
+        return guide(uncond, cond, guidance)
+
+    return denoise
 
 
 def _triangle(n_views: int) -> Tensor:
@@ -162,12 +205,9 @@ def _triangle(n_views: int) -> Tensor:
 def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_max: float) -> Tensor:
     """Return the guidance scale of each frame and view, [T, V] float32.
 
-    Args:
-        shape: ``linear`` rises over the flattened (t v) order (official sv4d2), ``spatiotemporal`` is the
-            mean of a rise over frames and a triangle over views (official sv4d2_8views), ``triangle`` is the
-            triangle over views, ``constant`` is ``cfg_max`` everywhere.
-        n_frames, n_views: T and V.
-        cfg_min, cfg_max: range of the scale; ``constant`` does not use ``cfg_min``.
+    ``shape``: ``linear`` rises over the flattened (t v) order (official sv4d2), ``spatiotemporal`` is the
+    mean of a rise over frames and a triangle over views (official sv4d2_8views), ``triangle`` is the triangle
+    over views, ``constant`` is ``cfg_max`` everywhere and does not use ``cfg_min``.
 
     Raises:
         ValueError: an unknown shape, or a range that is not finite and rising.
@@ -193,7 +233,7 @@ def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_
 
 
 def resolve_guidance(cfg: float | tuple[float, float] | Tensor | None, config: ModelConfig) -> Tensor:
-    """Return the table that a user's ``cfg`` asks for, [T, V].
+    """Return the table [T, V] that a user's ``cfg`` asks for.
 
     ``cfg``: None (the variant's own range), a number (constant), (min, max), or a table [T, V].
 
@@ -215,86 +255,6 @@ def resolve_guidance(cfg: float | tuple[float, float] | Tensor | None, config: M
         raise ValueError(f"Expected a guidance range (min, max); got {len(cfg)} values: {cfg}.")
     low, high = (config.cfg_min, config.cfg_max) if cfg is None else cfg
     return guidance_table(config.guidance, n_frames, n_views, float(low), float(high))
-
-
-def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
-    """Return ``uncond + scale * (cond - uncond)`` on denoised predictions [N, C, h, w].
-
-    ``scale`` is [T, V] with T * V = N, order (t v).
-    """
-    return torch.lerp(uncond, cond, scale.to(cond).reshape(-1, 1, 1, 1))
-
-
-@dataclass(frozen=True)
-class GuidedInputs:
-    """The conditioning as the network takes it for guidance: unconditional first, B = 2.
-
-    Args:
-        context: [2, T, D].
-        concat: [2 T V, 4, h, w].
-        vectors: [2 V, A], the same for all frames.
-        references: [2 V, 4, h, w].
-    """
-
-    context: Tensor
-    concat: Tensor
-    vectors: Tensor
-    references: Tensor
-
-    def conditional(self) -> GuidedInputs:
-        """Return the conditional half alone, B = 1."""
-        halves = (self.context, self.concat, self.vectors, self.references)
-        return GuidedInputs(*(both.chunk(2)[1] for both in halves))
-
-
-def guided_inputs(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> GuidedInputs:
-    """Return the network inputs of the unconditional and the conditional half."""
-    halves = (conditioning.unconditional(), conditioning)
-    frames = torch.cat([half.frame_latents for half in halves]).to(device, dtype)
-    return GuidedInputs(
-        context=torch.stack([half.tokens for half in halves]).to(device, dtype),
-        concat=repeat(frames, "bt c h w -> (bt v) c h w", v=len(conditioning.vectors)),
-        vectors=torch.cat([half.vectors for half in halves]).to(device, dtype),
-        references=torch.cat([half.reference_latents for half in halves]).to(device, dtype),
-    )
-
-
-def guided_denoiser(
-    unet: UNet, inputs: GuidedInputs, guidance: Tensor, interval: tuple[float, float] | None = None
-) -> DenoiseFunction:
-    """Return ``denoise(x, sigma)`` for noisy latents ``x`` [T * V, 4, h, w] float32, order (t v).
-
-    Args:
-        unet: the network; computes in the dtype of ``inputs``.
-        inputs: conditioning of both halves.
-        guidance: [T, V] scales.
-        interval: lowest and highest noise level with guidance; elsewhere the result is the conditional
-            half's, and the other half is not computed. None: guidance everywhere.
-    """
-    guidance = guidance.to(inputs.context.device)
-    conditional = inputs.conditional()
-
-    @cache
-    def prepared(guided: bool) -> PreparedWindow:
-        halves = inputs if guided else conditional
-        return unet.prepare(halves.context, halves.references)
-
-    def predict(x: Tensor, sigma: Tensor, guided: bool) -> tuple[Tensor, ...]:
-        """Return the denoised predictions, unconditional and conditional or the conditional one alone."""
-        halves, n = (inputs, 2) if guided else (conditional, 1)
-        c = precondition(sigma)
-        noisy = (x * c.c_in).to(halves.concat).repeat(n, 1, 1, 1)
-        c_noise = c.c_noise.expand(len(halves.vectors))
-        out = unet(torch.cat([noisy, halves.concat], dim=1), c_noise, halves.vectors, prepared(guided))
-        return tuple(half * c.c_out + x * c.c_skip for half in out.float().chunk(n))
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        if interval is not None and not interval[0] <= float(sigma) <= interval[1]:
-            return predict(x, sigma, guided=False)[0]
-        uncond, cond = predict(x, sigma, guided=True)
-        return guide(uncond, cond, guidance)
-
-    return denoise
 
 
 def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
@@ -354,20 +314,12 @@ SAMPLERS = {"euler": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
 class Solver:
     """The method and its shortcuts; the default is the official computation without any.
 
-    Args:
-        sampler: a name in `SAMPLERS`.
-        guidance_interval: lowest and highest noise level with guidance; elsewhere the conditional half of the
-            network alone is computed. None: guidance everywhere. Source: Kynkäänniemi et al. 2024.
-        step_cache: `StepCache` reuses the network's output while it is expected to change by less than this
-            share; 0: never.
-
-    Raises:
-        ValueError: an unknown sampler, or numbers out of range.
+    Raises ValueError for an unknown sampler and numbers out of range.
     """
 
-    sampler: str = "euler"
-    guidance_interval: tuple[float, float] | None = None
-    step_cache: float = 0.0
+    sampler: str = "euler"  # a name in `SAMPLERS`
+    guidance_interval: tuple[float, float] | None = None  # Kynkäänniemi et al. 2024; see `guided_denoiser`
+    step_cache: float = 0.0  # threshold of `StepCache`; 0: none
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -393,12 +345,9 @@ class Solver:
 class StepCache:
     """A denoise function that evaluates another only where its result is expected to have changed.
 
-    What is reused is the network's own output, which changes slowly at every noise level; the denoised
-    prediction follows from it and the present latents. One cache serves one window.
-
-    Args:
-        denoise: what is evaluated; its result may be guided.
-        threshold: change of the network's output, as a share of its size, up to which it is reused.
+    What is reused is the network's own output, which changes slowly at every noise level, while it is
+    expected to change by less than ``threshold``, a share of its size; the denoised prediction follows from
+    it and the present latents. One cache serves one window.
     """
 
     def __init__(self, denoise: DenoiseFunction, threshold: float) -> None:
@@ -434,47 +383,36 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """One window to denoise.
-
-    Args:
-        conditioning: of the window.
-        noise: [T * V, 4, h, w] float32 unit variance, order (t v).
-        steps: number of steps of the full schedule.
-        guidance: [T, V] guidance scales.
-        init: [T * V, 4, h, w] scaled latents to start near, or None.
-        strength: share of the schedule to run.
-        seed: of the noise that a stochastic sampler adds on its way.
-        solver: sampler and shortcuts of our own networks; a host brings its own.
-        callback: progress of this window.
-    """
+    """One window to denoise."""
 
     conditioning: Conditioning
-    noise: Tensor
-    steps: int
-    guidance: Tensor
-    init: Tensor | None = None
-    strength: float = 1.0
-    seed: int = 0
-    solver: Solver = Solver()
+    noise: Tensor  # [T * V, 4, h, w] float32 unit variance, order (t v)
+    steps: int  # of the full schedule
+    guidance: Tensor  # [T, V] guidance scales
+    init: Tensor | None = None  # [T * V, 4, h, w] scaled latents; needed where ``strength`` skips steps
+    strength: float = 1.0  # share of the schedule to run
+    seed: int = 0  # of the noise that a stochastic sampler adds on its way
+    solver: Solver = Solver()  # of our own networks; a host brings its own
     callback: Callback | None = None
 
 
 def sample_window(unet: UNet, job: SamplingJob, sigma_min: float, sigma_max: float) -> Tensor:
     """Return the sampled latents of a window, [T * V, 4, h, w] float32 on the CPU."""
     weight = next(unet.parameters())
-    noise = job.noise.to(weight.device, torch.float32)
-    init = None if job.init is None else job.init.to(noise)
     sigmas = karras_sigmas(job.steps, sigma_min, sigma_max)
-    x, start = start_latents(noise, sigmas, init, job.strength)
+    start = first_step(job.steps, job.strength)
+    noise = job.noise.to(weight.device, torch.float32)
+    x = start_latents(noise, sigmas, start, None if job.init is None else job.init.to(noise))
     inputs = guided_inputs(job.conditioning, weight.device, weight.dtype)
     guided = guided_denoiser(unet, inputs, job.guidance, job.solver.guidance_interval)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return retry_on_oom(lambda: guided(x, sigma), unet.shrink_parts)
 
-    cached = StepCache(denoise, job.solver.step_cache)
     sample = SAMPLERS[job.solver.sampler]
-    sampled = sample(cached if job.solver.step_cache else denoise, x, sigmas, start, job.callback)
-    if job.solver.step_cache:
-        log.info("Step cache: %d of %d steps evaluated.", cached.evaluated, job.steps - start)
+    if not job.solver.step_cache:
+        return sample(denoise, x, sigmas, start, job.callback).cpu()
+    cached = StepCache(denoise, job.solver.step_cache)
+    sampled = sample(cached, x, sigmas, start, job.callback)
+    log.info("Step cache: %d of %d steps evaluated.", cached.evaluated, job.steps - start)
     return sampled.cpu()

@@ -29,17 +29,9 @@ log = logging.getLogger(__name__)
 
 
 def check_compiler(device: torch.device, backend: Backend = "inductor") -> None:
-    """Compile a trivial function, to learn before any work whether compiling works here.
-
-    Raises:
-        ValueError: it does not; names the reason.
-    """
-
-    def twice(x: torch.Tensor) -> torch.Tensor:
-        return x + x
-
+    """Compile a trivial function before any work; ValueError, with the reason, where that does not work."""
     try:
-        torch.compile(twice, backend=backend, fullgraph=True)(torch.ones(8, device=device))
+        torch.compile(lambda x: x + x, backend=backend, fullgraph=True)(torch.ones(8, device=device))
     except (RuntimeError, ImportError, OSError) as error:
         needed = "Triton and a C compiler" if device.type == "cuda" else "a C++ compiler, such as g++"
         raise ValueError(
@@ -54,28 +46,16 @@ def compile_blocks(unet: UNet, backend: Backend = "inductor") -> None:
     The first step compiles, which takes minutes, and so does the first of another size: another number of
     frames or views, guidance switched off for some steps, smaller parts after memory ran out. Not undone.
     """
-    _allow_sizes()
-    compiled = partial(torch.compile, backend=backend, fullgraph=True, dynamic=False)
-    for module, name in _per_part(unet):
-        setattr(module, name, compiled(getattr(module, name)))
-    log.info("The first denoising step compiles the network, which can take minutes.")
-
-
-def _per_part(unet: UNet) -> Iterator[tuple[nn.Module, str]]:
-    """Yield which method of which module does the work of one part."""
-    for module in unet.modules():
-        if isinstance(module, (TransformerBlock, TemporalConvs)):
-            yield module, "forward"
-        elif isinstance(module, ResBlock):
-            yield module, "within_images"
-
-
-def _allow_sizes() -> None:
-    """Let one function be compiled for all sizes of a network; by default few are, the rest run as before."""
+    # By default one function is compiled for few sizes. Up to torch 2.5 the limit has another name.
     config: Any = torch._dynamo.config
-    # Up to torch 2.5 the same number is called cache_size_limit.
-    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-    setattr(config, name, max(getattr(config, name), _SIZES_PER_FUNCTION))
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, limit, max(getattr(config, limit), _SIZES_PER_FUNCTION))
+    compiled = partial(torch.compile, backend=backend, fullgraph=True, dynamic=False)
+    for module in unet.modules():
+        if isinstance(module, (ResBlock, TransformerBlock, TemporalConvs)):
+            name = "within_images" if isinstance(module, ResBlock) else "forward"
+            setattr(module, name, compiled(getattr(module, name)))
+    log.info("The first denoising step compiles the network, which can take minutes.")
 
 
 _TYPE = torch.float8_e4m3fn
@@ -104,11 +84,7 @@ class EightBits(nn.Module):
 
 
 def check_eight_bits(device: torch.device) -> None:
-    """Find out before any work whether a device has numbers of 8 bits.
-
-    Raises:
-        ValueError: it has not.
-    """
+    """Raise ValueError, before any work, where a device has no numbers of 8 bits."""
     try:
         torch.ones(1, device=device).to(_TYPE).float()
     except (RuntimeError, TypeError) as error:
@@ -128,8 +104,7 @@ def matrices(unet: UNet) -> Iterator[nn.Linear | nn.Conv2d | nn.Conv3d]:
 def keep_in_eight_bits(unet: UNet) -> None:
     """Keep the matrices of a UNet's residual and attention blocks in 8 bits; not undone.
 
-    The network computes in the dtype that it had. Offsets, norms, the embeddings of noise level and cameras,
-    and the few convolutions outside of blocks stay as they are.
+    The network computes in the dtype that it had. Whatever is no matrix of a block stays as it is.
     """
     for layer in list(matrices(unet)):
         parametrize.register_parametrization(layer, "weight", EightBits(layer.weight.dtype))

@@ -38,17 +38,11 @@ _GPU_BUDGET = 512 * 2**20
 
 @dataclass(frozen=True)
 class PreparedWindow:
-    """The conditioning of one window in the form the UNet uses at every step; from `UNet.prepare`.
-
-    Args:
-        grid: B, T, V.
-        blocks: one context per attention block, in the order of execution.
-        references: reference-view latents [B, V, S, 4] by latent width and height of each level.
-    """
+    """The conditioning of one window in the form the UNet uses at every step; from `UNet.prepare`."""
 
     grid: Grid
-    blocks: tuple[BlockContext, ...]
-    references: dict[tuple[int, int], Tensor]
+    blocks: tuple[BlockContext, ...]  # one per attention block, in the order of execution
+    references: dict[tuple[int, int], Tensor]  # [B, V, S, 4] by latent height and width of each level
 
 
 @dataclass
@@ -58,7 +52,7 @@ class _Pass:
     window: PreparedWindow
     emb: Embedding
     budget: int
-    before_layer: Callable[[], None] | None
+    before_layer: Callable[[], None]
     loaded: Callable[[nn.Module], AbstractContextManager]
     next_block: int = 0
 
@@ -72,8 +66,7 @@ class Stage(nn.ModuleList):
         It holds one tensor or none, and is emptied after the first layer, which gives the memory back.
         """
         for layer in self:
-            if state.before_layer is not None:
-                state.before_layer()
+            state.before_layer()
             with state.loaded(layer):
                 x = self._run_layer(layer, x, skip, state)
             skip.clear()
@@ -97,8 +90,8 @@ class UNet(nn.Module):
     ``chunk_bytes`` bounds the intermediate results of a part of the work (None: a default that is fast on
     the device); results do not depend on it beyond rounding. ``before_layer`` is called before each layer and
     may raise to cancel a pass, and each layer runs within ``loaded(layer)``, which may bring its weights.
-    With ``recomputes`` a recorded pass keeps only what enters each stage, and the backward pass computes the
-    stages again: much less memory for a third more time.
+    With ``recomputes`` (gradient checkpointing) the backward pass computes the stages again: much less memory
+    for a third more time.
     """
 
     def __init__(
@@ -113,7 +106,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.chunk_bytes: int | None = None
-        self.before_layer: Callable[[], None] | None = None
+        self.before_layer: Callable[[], None] = lambda: None
         self.loaded: Callable[[nn.Module], AbstractContextManager] = lambda _layer: nullcontext()
         self.recomputes = False
         kw: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
@@ -168,9 +161,8 @@ class UNet(nn.Module):
     def prepare(self, context: Tensor, cond_view: Tensor) -> PreparedWindow:
         """Return the conditioning of a window, ready for all its steps.
 
-        Args:
-            context: [B, T, D] image embedding of each input frame.
-            cond_view: [B * V, 4, h, w] latents of the reference views (zeros when there are none).
+        ``context`` [B, T, D] are image embeddings of the input frames, ``cond_view`` [B * V, 4, h, w] latents
+        of the reference views (zeros when there are none).
         """
         b, t, _ = context.shape
         views = cond_view.shape[0] // b
@@ -180,12 +172,11 @@ class UNet(nn.Module):
             level = F.interpolate(cond_view, (height, width), mode="bilinear", align_corners=False)
             references[height, width] = to_tokens(level).unflatten(0, (b, views)).contiguous()
             height, width = height // 2, width // 2
-        blocks = tuple(self._prepare_block(block, context) for block in self._attention_blocks())
-        return PreparedWindow(Grid(b, t, views), blocks, references)
-
-    def _prepare_block(self, block: AttentionBlock, context: Tensor) -> BlockContext:
-        with self.loaded(block):
-            return block.prepare(context)
+        blocks = []
+        for block in self._attention_blocks():
+            with self.loaded(block):
+                blocks.append(block.prepare(context))
+        return PreparedWindow(Grid(b, t, views), tuple(blocks), references)
 
     def set_view_mixing(self, view_mixing: str) -> None:
         """Change how the view blocks group tokens; the same weights fit every kind (`UNetConfig`)."""
@@ -215,9 +206,6 @@ class UNet(nn.Module):
             timesteps: [R] noise conditioning.
             y: [R, A] camera vectors. R = N, or B * V when timesteps and vectors are the same for all frames.
             window: from `prepare`.
-
-        Raises:
-            ValueError: sizes that do not fit together.
         """
         self._check(x, timesteps, y, window.grid)
         emb = self._embed(timesteps, y.to(x.dtype), window.grid, x.dtype)

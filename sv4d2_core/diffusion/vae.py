@@ -20,7 +20,7 @@ def _norm(width: int, operations: Any, **kw) -> nn.Module:
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised convolutions around a shortcut."""
+    """Two normalised convolutions on [N, C, H, W], and a shortcut."""
 
     def __init__(self, width_in: int, width_out: int, *, operations: Any, **kw) -> None:
         super().__init__()
@@ -33,14 +33,13 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = operations.Conv2d(width_in, width_out, 1, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output for ``x`` [N, C, H, W]."""
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
         h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return h.add_(x if self.nin_shortcut is None else self.nin_shortcut(x))
 
 
 class PixelAttention(nn.Module):
-    """Single-head attention over the pixels of each image."""
+    """Single-head attention over the pixels of each image [N, C, H, W], added to it."""
 
     def __init__(self, width: int, *, operations: Any, attention: AttentionFunction, **kw) -> None:
         super().__init__()
@@ -49,33 +48,30 @@ class PixelAttention(nn.Module):
         self.q, self.k, self.v, self.proj_out = (operations.Conv2d(width, width, 1, **kw) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` [N, C, H, W] plus its attention output."""
         h = self.norm(x)
         out = self.attention(to_tokens(self.q(h)), to_tokens(self.k(h)), to_tokens(self.v(h)), 1)
         return x + self.proj_out(out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2))
 
 
 class Downsample(nn.Module):
-    """Convolution with stride 2; one row and column of zeros join at the bottom and the right only."""
+    """Halves [N, C, H, W]; one row and column of zeros join at the bottom and the right only."""
 
     def __init__(self, width: int, *, operations: Any, **kw) -> None:
         super().__init__()
         self.conv = operations.Conv2d(width, width, 3, stride=2, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` [N, C, H, W] at half the size."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a convolution."""
+    """Doubles [N, C, H, W]: nearest neighbours, then a convolution."""
 
     def __init__(self, width: int, *, operations: Any, **kw) -> None:
         super().__init__()
         self.conv = operations.Conv2d(width, width, 3, padding=1, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` [N, C, H, W] at twice the size."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from ..files import all_or_nothing, recover
+from ..metrics.consistency import fit_residuals
 from ..metrics.evaluate import DEFAULT_SHRINKAGE
 from ..metrics.report.page import report_json, report_page
 from ..metrics.report.tables import SceneComparison, markdown_report, summaries_of
-from ..metrics.video import fit_residuals
 from ..scene.scene import Scene4D
 from ..video.pictures import pick_frames
 from ..views import ViewGrid

@@ -12,7 +12,7 @@ from ..cameras import Cameras
 from ..data.colmap import COLMAP_FILE, ColouredPoints, write_colmap
 from ..data.datasets import DATASET_FILE, write_dataset
 from ..files import refuse_existing
-from ..scene.gaussians import Gaussians
+from ..scene.gaussians.gaussians import Gaussians
 from ..scene.scene import Scene4D, own_cameras, turntable
 from ..views import ViewGrid
 from .animations import ANIMATION_SUFFIXES, write_animation, write_pngs

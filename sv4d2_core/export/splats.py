@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..files import all_or_nothing, recover, replaceable, write_file
-from ..scene.gaussians import Gaussians
-from ..scene.splatting import GaussiansAt
+from ..scene.gaussians.gaussians import Gaussians
+from ..scene.gaussians.splatting import GaussiansAt
 from ..video.pictures import to_bytes
 from .glb import ARRAY_BUFFER, GLBContainer
 from .mesh import srgb_to_linear

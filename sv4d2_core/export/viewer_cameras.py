@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..orbits import fit_orbit
-from ..scene.splat_torch import rotations
+from ..scene.gaussians.splat_torch import rotations
 
 # Viewers and renderers state their cameras to single precision: what is further off is meant.
 _LARGEST_ANGLE_DEG = 0.1

@@ -1,9 +1,13 @@
-"""The Frechet distance between two sets of features, honest about how few samples there are."""
+"""Frechet distances between the clips of a grid of views, watched in the four orders of SV4D.
+
+The features of a clip come from I3D (FVD), or from HOG3D and colour descriptors, which need no network.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,23 +15,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Clips [N, T, H, W, 3] in 0..1 to features [N, D].
+ClipFeatures = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class FrechetDistance:
-    """A distance with what is needed to judge it.
+    """A distance with what is needed to judge it."""
 
-    Args:
-        distance: squared Frechet distance of the two Gaussians.
-        n_samples, n_reference_samples: number of feature vectors on each side.
-        shrinkage: share of the covariances that was replaced by a multiple of the identity, 0 for none.
-        n_features: length of a feature vector.
-    """
-
-    distance: float
+    distance: float  # squared, of the two Gaussians
     n_samples: int
     n_reference_samples: int
-    shrinkage: float
-    n_features: int
+    shrinkage: float  # share of the covariances that was replaced by a multiple of the identity
+    n_features: int  # length of a feature vector
 
     @property
     def rank_deficient(self) -> bool:
@@ -42,30 +42,23 @@ def frechet_distance(features: Tensor, reference: Tensor, shrinkage: float = 0.0
     ``tr(S) / D * I`` by ``shrinkage``.
 
     Args:
-        features: [N, D].
-        reference: [M, D].
+        features: [N, D], N at least 2.
+        reference: [M, D], M at least 2.
         shrinkage: 0 to 1; the same for all values that are compared.
 
     Raises:
-        ValueError: fewer than two vectors, different lengths, values that are not finite, or a shrinkage out
-            of range.
+        ValueError: values that are not finite, or a shrinkage out of range.
     """
     for name, x in (("features", features), ("reference features", reference)):
-        if x.ndim != 2 or len(x) < 2:
-            raise ValueError(f"Expected {name} [N, D] with at least 2 samples; got {list(x.shape)}.")
         if not x.isfinite().all():
             raise ValueError(f"Expected finite {name}; got NaN or infinite ones. Look at the images.")
-    if features.shape[1] != reference.shape[1]:
-        raise ValueError(
-            f"Expected features of one length; got {features.shape[1]} and {reference.shape[1]}. Use one "
-            f"network for both."
-        )
     if not 0 <= shrinkage <= 1:
         raise ValueError(f"Expected a shrinkage from 0 to 1; got {shrinkage:g}.")
     x, y = features.detach().cpu().double(), reference.detach().cpu().double()
     mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
     cov_x, cov_y = _covariance(x - mean_x, shrinkage), _covariance(y - mean_y, shrinkage)
-    root_x = _square_root(cov_x)
+    values, vectors = torch.linalg.eigh(cov_x)
+    root_x = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     # tr((S1 S2)^(1/2)) is the sum of the roots of the eigenvalues of the symmetric S1^(1/2) S2 S1^(1/2).
     cross = torch.linalg.eigvalsh(root_x @ cov_y @ root_x).clamp(min=0).sqrt().sum()
     distance = (mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross
@@ -80,10 +73,29 @@ def _covariance(centred: Tensor, shrinkage: float) -> Tensor:
     return torch.lerp(covariance, target, shrinkage)
 
 
-def _square_root(matrix: Tensor) -> Tensor:
-    """Return the symmetric root of a positive semi-definite matrix."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+ORDERS = ("F", "V", "Diag", "4D")
+
+
+def clips_of(images: Tensor, order: str) -> Iterator[Tensor]:
+    """Yield the clips [L, ...] of a grid [T, V, ...] of novel views, watched in one of `ORDERS`.
+
+    F: the T frames of each view. V: the V views of each frame. Diag: clip n shows view (n + t) mod V at
+    frame t. 4D: as F, but every second view backwards, as in a scan through all images.
+    """
+    n_frames, n_views = images.shape[:2]
+    frames = torch.arange(n_frames)
+    if order == "V":
+        yield from images
+    elif order == "Diag":
+        yield from (images[frames, (start + frames) % n_views] for start in range(n_views))
+    else:
+        turns = order == "4D"
+        yield from (images[:, v].flip(0) if turns and v % 2 else images[:, v] for v in range(n_views))
+
+
+def clip_features(images: Tensor, describe: ClipFeatures, orders: Iterable[str]) -> dict[str, Tensor]:
+    """Return the features of all clips of a grid [T, V, H, W, 3] in some orders, ``{order: [N, D]}``."""
+    return {order: torch.cat([describe(clip[None]) for clip in clips_of(images, order)]) for order in orders}
 
 
 I3D_HELP = "Give the TorchScript file of I3D that StyleGAN-V and others use for FVD, i3d_torchscript.pt."
@@ -147,16 +159,16 @@ class I3D:
             raise ValueError(f"The I3D file cannot be used: {reason}. {I3D_HELP}") from error
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
             raise ValueError(
-                f"Expected one feature vector per clip from the I3D file; got "
-                f"{list(features.shape) if isinstance(features, Tensor) else type(features).__name__}. "
-                f"{I3D_HELP}"
+                f"Expected one feature vector per clip from the I3D file; got another. {I3D_HELP}"
             )
         return features.float().cpu()
 
 
-_SIDE_OF_DESCRIPTORS = 64
+_HOG3D_SIDE = 64
 # Cells along time, height and width of the gradient histograms, and along height and width of the colours.
 _CELLS, _COLOUR_CELLS = (2, 3, 3), (4, 4)
+# The angle between neighbours among the axes of `_axes`.
+_NEIGHBOUR_DEG = 41.8
 
 
 def hog3d_features(clips: Tensor) -> Tensor:
@@ -169,28 +181,18 @@ def hog3d_features(clips: Tensor) -> Tensor:
     Args:
         clips: [N, T, H, W, 3] in 0..1, resized to 64 x 64; T at least 2.
 
-    Raises:
-        ValueError: clips of one image.
+    Source: Klaeser, Marszalek, Schmid 2008, "A Spatio-Temporal Descriptor Based on 3D-Gradients".
     """
-    if clips.shape[1] < 2:
-        raise ValueError(
-            f"Expected clips of at least 2 images; got {clips.shape[1]}. Use more frames or views."
-        )
     return torch.stack([_described(clip) for clip in clips])
 
 
 def _described(clip: Tensor) -> Tensor:
     images = clip.detach().float().cpu().permute(0, 3, 1, 2)
-    images = F.interpolate(
-        images,
-        (_SIDE_OF_DESCRIPTORS, _SIDE_OF_DESCRIPTORS),
-        mode="bilinear",
-        antialias=True,
-        align_corners=False,
-    )
+    size = (_HOG3D_SIDE, _HOG3D_SIDE)
+    images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
     cells = F.adaptive_avg_pool2d(images, _COLOUR_CELLS)
-    colours = torch.cat([cells.mean(dim=0).flatten(), cells.std(dim=0, correction=0).flatten()])
-    return torch.cat([_gradient_histograms(images.mean(dim=1)).flatten(), colours])
+    colours = [cells.mean(dim=0).flatten(), cells.std(dim=0, correction=0).flatten()]
+    return torch.cat([_gradient_histograms(images.mean(dim=1)).flatten(), *colours])
 
 
 def _gradient_histograms(grey: Tensor) -> Tensor:
@@ -199,7 +201,7 @@ def _gradient_histograms(grey: Tensor) -> Tensor:
     magnitude = gradient.norm(dim=-1, keepdim=True)
     along = (gradient @ _axes().T).abs() / magnitude.clamp(min=1e-8)
     # A gradient counts for an axis as far as it is nearer to it than the next axis would be.
-    votes = (along - math.cos(math.radians(41.8))).clamp(min=0)
+    votes = (along - math.cos(math.radians(_NEIGHBOUR_DEG))).clamp(min=0)
     votes = votes / votes.sum(dim=-1, keepdim=True).clamp(min=1e-8) * magnitude
     return F.adaptive_avg_pool3d(votes.movedim(-1, 0), _CELLS) * 10
 

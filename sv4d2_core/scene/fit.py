@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
 from ..files import tensors_under
 from ..views import ViewGrid
 from .config import RefineConfig
-from .dynerf_fit import DyNeRFFit
-from .gaussians_fit import GaussiansFit
-from .rays import PatchLoss, Perceptual
+from .dynerf.dynerf_fit import DyNeRFFit
+from .dynerf.rays import Perceptual
+from .gaussians.gaussians_fit import GaussiansFit
 from .scene import Scene4D
-from .schedule import Step, draw_frames, round_of
+from .schedule import Step, round_of
 from .store import FitState, fit_fingerprint
-from .trust import pixel_trust
-
-_NAMES = ("images", "masks", "weights")
+from .targets import RoundTargets, first_weights
 
 
 class SceneFit(Protocol):
@@ -59,10 +56,6 @@ class SceneFit(Protocol):
         """Add the gradients of a step on frames [F] to the parameters and return its loss."""
         ...
 
-    def knobs(self) -> str:
-        """Return the settings, with their values, that are too high where a fit diverges."""
-        ...
-
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of everything but the optimiser that decides how the fit goes on."""
         ...
@@ -72,45 +65,7 @@ class SceneFit(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class RoundTargets:
-    """Views of other cameras, or the views themselves under other weights.
-
-    Args:
-        cameras: V' + 1, the input first.
-        images: [T, V' + 1, H, W, 3] uint8.
-        masks: [T, V' + 1, H, W] uint8.
-        weights: [T, V' + 1, H, W] uint8, how much a pixel's colour counts, of 255.
-    """
-
-    cameras: Cameras
-    images: Tensor
-    masks: Tensor
-    weights: Tensor
-
-    @classmethod
-    def of(cls, views: ViewGrid, weights: Tensor) -> RoundTargets:
-        """Return views with masks, and weights in 0..1, rounded."""
-        assert views.masks is not None
-        rounded = ((x * 255).round().to(torch.uint8) for x in (views.images, views.masks, weights))
-        return cls(views.cameras, *rounded)
-
-    def unpacked(self, views: ViewGrid) -> tuple[ViewGrid, Tensor]:
-        """Return the targets of these ``views`` as floats, the input view exactly as there, and weights."""
-        images, masks, weights = (x.float() / 255 for x in (self.images, self.masks, self.weights))
-        images[:, 0] = views.images[:, 0]
-        if views.masks is not None:
-            masks[:, 0] = views.masks[:, 0]
-        return replace(views, images=images, masks=masks, cameras=self.cameras), weights
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what a state keeps beside the cameras."""
-        return {f"targets.{name}": getattr(self, name) for name in _NAMES}
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], cameras: Cameras) -> RoundTargets:
-        """Return the targets from what `tensors` returned."""
-        return cls(cameras, *(tensors[f"targets.{name}"] for name in _NAMES))
+_FITS = {"dynerf": DyNeRFFit, "gaussians": GaussiansFit}
 
 
 @dataclass(frozen=True)
@@ -141,17 +96,19 @@ class Fit:
 
     Args:
         views: checked, with masks.
-        config: every number of the procedure.
+        config: the settings.
         device: where the scene is fitted and stays.
         perceptual: distance of patches, in place of SSIM.
         normals: of the views, see `SceneFit.aim`.
         notes: for `FitProgress`.
 
     Attributes:
-        views: as given.
         config: with the plane sizes that these views ask for.
         step: steps done.
         losses: of all steps done.
+
+    Raises:
+        ValueError: normals or a perceptual distance for Gaussians, silhouettes that contradict each other.
     """
 
     def __init__(
@@ -171,18 +128,13 @@ class Fit:
         config = config.for_pictures(views.images.shape[2])
         self.views, self.config, self.notes = views, config, notes
         self.step, self.losses = 0, list[float]()
-        self._fingerprint = fit_fingerprint(views, config, normals)
+        self._fingerprint = fit_fingerprint(views, config, normals, perceptual is not None)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._targets: RoundTargets | None = None
         self._normals = normals
-        self._part: SceneFit = (
-            DyNeRFFit(views, config, device, self._generator, PatchLoss(config, perceptual))
-            if config.backend == "dynerf"
-            else GaussiansFit(views, config, device, self._generator)
-        )
+        self._part: SceneFit = _FITS[config.backend](views, config, device, self._generator, perceptual)
         self._optimizer = torch.optim.Adam(self._part.groups(), betas=(0.9, 0.99), eps=1e-15, fused=True)
-        weights = pixel_trust(views) if config.weight_by_trust else torch.ones(views.images.shape[:4])
-        self._part.aim(views, weights, normals)
+        self._part.aim(views, first_weights(views, config), normals)
 
     @property
     def scene(self) -> Scene4D:
@@ -202,7 +154,13 @@ class Fit:
     def aim(self, targets: RoundTargets) -> None:
         """Fit to the targets of a round of the second stage from now on."""
         self._targets = targets
-        self._part.aim(*targets.unpacked(self.views), self._normals_of(targets.cameras))
+        views, weights = targets.unpacked(self.views)
+        normals = self._normals
+        if normals is not None:
+            # There are none for cameras beyond those of the views.
+            none = torch.zeros_like(normals[:, :1])
+            normals = torch.cat([normals, *[none] * (views.n_views - self.views.n_views)], dim=1)
+        self._part.aim(views, weights, normals)
 
     def take(self, step: Step) -> None:
         """Do one step.
@@ -212,17 +170,15 @@ class Fit:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * step.learning_rate
-        frames = torch.tensor(step.allowed)
-        if step.timed:
-            count = min(self.config.frames_per_step, self.views.n_frames)
-            frames = draw_frames(step.allowed, step.newest, count, self._generator)
+        frames = step.frames(self.views.n_frames, self._generator)
         self._part.prepare(step, self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._part.accumulate(step, frames)
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"The fit diverged: the loss was {loss} at step {step.number + 1} of "
-                f"{self.config.total_steps}. Lower {self._part.knobs()}, for example to a third."
+                f"{self.config.total_steps}. Lower learning_rate ({self.config.learning_rate:g}), for "
+                f"example to a third."
             )
         self._optimizer.step()
         self.losses.append(loss)
@@ -260,10 +216,3 @@ class Fit:
         self.step, self.losses = state.step, state.tensors["losses"].tolist()
         if state.cameras is not None:
             self.aim(RoundTargets.from_tensors(state.tensors, state.cameras))
-
-    def _normals_of(self, cameras: Cameras) -> Tensor | None:
-        """Return the given normals, with none for cameras beyond those of the views."""
-        if self._normals is None:
-            return None
-        none = torch.zeros_like(self._normals[:, :1])
-        return torch.cat([self._normals, *[none] * (cameras.n_views - self.views.n_views)], dim=1)

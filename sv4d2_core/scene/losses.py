@@ -28,18 +28,6 @@ def mean_squared(rendered: Tensor, target: Tensor, weights: Tensor | None = None
     return _mean((rendered - target).square().mean(-1), weights)
 
 
-def charbonnier(
-    rendered: Tensor, target: Tensor, weights: Tensor | None = None, epsilon: float = 1e-3
-) -> Tensor:
-    """Return the mean of sqrt(d^2 + epsilon^2) - epsilon over colours [..., 3], under pixel weights [...].
-
-    Nearly the absolute difference: targets that contradict each other pull towards their median.
-    Source: Charbonnier et al. 1994, equation of their second potential function.
-    """
-    difference = ((rendered - target).square() + epsilon**2).sqrt() - epsilon
-    return _mean(difference.mean(-1), weights)
-
-
 def mask_loss(alpha: Tensor, masks: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean squared difference of opacities [...]. Source: SV3D and SV4D, mask loss."""
     return _mean((alpha - masks).square(), weights)

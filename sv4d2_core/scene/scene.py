@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..cameras import Cameras
 from ..files import write_tensors
-from .paths import ObjectPath
+from .geometry.paths import ObjectPath
 
 SCENE_FORMAT = "sv4d2.scene"
 SCENE_VERSION = 1
@@ -35,33 +36,29 @@ class SceneRendering:
     depth: Tensor
     normal: Tensor
 
-    @classmethod
-    def of(cls, maps: Tensor) -> SceneRendering:
-        """Return the pictures in maps [T, C, H, W, 8] of colour, opacity, distance and normal."""
-        rgb, alpha, depth, normal = maps.split([3, 1, 1, 3], dim=-1)
-        parts = (rgb, alpha[..., 0], depth[..., 0], normal)
-        return cls(*(part.contiguous() for part in parts))
 
-
-class Scene4D(Protocol):
+class Scene4D(ABC):
     """An object that moves, seen from any camera at any time.
 
     Args:
-        backend: what it is made of; `load_scene` reads it from the file.
         cameras: of the views that it was fitted to.
         fps: frames per second of these views.
-        n_frames: T of these views.
         times: [T] in 0..1, rising, the times of these views.
+
+    Attributes:
+        backend: what it is made of; `load_scene` reads it from the file.
+        n_frames: T.
         path: where the object is, if the crop of the views followed it; None: at the origin.
     """
 
-    backend: str
-    cameras: Cameras
-    fps: float
-    n_frames: int
-    times: tuple[float, ...]
-    path: ObjectPath | None
+    backend: ClassVar[str]
 
+    def __init__(self, cameras: Cameras, fps: float, times: Sequence[float]) -> None:
+        self.cameras, self.fps, self.times = cameras, fps, tuple(times)
+        self.n_frames = len(self.times)
+        self.path: ObjectPath | None = None
+
+    @torch.no_grad()
     def render(
         self,
         cameras: Cameras,
@@ -79,51 +76,75 @@ class Scene4D(Protocol):
             size: H and W, pixels.
             views: which of the cameras, 0 the input view; None: all V + 1.
             callback: called with (pictures done, all pictures, None); may raise to cancel.
-        """
-        ...
 
+        Raises:
+            ValueError: no time, a time outside 0..1, a size below 1, no such view.
+        """
+        if size < 1 or not times or not all(0 <= time <= 1 for time in times):
+            raise ValueError(
+                f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}."
+            )
+        chosen = range(cameras.n_views + 1) if views is None else views
+        for view in chosen:
+            cameras.check_view(view)
+        maps = torch.empty(len(times), len(chosen), size, size, 8)
+        for t, time in enumerate(times):
+            draw = self._drawer(time)
+            for v, view in enumerate(chosen):
+                maps[t, v] = draw(cameras, view, size).cpu()
+                if callback is not None:
+                    callback(t * len(chosen) + v + 1, len(times) * len(chosen), None)
+        rgb, alpha, depth, normal = (part.contiguous() for part in maps.split([3, 1, 1, 3], dim=-1))
+        return SceneRendering(rgb, alpha[..., 0], depth[..., 0], normal)
+
+    @abstractmethod
     def bounds(self, time: float) -> Tensor:
         """Return the corners [2, 3] of a box that holds the object at a time, world units, on the CPU.
 
         Raises:
             ValueError: there is nothing at this time.
         """
-        ...
 
+    @abstractmethod
     def densities(self, points: Tensor, time: float) -> Tensor:
         """Return how dense the object is at points [N, 3] in the world, [N], on the device of the points.
 
         The unit is the backend's own: a level on it makes a surface.
         """
-        ...
 
+    @abstractmethod
     def colours(self, points: Tensor, time: float) -> Tensor:
         """Return the colours at points [N, 3] in the world, [N, 3] in 0..1, on the device of the points."""
-        ...
 
+    @abstractmethod
     def carried(self, points: Tensor, start: float, end: float) -> Tensor:
         """Return where points [N, 3] of one time are at another, as far as the scene knows its motion."""
-        ...
 
     def save(self, path: str | Path) -> None:
         """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
-        ...
+        tensors, header = self._saved()
+        header = {
+            **header,
+            "backend": self.backend,
+            "version": SCENE_VERSION,
+            "cameras": self.cameras.to_json(),
+            "fps": self.fps,
+            "times": list(self.times),
+            "path": self.path and self.path.to_json(),
+        }
+        write_tensors(path, SCENE_FORMAT, tensors, header)
 
+    def _shift(self, time: float) -> Tensor:
+        """Return where the middle of the object is, [3] on the CPU."""
+        return torch.zeros(3) if self.path is None else self.path.at(time).float()
 
-def views_to_render(
-    cameras: Cameras, times: Sequence[float], size: int, views: Sequence[int] | None
-) -> Sequence[int]:
-    """Return the entries of ``cameras`` that `Scene4D.render` is asked for.
+    @abstractmethod
+    def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
+        """Return what draws (cameras, view, size): colour, opacity, distance and normal, [size, size, 8]."""
 
-    Raises:
-        ValueError: no time, a time outside 0..1, a size below 1, no such view.
-    """
-    if size < 1 or not times or not all(0 <= time <= 1 for time in times):
-        raise ValueError(f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}.")
-    chosen = range(cameras.n_views + 1) if views is None else views
-    for view in chosen:
-        cameras.check_view(view)
-    return chosen
+    @abstractmethod
+    def _saved(self) -> tuple[dict[str, Tensor], dict]:
+        """Return the tensors and the header's own entries of the file."""
 
 
 def even_times(count: int) -> tuple[float, ...]:
@@ -149,14 +170,6 @@ def no_object(time: float) -> ValueError:
         f"Expected an object at time {time:g}; the scene is empty there. Fit it again, or leave this time "
         f"out."
     )
-
-
-def save_scene(path: str | Path, backend: str, tensors: dict[str, Tensor], header: dict) -> None:
-    """Write a scene file: tensors, and a header of JSON values to which the backend is added."""
-    write_tensors(path, SCENE_FORMAT, tensors, {"backend": backend, "version": SCENE_VERSION, **header})
-
-
-_MAPS = ("rgb", "alpha", "depth", "normal")
 
 
 def turntable(
@@ -185,17 +198,13 @@ def turntable(
         raise ValueError(f"Expected at least 2 pictures of a turntable; got {n_pictures}. Raise frames.")
     azimuths = tuple(360 * turns * i / n_pictures for i in range(n_pictures))
     around = replace(cameras, elevations_deg=(0.0,) * n_pictures, azimuths_deg=azimuths)
+    last = max(scene.n_frames - 1, 1)
     seen = []
-    for i, time in enumerate(_to_and_fro(n_pictures, scene.times)):
+    for i in range(n_pictures):
+        place = i % (2 * last)
+        time = scene.times[min(place, 2 * last - place, scene.n_frames - 1)]
         seen.append(scene.render(around, [time], size, views=[i]))
         if callback is not None:
             callback(i + 1, n_pictures)
-    parts = [torch.cat([getattr(one, name) for one in seen], dim=1) for name in _MAPS]
-    return SceneRendering(*parts), around
-
-
-def _to_and_fro(count: int, times: tuple[float, ...]) -> list[float]:
-    """Return ``count`` of the times, which run to the end and back."""
-    last = max(len(times) - 1, 1)
-    places = [i % (2 * last) for i in range(count)]
-    return [times[min(place, 2 * last - place, len(times) - 1)] for place in places]
+    parts = zip(*(vars(one).values() for one in seen), strict=True)
+    return SceneRendering(*(torch.cat(part, dim=1) for part in parts)), around

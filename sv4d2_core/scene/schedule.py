@@ -16,12 +16,19 @@ from torch import Tensor
 from ..views import ViewGrid
 from .config import RefineConfig
 
+# Frames of one dynamic step, and views of each; the input view is always one of them.
+_FRAMES, _VIEWS = 4, 4
 # All frames are admitted when this share of the steps is done, in this many equal rings.
 _GROWTH_PERCENT = 35
 _RINGS = 5
 # Mean mask IoU with the anchor frame up to which the motion counts as large. The benchmark's slow scenes lie
 # between 0.67 and 0.94, the fast ones that cross the picture at 0.23 and 0.28.
 _LARGE_MOTION_IOU = 0.3
+# Pictures from this size on are fitted from coarse to fine: the share of stage 1 at which a quarter, a half
+# and all of their size begin.
+_COARSE_TO_FINE_FROM, _COARSE_TO_FINE = 256, ((0.0, 4), (0.4, 2), (0.7, 1))
+# The factors on the learning rates at the end of each stage, and at the start of the second.
+_LAST_RATE, _REFINE_RATE = 0.1, 0.3
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Step:
         round: of the second stage, from 1; 0: the first stage.
         begins_round: whether it is the first of its round.
         learning_rate: the factor on all learning rates.
-        image_size: of the pictures that it uses, pixels; None: as given.
+        shrink: how often the pictures that it uses are smaller than the views, along a side.
         timed: False while the anchor frame is fitted alone: the scene then knows no time.
         n_views: views of each of its frames, the input view always among them; fewer where there are fewer.
         allowed: the frames that it may look at, rising.
@@ -45,7 +52,7 @@ class Step:
     round: int
     begins_round: bool
     learning_rate: float
-    image_size: int | None
+    shrink: int
     timed: bool
     n_views: int
     allowed: tuple[int, ...]
@@ -53,8 +60,14 @@ class Step:
     known: tuple[int, int] | None = None
 
     def size_of(self, size: int) -> int:
-        """Return the size in which the step uses pictures of ``size`` pixels; they are never enlarged."""
-        return min(self.image_size or size, size)
+        """Return the size in which the step uses pictures of ``size`` pixels."""
+        return size // self.shrink
+
+    def frames(self, n_frames: int, generator: torch.Generator) -> Tensor:
+        """Return the frames of the step out of T, [F] int64; while not timed, the anchor alone."""
+        if not self.timed:
+            return torch.tensor(self.allowed)
+        return draw_frames(self.allowed, self.newest, min(_FRAMES, n_frames), generator)
 
 
 def schedule(config: RefineConfig, views: ViewGrid, first: int = 0) -> Iterator[Step]:
@@ -62,8 +75,11 @@ def schedule(config: RefineConfig, views: ViewGrid, first: int = 0) -> Iterator[
     assert views.masks is not None
     n_frames, anchor = views.n_frames, anchor_frame(views.masks)
     outward = motion_is_large(views.masks, anchor) if config.progressive is None else config.progressive
+    coarse_to_fine = views.images.shape[2] >= _COARSE_TO_FINE_FROM
     for number in range(first, config.total_steps):
         moving, after = number - config.steps_static, number - config.stage_one_steps
+        done = number / max(config.stage_one_steps, 1)
+        shrinks = [shrink for start, shrink in _COARSE_TO_FINE if coarse_to_fine and start <= done]
         allowed, newest, known = list(range(n_frames)), list[int](), None
         if moving < 0:
             allowed = [anchor]
@@ -78,9 +94,9 @@ def schedule(config: RefineConfig, views: ViewGrid, first: int = 0) -> Iterator[
             round_of(config, number),
             after >= 0 and after % config.steps_refine == 0,
             _learning_rate(config, number),
-            _image_size(config, number),
+            min(shrinks, default=1),
             moving >= 0,
-            config.views_per_step if moving >= 0 else views.n_views + 1,
+            _VIEWS if moving >= 0 else views.n_views + 1,
             tuple(allowed),
             tuple(newest),
             known,
@@ -97,15 +113,9 @@ def _learning_rate(config: RefineConfig, number: int) -> float:
     """Return the factor on the learning rates: it falls evenly (in its logarithm) per stage."""
     after = number - config.stage_one_steps
     if after < 0:
-        return config.learning_rate_end ** (number / config.stage_one_steps)
+        return config.learning_rate * _LAST_RATE ** (number / config.stage_one_steps)
     share = after / (config.rounds * config.steps_refine)
-    return config.refine_rate * (config.learning_rate_end / config.refine_rate) ** share
-
-
-def _image_size(config: RefineConfig, number: int) -> int | None:
-    done = number / max(config.stage_one_steps, 1)
-    pairs = zip(config.image_sizes, config.image_size_starts, strict=True)
-    return max((size for size, start in pairs if start <= done), default=None)
+    return config.learning_rate * _REFINE_RATE * (_LAST_RATE / _REFINE_RATE) ** share
 
 
 def anchor_frame(masks: Tensor) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,9 @@ from ..cameras import Cameras
 from ..files import read_tensors, write_tensors
 from ..views import ViewGrid
 from .config import RefineConfig
-from .dynerf import DyNeRF
-from .gaussians import Gaussians
+from .dynerf.dynerf import DyNeRF
+from .gaussians.gaussians import Gaussians
+from .geometry.paths import ObjectPath
 from .scene import SCENE_FORMAT, SCENE_VERSION, Scene4D
 
 _FORMAT = "sv4d2.fit"
@@ -67,13 +68,16 @@ class FitState:
             raise ValueError(f"{path} is a damaged fit ({error!r}). Start anew.") from error
 
 
-def fit_fingerprint(views: ViewGrid, config: RefineConfig, normals: Tensor | None = None) -> str:
+def fit_fingerprint(
+    views: ViewGrid, config: RefineConfig, normals: Tensor | None = None, perceptual: bool = False
+) -> str:
     """Return a hash of all that decides a fit's result: pictures, masks, normals, cameras, times, settings.
 
     The memory budget is left out: an interrupted fit may go on with less.
     """
     plain = [
-        replace(config, memory_gb=0.0).to_json(),
+        asdict(replace(config, memory_gb=0.0)),
+        perceptual,
         views.cameras.to_json(),
         list(views.frame_times()),
         list(views.images.shape),
@@ -102,6 +106,8 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
             f"wrote it."
         )
     try:
-        return readers[backend](tensors, header, device)
+        scene = readers[backend](tensors, header, device)
+        scene.path = header.get("path") and ObjectPath.from_json(header["path"])
+        return scene
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is a damaged scene file ({error}). Fit the scene again.") from error

@@ -47,7 +47,7 @@ class AutoencoderLoss(nn.Module):
         self.tower = CLIPVision(config.clip)
         for parameter in (self.tower.class_embedding, self.tower.positional_embedding, self.tower.proj):
             nn.init.normal_(parameter, std=_TOWER_STD)
-        for layer in self.tower.transformer.resblocks:
+        for layer in self.tower.transformer.resblocks:  # pyright: ignore
             nn.init.normal_(layer.attn.in_proj_weight, std=_TOWER_STD)  # pyright: ignore
             nn.init.zeros_(layer.attn.in_proj_bias)  # pyright: ignore
         nn.init.normal_(self.tower.proj, std=config.clip.width**-0.5)

@@ -19,7 +19,7 @@ from ..diffusion.model import Model
 from ..diffusion.sampling import camera_vectors, precondition
 from ..diffusion.unet import UNet
 from ..files import read_tensors, seed_of, write_tensors
-from ..scene.config import check, setting
+from ..scene.config import Settings, setting
 
 _FORMAT = "sv4d2.encoded_scene"
 
@@ -80,7 +80,7 @@ _SAME_ANGLE_DEG = 1.0
 
 
 @dataclass(frozen=True)
-class DrawConfig:
+class DrawConfig(Settings):
     """How samples are drawn. Raises ValueError for a field out of its range."""
 
     n_frames: int = setting(1, "T of a sample; 1 for static 3D", least=1)
@@ -96,9 +96,6 @@ class DrawConfig:
     )
     p_mean: float = setting(2.0, "mean of the logarithm of the noise level")
     p_std: float = setting(1.8, "its deviation", above=0)
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True)

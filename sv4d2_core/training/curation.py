@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
-from ..scene.config import check, setting
-from ..scene.hull import visual_hull
+from ..scene.config import Settings, setting
+from ..scene.geometry.hull import visual_hull
 from ..video.foreground import foreground_masks, masks_of
 from ..video.pictures import pick_frames, to_bytes
 from ..video.read import Clip
@@ -20,7 +20,7 @@ from ..views import ViewGrid
 
 
 @dataclass(frozen=True)
-class CurationLimits:
+class CurationLimits(Settings):
     """Limits of the measures; a clip beyond one of them is rejected.
 
     Raises:
@@ -44,9 +44,6 @@ class CurationLimits:
         0.06, "largest change of size that all views share, as a logarithm: 0.1 is about 10 %", least=0
     )
     largest_zoom: float = setting(3.0, "largest enlargement to make the object fill the picture", least=0)
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 # Grey levels, 0 to 1, below and above which a pixel of the object shows next to nothing of it.

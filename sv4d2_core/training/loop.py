@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..diffusion.safetensors_stream import write_safetensors
 from ..files import read_tensors
-from ..scene.config import check, setting
+from ..scene.config import Settings, setting
 from .weights import Weights
 
 
@@ -68,7 +68,7 @@ _LAST_RATE = 0.02
 
 
 @dataclass(frozen=True)
-class LoopConfig:
+class LoopConfig(Settings):
     """How a network is trained. Raises ValueError for a field out of its range."""
 
     steps: int = setting(0, "in all", least=0)
@@ -79,11 +79,8 @@ class LoopConfig:
     weight_decay: float = setting(0.01, "of matrices and kernels", least=0)
     clip: float = setting(1.0, "longest gradient", above=0)
     average: float = setting(
-        0.999, "decay of the weights' running average, which is kept in the end", least=0, below=1
+        0.999, "decay of the weights' running average, which is kept in the end", least=0, most=0.9999
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""

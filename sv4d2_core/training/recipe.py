@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
@@ -12,7 +12,6 @@ from torch import nn
 from ..diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
 from ..diffusion.model import Model
 from ..diffusion.unet import UNet
-from ..scene.config import check, setting
 from .batches import DrawConfig, EncodedScene, ViewsBatch, ViewsLoss, draw_batch
 from .loop import LoopConfig, rank_and_size, train
 
@@ -63,34 +62,36 @@ class Recipe:
     """
 
     model: ModelConfig = TINY
-    # A generator uses no more than 32 bits: larger seeds would repeat smaller ones.
-    seed: int = setting(0, "of weights, data order and noise", least=0, below=2**32)
-    n_scenes: int = setting(3000, "scenes that the samples are drawn from", least=1)
-    # Of autoencoder and image tower.
+    seed: int = 0  # of weights, data order and noise
+    n_scenes: int = 3000  # that the samples are drawn from
+    # Of autoencoder and image tower; pictures per step.
     autoencoder: LoopConfig = LoopConfig(steps=1000, learning_rate=1.5e-3, warm_up=20, average=0.99)
-    autoencoder_batch: int = setting(16, "pictures per step", least=1)
+    autoencoder_batch: int = 16
     # The decoder alone, last, on a smaller loss: the latents stay what the UNet knows.
     decoder: LoopConfig = LoopConfig(steps=1000, learning_rate=1e-3, warm_up=20, average=0.99)
     # Static 3D first, then 4D, as SV4D 2.0 was trained.
-    phases: tuple[Phase, ...] = field(
-        default=(
-            # Of a single frame the reference views are the answer, so few samples have them.
-            Phase(
-                "static",
-                LoopConfig(steps=5000, learning_rate=1.5e-3),
-                DrawConfig(n_frames=1, batch=16, mask_all=0.95),
-            ),
-            Phase("motion", LoopConfig(steps=800, learning_rate=5e-4), DrawConfig(n_frames=4, batch=4)),
-        )
+    phases: tuple[Phase, ...] = (
+        # Of a single frame the reference views are the answer, so few samples have them.
+        Phase(
+            "static",
+            LoopConfig(steps=5000, learning_rate=1.5e-3),
+            DrawConfig(n_frames=1, batch=16, mask_all=0.95),
+        ),
+        Phase("motion", LoopConfig(steps=800, learning_rate=5e-4), DrawConfig(n_frames=4, batch=4)),
     )
-    dtype: str = setting("bf16", "of the UNet's arithmetic", choices=tuple(DTYPES))
-    recomputes: bool = setting(False, "compute activations twice, in much less memory")
-    lora_rank: int = setting(0, "train a LoRA of this rank on the attention alone; 0: all weights", least=0)
+    dtype: str = "bf16"  # of the UNet's arithmetic
+    recomputes: bool = False  # gradient checkpointing
+    lora_rank: int = 0  # of a LoRA on the attention, which alone is trained; 0: all weights
 
     def __post_init__(self) -> None:
-        check(self)
-        if not self.phases:
-            raise ValueError("Expected at least one phase of training; got none.")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"Expected dtype {' or '.join(DTYPES)}; got {self.dtype!r}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(
+                f"Expected a seed in 0..2**32 - 1; got {self.seed}. Larger seeds repeat smaller ones."
+            )
+        if self.n_scenes < 1 or not self.phases:
+            raise ValueError(f"Expected at least one scene and one phase; got {self.n_scenes}.")
 
     def to_json(self) -> dict:
         """Return JSON values that tell this recipe from others."""

@@ -1,6 +1,7 @@
 """A procedural world of moving creatures: exact ground truth for tests, demos, metrics and training."""
 
-from .body import Bone, Creature, Light, Parts, make_creature, parts_at
+from .body import Bone, Creature, Parts, make_creature, parts_at
+from .coat import Light
 from .render import Rendering, render_creature, render_parts, render_views
 from .suite import (
     HELD_OUT,

@@ -1,12 +1,15 @@
-"""Draws things like cloth of the training distribution: sheets of thin plates on which a wave runs."""
+"""Things like cloth of the training distribution: sheets of thin plates on which a wave runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .body import EYE, SIDES, Bone, Creature, Dice, Paint, Palette, Vector, Y, Z, ball, limb, on_circle, strut
+from .body import SIDES, Bones, Creature, Vector, Y, Z, on_circle
+from .coat import Dice, Paint, Palette
 
 
+# One part of an object stands on one line where it fits; ruff would spread the others over ten.
+# fmt: off
 @dataclass(frozen=True)
 class _Wave:
     """A wave on a sheet: amplitude and phase of its first hinge, and the lag of every next one."""
@@ -28,14 +31,14 @@ def _sheet(
     rest_deg: Vector = (0.0, 0.0, 0.0),
     flare: float = 0.0,
     pattern: str = "plain",
-) -> list[Bone]:
+) -> Bones:
     """Return thin plates that hang from the joint; every row hinges about x on the row before.
 
     ``paints`` go round by columns; ``flare`` widens the sheet towards its end by this part.
     """
     rows, columns = size
     long, wide = plate
-    bones: list[Bone] = []
+    bones = Bones()
     for i in range(rows):
         broad = wide * (1 + flare * i / rows)
         radii = (broad * (0.72 if columns > 1 else 0.5), 0.78 * long, 0.018)
@@ -44,10 +47,10 @@ def _sheet(
         rest = rest_deg if i == 0 else (0.0, 0.0, 0.0)
         row, look = f"{name} {i}", {"pattern": pattern}
         at = (offsets[0], -long / 2, 0.0)
-        bones.append(limb(row, parent, joint, at, radii, paints[0], rest_deg=rest, **motion, **look))
+        bones.limb(row, parent, joint, at, radii, paints[0], rest_deg=rest, **motion, **look)
         for c in range(1, columns):
             at = (offsets[c], -long / 2, 0.0)
-            bones.append(ball(f"{row} {c}", row, at, radii, paints[c % len(paints)], **look))
+            bones.ball(f"{row} {c}", row, at, radii, paints[c % len(paints)], **look)
         parent, joint = row, (0.0, -long, 0.0)
     return bones
 
@@ -58,11 +61,10 @@ def flag(dice: Dice, palette: Palette) -> Creature:
     long, high = dice.between(0.55, 0.85) / rows, dice.between(0.35, 0.55)
     wave = _Wave(dice.between(6, 26), dice.between(0.06, 0.2))
     pole = dice.between(0.3, 0.6)
-    bones = [
-        strut("pole", "", (0, 0, 0), (0, pole + high, 0), 0.022, palette.dark),
-        ball("finial", "pole", (0, pole + high + 0.08, 0), 0.05, palette.accent),
-        ball("foot", "pole", (0, -0.05, 0), (0.12, 0.04, 0.12), palette.dark),
-    ]
+    bones = Bones(palette)
+    bones.strut("pole", "", (0, 0, 0), (0, pole + high, 0), 0.022, palette.dark)
+    bones.ball("finial", "pole", (0, pole + high + 0.08, 0), 0.05, palette.accent)
+    bones.ball("foot", "pole", (0, -0.05, 0), (0.12, 0.04, 0.12), palette.dark)
     paints, pattern = _paints(dice, palette)
     joint = (0.01, pole + high / 2, 0.0)
     turned, flare = (0.0, 0.0, 90.0 - dice.between(0, 25)), dice.choose((0.0, 0.0, -0.7))
@@ -76,32 +78,20 @@ def cape(dice: Dice, palette: Palette) -> Creature:
     rows, columns, wide = dice.whole(3, 5), dice.whole(2, 4), dice.between(0.22, 0.34)
     lift, long = dice.between(5, 60), dice.between(0.4, 0.62)
     wave = _Wave(dice.between(5, 20), dice.between(0.1, 0.22))
-    r, coat = dice.between(0.1, 0.15), {"pattern": palette.pattern}
-    bones = [
-        ball(
-            "body",
-            "",
-            (0, 0, 0),
-            (0.13, 0.24, 0.11),
-            palette.main,
-            axis=Y,
-            swing_deg=dice.between(0, 10),
-            **coat,
-        ),
-        ball("head", "body", (0, 0.24 + 0.7 * r, 0), r, palette.light, axis=Y, swing_deg=dice.between(0, 18)),
-        ball("mask", "head", (0, 0.25 * r, 0.35 * r), (0.88 * r, 0.3 * r, 0.72 * r), palette.accent),
-    ]
+    r = dice.between(0.1, 0.15)
+    bones = Bones(palette)
+    bones.ball("body", "", (0, 0, 0), (0.13, 0.24, 0.11), axis=Y, swing_deg=dice.between(0, 10))
+    bones.ball("head", "body", (0, 0.24 + 0.7 * r, 0), r, palette.light, axis=Y,
+               swing_deg=dice.between(0, 18))
+    bones.ball("mask", "head", (0, 0.25 * r, 0.35 * r), (0.88 * r, 0.3 * r, 0.72 * r), palette.accent)
     for side, a in SIDES:
-        gaze = {"rest_deg": (0, 22 * a, 0), "pattern": "eye"}
         reach = (0.3 * a, dice.between(-0.1, 0.34), dice.between(-0.05, 0.2))
-        bones += [
-            ball(f"eye {side}", "head", (0.4 * r * a, 0.25 * r, 0.9 * r), 0.2 * r, EYE, **gaze),
-            strut(f"arm {side}", "body", (0.11 * a, 0.13, 0), reach, 0.045, palette.main,
-                  swing_deg=dice.between(4, 22)),
-            limb(f"leg {side}", "body", (0.065 * a, -0.16, 0), (0, -0.15, 0), (0.06, 0.2, 0.065),
-                 palette.second, swing_deg=dice.between(4, 26) * a),
-            ball(f"boot {side}", f"leg {side}", (0, -0.33, 0.03), (0.06, 0.045, 0.09), palette.dark),
-        ]  # fmt: skip
+        bones.eye(f"eye {side}", "head", (0.4 * r * a, 0.25 * r, 0.9 * r), 0.2 * r, 22 * a)
+        bones.strut(f"arm {side}", "body", (0.11 * a, 0.13, 0), reach, 0.045, palette.main,
+                    swing_deg=dice.between(4, 22))
+        bones.limb(f"leg {side}", "body", (0.065 * a, -0.16, 0), (0, -0.15, 0), (0.06, 0.2, 0.065),
+                   palette.second, swing_deg=dice.between(4, 26) * a)
+        bones.ball(f"boot {side}", f"leg {side}", (0, -0.33, 0.03), (0.06, 0.045, 0.09), palette.dark)
     paints, pattern = [palette.accent, palette.accent, palette.second], "plain"
     plate = (long / rows, wide / columns)
     back = (lift, 0.0, 0.0)
@@ -116,23 +106,18 @@ def jellyfish(dice: Dice, palette: Palette) -> Creature:
     beat, beats = dice.between(10, 32), dice.choose((1, 2))
     wave = _Wave(dice.between(8, 26), dice.between(0.1, 0.2), 0.0, beats)
     coat = {"pattern": palette.pattern}
-    bones = [
-        ball("bell", "", (0, 0, 0), (r, high, r), palette.main, axis=Z, swing_deg=dice.between(0, 8), **coat),
-        ball("crown", "bell", (0, 0.55 * high, 0), (0.6 * r, 0.55 * high, 0.6 * r), palette.second),
-    ]
+    bones = Bones(palette)
+    bones.ball("bell", "", (0, 0, 0), (r, high, r), axis=Z, swing_deg=dice.between(0, 8))
+    bones.ball("crown", "bell", (0, 0.55 * high, 0), (0.6 * r, 0.55 * high, 0.6 * r), palette.second)
     long = dice.between(0.1, 0.2)
     for i in range(n):
         lean = {"rest_deg": (-14, 360 * i / n, 0), "swing_deg": beat, "beats": beats}
         plate = (2.6 * r / n, 0.65 * long + 0.03, 0.03)
-        bones.append(limb(f"rim {i}", "bell", on_circle(i, n, 0.86 * r, -0.2 * high),
-                          (0, -0.5 * long, 0), plate,
-                          palette.main if i % 2 else palette.light, **lean, **coat))  # fmt: skip
+        bones.limb(f"rim {i}", "bell", on_circle(i, n, 0.86 * r, -0.2 * high), (0, -0.5 * long, 0), plate,
+                   palette.main if i % 2 else palette.light, **lean, **coat)
     if dice.chance(0.5):
         for side, a in SIDES:
-            gaze = {"rest_deg": (0, 25 * a, 0), "pattern": "eye"}
-            bones.append(
-                ball(f"eye {side}", "bell", (0.4 * r * a, 0.1, 0.85 * r), (0.05, 0.06, 0.04), EYE, **gaze)
-            )
+            bones.eye(f"eye {side}", "bell", (0.4 * r * a, 0.1, 0.85 * r), (0.05, 0.06, 0.04), 25 * a)
     drop = dice.between(0.09, 0.15)
     for i in range(arms):
         at, turned = on_circle(i, arms, 0.5 * r, -0.5 * high), (0.0, 360 * i / arms, 0.0)
@@ -148,19 +133,17 @@ def carpet(dice: Dice, palette: Palette) -> Creature:
     wave = _Wave(dice.between(5, 18), dice.between(0.1, 0.22))
     paints, pattern = _paints(dice, palette)
     flat = (90.0 + dice.between(-15, 15), 0.0, 0.0)
-    bones = _sheet(
-        "carpet", "", (0, 0, 0), (rows, columns), (long, wide / columns), paints, wave, flat, 0.0, pattern
-    )
-    middle, coat = f"carpet {rows // 2}", {"pattern": palette.pattern}
+    plate = (long, wide / columns)
+    bones = Bones(palette)
+    bones += _sheet("carpet", "", (0, 0, 0), (rows, columns), plate, paints, wave, flat, 0.0, pattern)
+    middle = f"carpet {rows // 2}"
     if dice.chance(0.7):
-        bones += [
-            ball("body", middle, (0, -long / 2, -0.12), (0.11, 0.1, 0.13), palette.main, **coat),
-            ball("head", middle, (0, -long / 2, -0.3), 0.09, palette.light),
-            ball("hat", middle, (0, -long / 2, -0.37), (0.1, 0.1, 0.045), palette.accent),
-        ]
+        bones.ball("body", middle, (0, -long / 2, -0.12), (0.11, 0.1, 0.13))
+        bones.ball("head", middle, (0, -long / 2, -0.3), 0.09, palette.light)
+        bones.ball("hat", middle, (0, -long / 2, -0.37), (0.1, 0.1, 0.045), palette.accent)
     for i, x in enumerate((-0.4, 0.0, 0.4)):
         tassel = (x * wide, -long - 0.02, 0.0)
-        bones.append(ball(f"tassel {i}", f"carpet {rows - 1}", tassel, (0.02, 0.06, 0.02), palette.accent))
+        bones.ball(f"tassel {i}", f"carpet {rows - 1}", tassel, (0.02, 0.06, 0.02), palette.accent)
     return Creature(tuple(bones), bob=dice.between(0, 0.04), marking_frequency=dice.between(4, 10))
 
 
@@ -170,13 +153,14 @@ def kite(dice: Dice, palette: Palette) -> Creature:
     wave = _Wave(dice.between(10, 30), dice.between(0.08, 0.2))
     w, h = dice.between(0.16, 0.26), dice.between(0.2, 0.32)
     tilt = {"rest_deg": (dice.between(-50, -10), 0, 0), "axis": Z, "swing_deg": dice.between(3, 18)}
-    bones = [ball("sail", "", (0, 0, 0), (w, h, 0.02), palette.main, pattern=palette.pattern, **tilt)]
+    bones = Bones(palette)
+    bones.ball("sail", "", (0, 0, 0), (w, h, 0.02), **tilt)
     for i, (x, y) in enumerate(((1, 1), (-1, 1), (1, -1), (-1, -1))):
         paint = palette.second if x == y else palette.accent
         at = (0.42 * w * x, 0.42 * h * y, 0.0)
-        bones.append(ball(f"field {i}", "sail", at, (0.4 * w, 0.4 * h, 0.025), paint))
-    bones.append(ball("spar", "sail", (0, 0, 0), (0.02, 1.08 * h, 0.03), palette.dark))
-    bones.append(ball("cross", "sail", (0, 0, 0), (1.08 * w, 0.02, 0.03), palette.dark))
+        bones.ball(f"field {i}", "sail", at, (0.4 * w, 0.4 * h, 0.025), paint)
+    bones.ball("spar", "sail", (0, 0, 0), (0.02, 1.08 * h, 0.03), palette.dark)
+    bones.ball("cross", "sail", (0, 0, 0), (1.08 * w, 0.02, 0.03), palette.dark)
     for i in range(ribbons):
         joint = (0.1 * (i - (ribbons - 1) / 2), -h, 0.0)
         paints = [(palette.accent, palette.second, palette.light)[i]]

@@ -9,25 +9,22 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..views import ViewGrid
-from .body import Creature, Parts, parts_at, shade
+from .body import Creature, Parts, parts_at
+from .coat import shade
 
 
 @dataclass(frozen=True)
 class Rendering:
     """Pictures of T times from V + 1 cameras, float32.
 
-    Args:
-        rgb: [T, V + 1, H, W, 3] in 0..1, on white.
-        mask: [T, V + 1, H, W] opacity in 0..1.
-        depth: [T, V + 1, H, W] distance from the camera centre along the pixel's ray (not along the optical
-            axis), world units, mean over what is covered of the pixel; 0 where the mask is 0.
-        normal: [T, V + 1, H, W, 3] outward unit normals in the world; 0 where the mask is 0.
+    The depth is the distance from the camera centre along the pixel's ray (not along the optical axis), world
+    units, mean over what is covered of the pixel. Depth and normals are 0 where the mask is 0.
     """
 
-    rgb: Tensor
-    mask: Tensor
-    depth: Tensor
-    normal: Tensor
+    rgb: Tensor  # [T, V + 1, H, W, 3] in 0..1, on white
+    mask: Tensor  # [T, V + 1, H, W] opacity in 0..1
+    depth: Tensor  # [T, V + 1, H, W]
+    normal: Tensor  # [T, V + 1, H, W, 3] outward unit normals in the world
 
 
 def render_creature(

@@ -18,30 +18,12 @@ from torch.nn import functional as F
 from ..cameras import Cameras
 from ..views import ViewGrid
 from .animals import biped, butterfly, flamingo, flier, insect, owl, quadruped, runner, swimmer
-from .body import Creature, Dice, Light, Palette, Vector, draw_palette, fitted, make_creature
+from .body import Creature, fitted, make_creature
 from .cloth import cape, carpet, flag, jellyfish, kite
+from .coat import Dice, Light, Palette, Vector, draw_palette
+from .machines import arm, bicycle, big_wheel, car, crane, digger, helicopter, mobile, robot_arm, train
 from .render import render_creature
-from .things import (
-    aeroplane,
-    arm,
-    bicycle,
-    big_wheel,
-    car,
-    carousel,
-    crane,
-    digger,
-    helicopter,
-    lamp,
-    mobile,
-    mug,
-    robot_arm,
-    rocket,
-    rocking_horse,
-    scatter,
-    totem,
-    train,
-    windmill,
-)
+from .toys import aeroplane, carousel, lamp, mug, rocket, rocking_horse, scatter, totem, windmill
 
 TRAITS = ("slow", "fast", "rigid", "articulated", "thin", "self-occluded", "textured", "crossing")
 # Views that are on neither training rig, most of them lifted or lowered.
@@ -50,21 +32,13 @@ HELD_OUT = Cameras((0, 0, 20, 0, -10, 30), (0, 45, 150, 195, 285, 20))
 
 @dataclass(frozen=True)
 class BenchmarkScene:
-    """One moving object of the benchmark.
+    """One moving object of the benchmark."""
 
-    Args:
-        name: unique, fit for a file name.
-        what: one sentence, what is hard about it.
-        traits: out of `TRAITS`.
-        creature: the object and its motion.
-        n_frames: T, the times t / (T - 1) that a method is shown.
-    """
-
-    name: str
-    what: str
-    traits: tuple[str, ...]
+    name: str  # unique, fit for a file name
+    what: str  # one sentence, what is hard about it
+    traits: tuple[str, ...]  # out of TRAITS
     creature: Creature
-    n_frames: int = 12
+    n_frames: int = 12  # T: a method is shown the times t / (T - 1)
 
     def views(self, cameras: Cameras, size: int) -> ViewGrid:
         """Return the true views at the T frame times, with masks."""
@@ -77,95 +51,79 @@ class BenchmarkScene:
 
     def _at(self, times: Tensor, cameras: Cameras, size: int) -> ViewGrid:
         rendering = render_creature(self.creature, cameras, times, size)
-        return ViewGrid(
-            rendering.rgb,
-            cameras,
-            rendering.mask,
-            settings={"scene": self.name},
-            times=tuple(times.tolist()),
-        )
+        settings, shown = {"scene": self.name}, tuple(times.tolist())
+        return ViewGrid(rendering.rgb, cameras, rendering.mask, settings=settings, times=shown)
 
 
-def benchmark_scenes() -> tuple[BenchmarkScene, ...]:
-    """Return the ten scenes, the same on every machine."""
-    return tuple(BenchmarkScene(name, what, traits, make()) for name, what, traits, make in _SCENES)
-
-
-def _walker() -> Creature:
+def walker() -> Creature:
     """Return a spotted animal that walks on the spot."""
     return make_creature(10)
 
 
-def _runner() -> Creature:
+def fox() -> Creature:
     """Return a fox that runs from the left of the input view to its right."""
-    fox = make_creature(0)
-    return fitted(replace(fox, heading_deg=80.0, cycles=2, path=(0.0, 0.0, 1.55), marking_frequency=11.0))
+    path = (0.0, 0.0, 1.55)
+    return fitted(replace(make_creature(0), heading_deg=80.0, cycles=2, path=path, marking_frequency=11.0))
 
 
-_SCENES: tuple[tuple[str, str, tuple[str, ...], Callable[[], Creature]], ...] = (
-    (
-        "walker",
+_SCENES: dict[str, tuple[Callable[[], Creature], str, tuple[str, ...]]] = {
+    "walker": (
+        walker,
         "Legs that look alike pass in front of each other, under a coat of dark patches.",
         ("slow", "articulated", "textured"),
-        _walker,
     ),
-    (
-        "runner",
+    "runner": (
+        fox,
         "A fox crosses the picture, small in it, and its legs move on by a fifth of a stride per frame.",
         ("fast", "articulated", "crossing"),
-        _runner,
     ),
-    (
-        "rocking_horse",
+    "rocking_horse": (
+        rocking_horse,
         "One rigid body with thin runners rocks gently: every error of shape shows as false motion.",
         ("slow", "rigid", "textured"),
-        rocking_horse,
     ),
-    (
-        "windmill",
+    "windmill": (
+        windmill,
         "Thin sails turn by a seventh of a turn per frame in front of a tower that stands still.",
         ("fast", "articulated", "thin"),
-        windmill,
     ),
-    (
-        "carousel",
+    "carousel": (
+        carousel,
         "Ponies on thin poles vanish behind a striped drum; one of them is hidden in frame 0.",
         ("articulated", "thin", "self-occluded", "textured"),
-        carousel,
     ),
-    (
-        "robot_arm",
+    "robot_arm": (
+        robot_arm,
         "Four joints in a row add up their small turns at a gripper far from the base.",
         ("slow", "articulated"),
-        robot_arm,
     ),
-    (
-        "aeroplane",
+    "aeroplane": (
+        aeroplane,
         "A rigid biplane crosses the picture and rolls over: no view sees one side of it for long.",
         ("fast", "rigid", "crossing"),
-        aeroplane,
     ),
-    (
-        "flamingo",
+    "flamingo": (
+        flamingo,
         "Legs two pixels wide at 64 pixels, with little colour to tell the parts apart.",
         ("slow", "articulated", "thin"),
-        flamingo,
     ),
-    (
-        "owl",
+    "owl": (
+        owl,
         "The face is on the far side of the head in frame 0 and turns to the input view.",
         ("slow", "articulated", "self-occluded", "textured"),
-        owl,
     ),
-    (
-        "butterfly",
+    "butterfly": (
+        butterfly,
         "Flat wings, edge-on in some views, move on by a fifth of a beat per frame.",
         ("fast", "articulated", "thin", "textured"),
-        butterfly,
     ),
-)
+}
+SCENE_NAMES = tuple(_SCENES)
 
-SCENE_NAMES = tuple(name for name, *_ in _SCENES)
+
+def benchmark_scenes() -> tuple[BenchmarkScene, ...]:
+    """Return the ten scenes, the same on every machine."""
+    return tuple(BenchmarkScene(name, what, traits, make()) for name, (make, what, traits) in _SCENES.items())
 
 
 _Builder = Callable[[Dice, Palette], Creature]
@@ -207,7 +165,8 @@ def draw_object(seed: int) -> Creature:
         light=_light(dice),
     )
     creature = fitted(creature, _N_TIMES)
-    return _shrunk(creature, _MARGIN)
+    x, y, z = creature.origin
+    return replace(creature, scale=_MARGIN * creature.scale, origin=(_MARGIN * x, _MARGIN * y, _MARGIN * z))
 
 
 def object_kind(seed: int) -> str:
@@ -286,11 +245,6 @@ def _tinted(grey: float, warmth: float) -> Vector:
     return grey * (1 + warmth), grey, grey * (1 - warmth)
 
 
-def _shrunk(creature: Creature, factor: float) -> Creature:
-    x, y, z = creature.origin
-    return replace(creature, scale=factor * creature.scale, origin=(factor * x, factor * y, factor * z))
-
-
 # Standard deviations at severity 1: shifts as shares of the picture's side, colours as shares of full scale.
 _STEADY_SHIFT, _FRAME_SHIFT = 0.019, 0.0019
 _STEADY_COLOUR, _FRAME_COLOUR = 0.049, 0.004
@@ -318,18 +272,12 @@ def corrupt_views(grid: ViewGrid, seed: int, strength: float = 1.0, *, per_frame
     """
     if not math.isfinite(strength) or strength < 0:
         raise ValueError(
-            f"Expected a finite strength of at least 0; got {strength:g}. Use 1 for errors as large as the "
-            f"model's."
+            f"Expected a finite strength of at least 0; got {strength:g}. Use 1, as the model's."
         )
     if grid.masks is None:
-        raise ValueError(
-            "Expected views with masks, which tell the object from the white around it; got none. Add the "
-            "masks to the grid."
-        )
-    settings = {
-        **(grid.settings or {}),
-        "corruption": {"seed": seed, "strength": strength, "per_frame": per_frame},
-    }
+        raise ValueError("Expected views with masks; got none. Add the masks to the grid.")
+    corruption = {"seed": seed, "strength": strength, "per_frame": per_frame}
+    settings = {**(grid.settings or {}), "corruption": corruption}
     if strength == 0:
         return replace(grid, settings=settings)
     amounts = (strength * _severity(grid.cameras)).tolist()

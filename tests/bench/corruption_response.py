@@ -14,8 +14,8 @@ import argparse
 import torch
 
 from sv4d2_core.cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
+from sv4d2_core.metrics.consistency import fit_residuals
 from sv4d2_core.metrics.evaluate import WITHOUT_REFERENCE, Summary, evaluate, summarise
-from sv4d2_core.metrics.video import fit_residuals
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import benchmark_scenes
 from sv4d2_core.world.suite import corrupt_views

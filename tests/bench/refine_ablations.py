@@ -22,9 +22,9 @@ import torch
 from torch.nn import functional as F
 
 from sv4d2_core.cameras import Cameras
+from sv4d2_core.metrics.consistency import fit_residuals
 from sv4d2_core.metrics.evaluate import evaluate
 from sv4d2_core.metrics.image import psnr
-from sv4d2_core.metrics.video import fit_residuals
 from sv4d2_core.scene.config import RefineConfig
 from sv4d2_core.scene.fit import FitProgress
 from sv4d2_core.scene.refine import refine_scene

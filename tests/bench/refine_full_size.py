@@ -16,8 +16,8 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene.config import RefineConfig
 from sv4d2_core.scene.fit import Fit
-from sv4d2_core.scene.refine import checked_views
 from sv4d2_core.scene.schedule import schedule
+from sv4d2_core.scene.targets import checked_views
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
 

@@ -18,10 +18,10 @@ from dataclasses import replace
 import torch
 
 from sv4d2_core.cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
+from sv4d2_core.metrics.consistency import mean_change, quietest_pixels
 from sv4d2_core.metrics.image import mask_iou, psnr
-from sv4d2_core.metrics.video import flicker, quietest_pixels
 from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.dynerf import DyNeRF
+from sv4d2_core.scene.dynerf.dynerf import DyNeRF
 from sv4d2_core.scene.refine import refine_scene
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.suite import HELD_OUT, SCENE_NAMES, benchmark_scenes, corrupt_views
@@ -37,8 +37,8 @@ def measure(scene: DyNeRF, truth: ViewGrid) -> tuple[float, float, float, float]
     decibels = [float(psnr(rgb, image, mask).mean()) for rgb, _, image, mask in pairs]
     overlaps = [float(mask_iou(alpha, mask).mean()) for _, alpha, _, mask in pairs]
     static = [quietest_pixels(image, mask) for *_, image, mask in pairs]
-    own = [flicker(rgb, still) for (rgb, *_), still in zip(pairs, static, strict=True)]
-    true = [flicker(image, still) for (_, _, image, _), still in zip(pairs, static, strict=True)]
+    own = [mean_change(rgb, still, order=1) for (rgb, *_), still in zip(pairs, static, strict=True)]
+    true = [mean_change(image, still, order=1) for (_, _, image, _), still in zip(pairs, static, strict=True)]
     return _mean(decibels), _mean(overlaps), _mean(own), _mean(true)
 
 

@@ -1,7 +1,7 @@
 """The savings of the UNet, each of which can be switched off for a measurement.
 
 The product has no switches. `switched_off` replaces its functions, for as long as a ``with`` block lasts,
-with the computation of the official code, written from the specification. Every replacement calls the
+with the official computation in plain operations (docs/method.md, Network). Every replacement calls the
 product's other functions by name, so that any combination works; all of them together are the official
 computation.
 """

@@ -94,7 +94,7 @@ def core(pack):
 
 @pytest.fixture(scope="session")
 def nodes_of(pack):
-    """Return an importer of the pack's own modules in nodes/: ``nodes_of("loading")``."""
+    """Return an importer of the pack's own modules in nodes/: ``nodes_of("load_model")``."""
     package = next(iter(pack.values())).__module__.rsplit(".", 1)[0]
     return lambda name: importlib.import_module(f"{package}.{name}")
 
@@ -102,7 +102,7 @@ def nodes_of(pack):
 @pytest.fixture(scope="session")
 def loaded(nodes_of, tiny_checkpoint):
     """Return MODEL, CLIP_VISION and VAE of the tiny checkpoint, as our loader makes them."""
-    return nodes_of("loading").load_checkpoint(str(tiny_checkpoint), "auto", "default")
+    return nodes_of("load_model").load_checkpoint(str(tiny_checkpoint), "auto", "default")
 
 
 @pytest.fixture

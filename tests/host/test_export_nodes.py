@@ -7,7 +7,6 @@ from collections import namedtuple
 from dataclasses import make_dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ def block(core, moving_block):
 @pytest.fixture(scope="module")
 def ball(core):
     """Return a scene of Gaussians, a still ball."""
-    gaussians = core("scene.gaussians")
+    gaussians = core("scene.gaussians.gaussians")
     points = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
     means = 0.25 * torch.nn.functional.normalize(points, dim=-1)
     canonical = gaussians.CanonicalGaussians(means, 0.04, 0.9, torch.tensor([COLOUR]).expand(80, 3))
@@ -44,7 +43,7 @@ def ball(core):
 def export(pack, host_dirs):
     """Return a function that exports as the host does: ``export(scene, format="obj")``."""
 
-    def run(scene: Any, **changes: Any) -> Any:
+    def run(scene, **changes):
         with torch.inference_mode():
             return pack["SV4D2Export4D"].execute(scene, **{**EXPORT, **changes})
 
@@ -55,9 +54,9 @@ def export(pack, host_dirs):
 def shown(host_dirs):
     """Return a function that says which files below the output folder a result shows, by kind."""
 
-    def files(result: Any) -> dict[str, list[Path]]:
+    def files(result):
         ui = result.ui if isinstance(result.ui, dict) else result.ui.as_dict()
-        found: dict[str, list[Path]] = {}
+        found = {}
         for kind, entries in ui.items():
             saved = [one for one in entries if isinstance(one, dict) and one["type"] == "output"]
             if saved:
@@ -69,7 +68,7 @@ def shown(host_dirs):
     return files
 
 
-def check_handed_on(result: Any, model: Path | None, splats: Path | None) -> None:
+def check_handed_on(result, model, splats):
     """Check the outputs that only newer hosts have: the file of a mesh, and that of splats, or a sentence."""
     from comfy_api.latest import io
     from comfy_execution.graph_utils import ExecutionBlocker
@@ -155,7 +154,7 @@ class TestExport4D:
         import comfy.model_management
         import comfy.utils
 
-        def cancel(*_args: Any, **_more: Any) -> None:
+        def cancel(*_args, **_more):
             comfy.model_management.interrupt_current_processing()
 
         monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", cancel)
@@ -164,13 +163,8 @@ class TestExport4D:
                 export(block, format=kind)
         assert not [path for path in host_dirs.output.rglob("*") if path.name != "4d"]
 
-    def test_names_that_leave_the_output_folder_are_refused(self, export, block, host_dirs):
-        with pytest.raises(Exception, match="outside the output folder"):
-            export(block, filename_prefix="../thing")
-        assert not [*host_dirs.output.iterdir()] and not [*host_dirs.output.parent.glob("thing*")]
 
-
-def saved_by_the_host(mesh: Any, host_dirs: Any) -> list[Path]:
+def saved_by_the_host(mesh, host_dirs):
     """Return the files that the host's own SaveGLB makes of a batch."""
     from comfy_api.latest import io
 
@@ -185,7 +179,7 @@ def saved_by_the_host(mesh: Any, host_dirs: Any) -> list[Path]:
     return [host_dirs.output / one["subfolder"] / one["filename"] for one in saved]
 
 
-def glb_attribute(file: Path, name: str) -> torch.Tensor:
+def glb_attribute(file, name):
     """Return three float32 numbers per vertex, [N, 3], of a GLB's only mesh."""
     data = file.read_bytes()
     length = int.from_bytes(data[12:16], "little")
@@ -197,7 +191,7 @@ def glb_attribute(file: Path, name: str) -> torch.Tensor:
     return torch.frombuffer(values, dtype=torch.float32).view(-1, 3)
 
 
-def host_mesh_has(name: str) -> bool:
+def host_mesh_has(name):
     """Return whether the host's meshes know an attribute, such as normals."""
     import inspect
 
@@ -260,20 +254,9 @@ class TestSceneToMesh:
             mesh, _ = pack["SV4D2SceneToMesh"].execute(block, **{**MESH, "one_topology": False}).args
         assert mesh.vertices.shape[0] == T and int(mesh.faces.max()) < mesh.vertices.shape[1]
 
-    @pytest.mark.parametrize("one_topology", [True, False])
-    def test_smoothing_rounds_the_corners(self, pack, block, one_topology):
-        settings = {**MESH, "frames": 1, "one_topology": one_topology}
-        shares = []
-        with torch.inference_mode():
-            for smoothing in (0, 40):
-                batch, _ = pack["SV4D2SceneToMesh"].execute(block, **settings, smoothing=smoothing).args
-                mesh = trimesh.Trimesh(batch.vertices[0].numpy(), batch.faces[0].numpy())
-                shares.append(mesh.volume / mesh.bounding_box.volume)
-        assert shares[1] < shares[0] - 0.01
-
     @pytest.mark.parametrize("fields", [(), ("vertex_colors", "vertex_counts", "face_counts", "unlit")])
     def test_each_host_gets_what_its_meshes_hold(self, nodes_of, core, monkeypatch, fields):
-        module, kind = nodes_of("scene_mesh"), core("export.mesh").Mesh
+        module, kind = nodes_of("export"), core("export.mesh").Mesh
         host_mesh = make_dataclass("MESH", ["vertices", "faces", *fields])
         monkeypatch.setattr(module.latest, "Types", SimpleNamespace(MESH=host_mesh), raising=False)
         meshes = [
@@ -290,7 +273,7 @@ class TestSceneToMesh:
 
 class TestSceneToSplat:
     def test_a_batch_over_time_in_the_hosts_axes(self, nodes_of, ball, block, monkeypatch):
-        module = nodes_of("scene_splat")
+        module = nodes_of("export")
         splat = namedtuple("splat", "positions scales rotations opacities sh")
         monkeypatch.setattr(module.latest, "Types", SimpleNamespace(SPLAT=splat), raising=False)
         with torch.inference_mode():

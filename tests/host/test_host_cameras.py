@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import math
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 import trimesh
 from sv4d2_recorded_schemas import defaults
-
-Graph = dict[str, dict[str, Any]]
 
 SIZE = 128
 ANGLES = ((0, 10, -20, 35), (0, 60, 130, 275))
@@ -22,10 +16,10 @@ FROM_HOST = dict(input_view=["first camera"], input_elevation_deg=[0.0], fov_deg
 MARKS = torch.tensor([[0.3, 0.2, -0.1], [-0.35, 0.1, 0.2], [0.0, -0.4, 0.3]], dtype=torch.float64)
 
 
-def of_the_host(name: str) -> Callable[[], Any]:
+def of_the_host(name):
     """Return a fixture with one of ComfyUI's own modules of 3D nodes; versions without it skip the test."""
 
-    def module(host: ModuleType) -> ModuleType:
+    def module(host):
         try:
             return importlib.import_module(f"comfy_extras.{name}")
         except ModuleNotFoundError as error:
@@ -49,12 +43,12 @@ def infos(pack, cameras):
     return pack["SV4D2CamerasToCameraInfo"].execute(cameras, 1).args[1]
 
 
-def to_cameras(pack: dict, *infos: Any, **changes: Any) -> Any:
+def to_cameras(pack, *infos, **changes):
     node = pack["SV4D2CameraInfoToCameras"]
     return node.execute(camera_info=list(infos), **{**FROM_HOST, **changes}).args[0]
 
 
-def pixels(cameras: Any, points: torch.Tensor, size: float) -> torch.Tensor:
+def pixels(cameras, points, size):
     """Return where our cameras project points [N, 3], [V + 1, N, 2] pixels."""
     ones = torch.ones_like(points[:, :1])
     in_camera = torch.einsum("vij,nj->vni", cameras.w2c_opencv(), torch.cat([points, ones], dim=-1))[..., :3]
@@ -62,14 +56,14 @@ def pixels(cameras: Any, points: torch.Tensor, size: float) -> torch.Tensor:
     return projected[..., :2] / in_camera[..., 2:]
 
 
-def centre_of(mask: torch.Tensor) -> torch.Tensor:
+def centre_of(mask):
     """Return the mean position of a mask [H, W] in pixels; pixel j covers j to j + 1."""
     at = torch.arange(len(mask), dtype=torch.float64) + 0.5
     weights = mask.double() / mask.double().sum()
     return torch.stack([(weights.sum(0) * at).sum(), (weights.sum(1) * at).sum()])
 
 
-def equal_cameras(actual: Any, expected: Any, tolerance_deg: float = 1e-4) -> None:
+def equal_cameras(actual, expected, tolerance_deg=1e-4):
     pairs = zip(actual.azimuths_deg, expected.azimuths_deg, strict=True)
     assert max(abs((a - e + 180) % 360 - 180) for a, e in pairs) < tolerance_deg
     for field in ("elevations_deg", "radius", "fov_deg", "input_elevation_deg"):
@@ -77,29 +71,6 @@ def equal_cameras(actual: Any, expected: Any, tolerance_deg: float = 1e-4) -> No
 
 
 class TestProjection:
-    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 0.5
-
-    def test_splats(self, splat_nodes, cameras, infos):
-        # The host's splats have y down and z away.
-        world = self.points.float() * torch.tensor([1.0, -1.0, -1.0])
-        expected = pixels(cameras, self.points, 1)
-        for view, info in enumerate(infos):
-            eye, _, *axes = splat_nodes._camera_basis(info, torch.device("cpu"))
-            x, y, z = ((world - eye) @ torch.stack(axes).T).unbind(-1)
-            focal = 0.5 / math.tan(math.radians(info["fov"]) / 2) * info["zoom"]
-            theirs = torch.stack([0.5 + focal * x / z, 0.5 + focal * y / z], dim=-1)
-            assert (theirs - expected[view]).abs().max() < 1e-4
-
-    def test_meshes(self, mesh_nodes, cameras, infos):
-        expected = pixels(cameras, self.points, 1)
-        for view, info in enumerate(infos):
-            eye, target = (torch.tensor(list(info[key].values())) for key in ("position", "target"))
-            ahead, right, up = mesh_nodes._camera_basis(eye, target, torch.tensor([0.0, 1.0, 0.0]))
-            x, y, z = ((self.points.float() - eye) @ torch.stack([right, up, ahead]).T).unbind(-1)
-            focal = 0.5 / math.tan(math.radians(info["fov"]) / 2)
-            theirs = torch.stack([0.5 + focal * x / z, 0.5 - focal * y / z], dim=-1)
-            assert (theirs - expected[view]).abs().max() < 1e-4
-
     @pytest.mark.parametrize("view", [0, 2, 3])
     def test_a_rendered_mesh_is_where_our_cameras_project_it(self, mesh_nodes, cameras, infos, view):
         from comfy_api.latest import Types
@@ -124,7 +95,7 @@ class TestProjection:
             assert min(error.abs().max(), (error - 0.5).abs().max()) < 0.1
 
 
-def splat_of(points: torch.Tensor, scale: float) -> Any:
+def splat_of(points, scale):
     """Return grey round Gaussians at points [T, N, 3] of our world, as a batch of the host's."""
     from comfy_api.latest import Types
 
@@ -136,7 +107,7 @@ def splat_of(points: torch.Tensor, scale: float) -> Any:
     )
 
 
-def render_splat(splat_nodes: Any, splat: Any, info: Any, size: int = SIZE) -> tuple[Any, Any]:
+def render_splat(splat_nodes, splat, info, size=SIZE):
     """Return the host's pictures and masks of a splat on white."""
     options = dict(width=size, height=size, frames=1, splat_scale=1.0, sharpen=1.0, headlight_shading=0.0)
     options |= dict(opacity_threshold=0.0, background="#FFFFFF", render_style="color")
@@ -153,7 +124,7 @@ class TestCamerasToCameraInfo:
     def test_camera_lists_need_a_host_that_has_them(self, pack, host, cameras, infos, monkeypatch):
         from comfy_execution.graph_utils import ExecutionBlocker
 
-        def camera_list() -> Any:
+        def camera_list():
             return pack["SV4D2CamerasToCameraInfo"].execute(cameras, 1).args[2]
 
         monkeypatch.delitem(host.NODE_CLASS_MAPPINGS, "BatchCameras", raising=False)
@@ -195,7 +166,7 @@ class TestCameraInfoToCameras:
         assert (made.input_elevation_deg, made.n_views) == (15, 1)
 
     def test_a_viewer_that_scales_its_model(self, pack, cameras, infos):
-        def seen(point: dict) -> dict:
+        def seen(point):
             return {axis: 5 * point[axis] + (2.5 if axis == "y" else 0) for axis in "xyz"}
 
         placed = [
@@ -210,18 +181,13 @@ class TestCameraInfoToCameras:
         # A viewer without a model gives an empty list.
         assert to_cameras(pack, *placed, model_3d_info=[[]]).radius == pytest.approx(5 * 2.3)
 
-    @pytest.mark.parametrize(
-        ("given", "message"),
-        [
-            ([], "at least one camera; got none"),
-            ([None], "at least one camera; got none"),
-            (["front"], "camera_info with position and target; got front"),
-            ([{"position": {"x": 0, "y": 0, "z": 1}}], "camera_info with position and target"),
-        ],
-    )
-    def test_what_is_no_camera(self, pack, given, message):
-        with pytest.raises(ValueError, match=message):
-            to_cameras(pack, *given)
+    def test_what_is_no_camera(self, pack):
+        for given in ([], [None]):
+            with pytest.raises(ValueError, match="at least one camera; got none"):
+                to_cameras(pack, *given)
+        for given in ("front", {"position": {"x": 0, "y": 0, "z": 1}}):
+            with pytest.raises(ValueError, match="camera_info with position and target"):
+                to_cameras(pack, given)
 
     def test_orthographic_cameras(self, pack, infos):
         with pytest.raises(ValueError, match="perspective cameras; got an orthographic one"):
@@ -231,7 +197,7 @@ class TestCameraInfoToCameras:
 @pytest.fixture(scope="module")
 def scene(core, cameras):
     """Return a still scene of coloured Gaussians, seen from our cameras."""
-    gaussians = core("scene.gaussians")
+    gaussians = core("scene.gaussians.gaussians")
     draw = torch.Generator().manual_seed(0)
     means = torch.rand(60, 3, generator=draw) - 0.5
     colours = torch.rand(60, 3, generator=draw)
@@ -241,7 +207,7 @@ def scene(core, cameras):
     return gaussians.Gaussians.still(canonical, box, (1e-3, 0.1), cameras, 4.0, (0.0, 0.5, 1.0), config)
 
 
-def render(pack: dict, scene: Any, cameras: Any, size: int = SIZE) -> Any:
+def render(pack, scene, cameras, size=SIZE):
     """Return the views that our own node renders."""
     with torch.inference_mode():
         return pack["SV4D2Render4D"].execute(scene, "views", 2, size, 1.0, cameras).args[4]
@@ -328,7 +294,7 @@ MESH = dict(frames=0, faces=200, resolution=16, one_topology=True)
 SPLAT_OPTIONS = dict(frames=1, splat_scale=1.0, sharpen=2.0, headlight_shading=0.0, opacity_threshold=0.0)
 
 
-def graph_of(kind: str) -> Graph:
+def graph_of(kind):
     """Return: a scene as mesh or splat -> rendered from all cameras of an orbit -> views -> a folder."""
     refine = {"views": ["1", 0], **REFINE, "backend": "dynerf" if kind == "Mesh" else "gaussians"}
     picture = {"width": 64, "height": 64, "background": "#FFFFFF", "camera_info": ["5", 1]}
@@ -355,7 +321,7 @@ def graph_of(kind: str) -> Graph:
 
 
 class TestGraphs:
-    def needs(self, server: Any, node: str) -> None:
+    def needs(self, server, node):
         if node not in server.object_info():
             pytest.skip(f"this ComfyUI has no node {node}")
 

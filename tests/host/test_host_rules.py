@@ -54,7 +54,7 @@ def test_previews_follow_the_users_method_and_size(host, nodes_of, monkeypatch):
 def test_memory_that_ran_out_is_told_to_the_host_in_its_own_words(host, nodes_of, monkeypatch):
     import comfy.model_management as management
 
-    module = nodes_of("out_of_memory")
+    module = nodes_of("host")
     errors = [RuntimeError("MPS backend out of memory"), management.OOM_EXCEPTION("CUDA out of memory")]
 
     class Accelerator(RuntimeError):

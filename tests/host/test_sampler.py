@@ -56,7 +56,7 @@ def close(actual, expected):
 @pytest.mark.parametrize("equal", [True, False])
 def test_the_node_equals_the_core(pack, core, nodes_of, checkpoint, clip, cameras, host_dirs, equal):
     path = checkpoint(equal)
-    loaded = nodes_of("loading").load_checkpoint(str(path), "auto", "default")
+    loaded = nodes_of("load_model").load_checkpoint(str(path), "auto", "default")
     assert (loaded[2].sv4d2_views is None) == equal
     views, images, latent = sample(pack, loaded, clip, cameras)
     model = core("diffusion.checkpoint").load_checkpoint(path)
@@ -212,7 +212,7 @@ def test_largest_seed_and_a_full_disk_end_no_job(
 ):
     first = sample(pack, loaded, clip, cameras, seed=2**64 - 1, steps=1)[0]
     assert first.images.isfinite().all()
-    store = nodes_of("window_cache").WindowFolder
+    store = nodes_of("resume").WindowFolder
     monkeypatch.setattr(store, "save", lambda *_args: (_ for _ in ()).throw(OSError(28, "No space left")))
     again = sample(pack, loaded, clip, cameras, seed=3, steps=1)[0]
     assert again.images.isfinite().all() and "No space left" in caplog.text

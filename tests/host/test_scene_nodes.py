@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -30,7 +26,7 @@ def views(core):
 def refine(pack, views, host_dirs):
     """Return a function that runs the refiner as the host does: ``refine(steps=5)``."""
 
-    def run(given: Any = None, **changes: Any) -> Any:
+    def run(given=None, **changes):
         with torch.inference_mode():
             node = pack["SV4D2Refine4D"].PREPARE_CLASS_CLONE({})
             return node.execute(views if given is None else given, **{**REFINE, **changes})
@@ -42,7 +38,7 @@ def refine(pack, views, host_dirs):
 def render(pack):
     """Return a function that takes pictures of a scene as the host does."""
 
-    def run(scene: Any, **changes: Any) -> Any:
+    def run(scene, **changes):
         with torch.inference_mode():
             return pack["SV4D2Render4D"].execute(scene, **{**RENDER, **changes}).args
 
@@ -54,7 +50,7 @@ def bar(host, monkeypatch):
     """Return the list of what the progress bar is told."""
     import comfy.utils
 
-    seen: list[tuple] = []
+    seen = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_kw: seen.append(args))
     return seen
 
@@ -65,8 +61,8 @@ def cancel_at(host, monkeypatch):
     import comfy.model_management
     import comfy.utils
 
-    def arrange(wanted: Callable[[int], bool]) -> None:
-        def hook(value: int, *_args: Any, **_kw: Any) -> None:
+    def arrange(wanted):
+        def hook(value, *_args, **_kw):
             if wanted(value):
                 comfy.model_management.interrupt_current_processing()
 
@@ -106,12 +102,12 @@ class TestRefineAndRender:
         assert torch.allclose(images[0], first[0], atol=1e-5)
 
     def test_normals_return_as_they_went(self, nodes_of, views, core):
-        maps = nodes_of("geometry_images")
+        normals_of_images = nodes_of("refine").normals_of_images
         given = torch.nn.functional.normalize(torch.randn(T, V + 1, SIZE, SIZE, 3), dim=-1)
         packed = core("scene.losses").packed_normals
         images = packed(given, views.cameras)
         flat = images.movedim(0, 1).flatten(0, 1)
-        back = maps.normals_of_images(flat, views)
+        back = normals_of_images(flat, views)
         axes = views.cameras.c2w_opengl()[:, :3, :3].float()
         world = torch.einsum("tvhwj,vij->tvhwi", back, axes)
         assert torch.allclose(world, given, atol=1e-5)
@@ -159,13 +155,13 @@ class TestProgress:
 
     @pytest.mark.parametrize("pixel_seconds", [1e-7, 1e-5, 1e-3])
     def test_previews_take_a_tenth_of_the_time(self, nodes_of, core, views, monkeypatch, pixel_seconds):
-        module, now, spent, sizes = nodes_of("scene_preview"), [0.0], [0.0], []
+        module, now, spent, sizes = nodes_of("preview"), [0.0], [0.0], []
 
         class Clock:
             perf_counter = staticmethod(lambda: now[0])
 
         class Scene:
-            def render(self, _cameras: Any, _times: Any, size: int, *, views: Any, callback: Any) -> Any:
+            def render(self, _cameras, _times, size, *, views, callback):
                 seconds = len(views) * size * size * pixel_seconds
                 now[0] += seconds
                 spent[0] += seconds
@@ -193,7 +189,7 @@ class TestProgress:
         with pytest.raises(management.InterruptProcessingException):
             refine(seed=5)
         (kept,) = (host_dirs.temp / "sv4d2_fits").iterdir()
-        values: list[int] = []
+        values = []
         cancel_at(lambda value: values.append(value) or False)
         scene, _, report = refine(seed=5).args
         # The step that ran while the user pressed the button counts.
@@ -220,10 +216,10 @@ class TestProgress:
 
         sockets = dict(zip(("model", "clip_vision", "vae"), loaded, strict=True))
         whole = render(refine(**sockets)[0])[0]
-        calls: list[int] = []
+        calls = []
         apply_model = loaded[0].model.apply_model
 
-        def slow(*args: Any, **kwargs: Any) -> Any:
+        def slow(*args, **kwargs):
             calls.append(1)
             if len(calls) == 3:
                 management.interrupt_current_processing()
@@ -244,7 +240,7 @@ class TestProgress:
     def test_a_full_disk_ends_no_fit(self, refine, core, cancel_at, monkeypatch, caplog):
         import comfy.model_management as management
 
-        def full(*_args: Any) -> None:
+        def full(*_args):
             raise OSError(28, "No space left")
 
         monkeypatch.setattr(core("scene.store").FitState, "save", full)
@@ -288,7 +284,7 @@ class TestFiles:
     def test_what_cannot_be_saved_leaves_nothing(self, pack, refine, host_dirs, monkeypatch):
         scene = refine(steps=4)[0]
 
-        def full(_path: Path) -> None:
+        def full(_path):
             raise OSError(28, "No space left")
 
         monkeypatch.setattr(scene, "save", full)
@@ -297,9 +293,6 @@ class TestFiles:
         assert not list(host_dirs.output.iterdir())
 
     def test_other_files_are_explained(self, pack, refine, host_dirs):
-        from safetensors import safe_open
-        from safetensors.torch import save_file
-
         load = pack["SV4D2LoadScene"].execute
         scene = refine(steps=4)[0]
         scene.save(host_dirs.input / "mine.safetensors")
@@ -307,39 +300,21 @@ class TestFiles:
             load("other.safetensors")
         with pytest.raises(ValueError, match="leads .* outside"):
             load("../mine.safetensors")
-        save_file({"a": torch.zeros(1)}, host_dirs.input / "lora.safetensors")
-        with pytest.raises(ValueError, match="safetensors file of another kind"):
-            load("lora.safetensors")
+        with pytest.raises(ValueError, match="NUL"):
+            load("a\0b")
+        assert load(str(host_dirs.input / "mine.safetensors"))[0].n_frames == T
         (host_dirs.input / "cut.safetensors").write_bytes(b"cut")
         with pytest.raises(ValueError, match="cannot be read"):
             load("cut.safetensors")
-        with safe_open(host_dirs.input / "mine.safetensors", "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-            header = json.loads(file.metadata()["sv4d2.scene"])
-        for backend, message in (("gaussians", "damaged|Expected a scene"), ("clay", "Expected a scene of")):
-            text = json.dumps({**header, "backend": backend})
-            save_file(tensors, host_dirs.input / "mixed.safetensors", {"sv4d2.scene": text})
-            with pytest.raises(ValueError, match=message):
-                load("mixed.safetensors")
 
 
 class TestWrongInput:
     def test_views_that_cannot_be_fitted_are_explained(self, refine, views, core):
         blank = replace(views, images=torch.ones_like(views.images), masks=None)
-        empty = replace(views, masks=torch.zeros_like(views.masks))
-        broken = replace(views, images=views.images * math.nan)
-        high = core("cameras").Cameras.ring(V, 40.0)
-        cases: list[tuple[Any, dict[str, Any], str]] = [
+        cases = [
             (blank, {}, "Expected an object on a white background"),
-            (empty, {}, "Expected an object on a white background"),
-            (broken, {}, "Expected finite images"),
             (views, {"size": 8}, "at least 16 pixels"),
-            (replace(views, cameras=high), {"elevation_deg": 60.0}, "between -90 and 90 degrees"),
-            (
-                views,
-                {"normals": torch.rand(4, 8, 8, 3)},
-                "Expected 9 normal maps.*3 views x 3 frames.*got 4",
-            ),
+            (views, {"normals": torch.rand(4, 8, 8, 3)}, "Expected 9 normal maps.*3 views x 3 frames.*got 4"),
             (views, {"crop": "no json"}, "Expected the crop output of SV4D2 Prepare Clip"),
             (views, {"crop": "{}"}, "Crop path JSON lacks"),
         ]
@@ -347,15 +322,22 @@ class TestWrongInput:
             with pytest.raises(ValueError, match=message):
                 refine(given, **changes)
 
+    def test_models_that_do_not_fit_are_explained(self, refine, loaded, core, views):
+        model, clip_vision, vae = loaded
+        with pytest.raises(ValueError, match="socket 'clip_vision'; got none"):
+            refine(model=model, vae=vae)
+        with pytest.raises(ValueError, match="Stable Video 4D 2.0 model"):
+            refine(model=object(), clip_vision=clip_vision, vae=vae)
+
     def test_memory_that_is_missing_is_told(self, refine, render, nodes_of, monkeypatch):
         import comfy.model_management as management
 
         scene = refine(steps=4)[0]
 
-        def full(*_args: Any, **_kw: Any) -> None:
+        def full(*_args, **_kw):
             raise management.OOM_EXCEPTION("no room")
 
-        monkeypatch.setattr(nodes_of("refine_job"), "refine_scene", full)
+        monkeypatch.setattr(nodes_of("refine"), "refine_scene", full)
         with pytest.raises(management.OOM_EXCEPTION, match="at 32 px. Lower size, or set memory_gb.*no room"):
             refine()
         monkeypatch.setattr(management, "get_free_memory", lambda *_args: 1e5)

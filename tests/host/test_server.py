@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import urllib.error
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,12 @@ WORKFLOWS = sorted((DATA.parent.parent / "workflows").glob("*.json"))
 BLUEPRINTS = sorted((DATA.parent.parent / "subgraphs").glob("*.json"))
 
 # Combos that list the files of one machine.
-FILE_LISTS = {
-    ("LoadVideo", "file"),
-    ("SV4D2CheckpointLoader", "ckpt_name"),
-    ("SV4D2UNETLoader", "unet_name"),
-}
+FILE_LISTS = {("LoadVideo", "file"), ("SV4D2CheckpointLoader", "ckpt_name"), ("SV4D2UNETLoader", "unet_name")}
 
-Graph = dict[str, dict[str, Any]]
+Settings = Callable[[str], dict[str, dict[str, Any]]]
 
 
-def tiny(file: Path, settings: dict[str, dict[str, Any]]) -> Graph:
+def tiny(file, settings):
     """Return a committed prompt with small sizes, few steps and the sample media."""
     graph = json.loads(file.read_text())
     for node in graph.values():
@@ -36,7 +33,7 @@ def tiny(file: Path, settings: dict[str, dict[str, Any]]) -> Graph:
     return graph
 
 
-def only(graph: Graph, kind: str) -> str:
+def only(graph, kind):
     """Return the number of the one node of a kind."""
     (number,) = (number for number, node in graph.items() if node["class_type"] == kind)
     return number
@@ -53,7 +50,7 @@ def live(server):
     return {"comfyui": server.get("/system_stats")["system"]["comfyui_version"], "nodes": nodes}
 
 
-def without_file_lists(name: str, description: dict[str, Any]) -> dict[str, Any]:
+def without_file_lists(name, description):
     description = copy.deepcopy(description)
     for kind, widget in FILE_LISTS:
         if kind == name:

@@ -4,44 +4,46 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 PROMPT = Path(__file__).parent.parent / "data/prompts/01 novel views from a video.json"
 
-Graph = dict[str, dict[str, Any]]
-
 
 class Edit:
     """A graph that can be changed by the kinds of its nodes."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph):
         self.graph = graph
 
-    def number(self, kind: str) -> str:
+    def number(self, kind):
         (number,) = (number for number, node in self.graph.items() if node["class_type"] == kind)
         return number
 
-    def set(self, kind: str, **inputs: Any) -> None:
-        """Change inputs of the one node of a kind; None disconnects, a node as below is added and linked."""
+    def set(self, kind, **inputs):
+        """Change inputs of the one node of a kind; None disconnects."""
         target = self.graph[self.number(kind)]["inputs"]
+        target.update(inputs)
         for name, value in inputs.items():
-            target[name] = self.linked(value)
             if value is None:
                 del target[name]
 
-    def linked(self, value: Any) -> Any:
-        """Return the link to the first output of (kind,), which is there, or of a new (kind, inputs)."""
-        if not isinstance(value, tuple):
-            return value
-        kind, *inputs = value
-        if not inputs:
-            return [self.number(kind), 0]
-        node = {"class_type": kind, "inputs": {name: self.linked(one) for name, one in inputs[0].items()}}
+    def add(self, kind, **inputs):
+        """Add a node and return the link to its first output."""
         number = str(1000 + len(self.graph))
-        self.graph[number] = node
+        self.graph[number] = {"class_type": kind, "inputs": inputs}
         return [number, 0]
+
+    def frames(self):
+        """Return the link to the clip's frames as IMAGE."""
+        return self.add("GetVideoComponents", video=[self.number("LoadVideo"), 0])
+
+    def colour(self, width, height, batch=5, colour=0xFF0000):
+        return self.add("EmptyImage", width=width, height=height, batch_size=batch, color=colour)
+
+    def unprepared(self, clip):
+        """Connect frames to the sampler past SV4D2 Prepare Clip."""
+        self.set("SV4D2Sampler", clip=clip, mask=None, fps=8.0)
 
 
 @pytest.fixture
@@ -53,120 +55,106 @@ def edit(tiny_settings):
     return Edit(graph)
 
 
-FRAMES = ("GetVideoComponents", {"video": ("LoadVideo",)})
-MATTE = ("GetVideoComponents", {"video": ("LoadVideo", {"file": "mask.mp4"})})
+def other_model(edit):
+    model = edit.add("UNETLoader", unet_name="other.safetensors", weight_dtype="default")
+    edit.set("SV4D2Sampler", model=model)
 
 
-def colour(width: int, height: int, batch: int = 5, colour: int = 0xFF0000) -> tuple:
-    return ("EmptyImage", {"width": width, "height": height, "batch_size": batch, "color": colour})
+def other_file(edit):
+    model = edit.add("SV4D2UNETLoader", unet_name="other.safetensors", variant="auto", weight_dtype="default")
+    edit.set("SV4D2Sampler", model=model)
 
 
-def mask(value: float, width: int, height: int) -> tuple:
-    return ("SolidMask", {"value": value, "width": width, "height": height})
+def four_cameras_for_eight(edit):
+    edit.set("SV4D2CheckpointLoader", ckpt_name="sv4d2_8views.safetensors")
 
 
-def prepared(**inputs: Any) -> dict[str, dict[str, Any]]:
-    return {"SV4D2PrepareClip": inputs}
+def angles_that_are_no_numbers(edit):
+    edit.set("SV4D2CameraOrbit", preset="custom", azimuths_deg="60, abc")
 
 
-def sampled(**inputs: Any) -> dict[str, dict[str, Any]]:
-    return {"SV4D2Sampler": inputs}
+def prepared_not_divisible(edit):
+    edit.set("SV4D2PrepareClip", size=33)
 
 
-def unprepared(clip: tuple) -> dict[str, dict[str, Any]]:
-    """Connect frames to the sampler past SV4D2 Prepare Clip."""
-    return sampled(clip=clip, mask=None, fps=8.0)
+def transparent_unprepared(edit):
+    alpha = edit.add("SolidMask", value=0.0, width=64, height=64)
+    edit.unprepared(edit.add("JoinImageWithAlpha", image=edit.frames(), alpha=alpha))
 
 
-OTHER = {"unet_name": "other.safetensors", "weight_dtype": "default"}
-TRANSPARENT = ("JoinImageWithAlpha", {"image": FRAMES, "alpha": mask(0.0, 64, 64)})
-SEVEN_MASKS = ("ImageToMask", {"image": colour(64, 64, 7), "channel": "red"})
+def views_outside(edit):
+    edit.set("SV4D2ViewsGridVideo", views=edit.add("SV4D2LoadViews", folder="../../etc"))
 
-# What is changed, and what a user must read: what is wrong, with the numbers, and what to do.
+
+# What a user must read: what is wrong, with the numbers, and what to do.
 WRONG = {
-    "other model": (sampled(model=("UNETLoader", OTHER)), ["SD3", "SV4D2 Load Checkpoint"]),
-    "other file": (
-        sampled(model=("SV4D2UNETLoader", {**OTHER, "variant": "auto"})),
-        ["other.safetensors", "sv4d2.safetensors"],
-    ),
-    "three cameras": ({"SV4D2CameraOrbit": {"preset": "ring", "n_views": 3}}, ["4 novel views", "got 3"]),
-    "four cameras for eight": (
-        {"SV4D2CheckpointLoader": {"ckpt_name": "sv4d2_8views.safetensors"}},
-        ["8 novel views", "got 4"],
-    ),
-    "angles that are no numbers": (
-        {"SV4D2CameraOrbit": {"preset": "custom", "azimuths_deg": "60, abc"}},
-        ["abc", "azimuth"],
-    ),
-    "not square": (unprepared(colour(64, 32)), ["square", "64 x 32", "size"]),
-    "not divisible": (unprepared(colour(40, 40)), ["divisible by 16", "40", "48"]),
-    "prepared, not divisible": (prepared(size=33), ["divisible by 16", "33", "48"]),
-    "transparent, unprepared": (unprepared(TRANSPARENT), ["channels", "4", "SV4D2 Prepare Clip"]),
-    "mask of another size": (prepared(mask=mask(1.0, 16, 20)), ["64 x 64", "16 x 20"]),
-    "empty mask": (prepared(mask=mask(0.0, 64, 64)), ["no foreground", "mask"]),
-    "seven masks": (prepared(mask=SEVEN_MASKS), ["12 frames", "got 7"]),
-    "one mask for the sampler": (sampled(mask=mask(1.0, 32, 32)), ["[5, 32, 32]", "[1, 32, 32]"]),
-    "blank clip": (prepared(clip=colour(64, 64, colour=0xFFFFFF)), ["no foreground", "mask"]),
-    "start beyond the end": (prepared(start=50), ["12", "start"]),
-    "three reference views": (sampled(reference_views=colour(32, 32, 3)), ["4", "3", "reference_views"]),
-    "denoise without views": (sampled(denoise=0.5), ["0.5", "init_views"]),
-    "views outside": (
-        {"SV4D2ViewsGridVideo": {"views": ("SV4D2LoadViews", {"folder": "../../etc"})}},
-        ["outside", "../../etc"],
-    ),
-    "views that are not there": (
-        {"SV4D2ViewsGridVideo": {"views": ("SV4D2LoadViews", {"folder": "sv4d2/nothing"})}},
-        ["sv4d2/nothing"],
-    ),
+    other_model: ["SD3", "SV4D2 Load Checkpoint"],
+    other_file: ["other.safetensors", "sv4d2.safetensors"],
+    four_cameras_for_eight: ["8 novel views", "got 4"],
+    angles_that_are_no_numbers: ["abc", "azimuth"],
+    prepared_not_divisible: ["divisible by 16", "33", "48"],
+    transparent_unprepared: ["channels", "4", "SV4D2 Prepare Clip"],
+    views_outside: ["outside", "../../etc"],
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_graph_gets_a_message(case, edit, server):
-    changes, expected = WRONG[case]
-    for kind, inputs in changes.items():
-        edit.set(kind, **inputs)
+@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
+def test_wrong_graph_gets_a_message(change, edit, server):
+    change(edit)
     outcome = server.prompt(edit.graph)
     assert outcome.status == "error", outcome.status
-    for words in expected:
+    for words in WRONG[change]:
         assert words in outcome.message, outcome.message
     assert len(outcome.message) < 500 and outcome.message.endswith((".", ")")), outcome.message
 
 
-# The host counts alpha the other way round: 1 is transparent.
-ALPHA = ("InvertMask", {"mask": ("ImageToMask", {"image": MATTE, "channel": "red"})})
-UNUSUAL = {
-    "one frame": (prepared(frames=1), 1, 4),
-    "wide clip": ({"LoadVideo": {"file": "wide.mp4"}}, 5, 4),
-    "transparent clip": (
-        {
-            "LoadVideo": {"file": "footage.mp4"},
-            **prepared(clip=("JoinImageWithAlpha", {"image": FRAMES, "alpha": ALPHA})),
-        },
-        5,
-        4,
-    ),
-    "full mask": (prepared(mask=mask(1.0, 64, 64)), 5, 4),
-    "two passes": ({"SV4D2CameraOrbit": {"preset": "8 views (sv4d2_8views)"}}, 5, 8),
-    "five hundred frames": (
-        {
-            "SV4D2CheckpointLoader": {"ckpt_name": "sv4d2_long.safetensors"},
-            "SV4D2CameraOrbit": {"preset": "custom", "azimuths_deg": "180"},
-            **prepared(clip=("RepeatImageBatch", {"image": FRAMES, "amount": 42}), frames=500),
-            **sampled(steps=1),
-            "SV4D2ViewsGridVideo": {"cell_size": 32, "labels": False},
-        },
-        500,
-        1,
-    ),
-}
+def one_frame(edit):
+    edit.set("SV4D2PrepareClip", frames=1)
 
 
-@pytest.mark.parametrize("case", UNUSUAL)
-def test_unusual_graph_runs(case, edit, server):
-    changes, n_frames, n_views = UNUSUAL[case]
-    for kind, inputs in changes.items():
-        edit.set(kind, **inputs)
+def wide_clip(edit):
+    edit.set("LoadVideo", file="wide.mp4")
+
+
+def transparent_clip(edit):
+    edit.set("LoadVideo", file="footage.mp4")
+    frames = edit.frames()
+    matte = edit.add("GetVideoComponents", video=edit.add("LoadVideo", file="mask.mp4"))
+    # The host counts alpha the other way round: 1 is transparent.
+    alpha = edit.add("InvertMask", mask=edit.add("ImageToMask", image=matte, channel="red"))
+    edit.set("SV4D2PrepareClip", clip=edit.add("JoinImageWithAlpha", image=frames, alpha=alpha))
+
+
+def full_mask(edit):
+    edit.set("SV4D2PrepareClip", mask=edit.add("SolidMask", value=1.0, width=64, height=64))
+
+
+def two_passes(edit):
+    edit.set("SV4D2CameraOrbit", preset="8 views (sv4d2_8views)")
+
+
+def five_hundred_frames(edit):
+    edit.set("SV4D2CheckpointLoader", ckpt_name="sv4d2_long.safetensors")
+    edit.set("SV4D2CameraOrbit", preset="custom", azimuths_deg="180")
+    clip = edit.add("RepeatImageBatch", image=edit.frames(), amount=42)
+    edit.set("SV4D2PrepareClip", clip=clip, frames=500)
+    edit.set("SV4D2Sampler", steps=1)
+    edit.set("SV4D2ViewsGridVideo", cell_size=32, labels=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "n_frames", "n_views"),
+    [
+        (one_frame, 1, 4),
+        (wide_clip, 5, 4),
+        (transparent_clip, 5, 4),
+        (full_mask, 5, 4),
+        (two_passes, 5, 8),
+        (five_hundred_frames, 500, 1),
+    ],
+)
+def test_unusual_graph_runs(change, n_frames, n_views, edit, server):
+    change(edit)
     outcome = server.prompt(edit.graph, timeout=120)
     assert outcome.status == "success", outcome.message
     (sheet,) = outcome.outputs[edit.number("SV4D2SaveViews")]["images"]

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from sv4d2_recorded_schemas import defaults
 
-Graph = dict[str, dict[str, Any]]
-
 REFINE = defaults("SV4D2Refine4D", steps=12, elevation="given", strength=0.5, sampling_steps=2)
 
 
-def graph_of(**changes: Any) -> Graph:
+def graph_of(**changes):
     """Return views -> refine (node 2) -> render -> pictures; changes of the refiner's inputs."""
     inputs = {"views": ["1", 0], **REFINE, **changes}
     return {
@@ -32,11 +28,15 @@ def graph_of(**changes: Any) -> Graph:
     }
 
 
-LOADER = {"ckpt_name": "sv4d2.safetensors", "variant": "auto", "weight_dtype": "default"}
-SOCKETS = {"model": ["7", 0], "clip_vision": ["7", 1], "vae": ["7", 2]}
+def with_model(graph):
+    loader = {"ckpt_name": "sv4d2.safetensors", "variant": "auto", "weight_dtype": "default"}
+    graph["7"] = {"class_type": "SV4D2CheckpointLoader", "inputs": loader}
+    sockets = {"model": ["7", 0], "clip_vision": ["7", 1], "vae": ["7", 2]}
+    graph["2"]["inputs"].update(sockets)
+    return graph
 
 
-def report_of(outcome: Any) -> str:
+def report_of(outcome):
     assert outcome.status == "success", outcome.message
     return "\n".join(outcome.outputs["2"]["text"])
 
@@ -55,9 +55,7 @@ def test_views_become_pictures_and_the_fit_is_watched(server):
 
 
 def test_a_model_makes_the_views_anew_and_its_steps_are_shown(server):
-    graph = graph_of(seed=1, steps=8, **SOCKETS)
-    graph["7"] = {"class_type": "SV4D2CheckpointLoader", "inputs": LOADER}
-    outcome = server.prompt(graph)
+    outcome = server.prompt(with_model(graph_of(seed=1, steps=8)))
     assert "made the views anew 2 times with sv4d2" in report_of(outcome)
     values = [value for value, _ in outcome.progress("2")]
     assert values == sorted(values) and values[-1] == 8
@@ -85,7 +83,7 @@ EXPORT = defaults("SV4D2Export4D", filename_prefix="4d/export", faces=400, resol
 VIEWER = dict(viewport_state={}, width=64, height=64)
 
 
-def need(server: Any, *kinds: str) -> None:
+def need(server, *kinds):
     """Skip the test where the host lacks a node, and say so."""
     info = server.object_info()
     if missing := [kind for kind in kinds if kind not in info]:
@@ -93,7 +91,7 @@ def need(server: Any, *kinds: str) -> None:
         pytest.skip(f"ComfyUI {version} has no {', '.join(missing)}")
 
 
-def exported(format: str, **readers: dict[str, Any]) -> Graph:
+def exported(format, **readers):
     """Return views -> refine -> export (node 3) -> readers of its file, by node type, from node 4 on."""
     splats = format.startswith("splat")
     graph = graph_of(backend="gaussians" if splats else "dynerf", steps=30)
@@ -104,12 +102,12 @@ def exported(format: str, **readers: dict[str, Any]) -> Graph:
     return graph
 
 
-def written(server: Any, entry: dict[str, str]) -> Path:
+def written(server, entry):
     """Return a file that a node's result names."""
     return server.base / entry["type"] / entry["subfolder"] / entry["filename"]
 
 
-def job_of(server: Any, outcome: Any) -> dict[str, Any]:
+def job_of(server, outcome):
     """Return what the host keeps of a run, which it writes down shortly after its end."""
     for _ in range(100):
         job = server.get(f"/api/jobs/{outcome.events[-1].data['prompt_id']}")
@@ -194,11 +192,11 @@ def test_the_host_renders_our_splats_as_we_do(server):
     outcome = server.prompt(graph)
     assert outcome.status == "success", outcome.message
 
-    def seen(node: str) -> np.ndarray:
+    def seen(node):
         files = [written(server, one) for one in outcome.outputs[node]["images"]]
         return np.stack([np.asarray(Image.open(file)) for file in files]).astype(float)
 
-    def decibels(ours: str, theirs: str) -> np.ndarray:
+    def decibels(ours, theirs):
         """Return how near their pictures are to each of our views, [views, frames]."""
         pictures = seen(ours).reshape(-1, n_frames, size, size, 3)
         return 10 * np.log10(255**2 / np.square(pictures - seen(theirs)).mean((2, 3, 4)))
@@ -209,65 +207,37 @@ def test_the_host_renders_our_splats_as_we_do(server):
     assert np.delete(images, view, 0).max() < 25
 
 
-BLANK = {"width": 32, "height": 32, "batch_size": 3, "color": 0xFFFFFF}
-PACKED = {"clip": ["8", 0], "novel_views": ["8", 0], "cameras": ["9", 0], "order": "view by view", "fps": 8.0}
-GRID = {"views": ["3", 4], "columns": 0, "labels": True, "cell_size": 0}
-# Nodes that are added, inputs that are changed, and what a user must read: what is wrong, with numbers, and
-# what to do.
+def views_of_other_cameras(graph):
+    with_model(graph)
+    graph["7"]["inputs"]["ckpt_name"] = "sv4d2_8views.safetensors"
+
+
+def scene_outside(graph):
+    graph["8"] = {"class_type": "SV4D2LoadScene", "inputs": {"file": "../../etc/passwd"}}
+    graph["3"]["inputs"]["scene"] = ["8", 0]
+
+
+def views_of_a_turntable(graph):
+    graph["3"]["inputs"]["mode"] = "turntable"
+    grid = {"views": ["3", 4], "columns": 0, "labels": True, "cell_size": 0}
+    graph["8"] = {"class_type": "SV4D2ViewsGridVideo", "inputs": grid}
+    graph["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+
+
+# What a user must read: what is wrong, with the numbers, and what to do.
 WRONG = {
-    "blank views": (
-        {
-            "8": ("EmptyImage", BLANK),
-            "9": ("SV4D2CameraOrbit", defaults("SV4D2CameraOrbit", preset="ring", n_views=1)),
-            "10": ("SV4D2ImagesToViews", PACKED),
-        },
-        {"2": {"views": ["10", 0]}},
-        ["object on a white background", "masks"],
-    ),
-    "other model": (
-        {"7": ("UNETLoader", {"unet_name": "other.safetensors", "weight_dtype": "default"})},
-        {"2": {"model": ["7", 0]}},
-        ["SD3", "SV4D2 Load Checkpoint"],
-    ),
-    "model alone": (
-        {"7": ("SV4D2CheckpointLoader", LOADER)},
-        {"2": {"model": ["7", 0], "clip_vision": ["7", 1]}},
-        ["'vae'", "SV4D2 Load Checkpoint"],
-    ),
-    "views of other cameras": (
-        {"7": ("SV4D2CheckpointLoader", {**LOADER, "ckpt_name": "sv4d2_8views.safetensors"})},
-        {"2": SOCKETS},
-        ["8 novel views", "got 4"],
-    ),
-    "two normals": (
-        {"8": ("EmptyImage", {**BLANK, "batch_size": 2, "color": 0})},
-        {"2": {"normals": ["8", 0]}},
-        ["15 normal maps", "got 2"],
-    ),
-    "wrong elevation": ({}, {"2": {"elevation_deg": 89.0}}, ["5 views", "elevation"]),
-    "scene outside": (
-        {"8": ("SV4D2LoadScene", {"file": "../../etc/passwd"})},
-        {"3": {"scene": ["8", 0]}},
-        ["outside", "../../etc"],
-    ),
-    "views of a turntable": (
-        {"8": ("SV4D2ViewsGridVideo", GRID), "9": ("PreviewImage", {"images": ["8", 0]})},
-        {"3": {"mode": "turntable"}},
-        ["turntable has no views", "images"],
-    ),
+    views_of_other_cameras: ["8 novel views", "got 4"],
+    scene_outside: ["outside", "../../etc"],
+    views_of_a_turntable: ["turntable has no views", "images"],
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_graph_gets_a_message(case, server):
-    added, changed, expected = WRONG[case]
+@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
+def test_wrong_graph_gets_a_message(change, server):
     graph = graph_of(steps=4)
-    for number, (kind, inputs) in added.items():
-        graph[number] = {"class_type": kind, "inputs": inputs}
-    for number, inputs in changed.items():
-        graph[number]["inputs"] |= inputs
+    change(graph)
     outcome = server.prompt(graph)
     assert outcome.status == "error", outcome.status
-    for words in expected:
+    for words in WRONG[change]:
         assert words in outcome.message, outcome.message
     assert len(outcome.message) < 500 and outcome.message.endswith((".", ")")), outcome.message

@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ CLIP = defaults("SV4D2PrepareClip", size=64)
 ORBIT = defaults("SV4D2CameraOrbit")
 
 
-def run(node: Any, /, *, hidden: dict[str, Any] | None = None, **inputs: Any) -> Any:
+def run(node, /, *, hidden=None, **inputs):
     """Execute a node as the host does: on a clone that holds the hidden values."""
     from comfy_api.latest import io
 
@@ -27,12 +26,12 @@ def run(node: Any, /, *, hidden: dict[str, Any] | None = None, **inputs: Any) ->
     return node.PREPARE_CLASS_CLONE({**values, "hidden_inputs": values}).EXECUTE_NORMALIZED(**inputs)
 
 
-def shown(output: Any) -> dict[str, Any]:
+def shown(output):
     """Return what a node shows, as the host sends it."""
     return output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
 
 
-def moving_square(n_frames: int = 12, height: int = 40, width: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
+def moving_square(n_frames=12, height=40, width=60):
     """Return a striped square wandering over grey, [T, H, W, 3], and its masks; frame t begins at 4 + t."""
     images = torch.full((n_frames, height, width, 3), 0.5)
     masks = torch.zeros(n_frames, height, width)
@@ -53,7 +52,7 @@ def grid(core):
 
 
 class TestPrepareClip:
-    def prepare(self, pack: dict, clip: Any, **changes: Any) -> Any:
+    def prepare(self, pack, clip, **changes):
         return run(pack["SV4D2PrepareClip"], clip=clip, **{**CLIP, **changes})
 
     def test_images_with_a_mask(self, pack, host_dirs):
@@ -129,7 +128,7 @@ class TestPrepareClip:
         torch.testing.assert_close(mask, masked[1], rtol=0, atol=0)
         assert "object from alpha" in report
 
-    @pytest.mark.parametrize("centering", ["global", "per_frame"])
+    @pytest.mark.parametrize("centering", ["global", "smooth", "per_frame"])
     def test_centering_and_ratio(self, pack, host_dirs, centering):
         images, masks = moving_square()
         wide = self.prepare(pack, images, mask=masks, centering=centering, object_ratio=0.9).args
@@ -139,24 +138,15 @@ class TestPrepareClip:
         columns = [mask.nonzero()[:, 1].float().mean().item() for mask in wide[1]]
         assert (max(columns) - min(columns) > 5) == (centering == "global")
 
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            (dict(start=12), r"at least 13 frames in the clip; got 12\. Lower start"),
-            (dict(mask=torch.ones(5, 40, 60)), r"one mask per frame \(12\) or a single mask; got 5"),
-            (
-                dict(mask=torch.ones(5, 40, 60), start=1, every=2),
-                r"each of the 12 frames, one for each of the 6 that are taken \(start 1, every 2\).*got 5",
-            ),
-            (dict(mask=torch.ones(12, 20, 60)), "size 60 x 40; got 60 x 20. Resize the masks"),
-            (dict(mask=torch.zeros(12, 40, 60)), "got no foreground in 12 frames: masks that are black"),
-            (dict(), "near-white background.*RemoveBackground"),
-            (dict(mask=torch.full((12, 40, 60), float("nan"))), "finite numbers in masks"),
-        ],
-    )
-    def test_bad_inputs(self, pack, host_dirs, changes, message):
-        with pytest.raises(ValueError, match=message):
-            self.prepare(pack, moving_square()[0], **changes)
+    def test_bad_inputs(self, pack, host_dirs):
+        cases = (
+            ({"start": 12}, r"at least 13 frames in the clip; got 12\. Lower start"),
+            ({"mask": torch.ones(5, 40, 60)}, r"one mask per frame \(12\) or a single mask; got 5"),
+            ({}, "near-white background.*RemoveBackground"),
+        )
+        for changes, message in cases:
+            with pytest.raises(ValueError, match=message):
+                self.prepare(pack, moving_square()[0], **changes)
 
     def test_an_empty_video_is_refused(self, pack, host_dirs):
         from comfy_api.latest import InputImpl, Types
@@ -167,29 +157,17 @@ class TestPrepareClip:
 
 
 class TestCameraOrbit:
-    def orbit(self, pack: dict, preset: str, **changes: Any) -> Any:
+    def orbit(self, pack, preset, **changes):
         return run(pack["SV4D2CameraOrbit"], **{**ORBIT, "preset": preset, **changes})
 
-    def test_presets(self, pack, core, host_dirs):
+    def test_widgets_become_cameras_and_a_picture(self, pack, core, host_dirs):
         Cameras = core("cameras").Cameras
-        assert self.orbit(pack, "4 views (sv4d2)").args[0] == Cameras.official("sv4d2")
         assert self.orbit(pack, "8 views (sv4d2_8views)").args[0] == Cameras.official("sv4d2_8views")
-        assert self.orbit(pack, "ring", n_views=8, elevations_deg="20").args[0] == Cameras.ring(8, 20)
-        assert self.orbit(pack, "ring").args[0] == Cameras.ring(4)
         assert self.orbit(pack, "rings", elevations_deg="-15; 20").args[0] == Cameras.rings(4, (-15, 20))
         sweep = self.orbit(pack, "sweep", n_views=6, sweep_azimuth_deg=-90.0, sweep_elevation_deg=10.0)
         assert sweep.args[0] == Cameras.sweep(6, -90, 10)
-
-    def test_lists(self, pack, core, host_dirs):
-        Cameras = core("cameras").Cameras
-        lifted = self.orbit(pack, "4 views (sv4d2)", elevations_deg="[1,2,3,4]").args[0]
-        assert lifted == Cameras((0, 1, 2, 3, 4), (0, 60, 120, 180, 240))
-        custom = self.orbit(pack, "custom", azimuths_deg="10, 20.5, -30").args[0]
-        assert custom == Cameras((0, 0, 0, 0), (0, 10, 20.5, -30))
-        cameras = self.orbit(pack, "custom", azimuths_deg="90 270", elevations_deg="5, -5").args[0]
-        assert cameras == Cameras((0, 5, -5), (0, 90, 270))
-
-    def test_geometry_fields_and_picture(self, pack, host_dirs):
+        custom = self.orbit(pack, "custom", azimuths_deg="90 270", elevations_deg="0 5 -5")
+        assert custom.args[0] == Cameras((0, 5, -5), (0, 90, 270))
         output = self.orbit(pack, "ring", input_elevation_deg=12.0, radius=3.0, fov_deg=50.0)
         cameras = output.args[0]
         assert (cameras.input_elevation_deg, cameras.radius, cameras.fov_deg) == (12, 3, 50)
@@ -200,12 +178,8 @@ class TestCameraOrbit:
     @pytest.mark.parametrize(
         ("preset", "changes", "message"),
         [
-            ("8 views (sv4d2_8views)", dict(azimuths_deg="1 2"), "sets them itself; got '1 2'"),
-            ("rings", dict(), "one elevation for each ring; got none"),
-            ("custom", dict(), "azimuth for each novel view.*got none"),
             ("custom", dict(azimuths_deg="60 x"), r"numbers separated by commas or blanks; got 'x'"),
             ("ring", dict(elevations_deg="80", input_elevation_deg=20.0), "between -90 and 90 degrees"),
-            ("spiral", dict(), "preset of .*'sweep'.*got 'spiral'"),
         ],
     )
     def test_bad_inputs(self, pack, host_dirs, preset, changes, message):
@@ -228,9 +202,13 @@ class TestCameraInfo:
         expected = torch.tensor([-math.cos(math.pi / 6), -0.5, 0.0], dtype=torch.float64)
         torch.testing.assert_close(turned, expected)
         json.dumps(info)
-        front = run(pack["SV4D2CamerasToCameraInfo"], cameras=cameras, view=0).args[0]
-        assert front["position"] == {"x": 0, "y": 0, "z": 3}
-        assert front["quaternion"] == pytest.approx({"x": 0, "y": 0, "z": 0, "w": 1})
+
+    def test_the_input_camera_stands_unturned(self, pack, core):
+        info = run(pack["SV4D2CamerasToCameraInfo"], cameras=core("cameras").Cameras.default(4), view=0).args[
+            0
+        ]
+        assert info["position"] == {"x": 0, "y": 0, "z": 2}
+        assert info["quaternion"] == pytest.approx({"x": 0, "y": 0, "z": 0, "w": 1})
 
     def test_a_view_that_is_not_there(self, pack, core):
         with pytest.raises(ValueError, match=r"from 0 \(the input\) to 4; got 5"):
@@ -238,26 +216,21 @@ class TestCameraInfo:
 
 
 class TestViewsToImages:
-    def images(self, pack: dict, grid: Any, mode: str, **changes: Any) -> Any:
+    def images(self, pack, grid, mode, **changes):
         inputs = {"view": 1, "frame": 0, "include_input": True, **changes}
         return run(pack["SV4D2ViewsToImages"], views=grid, mode=mode, **inputs).args
 
-    def test_one_view(self, pack, grid):
-        for view in (0, 1, 4):
+    def test_one_view_one_frame_or_all_view_by_view(self, pack, grid):
+        for view in (0, 4):
             images, mask, fps = self.images(pack, grid, "one view", view=view)
             assert torch.equal(images, grid.images[:, view]) and torch.equal(mask, grid.masks[:, view])
             assert fps == 7.5
-
-    def test_one_frame(self, pack, grid):
         images, mask, _ = self.images(pack, grid, "one frame", frame=2)
         assert torch.equal(images, grid.images[2]) and torch.equal(mask, grid.masks[2])
         images, mask, _ = self.images(pack, grid, "one frame", frame=2, include_input=False)
         assert torch.equal(images, grid.images[2, 1:]) and torch.equal(mask, grid.masks[2, 1:])
-
-    def test_all_views_come_view_by_view(self, pack, grid):
         images, mask, _ = self.images(pack, grid, "all views")
-        assert images.shape == (15, 64, 64, 3) and mask.shape == (15, 64, 64)
-        assert torch.equal(images[3 * 2 + 1], grid.images[1, 2])
+        assert images.shape == (15, 64, 64, 3) and torch.equal(images[3 * 2 + 1], grid.images[1, 2])
         images, mask, _ = self.images(pack, grid, "all views", include_input=False)
         assert torch.equal(images[:3], grid.images[:, 1]) and torch.equal(mask[3:6], grid.masks[:, 2])
 
@@ -269,12 +242,10 @@ class TestViewsToImages:
     def test_what_is_not_there(self, pack, grid):
         with pytest.raises(ValueError, match=r"from 0 \(the input\) to 4; got 5"):
             self.images(pack, grid, "one view", view=5)
-        with pytest.raises(ValueError, match="a frame from 0 to 2; got 3"):
-            self.images(pack, grid, "one frame", frame=3)
 
 
 class TestImagesToViews:
-    def views(self, pack: dict, grid: Any, **changes: Any) -> Any:
+    def views(self, pack, grid, **changes):
         by_frame = grid.images[:, 1:].flatten(0, 1)
         inputs = dict(clip=grid.images[:, 0], novel_views=by_frame, cameras=grid.cameras)
         inputs |= dict(order="frame by frame", fps=7.5)
@@ -288,8 +259,6 @@ class TestImagesToViews:
             assert views.cameras == grid.cameras and views.latents is None
             not_white = grid.images[:, 1:].mean(dim=-1) * 255 <= 250
             assert torch.equal(views.masks[:, 1:], not_white.float())
-        own = self.views(pack, grid, clip_mask=grid.masks[:, 0]).masks
-        assert torch.equal(own[:, 0], grid.masks[:, 0])
 
     def test_images_of_views_are_views_again(self, pack, grid):
         flat = run(
@@ -298,22 +267,17 @@ class TestImagesToViews:
         views = self.views(pack, grid, novel_views=flat.args[0], order="view by view")
         assert torch.equal(views.images, grid.images)
 
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            (lambda g: dict(novel_views=g.images.flatten(0, 1)), "got 15. They seem to hold the input view"),
-            (lambda g: dict(clip=g.images[:, 0, :32]), "square clip.*got 64 x 32.*Prepare Clip"),
-            (
-                lambda g: dict(clip=torch.cat([g.images[:, 0], g.masks[:, 0, ..., None]], -1)),
-                r"clip without transparency.*RGBA.*white first; SV4D2 Prepare Clip",
-            ),
-            (lambda g: dict(clip_mask=g.masks[:2, 0]), r"3 masks of the clip.*got \[2, 64, 64\]"),
-            (lambda g: dict(clip_mask=g.masks[:, 0, :32]), r"of 64 x 64.*got \[3, 32, 64\]"),
-        ],
-    )
-    def test_bad_inputs(self, pack, grid, changes, message):
-        with pytest.raises(ValueError, match=message):
-            self.views(pack, grid, **changes(grid))
+    def test_masks_of_the_clip(self, pack, grid):
+        own = self.views(pack, grid, clip_mask=grid.masks[:, 0]).masks
+        assert torch.equal(own[:, 0], grid.masks[:, 0])
+        single = self.views(pack, grid, clip_mask=grid.masks[:1, 0]).masks
+        assert torch.equal(single[2, 0], grid.masks[0, 0])
+
+    def test_bad_inputs(self, pack, grid):
+        with pytest.raises(ValueError, match=r"3 frames x 4 views = 12.*got 11"):
+            self.views(pack, grid, novel_views=grid.images[:, 1:].flatten(0, 1)[:11])
+        with pytest.raises(ValueError, match="square clip.*got 64 x 32.*Prepare Clip"):
+            self.views(pack, grid, clip=grid.images[:, 0, :32])
 
 
 class TestViewsGridVideo:
@@ -341,11 +305,11 @@ class TestViewsGridVideo:
 
 
 class TestFolders:
-    def save(self, pack: dict, grid: Any, **changes: Any) -> Any:
+    def save(self, pack, grid, **changes):
         inputs = {"views": grid, "filename_prefix": "sv4d2/views", "save_latents": False, **changes}
         return run(pack["SV4D2SaveViews"], **inputs)
 
-    def load(self, pack: dict, folder: str) -> Any:
+    def load(self, pack, folder):
         return run(pack["SV4D2LoadViews"], folder=folder).args
 
     def test_round_trip(self, pack, grid, host_dirs):
@@ -426,32 +390,12 @@ class TestFolders:
 
     def test_loading_stays_in_both_folders(self, pack, core, grid, host_dirs, tmp_path):
         core("data.views_folder").write_views(tmp_path / "secret", grid)
-        for name in ("../secret", str(tmp_path / "secret")):
+        (host_dirs.output / "link").symlink_to(tmp_path / "secret")
+        for name in ("../secret", str(tmp_path / "secret"), "link", "a/../../secret", "/"):
             with pytest.raises(ValueError, match="outside"):
                 self.load(pack, name)
-
-    def test_what_is_there_is_listed(self, pack, core, grid, host_dirs):
-        with pytest.raises(FileNotFoundError, match="There are none yet"):
-            self.load(pack, "sv4d2/views_00001")
-        self.save(pack, grid)
-        core("data.views_folder").write_views(host_dirs.input / "given", grid)
-        with pytest.raises(FileNotFoundError, match="exist: given, sv4d2/views_00001"):
-            self.load(pack, "")
-
-    def test_damaged_folders(self, pack, grid, host_dirs):
-        (name,) = self.save(pack, grid, save_latents=True).args
-        (host_dirs.output / name / "latents/latents.safetensors").unlink()
-        with pytest.raises(FileNotFoundError, match=r"lacks 1 of its files: latents/latents\.safetensors"):
-            self.load(pack, name)
-        (host_dirs.output / name / "run.json").write_text("{")
-        with pytest.raises(ValueError, match="is damaged"):
-            self.load(pack, name)
-
-    def test_videos_and_contact_sheet_are_not_needed(self, pack, grid, host_dirs):
-        (name,) = self.save(pack, grid).args
-        (host_dirs.output / name / "view_01.mp4").unlink()
-        (host_dirs.output / name / "contact_sheet.png").unlink()
-        assert self.load(pack, name)[0].n_views == 4
+        with pytest.raises(ValueError, match="NUL"):
+            self.load(pack, "a\0b")
 
     def test_new_views_of_the_same_name_are_read_again(self, pack, core, grid, host_dirs):
         fingerprint = pack["SV4D2LoadViews"].fingerprint_inputs

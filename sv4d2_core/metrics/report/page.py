@@ -60,6 +60,8 @@ def report_page(
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    drawing = (error_scale, heat_maps, plots_over_time, plots_over_angle, _png)
+    environment.globals.update({function.__name__.lstrip("_"): function for function in drawing})
     numbers = {REFERENCE: -1, **{name: i for i, name in enumerate(method_names(comparisons))}}
     return environment.get_template("page.html.jinja").render(
         title="Evaluation of novel views",
@@ -68,28 +70,13 @@ def report_page(
         warning=untrained_warning(comparisons),
         tables=report_tables(comparisons, summaries),
         notes=notes(comparisons, summaries),
-        scenes=[_scene_context(scene, numbers) for scene in comparisons],
+        scenes=comparisons,
         run=run or {},
+        numbers=numbers,
         marks={name: (series_mark(i), series_colour(i)) for name, i in numbers.items()},
         ramp=RAMP,
-        png=_png,
         error_png=lambda errors, scale: _png(ramp(errors / (255 * scale))),
     )
-
-
-def _scene_context(scene: SceneComparison, numbers: Mapping[str, int]) -> dict[str, Any]:
-    """Return what the template shows of a scene; all errors share one scale."""
-    return {
-        "name": scene.scene,
-        "strips": scene.pictures,
-        "has_reference": scene.has_reference,
-        "untrained": scene.untrained,
-        "error_scale": error_scale(scene.pictures),
-        "methods": [score.method for score in scene.scores],
-        "heat_maps": heat_maps(scene.scores),
-        "over_time": plots_over_time(scene.scores, numbers),
-        "over_angle": plots_over_angle(scene.scores, numbers),
-    }
 
 
 def _png(picture: NDArray) -> str:
@@ -105,18 +92,27 @@ _DIGITS = 7
 def report_json(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> dict[str, Any]:
     """Return values that JSON can hold: NaN is null, infinity "inf" or "-inf"; seven significant digits.
 
-    Args:
-        comparisons: the scenes.
-        summaries: of the true views and the methods over all scenes (`summaries_of`).
+    The values of a scene are [frame][view] of each image or pair of frames, or [view].
     """
-    return {
+    record = {
         "methods": method_names(comparisons),
-        "metrics": {m.name: {"higher_is_better": m.higher_is_better, "meaning": m.meaning} for m in METRICS},
-        "summary": {s.method: _summary(s, comparisons) for s in summaries},
-        "scenes": {scene.scene: _scene(scene) for scene in comparisons},
+        "metrics": {
+            name: {"higher_is_better": m.higher_is_better, "meaning": m.meaning}
+            for name, m in METRICS.items()
+        },
+        "summary": {summary.method: _summary(summary, comparisons) for summary in summaries},
+        "scenes": {
+            scene.scene: {
+                "sizes": scene.sizes,
+                "networks": sorted(scene.networks),
+                "scores": {score.method: _scores(score, scene) for score in scene.scores},
+            }
+            for scene in comparisons
+        },
         "notes": notes(comparisons, summaries),
         "warning": untrained_warning(comparisons) or None,
     }
+    return _plain(record)
 
 
 def _summary(summary: Summary, comparisons: Sequence[SceneComparison]) -> dict[str, Any]:
@@ -124,11 +120,11 @@ def _summary(summary: Summary, comparisons: Sequence[SceneComparison]) -> dict[s
     return {
         "n_scenes": summary.n_scenes,
         "n_missing_views": summary.n_missing,
-        "values": {name: _plain(summary.value(name)) for name in names},
+        "values": {name: summary.value(name) for name in names},
         "incomplete": [name for name in names if lacks_data(name, summary.method, comparisons)],
         "frechet": {
             name: {
-                "distance": _plain(d.distance),
+                "distance": d.distance,
                 "n": d.n_samples,
                 "n_reference": d.n_reference_samples,
                 "clip_length": summary.clip_lengths[name],
@@ -141,33 +137,28 @@ def _summary(summary: Summary, comparisons: Sequence[SceneComparison]) -> dict[s
     }
 
 
-def _scene(scene: SceneComparison) -> dict[str, Any]:
-    return {
-        "sizes": [list(size) for size in scene.sizes],
-        "networks": sorted(scene.networks),
-        "scores": {score.method: _scores(score, scene) for score in scene.scores},
-    }
-
-
 def _scores(score: SceneScores, scene: SceneComparison) -> dict[str, Any]:
-    """Return one method's numbers: [frame][view] of each image or pair of frames, or [view]."""
     return {
         "n_frames": score.n_frames,
-        "cameras": {key: _plain(value) for key, value in asdict(score.cameras).items()},
+        "cameras": asdict(score.cameras),
         "trained": score.method not in scene.untrained,
         "incomplete": score.method in scene.incomplete,
-        "missing_views": list(score.missing),
-        "values": {name: _plain(values) for name, values in score.values.items()},
-        "notes": list(score.notes),
+        "missing_views": score.missing,
+        "values": score.values,
+        "notes": score.notes,
     }
 
 
 def _plain(value: Any) -> Any:
-    """Return tensors and tuples as lists and their numbers as JSON has them."""
+    """Return tensors and tuples as lists, and numbers as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(x) for key, x in value.items()}
     if isinstance(value, Tensor):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(x) for x in value]
+    if not isinstance(value, float):
+        return value
     if math.isnan(value):
         return None
     if math.isinf(value):

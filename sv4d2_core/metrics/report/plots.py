@@ -5,14 +5,14 @@ Plots are matplotlib figures without its global state: `svg` for the page, `as_i
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -23,20 +23,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...cameras import Cameras
-from ...video.pictures import pick_frames
-from ...views import ViewGrid
-from ..evaluate import LPIPS_NAME, METRICS, REFERENCE, RESIDUAL_NAME, Metric, SceneScores, mean_along, mean_of
+from ...video.pictures import pick_frames, to_bytes
+from ...views import ViewGrid, resize_images
+from ..evaluate import METRICS, REFERENCE, Metric, SceneScores, mean_along, mean_of
 from ..evaluate import written as number
-from ..pairing import paired_views
+from ..image import paired_views
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.collections import QuadMesh
+    from matplotlib.collections import PathCollection, QuadMesh
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
-
-_Args = ParamSpec("_Args")
-_Result = TypeVar("_Result")
 
 INK, FAINT, GRID = "#333333", "#767676", "#e2e2e2"
 # Of a cell without a value, and of the cross over it.
@@ -70,19 +67,18 @@ _STYLE: Any = {
 }
 
 
-def styled(draw: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
-    """Return ``draw`` with the style of all plots while it makes and saves figures."""
+@contextlib.contextmanager
+def _in_style() -> Iterator[None]:
+    import matplotlib
 
-    @functools.wraps(draw)
-    def in_style(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
-        import matplotlib
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # Of names in scripts that the plots' font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
-        with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-            # Of names in scripts that the plots' font lacks.
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            return draw(*args, **kwargs)
 
-    return in_style
+# A decorator: the style of all plots while a function makes and saves figures.
+styled = _in_style()
 
 
 def new_figure(width: int, height: int) -> Figure:
@@ -94,11 +90,8 @@ def new_figure(width: int, height: int) -> Figure:
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Return axes at a place of the figure, in pixels from its upper left corner."""
-    full_width, full_height = (100 * inches for inches in figure.get_size_inches())
-    bottom = full_height - top - height
-    return figure.add_axes(
-        (left / full_width, bottom / full_height, width / full_width, height / full_height)
-    )
+    across, down = (100 * inches for inches in figure.get_size_inches())
+    return figure.add_axes((left / across, (down - top - height) / down, width / across, height / down))
 
 
 def as_image(figure: Figure) -> Image.Image:
@@ -129,11 +122,8 @@ def svg(figure: Figure, label: str, tooltips: Mapping[str, Sequence[str]]) -> st
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     root.set("style", "stroke-linejoin: round; stroke-linecap: butt")
     for gid, words in tooltips.items():
-        group = root.find(f".//g[@id='{gid}']")
-        if group is None:
-            continue
-        in_definitions = {shape for definitions in group.iter("defs") for shape in definitions.iter()}
-        shapes = [x for x in group.iter() if x.tag in ("path", "use") and x not in in_definitions]
+        # A mark is defined once and then used, a cell is a path of its own.
+        shapes = root.findall(f".//g[@id='{gid}']//use") or root.findall(f".//g[@id='{gid}']/path")
         for shape, tooltip in zip(shapes, words, strict=True):
             ElementTree.SubElement(shape, "title").text = tooltip
     return ElementTree.tostring(root, encoding="unicode")
@@ -164,10 +154,9 @@ def series_mark(index: int) -> str:
 
 def limits_of(values: Sequence[Tensor], higher_is_better: bool) -> tuple[float, float]:
     """Return the best and the worst finite value of several heat maps that share a scale; NaN without any."""
-    finite = [float(x) for tensor in values for x in tensor.flatten() if math.isfinite(x)]
-    if not finite:
-        return math.nan, math.nan
-    return (max(finite), min(finite)) if higher_is_better else (min(finite), max(finite))
+    finite = sorted(float(x) for tensor in values for x in tensor.flatten() if math.isfinite(x))
+    low, high = (finite[0], finite[-1]) if finite else (math.nan, math.nan)
+    return (high, low) if higher_is_better else (low, high)
 
 
 def draw_heat_map(
@@ -179,12 +168,8 @@ def draw_heat_map(
 ) -> QuadMesh:
     """Draw a row per view and a column per frame, worse is darker, and the mean of every view at the right.
 
-    Args:
-        axes: where.
-        values: NaN where there is none (grey and crossed out), infinite for equal images (as the best).
-        row_labels: [V] names of the views.
-        limits: best and worst value, the ends of the colours.
-        digits: digits after the point.
+    Cells without a value (NaN) are grey and crossed out, infinite ones (equal images) look like the best.
+    ``limits`` are the best and the worst value, the ends of the colours.
     """
     best, worst = (0.0, 0.0) if math.isnan(limits[0]) else limits
     n_frames, n_views = values.shape
@@ -214,11 +199,9 @@ def draw_heat_map(
 
 
 # Of each group the first that has values is shown.
-_HEAT_MAPS = (("PSNR fg", "PSNR"), ("tangency",), (RESIDUAL_NAME,))
-_LINE_PLOTS = (
-    *(("PSNR fg", "PSNR"), (LPIPS_NAME,), ("mask IoU",), ("warping",), ("tangency",)),
-    (RESIDUAL_NAME,),
-)
+_FOREGROUND_PSNR = ("PSNR fg", "PSNR")
+_HEAT_MAPS = (_FOREGROUND_PSNR, ("tangency",), ("fit residual",))
+_LINE_PLOTS = (_FOREGROUND_PSNR, ("LPIPS",), ("mask IoU",), ("warping",), ("tangency",), ("fit residual",))
 _PAGE_WIDTH, _PLOTS_IN_A_ROW, _PLOT_HEIGHT = 1140, 4, 150
 _LABEL_WIDTH, _ROW_HEIGHT, _WIDEST_CELL = 125, 19, 30
 # Elevations that stand nearer to each other on the axis of azimuths are not written.
@@ -226,44 +209,44 @@ _LEAST_DISTANCE_DEG = 15
 
 
 def _shown(groups: Sequence[Sequence[str]], scores: Sequence[SceneScores]) -> list[Metric]:
-    known = {metric.name: metric for metric in METRICS}
     methods = [score for score in scores if score.method != REFERENCE]
     found = ([name for name in group if any(score.has(name) for score in methods)] for group in groups)
-    return [known[names[0]] for names in found if names]
+    return [METRICS[names[0]] for names in found if names]
 
 
 @styled
 def heat_maps(scores: Sequence[SceneScores]) -> list[tuple[Metric, str]]:
     """Return heat maps as ``<svg>`` with tooltips: of each metric those of all methods on one scale."""
-    drawn = []
-    for metric in _shown(_HEAT_MAPS, scores):
-        having = [score for score in scores if metric.name in score.values]
-        limits = limits_of([score.values[metric.name] for score in having], metric.higher_is_better)
-        step = max(score.cameras.n_views for score in having) * _ROW_HEIGHT + 80
-        height = math.ceil(len(having) / 2) * step
-        figure, tooltips = new_figure(_PAGE_WIDTH, height + 55), {}
-        for i, score in enumerate(having):
-            values = score.values[metric.name]
-            labels = [view_label(score.cameras, v) for v in range(1, score.cameras.n_views + 1)]
-            left = i % 2 * _PAGE_WIDTH / 2 + _LABEL_WIDTH
-            width = min(_PAGE_WIDTH / 2 - _LABEL_WIDTH - 60, _WIDEST_CELL * len(values))
-            axes = axes_at(figure, left, i // 2 * step + 40, width, _ROW_HEIGHT * values.shape[1])
-            mesh = draw_heat_map(axes, values, labels, limits, metric.digits)
-            mesh.set_gid(f"cells{i}")
-            axes.set_title(score.method, pad=16)
-            tooltips[f"cells{i}"] = [
-                f"{label}, frame {t}: {'no value' if math.isnan(x) else number(x, metric.digits)}"
-                for label, row in zip(labels, values.T.tolist(), strict=True)
-                for t, x in enumerate(row)
-            ]
-            if i == 0:
-                place = axes_at(figure, _LABEL_WIDTH, height, 240, 12)
-                bar = figure.colorbar(mesh, cax=place, orientation="horizontal")
-                bar.set_label("no finite value" if math.isnan(limits[0]) else "darker is worse, x: no value")
-                if metric.higher_is_better:
-                    bar.ax.invert_xaxis()
-        drawn.append((metric, svg(figure, f"{metric.name} per view and frame", tooltips)))
-    return drawn
+    return [(metric, _heat_maps_of(metric, scores)) for metric in _shown(_HEAT_MAPS, scores)]
+
+
+def _heat_maps_of(metric: Metric, scores: Sequence[SceneScores]) -> str:
+    having = [score for score in scores if metric.name in score.values]
+    limits = limits_of([score.values[metric.name] for score in having], metric.higher_is_better)
+    step = max(score.cameras.n_views for score in having) * _ROW_HEIGHT + 80
+    height = math.ceil(len(having) / 2) * step
+    figure, tooltips = new_figure(_PAGE_WIDTH, height + 55), {}
+    for i, score in enumerate(having):
+        values, gid = score.values[metric.name], f"cells{i}"
+        labels = [view_label(score.cameras, v) for v in range(1, score.cameras.n_views + 1)]
+        left, top = i % 2 * _PAGE_WIDTH / 2 + _LABEL_WIDTH, i // 2 * step + 40
+        width = min(_PAGE_WIDTH / 2 - _LABEL_WIDTH - 60, _WIDEST_CELL * len(values))
+        axes = axes_at(figure, left, top, width, _ROW_HEIGHT * len(labels))
+        mesh = draw_heat_map(axes, values, labels, limits, metric.digits)
+        mesh.set_gid(gid)
+        axes.set_title(score.method, pad=16)
+        tooltips[gid] = [
+            f"{label}, frame {t}: {'no value' if math.isnan(x) else number(x, metric.digits)}"
+            for label, row in zip(labels, values.T.tolist(), strict=True)
+            for t, x in enumerate(row)
+        ]
+        if i == 0:
+            place = axes_at(figure, _LABEL_WIDTH, height, 240, 12)
+            bar = figure.colorbar(mesh, cax=place, orientation="horizontal")
+            bar.set_label("no finite value" if math.isnan(limits[0]) else "darker is worse, x: no value")
+            if metric.higher_is_better:
+                bar.ax.invert_xaxis()
+    return svg(figure, f"{metric.name} per view and frame", tooltips)
 
 
 @styled
@@ -275,8 +258,8 @@ def plots_over_time(scores: Sequence[SceneScores], numbers: Mapping[str, int]) -
         numbers: per method the number that chooses its colour and mark, -1 for the true views.
     """
 
-    def points(score: SceneScores, metric: Metric) -> tuple[list[float], list[float]]:
-        means = mean_along(score.values[metric.name], dim=1).tolist()
+    def points(score: SceneScores, name: str) -> tuple[list[float], list[float]]:
+        means = mean_along(score.values[name], dim=1).tolist()
         return [t + (score.n_frames - len(means)) / 2 for t in range(len(means))], means
 
     return _line_plots(scores, numbers, points, "frame")
@@ -286,32 +269,26 @@ def plots_over_time(scores: Sequence[SceneScores], numbers: Mapping[str, int]) -
 def plots_over_angle(scores: Sequence[SceneScores], numbers: Mapping[str, int]) -> str:
     """Return the means over the frames against the azimuth as ``<svg>``; elevations are written above."""
 
-    def points(score: SceneScores, metric: Metric) -> tuple[list[float], list[float]]:
-        values = score.per_view(metric.name).tolist()
-        pairs = sorted(zip(map(_azimuth, score.cameras.azimuths_deg[1:]), values, strict=True))
+    def azimuths(score: SceneScores) -> list[float]:
+        return [180 - (180 - azimuth) % 360 for azimuth in score.cameras.azimuths_deg[1:]]
+
+    def points(score: SceneScores, name: str) -> tuple[list[float], list[float]]:
+        pairs = sorted(zip(azimuths(score), score.per_view(name).tolist(), strict=True))
         return [azimuth for azimuth, _ in pairs], [value for _, value in pairs]
 
-    angles = sorted(
-        (_azimuth(a), e)
-        for score in scores
-        for a, e in zip(score.cameras.azimuths_deg[1:], score.cameras.elevations_deg[1:], strict=True)
-    )
+    angles = [pair for s in scores for pair in zip(azimuths(s), s.cameras.elevations_deg[1:], strict=True)]
     elevations: dict[float, str] = {}
-    for azimuth, elevation in angles:
+    for azimuth, elevation in sorted(angles):
         if elevation and azimuth - max(elevations, default=-math.inf) >= _LEAST_DISTANCE_DEG:
             elevations[azimuth] = f"el {elevation:+.3g}°"
     label = "azimuth to the input view, degrees"
     return _line_plots(scores, numbers, points, label, (-180, -90, 0, 90, 180), elevations)
 
 
-def _azimuth(degrees: float) -> float:
-    return 180 - (180 - degrees) % 360
-
-
 def _line_plots(
     scores: Sequence[SceneScores],
     numbers: Mapping[str, int],
-    points: Callable[[SceneScores, Metric], tuple[list[float], list[float]]],
+    points: Callable[[SceneScores, str], tuple[list[float], list[float]]],
     x_label: str,
     x_ticks: Sequence[float] = (),
     above: Mapping[float, str] | None = None,
@@ -326,29 +303,19 @@ def _line_plots(
     tooltips = {}
     for i, metric in enumerate(metrics):
         row, column = divmod(i, _PLOTS_IN_A_ROW)
-        left, top = column * width + 45, row * step + top_margin
-        axes = axes_at(figure, left, top, width - 55, _PLOT_HEIGHT)
-        lines = [(score.method, *points(score, metric)) for score in scores if metric.name in score.values]
-        finite = [y for *_, ys in lines for y in ys if math.isfinite(y)] or [0.0, 1.0]
+        axes = axes_at(figure, column * width + 45, row * step + top_margin, width - 55, _PLOT_HEIGHT)
+        lines = {s.method: points(s, metric.name) for s in scores if metric.name in s.values}
+        finite = [y for _, ys in lines.values() for y in ys if math.isfinite(y)] or [0.0, 1.0]
         # Infinite values lie hollow at the upper edge.
         edge = max(finite) + (0.08 * (max(finite) - min(finite)) or 0.05 * abs(max(finite)) or 0.5)
-        for j, (method, x, y) in enumerate(lines):
-            index, gid = numbers[method], f"points{i}-{j}"
-            colour, places_y = series_colour(index), [min(value, edge) for value in y]
-            axes.plot(x, places_y, "--" if index < 0 else "-", color=colour)
-            has_value = [k for k, value in enumerate(y) if not math.isnan(value)]
-            axes.scatter(
-                [x[k] for k in has_value],
-                [places_y[k] for k in has_value],
-                s=6 if index < 0 else 16,
-                marker="o" if index < 0 else _MARKS[index % len(_MARKS)],
-                c=["white" if math.isinf(y[k]) else colour for k in has_value],
-                edgecolors=colour,
-                linewidths=0.8,
-                zorder=3,
-                gid=gid,
-            )
-            tooltips[gid] = [f"{method}, {x[k]:g}: {number(y[k], metric.digits)}" for k in has_value]
+        for method, (x, y) in lines.items():
+            gid = f"points{i}-{numbers[method]}"
+            _draw_line(axes, numbers[method], x, y, edge).set_gid(gid)
+            tooltips[gid] = [
+                f"{method}, {a:g}: {number(b, metric.digits)}"
+                for a, b in zip(x, y, strict=True)
+                if not math.isnan(b)
+            ]
         axes.set_title(metric.title)
         axes.set_xlabel(x_label)
         axes.grid(axis="y")
@@ -364,8 +331,25 @@ def _line_plots(
             upper.set_xticks(list(above), list(above.values()), rotation=90, fontsize=6.5)
             upper.tick_params(length=2)
             upper.spines["top"].set_visible(False)
-    names = [metric.name for metric in metrics]
-    return svg(figure, f"{', '.join(names)} over {x_label}", tooltips)
+    names = ", ".join(metric.name for metric in metrics)
+    return svg(figure, f"{names} over {x_label}", tooltips)
+
+
+def _draw_line(axes: Axes, index: int, x: list[float], y: list[float], edge: float) -> PathCollection:
+    """Draw a method's line, infinite values at ``edge``, and return its marks: one per value there is."""
+    colour, heights = series_colour(index), [min(value, edge) for value in y]
+    axes.plot(x, heights, "--" if index < 0 else "-", color=colour)
+    has_value = [k for k, value in enumerate(y) if not math.isnan(value)]
+    return axes.scatter(
+        [x[k] for k in has_value],
+        [heights[k] for k in has_value],
+        s=6 if index < 0 else 16,
+        marker="o" if index < 0 else _MARKS[index % len(_MARKS)],
+        c=["white" if math.isinf(y[k]) else colour for k in has_value],
+        edgecolors=colour,
+        linewidths=0.8,
+        zorder=3,
+    )
 
 
 # The pictures of a scene.
@@ -373,39 +357,26 @@ _THUMBNAIL = 160
 _COLUMNS = 4
 # The colours of errors end where only this share of the pixels lies above, but at this error at least.
 _BRIGHTEST_SHARE, _DIMMEST = 0.01, 0.05
-# What shows best where a method fails, in this order, and whether more of it is better.
-_TELLING = (("PSNR fg", True), ("PSNR", True), ("tangency", False), ("warping", False))
+# What shows best where a method fails, in this order.
+_TELLING = ("PSNR fg", "PSNR", "tangency", "warping")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One cell of a strip.
-
-    Args:
-        caption: which view or frame.
-        image: [h, w, 3] uint8, or None where the method has none that could be scored.
-        error: [h, w] uint8, the mean absolute difference of the channels to the truth, 255: full scale; None
-            where there is no truth or no image.
-        gap: why there is no image.
-    """
+    """One cell of a strip: a view or frame, or why it could not be scored."""
 
     caption: str
-    image: NDArray | None
-    error: NDArray | None = None
+    image: NDArray | None  # [h, w, 3] uint8
+    error: NDArray | None = None  # [h, w] uint8: mean absolute difference of the channels to the truth
     gap: str = ""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures side by side: one row per method, the true views first.
+    """Pictures side by side: one row per method, the true views first."""
 
-    Args:
-        title: what all pictures share.
-        rows: per row the method, its pictures, and what its pictures show where that is not the title's.
-    """
-
-    title: str
-    rows: tuple[tuple[str, tuple[Picture, ...], str], ...]
+    title: str  # what all pictures share
+    rows: tuple[tuple[str, tuple[Picture, ...], str], ...]  # method, pictures, what else they show
 
 
 def error_scale(strips: Sequence[Strip]) -> float:
@@ -437,35 +408,32 @@ def scene_pictures(
     lead = next(iter(grids.values()))
     worst, why = _worst_view([score for score in scores if score.method != REFERENCE], lead.n_views)
     few = [1 + i for i in pick_frames(lead.n_views, _COLUMNS)]
-    middle = (lead.n_frames - 1) // 2
+    middle, worst_label = (lead.n_frames - 1) // 2, view_label(lead.cameras, worst)
     across, along = [], []
     for name, grid in grids.items():
         cameras = grid.cameras if reference is None else lead.cameras
-        views, view = (
-            [_nearest(cameras, lead.cameras, v) for v in few],
-            _nearest(cameras, lead.cameras, worst),
-        )
+        *views, view = (_nearest(cameras, lead.cameras, v) for v in (*few, worst))
         centre, frames = (grid.n_frames - 1) // 2, pick_frames(grid.n_frames, _COLUMNS)
-        captions = [view_label(cameras, v) for v in views]
+        captions, label = [view_label(cameras, v) for v in views], view_label(cameras, view)
         pictures = _pictures(name, grid, reference, [centre], views, captions)
-        note = "" if centre == middle else f"frame {centre}"
-        across.append((name, pictures, note))
+        across.append((name, pictures, "" if centre == middle else f"frame {centre}"))
         pictures = _pictures(name, grid, reference, frames, [view], [f"frame {t}" for t in frames])
-        label = view_label(cameras, view)
-        along.append((name, pictures, "" if label == view_label(lead.cameras, worst) else label))
-    title = f"{view_label(lead.cameras, worst).capitalize()}{why}, over time"
+        along.append((name, pictures, "" if label == worst_label else label))
+    title = f"{worst_label.capitalize()}{why}, over time"
     return Strip(f"Frame {middle}, the middle one", tuple(across)), Strip(title, tuple(along))
 
 
 def _worst_view(scores: Sequence[SceneScores], n_views: int) -> tuple[int, str]:
     """Return the novel view that is worst on the methods' average, and a word on why it was chosen."""
-    for name, higher_is_better in _TELLING:
+    for name in _TELLING:
         columns = [s.per_view(name) for s in scores if name in s.values and len(s.per_view(name)) == n_views]
         if not columns:
             continue
         means = mean_along(torch.stack(columns), dim=0)
         if not means.isnan().all():
-            badness = (-means if higher_is_better else means).nan_to_num(nan=-torch.inf, neginf=-1e9)
+            badness = (-means if METRICS[name].higher_is_better else means).nan_to_num(
+                nan=-torch.inf, neginf=-1e9
+            )
             return 1 + int(badness.argmax()), f" (worst {name})"
     return 1, ""
 
@@ -499,17 +467,16 @@ def _pictures(
             gap = "missing" if v in missing else "holds NaN or infinite values"
             pictures.append(Picture(caption, None, gap=gap))
             continue
-        error = None if truth is None else (image - truth.images[t, v].float().cpu()).abs().mean(dim=-1)
-        pictures.append(Picture(caption, _small(image), None if error is None else _small(error[..., None])))
+        error = None
+        if truth is not None:
+            difference = (image - truth.images[t, v].float().cpu()).abs().mean(dim=-1, keepdim=True)
+            error = _small(difference)[..., 0]
+        pictures.append(Picture(caption, _small(image), error))
     return tuple(pictures)
 
 
 def _small(picture: Tensor) -> NDArray:
-    """Return [H, W, 3] as bytes [h, w, 3], or [H, W, 1] as [h, w], reduced to thumbnail size."""
-    scale = _THUMBNAIL / max(picture.shape[:2])
-    planes = picture.permute(2, 0, 1)[None]
-    if scale < 1:
-        size = [max(1, round(side * scale)) for side in picture.shape[:2]]
-        planes = F.interpolate(planes, size, mode="bilinear", antialias=True, align_corners=False)
-    levels = (planes[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-    return levels.squeeze(-1).numpy()
+    """Return [H, W, C] as bytes [h, w, C], reduced to thumbnail size."""
+    scale = min(1.0, _THUMBNAIL / max(picture.shape[:2]))
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    return to_bytes(resize_images(picture[None], height, width))[0]

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -63,7 +62,7 @@ def page(frontend, start_server, tiny_settings, recorded_schemas, tmp_path_facto
     return said
 
 
-def as_recorded(prompt: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+def as_recorded(prompt, recorded):
     """Return the prompt without titles and without what only the page or a newer version knows."""
     read = {}
     for number, node in prompt.items():

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ PROMPT = {
 }
 
 
-def changed_pixels(files: Sequence[Path]) -> int:
+def changed_pixels(files):
     """Return how many pixels differ clearly between the two pictures that differ most."""
     pictures = [np.asarray(Image.open(file).convert("RGB")).astype(int) for file in files]
     return max(int((abs(a - b).max(-1) > 40).sum()) for a, b in itertools.combinations(pictures, 2))

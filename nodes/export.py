@@ -1,0 +1,358 @@
+"""Nodes that write a scene as files, and give it to the host's own mesh and splat nodes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from comfy_api import latest
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+from torch import Tensor
+
+from ..sv4d2_core.cameras import Cameras
+from ..sv4d2_core.data.reader import numbered_file, numbered_folder
+from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, srgb_to_linear
+from ..sv4d2_core.export.scene_export import (
+    VIEWS_FORMATS,
+    Exported,
+    ExportSettings,
+    as_gaussians,
+    export_scene,
+    export_views,
+    surfaces,
+)
+from ..sv4d2_core.export.splats import SH_0, gaussians_at, in_splat_frame
+from ..sv4d2_core.export.surface import welded_normals
+from ..sv4d2_core.export.texture import Texture, bake_texture
+from ..sv4d2_core.export.track import track
+from ..sv4d2_core.scene.scene import Scene4D, even_times
+from ..sv4d2_core.views import ViewGrid
+from .host import CamerasType, SceneType, ViewsType, aliases, choice, described, gradients, number
+from .output_folder import output_place, relative_to_output, shown_files
+from .preview import Progress
+from .views import parsed_crop
+
+_DEFAULTS = ExportSettings()
+
+# What the widget offers: the core's format, and the end of the file's name; none is a folder.
+_FORMATS = {
+    "glb": ("glb", ".glb"),
+    "glb-sequence": ("glb-sequence", ""),
+    "obj": ("obj", ""),
+    "ply": ("ply", ""),
+    "usd": ("usd", ".usdc"),
+    "splat-ply": ("splat-ply", ""),
+    "splat": ("splat", ""),
+    "npz": ("npz", ".npz"),
+    "dataset": ("dataset", ""),
+    "colmap": ("colmap", ""),
+    "turntable-mp4": ("turntable", ".mp4"),
+    "turntable-webm": ("turntable", ".webm"),
+    "turntable-gif": ("turntable", ".gif"),
+    "splat-glb": ("splat-glb", ""),
+}
+
+
+class _FileOutput(NamedTuple):
+    """An output of newer hosts, whose nodes take a 3D file rather than its name."""
+
+    socket: str  # its type in the host's `io`
+    name: str
+    formats: tuple[str, ...]  # that have such a file
+
+
+_FILE_OUTPUTS = [
+    output
+    for output in (
+        _FileOutput("File3DAny", "model_3d", ("glb", "glb-sequence", "obj", "ply", "usd", "splat-glb")),
+        _FileOutput("File3DSplatAny", "splat_3d", ("splat-ply", "splat")),
+    )
+    if hasattr(io, output.socket)
+]
+
+
+class SV4D2Export4D(io.ComfyNode):
+    """A scene as files."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2Export4D",
+            category="SV4D2/export",
+            inputs=[
+                SceneType.Input("scene"),
+                choice("format", _FORMATS),
+                io.String.Input("filename_prefix", default="sv4d2/export"),
+                number("frames", 0, (0, 10000)),
+                number("faces", _DEFAULTS.faces, (4, 1000000, 1000)),
+                number("resolution", _DEFAULTS.resolution, (16, 512, 16)),
+                number("texture", 0, (0, 8192, 256)),
+                number("size", 512, (16, 4096, 16)),
+                number("fps", 0.0, (0, 240, 1)),
+                CamerasType.Input("cameras", optional=True),
+                number("smoothing", _DEFAULTS.smoothing, (0, 1000), optional=True),
+            ],
+            outputs=[
+                io.String.Output(display_name="file"),
+                io.String.Output(display_name="report"),
+                *(getattr(io, one.socket).Output(display_name=one.name) for one in _FILE_OUTPUTS),
+            ],
+            is_output_node=True,
+            **aliases("glb", "gltf", "blender", "unity", "usd", "obj", "ply", "gaussian splatting", "colmap"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        scene: Scene4D,
+        format: str,
+        filename_prefix: str,
+        frames: int,
+        faces: int,
+        resolution: int,
+        texture: int,
+        size: int,
+        fps: float,
+        cameras: Cameras | None = None,
+        smoothing: int = _DEFAULTS.smoothing,
+    ) -> io.NodeOutput:
+        kind, suffix = _FORMATS[format]
+        around = kind == "turntable"
+        settings = ExportSettings(
+            times=None if frames == 0 or around else even_times(frames),
+            frames=frames if frames and around else _DEFAULTS.frames,
+            faces=faces,
+            resolution=resolution,
+            smoothing=smoothing,
+            texture=texture,
+            size=size,
+            cameras=cameras,
+            fps=fps or None,
+            # The place is new and empty.
+            overwrite=True,
+        )
+        place, made = _written(scene, kind, suffix, filename_prefix, settings)
+        name = relative_to_output(place)
+        report = [f"{name}: {made.n_bytes() / 1e6:.2f} MB", *made.notes]
+        return io.NodeOutput(
+            name,
+            "\n".join(report),
+            *(_handed_on(one, format, made.paths[0]) for one in _FILE_OUTPUTS),
+            ui={**shown_files(made.paths), "text": report},
+        )
+
+
+def _handed_on(output: _FileOutput, format: str, file: Path) -> Any:
+    """Return the host's file for an output, or what stops the nodes that wait for it."""
+    if format in output.formats:
+        return latest.Types.File3D(str(file))
+    return ExecutionBlocker(
+        f"{output.name} of SV4D2 Export 4D has a file in the formats {', '.join(output.formats)} only; got "
+        f"{format}. Set format to one of them, or connect another output."
+    )
+
+
+def _written(
+    scene: Scene4D, kind: str, suffix: str, prefix: str, settings: ExportSettings
+) -> tuple[Path, Exported]:
+    """Return the new file or folder and what was made."""
+    parent, name = output_place(prefix, settings.size)
+    with gradients():
+        if not suffix:
+            with numbered_folder(parent, name) as folder:
+                return folder, export_scene(scene, folder, kind, settings, Progress())
+        place = numbered_file(parent, name, suffix)
+        try:
+            made = export_scene(scene, place, kind, settings, Progress())
+        finally:
+            # A cancelled export leaves the empty file that kept its name; so does a sequence in its place.
+            if place.stat().st_size == 0:
+                place.unlink()
+    return place if place.exists() else made.paths[0].parent, made
+
+
+class SV4D2ExportDataset(io.ComfyNode):
+    """Views as a data set."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2ExportDataset",
+            category="SV4D2/export",
+            inputs=[
+                ViewsType.Input("views"),
+                choice("format", VIEWS_FORMATS),
+                io.String.Input("filename_prefix", default="sv4d2/dataset"),
+                io.String.Input("crop", optional=True, force_input=True),
+            ],
+            outputs=[io.String.Output(display_name="folder")],
+            is_output_node=True,
+            **aliases("transforms.json", "nerfstudio", "d-nerf", "colmap", "nerf", "export"),
+        )
+
+    @classmethod
+    def execute(
+        cls, views: ViewGrid, format: str, filename_prefix: str, crop: str | None = None
+    ) -> io.NodeOutput:
+        path = parsed_crop(crop)
+        with numbered_folder(*output_place(filename_prefix, views.images.shape[2])) as folder:
+            made = export_views(views, folder, format, crop=path)
+        name = relative_to_output(folder)
+        report = f"{name}: {made.n_bytes() / 1e6:.2f} MB"
+        return io.NodeOutput(name, ui={**shown_files(made.paths), "text": [report]})
+
+
+class SV4D2SceneToMesh(io.ComfyNode):
+    """A scene as a batch of meshes over time."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2SceneToMesh",
+            category="SV4D2/export",
+            inputs=[
+                SceneType.Input("scene"),
+                number("frames", 0, (0, 10000)),
+                number("faces", _DEFAULTS.faces, (4, 1000000, 1000)),
+                number("resolution", _DEFAULTS.resolution, (16, 512, 16)),
+                io.Boolean.Input("one_topology", default=True),
+                number("smoothing", _DEFAULTS.smoothing, (0, 1000), optional=True),
+                number("texture", 0, (0, 8192, 256), optional=True),
+            ],
+            outputs=[io.Mesh.Output(display_name="mesh"), io.Float.Output(display_name="fps")],
+            **aliases("mesh", "marching cubes", "3d model", "geometry"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        scene: Scene4D,
+        frames: int,
+        faces: int,
+        resolution: int,
+        one_topology: bool,
+        smoothing: int = _DEFAULTS.smoothing,
+        texture: int = 0,
+    ) -> io.NodeOutput:
+        times = None if frames == 0 else even_times(frames)
+        settings = ExportSettings(
+            times=times, faces=faces, resolution=resolution, smoothing=smoothing, texture=texture
+        )
+        if texture and "texture" not in _host_fields():
+            raise ValueError(
+                f"Expected a ComfyUI whose meshes have textures to bake one of {texture} pixels; those of "
+                f"this version have none. Set texture to 0, or let SV4D2 Export 4D bake it into a GLB."
+            )
+        with gradients():
+            meshes, textures = _meshes(scene, settings, one_topology)
+        return io.NodeOutput(batched(meshes, textures), settings.rate(scene))
+
+
+def _meshes(
+    scene: Scene4D, settings: ExportSettings, one_topology: bool
+) -> tuple[Sequence[Mesh], Sequence[Texture]]:
+    """Return a mesh per time and, where they are asked for, its texture, which may be one for all."""
+    progress = Progress()
+    if one_topology:
+        tracked = track(
+            scene,
+            settings.times_of(scene),
+            settings.resolution,
+            settings.faces,
+            smoothing=settings.smoothing,
+            callback=progress,
+        )
+        if not tracked.follows:
+            worst = 100 * max(tracked.deviation)
+            raise ValueError(
+                f"Expected a surface that one mesh can follow; it is off by {worst:.1f} % of the object's "
+                f"size at worst. Switch one_topology off."
+            )
+        animations, frame = [tracked.animation], tracked.anchor
+    else:
+        animations = [
+            MeshAnimation(mesh.vertices[None], mesh.faces, mesh.colours, (0.0,), 1.0)
+            for mesh in surfaces(scene, settings, progress)
+        ]
+        frame = 0
+    meshes: list[Mesh] = []
+    textures: list[Texture] = []
+    for animation in animations:
+        if settings.texture:
+            animation, texture = bake_texture(animation, settings.texture, frame=frame)
+            textures += [texture] * len(animation.positions)
+        meshes += [animation.at(t) for t in range(len(animation.positions))]
+    return meshes, textures
+
+
+def batched(meshes: Sequence[Mesh], textures: Sequence[Texture] = ()) -> Any:
+    """Return the host's mesh of a batch; shorter ones are filled with what shows nothing.
+
+    Newer hosts also take how long each one is, normals, and colours, as linear values. Where there are
+    textures these replace them, as values of pictures; one that all meshes share is there once.
+    """
+    vertices = _filled([mesh.vertices for mesh in meshes])
+    faces = _filled([mesh.faces for mesh in meshes])
+    known = _host_fields()
+    if not known:
+        from comfy_extras.nodes_hunyuan3d import MESH
+
+        return MESH(vertices, faces)
+    fields: dict[str, Any] = {
+        "vertex_counts": torch.tensor([len(mesh.vertices) for mesh in meshes]),
+        "face_counts": torch.tensor([len(mesh.faces) for mesh in meshes]),
+        "normals": _filled([welded_normals(mesh.vertices, mesh.faces) for mesh in meshes]),
+        "unlit": True,
+    }
+    if textures:
+        different = textures[:1] if textures[0] is textures[-1] else textures
+        pixels = torch.stack([texture.pixels for texture in different]).float() / 255
+        fields["uvs"] = _filled([texture.uvs for texture in textures])
+        fields["texture"] = pixels.expand(len(meshes), -1, -1, -1)
+    else:
+        linear = [torch.from_numpy(srgb_to_linear(mesh.colours.numpy())).float() for mesh in meshes]
+        fields["vertex_colors"] = _filled(linear)
+    return latest.Types.MESH(vertices, faces, **{name: fields[name] for name in fields if name in known})
+
+
+def _host_fields() -> set[str]:
+    """Return what the host's own meshes consist of, vertices and faces at least; nothing on older hosts."""
+    kind = getattr(getattr(latest, "Types", None), "MESH", None)
+    return set() if kind is None else set(inspect.signature(kind).parameters)
+
+
+def _filled(rows: Sequence[Tensor]) -> Tensor:
+    """Return tensors [N, C] of different N as one [B, N, C], zeros at the end: faces without an area."""
+    return torch.nn.utils.rnn.pad_sequence([*rows], batch_first=True)
+
+
+class SV4D2SceneToSplat(io.ComfyNode):
+    """A scene of Gaussians as a batch over time."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2SceneToSplat",
+            category="SV4D2/export",
+            inputs=[SceneType.Input("scene"), number("frames", 0, (0, 10000))],
+            outputs=[io.Splat.Output(display_name="splat")],
+            **aliases("gaussian splatting", "3dgs", "splat", "ply"),
+        )
+
+    @classmethod
+    def execute(cls, scene: Scene4D, frames: int) -> io.NodeOutput:
+        """Return the batch, in the axes of 3DGS files (+y down) as the host's splats are."""
+        gaussians = as_gaussians(scene)
+        times = tuple(scene.times) if frames == 0 else even_times(frames)
+        seen = [in_splat_frame(gaussians_at(gaussians, time)) for time in times]
+        means, quats, scales, opacities, colours = (torch.stack(parts) for parts in zip(*seen, strict=True))
+        harmonics = ((colours - 0.5) / SH_0)[:, :, None]
+        return io.NodeOutput(latest.Types.SPLAT(means, scales, quats, opacities[..., None], harmonics))

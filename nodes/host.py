@@ -1,0 +1,157 @@
+"""What the nodes say to a host of any age: sockets, widgets, schema fields, memory, gradients."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy_api.latest
+import torch
+from comfy_api.latest import io
+
+from ..sv4d2_core.diffusion.blocks import is_out_of_memory
+from ..sv4d2_core.views import ViewGrid
+
+# Carries `sv4d2_core.cameras.Cameras`.
+CamerasType = io.Custom("SV4D2_CAMERAS")
+# Carries `sv4d2_core.views.ViewGrid`.
+ViewsType = io.Custom("SV4D2_VIEWS")
+# Carries a `sv4d2_core.scene.scene.Scene4D`.
+SceneType = io.Custom("SV4D2_SCENE")
+
+# Nodes that were renamed or rebuilt, so that saved workflows keep opening: keyword arguments of the host's
+# `io.NodeReplace`. A node id never changes its meaning: a changed node gets a new id and an entry here.
+REPLACEMENTS: tuple[dict[str, Any], ...] = ()
+
+_SCHEMA_FIELDS = {field.name for field in fields(io.Schema)}
+
+
+def aliases(*words: str) -> dict[str, Any]:
+    """Return further search words of a node as keyword of `io.Schema`, or nothing where it has none."""
+    return {"search_aliases": list(words)} if "search_aliases" in _SCHEMA_FIELDS else {}
+
+
+def shows_a_picture() -> dict[str, Any]:
+    """Return the keyword of `io.Schema` with which newer hosts show a node's picture again after a reload."""
+    return {"has_intermediate_output": True} if "has_intermediate_output" in _SCHEMA_FIELDS else {}
+
+
+def advanced() -> dict[str, Any]:
+    """Return the keyword of an input that newer hosts show on demand only, or nothing where there is none."""
+    return {"advanced": True} if "advanced" in inspect.signature(io.Combo.Input).parameters else {}
+
+
+@functools.cache
+def _texts() -> dict[str, Any]:
+    """Return names and help of all nodes, from where the host's page has its translations, too."""
+    file = Path(__file__).parent.parent / "locales" / "en" / "nodeDefs.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def described(define: Callable[[type], io.Schema]) -> Callable[[type], io.Schema]:
+    """Decorate ``define_schema``: the node's name and all help come from locales/en/nodeDefs.json."""
+
+    @functools.wraps(define)
+    def complete(cls: type) -> io.Schema:
+        schema = define(cls)
+        texts = _texts()[schema.node_id]
+        schema.display_name, schema.description = texts["display_name"], texts["description"]
+        for widget in schema.inputs:
+            widget.tooltip = texts["inputs"][widget.id]["tooltip"]
+        tooltips = {output["name"]: output["tooltip"] for output in texts["outputs"].values()}
+        for output in schema.outputs:
+            output.tooltip = tooltips[output.display_name]
+        return schema
+
+    return complete
+
+
+def number(name: str, default: float, limits: tuple[float, ...], **options: Any) -> io.Input:
+    """Return the widget of a number, a whole one where its default is.
+
+    Args:
+        limits: least, greatest and, where it is not 1, the step.
+    """
+    kind, socket = type(default), io.Float if isinstance(default, float) else io.Int
+    given = dict(zip(("min", "max", "step"), map(kind, limits), strict=False))
+    return socket.Input(name, default=default, **given, **options)
+
+
+def choice(name: str, options: Iterable[str], **more: Any) -> io.Input:
+    """Return the widget of a choice; the first one is the default unless ``more`` has another."""
+    options = list(options)
+    return io.Combo.Input(name, options=options, **{"default": options[0], **more})
+
+
+def seed_input(default: int, **options: Any) -> io.Input:
+    """Return the widget of a seed, which stays as it is unless the user wants another one each time."""
+    # Newer hosts know a start value for the control; on others it starts with randomize.
+    fixed = getattr(getattr(io, "ControlAfterGenerate", None), "fixed", True)
+    return number("seed", default, (0, 0xFFFFFFFFFFFFFFFF), control_after_generate=fixed, **options)
+
+
+async def register_replacements() -> None:
+    """Tell a host that knows replacements (ComfyUI 0.14 and newer) about ours."""
+    replacement = getattr(io, "NodeReplace", None)
+    if replacement is None:
+        return
+    for entry in REPLACEMENTS:
+        await comfy_api.latest.ComfyAPI().node_replacement.register(replacement(**entry))
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Allow gradients, which the host switches off for all nodes, of tensors that are made inside.
+
+    What comes from outside has to be copied first.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def copied(views: ViewGrid) -> ViewGrid:
+    """Return views whose pictures may take part in gradients; call it inside `gradients`."""
+    masks = None if views.masks is None else views.masks.clone()
+    return replace(views, images=views.images.clone(), masks=masks, latents=None)
+
+
+def is_oom(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out; newer hosts know more kinds than one class."""
+    known = getattr(comfy.model_management, "is_oom", None)
+    return is_out_of_memory(error) or (known is not None and known(error))
+
+
+@contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Put ``advice`` in front of an error that says that memory ran out.
+
+    Raises:
+        OOM_EXCEPTION: memory ran out inside; the host unloads its models then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_oom(error):
+            raise
+        raise comfy.model_management.OOM_EXCEPTION(f"{advice} ({error})") from error
+
+
+def check_main_memory(needed: float, what: str, advice: str) -> None:
+    """Raise ValueError where fewer than ``needed`` bytes are free; ``what`` ends with "need" or "needs"."""
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    if needed > free:
+        raise ValueError(
+            f"{what} about {needed / 2**30:.1f} GiB of main memory; {free / 2**30:.1f} GiB are free. {advice}"
+        )
+
+
+def check_cancelled(*_: object) -> None:
+    """Raise when the user cancels; a callback of whatever counts its steps."""
+    comfy.model_management.throw_exception_if_processing_interrupted()

@@ -1,0 +1,241 @@
+"""Nodes that load checkpoints, as what travels through MODEL, CLIP_VISION and VAE sockets."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sv4d2_core.diffusion.checkpoint import (
+    check_tensors,
+    checked_networks,
+    encoders_are_equal,
+    open_tensors,
+)
+from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, VAEConfig
+from ..sv4d2_core.diffusion.layout import PREFIXES, read_config, read_unet_only
+from ..sv4d2_core.diffusion.safetensors_stream import read_header
+from ..sv4d2_core.diffusion.unet import UNet
+from ..sv4d2_core.shipped import TINY_MODEL
+from .host import aliases, choice, described
+from .host_model import declared, with_identity_post_quant
+
+WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
+    "default": None,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+# What the host reads, its own fp8 files included.
+_READABLE = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+
+def _loader_inputs(name: str, kind: str) -> list[io.Input]:
+    return [
+        io.Combo.Input(name, options=folder_paths.get_filename_list(kind)),
+        choice("variant", ["auto", *OFFICIAL_VARIANTS]),
+        choice("weight_dtype", WEIGHT_DTYPES),
+    ]
+
+
+def register_tiny_model() -> None:
+    """Let the host's checkpoint lists name `sv4d2_tiny`; doing so again changes nothing."""
+    folder_paths.add_model_folder_path("checkpoints", str(TINY_MODEL.parent))
+
+
+class SV4D2CheckpointLoader(io.ComfyNode):
+    """A whole checkpoint as MODEL, CLIP_VISION and VAE."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2CheckpointLoader",
+            category="SV4D2/load",
+            inputs=_loader_inputs("ckpt_name", "checkpoints"),
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.ClipVision.Output(display_name="clip_vision"),
+                io.Vae.Output(display_name="vae"),
+            ],
+            **aliases("stable video 4d", "sv4d", "novel view", "4d", "checkpoint"),
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
+        return io.NodeOutput(*load_checkpoint(path, variant, weight_dtype))
+
+
+class SV4D2UNETLoader(io.ComfyNode):
+    """The diffusion model alone."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2UNETLoader",
+            category="SV4D2/load",
+            inputs=_loader_inputs("unet_name", "diffusion_models"),
+            outputs=[io.Model.Output(display_name="model")],
+            **aliases("stable video 4d", "sv4d", "unet", "diffusion model", "fp8"),
+        )
+
+    @classmethod
+    def execute(cls, unet_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("diffusion_models", unet_name)
+        return io.NodeOutput(load_unet(path, variant, weight_dtype))
+
+
+def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, Any, Any]:
+    """Return MODEL, CLIP_VISION and VAE of a whole checkpoint.
+
+    The VAE carries as ``sv4d2_views`` a second VAE that encodes reference views, or None where the file has
+    one encoder for frames and views.
+
+    Raises:
+        CheckpointError: the file is something else, damaged or incomplete, or its variant cannot be told.
+    """
+    header = read_header(path)
+    config = read_config(header, variant)
+    networks = checked_networks(header, config)
+    with open_tensors(header) as file:
+        one_encoder = encoders_are_equal(header, file, networks["frame_encoder"])
+    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    # The host takes the UNet's weights out of the state dict.
+    model = _build_model(state_dict, config, weight_dtype)
+    _remember(model, load_unet, path, variant, weight_dtype)
+    vae = _build_vae(state_dict, "frame_encoder", config.vae)
+    _remember(vae.patcher, _load_patcher, path, variant, "vae")
+    vae.sv4d2_views = None
+    if not one_encoder:
+        vae.sv4d2_views = _build_vae(state_dict, "view_encoder", config.vae)
+        # It only encodes.
+        vae.sv4d2_views.first_stage_model.decoder = torch.nn.Identity()
+    clip_vision = _build_clip_vision(state_dict, config.clip)
+    _remember(clip_vision.patcher, _load_patcher, path, variant, "clip_vision")
+    return model, clip_vision, vae
+
+
+def _load_patcher(path: str, variant: str, part: str, **_options: Any) -> Any:
+    """Return the patcher of a checkpoint's VAE or image tower, loaded anew; a second encoder stays."""
+    config = read_config(read_header(path), variant)
+    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    if part == "vae":
+        return _build_vae(state_dict, "frame_encoder", config.vae).patcher
+    return _build_clip_vision(state_dict, config.clip).patcher
+
+
+def load_unet(path: str, variant: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:
+    """Return the MODEL of a file that holds at least the UNet, with or without the official prefix.
+
+    Args:
+        path: the file.
+        variant: ``sv4d2``, ``sv4d2_8views`` or ``auto``.
+        weight_dtype: one of `WEIGHT_DTYPES`.
+        disable_dynamic: for hosts that load weights on demand: load them all.
+
+    Raises:
+        CheckpointError: the file holds no complete SV4D 2.0 UNet, or its variant cannot be told.
+    """
+    header = read_header(path)
+    config, prefix = read_unet_only(header, variant)
+    shapes = UNet(config.unet, device="meta").state_dict()
+    required = {prefix + key: tuple(tensor.shape) for key, tensor in shapes.items()}
+    check_tensors(header, required, _READABLE)
+    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    model = _build_model(state_dict, config, weight_dtype, disable_dynamic)
+    _remember(model, load_unet, path, variant, weight_dtype)
+    return model
+
+
+def _build_model(
+    state_dict: dict[str, Tensor], config: ModelConfig, weight_dtype: str, disable_dynamic: bool = False
+) -> Any:
+    """Return the host's MODEL of the UNet in a state dict, with or without the official prefix."""
+    dtype = WEIGHT_DTYPES[weight_dtype]
+    dynamic = {"disable_dynamic": True} if disable_dynamic else {}
+    with declared(config):
+        return comfy.sd.load_diffusion_model_state_dict(
+            state_dict, model_options={} if dtype is None else {"dtype": dtype}, **dynamic
+        )
+
+
+def _remember(patcher: Any, load: Callable[..., Any], *arguments: str) -> None:
+    """Tell newer hosts how a patcher is loaded again, for another device or all at once."""
+    if hasattr(patcher, "cached_patcher_init"):
+        patcher.cached_patcher_init = (load, arguments)
+
+
+def _build_vae(state_dict: dict[str, Tensor], encoder: str, config: VAEConfig) -> Any:
+    """Return the host's VAE of one of the encoders and the decoder."""
+    prefix = PREFIXES[encoder]
+    parts = {
+        key.removeprefix(prefix): tensor
+        for key, tensor in state_dict.items()
+        if key.startswith((prefix + "encoder.", prefix + "quant_conv."))
+    }
+    for key, tensor in state_dict.items():
+        if key.startswith(PREFIXES["decoder"]):
+            parts["decoder." + key.removeprefix(PREFIXES["decoder"])] = tensor
+    sizes = {
+        "double_z": True,
+        "z_channels": config.latent_channels,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": config.base,
+        "ch_mult": list(config.multipliers),
+        "num_res_blocks": config.res_blocks,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    params = {"ddconfig": sizes, "embed_dim": config.latent_channels}
+    # The host knows the official sizes by itself.
+    given = None if config == VAEConfig() else {"params": params}
+    vae = comfy.sd.VAE(sd=with_identity_post_quant(parts), config=given)
+    vae.downscale_ratio = vae.upscale_ratio = config.downsampling
+    return vae
+
+
+def _build_clip_vision(state_dict: dict[str, Tensor], config: CLIPVisionConfig) -> Any:
+    """Return the host's CLIP vision model of the checkpoint's image tower."""
+    sizes = {
+        "model_type": "clip_vision_model",
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.width // config.head_width,
+        "intermediate_size": config.mlp_width,
+        "hidden_act": "gelu",
+        "num_channels": 3,
+        "patch_size": config.patch,
+        "image_size": config.image_size,
+        "projection_dim": config.embed_dim,
+    }
+    # The host reads sizes from a file only.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip_vision.json"
+        path.write_text(json.dumps(sizes))
+        clip_vision = comfy.clip_vision.ClipVisionModel(str(path))
+    prefix = PREFIXES["clip"]
+    tower = {key: tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
+    missing, _ = clip_vision.load_sd(comfy.clip_vision.convert_to_transformers(tower, prefix))
+    if missing:
+        raise RuntimeError(
+            f"This ComfyUI names CLIP vision's weights differently; not found: {missing[:3]}. Please report "
+            f"it with the version of ComfyUI."
+        )
+    return clip_vision

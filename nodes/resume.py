@@ -1,0 +1,142 @@
+"""What is kept of cancelled jobs on disk, so that queueing them again continues.
+
+The key of a job is the identity of its models within this ComfyUI process (their weights are too large to
+hash) and the content of everything else. Keeping never ends a job: what cannot be kept is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import folder_paths
+from torch import Tensor
+
+from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
+from ..sv4d2_core.scene.store import FitState
+
+log = logging.getLogger(__name__)
+
+# Jobs that are kept. One window of the official model takes 4 MB; a fit takes 50 MB for pictures of 512
+# pixels, several hundred in its second stage.
+_WINDOW_RUNS, _FITS = 16, 4
+
+# Where the host's nodes keep what changes a MODEL beside its weights and their patches.
+_CHANGES = (
+    "model_options",
+    "object_patches",
+    "wrappers",
+    "callbacks",
+    "injections",
+    "attachments",
+    "additional_models",
+    "forced_hooks",
+)
+
+_tokens: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+class WindowCache:
+    """The finished windows of one run of the sampler.
+
+    Args:
+        settings: everything that determines the latents, JSON values.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        plain = json.loads(json.dumps(settings))
+        self._windows = WindowFolder(_place("sv4d2_windows", plain, _WINDOW_RUNS), plain, discard=True)
+
+    def load(self, index: int) -> Tensor | None:
+        """Return the latents of a finished window, or None."""
+        return self._windows.load(index)
+
+    def save(self, index: int, latents: Tensor) -> None:
+        """Keep the latents of a finished window where the disk allows it."""
+        try:
+            self._windows.save(index, latents)
+        except OSError as error:
+            log.warning("SV4D2: window %d is not kept for a later run: %s", index, error)
+
+
+class FitCache:
+    """The state of one fit.
+
+    Args:
+        settings: everything that determines the scene, JSON values.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._file = _place("sv4d2_fits", settings, _FITS, ".safetensors")
+
+    def load(self) -> FitState | None:
+        """Return the kept state, or None where there is none or it is damaged."""
+        if not self._file.is_file():
+            return None
+        try:
+            return FitState.load(self._file)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("SV4D2: the interrupted fit cannot be read, so it starts anew: %s", error)
+            return None
+
+    def save(self, state: FitState) -> None:
+        """Keep the state where the disk allows it."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            state.save(self._file)
+        except OSError as error:
+            log.warning("SV4D2: step %d of the fit is not kept for a later run: %s", state.step, error)
+
+    def clear(self) -> None:
+        """Forget the state."""
+        with suppress(OSError):
+            self._file.unlink(missing_ok=True)
+
+
+def _place(folder: str, settings: dict[str, Any], kept: int, suffix: str = "") -> Path:
+    """Return where a job is kept below ComfyUI's temp folder; the oldest beyond ``kept`` of its kind go."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+    place = Path(folder_paths.get_temp_directory()) / folder / f"{digest}{suffix}"
+    with suppress(OSError):
+        others = sorted((x for x in place.parent.iterdir() if x != place), key=lambda x: x.stat().st_mtime)
+        for other in others[: 1 - kept]:
+            if other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                other.unlink(missing_ok=True)
+    return place
+
+
+def model_identity(patcher: Any) -> list[Any]:
+    """Return JSON values that stay equal while a MODEL's weights, patches and options stay the same."""
+    changes = [_of_options(getattr(patcher, name, None)) for name in _CHANGES]
+    # The hooks' tensors are too many to read; their keys are objects that stand for them.
+    hooks = [identity(hook) for hook in getattr(patcher, "hook_patches", {})]
+    return [identity(patcher.model), str(patcher.patches_uuid), changes, hooks]
+
+
+def identity(thing: object) -> str:
+    """Return a text that belongs to one live object alone; what cannot be followed gets a new one."""
+    try:
+        return _tokens.setdefault(thing, uuid.uuid4().hex)
+    except TypeError:
+        return uuid.uuid4().hex
+
+
+def _of_options(value: Any) -> Any:
+    """Return nested options as JSON values, objects by their identity."""
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, Mapping):
+        return [[_of_options(key), _of_options(item)] for key, item in value.items()]
+    if isinstance(value, (list, tuple, set)):
+        return [_of_options(item) for item in value]
+    return tensor_fingerprint(value) if isinstance(value, Tensor) else identity(value)

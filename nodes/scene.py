@@ -1,0 +1,203 @@
+"""Scenes in files, and pictures of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+from einops import rearrange
+from torch import Tensor
+
+from ..sv4d2_core.cameras import Cameras
+from ..sv4d2_core.data.reader import numbered_file
+from ..sv4d2_core.scene.losses import packed_normals
+from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, turntable
+from ..sv4d2_core.scene.store import load_scene
+from ..sv4d2_core.views import ViewGrid
+from .host import (
+    CamerasType,
+    SceneType,
+    ViewsType,
+    aliases,
+    check_main_memory,
+    choice,
+    described,
+    gradients,
+    number,
+)
+from .output_folder import last_change, output_place, relative_to_output, roots, shown_files
+from .preview import Progress, picture_preview, scene_strip
+
+_SUFFIX = ".safetensors"
+# Files that are named where one is not found.
+_LISTED = 5
+
+_VIEWS, _TURNTABLE = "views", "turntable"
+_TURNTABLE_PICTURES = 96
+# Numbers per pixel that are alive at once: the maps of a scene and the outputs made of them.
+_NUMBERS = 24
+# Pixels below this opacity do not set the range of the depth.
+_OPAQUE = 0.5
+
+
+class SV4D2LoadScene(io.ComfyNode):
+    """Loads a scene that was saved earlier."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2LoadScene",
+            category="SV4D2/scene",
+            inputs=[io.String.Input("file", default="sv4d2/scene_00001.safetensors")],
+            outputs=[SceneType.Output(display_name="scene"), CamerasType.Output(display_name="cameras")],
+            **aliases("4d", "nerf", "gaussian splatting", "open scene"),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str | None = None) -> int:
+        """Return when the file last changed, so that it is read again then."""
+        return last_change(file, _found)
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        with gradients():
+            scene = load_scene(_found(file), comfy.model_management.get_torch_device())
+        return io.NodeOutput(scene, scene.cameras)
+
+
+class SV4D2SaveScene(io.ComfyNode):
+    """Saves a scene."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2SaveScene",
+            category="SV4D2/scene",
+            inputs=[SceneType.Input("scene"), io.String.Input("filename_prefix", default="sv4d2/scene")],
+            outputs=[io.String.Output(display_name="file")],
+            is_output_node=True,
+            **aliases("4d", "nerf", "gaussian splatting", "export scene"),
+        )
+
+    @classmethod
+    def execute(cls, scene: Scene4D, filename_prefix: str) -> io.NodeOutput:
+        place = numbered_file(*output_place(filename_prefix, 0), _SUFFIX)
+        try:
+            scene.save(place)
+        except BaseException:
+            place.unlink(missing_ok=True)
+            raise
+        relative = relative_to_output(place)
+        size = place.stat().st_size / 2**20
+        lines = [f"Saved {relative}: {scene.backend}, {scene.n_frames} frames, {size:.1f} MB"]
+        with gradients():
+            strip = scene_strip(scene)
+        shown = {**picture_preview(strip, lines, cls), **shown_files([place])}
+        return io.NodeOutput(relative, ui=shown)
+
+
+def _found(name: str) -> Path:
+    """Return the file called ``name`` in the output or the input folder, links resolved."""
+    if "\0" in name:
+        raise ValueError(f"Expected the name of a file; got {name!r}, which holds a NUL byte.")
+    folders = [folder.resolve() for folder in roots()]
+    files = [(folder / name.strip()).resolve() for folder in folders]
+    inside = [file for file, folder in zip(files, folders, strict=True) if folder in file.parents]
+    for file in inside:
+        if file.is_file():
+            return file
+    if not inside:
+        raise ValueError(
+            f"Expected a file inside {' or '.join(map(str, folders))}; {name!r} leads (by a link or ..) "
+            f"outside. Give its path relative to one of them."
+        )
+    there = [(path, folder) for folder in folders for path in folder.rglob(f"*{_SUFFIX}") if path.is_file()]
+    there.sort(key=lambda pair: pair[0].stat().st_mtime, reverse=True)
+    names = [path.relative_to(folder).as_posix() for path, folder in there[:_LISTED]]
+    listing = f"Files that exist: {', '.join(names)}." if names else "There are none yet."
+    raise FileNotFoundError(
+        f"Expected the file of a scene; there is no {name!r} in the output or input folder. {listing}"
+    )
+
+
+class SV4D2Render4D(io.ComfyNode):
+    """A scene from any camera at any time."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2Render4D",
+            category="SV4D2/scene",
+            inputs=[
+                SceneType.Input("scene"),
+                choice("mode", [_VIEWS, _TURNTABLE]),
+                number("frames", 0, (0, 10000)),
+                number("size", 512, (16, 4096, 16)),
+                number("turns", 1.0, (-100, 100, 0.25)),
+                CamerasType.Input("cameras", optional=True),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images"),
+                io.Mask.Output(display_name="masks"),
+                io.Image.Output(display_name="depth"),
+                io.Image.Output(display_name="normals"),
+                ViewsType.Output(display_name="views"),
+                io.Float.Output(display_name="fps"),
+            ],
+            **aliases("4d", "novel view", "turntable", "bullet time", "nerf", "depth", "normal map"),
+        )
+
+    @classmethod
+    def execute(
+        cls, scene: Scene4D, mode: str, frames: int, size: int, turns: float, cameras: Cameras | None = None
+    ) -> io.NodeOutput:
+        cameras = own_cameras(scene) if cameras is None else cameras
+        around = mode == _TURNTABLE
+        count = (frames or _TURNTABLE_PICTURES) if around else frames or scene.n_frames
+        n_pictures = count if around else count * (cameras.n_views + 1)
+        check_main_memory(
+            4 * _NUMBERS * n_pictures * size * size,
+            f"{n_pictures} pictures of {size} x {size} need",
+            "Lower size or frames.",
+        )
+        views: Any = ExecutionBlocker(
+            "A turntable has no views, as its camera moves. Set mode to views, or use images instead."
+        )
+        fps = scene.fps
+        with gradients():
+            if around:
+                seen, cameras = turntable(scene, cameras, count, size, turns=turns, callback=Progress())
+            else:
+                times = scene.times if frames == 0 else even_times(frames)
+                seen = scene.render(cameras, times, size, callback=Progress())
+                fps *= max(len(times) - 1, 1) / max(scene.n_frames - 1, 1)
+                views = ViewGrid(seen.rgb, cameras, seen.alpha, fps, times=times)
+            images, masks = _by_view(seen.rgb), _by_view(seen.alpha)
+            depth = depth_images(_by_view(seen.depth), masks)
+            normals = _by_view(packed_normals(seen.normal, cameras))
+        return io.NodeOutput(images, masks, depth, normals, views, fps)
+
+
+def _by_view(maps: Tensor) -> Tensor:
+    """Return maps [T, C, ...] as [C * T, ...], all times of one camera after the other."""
+    return rearrange(maps, "t c ... -> (c t) ...").contiguous()
+
+
+def depth_images(depth: Tensor, alpha: Tensor) -> Tensor:
+    """Return depths [..., H, W] as grey images [..., H, W, 3]: white is nearest, black farthest or nothing.
+
+    One range for all pictures, so that a video does not flicker.
+    """
+    seen = alpha >= _OPAQUE
+    if not seen.any():
+        return torch.zeros(*depth.shape, 3)
+    near, far = depth[seen].min(), depth[seen].max()
+    nearness = ((far - depth) / (far - near).clamp(min=1e-6)).clamp(0, 1) * alpha
+    return nearness[..., None].expand(*depth.shape, 3).contiguous()

@@ -1,0 +1,276 @@
+"""Views in folders, as images, as a video, and out of images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy.cli_args import args
+from comfy_api.latest import InputImpl, Types, io
+from torch import Tensor
+
+from ..sv4d2_core.cameras import Cameras
+from ..sv4d2_core.commands.common import versions
+from ..sv4d2_core.data.reader import find_views, numbered_folder
+from ..sv4d2_core.data.views_folder import CAMERAS_FILE, CONTACT_SHEET, read_views, write_views
+from ..sv4d2_core.video.foreground import near_white_masks
+from ..sv4d2_core.video.pictures import view_mosaic
+from ..sv4d2_core.video.prepare import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
+from ..sv4d2_core.views import ViewGrid
+from .host import CamerasType, ViewsType, aliases, choice, described, number
+from .host_model import sv4d2_model
+from .output_folder import host, last_change, output_place, relative_to_output, roots, shown_files
+
+_ONE_VIEW, _ONE_FRAME, _ALL_VIEWS = "one view", "one frame", "all views"
+
+
+class SV4D2LoadViews(io.ComfyNode):
+    """Loads views that were saved earlier."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2LoadViews",
+            category="SV4D2/views",
+            inputs=[io.String.Input("folder", default="sv4d2/views_00001")],
+            outputs=[
+                ViewsType.Output(display_name="views"),
+                io.String.Output(display_name="crop"),
+                CamerasType.Output(display_name="cameras"),
+            ],
+            **aliases("stable video 4d", "novel view", "open views"),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str | None = None) -> int:
+        """Return when a file of the views last changed, so that they are read again then."""
+        return last_change(folder, _find)
+
+    @classmethod
+    def execute(cls, folder: str) -> io.NodeOutput:
+        place = _find(folder)
+        views = read_views(place)
+        crop = json.loads((place / CAMERAS_FILE).read_text()).get("crop")
+        return io.NodeOutput(views, "" if crop is None else json.dumps(crop), views.cameras)
+
+
+class SV4D2SaveViews(io.ComfyNode):
+    """Saves views as videos, pictures and camera files."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2SaveViews",
+            category="SV4D2/views",
+            inputs=[
+                ViewsType.Input("views"),
+                io.String.Input("filename_prefix", default="sv4d2/views"),
+                io.Boolean.Input("save_latents", default=False),
+                io.String.Input("crop", optional=True, force_input=True),
+            ],
+            outputs=[io.String.Output(display_name="folder")],
+            is_output_node=True,
+            **aliases("stable video 4d", "novel view", "export", "transforms.json", "nerfstudio"),
+        )
+
+    @classmethod
+    def execute(
+        cls, views: ViewGrid, filename_prefix: str, save_latents: bool, crop: str | None = None
+    ) -> io.NodeOutput:
+        path = parsed_crop(crop)
+        run = {"settings": {"host": host(), **_workflow(cls)}, "versions": versions()}
+        with numbered_folder(*output_place(filename_prefix, views.images.shape[2])) as folder:
+            write_views(folder, views, crop=path, run=run, save_latents=save_latents)
+        return io.NodeOutput(relative_to_output(folder), ui=shown_files([folder / CONTACT_SHEET]))
+
+
+def _find(folder: str) -> Path:
+    return find_views(folder, roots())
+
+
+def parsed_crop(crop: str | None) -> dict | None:
+    """Return the crop that SV4D2 Prepare Clip wrote as text; None for none."""
+    if not crop or not crop.strip():
+        return None
+    parsed, reason = None, ""
+    try:
+        parsed = json.loads(crop)
+    except ValueError as error:
+        reason = f" ({error})"
+    if not isinstance(parsed, dict):
+        shown = crop if len(crop) <= 60 else f"{crop[:57]}..."
+        raise ValueError(
+            "Expected the crop output of SV4D2 Prepare Clip (JSON text of an object); got "
+            f"{shown!r}{reason}. Connect that output or none."
+        )
+    return parsed
+
+
+def _workflow(cls: type[io.ComfyNode]) -> dict[str, Any]:
+    """Return prompt and workflow as plain JSON values, or nothing where the user wants no metadata."""
+    if args.disable_metadata or cls.hidden is None:
+        return {}
+    known = {"prompt": cls.hidden.prompt, "extra_pnginfo": cls.hidden.extra_pnginfo}
+    # The host keeps "not a number" in a prompt where a node must always run again; JSON has no such value.
+    text = json.dumps({key: value for key, value in known.items() if value}, default=str)
+    return json.loads(text, parse_constant=lambda _: None)
+
+
+class SV4D2ViewsToImages(io.ComfyNode):
+    """Takes images out of views."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2ViewsToImages",
+            category="SV4D2/views",
+            inputs=[
+                ViewsType.Input("views"),
+                choice("mode", [_ONE_VIEW, _ONE_FRAME, _ALL_VIEWS]),
+                number("view", 1, (0, 1024)),
+                number("frame", 0, (0, 10000)),
+                io.Boolean.Input("include_input", default=True),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images"),
+                io.Mask.Output(display_name="mask"),
+                io.Float.Output(display_name="fps"),
+            ],
+            **aliases("stable video 4d", "novel view", "unpack views", "turntable"),
+        )
+
+    @classmethod
+    def execute(cls, views: ViewGrid, mode: str, view: int, frame: int, include_input: bool) -> io.NodeOutput:
+        if mode == _ONE_VIEW:
+            images, masks = views.one_view(view)
+        elif mode == _ONE_FRAME:
+            images, masks = views.one_frame(frame, include_input)
+        else:
+            images, masks = views.all_views(include_input)
+        masks = near_white_masks(images) if masks is None else masks
+        # Copies: nodes of other packs write into what they get, and the views stay in the host's cache.
+        copies = (x.clone(memory_format=torch.contiguous_format) for x in (images, masks))
+        return io.NodeOutput(*copies, views.fps)
+
+
+class SV4D2ImagesToViews(io.ComfyNode):
+    """Makes views of images."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2ImagesToViews",
+            category="SV4D2/views",
+            inputs=[
+                io.Image.Input("clip"),
+                io.Image.Input("novel_views"),
+                CamerasType.Input("cameras"),
+                choice("order", [BY_FRAME, BY_VIEW]),
+                number("fps", 8.0, (0.1, 1000, 0.01)),
+                io.Mask.Input("clip_mask", optional=True),
+                io.Model.Input("model", optional=True),
+            ],
+            outputs=[ViewsType.Output(display_name="views")],
+            **aliases("stable video 4d", "novel view", "pack views", "ksampler"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Tensor,
+        novel_views: Tensor,
+        cameras: Cameras,
+        order: str,
+        fps: float,
+        clip_mask: Tensor | None = None,
+        model: Any = None,
+    ) -> io.NodeOutput:
+        views = assemble_views(clip, novel_views, cameras, order=order, fps=fps, clip_masks=clip_mask)
+        if model is not None:
+            config = sv4d2_model(model).config_for(cameras.n_views)
+            views = replace(views, variant=config.label, trained=config.trained)
+        return io.NodeOutput(views)
+
+
+class SV4D2RendersToViews(io.ComfyNode):
+    """Makes views of pictures that another node has rendered from our cameras."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2RendersToViews",
+            category="SV4D2/views",
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images"),
+                CamerasType.Input("cameras"),
+                choice("order", [BY_VIEW, BY_FRAME]),
+                number("fps", 8.0, (0.1, 1000, 0.01)),
+                io.Mask.Input("masks", optional=True),
+            ],
+            outputs=[ViewsType.Output(display_name="views")],
+            **aliases(
+                "render mesh", "render splat", "multi-view", "3d to views", "camera list", "pack views"
+            ),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: list[Tensor],
+        cameras: list[Cameras],
+        order: list[str],
+        fps: list[float],
+        masks: list[Tensor] | None = None,
+    ) -> io.NodeOutput:
+        """Return the views; every input is a list, as the host gives it to a node that takes lists."""
+        pictures, joined = _joined("images", images), None if masks is None else _joined("masks", masks)
+        views = assemble_renders(pictures, cameras[0], order=order[0], fps=fps[0], masks=joined)
+        return io.NodeOutput(views)
+
+
+def _joined(name: str, batches: list[Tensor]) -> Tensor:
+    """Return one batch of all; a renderer that runs once per camera gives one for each."""
+    sizes = {tuple(batch.shape[1:]) for batch in batches}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"Expected {name} of one size from all cameras; got {sorted(sizes)}. Render them with one width "
+            f"and height."
+        )
+    return torch.cat(batches)
+
+
+class SV4D2ViewsGridVideo(io.ComfyNode):
+    """Shows all views at once."""
+
+    @classmethod
+    @described
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SV4D2ViewsGridVideo",
+            category="SV4D2/views",
+            inputs=[
+                ViewsType.Input("views"),
+                number("columns", 0, (0, 65)),
+                io.Boolean.Input("labels", default=True),
+                number("cell_size", 288, (0, 2048, 8)),
+            ],
+            outputs=[io.Image.Output(display_name="images"), io.Video.Output(display_name="video")],
+            **aliases("stable video 4d", "novel view", "mosaic", "contact sheet", "side by side"),
+        )
+
+    @classmethod
+    def execute(cls, views: ViewGrid, columns: int, labels: bool, cell_size: int) -> io.NodeOutput:
+        images = view_mosaic(views, columns=columns, labels=labels, cell_size=cell_size)
+        rate = Fraction(views.fps).limit_denominator(1001)
+        components = Types.VideoComponents(images=images, frame_rate=rate)
+        return io.NodeOutput(images, InputImpl.VideoFromComponents(components))

@@ -1,0 +1,1 @@
+"""A field over space and time, rendered by following rays."""

@@ -1,0 +1,217 @@
+"""The default scene: a field over space and time, rendered by following rays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...cameras import Cameras
+from ...files import tensors_under
+from ..config import FieldConfig, settings_from_json, settings_to_json
+from ..geometry.hull import Occupancy
+from ..scene import Scene4D, no_object
+from .following import Following
+from .planes import Canonical, MovingPlanes
+from .rays import Rays, box_span, composite_on_white, ray_weights, sample_distances
+
+# Rays that are rendered together, and points that the field is asked for together: bounds the memory.
+_CHUNK = 16384
+_POINTS = 1 << 17
+
+
+class DyNeRF(Scene4D):
+    """A scene made of a field inside occupied cells.
+
+    Args:
+        field: density and colour in the box.
+        occupancy: where the field holds something, per frame; outside is empty.
+        cameras, fps, times: see `Scene4D`; one frame of the occupancy per time.
+        config: what the field is made of.
+    """
+
+    backend = "dynerf"
+
+    def __init__(
+        self,
+        field: Following,
+        occupancy: Occupancy,
+        cameras: Cameras,
+        fps: float,
+        times: Sequence[float],
+        config: FieldConfig,
+    ) -> None:
+        super().__init__(cameras, fps, times)
+        self.field, self.occupancy, self.config = field, occupancy, config
+
+    @classmethod
+    def untrained(
+        cls,
+        occupancy: Occupancy,
+        cameras: Cameras,
+        fps: float,
+        times: Sequence[float],
+        config: FieldConfig,
+        generator: torch.Generator | None = None,
+    ) -> DyNeRF:
+        """Return a scene whose field has its initial values, on the occupancy's device."""
+        kind = Canonical if config.field == "canonical" else MovingPlanes
+        field = Following(kind(config, len(times), generator), len(times))
+        return cls(field.to(occupancy.box.device), occupancy, cameras, fps, times, config)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> DyNeRF:
+        """Return the scene that `save` wrote."""
+        grid = header["grid"]
+        cells = np.unpackbits(tensors["cells"].numpy(), count=int(np.prod(grid))).reshape(grid)
+        occupancy = Occupancy(torch.from_numpy(cells).bool(), tensors["box"]).to(device)
+        cameras = Cameras.from_json(header["cameras"])
+        config = settings_from_json(FieldConfig, header["config"])
+        scene = cls.untrained(occupancy, cameras, header["fps"], header["times"], config)
+        scene.field.load_state_dict(tensors_under("field.", tensors))
+        return scene
+
+    def follow(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return colours on white [R, 3], opacities [R] and distances [R] that rays see, with gradients.
+
+        Args:
+            rays: R rays.
+            jitter: [R, samples] in 0..1, the place of every sample in its stretch; None: the middle.
+        """
+        samples = _Samples(self.occupancy, rays, self.config.samples, jitter)
+        density, colour = self.field(samples.points, samples.times)
+        weights = samples.weights(density)
+        rgb, alpha = composite_on_white(weights, samples.spread(colour))
+        return rgb, alpha, _mean_distance(weights, samples.distances, alpha)
+
+    @torch.no_grad()
+    def bounds(self, time: float) -> Tensor:
+        """Return the corners [2, 3] of the box of the cells that are occupied at a time; see `Scene4D`."""
+        occupancy = self._occupancy_at(time)
+        used = occupancy.cells[0].nonzero().flip(-1)  # x, y, z
+        if not len(used):
+            raise no_object(time)
+        corners = torch.stack([used.amin(0), used.amax(0) + 1]) / occupancy.cells.shape[-1]
+        return (occupancy.box[0] + corners * (occupancy.box[1] - occupancy.box[0])).cpu() + self._shift(time)
+
+    @torch.no_grad()
+    def densities(self, points: Tensor, time: float) -> Tensor:
+        """Return the field's density at world points, [N] per world unit, 0 outside the occupied cells."""
+        unit, occupancy = self._unit(points, time), self._occupancy_at(time)
+        inside = occupancy.contains(unit, torch.zeros(len(unit), dtype=torch.long, device=unit.device))
+        found = torch.zeros_like(unit[:, 0])
+        for part in inside.nonzero()[:, 0].split(_POINTS):
+            found[part] = self.field.densities(unit[part], torch.full_like(unit[part, 0], time))
+        return found.to(points.device)
+
+    @torch.no_grad()
+    def colours(self, points: Tensor, time: float) -> Tensor:
+        """Return the field's colours at world points, [N, 3] in 0..1."""
+        parts = self._unit(points, time).split(_POINTS)
+        found = [self.field(part, torch.full_like(part[:, 0], time))[1] for part in parts]
+        return torch.cat(found).to(points.device)
+
+    def carried(self, points: Tensor, start: float, end: float) -> Tensor:
+        """Return where world points go with the field's own motion; planes know only the object's path."""
+        low, high = self.occupancy.box
+        moved = self.field.from_to(self._unit(points, start), start, end)
+        world = low + (moved + 1) / 2 * (high - low)
+        return (world.cpu() + self._shift(end)).to(points)
+
+    def _saved(self) -> tuple[dict[str, Tensor], dict]:
+        cells = np.packbits(self.occupancy.cells.cpu().numpy())
+        tensors = {f"field.{key}": tensor for key, tensor in self.field.state_dict().items()}
+        tensors |= {"cells": torch.from_numpy(cells), "box": self.occupancy.box}
+        config = settings_to_json(FieldConfig, self.config)
+        return tensors, {"config": config, "grid": list(self.occupancy.cells.shape)}
+
+    def _unit(self, points: Tensor, time: float) -> Tensor:
+        """Return world points [N, 3] in -1..1 of the box."""
+        return self.occupancy.to_unit((points - self._shift(time).to(points)).to(self.occupancy.box))
+
+    def _occupancy_at(self, time: float) -> Occupancy:
+        """Return the cells of the frames before and after a time, as one frame."""
+        after = int(np.searchsorted(self.times, time - 1e-6).clip(0, self.n_frames - 1))
+        exact = abs(self.times[after] - time) < 1e-6 or after == 0
+        before = after if exact else after - 1
+        if not exact and self.field.moves:
+            moments = (self.times[before], self.times[after], time)
+            cells = self.field.carried(self.occupancy, (before, after), moments)
+        else:
+            cells = self.occupancy.cells[before] | self.occupancy.cells[after]
+        return Occupancy(cells[None], self.occupancy.box)
+
+    def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
+        occupancy, device = self._occupancy_at(time), self.occupancy.box.device
+        shift = self.path.at(time) if self.path else 0.0
+        chunk = min(_CHUNK, self.config.rays_in_memory or _CHUNK)
+
+        def draw(cameras: Cameras, view: int, size: int) -> Tensor:
+            (eye,), (directions,) = cameras.rays(size, [view])
+            eye = (eye - shift).to(device, torch.float32)
+            pixels = directions.flatten(0, 1).to(device, torch.float32)
+            seen = [self._see(occupancy, eye, part, time) for part in pixels.split(chunk)]
+            return torch.cat(seen).unflatten(0, (size, size))
+
+        return draw
+
+    def _see(self, occupancy: Occupancy, eye: Tensor, directions: Tensor, time: float) -> Tensor:
+        """Return colour, opacity, distance and normal that rays of one camera see, [R, 8]."""
+        count = len(directions)
+        frames = torch.zeros(count, dtype=torch.long, device=directions.device)
+        times = torch.full((count,), time, device=directions.device)
+        rays = Rays(eye.expand(count, 3), directions, frames, times)
+        samples = _Samples(occupancy, rays, self.config.samples)
+        with torch.enable_grad():
+            points = samples.points.requires_grad_()
+            density, colour = self.field(points, samples.times)
+            (gradient,) = torch.autograd.grad(density.sum(), points)
+        weights = samples.weights(density.detach())
+        rgb, alpha = composite_on_white(weights, samples.spread(colour.detach()))
+        low, high = occupancy.box
+        outward = F.normalize(-gradient / (high - low), dim=-1)
+        normal = F.normalize((weights[..., None] * samples.spread(outward)).sum(1), dim=-1)
+        depth = _mean_distance(weights, samples.distances, alpha)
+        return torch.cat([rgb.clamp(0, 1), alpha[:, None], depth[:, None], normal], dim=-1)
+
+
+def _mean_distance(weights: Tensor, distances: Tensor, alpha: Tensor) -> Tensor:
+    """Return the expected distance along rays, [R]; 0 where nothing is seen."""
+    return (weights * distances).sum(1) / alpha.clamp(min=1e-6)
+
+
+class _Samples:
+    """The samples of R rays that lie in occupied cells.
+
+    Attributes:
+        points: [N, 3] in -1..1 of the box.
+        times: [N] or None.
+        distances: [R, S] of all samples, occupied or not.
+    """
+
+    def __init__(self, occupancy: Occupancy, rays: Rays, samples: int, jitter: Tensor | None = None) -> None:
+        entry, leave = box_span(rays.origins, rays.directions, occupancy.box)
+        leave = torch.maximum(leave, entry)
+        self.distances = sample_distances(entry, leave, samples, jitter)
+        self._lengths = ((leave - entry) / samples)[:, None]
+        unit = occupancy.to_unit(rays.origins[:, None] + self.distances[..., None] * rays.directions[:, None])
+        frames = rays.frames[:, None].expand(-1, samples)
+        occupied = occupancy.contains(unit.flatten(0, 1), frames.flatten()) & (
+            (leave > entry)[:, None].expand(-1, samples).flatten()
+        )
+        self._index = occupied.nonzero()[:, 0]
+        self.points = unit.flatten(0, 1)[self._index]
+        self.times = None if rays.times is None else rays.times[self._index // samples]
+
+    def weights(self, density: Tensor) -> Tensor:
+        """Return how much every sample of every ray contributes, [R, S]; `density` is [N]."""
+        return ray_weights(self.spread(density), self._lengths)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return values [N, ...] of the occupied samples at their places [R, S, ...], 0 elsewhere."""
+        rows, columns = self.distances.shape
+        spread = values.new_zeros(rows * columns, *values.shape[1:])
+        return spread.index_copy(0, self._index, values).unflatten(0, (rows, columns))

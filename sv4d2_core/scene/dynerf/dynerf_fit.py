@@ -1,0 +1,172 @@
+"""One step of fitting a `DyNeRF`: which rays are followed, and what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...files import tensors_under
+from ...views import ViewGrid
+from ..config import RefineConfig
+from ..geometry.hull import Occupancy, visual_hull
+from ..losses import alpha_entropy, mask_loss, mean_squared, resized_normals
+from ..schedule import Step, anchor_frame
+from .dynerf import DyNeRF
+from .rays import Perceptual, RayPool, patch_loss
+
+# Dynamic steps between two looks at where the scene is dense, and from which opacity a cell counts as filled.
+_OCCUPANCY_EVERY, _LEAST_OPACITY = 256, 0.01
+# Points that the field is asked for together: bounds the memory.
+_CHUNK = 1 << 17
+# All of a deformation's scales are on when this share of the dynamic steps is done.
+_ANNEALED = 0.3
+# Steps between two uses of the terms that look at the field alone; they count more then.
+_SMOOTH_EVERY = 4
+_WEIGHT_MASK, _WEIGHT_ENTROPY = 0.1, 1e-3
+# Patches are drawn, one in a step, where something is compared on them, from this share of stage 1 on.
+_PATCH_START = 0.2
+# Sides of a patch, pixels: for normals, for a perceptual distance, and the least for it: LPIPS needs room.
+_PATCH, _PERCEPTUAL_PATCH, _LEAST_PERCEPTUAL_PATCH = 16, 64, 32
+
+
+class DyNeRFFit:
+    """A `SceneFit` of rays that start near the visual hull.
+
+    Args:
+        views: checked, with masks.
+        config: with plane sizes.
+        device: where the scene is fitted.
+        generator: on the CPU, of the initial values and of every draw.
+        perceptual: distance of patches, in place of SSIM.
+
+    Raises:
+        ValueError: silhouettes that contradict each other; pictures too small for a perceptual distance.
+    """
+
+    def __init__(
+        self,
+        views: ViewGrid,
+        config: RefineConfig,
+        device: torch.device | str,
+        generator: torch.Generator,
+        perceptual: Perceptual | None = None,
+    ) -> None:
+        assert views.masks is not None
+        size = views.images.shape[2]
+        if perceptual is not None and size < _LEAST_PERCEPTUAL_PATCH:
+            raise ValueError(
+                f"Expected pictures of at least {_LEAST_PERCEPTUAL_PATCH} pixels for a perceptual distance "
+                f"such as LPIPS; got {size}. Raise the size, or leave the distance out."
+            )
+        self._hull = visual_hull(views.masks.to(device), views.cameras, config.hull_size)
+        times = views.frame_times()
+        self.scene = DyNeRF.untrained(self._hull, views.cameras, views.fps, times, config, generator)
+        self.scene.field.follow(self._hull, anchor_frame(views.masks), times, config.follow)
+        self._config, self._device, self._generator = config, torch.device(device), generator
+        self._perceptual, self._patch_side = perceptual, _PATCH if perceptual is None else _PERCEPTUAL_PATCH
+
+    def groups(self) -> list[dict]:
+        """Return the optimiser's groups."""
+        return self.scene.field.groups()
+
+    def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
+        """Fit to these views from now on; see `SceneFit`."""
+        self._target = views, weights, normals
+        self._pool: RayPool | None = None
+
+    def prepare(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
+        """Look again where the scene is dense, and let frames that come in start from their neighbours."""
+        scene, dynamic = self.scene, step.number - self._config.steps_static
+        if dynamic > 0 and dynamic % _OCCUPANCY_EVERY == 0:
+            scene.occupancy = dense_cells(scene, self._hull, step.allowed)
+        scene.field.field.anneal(min(max(dynamic, 0) / (_ANNEALED * self._config.steps), 1.0))
+        if step.known is not None:
+            scene.field.field.hold(*(scene.times[frame] for frame in step.known))
+
+    def accumulate(self, step: Step, frames: Tensor) -> float:
+        """Add the gradients of one step to the parameters and return the loss of its pictures."""
+        config, pool, generator = self._config, self._pixels(step), self._generator
+        rays, target = pool.draw(frames, step.n_views, config.rays_per_step, generator, timed=step.timed)
+        count = len(rays.frames)
+        jitter = torch.rand(count, config.samples, generator=generator).to(self._device)
+        total = torch.zeros((), device=self._device)
+        for part in torch.arange(count, device=self._device).split(config.rays_in_memory or count):
+            colours, opacities, _ = self.scene.follow(rays.at(part), jitter[part])
+            goal = target.at(part)
+            loss = mean_squared(colours, goal.colours, goal.weights)
+            loss = loss + _WEIGHT_MASK * mask_loss(opacities, goal.opacities)
+            loss = loss + _WEIGHT_ENTROPY * alpha_entropy(opacities)
+            total += _backward(loss * (len(part) / count))
+        on_patches = self._perceptual is not None or self._target[2] is not None
+        if on_patches and step.number >= _PATCH_START * config.stage_one_steps:
+            total += _backward(self._patch(pool, step, frames))
+        if step.number % _SMOOTH_EVERY == 0:
+            _backward(_SMOOTH_EVERY * self.scene.field.field.regularisation(step.timed))
+        return float(total)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return copies of the field and of the occupied cells."""
+        field = {f"field.{key}": value.clone() for key, value in self.scene.field.state_dict().items()}
+        return {**field, "cells": self.scene.occupancy.cells.clone()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `tensors` returned."""
+        self.scene.field.load_state_dict(tensors_under("field.", tensors))
+        self.scene.occupancy = Occupancy(tensors["cells"].to(self._device), self._hull.box)
+
+    def _pixels(self, step: Step) -> RayPool:
+        """Return the pixels of the picture size that a step uses."""
+        views, weights, normals = self._target
+        own = views.images.shape[2]
+        size = step.size_of(own)
+        if self._pool is None or self._pool.size != size:
+            if size != own:
+                weights = F.interpolate(weights, (size, size), mode="area")
+                normals = None if normals is None else resized_normals(normals, size)
+            self._pool = RayPool(views.resized(size), weights, self._hull, self._device, normals)
+        return self._pool
+
+    def _patch(self, pool: RayPool, step: Step, frames: Tensor) -> Tensor:
+        """Return the terms of one patch, which is drawn as rays are."""
+        side = min(self._patch_side, pool.size)
+        if self._config.rays_in_memory:
+            side = min(side, math.isqrt(self._config.rays_in_memory))
+        rays, target = pool.draw_patch(frames, side, self._generator, timed=step.timed)
+        colours, opacities, distances = self.scene.follow(rays)
+        points = rays.origins + distances[:, None] * rays.directions
+        maps = (x.unflatten(0, (1, side, side)) for x in (colours, opacities, distances, points))
+        return patch_loss(*maps, target=target.as_patch(side), perceptual=self._perceptual)
+
+
+def _backward(loss: Tensor) -> Tensor:
+    """Add a part's gradients and return its value."""
+    loss.backward()
+    return loss.detach()
+
+
+@torch.no_grad()
+def dense_cells(scene: DyNeRF, hull: Occupancy, frames: Sequence[int] | None = None) -> Occupancy:
+    """Return the cells of the hull that the scene fills, and their neighbours within the hull.
+
+    Args:
+        scene: any state of a fit.
+        hull: one set of cells per frame of the scene; nothing outside is ever filled.
+        frames: those that have been fitted; the others keep the hull. None: all.
+    """
+    size = ((hull.box[1] - hull.box[0]) / hull.cells.shape[-1]).mean()
+    centres = hull.centres().flatten(0, 2)
+    cells = torch.zeros_like(hull.cells)
+    for t, time in enumerate(scene.times):
+        if frames is not None and t not in frames:
+            cells[t] = hull.cells[t]
+            continue
+        index = hull.cells[t].flatten().nonzero()[:, 0]
+        parts = centres[index].split(_CHUNK)
+        densities = [scene.field.densities(part, torch.full_like(part[:, 0], time)) for part in parts]
+        cells[t].view(-1)[index] = 1 - torch.exp(-torch.cat(densities) * size) >= _LEAST_OPACITY
+    wider = F.max_pool3d(cells[:, None].float(), 3, 1, 1)[:, 0] > 0
+    return Occupancy(wider & hull.cells, hull.box)

@@ -1,0 +1,176 @@
+"""A field that goes with an object which moves far: it is asked where a point is at the anchor frame.
+
+An object that crosses the pictures is small in the box that holds its whole way. A field that goes with it
+has all its planes for the object alone, and knows the motion between the frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..geometry.hull import Occupancy
+from ..geometry.paths import FramePath
+from ..geometry.registration import hull_centres, hull_turns
+from .planes import MOTION_RATE, Canonical, MovingPlanes
+
+# An object moves far when its middle goes this far, in sizes of the object.
+_FAR = 0.25
+# Room around the hulls in the space of the anchor frame: the centres of coarse hulls are not exact.
+_MARGIN = 1.05
+# Newton's method: its steps, the longest along an axis, in half boxes, and what keeps it off folds.
+_NEWTON_STEPS = 6
+_DAMPING = 1e-4
+_LONGEST_STEP = 0.3
+
+
+class Following(nn.Module):
+    """A field in the box of the anchor frame, and a rigid motion per frame that takes every time there.
+
+    Until `follow` finds that the object moves far, it changes nothing.
+
+    Args:
+        field: in -1..1 of the anchor's box.
+        n_frames: T.
+    """
+
+    middle: Tensor  # [3] of the anchor's box, in -1..1 of the scene's box
+    reach: Tensor  # [3] half of its sides
+    moves: Tensor  # bool
+
+    def __init__(self, field: MovingPlanes | Canonical, n_frames: int) -> None:
+        super().__init__()
+        self.field = field
+        self.path = FramePath(n_frames)
+        self.register_buffer("middle", torch.zeros(3))
+        self.register_buffer("reach", torch.ones(3))
+        self.register_buffer("moves", torch.zeros((), dtype=torch.bool))
+
+    @torch.no_grad()
+    def follow(
+        self, hull: Occupancy, anchor: int, times: Sequence[float], wanted: bool | None = None
+    ) -> None:
+        """Start from the motion of the hulls, and let the anchor's box just hold them all.
+
+        Args:
+            hull: cells per frame.
+            anchor: the frame that all others are taken to.
+            times: [T] of the frames.
+            wanted: None: only where the object moves far.
+        """
+        centres, size = hull_centres(hull)
+        half = ((hull.box[1] - hull.box[0]) / 2).cpu()
+        way = ((centres - centres[anchor]) * half).norm(dim=-1).max()
+        if not (way > _FAR * size if wanted is None else wanted):
+            return
+        self.moves.fill_(True)
+        turns = hull_turns(hull, centres, anchor)
+        at_nodes = _at_nodes(centres, times), _at_nodes(turns, times)
+        self.path.start(*at_nodes, hull.box, centres[anchor])
+        moved = [
+            self.path(points, torch.full_like(points[:, 0], time))
+            for time, cells in zip(times, hull.cells, strict=True)
+            if len(points := hull.centres()[cells])
+        ]
+        low, high = torch.cat(moved).amin(0), torch.cat(moved).amax(0)
+        self.middle.copy_((low + high) / 2)
+        # Points are middles of cells, which reach half a cell further.
+        self.reach.copy_((high - low) / 2 * _MARGIN + 1 / hull.cells.shape[-1])
+
+    def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the density [N] and the colour [N, 3] in 0..1.
+
+        Args:
+            points: [N, 3] in -1..1 of the scene's box.
+            times: [N] in 0..1; None: the points are at the anchor frame, and the field knows no time.
+        """
+        return self.field(self._place(points, times), times)
+
+    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return the density alone, [N]; arguments as `forward`."""
+        return self.field.densities(self._place(points, times), times)
+
+    def offsets(self, points: Tensor, times: Tensor) -> Tensor:
+        """Return what takes points to the anchor frame, [N, 3] in units of the box: there = x + offset.
+
+        Args:
+            points: [N, 3] in -1..1 of the scene's box.
+            times: [N] in 0..1.
+        """
+        return self._arrived(points, times) * self.reach + self.middle - points
+
+    def from_to(self, points: Tensor, start: float, end: float) -> Tensor:
+        """Return where points of one time are at another, [N, 3] in -1..1 of the scene's box.
+
+        The field knows the way to the anchor frame; Newton's method finds the way back.
+        """
+        with torch.no_grad():
+            place = self._arrived(points, torch.full_like(points[:, 0], start))
+        found = points.detach().clone()
+        for _ in range(_NEWTON_STEPS):
+            miss, slope = self._arrival(found, end)
+            normal = slope.mT @ slope + _DAMPING * torch.eye(3).to(slope)
+            step = torch.linalg.solve(normal, slope.mT @ (place - miss)[..., None])[..., 0]
+            found = found + step.clamp(-_LONGEST_STEP, _LONGEST_STEP)
+        return found
+
+    def groups(self) -> list[dict]:
+        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
+        path = {"params": [*self.path.parameters()], "rate": MOTION_RATE}
+        return self.field.groups() + ([path] if self.moves else [])
+
+    @torch.no_grad()
+    def carried(
+        self, occupancy: Occupancy, frames: tuple[int, int], times: tuple[float, float, float]
+    ) -> Tensor:
+        """Return the cells that the object of two frames fills at a time in between, [G, G, G].
+
+        Args:
+            occupancy: cells per frame.
+            frames: the frames before and after.
+            times: of these two frames, and the time in between.
+        """
+        n = occupancy.cells.shape[-1]
+        centres = occupancy.centres().flatten(0, 2)
+        marked = torch.zeros(1, n, n, n, dtype=torch.bool, device=centres.device)
+        for frame, time in zip(frames, times, strict=False):
+            points = centres[occupancy.cells[frame].flatten()]
+            place = self._arrived(points, torch.full_like(points[:, 0], time))
+            x, y, z = ((place + 1) * (n / 2)).long().clamp(0, n - 1).unbind(-1)
+            marked[0, z, y, x] = True
+        # Neighbouring points may land a cell apart.
+        marked = F.max_pool3d(marked[:, None].float(), 3, 1, 1)[:, 0] > 0
+        place = self._arrived(centres, torch.full_like(centres[:, 0], times[2]))
+        first = torch.zeros(len(centres), dtype=torch.long, device=centres.device)
+        return Occupancy(marked, occupancy.box).contains(place, first).view(n, n, n)
+
+    def _place(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return where points are in -1..1 of the anchor's box, before the field moves them further."""
+        if times is not None and self.moves:
+            points = self.path(points, times)
+        return (points - self.middle) / self.reach
+
+    def _arrived(self, points: Tensor, times: Tensor) -> Tensor:
+        """Return where points are in -1..1 of the anchor's box, after the field has moved them, too."""
+        return self.field.moved(self._place(points, times), times)
+
+    def _arrival(self, points: Tensor, time: float) -> tuple[Tensor, Tensor]:
+        """Return where points arrive, [N, 3], and how that depends on them, [N, 3, 3]."""
+        with torch.enable_grad():
+            points = points.detach().requires_grad_()
+            place = self._arrived(points, torch.full_like(points[:, 0], time))
+            rows = [
+                torch.autograd.grad(axis.sum(), points, retain_graph=True)[0] for axis in place.unbind(-1)
+            ]
+        return place.detach(), torch.stack(rows, dim=1)
+
+
+def _at_nodes(values: Tensor, times: Sequence[float]) -> Tensor:
+    """Return values [T, 3] at as many evenly spaced times, linear between the given ones."""
+    nodes = np.linspace(0, 1, len(times))
+    columns = [np.interp(nodes, times, column) for column in values.cpu().double().numpy().T]
+    return torch.from_numpy(np.stack(columns, axis=-1)).to(values)

@@ -1,0 +1,272 @@
+"""Fields over space and time: density and colour decoded from feature planes, which change or are moved.
+
+Source: the features of a point are the product of its projections on the planes xy, xz and yz, at several
+scales, as in K-Planes (Fridovich-Keil et al., CVPR 2023). There, planes xt, yt and zt are multiplied on; here
+the planes of space themselves have a change per time, which follows fast motion far better with few views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import FieldConfig
+from ..geometry.paths import OffsetGrids
+from ..losses import time_difference, total_variation
+
+# The axes that each of the three planes of space spans.
+PLANE_AXES = ((0, 1), (0, 2), (1, 2))
+# Learning rates at step 0; that of what moves the field's points serves `Following`, too.
+_PLANES_RATE, _DECODER_RATE, MOTION_RATE = 3e-2, 3e-3, 3e-3
+# Weights of the terms on planes: their total variation, squared difference from one node of time to the next,
+# absolute size of their change.
+_WEIGHT_PLANES, _WEIGHT_TIME_SMOOTHNESS, _WEIGHT_CHANGE = 0.01, 0.05, 1e-3
+# Those on the deformation: squared offset, squared change in space.
+_WEIGHT_OFFSET, _WEIGHT_SLOPE = 1e-3, 0.1
+# A time this near to a node, in nodes, is the node's own.
+_SAME_NODE = 1e-4
+
+
+def sample_planes(planes: Tensor, coordinates: Tensor) -> Tensor:
+    """Return the bilinear values [3, C, N] of three planes [3, C, H, W] at [3, 1, N, 2] (x along W)."""
+    return F.grid_sample(planes, coordinates, align_corners=True, padding_mode="border")[:, :, 0]
+
+
+class Decoder(nn.Module):
+    """Two small networks: one layer to the density, two more to the colour.
+
+    Args:
+        width: of the features that the density is made of.
+        more: width of further features that only the colour knows.
+        config: sizes and the scale of the density.
+        generator: draws the initial values (He et al. 2015); None: PyTorch's own.
+    """
+
+    def __init__(
+        self, width: int, more: int, config: FieldConfig, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        hidden, self.density_scale = config.hidden, config.density_scale
+        self.trunk = nn.Linear(width, hidden)
+        self.density = nn.Linear(hidden, 1)
+        first, last = nn.Linear(hidden + more, hidden), nn.Linear(hidden, 3)
+        self.colour = nn.Sequential(first, nn.ReLU(), last)
+        for layer in (self.trunk, self.density, first, last):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor, more: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the density [N] and the colour [N, 3] in 0..1 of features [N, width] and [N, more]."""
+        hidden = F.relu(self.trunk(features))
+        seen = hidden if more is None else torch.cat([hidden, more], dim=-1)
+        return self._density(hidden), torch.sigmoid(self.colour(seen))
+
+    def densities(self, features: Tensor) -> Tensor:
+        """Return the density alone, [N]."""
+        return self._density(F.relu(self.trunk(features)))
+
+    def _density(self, hidden: Tensor) -> Tensor:
+        # Starting thin lets light through to the far side of the hull, so that both sides learn at once.
+        return self.density_scale * F.softplus(self.density(hidden)[:, 0] - 1)
+
+
+class Planes(nn.Module):
+    """Features at points in a box at times in 0..1.
+
+    Args:
+        sizes: nodes along an axis of space, per scale.
+        time_size: nodes along time; 0: nothing changes.
+        features: channels of a plane, per scale.
+        change_size: nodes along an axis of space, at most, of what changes with time.
+        generator: draws the initial values; None: PyTorch's own.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        time_size: int,
+        features: int,
+        change_size: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        # One value per plane and channel: noise would stay wherever no ray passes.
+        self.space = nn.ParameterList(  # [3, C, S, S] per scale
+            torch.empty(3, features, 1, 1).uniform_(0.1, 0.5, generator=generator).repeat(1, 1, size, size)
+            for size in sizes
+        )
+        self.change = nn.ParameterList(  # [T, 3, C, S, S] per scale, added to the planes
+            torch.zeros(time_size, 3, features, size, size)
+            for size in (min(size, change_size) for size in sizes if time_size)
+        )
+
+    def features(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return the product over the planes, all scales one after the other, [N, scales * C].
+
+        Args:
+            points: [N, 3] in -1..1 of the box.
+            times: [N] in 0..1, fastest where equal ones follow each other; None leaves the changes out.
+        """
+        where = torch.stack([points[:, pair] for pair in PLANE_AXES])[:, None]  # [3, 1, N, 2]
+        if times is None or not len(times) or not len(self.change):
+            return _products(self.space, where)
+        moments, counts = torch.unique_consecutive(times, return_counts=True)
+        parts = where.split(counts.tolist(), dim=2)
+        pairs = zip(moments.tolist(), parts, strict=True)
+        return torch.cat([_products(self._planes_at(time), part) for time, part in pairs])
+
+    def roughness(self, timed: bool) -> Tensor:
+        """Return the terms of the loss that ask for smooth planes, and for small and steady changes."""
+        loss = _WEIGHT_PLANES * _sum(total_variation, self.space)
+        if timed and len(self.change):
+            loss = loss + _WEIGHT_PLANES * _sum(total_variation, self.change)
+            loss = loss + _WEIGHT_TIME_SMOOTHNESS * _sum(time_difference, self.change)
+            loss = loss + _WEIGHT_CHANGE * _sum(lambda change: change.abs().mean(), self.change)
+        return loss
+
+    @torch.no_grad()
+    def hold(self, first: float, last: float) -> None:
+        """Give the changes at times outside first..last the values of the nearer of these two."""
+        for change in self.change:
+            nodes = torch.linspace(0, 1, len(change))
+            nearest = (nodes.clamp(first, last) * (len(nodes) - 1)).round().long()
+            change.copy_(change[nearest.to(change.device)])
+
+    def _planes_at(self, time: float) -> list[Tensor]:
+        """Return the planes [3, C, S, S] of every scale at a time, linear between nodes."""
+        planes = []
+        for space, nodes in zip(self.space, self.change, strict=True):
+            place = time * (len(nodes) - 1)
+            before = min(int(place + _SAME_NODE), len(nodes) - 1)
+            share = place - before
+            change = nodes[before]
+            if share >= _SAME_NODE:
+                change = torch.lerp(change, nodes[before + 1], share)
+            if change.shape != space.shape:
+                change = F.interpolate(change, space.shape[2:], mode="bilinear", align_corners=True)
+            planes.append(space + change)
+        return planes
+
+
+class MovingPlanes(nn.Module):
+    """Density and colour at points in a box at times in 0..1; the colour does not depend on the view.
+
+    Args:
+        config: sizes of planes and decoders; ``plane_sizes`` filled in.
+        n_frames: T.
+        generator: draws the initial values; None: PyTorch's own.
+    """
+
+    def __init__(self, config: FieldConfig, n_frames: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        time_size = max(config.time_size or n_frames, 2)
+        self.planes = Planes(config.plane_sizes, time_size, config.features, config.change_size, generator)
+        self.decoder = Decoder(config.features * len(config.plane_sizes), 0, config, generator)
+
+    def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the density [N] and the colour [N, 3] in 0..1.
+
+        Args:
+            points: [N, 3] in -1..1 of the box.
+            times: [N] in 0..1, fastest where equal ones follow each other; None: the anchor's, where the
+                field knows no time.
+        """
+        return self.decoder(self.planes.features(points, times))
+
+    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return the density alone, [N]; arguments as `forward`."""
+        return self.decoder.densities(self.planes.features(points, times))
+
+    def moved(self, points: Tensor, _times: Tensor) -> Tensor:
+        """Return the points: planes change, but know no motion."""
+        return points
+
+    def groups(self) -> list[dict]:
+        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
+        return [
+            {"params": [*self.planes.parameters()], "rate": _PLANES_RATE},
+            {"params": [*self.decoder.parameters()], "rate": _DECODER_RATE},
+        ]
+
+    def regularisation(self, timed: bool) -> Tensor:
+        """Return the terms of the loss that look at the field alone; while not ``timed``, at its statics."""
+        return self.planes.roughness(timed)
+
+    def hold(self, first: float, last: float) -> None:
+        """Let times outside first..last be as the nearer of these two."""
+        self.planes.hold(first, last)
+
+    def anneal(self, share: float) -> None:
+        """Do nothing: there is no motion to make finer."""
+
+
+class Canonical(nn.Module):
+    """A field in one still space, the anchor frame's, and a deformation that takes every time there.
+
+    Source: D-NeRF (Pumarola et al., CVPR 2021) and SV4D (2407.17470). Ours differs in two ways: the
+    deformation is a grid of offsets, and the colour, but not the shape, may change over time, since a light
+    that stands still shades a body that turns. Arguments and methods are those of `MovingPlanes`.
+    """
+
+    def __init__(self, config: FieldConfig, n_frames: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        sizes, features = config.plane_sizes, config.features
+        time_size = max(config.time_size or n_frames, 2)
+        self.deformation = OffsetGrids(config.deformation_sizes, n_frames)
+        self.shape = Planes(sizes, 0, features, config.change_size, generator)
+        self.tint = Planes(sizes[:1], time_size, features, config.change_size, generator)
+        self.decoder = Decoder(features * len(sizes), features, config, generator)
+
+    def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the density [N] and the colour [N, 3] in 0..1."""
+        place = self.moved(points, times)
+        return self.decoder(self.shape.features(place, None), self.tint.features(place, times))
+
+    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return the density alone, [N]."""
+        return self.decoder.densities(self.shape.features(self.moved(points, times), None))
+
+    def moved(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return where points are in canonical space, [N, 3]; without times they are there already."""
+        return points if times is None else points + self.deformation(points, times)
+
+    def groups(self) -> list[dict]:
+        """Return the optimiser's groups."""
+        return [
+            {"params": [*self.shape.parameters(), *self.tint.parameters()], "rate": _PLANES_RATE},
+            {"params": [*self.decoder.parameters()], "rate": _DECODER_RATE},
+            {"params": [*self.deformation.parameters()], "rate": MOTION_RATE},
+        ]
+
+    def regularisation(self, timed: bool) -> Tensor:
+        """Return the terms of the loss that look at the field alone."""
+        loss = self.shape.roughness(timed) + self.tint.roughness(timed)
+        if not timed:
+            return loss
+        loss = loss + _WEIGHT_TIME_SMOOTHNESS * self.deformation.acceleration()
+        loss = loss + _WEIGHT_SLOPE * self.deformation.slope()
+        return loss + _WEIGHT_OFFSET * self.deformation.size()
+
+    def hold(self, first: float, last: float) -> None:
+        """Let times outside first..last be as the nearer of these two."""
+        self.tint.hold(first, last)
+        self.deformation.hold(first, last)
+
+    def anneal(self, share: float) -> None:
+        """Let the deformation be as fine as the ``share`` 0..1 of the fit allows."""
+        self.deformation.anneal(share)
+
+
+def _products(scales: Iterable[Tensor], where: Tensor) -> Tensor:
+    """Return the products of three planes [3, C, S, S] per scale at [3, 1, N, 2], [N, scales * C]."""
+    # The gradient of a chain of products costs a third of that of Tensor.prod.
+    return torch.cat([reduce(torch.mul, sample_planes(planes, where).unbind()) for planes in scales]).T
+
+
+def _sum(term: Callable[[Tensor], Tensor], planes: Iterable[Tensor]) -> Tensor:
+    """Return a term of the loss summed over the scales."""
+    return torch.stack([term(plane) for plane in planes]).sum()

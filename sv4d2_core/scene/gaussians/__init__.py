@@ -1,0 +1,1 @@
+"""3D Gaussians that a field of offsets moves, drawn by splatting."""

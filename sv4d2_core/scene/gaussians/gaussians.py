@@ -1,0 +1,289 @@
+"""The second kind of scene: 3D Gaussians that a field of offsets moves over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...cameras import Cameras
+from ...files import tensors_under
+from ..config import GaussiansConfig, settings_from_json, settings_to_json
+from ..dynerf.planes import PLANE_AXES, sample_planes
+from ..scene import Scene4D, no_object
+from .densities import gaussian_box, gaussian_colours, gaussian_densities, gaussian_motion
+from .splat_torch import rotations
+from .splatting import GaussiansAt, splat
+
+# Initial values, whose products are about 1: with the usual small ones the decoder learns slowly.
+_INITIAL = (0.6, 1.4)
+
+
+class Offsets(NamedTuple):
+    """What a time changes.
+
+    Args:
+        means: [N, 3] world units, added.
+        rotations: [N, 3] the imaginary part of a quaternion whose real part is 1, turned by after the own.
+        log_scales: [N, 3] added.
+        opacities: [N] added to the logits, times a factor.
+    """
+
+    means: Tensor
+    rotations: Tensor
+    log_scales: Tensor
+    opacities: Tensor
+
+
+class Deformation(nn.Module):
+    """Offsets of points in a box at a time; they are 0 before the first step.
+
+    Args:
+        box: [2, 3] the lower and the upper corner, world units; points outside get what the border has.
+        config: sizes of planes and decoder.
+        n_frames: T, evenly spaced over 0..1.
+        generator: draws the initial values; None: PyTorch's own.
+    """
+
+    def __init__(
+        self, box: Tensor, config: GaussiansConfig, n_frames: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("box", box.detach().float().cpu().clone())
+        self.box: Tensor
+        sizes, features, hidden = config.plane_sizes, config.features, config.hidden
+        time_size = max(config.time_size or n_frames, 2)
+        self.space = nn.ParameterList(  # [3, C, S, S] per scale
+            torch.empty(3, features, size, size).uniform_(*_INITIAL, generator=generator) for size in sizes
+        )
+        self.time = nn.ParameterList(torch.ones(3, features, time_size, size) for size in sizes)
+        first, second = nn.Linear(features * len(sizes), hidden), nn.Linear(hidden, hidden)
+        self.trunk = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
+        self.head = nn.Linear(hidden, 10)
+        for layer in (first, second):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, points: Tensor, time: float) -> Offsets:
+        """Return the offsets of world points [N, 3] at a time in 0..1."""
+        outputs = self.head(self.trunk(self.features(points, time)))
+        means, rotations, log_scales, opacities = outputs.split([3, 3, 3, 1], dim=-1)
+        return Offsets(means, rotations, log_scales, opacities[:, 0])
+
+    @torch.no_grad()
+    def hold(self, first: float, last: float) -> None:
+        """Give times before ``first`` and after ``last`` (0..1) the planes of those, to learn from."""
+        for planes in self.time:
+            end = planes.shape[2] - 1
+            low, high = math.ceil(first * end - 1e-6), math.floor(last * end + 1e-6)
+            if low <= high:
+                planes[:, :, :low] = planes[:, :, low : low + 1]
+                planes[:, :, high + 1 :] = planes[:, :, high : high + 1]
+
+    def features(self, points: Tensor, time: float) -> Tensor:
+        """Return the product over the planes, all scales one after the other, [N, scales * C]."""
+        low, high = self.box
+        unit = (points - low) / (high - low) * 2 - 1
+        in_space = torch.stack([unit[:, pair] for pair in PLANE_AXES])[:, None]  # [3, 1, N, 2]
+        scales = []
+        for space, in_time in zip(self.space, self.time, strict=True):
+            place = time * (in_time.shape[2] - 1)
+            before = min(int(place), in_time.shape[2] - 2)
+            between = torch.lerp(in_time[:, :, before], in_time[:, :, before + 1], place - before)
+            rows = between[:, :, None]  # [3, C, 1, S]
+            along = torch.stack([unit.T, torch.zeros_like(unit.T)], dim=-1)[:, None]
+            factors = sample_planes(space, in_space).unbind() + sample_planes(rows, along).unbind()
+            scales.append(reduce(torch.mul, factors))
+        return torch.cat(scales).T
+
+
+class CanonicalGaussians(nn.Module):
+    """The Gaussians before they are moved, as an optimiser sees them.
+
+    Args:
+        means: [N, 3] world units.
+        scale: of all of them along all axes, world units.
+        opacity: of all of them.
+        colours: [N, 3] in 0..1.
+    """
+
+    def __init__(self, means: Tensor, scale: float, opacity: float, colours: Tensor) -> None:
+        super().__init__()
+        n = len(means)
+        self.means = nn.Parameter(means.detach().clone())
+        self.quats = nn.Parameter(means.new_tensor([1.0, 0, 0, 0]).repeat(n, 1))
+        self.log_scales = nn.Parameter(means.new_full((n, 3), math.log(scale)))
+        self.opacities = nn.Parameter(means.new_full((n,), opacity).logit())
+        self.colours = nn.Parameter(colours.detach().clamp(0.02, 0.98).logit())
+
+
+class Gaussians(Scene4D):
+    """A scene made of deformable 3D Gaussians.
+
+    Args:
+        canonical: the Gaussians.
+        deformation: how they move; it knows the box they are in.
+        scale_limits: the least and the largest scale along an axis, world units.
+        cameras, fps, times: see `Scene4D`.
+        config: what it is made of.
+    """
+
+    backend = "gaussians"
+
+    def __init__(
+        self,
+        canonical: CanonicalGaussians,
+        deformation: Deformation,
+        scale_limits: tuple[float, float],
+        cameras: Cameras,
+        fps: float,
+        times: Sequence[float],
+        config: GaussiansConfig,
+    ) -> None:
+        super().__init__(cameras, fps, times)
+        self.canonical, self.deformation = canonical, deformation
+        self.scale_limits, self.config = scale_limits, config
+
+    @classmethod
+    def still(
+        cls,
+        canonical: CanonicalGaussians,
+        box: Tensor,
+        scale_limits: tuple[float, float],
+        cameras: Cameras,
+        fps: float,
+        times: Sequence[float],
+        config: GaussiansConfig,
+        generator: torch.Generator | None = None,
+    ) -> Gaussians:
+        """Return a scene that does not move yet."""
+        deformation = Deformation(box, config, len(times), generator)
+        return cls(canonical, deformation, scale_limits, cameras, fps, times, config)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> Gaussians:
+        """Return the scene that `save` wrote."""
+        low, high = (float(limit) for limit in header["scale_limits"])
+        means = tensors["canonical.means"]
+        scene = cls.still(
+            CanonicalGaussians(means, low, 0.5, torch.zeros_like(means)),
+            tensors["deformation.box"],
+            (low, high),
+            Cameras.from_json(header["cameras"]),
+            header["fps"],
+            header["times"],
+            settings_from_json(GaussiansConfig, header["config"]),
+        )
+        scene.load_state_dict(tensors)
+        return scene.to(device)
+
+    def to(self, device: torch.device | str) -> Gaussians:
+        """Return this scene, moved to a device."""
+        self.canonical.to(device)
+        self.deformation.to(device)
+        return self
+
+    def at_time(self, time: float | None) -> GaussiansAt:
+        """Return the Gaussians at a time in 0..1, with gradients; None: where they are before they move.
+
+        They are about the origin, also where the object has a path.
+        """
+        own = self.canonical
+        means, quats = own.means, F.normalize(own.quats, dim=-1)
+        log_scales, opacities = own.log_scales, own.opacities
+        if time is not None:
+            offsets = self.deformation(means, time)
+            means = means + offsets.means
+            quats = _turned(quats, offsets.rotations)
+            log_scales = log_scales + offsets.log_scales
+            opacities = opacities + self.config.fade * offsets.opacities
+        low, high = (math.log(limit) for limit in self.scale_limits)
+        scales = log_scales.clamp(low, high).exp()
+        return GaussiansAt(means, quats, scales, opacities.sigmoid(), own.colours.sigmoid())
+
+    def in_world(self, time: float) -> GaussiansAt:
+        """Return the Gaussians at a time in 0..1 where the object's path puts them, with gradients."""
+        gaussians = self.at_time(time)
+        return gaussians._replace(means=gaussians.means + self._shift(time).to(gaussians.means))
+
+    @torch.no_grad()
+    def bounds(self, time: float) -> Tensor:
+        """Return the corners [2, 3] of the box of the Gaussians within the box of the hull; see `Scene4D`."""
+        low, high = gaussian_box(self.at_time(time))
+        hull = self.deformation.box
+        low, high = torch.maximum(low, hull[0]), torch.minimum(high, hull[1])
+        if (low >= high).any():
+            raise no_object(time)
+        return torch.stack([low, high]).cpu() + self._shift(time)
+
+    @torch.no_grad()
+    def densities(self, points: Tensor, time: float) -> Tensor:
+        """Return the sum of the Gaussians at world points, [N]; each is as high as its opacity."""
+        gaussians = self.in_world(time)
+        return gaussian_densities(gaussians, points.to(gaussians.means)).to(points.device)
+
+    @torch.no_grad()
+    def colours(self, points: Tensor, time: float) -> Tensor:
+        """Return the mean colours of the Gaussians near world points, [N, 3] in 0..1."""
+        gaussians = self.in_world(time)
+        return gaussian_colours(gaussians, points.to(gaussians.means)).to(points.device)
+
+    @torch.no_grad()
+    def carried(self, points: Tensor, start: float, end: float) -> Tensor:
+        """Return where world points go with the Gaussians near them."""
+        before, after = self.in_world(start), self.in_world(end)
+        return gaussian_motion(before, after, points.to(before.means)).to(points)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all parameters; `load_state_dict` reads them."""
+        parts = {"canonical": self.canonical, "deformation": self.deformation}
+        return {f"{part}.{key}": v for part in parts for key, v in parts[part].state_dict().items()}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over all parameters from a `state_dict`; other keys are left alone."""
+        for part, module in (("canonical.", self.canonical), ("deformation.", self.deformation)):
+            module.load_state_dict(tensors_under(part, tensors))
+
+    def _saved(self) -> tuple[dict[str, Tensor], dict]:
+        config = settings_to_json(GaussiansConfig, self.config)
+        return self.state_dict(), {"config": config, "scale_limits": list(self.scale_limits)}
+
+    def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
+        gaussians = self.in_world(time)
+        return lambda cameras, view, size: _see(gaussians, cameras, view, size)
+
+
+def _turned(quats: Tensor, rotation: Tensor) -> Tensor:
+    """Return unit quaternions [N, 4] turned, after their own rotation, by (1, rotation [N, 3])."""
+    w, v = quats[:, :1], quats[:, 1:]
+    real = w - (rotation * v).sum(-1, keepdim=True)
+    imaginary = v + w * rotation + torch.linalg.cross(rotation, v)
+    return F.normalize(torch.cat([real, imaginary], dim=-1), dim=-1)
+
+
+def _see(gaussians: GaussiansAt, cameras: Cameras, view: int, size: int) -> Tensor:
+    """Return colour, opacity, distance and normal that one camera sees, [size, size, 8]."""
+    picture = splat(*gaussians, cameras, view, size)
+    outward = _outward(gaussians, cameras, view)
+    blended = splat(*gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
+    alpha = picture.alpha[..., None]
+    # Where normals cancel out, the surface is taken to face the camera.
+    towards = -cameras.rays(size, [view])[1][0].to(blended)
+    normal = F.normalize(blended + 1e-4 * alpha * towards, dim=-1, eps=1e-20)
+    return torch.cat([picture.rgb.clamp(0, 1), alpha, picture.depth[..., None], normal], dim=-1)
+
+
+def _outward(gaussians: GaussiansAt, cameras: Cameras, view: int) -> Tensor:
+    """Return the shortest axis of every Gaussian, turned towards a camera, [N, 3]."""
+    axes = rotations(gaussians.quats)  # one per column
+    shortest = gaussians.scales.argmin(-1)[:, None, None].expand(-1, 3, 1)
+    normals = axes.gather(2, shortest)[..., 0]
+    to_eye = cameras.eyes()[view].to(normals) - gaussians.means
+    return torch.where(((normals * to_eye).sum(-1) < 0)[:, None], -normals, normals)

@@ -1,0 +1,127 @@
+"""Differentiable pictures of 3D Gaussians, without compiled extensions.
+
+The Gaussians are projected, put into the lists of the tiles they touch and blended front to back (Kerbl et
+al. 2023, section 6): by PyTorch anywhere (`splat_torch.py`), the blending by Triton kernels on CUDA devices
+where a first tiny picture shows that they work (`splat_triton.py`). Arguments are named as in gsplat.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...cameras import Cameras
+from .splat_torch import MIN_ALPHA, TileLists, composite_torch, project, ray_lengths, tile_lists
+
+_log = logging.getLogger(__name__)
+
+
+class GaussiansAt(NamedTuple):
+    """The Gaussians at one time, in the order of `splat`'s arguments.
+
+    Args:
+        means: [N, 3] world units.
+        quats: [N, 4] wxyz, unit.
+        scales: [N, 3] standard deviations along their own axes, world units.
+        opacities: [N] in 0..1.
+        colours: [N, 3] in 0..1, the same from everywhere.
+    """
+
+    means: Tensor
+    quats: Tensor
+    scales: Tensor
+    opacities: Tensor
+    colours: Tensor
+
+
+class Splatted(NamedTuple):
+    """A picture of Gaussians.
+
+    Args:
+        rgb: [size, size, 3] on the background.
+        alpha: [size, size] 0..1.
+        depth: [size, size] expected distance from the camera centre along the pixel's ray, world units: the
+            mean of the Gaussians' depths, weighted as they are seen; 0 where alpha is 0.
+    """
+
+    rgb: Tensor
+    alpha: Tensor
+    depth: Tensor
+
+
+def splat(
+    means: Tensor,  # [N, 3] world units; N may be 0
+    quats: Tensor,  # [N, 4] wxyz, any length
+    scales: Tensor,  # [N, 3] standard deviations along the Gaussian's own axes, world units
+    opacities: Tensor,  # [N] 0..1
+    colours: Tensor,  # [N, 3]
+    cameras: Cameras,
+    view: int,  # entry of cameras, 0 is the input view
+    size: int,  # pixels of the square picture
+    *,
+    background: float = 1.0,  # grey value behind the Gaussians
+) -> Splatted:
+    """Return what one camera sees of N Gaussians; differentiable once with respect to all five tensors."""
+    w2c, focal = cameras.w2c_opencv()[view], float(cameras.intrinsics(size)[0, 0])
+    projected = project(means, quats, scales, opacities, colours, w2c, focal, size)
+    lists = tile_lists(projected, size)
+    if rasteriser(means.device) == "triton":
+        from .splat_triton import composite_triton as composite
+    else:
+        composite = composite_torch
+    picture = composite(projected.splats, lists)
+    rgb, weighted_depth, alpha = picture[..., :3], picture[..., 3], picture[..., 4]
+    # Where anything is seen, alpha is at least MIN_ALPHA.
+    depth = weighted_depth / alpha.clamp(min=MIN_ALPHA) * ray_lengths(focal, size).to(picture)
+    return Splatted(rgb + (1 - alpha)[..., None] * background, alpha, depth)
+
+
+@functools.cache
+def rasteriser(device: torch.device) -> str:
+    """Return the rasteriser for a device and log it once: Triton where it works, on CUDA, or PyTorch."""
+    if device.type != "cuda":
+        _log.info("Gaussians are drawn by torch: the device is %s.", device.type)
+        return "torch"
+    if importlib.util.find_spec("triton") is None:
+        _log.info("Gaussians are drawn by torch: installing the package triton makes this much faster.")
+        return "torch"
+    fault = triton_fault(device)
+    if fault is None:
+        _log.info("Gaussians are drawn by triton.")
+        return "triton"
+    _log.warning(
+        "Gaussians are drawn by torch, which is much slower: Triton could not draw a tiny picture (%s). It "
+        "needs a C compiler, such as gcc, on the PATH or named by CC.",
+        fault,
+    )
+    return "torch"
+
+
+def triton_fault(device: torch.device) -> str | None:
+    """Return why the Triton kernels do not work on a device, tried on one Gaussian; None: they do.
+
+    Raises:
+        MemoryError, torch.cuda.OutOfMemoryError: no room, which says nothing about Triton.
+    """
+    try:
+        from .splat_triton import composite_triton
+
+        with torch.inference_mode(False), torch.enable_grad():
+            row = [4.0, 4.0, 0.5, 0.1, 0.5, 0.8, 0.2, 0.4, 0.6, 2.0]
+            splats = torch.tensor([row], device=device, requires_grad=True)
+            lists = TileLists(8, *(torch.tensor(x, device=device) for x in ([0], [0, 1])))
+            pairs = []
+            for composite in (composite_triton, composite_torch):
+                picture = composite(splats, lists)
+                pairs.append((picture, torch.autograd.grad(picture.square().sum(), splats)[0]))
+        right = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*pairs, strict=True))
+        return None if right else "its picture or gradient is wrong"
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
