@@ -31,13 +31,9 @@ _BATCH = 4
 
 @dataclass(frozen=True)
 class Guidance:
-    """A shape and a range from which the table of any model and number of views follows.
+    """A shape and a range from which the table of any model and number of views follows."""
 
-    Args:
-        shape: a guidance shape, or ``official`` for the variant's own shape and range.
-        cfg_min, cfg_max: range of the scale, unused for ``official``.
-    """
-
+    # ``official`` stands for the variant's own shape and range.
     shape: str = OFFICIAL
     cfg_min: float = 1.0
     cfg_max: float = 2.0
@@ -51,11 +47,7 @@ class Guidance:
 
 
 class GuidanceFunction:
-    """The function that the host calls in place of its own guidance.
-
-    Args:
-        guidance: a table [T, V] of scales, or what one follows from.
-    """
+    """What the host calls in place of its own guidance, by a table [T, V] or what one follows from."""
 
     def __init__(self, guidance: Guidance | Tensor) -> None:
         self.guidance = guidance
@@ -96,20 +88,11 @@ def guidance_of(patcher: Any) -> Guidance:
 
 @dataclass(frozen=True)
 class HostBackend:
-    """The four abilities that the pipeline asks for, out of what the sockets bring.
+    """The four abilities that the pipeline asks for, out of what the sockets bring."""
 
-    Args:
-        patcher: MODEL.
-        clip_vision: CLIP_VISION.
-        vae: VAE; where `load_model.load_checkpoint` gave it a second one, that encodes reference views.
-        config: sizes and sampling defaults of the model.
-        sampler: one of the host's samplers.
-        scheduler: one of the host's schedulers.
-    """
-
-    patcher: Any
+    patcher: Any  # MODEL
     clip_vision: Any
-    vae: Any
+    vae: Any  # a second one in it, see `load_model.load_checkpoint`, encodes reference views
     config: ModelConfig
     sampler: str = "euler"
     scheduler: str = "karras"
@@ -186,11 +169,7 @@ class HostBackend:
 
 
 def backend_of(patcher: Any, clip_vision: Any, vae: Any, config: ModelConfig, **sampling: str) -> HostBackend:
-    """Return the backend of a node's sockets.
-
-    Raises:
-        ValueError: a CLIP vision model or a VAE that does not fit SV4D 2.0.
-    """
+    """Return the backend of a node's sockets. Raises ValueError for models that do not fit SV4D 2.0."""
     for socket, value in (("clip_vision", clip_vision), ("vae", vae)):
         if value is None or getattr(value, "first_stage_model", value) is None:
             raise ValueError(

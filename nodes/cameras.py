@@ -49,29 +49,9 @@ class SV4D2CameraOrbit(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        preset: str,
-        n_views: int,
-        elevations_deg: str,
-        azimuths_deg: str,
-        sweep_azimuth_deg: float,
-        sweep_elevation_deg: float,
-        input_elevation_deg: float,
-        radius: float,
-        fov_deg: float,
-    ) -> io.NodeOutput:
-        cameras = orbit(
-            preset,
-            n_views=n_views,
-            azimuths=azimuths_deg,
-            elevations=elevations_deg,
-            sweep_azimuth_deg=sweep_azimuth_deg,
-            sweep_elevation_deg=sweep_elevation_deg,
-            input_elevation_deg=input_elevation_deg,
-            radius=radius,
-            fov_deg=fov_deg,
-        )
+    def execute(cls, preset: str, azimuths_deg: str, elevations_deg: str, **more: Any) -> io.NodeOutput:
+        """Return the cameras and draw them; ``more`` are `orbit`'s numbers, as their widgets are called."""
+        cameras = orbit(preset, azimuths=azimuths_deg, elevations=elevations_deg, **more)
         return io.NodeOutput(cameras, ui=picture_preview(rig_picture(cameras), cls=cls))
 
 

@@ -13,9 +13,8 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.data.reader import numbered_file, numbered_folder
-from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, srgb_to_linear
+from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, Texture, bake_texture, srgb_to_linear
 from ..sv4d2_core.export.scene_export import (
     VIEWS_FORMATS,
     Exported,
@@ -27,7 +26,6 @@ from ..sv4d2_core.export.scene_export import (
 )
 from ..sv4d2_core.export.splats import SH_0, gaussians_at, in_splat_frame
 from ..sv4d2_core.export.surface import welded_normals
-from ..sv4d2_core.export.texture import Texture, bake_texture
 from ..sv4d2_core.export.track import track
 from ..sv4d2_core.scene.scene import Scene4D, even_times
 from ..sv4d2_core.views import ViewGrid
@@ -108,34 +106,16 @@ class SV4D2Export4D(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        scene: Scene4D,
-        format: str,
-        filename_prefix: str,
-        frames: int,
-        faces: int,
-        resolution: int,
-        texture: int,
-        size: int,
-        fps: float,
-        cameras: Cameras | None = None,
-        smoothing: int = _DEFAULTS.smoothing,
+        cls, scene: Scene4D, format: str, filename_prefix: str, frames: int, fps: float, **more: Any
     ) -> io.NodeOutput:
+        """Write the files; ``more`` are further `ExportSettings`, as their widgets and socket are called."""
         kind, suffix = _FORMATS[format]
-        around = kind == "turntable"
-        settings = ExportSettings(
-            times=None if frames == 0 or around else even_times(frames),
-            frames=frames if frames and around else _DEFAULTS.frames,
-            faces=faces,
-            resolution=resolution,
-            smoothing=smoothing,
-            texture=texture,
-            size=size,
-            cameras=cameras,
-            fps=fps or None,
-            # The place is new and empty.
-            overwrite=True,
-        )
+        if kind == "turntable":
+            more["frames"] = frames or _DEFAULTS.frames
+        elif frames:
+            more["times"] = even_times(frames)
+        # The place is new and empty.
+        settings = ExportSettings(**more, fps=fps or None, overwrite=True)
         place, made = _written(scene, kind, suffix, filename_prefix, settings)
         name = relative_to_output(place)
         report = [f"{name}: {made.n_bytes() / 1e6:.2f} MB", *made.notes]
@@ -231,24 +211,13 @@ class SV4D2SceneToMesh(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        scene: Scene4D,
-        frames: int,
-        faces: int,
-        resolution: int,
-        one_topology: bool,
-        smoothing: int = _DEFAULTS.smoothing,
-        texture: int = 0,
-    ) -> io.NodeOutput:
-        times = None if frames == 0 else even_times(frames)
-        settings = ExportSettings(
-            times=times, faces=faces, resolution=resolution, smoothing=smoothing, texture=texture
-        )
-        if texture and "texture" not in _host_fields():
+    def execute(cls, scene: Scene4D, frames: int, one_topology: bool, **more: Any) -> io.NodeOutput:
+        """Return the batch; ``more`` are further `ExportSettings`, as their widgets are called."""
+        settings = ExportSettings(times=even_times(frames) if frames else None, **more)
+        if settings.texture and "texture" not in _host_fields():
             raise ValueError(
-                f"Expected a ComfyUI whose meshes have textures to bake one of {texture} pixels; those of "
-                f"this version have none. Set texture to 0, or let SV4D2 Export 4D bake it into a GLB."
+                f"Expected a ComfyUI whose meshes have textures to bake {settings.texture} pixels; this "
+                f"version's have none. Set texture to 0, or let SV4D2 Export 4D bake it into a GLB."
             )
         with gradients():
             meshes, textures = _meshes(scene, settings, one_topology)

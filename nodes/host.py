@@ -74,11 +74,7 @@ def described(define: Callable[[type], io.Schema]) -> Callable[[type], io.Schema
 
 
 def number(name: str, default: float, limits: tuple[float, ...], **options: Any) -> io.Input:
-    """Return the widget of a number, a whole one where its default is.
-
-    Args:
-        limits: least, greatest and, where it is not 1, the step.
-    """
+    """Return the widget of a number, whole as its default is; limits: least, greatest and maybe the step."""
     kind, socket = type(default), io.Float if isinstance(default, float) else io.Int
     given = dict(zip(("min", "max", "step"), map(kind, limits), strict=False))
     return socket.Input(name, default=default, **given, **options)
@@ -130,11 +126,7 @@ def is_oom(error: BaseException) -> bool:
 
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
-    """Put ``advice`` in front of an error that says that memory ran out.
-
-    Raises:
-        OOM_EXCEPTION: memory ran out inside; the host unloads its models then.
-    """
+    """Put ``advice`` before an error of missing memory, as OOM_EXCEPTION: the host then unloads models."""
     try:
         yield
     except Exception as error:

@@ -66,11 +66,7 @@ class WindowConds:
 
     @classmethod
     def of_host(cls, cond: dict[str, Any]) -> WindowConds:
-        """Return the window of one condition as the host hands it to a model.
-
-        Raises:
-            ValueError: the condition was made for another model.
-        """
+        """Return the window of a condition of the host. Raises ValueError for one of another model."""
         needed: list[Any] = [cond.get(key) for key in ("cross_attn", *(f"sv4d2_{name}" for name in _PARTS))]
         if any(value is None for value in needed):
             raise ValueError(
@@ -160,8 +156,6 @@ class HostUNet(UNet):
             x: [N, 4, h, w] scaled noisy latents, N = B * T * V ordered (b t v).
             timesteps: [N], the same for all frames.
             context: [B, T, D] image embedding of each input frame.
-            control: not supported, ignored.
-            transformer_options: the host's patches and wrappers.
             conds: ``frames`` [B * T, 4, h, w] latents, ``y`` [B * V, A] camera vectors, ``references``
                 [B * V, 4, h, w] latents, ``view_mixing``.
         """
@@ -248,12 +242,7 @@ class SV4D2Model(comfy.model_base.BaseModel):
         return replace(official, unet=unet)
 
     def extra_conds(self, *_args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the conditions of one window in the form that `HostUNet` takes.
-
-        Raises:
-            ValueError: conditioning of another model, latents of another size, a masked area, the host's
-                own windows.
-        """
+        """Return one window's conditions as `HostUNet` takes them. Raises ValueError for what fits none."""
         window = WindowConds.of_host(kwargs)
         window.check_noise(kwargs["noise"])
         if kwargs.get("area") is not None:
@@ -356,11 +345,7 @@ def with_identity_post_quant(state_dict: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def sv4d2_model(patcher: Any) -> SV4D2Model:
-    """Return the model inside a MODEL socket's value.
-
-    Raises:
-        ValueError: it is a model of another kind.
-    """
+    """Return the model inside a MODEL socket's value. Raises ValueError for one of another kind."""
     model = getattr(patcher, "model", None)
     if not isinstance(model, SV4D2Model):
         raise ValueError(

@@ -16,12 +16,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sv4d2_core.diffusion.checkpoint import (
-    check_tensors,
-    checked_networks,
-    encoders_are_equal,
-    open_tensors,
-)
+from ..sv4d2_core.diffusion.checkpoint import check_tensors, open_checkpoint
 from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, VAEConfig
 from ..sv4d2_core.diffusion.layout import PREFIXES, read_config, read_unet_only
 from ..sv4d2_core.diffusion.safetensors_stream import read_header
@@ -101,19 +96,13 @@ class SV4D2UNETLoader(io.ComfyNode):
 
 
 def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, Any, Any]:
-    """Return MODEL, CLIP_VISION and VAE of a whole checkpoint.
+    """Return MODEL, CLIP_VISION and VAE of a whole checkpoint. Raises CheckpointError for another file.
 
     The VAE carries as ``sv4d2_views`` a second VAE that encodes reference views, or None where the file has
     one encoder for frames and views.
-
-    Raises:
-        CheckpointError: the file is something else, damaged or incomplete, or its variant cannot be told.
     """
-    header = read_header(path)
-    config = read_config(header, variant)
-    networks = checked_networks(header, config)
-    with open_tensors(header) as file:
-        one_encoder = encoders_are_equal(header, file, networks["frame_encoder"])
+    with open_checkpoint(path, variant) as (_, config, networks, _):
+        one_encoder = "view_encoder" not in networks
     state_dict = comfy.utils.load_torch_file(path, safe_load=True)
     # The host takes the UNet's weights out of the state dict.
     model = _build_model(state_dict, config, weight_dtype)
@@ -142,14 +131,8 @@ def _load_patcher(path: str, variant: str, part: str, **_options: Any) -> Any:
 def load_unet(path: str, variant: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:
     """Return the MODEL of a file that holds at least the UNet, with or without the official prefix.
 
-    Args:
-        path: the file.
-        variant: ``sv4d2``, ``sv4d2_8views`` or ``auto``.
-        weight_dtype: one of `WEIGHT_DTYPES`.
-        disable_dynamic: for hosts that load weights on demand: load them all.
-
-    Raises:
-        CheckpointError: the file holds no complete SV4D 2.0 UNet, or its variant cannot be told.
+    ``disable_dynamic`` makes hosts that load weights on demand load them all. Raises CheckpointError for
+    another file.
     """
     header = read_header(path)
     config, prefix = read_unet_only(header, variant)

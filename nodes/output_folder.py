@@ -22,13 +22,8 @@ _VIDEOS = (".mp4", ".webm")
 def output_place(filename_prefix: str, size: int) -> tuple[Path, str]:
     """Return the parent and the name of a folder to come, without its number; makes the parent.
 
-    Args:
-        filename_prefix: path below the output folder; %year%, %width% and the like are filled in.
-        size: width and height of the pictures, for %width% and %height%.
-
-    Raises:
-        ValueError: the prefix ends without a name.
-        Exception: the prefix leads out of the output folder (the host's own error).
+    The host fills in %year% and the like, ``size`` for %width% and %height%, and refuses a prefix that leads
+    out of the output folder.
     """
     output = folder_paths.get_output_directory()
     parent, name, *_ = folder_paths.get_save_image_path(filename_prefix, output, size, size)

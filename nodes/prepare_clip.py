@@ -14,8 +14,9 @@ from comfy_api.latest import Input, InputImpl, Types, io, ui
 from torch import Tensor
 
 from ..sv4d2_core.shipped import SAMPLE_CLIP
-from ..sv4d2_core.video.crop import CENTERINGS, prepare_clip
+from ..sv4d2_core.video.crop import CENTERINGS
 from ..sv4d2_core.video.pictures import frame_strip
+from ..sv4d2_core.video.prepare import prepare_clip
 from ..sv4d2_core.video.read import Clip, load_clip
 from .host import aliases, choice, described, number, shows_a_picture
 from .preview import picture_preview

@@ -76,9 +76,6 @@ class ScenePreview:
     """Shows some views above and the scene from their cameras below, another frame every time.
 
     The pictures are as large as `_SHARE` of the time allows.
-
-    Args:
-        views: what the scene is fitted to.
     """
 
     def __init__(self, views: ViewGrid) -> None:
@@ -132,10 +129,7 @@ def picture_preview(
 ) -> dict[str, Any]:
     """Return the `ui` result of a node that shows a picture and, where the page knows how, lines of text.
 
-    Args:
-        picture: a PIL picture, or [H, W, 3] or [N, H, W, 3] in 0..1.
-        lines: text.
-        cls: the node, whose workflow the host then writes into the picture.
+    Tensors are [H, W, 3] or [N, H, W, 3] in 0..1. The host writes the workflow of ``cls`` into the picture.
     """
     images = as_images(picture) if isinstance(picture, Image.Image) else picture
     shown = ui.PreviewImage(images if images.ndim == 4 else images[None], cls=cls).as_dict()

@@ -146,14 +146,9 @@ class SV4D2Refine4D(io.ComfyNode):
 
 
 def normals_of_images(images: Tensor, views: ViewGrid) -> Tensor:
-    """Return normals [T, V + 1, H, W, 3] at the size of the views, of images as `packed_normals` makes them.
+    """Return normals [T, V + 1, H, W, 3] at the size of the views.
 
-    Args:
-        images: [(V + 1) * T, h, w, 3] in 0..1, view by view.
-        views: that they belong to.
-
-    Raises:
-        ValueError: another number of images, or not 3 channels.
+    ``images`` [(V + 1) * T, h, w, 3] are as `packed_normals` makes them, view by view.
     """
     n_views, size = views.n_views + 1, views.images.shape[2]
     if len(images) != n_views * views.n_frames or images.shape[-1] != 3:

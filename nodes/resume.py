@@ -45,11 +45,7 @@ _tokens: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 class WindowCache:
-    """The finished windows of one run of the sampler.
-
-    Args:
-        settings: everything that determines the latents, JSON values.
-    """
+    """The finished windows of a run of the sampler; ``settings``, JSON values, determine the latents."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         plain = json.loads(json.dumps(settings))
@@ -68,11 +64,7 @@ class WindowCache:
 
 
 class FitCache:
-    """The state of one fit.
-
-    Args:
-        settings: everything that determines the scene, JSON values.
-    """
+    """The state of one fit; ``settings``, JSON values, determine the scene."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._file = _place("sv4d2_fits", settings, _FITS, ".safetensors")

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.commands.common import versions
+from ..sv4d2_core.data.clips import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
 from ..sv4d2_core.data.reader import find_views, numbered_folder
 from ..sv4d2_core.data.views_folder import CAMERAS_FILE, CONTACT_SHEET, read_views, write_views
 from ..sv4d2_core.video.foreground import near_white_masks
 from ..sv4d2_core.video.pictures import view_mosaic
-from ..sv4d2_core.video.prepare import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
 from ..sv4d2_core.views import ViewGrid
 from .host import CamerasType, ViewsType, aliases, choice, described, number
 from .host_model import sv4d2_model

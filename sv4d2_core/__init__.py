@@ -10,7 +10,7 @@ from .diffusion.novel_views import resynthesizer, sample_views
 from .scene.config import RefineConfig
 from .scene.refine import refine_scene
 from .scene.store import load_scene
-from .video.crop import PreparedClip, prepare_clip
+from .video.prepare import PreparedClip, prepare_clip
 from .video.read import Clip, load_clip
 from .views import ViewGrid
 

@@ -4,16 +4,15 @@ World: right-handed, +y up, the object at the origin, the input camera on the +z
 lifts the camera above the object. A positive azimuth moves the camera to the viewer's right, that is
 counter-clockwise seen from above: ``eye = radius * (cos e sin a, sin e, cos e cos a)``.
 
-The network sees only differences to the input view, so elevations and azimuths are stored relative to it and
-entry 0, the input view, is (0, 0). The absolute elevation of the input is a separate number that only
-geometry uses.
+The network sees only differences to the input view, so elevations and azimuths are stored relative to it. Its
+absolute elevation is a separate number that only geometry uses.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ OFFICIAL_AZIMUTHS_DEG = {
     "sv4d2": (0.0, 60.0, 120.0, 180.0, 240.0),
     "sv4d2_8views": (0.0, 30.0, 75.0, 120.0, 165.0, 210.0, 255.0, 300.0, 330.0),
 }
+# Stated by SV3D's authors (Voleti et al. 2024).
 DEFAULT_RADIUS = 2.0
 DEFAULT_FOV_DEG = 33.8
 
@@ -33,23 +33,16 @@ _OPENGL_TO_OPENCV = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.
 class Cameras:
     """The input view and V novel views on a sphere around the object, all looking at its centre.
 
-    Args:
-        elevations_deg: [V + 1] degrees relative to the input view; entry 0 is the input view, 0.
-        azimuths_deg: [V + 1] degrees relative to the input view; entry 0 is the input view, 0.
-        radius: distance of every camera from the origin, world units (the object is about 1 large).
-        fov_deg: field of view of the square image, degrees (33.8: stated by SV3D's authors).
-        input_elevation_deg: absolute elevation of the input camera, degrees; geometry only.
-
     Raises:
         ValueError: lists of different lengths, non-finite angles, an input view that is not (0, 0), a novel
             view beyond a pole, a radius or field of view out of range.
     """
 
-    elevations_deg: tuple[float, ...]
-    azimuths_deg: tuple[float, ...]
-    radius: float = DEFAULT_RADIUS
-    fov_deg: float = DEFAULT_FOV_DEG
-    input_elevation_deg: float = 0.0
+    elevations_deg: tuple[float, ...]  # [V + 1] relative to the input view, which is entry 0: 0
+    azimuths_deg: tuple[float, ...]  # [V + 1] likewise
+    radius: float = DEFAULT_RADIUS  # of every camera from the origin; the object is about 1 large
+    fov_deg: float = DEFAULT_FOV_DEG  # of the square image
+    input_elevation_deg: float = 0.0  # absolute elevation of the input camera; geometry only
 
     def __post_init__(self) -> None:
         # Adding 0 makes a negative zero positive, which people would wonder about.
@@ -95,18 +88,16 @@ class Cameras:
     def select(self, novel_views: Sequence[int]) -> Cameras:
         """Return the input view followed by the given novel views (indices 0..V-1)."""
         keep = [0, *(i + 1 for i in novel_views)]
-        return Cameras(
-            tuple(self.elevations_deg[i] for i in keep),
-            tuple(self.azimuths_deg[i] for i in keep),
-            self.radius,
-            self.fov_deg,
-            self.input_elevation_deg,
+        elevations, azimuths = (
+            tuple(angles[i] for i in keep) for angles in (self.elevations_deg, self.azimuths_deg)
         )
+        return replace(self, elevations_deg=elevations, azimuths_deg=azimuths)
 
     def network_angles_rad(self) -> tuple[Tensor, Tensor]:
         """Return the polar and azimuth angles that condition the network, each [V] float64 in [0, 2 pi).
 
-        Source: specification section 8; equal elevations all give pi / 2.
+        Equal elevations all give pi / 2. Source: docs/method.md, Cameras, from the released sampling code,
+        whose order of rounding this keeps.
         """
         e = torch.tensor(self.elevations_deg, dtype=torch.float64)
         a = torch.tensor(self.azimuths_deg, dtype=torch.float64)
@@ -117,7 +108,6 @@ class Cameras:
         return polar, azimuth
 
     def _absolute_angles_rad(self) -> tuple[Tensor, Tensor]:
-        """Return the elevations in the world and the azimuths, each [V + 1] float64."""
         e = torch.deg2rad(torch.tensor(self.elevations_deg, dtype=torch.float64) + self.input_elevation_deg)
         a = torch.deg2rad(torch.tensor(self.azimuths_deg, dtype=torch.float64))
         return e, a
@@ -150,28 +140,19 @@ class Cameras:
         """Return camera-to-world matrices with OpenCV camera axes, [V + 1, 4, 4] float64."""
         return self.c2w_opengl() @ _OPENGL_TO_OPENCV
 
-    def w2c_opengl(self) -> Tensor:
-        """Return world-to-camera matrices with OpenGL camera axes, [V + 1, 4, 4] float64."""
-        return torch.linalg.inv(self.c2w_opengl())
-
     def w2c_opencv(self) -> Tensor:
         """Return world-to-camera matrices with OpenCV camera axes, [V + 1, 4, 4] float64."""
         return torch.linalg.inv(self.c2w_opencv())
 
     def intrinsics(self, size: int) -> Tensor:
-        """Return the pinhole matrix K of a ``size`` x ``size`` image, [3, 3] float64, pixels.
-
-        Pixel (row i, column j) covers [j, j + 1) x [i, i + 1); the principal point is size / 2.
-        """
+        """Return the pinhole matrix K of a square image, [3, 3] float64, where pixel j covers [j, j + 1)."""
         focal = 0.5 * size / math.tan(math.radians(self.fov_deg) / 2)
         return torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], dtype=torch.float64)
 
     def rays(self, size: int, views: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Return origins [V + 1, 3] and unit directions [V + 1, size, size, 3] through the pixel centres.
 
-        Args:
-            size: pixels of the square image.
-            views: only of these; None: all V + 1.
+        Of all V + 1 cameras, or only of ``views``.
         """
         focal = float(self.intrinsics(size)[0, 0])
         offset = (torch.arange(size, dtype=torch.float64) + 0.5 - size / 2) / focal
@@ -182,13 +163,8 @@ class Cameras:
 
     def to_json(self) -> dict:
         """Return the fields as plain JSON values; `from_json` reads them back."""
-        return {
-            "elevations_deg": list(self.elevations_deg),
-            "azimuths_deg": list(self.azimuths_deg),
-            "radius": self.radius,
-            "fov_deg": self.fov_deg,
-            "input_elevation_deg": self.input_elevation_deg,
-        }
+        angles = {"elevations_deg": list(self.elevations_deg), "azimuths_deg": list(self.azimuths_deg)}
+        return asdict(self) | angles
 
     @classmethod
     def from_json(cls, data: dict) -> Cameras:
@@ -196,8 +172,7 @@ class Cameras:
         missing = {"elevations_deg", "azimuths_deg"} - data.keys()
         if missing:
             raise ValueError(f"Camera JSON lacks {sorted(missing)}; it has {sorted(data)}.")
-        known = ("elevations_deg", "azimuths_deg", "radius", "fov_deg", "input_elevation_deg")
-        return cls(**{key: data[key] for key in known if key in data})
+        return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
 
     @classmethod
     def official(cls, variant: str) -> Cameras:
@@ -215,13 +190,9 @@ class Cameras:
         elevations_deg: Sequence[float] | None = None,
         input_elevation_deg: float = 0.0,
     ) -> Cameras:
-        """Return cameras from a user's lists, which may leave out the input view.
+        """Return cameras from a user's lists: a multiple of the model's V, or one more with the input first.
 
-        Args:
-            n_views_per_pass: V of the model; lists hold a multiple of V, or one more with the input first.
-            azimuths_deg: None: the official orbit for this V, else an even ring.
-            elevations_deg: None: the input's elevation for all.
-            input_elevation_deg: absolute elevation of the input view.
+        No azimuths: those of `default`. No elevations: the input's for all.
 
         Raises:
             ValueError: a single elevation for several views, or a count that fits no number of passes.
@@ -244,22 +215,21 @@ class Cameras:
     @classmethod
     def default(cls, n_views: int) -> Cameras:
         """Return the official orbit that has ``n_views`` novel views, else an even ring."""
-        for variant, azimuths in OFFICIAL_AZIMUTHS_DEG.items():
-            if len(azimuths) == n_views + 1:
-                return cls.official(variant)
-        return cls.ring(n_views)
+        official = (v for v, azimuths in OFFICIAL_AZIMUTHS_DEG.items() if len(azimuths) == n_views + 1)
+        variant = next(official, None)
+        return cls.ring(n_views) if variant is None else cls.official(variant)
 
     @classmethod
     def ring(cls, n_views: int, elevation_deg: float = 0.0) -> Cameras:
-        """Return V views evenly spaced in azimuth, all at one elevation relative to the input view.
-
-        On the input's own elevation the input takes one of V + 1 places; elsewhere the views take all V.
-        """
+        """Return V views evenly spaced in azimuth, all at one elevation relative to the input view."""
         return cls.rings(n_views, (elevation_deg,))
 
     @classmethod
     def rings(cls, n_views_per_ring: int, elevations_deg: Sequence[float]) -> Cameras:
-        """Return several rings, each as `ring` makes it, one after the other."""
+        """Return several rings of evenly spaced views, one after the other.
+
+        On the input's own elevation the input takes one of V + 1 places; elsewhere the views take all V.
+        """
         elevations, azimuths = [0.0], [0.0]
         for elevation in elevations_deg:
             shared = 1 if elevation == 0 else 0
@@ -270,12 +240,9 @@ class Cameras:
 
     @classmethod
     def sweep(cls, n_views: int, azimuth_deg: float = 360.0, elevation_amplitude_deg: float = 0.0) -> Cameras:
-        """Return V views along an arc from the input view, the elevation following one sine period.
+        """Return V views along an arc from the input view, the elevation following one period of a sine.
 
-        Args:
-            n_views: V.
-            azimuth_deg: azimuth of the point after the last view (360: a full turn without a repeat).
-            elevation_amplitude_deg: height of the sine, degrees.
+        ``azimuth_deg`` is that of the point after the last view: 360 is a full turn without a repeat.
         """
         steps = [i / (n_views + 1) for i in range(n_views + 1)]
         return cls(
@@ -285,7 +252,6 @@ class Cameras:
 
 
 def _with_input_view(name: str, angles_deg: Sequence[float], n_views_per_pass: int) -> list[float]:
-    """Return a user's list of angles with the input view's 0 in front, if it was left out."""
     count, v = len(angles_deg), n_views_per_pass
     if count > 1 and (count - 1) % v == 0 and (count % v or angles_deg[0] == 0):
         return [float(x) for x in angles_deg]

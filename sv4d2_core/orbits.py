@@ -1,4 +1,4 @@
-"""The orbits that people choose by name and fill in as text."""
+"""Orbits: chosen by name and filled in as text, or found in given camera matrices."""
 
 from __future__ import annotations
 
@@ -38,8 +38,6 @@ def orbit(
         azimuths: custom only: one number per novel view; a leading 0 is the input view.
         elevations: official orbits and custom: blank or one number per view; ring: blank or one number;
             rings: one number per ring.
-        sweep_azimuth_deg, sweep_elevation_deg: see `Cameras.sweep`.
-        input_elevation_deg, radius, fov_deg: see `Cameras`.
 
     Raises:
         ValueError: no such preset, text that holds no numbers, numbers the preset does not use or lacks.
@@ -60,7 +58,12 @@ def orbit(
     if preset in _OFFICIAL_VIEWS:
         cameras = Cameras.from_lists(_OFFICIAL_VIEWS[preset], None, elevations_deg or None)
     elif preset == RING:
-        cameras = Cameras.ring(n_views, _ring_elevation(elevations_deg))
+        if len(elevations_deg) > 1:
+            raise ValueError(
+                f"Expected one elevation for the ring, or none; got {len(elevations_deg)}. Leave one, or "
+                f"choose the preset {RINGS!r} for one ring at each."
+            )
+        cameras = Cameras.rings(n_views, elevations_deg or [0.0])
     elif preset == RINGS:
         if not elevations_deg:
             raise ValueError(
@@ -76,11 +79,7 @@ def orbit(
 
 
 def parse_angles(text: str, name: str) -> list[float]:
-    """Return the numbers of a text, separated by commas, semicolons or blanks; none for a blank text.
-
-    Raises:
-        ValueError: a part is not a finite number.
-    """
+    """Return the numbers of a text, separated by commas, semicolons or blanks; none for a blank text."""
     numbers = []
     for part in re.split(r"[\s,;]+", text.strip(" \t\r\n,;[]()")):
         if not part:
@@ -96,15 +95,6 @@ def parse_angles(text: str, name: str) -> list[float]:
             )
         numbers.append(number)
     return numbers
-
-
-def _ring_elevation(elevations_deg: list[float]) -> float:
-    if len(elevations_deg) > 1:
-        raise ValueError(
-            f"Expected one elevation for the ring, or none; got {len(elevations_deg)}. Leave one, or choose "
-            f"the preset {RINGS!r} for one ring at each."
-        )
-    return elevations_deg[0] if elevations_deg else 0.0
 
 
 def _custom(azimuths_deg: list[float], elevations_deg: list[float]) -> Cameras:
@@ -123,21 +113,21 @@ def _custom(azimuths_deg: list[float], elevations_deg: list[float]) -> Cameras:
 
 
 # How far cameras may be off an orbit: aim and roll in degrees, distance as a share of the radius.
-LARGEST_ANGLE_DEG = 1.0
-LARGEST_RADIUS_ERROR = 0.01
+_LARGEST_ANGLE_DEG = 1.0
+_LARGEST_RADIUS_ERROR = 0.01
 # Blender writes rotations with seven digits, structure from motion with about five.
 _LARGEST_ROTATION_ERROR = 1e-3
-# Digits of angles and lengths that double precision leaves after sines and arc tangents.
+# Digits of angles and lengths that double precision leaves after sines and arc tangents: 60, not 59.99999999.
 _DIGITS = 9
 
 
 def fit_orbit(
-    c2w: Tensor,  # [V + 1, 4, 4] float64 camera to world, OpenGL camera axes, +y up
+    c2w: Tensor,  # [V + 1, 4, 4] float64 camera to world, OpenGL camera axes, +y up, finite
     fov_deg: float,
     names: Sequence[str],
     centre: str = "the origin",
-    largest_angle_deg: float = LARGEST_ANGLE_DEG,
-    largest_radius_error: float = LARGEST_RADIUS_ERROR,
+    largest_angle_deg: float = _LARGEST_ANGLE_DEG,
+    largest_radius_error: float = _LARGEST_RADIUS_ERROR,
 ) -> Cameras:
     """Return the orbit on which all cameras stand; the first camera becomes the input view.
 
@@ -146,11 +136,8 @@ def fit_orbit(
     is the median distance to the origin.
 
     Args:
-        c2w: all numbers finite.
-        fov_deg: field of view of the square images, degrees.
-        names: what to call each camera in messages.
-        centre: what to call the origin in messages.
-        largest_angle_deg: how far a camera may look past the origin or be rolled, degrees.
+        names, centre: what to call each camera, and the origin, in messages.
+        largest_angle_deg: how far a camera may look past the origin or be rolled.
         largest_radius_error: how far a distance may be off the median, as a share of it.
 
     Raises:
@@ -164,80 +151,61 @@ def fit_orbit(
     rotation, eye = c2w[:, :3, :3], c2w[:, :3, 3]
     _check_rotations(rotation, names)
     right, back = rotation[..., 0], rotation[..., 2]
-    _check_aim(_angle_deg(back, eye), largest_angle_deg, names, centre)
+    error_deg, worst = _largest(_angle_deg(back, eye))
+    if error_deg > largest_angle_deg:
+        raise ValueError(
+            f"Expected cameras that look at {centre} (to {largest_angle_deg:g} degree); {names[worst]} "
+            f"looks {error_deg:.2f} degrees past it. Move the object there; camera axes are OpenGL's."
+        )
     up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand_as(back)
-    _check_roll(_angle_deg(right, torch.linalg.cross(up, back)), largest_angle_deg, names)
-    radius = eye.norm(dim=-1).median()
-    _check_distances(eye.norm(dim=-1), radius, largest_radius_error, names, centre)
-
+    error_deg, worst = _largest(_angle_deg(right, torch.linalg.cross(up, back)))
+    if error_deg > largest_angle_deg:
+        raise ValueError(
+            f"Expected upright cameras (to {largest_angle_deg:g} degree); {names[worst]} is rolled by "
+            f"{error_deg:.2f} degrees. Check which axis of the world points up, or set the roll to 0."
+        )
+    distances = eye.norm(dim=-1)
+    radius = float(distances.median())
+    error, worst = _largest((distances - radius).abs())
+    if error > largest_radius_error * radius:
+        percent = 100 * error / radius if radius > 0 else math.inf
+        raise ValueError(
+            f"Expected cameras at one distance from {centre} (to {100 * largest_radius_error:g} %); "
+            f"{names[worst]} is at {distances[worst]:.4g}, {percent:.3g} % off the median {radius:.4g}. Move "
+            f"the object there, or leave such cameras out."
+        )
     x, y, z = eye.unbind(dim=-1)
     elevation = torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
     azimuth = torch.rad2deg(torch.atan2(x, z))
     return Cameras(
-        _tidy(elevation - elevation[0]),
-        tuple(angle % 360 for angle in _tidy((azimuth - azimuth[0]) % 360)),
-        radius=round(float(radius), _DIGITS),
+        tuple(round(angle, _DIGITS) for angle in (elevation - elevation[0]).tolist()),
+        tuple(round(angle, _DIGITS) % 360 for angle in ((azimuth - azimuth[0]) % 360).tolist()),
+        radius=round(radius, _DIGITS),
         fov_deg=round(fov_deg, _DIGITS),
         input_elevation_deg=round(float(elevation[0]), _DIGITS),
     )
 
 
-def _tidy(angles_deg: Tensor) -> tuple[float, ...]:
-    """Return angles without the last digits, which rounding made: 60, not 59.99999999999999."""
-    return tuple(round(angle, _DIGITS) for angle in angles_deg.tolist())
+def _check_rotations(rotation: Tensor, names: Sequence[str]) -> None:
+    identity = torch.eye(3, dtype=torch.float64)
+    error, worst = _largest((rotation.mT @ rotation - identity).abs().amax(dim=(1, 2)))
+    if error > _LARGEST_ROTATION_ERROR:
+        raise ValueError(
+            f"Expected camera axes of length 1 at right angles (to {_LARGEST_ROTATION_ERROR:g}); those of "
+            f"{names[worst]} are off by {error:.3g}. Take scale and shear out of the matrices."
+        )
+    mirrored, worst = _largest((torch.linalg.det(rotation) < 0).double())
+    if mirrored:
+        raise ValueError(
+            f"Expected right-handed camera axes; those of {names[worst]} are mirrored (determinant -1). Turn "
+            f"one axis of the matrices around."
+        )
+
+
+def _largest(errors: Tensor) -> tuple[float, int]:
+    worst = int(errors.argmax())
+    return float(errors[worst]), worst
 
 
 def _angle_deg(a: Tensor, b: Tensor) -> Tensor:
-    """Return the angles between vectors [N, 3] in degrees, 0 where one of them is zero."""
     return torch.rad2deg(torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(dim=-1)))
-
-
-def _check_rotations(rotation: Tensor, names: Sequence[str]) -> None:
-    identity = torch.eye(3, dtype=torch.float64)
-    error = (rotation.mT @ rotation - identity).abs().amax(dim=(1, 2))
-    worst = int(error.argmax())
-    if error[worst] > _LARGEST_ROTATION_ERROR:
-        raise ValueError(
-            f"Expected camera axes of length 1 at right angles (to {_LARGEST_ROTATION_ERROR:g}); those of "
-            f"{names[worst]} are off by {error[worst]:.3g}. Take scale and shear out of the matrices."
-        )
-    mirrored = torch.linalg.det(rotation) < 0
-    if mirrored.any():
-        raise ValueError(
-            f"Expected right-handed camera axes; those of {names[int(mirrored.int().argmax())]} are mirrored "
-            f"(determinant -1). Turn one axis of the matrices around."
-        )
-
-
-def _check_aim(error_deg: Tensor, largest_deg: float, names: Sequence[str], centre: str) -> None:
-    worst = int(error_deg.argmax())
-    if error_deg[worst] > largest_deg:
-        raise ValueError(
-            f"Expected cameras that look at {centre} (to {largest_deg:g} degree); {names[worst]} "
-            f"looks {error_deg[worst]:.2f} degrees past it. Move the object's centre there, and look at it; "
-            f"the camera axes are OpenGL's (x right, y up, z backward)."
-        )
-
-
-def _check_roll(error_deg: Tensor, largest_deg: float, names: Sequence[str]) -> None:
-    worst = int(error_deg.argmax())
-    if error_deg[worst] > largest_deg:
-        raise ValueError(
-            f"Expected upright cameras (to {largest_deg:g} degree); {names[worst]} is rolled by "
-            f"{error_deg[worst]:.2f} degrees. Check which axis of the world points up, set the roll to 0, or "
-            f"turn the pictures upright."
-        )
-
-
-def _check_distances(
-    distances: Tensor, radius: Tensor, largest_error: float, names: Sequence[str], centre: str
-) -> None:
-    error = (distances - radius).abs()
-    worst = int(error.argmax())
-    if error[worst] > largest_error * radius:
-        percent = 100 * error[worst] / radius if radius > 0 else math.inf
-        raise ValueError(
-            f"Expected cameras at one distance from {centre} (to {100 * largest_error:g} %); "
-            f"{names[worst]} is at {distances[worst]:.4g}, {percent:.3g} % off the median {radius:.4g}. Move "
-            f"the object's centre there, bring them to one distance, or leave such cameras out."
-        )

@@ -16,34 +16,21 @@ from .cameras import Cameras
 class ViewGrid:
     """T frames of an object from V + 1 cameras; view 0 is the processed input.
 
-    Args:
-        images: [T, V + 1, H, W, 3] float32 in 0..1, on white.
-        cameras: the V + 1 cameras.
-        masks: [T, V + 1, H, W] float32 foreground opacity in 0..1, or None.
-        fps: frames per second.
-        latents: [T, V, 4, h, w] float32 sampled latents of the novel views, or None.
-        variant: the checkpoint's variant, or "" when no model made the views.
-        trained: False when the views come from weights that were never trained.
-        seed: seed of the initial noise, or None.
-        steps: number of denoising steps, or None.
-        settings: what else determined the views, JSON values, or None.
-        times: [T] the time in 0..1 that each frame shows; None: frame t shows t / (T - 1).
-
     Raises:
         ValueError: shapes that do not fit together.
     """
 
-    images: Tensor
+    images: Tensor  # [T, V + 1, H, W, 3] float32 in 0..1, on white
     cameras: Cameras
-    masks: Tensor | None = None
+    masks: Tensor | None = None  # [T, V + 1, H, W] float32 foreground opacity in 0..1
     fps: float = 8.0
-    latents: Tensor | None = None
-    variant: str = ""
-    trained: bool = True
-    seed: int | None = None
-    steps: int | None = None
-    settings: dict | None = None
-    times: tuple[float, ...] | None = None
+    latents: Tensor | None = None  # [T, V, 4, h, w] float32, sampled, of the novel views
+    variant: str = ""  # of the checkpoint; "": no model made the views
+    trained: bool = True  # False: the weights were never trained
+    seed: int | None = None  # of the initial noise
+    steps: int | None = None  # of denoising
+    settings: dict | None = None  # what else determined the views, JSON values
+    times: tuple[float, ...] | None = None  # [T] in 0..1; None: frame t shows t / (T - 1)
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -75,58 +62,46 @@ class ViewGrid:
         return tuple(t / last for t in range(self.n_frames))
 
     def one_view(self, view: int) -> tuple[Tensor, Tensor | None]:
-        """Return all frames of a view (0 is the input), [T, H, W, 3], and their masks [T, H, W].
-
-        Raises:
-            ValueError: there is no such view.
-        """
+        """Return all frames of a view (0 is the input), [T, H, W, 3], and their masks [T, H, W]."""
         self.cameras.check_view(view)
-        return self.images[:, view], None if self.masks is None else self.masks[:, view]
+        return self._at((slice(None), view))
 
     def one_frame(self, frame: int, include_input: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Return all views of a frame, [V + 1 or V, H, W, 3], and their masks [V + 1 or V, H, W].
-
-        Raises:
-            ValueError: there is no such frame.
-        """
+        """Return all views of a frame, [V + 1 or V, H, W, 3], and their masks [V + 1 or V, H, W]."""
         if not 0 <= frame < self.n_frames:
             raise ValueError(
                 f"Expected a frame from 0 to {self.n_frames - 1}; got {frame}. These views have "
                 f"{self.n_frames} frames."
             )
-        first = 0 if include_input else 1
-        return self.images[frame, first:], None if self.masks is None else self.masks[frame, first:]
+        return self._at((frame, slice(0 if include_input else 1, None)))
 
     def all_views(self, include_input: bool = True) -> tuple[Tensor, Tensor | None]:
         """Return all frames of one view after the other, [(V + 1 or V) * T, H, W, 3], and their masks."""
-        first = 0 if include_input else 1
-        images = rearrange(self.images[:, first:], "t v h w c -> (v t) h w c")
-        masks = None if self.masks is None else rearrange(self.masks[:, first:], "t v h w -> (v t) h w")
-        return images, masks
+        images, masks = self._at((slice(None), slice(0 if include_input else 1, None)))
+        pattern = "t v ... -> (v t) ..."
+        return rearrange(images, pattern), None if masks is None else rearrange(masks, pattern)
+
+    def _at(self, index: tuple) -> tuple[Tensor, Tensor | None]:
+        return self.images[index], None if self.masks is None else self.masks[index]
 
     def at_frames(self, frames: Sequence[int]) -> ViewGrid:
         """Return the grid of some frames, which keep their times."""
         frames, times = list(frames), self.frame_times()
-        masks = None if self.masks is None else self.masks[frames]
-        latents = None if self.latents is None else self.latents[frames]
-        return replace(
-            self,
-            images=self.images[frames],
-            masks=masks,
-            latents=latents,
-            times=tuple(times[t] for t in frames),
+        images, masks, latents = (
+            None if values is None else values[frames] for values in (self.images, self.masks, self.latents)
         )
+        times = tuple(times[t] for t in frames)
+        return replace(self, images=images, masks=masks, latents=latents, times=times)
 
     def resized(self, size: int) -> ViewGrid:
         """Return the grid with square images of another size and no latents."""
-        if tuple(self.images.shape[2:4]) == (size, size):
+        shape = tuple(self.images.shape[:4])
+        if shape[2:] == (size, size):
             return self
+        images = resize_images(self.images.flatten(0, 1), size, size).unflatten(0, shape[:2])
         masks = self.masks
         if masks is not None:
-            masks = resize_images(masks.flatten(0, 1)[..., None], size, size)[..., 0]
-            masks = masks.unflatten(0, tuple(self.images.shape[:2]))
-        images = resize_images(self.images.flatten(0, 1), size, size)
-        images = images.unflatten(0, tuple(self.images.shape[:2]))
+            masks = resize_images(masks.flatten(0, 1)[..., None], size, size)[..., 0].unflatten(0, shape[:2])
         return replace(self, images=images, masks=masks, latents=None)
 
 

@@ -12,10 +12,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sv4d2_core.diffusion.checkpoint import build_networks, describe_checkpoint, load_checkpoint
+from sv4d2_core.diffusion.checkpoint import (
+    build_networks,
+    describe_checkpoint,
+    load_checkpoint,
+    shapes_of,
+)
 from sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
 from sv4d2_core.diffusion.convert import convert_checkpoint, write_random_checkpoint
-from sv4d2_core.diffusion.layout import EXPECTED_UNUSED, PARTS, STORED_METADATA, read_config
+from sv4d2_core.diffusion.layout import EXPECTED_UNUSED, STORED_METADATA, read_config
 from sv4d2_core.diffusion.safetensors_stream import CheckpointError, read_header, write_safetensors
 
 ROOT = Path(__file__).parents[1]
@@ -77,12 +82,7 @@ def test_streaming_refuses_another_shape(tmp_path):
 
 
 def test_the_networks_have_the_recorded_shapes_and_nothing_else_is_needed():
-    networks = build_networks(ModelConfig())
-    shapes = {
-        part.prefix + key: list(tensor.shape)
-        for part in PARTS
-        for key, tensor in networks[part.name].state_dict().items()
-    }
+    shapes = {key: list(shape) for key, shape in shapes_of(build_networks(ModelConfig())).items()}
     unused = {key: shape for key, shape in OFFICIAL.items() if EXPECTED_UNUSED.match(key)}
     assert shapes.keys().isdisjoint(unused) and shapes | unused == OFFICIAL
 

@@ -10,7 +10,6 @@ import json
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,12 +32,12 @@ SYNTAX = re.compile(r"[{}@|]")
 TRANSLATED_BY_THE_HOST = {"sampling"}
 
 
-def inputs_of(name: str) -> dict[str, tuple[str, dict[str, Any], str]]:
+def inputs_of(name):
     """Return type, options and ``required`` or ``optional`` of each input."""
     return recorded_schemas.inputs_of(NODES[name])
 
 
-def expected_words(type_: str, options: dict[str, Any], kind: str) -> tuple[str, str]:
+def expected_words(type_, options, kind):
     """Return choices and default of an input as a help page words them."""
     default = options.get("default")
     if type_ in ("INT", "FLOAT"):
@@ -53,26 +52,26 @@ def expected_words(type_: str, options: dict[str, Any], kind: str) -> tuple[str,
     return type_.replace(",", " or "), ", optional" if kind == "optional" else ""
 
 
-def number(value: float) -> str:
+def number(value):
     return str(int(value)) if value == int(value) else str(value)
 
 
-def page_of(name: str) -> str:
+def page_of(name):
     return (DOCS / f"{name}.md").read_text(encoding="utf-8")
 
 
-def table(page: str, title: str) -> list[list[str]]:
+def table(page, title):
     """Return the cells of the rows below a heading, without the table's two header lines."""
     section = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
-def locale(language: str, name: str = "nodeDefs") -> dict[str, Any]:
+def locale(language, name="nodeDefs"):
     return json.loads((LOCALES / language / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def english(name: str) -> dict[str, Any]:
+def english(name):
     """Return the entry of a node in the English translations: the schema's own texts."""
     node = NODES[name]
     outputs = zip(node["output_name"], node["output_tooltips"], strict=True)
@@ -87,20 +86,20 @@ def english(name: str) -> dict[str, Any]:
     }
 
 
-def texts(value: Any) -> list[str]:
+def texts(value):
     return [value] if isinstance(value, str) else [text for item in value.values() for text in texts(item)]
 
 
-def shape_of(value: Any) -> Any:
+def shape_of(value):
     return {key: shape_of(item) for key, item in value.items()} if isinstance(value, dict) else type(value)
 
 
-def numbers(text: str) -> set[str]:
+def numbers(text):
     return set(re.findall(r"\d+(?:\.\d+)?", text))
 
 
 @cache
-def messages() -> list[str]:
+def messages():
     """Return the constant parts of all texts in the source: what an error message can consist of."""
     files = [path for room in ("nodes", "sv4d2_core") for path in (ROOT / room).rglob("*.py")]
     walked = (node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from sv4d2_core.export import animations
 from sv4d2_core.export.animations import ANIMATION_SUFFIXES, write_animation, write_pngs
 from sv4d2_core.video.pictures import to_bytes
 from sv4d2_core.world import make_creature, render_views
-
-torch.set_num_threads(1)
 
 N, SIZE, FPS = 6, 64, 8.0
 
@@ -39,17 +36,12 @@ def decoded(path: Path) -> tuple[np.ndarray, float, str]:
         if decoder.name == "vp9":
             # FFmpeg's own decoder, which is the default, knows no alpha.
             decoder = av.CodecContext.create("libvpx-vp9", "r")
-        frames = [
-            frame for packet in container.demux(stream) if packet.size for frame in decoder.decode(packet)
-        ]
-        frames += decoder.decode(None)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        frames = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
         layout = frames[0].format.name
         kind = "rgba" if layout == "yuva420p" else "rgb24"
-        return (
-            np.stack([frame.to_ndarray(format=kind) for frame in frames]),
-            float(stream.average_rate),
-            layout,
-        )
+        arrays = np.stack([frame.to_ndarray(format=kind) for frame in frames])
+        return arrays, float(stream.average_rate), layout
 
 
 def gif_frames(path: Path) -> tuple[np.ndarray, list[int], dict]:
@@ -63,7 +55,7 @@ def gif_frames(path: Path) -> tuple[np.ndarray, list[int], dict]:
     return np.stack(frames), durations, about
 
 
-def psnr(got: np.ndarray, expected: np.ndarray) -> float:
+def psnr(got, expected) -> float:
     return float(-10 * np.log10(((got - expected) ** 2).mean()))
 
 
@@ -72,26 +64,23 @@ def over(rgba: np.ndarray, background: float) -> np.ndarray:
     return pixels[..., :3] * pixels[..., 3:] + background * (1 - pixels[..., 3:])
 
 
-def test_webm_with_alpha_shows_the_object_on_any_background(tmp_path, pictures):
-    images, opacity = pictures
+@pytest.mark.parametrize(("height", "width"), [(SIZE, SIZE), (63, 61)])
+def test_webm_with_alpha_shows_the_object_on_any_background(tmp_path, pictures, height, width):
+    images, opacity = (values[:, :height, :width] for values in pictures)
     size = write_animation(tmp_path / "a.webm", images, opacity, FPS)
     assert size == (tmp_path / "a.webm").stat().st_size
     frames, rate, layout = decoded(tmp_path / "a.webm")
-    assert (frames.shape, rate, layout) == ((N, SIZE, SIZE, 4), FPS, "yuva420p")
+    assert (frames.shape, rate, layout) == ((N, height, width, 4), FPS, "yuva420p")
     alpha = frames[..., 3] / 255
     assert np.abs(alpha - opacity.numpy()).mean() < 0.005
     assert alpha[opacity.numpy() == 0].max() < 0.1 and alpha[opacity.numpy() == 1].min() > 0.9
     for background in (0.0, 0.5, 1.0):
         expected = images.numpy() - (1 - opacity.numpy()[..., None]) * (1 - background)
         assert psnr(over(frames, background), expected) > 38
-
-
-def test_webm_says_that_it_has_alpha_and_plays_without_it_elsewhere(tmp_path, pictures):
-    images, opacity = pictures
-    write_animation(tmp_path / "a.webm", images, opacity, FPS)
     with av.open(str(tmp_path / "a.webm")) as container:
         stream = container.streams.video[0]
         assert stream.metadata["alpha_mode"] == "1"
+        # Programs that know no alpha see the same pictures.
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("vp9", "yuv420p")
         assert len(list(container.decode(stream))) == N
 
@@ -117,14 +106,6 @@ def test_webm_colours_are_those_of_bt709_in_limited_range(tmp_path, colour):
     planes = [np.frombuffer(plane, np.uint8)[0] for plane in frame.planes]
     assert planes == pytest.approx(expected, abs=2)
     assert (frame.colorspace, frame.color_range) == (1, 1)
-
-
-def test_webm_may_have_odd_sizes(tmp_path, pictures):
-    images, opacity = pictures
-    write_animation(tmp_path / "a.webm", images[:, :63, :61], opacity[:, :63, :61], 8)
-    frames, _, _ = decoded(tmp_path / "a.webm")
-    assert frames.shape == (N, 63, 61, 4)
-    assert psnr(over(frames, 1.0), images[:, :63, :61].numpy()) > 38
 
 
 def test_a_gif_has_exact_white_one_palette_and_good_colours(tmp_path, pictures):
@@ -191,8 +172,8 @@ def test_pngs_hold_the_pictures_and_their_opacity(tmp_path, pictures):
     frames = np.stack([np.asarray(Image.open(path)) for path in made[:-1]])
     assert np.array_equal(frames[..., 3], to_bytes(opacity))
     np.testing.assert_allclose(over(frames, 1.0), images.numpy(), atol=0.005)
-    write_pngs(tmp_path / "rgb", images, None, 7.5)
-    frames = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "rgb").glob("*.png"))])
+    made = write_pngs(tmp_path / "rgb", images, None, 7.5)
+    frames = np.stack([np.asarray(Image.open(path)) for path in made[:-1]])
     assert np.array_equal(frames, to_bytes(images))
 
 
@@ -205,55 +186,29 @@ def test_pngs_replace_only_pngs_of_theirs(tmp_path, pictures):
     write_pngs(tmp_path, images[:2], opacity[:2], 8, overwrite=True)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["00000.png", "00001.png", "notes.png", "sequence.json"]
-    (tmp_path / "00009.png").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"00009\.png, which no export"):
-        write_pngs(tmp_path, images, opacity, 8, overwrite=True)
 
 
 @pytest.mark.parametrize("suffix", [*ANIMATION_SUFFIXES, ""])
-def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pictures, suffix):
+def test_numbers_that_are_not_finite_are_refused_before_anything_is_written(tmp_path, pictures, suffix):
     images, opacity = pictures
     broken = images.clone()
     broken[1, 2, 3, 0] = float("nan")
     write = write_animation if suffix else write_pngs
-    for args, text in (
-        ((broken, opacity, 8), "finite numbers in the pictures; 1 are"),
-        ((images, opacity / 0, 8), "finite numbers in the opacity"),
-        ((images[:0], None, 8), r"at least one; got \[0, 64, 64, 3\]"),
-        ((images[0], None, 8), r"\[N, H, W, 3\]"),
-        ((images, opacity[:2], 8), r"opacity \[6, 64, 64\]; got \[2, 64, 64\]"),
-        ((images, opacity, 0), "positive frame rate; got 0"),
-        ((images, opacity, float("nan")), "positive frame rate; got nan"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            write(tmp_path / f"a{suffix}", *args)
+    for args, text in (((broken, opacity), "the pictures; 1 are"), ((images, opacity / 0), "the opacity")):
+        with pytest.raises(ValueError, match=f"finite numbers in {text}"):
+            write(tmp_path / f"a{suffix}", *args, 8)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_names_are_refused(tmp_path, pictures):
-    for name in ("a.avi", "a", "a.png"):
-        with pytest.raises(ValueError, match=r"ends in \.mp4, \.webm, \.gif; got"):
-            write_animation(tmp_path / name, *pictures, 8)
-
-
 @pytest.mark.parametrize("suffix", ANIMATION_SUFFIXES)
-def test_a_file_is_never_replaced_unasked_and_never_half(tmp_path, pictures, suffix, monkeypatch):
+def test_a_file_is_never_replaced_unasked(tmp_path, pictures, suffix):
     place = tmp_path / f"a{suffix}"
     place.write_text("mine")
     with pytest.raises(FileExistsError, match="exists already"):
         write_animation(place, *pictures, 8)
-    rename = Path.replace
-
-    def failing(self, target):
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(Path, "replace", failing)
-    with pytest.raises(OSError, match="Free some space"):
-        write_animation(place, *pictures, 8, overwrite=True)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
-    monkeypatch.setattr(Path, "replace", rename)
+    assert place.read_text() == "mine"
     write_animation(place, *pictures, 8, overwrite=True)
-    assert place.stat().st_size > 500
+    assert place.stat().st_size > 500 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_without_the_encoder_webm_is_refused_and_named(tmp_path, pictures, monkeypatch):

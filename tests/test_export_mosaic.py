@@ -13,8 +13,6 @@ from sv4d2_core.video import pictures as mosaic
 from sv4d2_core.video.pictures import UNTRAINED_LABEL, frame_strip, view_mosaic
 from sv4d2_core.views import ViewGrid
 
-torch.set_num_threads(1)
-
 
 def coloured(n_frames: int = 3, n_views: int = 4, size: int = 64) -> ViewGrid:
     """Every frame of every view is of one colour of its own: (view / 10, frame / 10, 0.5)."""
@@ -64,8 +62,7 @@ def test_every_view_of_every_frame_has_its_place(labels, columns, expected):
 @pytest.mark.parametrize(("n_views", "columns"), [(1, 2), (2, 2), (4, 3), (8, 3), (9, 4), (16, 5)])
 def test_the_automatic_arrangement_is_nearly_square(n_views, columns):
     frames = view_mosaic(coloured(1, n_views), labels=False)
-    assert frames.shape[2] == 64 * columns
-    assert frames.shape[1] == 64 * -(-(n_views + 1) // columns)
+    assert frames.shape[1:3] == (64 * -(-(n_views + 1) // columns), 64 * columns)
 
 
 @pytest.mark.parametrize("cell_size", [8, 40, 63, 200])
@@ -75,35 +72,22 @@ def test_cells_are_resized_and_sides_are_even_for_videos(cell_size):
     assert cell_of(frames[1], (0.2, 0.1, 0.5)) == (2 * cell_size, 0, 3 * cell_size, cell_size)
 
 
-def test_shrinking_averages_and_stays_in_range():
-    stripes = torch.zeros(1, 2, 64, 64, 3)
-    stripes[:, :, ::2] = 1
-    grid = ViewGrid(stripes, Cameras.ring(1))
-    frames = view_mosaic(grid, labels=False, cell_size=16)
-    assert (frames[0, 2:14] - 0.5).abs().max() < 0.1
-    edge = torch.zeros(1, 2, 64, 64, 3)
-    edge[..., 32:, :] = 1
-    enlarged = view_mosaic(ViewGrid(edge, Cameras.ring(1)), labels=False, cell_size=100)
-    assert enlarged.min() >= 0 and enlarged.max() <= 1
+def test_shrinking_averages_and_enlarging_stays_in_range():
+    images = torch.zeros(1, 2, 64, 64, 3)
+    images[:, :, ::2] = 1
+    small = view_mosaic(ViewGrid(images, Cameras.ring(1)), labels=False, cell_size=16)
+    assert (small[0, 2:14] - 0.5).abs().max() < 0.1
+    large = view_mosaic(ViewGrid(images, Cameras.ring(1)), labels=False, cell_size=100)
+    assert large.min() >= 0 and large.max() <= 1
 
 
-def test_labels_say_number_azimuth_and_elevation(written):
-    grid = coloured(1, 2, 200)
-    view_mosaic(replace(grid, cameras=Cameras((0, 10, -12.5), (0, 75, 300))))
+def test_labels_say_number_azimuth_and_elevation_as_far_as_there_is_room(written):
+    view_mosaic(replace(coloured(1, 2, 200), cameras=Cameras((0, 10, -12.5), (0, 75, 300))))
     assert written == ["input   az 0°  el 0°", "view 1   az 75°  el 10°", "view 2   az 300°  el -12.5°"]
-
-
-def test_labels_are_as_long_as_there_is_room(written):
+    written.clear()
     for cell_size in (400, 90, 40, 12):
         view_mosaic(coloured(1, 1), cell_size=cell_size)
     assert written[1::2] == ["view 1   az 180°  el 0°", "view 1 180°/0°", "view 1", "1"]
-
-
-def test_labels_are_outside_the_pictures(written):
-    plain = view_mosaic(coloured(1), labels=False)
-    labelled = view_mosaic(coloured(1), labels=True)
-    assert labelled.shape[1] > plain.shape[1]
-    assert (labelled < 0.3).all(-1).any(), "the letters are dark"
 
 
 @pytest.mark.parametrize("labels", [True, False])
@@ -121,11 +105,10 @@ def test_untrained_weights_are_always_announced_in_red(written, labels, cell_siz
     assert (banner[:, [0, -1]] == 1).all(), "the words fit"
 
 
-def test_negative_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"at least 0 \(0 = automatic\); got -1 and 0"):
-        view_mosaic(coloured(), columns=-1)
-    with pytest.raises(ValueError, match="got 0 and -8"):
-        view_mosaic(coloured(), cell_size=-8)
+@pytest.mark.parametrize("sizes", [{"columns": -1}, {"cell_size": -8}])
+def test_negative_numbers_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"at least 0 \(0 = automatic\); got .*-\d"):
+        view_mosaic(coloured(), **sizes)
 
 
 def test_a_strip_shows_frames_in_rows_of_four(written):
@@ -139,7 +122,7 @@ def test_a_strip_shows_frames_in_rows_of_four(written):
 
 @pytest.mark.parametrize(("n_frames", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (5, 4, 2), (8, 4, 2)])
 def test_short_strips(written, n_frames, columns, rows):
-    strip = frame_strip(coloured(n_frames).images[:, 0])
+    strip = frame_strip(coloured(n_frames).images[:, 0], range(n_frames))
     assert written == [f"frame {t}" for t in range(n_frames)]
     assert strip.width == columns * 192 + 1
     assert rows * 192 < strip.height < rows * 230

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.splats import (
-    SEQUENCE_KINDS,
     checked,
     gaussians_at,
     in_splat_frame,
@@ -27,8 +25,6 @@ from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
 from sv4d2_core.scene.gaussians.splatting import GaussiansAt, splat
 from sv4d2_core.scene.geometry.paths import ObjectPath
 
-torch.set_num_threads(1)
-
 CAMERAS = Cameras((0, 20), (0, 75))
 COUNT, SIZE = 60, 48
 SH_0 = 0.28209479177387814
@@ -38,6 +34,7 @@ TIMES = (0.0, 0.25, 1.0)
 COLUMNS = (
     "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()
 )
+UPRIGHT, HALF_TURN = np.eye(3), np.diag([1.0, -1.0, -1.0])
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +76,6 @@ def matrices(wxyz: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.array(rows), -1, 0)
 
 
-UPRIGHT, HALF_TURN = np.eye(3), np.diag([1.0, -1.0, -1.0])
-
-
 def covariances(wxyz, scales, turn=UPRIGHT) -> np.ndarray:
     axes = turn @ matrices(np.asarray(wxyz, np.float64)) * np.asarray(scales, np.float64)[:, None]
     return axes @ axes.transpose(0, 2, 1)
@@ -106,6 +100,22 @@ def read_ply(path: Path) -> dict[str, np.ndarray]:
     }
 
 
+def read_glb(path: Path) -> tuple[dict, list[np.ndarray]]:
+    content = path.read_bytes()
+    *head, text_length = np.frombuffer(content[:16], "<u4").tolist()
+    assert head == [0x46546C67, 2, len(content)]
+    text = json.loads(content[20 : 20 + text_length])
+    body = content[28 + text_length :]
+    arrays = []
+    for accessor in text["accessors"]:
+        view = text["bufferViews"][accessor["bufferView"]]
+        part = body[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
+        kind = {5126: "<f4", 5123: "<u2"}[accessor["componentType"]]
+        width = {"SCALAR": (), "VEC3": (3,), "VEC4": (4,)}[accessor["type"]]
+        arrays.append(np.frombuffer(part, kind).reshape(accessor["count"], *width))
+    return text, arrays
+
+
 def test_the_ply_read_by_plyfile_holds_the_same_gaussians(tmp_path, gaussians):
     size = write_splat_ply(tmp_path / "a.ply", gaussians)
     assert size == (tmp_path / "a.ply").stat().st_size
@@ -125,11 +135,8 @@ def test_the_file_shows_what_the_scene_shows(tmp_path, scene):
     # The half turn in the other direction, by scipy.
     rotation = pytest.importorskip("scipy.spatial.transform", reason="scipy turns the quaternions").Rotation
     turned = rotation.from_matrix(HALF_TURN) * rotation.from_quat(back["quats"][:, [1, 2, 3, 0]])
-    own = GaussiansAt(
-        *(torch.tensor(back["means"]), torch.tensor(turned.as_quat()[:, [3, 0, 1, 2]])),
-        *(torch.tensor(back[name]) for name in ("scales", "opacities", "colours")),
-    )
-    own = GaussiansAt(*(tensor.float() for tensor in own))
+    back["quats"] = turned.as_quat()[:, [3, 0, 1, 2]]
+    own = [torch.tensor(back[name]).float() for name in GaussiansAt._fields]
     assert float(expected.alpha.mean()) > 0.1
     for view in range(2):
         picture = splat(*own, CAMERAS, view, SIZE)
@@ -138,13 +145,8 @@ def test_the_file_shows_what_the_scene_shows(tmp_path, scene):
 
 def test_the_axes_are_those_of_3dgs(tmp_path):
     """What is above the object (+y) is at -y in the file; what is nearer to the input camera (+z) at -z."""
-    above = GaussiansAt(
-        torch.tensor([[0.1, 0.2, 0.3]]),
-        torch.tensor([[1.0, 0, 0, 0]]),
-        torch.tensor([[0.1, 0.2, 0.3]]),
-        torch.tensor([0.5]),
-        torch.tensor([[1.0, 0.5, 0.0]]),
-    )
+    place, quats, colours = [[0.1, 0.2, 0.3]], [[1.0, 0, 0, 0]], [[1.0, 0.5, 0.0]]
+    above = GaussiansAt(*map(torch.tensor, (place, quats, place, [0.5], colours)))
     write_splat_ply(tmp_path / "a.ply", above)
     rows = np.frombuffer((tmp_path / "a.ply").read_bytes()[-68:], "<f4")
     assert rows[:3] == pytest.approx([0.1, -0.2, -0.3])
@@ -155,11 +157,12 @@ def test_the_axes_are_those_of_3dgs(tmp_path):
     np.testing.assert_allclose(matrices(back.quats.numpy()), matrices(above.quats.numpy()), atol=1e-6)
 
 
-def test_trimesh_reads_the_ply_as_points(tmp_path, gaussians):
-    trimesh = pytest.importorskip("trimesh", reason="trimesh reads the PLY files back")
-    write_splat_ply(tmp_path / "a.ply", gaussians)
-    cloud = trimesh.load(tmp_path / "a.ply")
-    np.testing.assert_allclose(cloud.vertices, gaussians.means * torch.tensor([1, -1, -1]), atol=1e-6)
+@pytest.mark.parametrize(("kind", "axes"), [("ply", (1, -1, -1)), ("glb", (1, 1, 1))])
+def test_trimesh_reads_points(tmp_path, gaussians, kind, axes):
+    trimesh = pytest.importorskip("trimesh", reason="trimesh reads the files back")
+    WRITERS[kind](tmp_path / f"a.{kind}", gaussians)
+    (cloud,) = trimesh.load_scene(tmp_path / f"a.{kind}").geometry.values()
+    np.testing.assert_allclose(cloud.vertices, gaussians.means * torch.tensor(axes), atol=1e-6)
 
 
 def test_opacities_of_0_and_1_and_flat_gaussians_stay_finite(tmp_path, gaussians):
@@ -172,8 +175,7 @@ def test_opacities_of_0_and_1_and_flat_gaussians_stay_finite(tmp_path, gaussians
 
 
 def test_a_splat_row_is_32_bytes_and_what_matters_most_comes_first(tmp_path, gaussians):
-    size = write_splat(tmp_path / "a.splat", gaussians)
-    assert size == 32 * COUNT
+    assert write_splat(tmp_path / "a.splat", gaussians) == 32 * COUNT
     content = (tmp_path / "a.splat").read_bytes()
     floats = np.frombuffer(content, "<f4").reshape(COUNT, 8)[:, :6]
     octets = np.frombuffer(content, np.uint8).reshape(COUNT, 32)[:, 24:].astype(float)
@@ -191,61 +193,26 @@ def test_the_glb_has_the_attributes_of_the_khronos_extension(tmp_path, gaussians
     write_splat_glb(tmp_path / "a.glb", gaussians)
     content, arrays = read_glb(tmp_path / "a.glb")
     primitive = content["meshes"][0]["primitives"][0]
-    assert content["extensionsUsed"] == ["KHR_gaussian_splatting"]
-    assert primitive["mode"] == 0
-    assert primitive["extensions"]["KHR_gaussian_splatting"] == {
-        "kernel": "ellipse",
-        "colorSpace": "srgb_rec709_display",
-    }
-    kinds = {name: content["accessors"][i]["type"] for name, i in primitive["attributes"].items()}
+    assert content["extensionsUsed"] == ["KHR_gaussian_splatting"] and primitive["mode"] == 0
+    about = {"kernel": "ellipse", "colorSpace": "srgb_rec709_display"}
+    assert primitive["extensions"] == {"KHR_gaussian_splatting": about}
     prefix = "KHR_gaussian_splatting:"
-    assert kinds == {
-        "POSITION": "VEC3",
-        "COLOR_0": "VEC4",
-        f"{prefix}ROTATION": "VEC4",
-        f"{prefix}SCALE": "VEC3",
-        f"{prefix}OPACITY": "SCALAR",
-        f"{prefix}SH_DEGREE_0_COEF_0": "VEC3",
-    }
-    values = {name.removeprefix(prefix): arrays[i] for name, i in primitive["attributes"].items()}
-    np.testing.assert_allclose(values["POSITION"], gaussians.means)
-    np.testing.assert_allclose(values["SCALE"], gaussians.scales)
-    np.testing.assert_allclose(values["OPACITY"], gaussians.opacities)
-    np.testing.assert_allclose(values["ROTATION"][:, [3, 0, 1, 2]], gaussians.quats, atol=1e-6)
-    np.testing.assert_allclose(0.5 + SH_0 * values["SH_DEGREE_0_COEF_0"], gaussians.colours, atol=1e-6)
-    assert values["COLOR_0"].dtype == np.uint16
-    encoded = np.where(
-        (linear := values["COLOR_0"][:, :3] / 65535) <= 0.0031308,
-        12.92 * linear,
-        1.055 * linear ** (1 / 2.4) - 0.055,
-    )
-    np.testing.assert_allclose(encoded, gaussians.colours, atol=1e-3)
+    values = {name: arrays[i] for name, i in primitive["attributes"].items()}
+    own = GaussiansAt(*(tensor.numpy() for tensor in gaussians))
+    np.testing.assert_allclose(values.pop("POSITION"), own.means)
+    np.testing.assert_allclose(values.pop(f"{prefix}SCALE"), own.scales)
+    np.testing.assert_allclose(values.pop(f"{prefix}OPACITY"), own.opacities)
+    np.testing.assert_allclose(values.pop(f"{prefix}ROTATION")[:, [3, 0, 1, 2]], own.quats, atol=1e-6)
+    harmonics = values.pop(f"{prefix}SH_DEGREE_0_COEF_0")
+    np.testing.assert_allclose(0.5 + SH_0 * harmonics, own.colours, atol=1e-6)
+    points = values.pop("COLOR_0")
+    assert points.dtype == np.uint16 and points.shape == (COUNT, 4) and not values
+    linear = points[:, :3] / 65535
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    np.testing.assert_allclose(encoded, own.colours, atol=1e-3)
 
 
-def read_glb(path: Path) -> tuple[dict, list[np.ndarray]]:
-    content = path.read_bytes()
-    magic, version, length, text_length = np.frombuffer(content[:16], "<u4")
-    assert (magic, version, length) == (0x46546C67, 2, len(content))
-    text = json.loads(content[20 : 20 + text_length])
-    body = content[28 + text_length :]
-    arrays = []
-    for accessor in text["accessors"]:
-        view = text["bufferViews"][accessor["bufferView"]]
-        part = body[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
-        kind = {5126: "<f4", 5123: "<u2"}[accessor["componentType"]]
-        width = {"SCALAR": (), "VEC3": (3,), "VEC4": (4,)}[accessor["type"]]
-        arrays.append(np.frombuffer(part, kind).reshape(accessor["count"], *width))
-    return text, arrays
-
-
-def test_trimesh_reads_the_glb_as_points(tmp_path, gaussians):
-    trimesh = pytest.importorskip("trimesh", reason="trimesh reads the GLB files back")
-    write_splat_glb(tmp_path / "a.glb", gaussians)
-    (cloud,) = trimesh.load_scene(tmp_path / "a.glb").geometry.values()
-    np.testing.assert_allclose(cloud.vertices, gaussians.means, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", SEQUENCE_KINDS)
+@pytest.mark.parametrize("kind", WRITERS)
 def test_a_sequence_is_one_file_per_time(tmp_path, scene, kind):
     frames = (gaussians_at(scene, time) for time in TIMES)
     made = write_splat_sequence(tmp_path / "out", frames, TIMES, 12.5, kind=kind)
@@ -254,27 +221,11 @@ def test_a_sequence_is_one_file_per_time(tmp_path, scene, kind):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sequence.json", *names]
     about = json.loads((tmp_path / "out/sequence.json").read_text())
     assert (about["fps"], about["times"], about["format"]) == (12.5, list(TIMES), kind)
+    assert ("y up, z towards" if kind == "glb" else "y down, z forward") in about["axes"]
     for name, time in zip(names, TIMES, strict=True):
         WRITERS[kind](tmp_path / f"alone.{kind}", gaussians_at(scene, time), overwrite=True)
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / f"alone.{kind}").read_bytes()
     assert len({(tmp_path / "out" / name).read_bytes() for name in names}) == 3
-
-
-def test_a_sequence_replaces_only_a_sequence(tmp_path, gaussians):
-    write_splat_sequence(tmp_path, [gaussians] * 3, [0, 0.5, 1], 8)
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"sequence\.json exists already.*--overwrite"):
-        write_splat_sequence(tmp_path, [gaussians], [0], 8)
-    write_splat_sequence(tmp_path, [gaussians], [0], 8, kind="splat", overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "notes.txt",
-        "sequence.json",
-        "splat_00000.splat",
-    ]
-    (tmp_path / "splat_00007.ply").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"splat_00007\.ply, which no export"):
-        write_splat_sequence(tmp_path, [gaussians], [0], 8, overwrite=True)
-    assert (tmp_path / "splat_00007.ply").read_text() == "mine"
 
 
 def test_a_list_of_entries_that_leads_elsewhere_removes_nothing(tmp_path, gaussians):
@@ -293,26 +244,17 @@ def test_a_frame_that_fails_leaves_nothing(tmp_path, gaussians):
     with pytest.raises(ValueError, match="finite numbers; 180 of the 180 means"):
         write_splat_sequence(tmp_path / "a/b", [gaussians, broken], [0, 1], 8)
     assert list(tmp_path.iterdir()) == []
-    for frames in ([gaussians], [gaussians] * 3):
-        with pytest.raises(ValueError, match=f"one set of Gaussians per time, 2; got {len(frames)}"):
-            write_splat_sequence(tmp_path / "a", iter(frames), [0, 1], 8)
-    for times, fps, kind in (((), 8, "ply"), ((0,), 0, "ply"), ((0,), float("nan"), "ply"), ((0,), 8, "obj")):
-        with pytest.raises(ValueError, match="Expected"):
-            write_splat_sequence(tmp_path / "a", [gaussians], times, fps, kind=kind)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_wrong_gaussians_are_refused_before_anything_is_written(tmp_path, gaussians, kind):
-    empty = GaussiansAt(*(tensor[:0] for tensor in gaussians))
     worst = gaussians.scales.clone()
     worst[3, 1] = float("inf")
     for wrong, text in (
-        (empty, "at least one Gaussian"),
+        (GaussiansAt(*(tensor[:0] for tensor in gaussians)), "at least one Gaussian"),
         (gaussians._replace(scales=worst), "finite numbers; 1 of the 180 scales"),
         (gaussians._replace(scales=-gaussians.scales), "scales of at least 0"),
         (gaussians._replace(opacities=gaussians.opacities + 1), "opacities in 0..1"),
-        (gaussians._replace(quats=gaussians.quats[:, :3]), r"quats \[60, 4\]; got \[60, 3\]"),
     ):
         with pytest.raises(ValueError, match=text):
             WRITERS[kind](tmp_path / "a", wrong)
@@ -328,31 +270,12 @@ def test_a_file_is_never_replaced_unasked(tmp_path, gaussians, kind):
     assert place.read_text() == "mine"
     WRITERS[kind](place, gaussians, overwrite=True)
     assert place.stat().st_size > 1000
-    with pytest.raises(FileExistsError, match="is a folder"):
-        WRITERS[kind](tmp_path, gaussians, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == [f"a.{kind}"]
 
 
-def test_a_read_only_folder_is_named(tmp_path, scene, gaussians, monkeypatch):
-    def refusing(self, *_args, **_kwargs):
-        raise OSError(errno.EROFS, "Read-only file system", str(self))
-
-    for name in ("mkdir", "open"):
-        monkeypatch.setattr(Path, name, refusing)
-    for writer in (*WRITERS.values(), lambda path, _: write_trajectories(path, scene)):
-        with pytest.raises(OSError, match=r"Read-only file system.*another folder"):
-            writer(tmp_path / "a/b.ply", gaussians)
-    with pytest.raises(OSError, match=r"Read-only file system.*another folder"):
-        write_splat_sequence(tmp_path / "a", [gaussians], [0], 8)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_path_of_the_object_is_in_what_is_written(scene):
-    still = gaussians_at(scene, None)
-    resting = scene.at_time(1.0)
-    moved = gaussians_at(scene, 1.0)
-    shift = torch.tensor([0.1, 0.05, -0.08])
-    assert torch.allclose(moved.means, resting.means + shift, atol=1e-6)
+    still, resting, moved = gaussians_at(scene, None), scene.at_time(1.0), gaussians_at(scene, 1.0)
+    assert torch.allclose(moved.means, resting.means + torch.tensor([0.1, 0.05, -0.08]), atol=1e-6)
     assert torch.equal(still.means, scene.canonical.means)
     assert not moved.means.requires_grad
     with pytest.raises(ValueError, match=r"a time in 0\.\.1; got 1\.5"):
@@ -360,36 +283,27 @@ def test_the_path_of_the_object_is_in_what_is_written(scene):
 
 
 def test_one_gaussian_and_other_dtypes_are_fine(gaussians):
-    one = checked(GaussiansAt(*(tensor[:1].double() * 1 for tensor in gaussians)))
+    one = checked(GaussiansAt(*(tensor[:1].double() for tensor in gaussians)))
     assert [tensor.dtype for tensor in one] == [torch.float32] * 5
     assert float(one.quats.norm()) == pytest.approx(1)
 
 
 def test_trajectories_hold_every_field_that_is_promised(tmp_path, scene):
-    size = write_trajectories(tmp_path / "a.npz", scene)
+    size = write_trajectories(tmp_path / "a.npz", scene, TIMES)
     assert size == (tmp_path / "a.npz").stat().st_size
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
         held = dict(file)
-    t, n = len(TIMES), COUNT
-    assert {name: array.shape for name, array in held.items()} == {
-        "means": (t, n, 3),
-        "quats": (t, n, 4),
-        "scales": (t, n, 3),
-        "opacities": (t, n),
-        "colours": (n, 3),
-        "canonical_means": (n, 3),
-        "canonical_quats": (n, 4),
-        "canonical_scales": (n, 3),
-        "canonical_opacities": (n,),
-        "shifts": (t, 3),
-        "times": (t,),
-        "fps": (),
-    }
+    n = COUNT
+    own = {"means": (n, 3), "quats": (n, 4), "scales": (n, 3), "opacities": (n,)}
+    others = {"colours": (n, 3), "shifts": (3, 3), "times": (3,), "fps": ()}
+    moving = {name: (3, *shape) for name, shape in own.items()}
+    canonical = {f"canonical_{name}": shape for name, shape in own.items()}
+    assert {name: array.shape for name, array in held.items()} == moving | canonical | others
     assert held["times"].tolist() == list(TIMES) and held["fps"] == 8
     assert held["shifts"][2].tolist() == pytest.approx([0.1, 0.05, -0.08])
     for i, time in enumerate(TIMES):
         now = gaussians_at(scene, time)
-        for name in ("means", "quats", "scales", "opacities"):
+        for name in own:
             np.testing.assert_array_equal(held[name][i], getattr(now, name))
     assert not np.array_equal(held["opacities"][0], held["opacities"][2])
     np.testing.assert_array_equal(held["canonical_means"], scene.canonical.means.detach())
@@ -400,12 +314,10 @@ def test_trajectories_of_chosen_times_and_of_a_scene_without_path(tmp_path, scen
     write_trajectories(tmp_path / "a.npz", scene, [0.5])
     with np.load(tmp_path / "a.npz") as file:
         assert file["means"].shape == (1, COUNT, 3) and not file["shifts"].any()
-    with pytest.raises(ValueError, match="at least one time"):
-        write_trajectories(tmp_path / "b.npz", scene, [])
     with pytest.raises(FileExistsError):
-        write_trajectories(tmp_path / "a.npz", scene)
+        write_trajectories(tmp_path / "a.npz", scene, TIMES)
     with torch.no_grad():
         monkeypatch.setattr(scene.canonical.means, "data", scene.canonical.means.data * float("nan"))
     with pytest.raises(ValueError, match="finite"):
-        write_trajectories(tmp_path / "b.npz", scene)
+        write_trajectories(tmp_path / "b.npz", scene, TIMES)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]

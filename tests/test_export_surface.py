@@ -177,15 +177,19 @@ def test_the_level_gives_the_silhouettes_of_the_pictures():
     assert (shown & alpha).sum() / (shown | alpha).sum() > 0.95
 
 
-def test_what_cannot_be_a_surface_is_refused():
-    for arguments in ({"resolution": 8}, {"resolution": 1000}):
-        with pytest.raises(ValueError, match="Expected a resolution of 16 to 512"):
-            surface_at(Arm(), 0.0, level=40.0, **arguments)
-    for arguments in ({"faces": 3}, {"smoothing": -1}):
-        with pytest.raises(ValueError, match="Expected a time in 0..1, at least 4 faces"):
-            surface_at(Arm(), 0.0, 32, level=40.0, **arguments)
-    with pytest.raises(ValueError, match="highest density, 80, is below the surface's level 200"):
-        surface_at(Arm(), 0.0, 32, level=200.0)
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"resolution": 8}, "a resolution of 16 to 512"),
+        ({"resolution": 1000}, "a resolution of 16 to 512"),
+        ({"faces": 3}, "a time in 0..1, at least 4 faces"),
+        ({"smoothing": -1}, "a time in 0..1, at least 4 faces"),
+        ({"level": 200.0}, "highest density, 80, is below the surface's level 200"),
+    ],
+)
+def test_what_cannot_be_a_surface_is_refused(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        surface_at(Arm(), 0.0, **{"resolution": 32, "level": 40.0, **arguments})
 
 
 def test_an_empty_scene_and_one_that_diverged_are_refused():

@@ -15,9 +15,9 @@ from trimesh.creation import icosphere
 from sv4d2_core.export import scene_export as scene_meshes
 from sv4d2_core.export.graph import deformation_graph
 from sv4d2_core.export.mesh import Mesh, MeshAnimation
-from sv4d2_core.export.scene_export import ExportSettings, export_moving_mesh
+from sv4d2_core.export.scene_export import export_scene
 from sv4d2_core.export.surface import surface_at
-from sv4d2_core.export.track import Tracked, coherence, diagonal, fit_points, settled, spread_points, track
+from sv4d2_core.export.track import Tracked, coherence, diagonal, fit_points, projected, spread_points, track
 
 sys.path.insert(0, str(Path(__file__).parent / "scenes"))
 Arm = importlib.import_module("arm").Arm
@@ -49,7 +49,7 @@ def test_the_mesh_moves_as_the_scene_does(followed):
 def test_it_reports_its_deviation_its_progress_and_its_colours(followed):
     scene, tracked, seen = followed
     assert len(tracked.deviation) == 5 and max(tracked.deviation) < 0.02
-    assert tracked.follows and tracked.lost == ()
+    assert tracked.follows
     total = seen[0][1]
     assert [step for step, *_ in seen] == [*range(1, total + 1)]
     true = scene.colours(tracked.animation.positions[2], 0.5)
@@ -76,14 +76,13 @@ def test_the_same_scene_gives_the_same_mesh(followed):
 def test_a_part_that_vanishes_is_lost():
     scene = Arm(bend_deg=0.0, n_frames=3, gap=0.9)
     tracked = track(scene, scene.times, **SIZES)
-    assert tracked.lost == (2,) and not tracked.follows
-    assert tracked.deviation[0] < 0.01 and tracked.deviation[2] > 0.02
+    assert not tracked.follows and max(tracked.deviation[:2]) < 0.01 and tracked.deviation[2] > 0.02
     assert len(tracked.frames[2].vertices) < len(tracked.frames[0].vertices)
 
 
 def test_one_frame_is_a_mesh_that_stands_still():
     tracked = track(Arm(), [0.5], **SIZES)
-    assert tracked.animation.positions.shape[0] == 1 and tracked.follows
+    assert len(tracked.animation.positions) == 1 and tracked.follows
     assert coherence(tracked.animation, tracked.frames) is None
 
 
@@ -99,14 +98,6 @@ def test_a_callback_may_cancel():
 
     with pytest.raises(InterruptedError):
         track(Arm(), [0.0, 1.0], **SIZES, callback=cancel)
-
-
-def test_times_and_anchors_that_are_none_are_refused():
-    for times in ([], [0.5, 0.5], [1.0, 0.0]):
-        with pytest.raises(ValueError, match="Expected times that rise"):
-            track(Arm(), times, **SIZES)
-    with pytest.raises(ValueError, match="Expected an anchor frame from 0 to 1; got 2"):
-        track(Arm(), [0.0, 1.0], anchor=2, **SIZES)
 
 
 def test_a_trembling_mesh_has_a_larger_acceleration():
@@ -137,7 +128,7 @@ def test_an_export_tells_accelerations_in_shares_of_the_object(monkeypatch, tmp_
     animation = MeshAnimation(positions, frame.faces, frame.colours, (0.0, 0.5, 1.0), 1.0)
     tracked = Tracked(animation, (0.0, 0.0, 0.0), (frame,) * 3, 0)
     monkeypatch.setattr(scene_meshes, "track", lambda *_, **__: tracked)
-    *_, note = export_moving_mesh(Arm(n_frames=3), tmp_path / "arm.glb", ExportSettings(), None).notes
+    *_, note = export_scene(Arm(n_frames=3), tmp_path / "arm.glb", "glb").notes
     figures = coherence(animation, tracked.frames)
     assert figures is not None and figures.largest > 3 * figures.tracked
     told = [float(share) for share in re.findall(r"([\d.]+) %", note)]
@@ -169,14 +160,14 @@ def test_parts_that_do_not_touch_have_their_own_nodes():
     assert (first[graph.edges[:, 0]] == first[graph.edges[:, 1]]).all()
 
 
-def test_a_mesh_settles_on_bulges_that_a_graph_cannot_follow():
+def test_a_mesh_is_projected_on_bulges_that_a_graph_cannot_follow():
     ball = icosphere(subdivisions=4, radius=0.4)
     points = ball.vertices
     bulging = points * (1 + 0.02 * np.sin(8 * points[:, :1] / 0.4))
     colours = torch.full((len(points), 3), 0.5)
     target = Mesh(torch.from_numpy(bulging).float(), torch.from_numpy(ball.faces.astype(np.int64)), colours)
     there = spread_points(target, 40_000)
-    placed = settled(points, ball.faces, there, 0.8)
+    placed = projected(points, ball.faces, there, 0.8)
     before, after = (np.linalg.norm(bulging - at, axis=1).mean() for at in (points, placed))
     assert before > 0.004 and after < before / 10
     # They go straight out or in: what a vertex shows stays where it was.
@@ -184,5 +175,5 @@ def test_a_mesh_settles_on_bulges_that_a_graph_cannot_follow():
     moved = placed - points
     assert np.linalg.norm(moved - (moved * outward).sum(1, keepdims=True) * outward, axis=1).max() < 0.001
     # Another surface further off does not draw it.
-    far = settled(points, ball.faces, there._replace(points=there.points * 1.5), 0.8)
+    far = projected(points, ball.faces, there._replace(points=there.points * 1.5), 0.8)
     assert np.array_equal(far, points)

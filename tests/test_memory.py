@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import itertools
 import sys
 import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from sv4d2_core.diffusion.blocks import AttentionBlock, ResBlock, parts
 from sv4d2_core.diffusion.checkpoint import build_networks
@@ -31,18 +30,10 @@ from sv4d2_core.diffusion.vae import VAEDecoder, VAEEncoder
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 memory_plan = importlib.import_module("memory_plan")
+peak_bytes = partial(importlib.import_module("measure").peak_bytes, device=torch.device("cpu"))
 
 GIB = 2**30
 OFFICIAL = OFFICIAL_VARIANTS["sv4d2"]
-
-
-def peak_bytes(call):
-    """Return the peak of what ``call`` allocates on the CPU, from the allocator's own record."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
-    events.sort(key=lambda e: e.start_ns())
-    return max(itertools.accumulate(e.nbytes() for e in events), default=0)
 
 
 def peak_of_pass(unet, grid, size):

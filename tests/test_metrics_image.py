@@ -25,12 +25,6 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
     return (reference + noise).clamp(0, 1), reference
 
 
-def test_equal_images_are_perfect(pair):
-    reference = pair[1]
-    assert torch.isinf(psnr(reference, reference)).all()
-    assert torch.allclose(ssim(reference, reference), torch.ones(3, dtype=torch.float64))
-
-
 def test_agreement_with_scikit_image(pair):
     images, reference = pair
     ratios, similarities = psnr(images, reference), ssim(images, reference)
@@ -40,12 +34,6 @@ def test_agreement_with_scikit_image(pair):
         assert ratios[i] == pytest.approx(peak_signal_noise_ratio(b, a, data_range=1.0), abs=1e-4)
         expected = structural_similarity(b, a, channel_axis=-1, **options)
         assert similarities[i] == pytest.approx(expected, abs=1e-9)
-
-
-def test_more_noise_is_worse(pair):
-    for metric in (psnr, ssim):
-        values = metric(*pair)
-        assert values[0] > values[1] > values[2], metric.__name__
 
 
 def test_foreground_ignores_the_rest():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sv4d2_core.shipped import SAMPLE_CLIP, SAMPLE_FPS, SAMPLE_FRAMES
-from sv4d2_core.video.crop import prepare_clip
+from sv4d2_core.video.prepare import prepare_clip
 from sv4d2_core.video.read import load_clip
 
 MOST_BYTES = 300_000

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ INPUTS, OUTPUTS = -10, -20
 blueprints = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 
 
-def parts_of(file: Path) -> tuple[dict[str, Any], dict[str, Any], dict[int, dict[str, Any]]]:
+def parts_of(file):
     """Return the node that stands in a graph, the subgraph behind it, and its nodes by number."""
     blueprint = json.loads(file.read_text())
     (outside,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
@@ -132,6 +131,6 @@ def test_it_is_explained_and_can_be_found(file):
         assert re.fullmatch(r"\d+\.\d+\.\d+", node["properties"]["ver"])
 
 
-def _socket(node: dict[str, Any], name: str) -> dict[str, Any]:
+def _socket(node, name):
     (socket,) = (entry for entry in node["inputs"] if entry["name"] == name)
     return socket

@@ -33,6 +33,8 @@ def test_a_mask_wins_over_alpha_and_alpha_over_white():
     assert opacity_source(masked) == "mask" and opacity_source(Clip(frames)) == "alpha"
     np.testing.assert_array_equal(foreground_masks(masked), square_at(60, 50, 20))
     np.testing.assert_array_equal(foreground_masks(Clip(frames)), square_at(10, 10, 20))
+    frames[..., 3] = square_at(40, 30, 20, level=1)
+    assert foreground_masks(Clip(frames)).max() == 1, "soft alpha is kept"
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -71,12 +73,6 @@ def test_the_haze_of_a_mask_does_not_count():
     clip = Clip(white_clip(), masks=hazy)
     np.testing.assert_array_equal(foreground_masks(clip), square_at(40, 30, 20))
     np.testing.assert_array_equal(foreground_masks(clip, ignore_specks=False), hazy)
-
-
-def test_soft_alpha_is_kept():
-    frames = white_clip(4)
-    frames[..., 3] = square_at(40, 30, 20, level=1)
-    assert foreground_masks(Clip(frames)).max() == 1
 
 
 def test_boxes_are_exclusive_at_the_end_and_zero_when_empty():

@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.viewer_cameras import Placement, ViewerCamera, from_viewer, to_viewer
 
 ORBIT = Cameras((0, 10, -20, 35), (0, 60, 130, 275), radius=2.3, fov_deg=40.0, input_elevation_deg=15)
+CAMERA = ViewerCamera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), 40.0)
+PLACEMENT = Placement((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 1.0))
 
 
 def close_cameras(actual: Cameras, expected: Cameras, tolerance=1e-7):
@@ -24,26 +27,13 @@ def close_cameras(actual: Cameras, expected: Cameras, tolerance=1e-7):
         assert getattr(actual, field) == pytest.approx(getattr(expected, field), abs=tolerance), field
 
 
-def rotation_about(axis: str, angle_deg: float) -> tuple[float, float, float, float]:
-    half = math.radians(angle_deg) / 2
-    return (*(math.sin(half) if name == axis else 0.0 for name in "xyz"), math.cos(half))
+def rotation_about(axis: str, angle_deg: float) -> tuple[float, ...]:
+    return tuple(Rotation.from_euler(axis, angle_deg, degrees=True).as_quat().tolist())
 
 
 def times(p: tuple, q: tuple) -> tuple:
     """Return the quaternion (x, y, z, w) that turns by q, then by p."""
-    (a, b, c, d), (x, y, z, w) = p, q
-    return (
-        d * x + a * w + b * z - c * y,
-        d * y - a * z + b * w + c * x,
-        d * z + a * y - b * x + c * w,
-        d * w - a * x - b * y - c * z,
-    )
-
-
-def turned(q: tuple, v: tuple) -> tuple[float, float, float]:
-    """Return the vector v turned by the quaternion q."""
-    x, y, z, _ = times(times(q, (*v, 0.0)), (-q[0], -q[1], -q[2], q[3]))
-    return x, y, z
+    return tuple((Rotation.from_quat(p) * Rotation.from_quat(q)).as_quat().tolist())
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -74,17 +64,6 @@ def test_rounding_to_single_precision_costs_less_than_a_ten_thousandth_of_a_degr
     close_cameras(from_viewer(single), ORBIT, tolerance=1e-4)
 
 
-def test_cameras_go_around_their_target_wherever_it_is():
-    def moved(point):
-        return tuple(x + d for x, d in zip(point, (3.0, -0.5, 7.0), strict=True))
-
-    viewer = [
-        replace(camera, position=moved(camera.position), target=moved(camera.target))
-        for camera in to_viewer(ORBIT)
-    ]
-    close_cameras(from_viewer(viewer), ORBIT)
-
-
 def test_the_first_camera_is_the_input_view_wherever_it_stands():
     viewer = to_viewer(Cameras((0, 5, -10), (0, 30, 100), input_elevation_deg=20))
     close_cameras(
@@ -112,20 +91,32 @@ def test_from_the_front_one_camera_is_a_novel_view():
     torch.testing.assert_close(above.c2w_opengl()[1], ORBIT.c2w_opengl()[3])
 
 
+def placed(model: Placement) -> list[ViewerCamera]:
+    """Return the cameras of the orbit, in a world in which its model was placed."""
+    turn, scale = Rotation.from_quat(model.quaternion_xyzw), model.scale[0]
+
+    def moved(point: tuple) -> tuple:
+        return tuple((scale * turn.apply(point) + model.position).tolist())
+
+    return [
+        replace(
+            camera,
+            position=moved(camera.position),
+            target=moved(camera.target),
+            quaternion_xyzw=times(model.quaternion_xyzw, camera.quaternion_xyzw),
+        )
+        for camera in to_viewer(ORBIT)
+    ]
+
+
+def test_cameras_go_around_their_target_wherever_it_is():
+    close_cameras(from_viewer(placed(replace(PLACEMENT, position=(3.0, -0.5, 7.0)))), ORBIT)
+
+
 @pytest.mark.parametrize("front", [None, 15.0])
 def test_a_model_that_was_placed_is_seen_as_in_its_file(front):
     model = Placement((1.0, 2.5, -3.0), rotation_about("y", 50), (2.5, 2.5, 2.5))
-    viewer = []
-    for camera in to_viewer(ORBIT):
-        ends = (camera.position, camera.target)
-        position, target = (
-            tuple(
-                2.5 * x + d for x, d in zip(turned(model.quaternion_xyzw, end), model.position, strict=True)
-            )
-            for end in ends
-        )
-        quaternion = times(model.quaternion_xyzw, camera.quaternion_xyzw)
-        viewer.append(replace(camera, position=position, target=target, quaternion_xyzw=quaternion))
+    viewer = placed(model)
     seen = from_viewer(viewer[0 if front is None else 1 :], front_elevation_deg=front, model=model)
     close_cameras(seen, ORBIT)
     # Without it the cameras are about the world, 2.5 times as far away.
@@ -189,32 +180,19 @@ def test_a_view_from_the_pole_is_refused(top):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("possible", "fields", "message"),
     [
-        ({"position": (math.nan, 0.0, 1.0)}, "finite numbers in a camera"),
-        ({"fov_deg": 0.0}, "field of view between 0 and 180 degrees and a zoom above 0; got 0 and 1"),
-        ({"zoom": -1.0}, "got 40 and -1"),
-        ({"target": (0.0, 0.0, 2.0)}, "looks at a point away from itself"),
-        ({"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "looks at a point away from itself"),
+        (CAMERA, {"position": (math.nan, 0.0, 1.0)}, "finite numbers in a camera"),
+        (CAMERA, {"fov_deg": 0.0}, "between 0 and 180 degrees and a zoom above 0; got 0 and 1"),
+        (CAMERA, {"zoom": -1.0}, "got 40 and -1"),
+        (CAMERA, {"target": (0.0, 0.0, 2.0)}, "looks at a point away from itself"),
+        (CAMERA, {"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "looks at a point away from itself"),
+        (PLACEMENT, {"scale": (1.0, 1.0, 2.0)}, r"for all axes of the model \(to 0\.1 %\); got 1, 1, 2"),
+        (PLACEMENT, {"scale": (-1.0, -1.0, -1.0)}, "got -1, -1, -1"),
+        (PLACEMENT, {"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "a rotation of a model"),
+        (PLACEMENT, {"position": (math.inf, 0.0, 0.0)}, "finite numbers"),
     ],
 )
-def test_impossible_cameras(fields, message):
+def test_impossible_cameras_and_placements(possible, fields, message):
     with pytest.raises(ValueError, match=message):
-        replace(ViewerCamera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), 40.0), **fields)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (
-            {"scale": (1.0, 1.0, 2.0)},
-            r"one scale above 0 for all axes of the model \(to 0\.1 %\); got 1, 1, 2",
-        ),
-        ({"scale": (-1.0, -1.0, -1.0)}, "got -1, -1, -1"),
-        ({"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "a rotation of a model"),
-        ({"position": (math.inf, 0.0, 0.0)}, "finite numbers"),
-    ],
-)
-def test_impossible_placements(fields, message):
-    with pytest.raises(ValueError, match=message):
-        replace(Placement((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 1.0)), **fields)
+        replace(possible, **fields)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -36,14 +35,14 @@ STACKED = 60
 workflows = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 
 
-def inputs_of(kind: str) -> dict[str, tuple[Any, dict[str, Any], str]]:
+def inputs_of(kind):
     """Return the inputs of a node in order: name to type, options and kind."""
     return recorded_schemas.inputs_of(SCHEMAS[kind])
 
 
-def widgets_of(kind: str) -> list[str | None]:
+def widgets_of(kind):
     """Return the names of a node's widgets in the order of a saved workflow, None for the page's own."""
-    names: list[str | None] = []
+    names = []
     for name, (type_, options, _) in inputs_of(kind).items():
         if (isinstance(type_, list) or type_ in WIDGETS) and not options.get("forceInput"):
             names.append(name)
@@ -54,7 +53,7 @@ def widgets_of(kind: str) -> list[str | None]:
     return names
 
 
-def values_of(node: dict[str, Any]) -> dict[str, Any]:
+def values_of(node):
     """Return the widgets' values by name."""
     values = node.get("widgets_values") or []
     names = widgets_of(node["type"])
@@ -62,7 +61,7 @@ def values_of(node: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in zip(names, values, strict=True) if name is not None}
 
 
-def fits(value: Any, type_: Any, options: dict[str, Any]) -> bool:
+def fits(value, type_, options):
     """Return whether a widget takes the value. File lists are recorded empty and take any name."""
     listed = type_ if isinstance(type_, list) else options.get("options")
     if listed is not None:
@@ -77,7 +76,7 @@ def fits(value: Any, type_: Any, options: dict[str, Any]) -> bool:
     return whole and options.get("min", value) <= value <= options.get("max", value)
 
 
-def prompt_of(graph: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def prompt_of(graph):
     """Return what the page sends to the server for a saved workflow."""
     sources = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
     prompt = {}

@@ -24,7 +24,7 @@ from ..diffusion.safetensors_stream import read_header
 from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
 from ..diffusion.window_store import WindowFolder, tensor_fingerprint
 from ..files import file_fingerprint
-from ..video.crop import PreparedClip, prepare_clip
+from ..video.prepare import PreparedClip, prepare_clip
 from ..video.read import load_clip
 from ..views import ViewGrid
 from .common import (

@@ -1,56 +1,51 @@
-"""Reads what any other program leaves: a folder with one clip for each view."""
+"""Views out of what other programs leave: a folder with one clip per view, or a flat list of pictures."""
 
 from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..video.foreground import near_white_masks, opacity_source
+from ..video.foreground import LARGEST_BORDER_SHARE, border_pixels, near_white_masks, opacity_source
 from ..video.read import DEFAULT_FPS, IMAGE_SUFFIXES, Clip, load_clip, natural_key
 from ..views import ViewGrid, resize_images
 
-# Share of the border that may be darker than white before a picture without mask cannot be on white.
-_LARGEST_BORDER_SHARE = 0.8
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".webp", ".apng")
+# How a flat list of pictures is ordered: the views of frame 0 first, or the frames of the first view.
+BY_FRAME, BY_VIEW = "frame by frame", "view by view"
+
+_PATTERNS = {BY_FRAME: "(t v) h w c -> t v h w c", BY_VIEW: "(v t) h w c -> t v h w c"}
 # Share of the pixels outside a mask that may be darker than white before the mask cuts the object out.
 _LARGEST_OUTSIDE_SHARE = 0.5
+# Opacity below which a pixel shows nothing but the background: one grey level.
+_TRANSPARENT = 1 / 255
+# Share of the background of renders that may be darker than near white.
+_LARGEST_DARK_SHARE = 0.01
+_SHOWN_NAMES = 12
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ViewClip:
-    """All frames of one view.
+    """All frames of one view."""
 
-    Args:
-        name: where they came from, for messages.
-        images: [T, H, W, 3] float32 in 0..1, on white.
-        masks: [T, H, W] float32 foreground opacity in 0..1.
-        fps: frames per second.
-    """
-
-    name: str
-    images: Tensor
-    masks: Tensor
+    name: str  # where they came from, for messages
+    images: Tensor  # [T, H, W, 3] float32 in 0..1, on white
+    masks: Tensor  # [T, H, W] float32 foreground opacity in 0..1
     fps: float
 
     @classmethod
     def of_clip(cls, clip: Clip) -> ViewClip:
-        """Return a clip on white.
-
-        Its masks say what the object is, else its alpha unless that is opaque everywhere, else all that is
-        not near white. Pictures with masks are put on white where their background is something else.
-
-        Raises:
-            ValueError: neither mask nor alpha, and no white background.
-        """
+        """Return a clip on white, and its masks, else its alpha, else all that is not near white."""
         pixels = torch.from_numpy(clip.frames).float() / 255
         images, source = pixels[..., :3], opacity_source(clip)
         if source == "alpha":
@@ -67,15 +62,10 @@ class ViewClip:
 
     @classmethod
     def of_images(cls, images: Tensor, name: str, fps: float) -> ViewClip:
-        """Return images [T, H, W, 3] on white with all that is not near white as mask.
-
-        Raises:
-            ValueError: the background is not white.
-        """
+        """Return images [T, H, W, 3] with all that is not near white as mask; ValueError: not on white."""
         masks = near_white_masks(images)
-        sides = (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1])
-        share = float(torch.cat([side.flatten() for side in sides]).mean())
-        if share > _LARGEST_BORDER_SHARE:
+        share = float(border_pixels(masks.float().cpu().numpy()).mean())
+        if share > LARGEST_BORDER_SHARE:
             raise ValueError(
                 f"Expected a near-white background in pictures without transparency or masks; got "
                 f"{100 * share:.0f} % of the border darker than that in {name}. Put the pictures on white, "
@@ -84,14 +74,15 @@ class ViewClip:
         return cls(name, images, masks, fps)
 
 
+def _on_white(images: Tensor, opacity: Tensor) -> Tensor:
+    alpha = opacity[..., None]
+    return images * alpha + (1 - alpha)
+
+
 def grid_of_clips(clips: Iterator[ViewClip], cameras: Cameras) -> ViewGrid:
-    """Return the grid of V + 1 clips, the input view first; its rate is that of the first novel view.
+    """Return the grid of V + 1 square clips, the input view first, at the rate of the first novel view.
 
     The clips are taken one by one, so that only the grid and one clip are in memory.
-
-    Raises:
-        ValueError: pictures that are not square, a clip with another number of frames or another size than
-            the first.
     """
     first = next(clips)
     n_frames, height, width = first.masks.shape
@@ -114,78 +105,51 @@ def grid_of_clips(clips: Iterator[ViewClip], cameras: Cameras) -> ViewGrid:
     return ViewGrid(images, cameras, masks, fps)
 
 
-def _on_white(images: Tensor, opacity: Tensor) -> Tensor:
-    alpha = opacity[..., None]
-    return images * alpha + (1 - alpha)
-
-
 def _shape_text(masks: Tensor) -> str:
     n_frames, height, width = masks.shape
     return f"{n_frames} frame{'s' if n_frames != 1 else ''} of {width} x {height}"
 
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".webp", ".apng")
-
-_SHOWN_NAMES = 12
-
-
 def read_clips(
-    folder: str | Path,
-    cameras: Cameras,
-    input_view: ViewGrid | Tensor | None = None,
-    frames: int | None = None,
+    folder: str | Path, cameras: Cameras, input_view: ViewGrid | None = None, frames: int | None = None
 ) -> ViewGrid:
     """Return the grid of views of a folder with one clip per view, in natural order of their names.
 
     A clip is a sub-folder of images, or a video or animation. Where a folder holds both, the sub-folders
     are taken and the videos left alone. Hidden entries, other files and sub-folders without images do not
-    count. Transparent clips are put on white and their alpha is the mask; in others all that is not near
-    white is the object.
+    count. For what becomes of transparency see `ViewClip.of_clip`.
 
     Args:
         folder: the folder, or a pattern that gives the clips, such as ``out/*_v*.mp4``.
         cameras: V + 1 cameras, the input view first, in the clips' order.
-        input_view: view 0 when the folder holds only the V novel views: a grid, whose view 0 is taken, or
-            images [T, H, W, 3] in 0..1 on white, resized to the clips' size. With V + 1 clips the folder's
-            first clip is view 0 instead.
+        input_view: whose view 0 is taken, at the clips' size, when the folder holds only the V novel views.
         frames: take only the first so many frames of every clip and of ``input_view``; None: all.
 
     Raises:
-        FileNotFoundError: there are no clips.
-        ValueError: another number of clips than V + 1 or V, V clips without ``input_view``, clips with
-            different numbers of frames or sizes, pictures that are not square, a background that is not
-            white.
+        ValueError: another number of clips than V + 1, or V beside ``input_view``; clips that are not square,
+            differ in size or number of frames, or tell no object from a background that is not white.
     """
-    sources = find_clips(folder)
-    n_views = cameras.n_views
-    if not sources:
-        raise FileNotFoundError(
-            f"Expected one clip per view in {folder}: sub-folders of images, or videos "
-            f"({' '.join(VIDEO_SUFFIXES)}); there are none. Give the folder that holds the clips."
-        )
-    if len(sources) not in (n_views, n_views + 1):
+    sources, n_views = find_clips(folder), cameras.n_views
+    fill_in = input_view is not None and len(sources) == n_views
+    if not fill_in and len(sources) != n_views + 1:
+        shown = ", ".join("/".join(source.parts[-2:]) for source in sources[:_SHOWN_NAMES])
+        shown += " ..." if len(sources) > _SHOWN_NAMES else ""
         raise ValueError(
-            f"Expected {n_views + 1} clips in {folder} (the input view first) or {n_views} (novel views "
-            f"only), as there are {n_views} novel cameras; got {len(sources)}: {_names(sources)}. Give the "
+            f"Expected {n_views + 1} clips in {folder}, the input view first, or {n_views} where the input "
+            f"view is given, as there are {n_views} novel cameras; got {len(sources)}: {shown}. Give the "
             f"cameras of these clips, or a pattern such as 'out/*_v*.mp4' that leaves others out."
         )
-    if len(sources) == n_views and input_view is None:
-        raise ValueError(
-            f"Expected {n_views + 1} clips in {folder}, the input view first; got {n_views}: "
-            f"{_names(sources)}. Put the input clip beside them so that it comes first by name, or give the "
-            f"input view."
-        )
-    filled = input_view if len(sources) == n_views else None
-    return grid_of_clips(_clips(sources, filled, frames), cameras)
+    clips = (ViewClip.of_clip(load_clip(source, frames=frames)) for source in sources)
+    if input_view is not None and fill_in:
+        first = next(clips)
+        clips = chain([_input_clip(input_view, frames, *first.masks.shape[1:]), first], clips)
+    return grid_of_clips(iter(clips), cameras)
 
 
 def find_clips(folder: str | Path) -> list[Path]:
     """Return the clips of a folder or of a pattern in natural order, none when there are none."""
     place = Path(folder).expanduser()
-    if place.is_dir():
-        found = list(place.iterdir())
-    else:
-        found = [Path(name) for name in glob.glob(str(place))]
+    found = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place)))
     visible = sorted((entry for entry in found if not entry.name.startswith(".")), key=natural_key)
     folders = [entry for entry in visible if entry.is_dir() and _holds_images(entry)]
     return folders or [
@@ -199,34 +163,144 @@ def _holds_images(folder: Path) -> bool:
     )
 
 
-def _names(sources: Sequence[Path]) -> str:
-    shown = ", ".join("/".join(source.parts[-2:]) for source in sources[:_SHOWN_NAMES])
-    return f"{shown} ..." if len(sources) > _SHOWN_NAMES else shown
-
-
-def _clips(
-    sources: Sequence[Path], input_view: ViewGrid | Tensor | None, frames: int | None
-) -> Iterator[ViewClip]:
-    novel = (ViewClip.of_clip(load_clip(source, frames=frames)) for source in sources)
-    if input_view is None:
-        yield from novel
-        return
-    first = next(novel)
-    yield _input_clip(input_view, frames, *first.masks.shape[1:])
-    yield first
-    yield from novel
-
-
-def _input_clip(view: ViewGrid | Tensor, frames: int | None, height: int, width: int) -> ViewClip:
-    """Return view 0 of a grid, or images, at a size; the masks are made where there are none."""
-    fps = view.fps if isinstance(view, ViewGrid) else DEFAULT_FPS
-    images, masks = view.one_view(0) if isinstance(view, ViewGrid) else (view, None)
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"Expected an input view [T, H, W, 3]; got shape {list(images.shape)}.")
-    if not torch.isfinite(images).all():
-        raise ValueError("Expected finite numbers in the input view; got NaN or infinite values.")
+def _input_clip(grid: ViewGrid, frames: int | None, height: int, width: int) -> ViewClip:
+    images, masks = grid.one_view(0)
     images = resize_images(images[:frames], height, width)
     if masks is None:
-        return ViewClip.of_images(images, "the input view", fps)
+        return ViewClip.of_images(images, "the input view", grid.fps)
     masks = resize_images(masks[:frames, ..., None], height, width)[..., 0]
-    return ViewClip("the input view", images, masks, fps)
+    return ViewClip("the input view", images, masks, grid.fps)
+
+
+def assemble_views(
+    clip: Tensor,  # [T, S, S, 3] in 0..1, on white
+    novel_views: Tensor,  # [T * V, S, S, 3] in 0..1, on white
+    cameras: Cameras,
+    *,
+    order: str = BY_FRAME,
+    fps: float = DEFAULT_FPS,
+    clip_masks: Tensor | None = None,  # [T, S, S], [1, S, S] or [S, S]
+) -> ViewGrid:
+    """Return the grid of a clip, the input view, and its novel views.
+
+    What is not near white in a novel view is the object, and in the clip where it has no ``clip_masks``.
+    ``order`` is that of the novel views: ``frame by frame`` or ``view by view``.
+
+    Raises:
+        ValueError: counts, sizes or values that do not fit.
+    """
+    _check_order(order)
+    clip, novel_views = _checked("clip", clip), _checked("novel views", novel_views)
+    _check_count(len(clip), len(novel_views), cameras.n_views)
+    if clip.shape[1:] != novel_views.shape[1:]:
+        raise ValueError(
+            f"Expected clip and novel views of one size; got {_size_text(clip)} and "
+            f"{_size_text(novel_views)}. Resize the one to the other."
+        )
+    novel = rearrange(novel_views, _PATTERNS[order], t=len(clip))
+    masks = near_white_masks(clip)
+    if clip_masks is not None:
+        masks = clip_masks[None] if clip_masks.ndim == 2 else clip_masks
+        if masks.ndim != 3 or len(masks) not in (1, len(clip)) or masks.shape[1:] != clip.shape[1:3]:
+            raise ValueError(
+                f"Expected {len(clip)} masks of the clip (or one) of {_size_text(clip)}, [T, H, W]; got "
+                f"{list(masks.shape)}. Take the mask that came with the clip."
+            )
+        masks = masks.detach().float().cpu().clamp(0, 1).expand(clip.shape[:3])
+    images = torch.cat([clip[:, None], novel], dim=1)
+    return ViewGrid(images, cameras, torch.cat([masks[:, None], near_white_masks(novel)], dim=1), fps)
+
+
+def assemble_renders(
+    images: Tensor,  # [T * (V + 1), S, S, 3] in 0..1, on white
+    cameras: Cameras,
+    *,
+    order: str = BY_VIEW,
+    fps: float = DEFAULT_FPS,
+    masks: Tensor | None = None,  # [T * (V + 1), S, S]; None: what is not near white
+) -> ViewGrid:
+    """Return the grid of pictures that were rendered from all V + 1 cameras, the input's first.
+
+    Raises:
+        ValueError: counts, sizes or values that do not fit, a background that is not white.
+    """
+    _check_order(order)
+    images = _checked("renders", images)
+    n_cameras = cameras.n_views + 1
+    if len(images) % n_cameras:
+        raise ValueError(
+            f"Expected pictures from all {n_cameras} cameras, the input's first: {n_cameras}, or a multiple "
+            f"for several frames; got {len(images)}. Give the cameras that the pictures were rendered from."
+        )
+    dark = near_white_masks(images)
+    opacity = dark
+    if masks is not None:
+        if masks.shape != images.shape[:3]:
+            raise ValueError(
+                f"Expected one mask per picture, {list(images.shape[:3])}; got {list(masks.shape)}. Take the "
+                f"masks of the node that rendered the pictures."
+            )
+        opacity = masks.detach().float().cpu().clamp(0, 1)
+    background = opacity < _TRANSPARENT
+    # Without masks a picture that is dark everywhere has no background: all of it is on trial.
+    wrong = (dark > 0) & background if masks is not None or background.any() else dark > 0
+    if wrong.sum() > _LARGEST_DARK_SHARE * background.sum():
+        colour = ", ".join(str(round(255 * x)) for x in images[wrong].median(dim=0).values.tolist())
+        raise ValueError(
+            f"Expected pictures on white; what is not the object has mostly the colour ({colour}) of 255. "
+            f"Set the background to #FFFFFF in the node that renders them."
+        )
+    pattern, n_frames = _PATTERNS[order], len(images) // n_cameras
+    grid = rearrange(images, pattern, t=n_frames).contiguous()
+    opacity = rearrange(opacity[..., None], pattern, t=n_frames).contiguous()[..., 0]
+    return ViewGrid(grid, cameras, opacity, fps)
+
+
+def _check_order(order: str) -> None:
+    if order not in _PATTERNS:
+        raise ValueError(f"Expected the order {' or '.join(map(repr, _PATTERNS))}; got {order!r}.")
+
+
+def _checked(name: str, images: Tensor) -> Tensor:
+    """Return square RGB images as float32 on the CPU; what overshoots 0..1 after a resize is cut."""
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+        raise ValueError(
+            f"Expected {name} [N, H, W, 3] without transparency, at least one image; got "
+            f"{list(images.shape)}. Composite RGBA on white; SV4D2 Prepare Clip does that for a clip."
+        )
+    if images.shape[1] != images.shape[2]:
+        raise ValueError(
+            f"Expected square {name} (the cameras are square); got {_size_text(images)}. Crop or pad them; "
+            f"SV4D2 Prepare Clip does that for a clip."
+        )
+    images = images.detach().float().cpu()
+    bad = int((~images.isfinite()).sum())
+    if bad:
+        raise ValueError(
+            f"Expected finite numbers in {name}; got {bad} NaN or infinite values of {images.numel()}. Check "
+            f"the step that made them."
+        )
+    return images.clamp(0, 1)
+
+
+def _check_count(n_frames: int, n_images: int, n_views: int) -> None:
+    expected = n_frames * n_views
+    if n_images == expected:
+        return
+    if n_images == n_frames * (n_views + 1):
+        advice = "They seem to hold the input view, too: leave it out."
+    elif n_images % n_views == 0:
+        advice = f"They are {n_images // n_views} for each of {n_views} views: give a clip of as many frames."
+        if n_images > expected:
+            advice += f" Of a clip that the sampler played back and forth keep the first {expected}."
+    elif n_images % n_frames == 0:
+        advice = f"They are {n_images // n_frames} for each of {n_frames} frames: give as many cameras."
+    else:
+        advice = "Give the clip and the cameras that the views were made with."
+    raise ValueError(
+        f"Expected {n_frames} frames x {n_views} views = {expected} novel views; got {n_images}. {advice}"
+    )
+
+
+def _size_text(images: Tensor) -> str:
+    return f"{images.shape[2]} x {images.shape[1]}"

@@ -1,17 +1,14 @@
 """COLMAP models in text, one for each frame.
 
-COLMAP knows no time: a model is one set of cameras and points that all its pictures agree on. A moving object
-therefore needs one model per frame, and that is also how multi-view video is kept for programs that start
-from COLMAP (a folder per frame with ``images`` and ``sparse/0``): each folder is a data set of its own, which
-COLMAP, nerfstudio, gsplat and the 3DGS programs open as they are, and none mixes pictures of different times.
-Programs that want all times in one file are served by ``transforms_train.json``.
+COLMAP knows no time: a model is one set of cameras and points that all its pictures agree on. So each frame
+is a data set of its own, as multi-view video is kept for programs that start from COLMAP. Programs that want
+all times in one file are served by ``transforms_train.json``.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..files import all_or_nothing, recover, replaceable
+from ..files import recover, replaceable
 from ..video.pictures import to_bytes
 from ..views import ViewGrid
-from .grids import square_size
+from .datasets import square_size, write_export
 
 COLMAP_FILE = "colmap.json"
 _NAMES = re.compile(r"colmap\.json|frame_\d{5}")
@@ -30,21 +27,16 @@ _BYTES_PER_POINT = 120
 
 
 class ColouredPoints(NamedTuple):
-    """Points on the object at one time.
+    """Points on the object at one time."""
 
-    Args:
-        positions: [P, 3] world units.
-        colours: [P, 3] in 0..1.
-    """
-
-    positions: Tensor
-    colours: Tensor
+    positions: Tensor  # [P, 3] world units
+    colours: Tensor  # [P, 3] in 0..1
 
 
 def write_colmap(
     folder: str | Path,
     grid: ViewGrid,
-    points: Sequence[ColouredPoints] | None = None,
+    points: Sequence[ColouredPoints] | None = None,  # one cloud per frame
     *,
     overwrite: bool = False,
 ) -> list[Path]:
@@ -55,59 +47,50 @@ def write_colmap(
     ``cameras.txt`` (one PINHOLE camera), ``images.txt`` (world to camera, OpenCV axes) and ``points3D.txt``.
     The world is ours, +y up. ``colmap.json`` tells the times.
 
-    Args:
-        folder: made if missing; files of other names in it are left alone.
-        grid: the views.
-        points: of each frame, what programs start from; None: no points.
-        overwrite: replace what an earlier call wrote here; entries of other origin are never touched.
-
-    Returns:
-        The entries made in ``folder``, ``colmap.json`` last.
+    ``points`` of each frame are what programs start from; None: no points. The entries made in ``folder``
+    are returned, ``colmap.json`` last.
 
     Raises:
-        FileExistsError: ``folder`` holds such models already and ``overwrite`` is off, or entries of these
-            names that this function did not make.
-        ValueError: pictures that are not square, points for another number of frames, numbers that are not
-            finite.
-        OSError: the disk is full or read-only; the text says which folder and what to do.
+        FileExistsError, OSError: as `write_dataset`.
+        ValueError: pictures that are not square, or hold NaN.
     """
     folder = Path(folder)
     size = square_size(grid, even=False)
-    clouds = _checked_points(points, grid.n_frames)
+    K = grid.cameras.intrinsics(size)
+    pinhole = " ".join(repr(float(number)) for number in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
+    camera = f"# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy\n1 PINHOLE {size} {size} {pinhole}\n"
+    clouds = [None] * grid.n_frames if points is None else points
     recover(folder)
     existing = replaceable(folder, COLMAP_FILE, _NAMES, overwrite)
     n_points = sum(len(cloud.positions) for cloud in clouds if cloud is not None)
     needed = 4 * grid.images.numel() // 3 + _BYTES_PER_POINT * n_points
-    frames = [f"frame_{t:05d}" for t in range(grid.n_frames)]
-    about = {"fps": grid.fps, "times": list(grid.frame_times()), "entries": [*frames, COLMAP_FILE]}
-    with all_or_nothing(folder, existing, COLMAP_FILE, needed) as staging:
-        for t, name in enumerate(frames):
-            _write_pictures(staging / name, grid, t)
-            _write_model(staging / name / "sparse/0", grid.cameras, size, clouds[t])
-        (staging / COLMAP_FILE).write_text(json.dumps(about, indent=2) + "\n")
-    return [folder / name for name in about["entries"]]
+
+    def fill(staging: Path) -> None:
+        for t, points in enumerate(clouds):
+            frame = staging / f"frame_{t:05d}"
+            _write_pictures(frame, grid, t)
+            model = frame / "sparse/0"
+            model.mkdir(parents=True)
+            (model / "cameras.txt").write_text(camera)
+            (model / "images.txt").write_text(_images_text(grid.cameras))
+            (model / "points3D.txt").write_text(_points_text(points))
+
+    about = {"fps": grid.fps, "times": list(grid.frame_times())}
+    return write_export(folder, COLMAP_FILE, existing, needed, about, fill)
 
 
-def cameras_text(cameras: Cameras, size: int) -> str:
-    """Return ``cameras.txt``: the one pinhole camera that took all pictures."""
-    K = cameras.intrinsics(size)
-    numbers = (float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
-    parameters = " ".join(map(repr, numbers))
-    return f"# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy\n1 PINHOLE {size} {size} {parameters}\n"
-
-
-def images_text(cameras: Cameras) -> str:
-    """Return ``images.txt``: where every camera stands, and an empty line for its 2D points."""
+def _images_text(cameras: Cameras) -> str:
+    # From camera to world the rotation is the OpenGL camera's after half a turn about x; back, its conjugate.
     lines = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then the 2D points (none)"]
     shifts = cameras.w2c_opencv()[:, :3, 3].tolist()
-    for v, (quat, shift) in enumerate(zip(_world_to_camera_quats(cameras), shifts, strict=True)):
-        numbers = " ".join(repr(number + 0.0) for number in (*quat, *shift))
-        lines += [f"{v + 1} {numbers} 1 {_picture_name(v)}", ""]
+    for v, ((x, y, z, w), shift) in enumerate(zip(cameras.quaternions_xyzw().tolist(), shifts, strict=True)):
+        # Adding 0 makes a negative zero positive.
+        numbers = " ".join(repr(number + 0.0) for number in (x, w, z, -y, *shift))
+        lines += [f"{v + 1} {numbers} 1 view_{v:02d}.png", ""]
     return "\n".join(lines) + "\n"
 
 
-def points_text(points: ColouredPoints | None) -> str:
-    """Return ``points3D.txt``: positions, colours, no error and no tracks."""
+def _points_text(points: ColouredPoints | None) -> str:
     lines = ["# POINT3D_ID X Y Z R G B ERROR TRACK[] (empty: the points were not matched)"]
     if points is not None:
         colours = to_bytes(points.colours).tolist()
@@ -116,49 +99,9 @@ def points_text(points: ColouredPoints | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _picture_name(view: int) -> str:
-    return f"view_{view:02d}.png"
-
-
-def _world_to_camera_quats(cameras: Cameras) -> Iterator[tuple[float, float, float, float]]:
-    """Yield the rotation from the world to each camera's OpenCV axes, wxyz.
-
-    From camera to world it is the OpenGL camera's rotation after half a turn about x; back, its conjugate.
-    """
-    for x, y, z, w in cameras.quaternions_xyzw().tolist():
-        yield x, w, z, -y
-
-
 def _write_pictures(folder: Path, grid: ViewGrid, t: int) -> None:
-    kinds = [("images", "", grid.images)]
-    if grid.masks is not None:
-        kinds.append(("masks", ".png", grid.masks))
-    for kind, suffix, pictures in kinds:
-        (folder / kind).mkdir(parents=True)
-        for v, picture in enumerate(to_bytes(pictures[t])):
-            Image.fromarray(picture).save(folder / kind / f"{_picture_name(v)}{suffix}")
-
-
-def _write_model(folder: Path, cameras: Cameras, size: int, points: ColouredPoints | None) -> None:
-    folder.mkdir(parents=True)
-    (folder / "cameras.txt").write_text(cameras_text(cameras, size))
-    (folder / "images.txt").write_text(images_text(cameras))
-    (folder / "points3D.txt").write_text(points_text(points))
-
-
-def _checked_points(
-    points: Sequence[ColouredPoints] | None, n_frames: int
-) -> Sequence[ColouredPoints | None]:
-    if points is None:
-        return [None] * n_frames
-    if len(points) != n_frames:
-        raise ValueError(f"Expected points of {n_frames} frames, as the views have; got {len(points)}.")
-    for t, cloud in enumerate(points):
-        if cloud.positions.shape != cloud.colours.shape or cloud.positions.shape[1:] != (3,):
-            raise ValueError(
-                f"Expected positions and colours [P, 3]; frame {t} has {list(cloud.positions.shape)} and "
-                f"{list(cloud.colours.shape)}."
-            )
-        if not (cloud.positions.isfinite().all() and cloud.colours.isfinite().all()):
-            raise ValueError(f"Expected finite points; frame {t} has NaN or infinite numbers.")
-    return points
+    for kind, suffix, pictures in (("images", "", grid.images), ("masks", ".png", grid.masks)):
+        if pictures is not None:
+            (folder / kind).mkdir(parents=True)
+            for v, picture in enumerate(to_bytes(pictures[t])):
+                Image.fromarray(picture).save(folder / kind / f"view_{v:02d}.png{suffix}")

@@ -1,4 +1,4 @@
-"""Reads views in any form that is understood: a folder of ours, a data set, or plain clips."""
+"""Reads views in any form that is understood (a folder of ours, a data set, plain clips), and finds them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from ..cameras import Cameras
 from ..scene.losses import unpacked_normals
 from ..video.foreground import opacity_source
 from ..video.pictures import read_frames
-from ..video.read import DEFAULT_FPS, IMAGE_SUFFIXES, Clip, mask_opacity, natural_key, read_pictures
+from ..video.read import (
+    DEFAULT_FPS,
+    IMAGE_SUFFIXES,
+    Clip,
+    equal_channels,
+    mask_opacity,
+    natural_key,
+    read_pictures,
+)
 from ..views import ViewGrid
 from .clips import ViewClip, find_clips, grid_of_clips, read_clips
 from .transforms import TRANSFORMS_FILES, Frame, Transforms, read_transforms, transforms_file
@@ -27,6 +35,8 @@ from .views_folder import CAMERAS_FILE, RUN_FILE, read_views
 _SAME_TIME = 1e-6
 # Largest distance of a time from even spacing, as a share of the whole span.
 _LARGEST_TIME_ERROR = 1e-3
+# Folders of views that are listed where the one that was asked for is not there, and how deep they may lie.
+_LISTED, _DEPTH = 5, 4
 
 
 def read_dataset(path: str | Path) -> ViewGrid:
@@ -37,9 +47,7 @@ def read_dataset(path: str | Path) -> ViewGrid:
     Transparent pictures are put on white and their alpha is the mask; in a view without transparency the
     files of ``mask_path`` are, else all that is not near white.
 
-    Args:
-        path: a transforms file, or a folder with ``transforms_train.json`` or ``transforms.json`` (the first
-            that is there).
+    ``path`` is a transforms file, or a folder with ``transforms_train.json`` or ``transforms.json``.
 
     Raises:
         FileNotFoundError: no such file, or a picture is missing.
@@ -52,11 +60,12 @@ def read_dataset(path: str | Path) -> ViewGrid:
         raise FileNotFoundError(f"Expected {' or '.join(TRANSFORMS_FILES)} in {path}; there is none.")
     transforms = read_transforms(file)
     fps = DEFAULT_FPS if transforms.fps is None else transforms.fps
-    return grid_of_clips(_clips(_frames_by_view(transforms), file.parent, fps), transforms.cameras)
+    clips = (_clip(frames, file.parent, fps) for frames in _frames_by_view(transforms))
+    return grid_of_clips(clips, transforms.cameras)
 
 
 def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
-    """Return the frames of each view in order of time. Raises ValueError when any are missing."""
+    """Return the frames of each view in order of time."""
     path, n_cameras = transforms.path, transforms.cameras.n_views + 1
     times = _distinct_times(transforms)
     grid: dict[tuple[int, int], Frame] = {}
@@ -74,15 +83,21 @@ def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
         raise ValueError(
             f"Expected a full grid of {n_cameras} cameras x {len(times)} times in {path}; got {len(grid)} of "
             f"{n_cameras * len(times)} pictures. The first that is missing is view {view} at time "
-            f"{times[t]:g}. Leave out cameras or times that are not complete; the path of a single moving "
-            f"camera is no such grid."
+            f"{times[t]:g}. Leave out incomplete cameras or times; a single moving camera gives no grid."
         )
-    _check_spacing(times, path)
+    even = np.linspace(times[0], times[-1], len(times))
+    worst = int(np.abs(times - even).argmax())
+    if abs(times[worst] - even[worst]) > _LARGEST_TIME_ERROR * (times[-1] - times[0]):
+        raise ValueError(
+            f"Expected evenly spaced times in {path}; got {len(times)} from {times[0]:g} to {times[-1]:g}, "
+            f"number {worst + 1} at {times[worst]:.5g} instead of {even[worst]:.5g}. Leave out frames until "
+            f"the times are even."
+        )
     return [[grid[v, t] for t in range(len(times))] for v in range(n_cameras)]
 
 
 def _distinct_times(transforms: Transforms) -> np.ndarray:
-    """Return the times of all frames in ascending order, float64 [T]; 0 for a file without times."""
+    """Return the times in ascending order, float64 [T]; 0 for a file without times."""
     timeless = [frame for frame in transforms.frames if frame.time is None]
     if timeless and len(timeless) < len(transforms.frames):
         raise ValueError(
@@ -93,57 +108,47 @@ def _distinct_times(transforms: Transforms) -> np.ndarray:
     return times[np.diff(times, prepend=-np.inf) > _SAME_TIME]
 
 
-def _check_spacing(times: np.ndarray, path: Path) -> None:
-    if len(times) < 3:
-        return
-    even = np.linspace(times[0], times[-1], len(times))
-    worst = int(np.abs(times - even).argmax())
-    if abs(times[worst] - even[worst]) > _LARGEST_TIME_ERROR * (times[-1] - times[0]):
-        raise ValueError(
-            f"Expected evenly spaced times in {path}; got {len(times)} from {times[0]:g} to {times[-1]:g}, "
-            f"number {worst + 1} at {times[worst]:.5g} instead of {even[worst]:.5g}. Leave out frames until "
-            f"the times are even."
-        )
-
-
-def _clips(frames_by_view: list[list[Frame]], folder: Path, fps: float) -> Iterator[ViewClip]:
-    for frames in frames_by_view:
-        pictures = [_picture(folder, frame) for frame in frames]
-        clip = Clip(_stack(pictures, frames), fps, None, frames[0].name)
-        masked = [frame for frame in frames if frame.mask_path is not None]
-        if opacity_source(clip) != "alpha" and masked:
-            clip = replace(clip, masks=_masks(folder, frames, clip.frames.shape[1:3]))
-        yield ViewClip.of_clip(clip)
+def _clip(frames: list[Frame], folder: Path, fps: float) -> ViewClip:
+    """Return all frames of a view, in order of time."""
+    pictures = [_picture(folder, frame) for frame in frames]
+    first = pictures[0].shape[:2]
+    for frame, picture in zip(frames, pictures, strict=True):
+        if picture.shape[:2] != first:
+            raise ValueError(
+                f"Expected pictures of one size; {frames[0].name} has {first[1]} x {first[0]}, {frame.name} "
+                f"has {picture.shape[1]} x {picture.shape[0]}. Resize them to one size."
+            )
+    clip = Clip(np.stack(equal_channels(pictures)), fps, None, frames[0].name)
+    if opacity_source(clip) != "alpha" and any(frame.mask_path is not None for frame in frames):
+        masks = np.stack([_mask(folder, frame, first) for frame in frames])
+        clip = replace(clip, masks=masks)
+    return ViewClip.of_clip(clip)
 
 
 def _picture(folder: Path, frame: Frame) -> np.ndarray:
-    """Return a frame's picture, uint8 [H, W, 3 or 4]; a file_path without extension means PNG."""
     if not frame.file_path:
         raise ValueError(f"Expected a file_path in every frame; {frame.name} has none.")
     file = _inside(folder, frame.file_path, frame.name)
     is_complete = file.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
+    # D-NeRF leaves out the extension, which is PNG's.
     return _one_picture(file if is_complete else file.with_name(f"{file.name}.png"), frame.name)
 
 
-def _masks(folder: Path, frames: list[Frame], size: tuple[int, ...]) -> np.ndarray:
-    """Return the masks of a view, uint8 [T, H, W]."""
-    masks = []
-    for frame in frames:
-        if frame.mask_path is None:
-            raise ValueError(
-                f"Expected a mask_path in every frame of a view or in none; {frame.name} has none. Add it."
-            )
-        masks.append(mask_opacity(_one_picture(_inside(folder, frame.mask_path, frame.name), frame.name)))
-        if masks[-1].shape != size:
-            raise ValueError(
-                f"Expected masks of the pictures' size {size[1]} x {size[0]}; {frame.mask_path} of "
-                f"{frame.name} has {masks[-1].shape[1]} x {masks[-1].shape[0]}. Resize it."
-            )
-    return np.stack(masks)
+def _mask(folder: Path, frame: Frame, size: tuple[int, ...]) -> np.ndarray:
+    if frame.mask_path is None:
+        raise ValueError(
+            f"Expected a mask_path in every frame of a view or in none; {frame.name} has none. Add it."
+        )
+    mask = mask_opacity(_one_picture(_inside(folder, frame.mask_path, frame.name), frame.name))
+    if mask.shape != size:
+        raise ValueError(
+            f"Expected masks of the pictures' size {size[1]} x {size[0]}; {frame.mask_path} of "
+            f"{frame.name} has {mask.shape[1]} x {mask.shape[0]}. Resize it."
+        )
+    return mask
 
 
 def _inside(folder: Path, stated: str, name: str) -> Path:
-    """Return the place of a file of the data set. Raises ValueError when it lies outside of the folder."""
     relative = os.path.normpath(stated.replace("\\", "/"))
     outside = PurePosixPath(relative).is_absolute() or PureWindowsPath(relative).drive
     if outside or ".." in PurePosixPath(relative).parts:
@@ -163,26 +168,10 @@ def _one_picture(file: Path, name: str) -> np.ndarray:
     return read_pictures(file, slice(0, 1, 1))[0][0]
 
 
-def _stack(pictures: Sequence[np.ndarray], frames: Sequence[Frame]) -> np.ndarray:
-    """Return uint8 [T, H, W, 3 or 4]; pictures without alpha among others are opaque."""
-    height, width = pictures[0].shape[:2]
-    channels = max(picture.shape[-1] for picture in pictures)
-    padded = []
-    for picture, frame in zip(pictures, frames, strict=True):
-        if picture.shape[:2] != (height, width):
-            raise ValueError(
-                f"Expected pictures of one size; {frames[0].name} has {width} x {height}, {frame.name} has "
-                f"{picture.shape[1]} x {picture.shape[0]}. Resize them to one size."
-            )
-        extra = channels - picture.shape[-1]
-        padded.append(np.pad(picture, ((0, 0), (0, 0), (0, extra)), constant_values=255))
-    return np.stack(padded)
-
-
 def read_any_views(
     path: str | Path,
     cameras: Cameras | None = None,
-    input_view: ViewGrid | Tensor | None = None,
+    input_view: ViewGrid | None = None,
     frames: int | None = None,
 ) -> ViewGrid:
     """Return the grid of views at a place, in the first of these forms that it has.
@@ -191,11 +180,7 @@ def read_any_views(
     2. A transforms file, or a folder with one: `read_dataset`.
     3. A folder with one clip per view, or a pattern that gives the clips: `read_clips`.
 
-    Args:
-        path: the folder, file or pattern.
-        cameras: cameras of plain clips; the other forms bring their own.
-        input_view: view 0 of plain clips without one; see `read_clips`.
-        frames: of plain clips, take only the first so many frames; None: all.
+    ``cameras``, ``input_view`` and ``frames`` are for plain clips alone: see `read_clips`.
 
     Raises:
         FileNotFoundError: nothing of these kinds is there, or files of it are missing.
@@ -218,11 +203,7 @@ def read_any_views(
 
 
 def find_scenes(path: str | Path) -> dict[str, Path]:
-    """Return the places of views at ``path`` by the scene's name: itself, or each folder in it that is one.
-
-    Raises:
-        FileNotFoundError: nothing of the kinds that `read_any_views` understands is there.
-    """
+    """Return the places of views by name: ``path`` itself, or each folder in it; see `read_any_views`."""
     place = Path(path).expanduser()
     folders = sorted(place.iterdir(), key=natural_key) if place.is_dir() else []
     # Folders of views hold a contact sheet: to look for clips first would take each for a clip of one image.
@@ -239,8 +220,7 @@ def _is_ours(place: Path) -> bool:
 
 
 def _is_dataset(place: Path) -> bool:
-    is_file = place.suffix.lower() == ".json" and place.is_file()
-    return is_file or (place.is_dir() and transforms_file(place) is not None)
+    return transforms_file(place) is not None or (place.suffix.lower() == ".json" and place.is_file())
 
 
 def _nothing_at(place: Path) -> str:
@@ -254,10 +234,8 @@ def _nothing_at(place: Path) -> str:
 def read_normals(folder: Path, views: ViewGrid) -> Tensor:
     """Return the normals of all views, [T, V + 1, H, W, 3] unit, 0 where the picture shows none.
 
-    Args:
-        folder: ``view_XX/TTTTT.png`` like the frames of a folder of views, colour = (normal + 1) / 2 with x
-            to the right, y up and z towards the camera; black, grey or white where there is no object.
-        views: whose normals these are.
+    ``folder`` holds ``view_XX/TTTTT.png`` like the frames of a folder of ``views``, colour = (normal + 1) / 2
+    with x to the right, y up and z towards the camera; black, grey or white where there is no object.
 
     Raises:
         FileNotFoundError: pictures are missing.
@@ -281,19 +259,9 @@ def read_normals(folder: Path, views: ViewGrid) -> Tensor:
     return unpacked_normals(torch.stack(pictures, dim=1).float() / 255)
 
 
-_LISTED = 5
-_DEPTH = 4
-
-
 @contextmanager
 def numbered_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Yield a new empty folder ``parent``/``name``_NNNNN with the next free number; gone if the block fails.
-
-    Making the folder is what claims the number, so that of several processes none gets another's folder.
-
-    Raises:
-        OSError: the disk is full or read-only.
-    """
+    """Yield a new empty folder ``parent``/``name``_NNNNN, the next free number; gone if the block fails."""
     folder = _claimed(parent, name, "", Path.mkdir)
     try:
         yield folder
@@ -304,20 +272,12 @@ def numbered_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def numbered_file(parent: Path, name: str, suffix: str) -> Path:
-    """Return a new empty file ``parent``/``name``_NNNNN``suffix`` with the next free number.
-
-    Raises:
-        OSError: the disk is full or read-only.
-    """
+    """Return a new empty file ``parent``/``name``_NNNNN``suffix`` with the next free number."""
     return _claimed(parent, name, suffix, lambda place: place.touch(exist_ok=False))
 
 
 def find_views(name: str, roots: Sequence[Path]) -> Path:
     """Return the folder of views called ``name`` inside the first of ``roots`` that has it, links resolved.
-
-    Args:
-        name: path relative to a root.
-        roots: where to look, in this order.
 
     Raises:
         ValueError: the path leads out of the roots.
@@ -346,7 +306,7 @@ def find_views(name: str, roots: Sequence[Path]) -> Path:
 
 
 def _claimed(parent: Path, name: str, suffix: str, make: Callable[[Path], None]) -> Path:
-    """Return the place with the next free number, which making it claims: that fails where it exists."""
+    """Make the place with the next free number; making it claims it, as that fails where it exists."""
     taken = re.compile(re.escape(name) + r"_(\d+)" + re.escape(suffix), re.IGNORECASE)
     parent.mkdir(parents=True, exist_ok=True)
     number = max((int(m[1]) for path in parent.iterdir() if (m := taken.fullmatch(path.name))), default=0)

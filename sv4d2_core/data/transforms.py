@@ -14,7 +14,11 @@ from ..cameras import Cameras
 from ..orbits import fit_orbit
 from .views_folder import CAMERAS_FILE, Y_UP_TO_Z_UP
 
-# How far a camera may be from a square pinhole: focal lengths and principal point, as a share.
+TRANSFORMS_FILES = ("transforms_train.json", "transforms.json")
+
+# Matrices closer than this in all their numbers are one camera.
+_SAME_CAMERA = 1e-5
+# Share by which a camera may be off a square pinhole, and the cameras off one lens.
 _TOLERANCE = 0.01
 # Half a pixel: some programs count pixels from their centres.
 _CENTRE_TOLERANCE_PX = 0.5
@@ -23,133 +27,24 @@ _DISTORTIONS = ("k1", "k2", "k3", "k4", "p1", "p2")
 _LARGEST_DISTORTION = 1e-3
 
 
-def field_of_view_deg(camera: dict, name: str) -> float:
-    """Return the field of view of a square pinhole camera, degrees.
-
-    Args:
-        camera: D-NeRF's and nerfstudio's fields: ``camera_angle_x``, ``camera_angle_y`` in radians; ``fl_x``,
-            ``fl_y``, ``cx``, ``cy``, ``w``, ``h`` in pixels; ``camera_model``; ``k1`` to ``k4``, ``p1``,
-            ``p2``.
-        name: what to call the camera in messages.
-
-    Raises:
-        ValueError: nothing tells the field of view, values that are no numbers, an image that is not square,
-            a principal point off the centre, two fields of view that differ by more than 1 %, a lens that
-            is no pinhole.
-    """
-    sizes = {key: number(camera, key, name) for key in ("w", "h")}
-    if all(sizes.values()) and sizes["w"] != sizes["h"]:
-        raise ValueError(
-            f"Expected square images; {name} has w = {sizes['w']:g} and h = {sizes['h']:g}. Crop or pad them."
-        )
-    _check_pinhole(camera, name)
-    for key, size in (("cx", sizes["w"]), ("cy", sizes["h"])):
-        _check_centre(number(camera, key, name), size, key, name)
-    stated = _stated_deg(camera, sizes, name)
-    if not stated:
-        raise ValueError(
-            f"Expected camera_angle_x, or fl_x with w; {name} has neither. State the field of view."
-        )
-    if not 0 < min(stated.values()) <= max(stated.values()) < 180:
-        raise ValueError(f"Expected a field of view from 0 to 180 degrees; {name} has {_listed(stated)}.")
-    if max(stated.values()) > (1 + _TOLERANCE) * min(stated.values()):
-        raise ValueError(
-            f"Expected one field of view across and down (to {100 * _TOLERANCE:g} %); {name} has "
-            f"{_listed(stated)}. Resample the pictures to square pixels, or correct the file."
-        )
-    return next(iter(stated.values()))
-
-
-def number(fields: dict, key: str, name: str) -> float | None:
-    """Return a field as a float, None when it is not there. Raises ValueError when it is no finite number."""
-    value = fields.get(key)
-    if value is None:
-        return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12:
-        return float(value)
-    raise ValueError(f"Expected a finite number for {key}; got {str(value)[:40]!r} in {name}. Correct it.")
-
-
-def _stated_deg(camera: dict, sizes: dict[str, float | None], name: str) -> dict[str, float]:
-    """Return every statement of the field of view, in degrees, under a text that shows its value."""
-    stated = {}
-    for key in ("camera_angle_x", "camera_angle_y"):
-        angle = number(camera, key, name)
-        if angle is not None:
-            stated[f"{key} = {angle:.5g}"] = math.degrees(angle)
-    for key, size in (("fl_x", sizes["w"]), ("fl_y", sizes["h"])):
-        focal = number(camera, key, name)
-        if focal is not None and size is not None:
-            stated[f"{key} = {focal:.6g}"] = math.degrees(2 * math.atan2(size / 2, focal))
-    return stated
-
-
-def _listed(stated: dict[str, float]) -> str:
-    return ", ".join(f"{text} ({angle:.4g} degrees)" for text, angle in stated.items())
-
-
-def _check_centre(centre: float | None, size: float | None, key: str, name: str) -> None:
-    if centre is None or size is None:
-        return
-    if abs(centre - size / 2) > max(_CENTRE_TOLERANCE_PX, _TOLERANCE * size):
-        raise ValueError(
-            f"Expected the principal point in the middle of the image; {name} has {key} = {centre:g} of "
-            f"{size:g} pixels instead of {size / 2:g}. Crop or pad the pictures around it."
-        )
-
-
-def _check_pinhole(camera: dict, name: str) -> None:
-    model = camera.get("camera_model")
-    if model is not None and str(model).upper() not in _PINHOLES:
-        raise ValueError(f"Expected a pinhole camera; {name} is {str(model)[:40]}. Rectify the pictures.")
-    for key in _DISTORTIONS:
-        value = number(camera, key, name) or 0.0
-        if abs(value) > _LARGEST_DISTORTION:
-            raise ValueError(
-                f"Expected pictures without lens distortion; {name} has {key} = {value:g}. Undistort them."
-            )
-
-
-TRANSFORMS_FILES = ("transforms_train.json", "transforms.json")
-
-# Matrices closer than this in all their numbers are one camera.
-_SAME_CAMERA = 1e-5
-# Share by which the fields of view of frames may differ.
-_LARGEST_FOV_ERROR = 0.01
-
-
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a data set.
+    """One picture of a data set."""
 
-    Args:
-        name: what to call it in messages.
-        view: index of its camera in `Transforms.cameras`.
-        time: its time in the file's own units, or None.
-        file_path, mask_path: relative to the file's folder, as the file states them, or None.
-    """
-
-    name: str
-    view: int
-    time: float | None
-    file_path: str | None
+    name: str  # what to call it in messages
+    view: int  # index of its camera in `Transforms.cameras`
+    time: float | None  # in the file's own units
+    file_path: str | None  # relative to the file's folder, as the file states it
     mask_path: str | None
 
 
 @dataclass(frozen=True)
 class Transforms:
-    """What a transforms file says: its cameras, in order of first appearance, and its frames.
-
-    Args:
-        path: the file.
-        cameras: one camera per distinct matrix.
-        frames: as listed.
-        fps: frames per second, or None.
-    """
+    """What a transforms file says."""
 
     path: Path
-    cameras: Cameras
-    frames: list[Frame]
+    cameras: Cameras  # one camera per distinct matrix, in order of first appearance
+    frames: list[Frame]  # as listed
     fps: float | None
 
 
@@ -164,7 +59,15 @@ def read_cameras(path: str | Path) -> Cameras:
         FileNotFoundError: there is no such file, or no camera file in the folder.
         ValueError: a file that is damaged or lacks something, cameras that stand on no orbit.
     """
-    file = _camera_file(Path(path).expanduser())
+    file = place = Path(path).expanduser()
+    if place.is_dir():
+        ours = place / CAMERAS_FILE
+        file = ours if ours.is_file() else transforms_file(place)
+    if file is None:
+        raise FileNotFoundError(
+            f"Expected {CAMERAS_FILE} or {' or '.join(TRANSFORMS_FILES)} in {place}; there is none. Give the "
+            f"file with the cameras."
+        )
     content = _read_object(file)
     if "frames" in content:
         return _transforms(file, content).cameras
@@ -177,13 +80,7 @@ def read_cameras(path: str | Path) -> Cameras:
 
 
 def read_transforms(path: Path) -> Transforms:
-    """Return what a ``transforms.json`` says (+z up, OpenGL camera axes), turned into our world of +y up.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: damaged JSON, no frames, a frame without a matrix of 4 x 4 finite numbers, intrinsics that
-            are not those of one square pinhole, cameras that stand on no orbit.
-    """
+    """Return what a ``transforms.json`` says (+z up, OpenGL camera axes), turned into our world of +y up."""
     content = _read_object(path)
     if "frames" not in content:
         raise ValueError(
@@ -196,19 +93,6 @@ def read_transforms(path: Path) -> Transforms:
 def transforms_file(folder: Path) -> Path | None:
     """Return the transforms file of a folder, that of the training views first, or None."""
     return next((folder / name for name in TRANSFORMS_FILES if (folder / name).is_file()), None)
-
-
-def _camera_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    ours = path / CAMERAS_FILE
-    file = ours if ours.is_file() else transforms_file(path)
-    if file is None:
-        raise FileNotFoundError(
-            f"Expected {CAMERAS_FILE} or {' or '.join(TRANSFORMS_FILES)} in {path}; there is none. Give the "
-            f"file with the cameras."
-        )
-    return file
 
 
 def _read_object(path: Path) -> dict:
@@ -235,17 +119,22 @@ def _transforms(path: Path, content: dict) -> Transforms:
     names = [f"frame {i} ({str(frame.get('file_path'))[-60:]}) of {path}" for i, frame in enumerate(listed)]
     matrices = torch.stack([_matrix(frame, name) for frame, name in zip(listed, names, strict=True)])
     view_of, firsts = _distinct(matrices)
-    fov_deg = _common_fov_deg([{**content, **frame} for frame in listed], names)
-    cameras = _orbit(matrices[firsts], fov_deg, [names[i] for i in firsts], path)
-    frames = [
-        Frame(name, view, number(frame, "time", name), _text(frame, "file_path"), _text(frame, "mask_path"))
-        for frame, name, view in zip(listed, names, view_of, strict=True)
-    ]
-    return Transforms(path, cameras, frames, number(content, "fps", str(path)))
-
-
-def _text(frame: dict, key: str) -> str | None:
-    return None if frame.get(key) is None else str(frame[key])
+    fovs = [_field_of_view_deg({**content, **frame}, name) for frame, name in zip(listed, names, strict=True)]
+    worst = max(range(len(fovs)), key=lambda i: abs(fovs[i] - fovs[0]))
+    if abs(fovs[worst] - fovs[0]) > _TOLERANCE * fovs[0]:
+        raise ValueError(
+            f"Expected one field of view for all frames (to {100 * _TOLERANCE:g} %); got {fovs[0]:.4g} "
+            f"degrees for {names[0]} and {fovs[worst]:.4g} for {names[worst]}. Use pictures of one lens."
+        )
+    try:
+        cameras = fit_orbit(Y_UP_TO_Z_UP.T @ matrices[firsts], fovs[0], [names[i] for i in firsts])
+    except ValueError as error:
+        raise ValueError(f"{error} Read from {path}, whose world has +z up.") from error
+    frames = []
+    for frame, name, view in zip(listed, names, view_of, strict=True):
+        paths = [None if frame.get(key) is None else str(frame[key]) for key in ("file_path", "mask_path")]
+        frames.append(Frame(name, view, _number(frame, "time", name), *paths))
+    return Transforms(path, cameras, frames, _number(content, "fps", str(path)))
 
 
 def _matrix(frame: dict, name: str) -> Tensor:
@@ -258,12 +147,11 @@ def _matrix(frame: dict, name: str) -> Tensor:
         raise ValueError(f"Expected 4 x 4 numbers as transform_matrix of {name}; {error}.") from error
     if matrix.shape != (4, 4):
         raise ValueError(f"Expected 4 x 4 numbers as transform_matrix of {name}; got {list(matrix.shape)}.")
-    if not matrix.isfinite().all():
-        bad = int((~matrix.isfinite()).sum())
+    if bad := int((~matrix.isfinite()).sum()):
         raise ValueError(
             f"Expected finite numbers; the transform_matrix of {name} has {bad} NaN or infinite."
         )
-    if (matrix[3] - torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)).abs().max() > _SAME_CAMERA:
+    if (matrix[3] - torch.eye(4, dtype=torch.float64)[3]).abs().max() > _SAME_CAMERA:
         raise ValueError(
             f"Expected 0, 0, 0, 1 as last row of the transform_matrix of {name}; got {matrix[3].tolist()}. "
             f"Give camera-to-world matrices, rows first."
@@ -282,20 +170,63 @@ def _distinct(matrices: Tensor) -> tuple[list[int], list[int]]:
     return view_of, firsts
 
 
-def _common_fov_deg(cameras: list[dict], names: list[str]) -> float:
-    fovs = [field_of_view_deg(camera, name) for camera, name in zip(cameras, names, strict=True)]
-    worst = max(range(len(fovs)), key=lambda i: abs(fovs[i] - fovs[0]))
-    if abs(fovs[worst] - fovs[0]) > _LARGEST_FOV_ERROR * fovs[0]:
+def _field_of_view_deg(camera: dict, name: str) -> float:
+    """Return the field of view of a square pinhole camera from D-NeRF's and nerfstudio's fields, degrees."""
+    _check_pinhole(camera, name)
+    width, height = (_number(camera, key, name) for key in ("w", "h"))
+    if width and height and width != height:
         raise ValueError(
-            f"Expected one field of view for all frames (to {100 * _LARGEST_FOV_ERROR:g} %); got "
-            f"{fovs[0]:.4g} degrees for {names[0]} and {fovs[worst]:.4g} for {names[worst]}. Use pictures of "
-            f"one lens."
+            f"Expected square images; {name} has w = {width:g} and h = {height:g}. Crop or pad them."
         )
-    return fovs[0]
+    angles, focals = {}, {}
+    for axis, size in (("x", width), ("y", height)):
+        angle, focal, centre = (
+            _number(camera, f"{key}{axis}", name) for key in ("camera_angle_", "fl_", "c")
+        )
+        if angle is not None:
+            angles[f"camera_angle_{axis} = {angle:.5g}"] = math.degrees(angle)
+        if focal is not None and size is not None:
+            focals[f"fl_{axis} = {focal:.6g}"] = math.degrees(2 * math.atan2(size / 2, focal))
+        if centre is None or size is None:
+            continue
+        if abs(centre - size / 2) > max(_CENTRE_TOLERANCE_PX, _TOLERANCE * size):
+            raise ValueError(
+                f"Expected the principal point in the middle of the image; {name} has c{axis} = {centre:g} "
+                f"of {size:g} pixels instead of {size / 2:g}. Crop or pad the pictures around it."
+            )
+    stated = {**angles, **focals}
+    if not stated:
+        raise ValueError(
+            f"Expected camera_angle_x, or fl_x with w; {name} has neither. State the field of view."
+        )
+    smallest, largest = min(stated.values()), max(stated.values())
+    listed = ", ".join(f"{text} ({angle:.4g} degrees)" for text, angle in stated.items())
+    if not 0 < smallest <= largest < 180:
+        raise ValueError(f"Expected a field of view from 0 to 180 degrees; {name} has {listed}.")
+    if largest > (1 + _TOLERANCE) * smallest:
+        raise ValueError(
+            f"Expected one field of view across and down (to {100 * _TOLERANCE:g} %); {name} has {listed}. "
+            f"Resample the pictures to square pixels, or correct the file."
+        )
+    return next(iter(stated.values()))
 
 
-def _orbit(matrices: Tensor, fov_deg: float, names: list[str], path: Path) -> Cameras:
-    try:
-        return fit_orbit(Y_UP_TO_Z_UP.T @ matrices, fov_deg, names)
-    except ValueError as error:
-        raise ValueError(f"{error} Read from {path}, whose world has +z up.") from error
+def _check_pinhole(camera: dict, name: str) -> None:
+    model = camera.get("camera_model")
+    if model is not None and str(model).upper() not in _PINHOLES:
+        raise ValueError(f"Expected a pinhole camera; {name} is {str(model)[:40]}. Rectify the pictures.")
+    for key in _DISTORTIONS:
+        if abs(value := _number(camera, key, name) or 0.0) > _LARGEST_DISTORTION:
+            raise ValueError(
+                f"Expected pictures without lens distortion; {name} has {key} = {value:g}. Undistort them."
+            )
+
+
+def _number(fields: dict, key: str, name: str) -> float | None:
+    """Return a field as a float, None when it is not there."""
+    value = fields.get(key)
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12:
+        return float(value)
+    raise ValueError(f"Expected a finite number for {key}; got {str(value)[:40]!r} in {name}. Correct it.")

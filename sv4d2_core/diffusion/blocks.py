@@ -93,10 +93,7 @@ def reusable(x: Tensor) -> Tensor:
 
 
 def sinusoidal_embedding(values: Tensor, dim: int) -> Tensor:
-    """Return cosines then sines of ``values`` [N] at geometrically spaced frequencies, [N, dim] float32.
-
-    Source: Vaswani et al. 2017, section 3.5.
-    """
+    """Return cosines, then sines of ``values`` [N], [N, dim] float32 (Vaswani et al. 2017, 3.5)."""
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=values.device) / half
     angles = values.float()[:, None] * torch.exp(-math.log(10000) * exponents)
@@ -125,26 +122,14 @@ class Blend(nn.Module):
         return torch.lerp(before, mixed, self.share_of_mixed(mixed))
 
 
-class Downsample(nn.Module):
-    """Convolution with stride 2 on [N, C, h, w]."""
-
-    def __init__(self, width: int, *, operations: Any, **kw) -> None:
-        super().__init__()
-        self.op = operations.Conv2d(width, width, 3, stride=2, padding=1, **kw)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
-
-
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a convolution."""
+    """Nearest-neighbour doubling of [N, C, h, w], in parts within ``budget`` bytes; a convolution."""
 
     def __init__(self, width: int, *, operations: Any, **kw) -> None:
         super().__init__()
         self.conv = operations.Conv2d(width, width, 3, padding=1, **kw)
 
     def forward(self, x: Tensor, budget: int) -> Tensor:
-        """Return ``x`` [N, C, h, w] at twice the size, in parts within ``budget`` bytes."""
         shape = (x.shape[0], x.shape[1], 2 * x.shape[2], 2 * x.shape[3])
         out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         # A part's 8 times its input, counted twice: the output and all skips are alive beside it.
@@ -379,8 +364,8 @@ class TransformerBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Attention over the pixels of an image, then over views, then over frames, each blended in.
 
-    Without ``mixes_frames`` the frames' blend is held at zero, as training on static objects does.
-    Source: Yao et al. 2025 (SV4D 2.0), section 3; the groups of tokens are those of docs/method.md.
+    Without ``mixes_frames`` the frames' blend is held at zero, as training on static objects does. Source:
+    Yao et al. 2025 (SV4D 2.0), section 3; docs/method.md, View attention.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -53,25 +53,38 @@ def load_checkpoint(
         raise ValueError(
             f"Expected dtype float32, float16 or bfloat16; got {dtype}. Choose one of the three."
         )
-    header = read_header(path)
-    config = read_config(header, variant)
-    networks = checked_networks(header, config)
-    with open_tensors(header) as file:
-        shared = encoders_are_equal(header, file, networks["frame_encoder"])
-        if shared:
-            del networks["view_encoder"]
+    with open_checkpoint(path, variant) as (_, config, networks, file):
         for name, network in networks.items():
             _fill(network, file.get_tensor, stored_dtype(name, dtype), device, PREFIXES[name])
-    if shared:
-        networks["view_encoder"] = networks["frame_encoder"]
+    networks.setdefault("view_encoder", networks["frame_encoder"])
     return Model(config, **networks)
 
 
-def stored_dtype(part: str, dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype that a part's weights take when ``dtype`` is asked for.
+@contextmanager
+def open_checkpoint(
+    path: str | os.PathLike[str], variant: str
+) -> Iterator[tuple[Header, ModelConfig, dict[str, Any], Any]]:
+    """Open a complete checkpoint: its header, sizes, networks without memory for weights, and tensors.
 
-    The reference decodes in float32 whatever the rest runs in, so the decoder is never narrowed.
+    There is no network for views where one VAE encoder serves frames and views. Keys that are neither needed
+    nor known parts of the official file are one warning. Raises as `load_checkpoint`.
     """
+    header = read_header(path)
+    config = read_config(header, variant)
+    networks = _networks_in(header, config)
+    required = shapes_of(networks)
+    check_tensors(header, required)
+    if keys := _unexpected_keys(header, required):
+        count, first = _count_text(keys, "unexpected key"), _first_text(keys)
+        log.warning("%s: %s not used: %s", header.path.name, count, first)
+    with open_tensors(header) as file:
+        if "view_encoder" in networks and _encoders_are_equal(header, file, networks["view_encoder"]):
+            del networks["view_encoder"]
+        yield header, config, networks, file
+
+
+def stored_dtype(part: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of a part's weights; the reference decodes in float32 whatever the rest runs in."""
     return torch.float32 if part == "decoder" else dtype
 
 
@@ -87,41 +100,25 @@ def build_networks(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def checked_networks(header: Header, config: ModelConfig) -> dict[str, Any]:
-    """Return the networks of a file without memory for weights, once the file is known to hold them all.
-
-    Logs one line when the file holds keys that are neither needed nor known parts of the official file.
-
-    Raises:
-        CheckpointError: missing keys, wrong shapes or data types that are not read.
-    """
+def _networks_in(header: Header, config: ModelConfig) -> dict[str, Any]:
+    """Return the networks that a file must hold: all, or all but a view encoder declared shared."""
     networks = build_networks(config)
-    required = required_shapes(header, networks)
-    check_tensors(header, required)
-    if keys := _unexpected_keys(header, required):
-        log.warning(
-            "%s: %s not used: %s", header.path.name, _count_text(keys, "unexpected key"), _first_text(keys)
-        )
-    return networks
+    return {part.name: networks[part.name] for part in parts_of(header)}
 
 
-def required_shapes(header: Header, networks: dict[str, nn.Module]) -> dict[str, tuple[int, ...]]:
-    """Return key and shape of every tensor that a file of these networks must hold."""
+def shapes_of(networks: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Return key and shape of every tensor in a file of these networks."""
     return {
-        part.prefix + key: tuple(tensor.shape)
-        for part in parts_of(header)
-        for key, tensor in networks[part.name].state_dict().items()
+        PREFIXES[name] + key: tuple(tensor.shape)
+        for name, network in networks.items()
+        for key, tensor in network.state_dict().items()
     }
 
 
 def check_tensors(
     header: Header, required: dict[str, tuple[int, ...]], readable: tuple[str, ...] = _READABLE
 ) -> None:
-    """Raise CheckpointError for missing keys, wrong shapes or data types that are not read.
-
-    ``required`` has key and shape of every tensor that is needed, ``readable`` data types by their
-    safetensors names; a host may read more than this project.
-    """
+    """Raise CheckpointError for missing keys, wrong shapes, or data types that are not ``readable``."""
     name = header.path.name
     if missing := [key for key in required if key not in header.tensors]:
         raise CheckpointError(
@@ -153,10 +150,8 @@ def open_tensors(header: Header) -> Iterator[Any]:
         yield file
 
 
-def encoders_are_equal(header: Header, file: Any, encoder: nn.Module) -> bool:
-    """Return whether one VAE encoder serves frames and views: declared so, or stored twice bit for bit."""
-    if all(part.name != "view_encoder" for part in parts_of(header)):
-        return True
+def _encoders_are_equal(header: Header, file: Any, encoder: nn.Module) -> bool:
+    """Return whether one VAE encoder serves frames and views: it is stored twice bit for bit."""
     frames, views = PREFIXES["frame_encoder"], PREFIXES["view_encoder"]
     keys = encoder.state_dict().keys()
     # Both sides are views into the mapped file, so the comparison takes no memory of its own.
@@ -172,7 +167,7 @@ def _fill(
     device: torch.device | str,
     prefix: str = "",
 ) -> None:
-    """Give a network without memory what ``read`` returns for ``prefix`` and each of its keys; freeze it."""
+    """Give a network without memory what ``read`` returns for its keys under ``prefix``; freeze it."""
     # copy=True: a tensor that needs no conversion must not keep the mapped file alive.
     state = {key: read(prefix + key).to(device, dtype, copy=True) for key in network.state_dict()}
     network.load_state_dict(state, strict=True, assign=True)
@@ -292,18 +287,18 @@ class PartInfo(NamedTuple):
     dtypes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckpointInfo:
     """What a safetensors file is; as a string, for people."""
 
     name: str
     n_bytes: int
-    variant: str | None  # that ``auto`` would take, or None when it cannot be told
-    config: ModelConfig | None  # None when the file cannot be used
     parts: tuple[PartInfo, ...]  # the last one counts what inference does not read
-    missing: tuple[str, ...]  # keys that the model needs and the file lacks
-    unexpected: tuple[str, ...]  # keys that are neither needed nor known parts of the official file
-    problem: str  # why the file cannot be loaded, or ""
+    variant: str | None = None  # that ``auto`` would take, or None when it cannot be told
+    config: ModelConfig | None = None  # None when the file cannot be used
+    missing: tuple[str, ...] = ()  # keys that the model needs and the file lacks
+    unexpected: tuple[str, ...] = ()  # keys that are neither needed nor known parts of the official file
+    problem: str = ""  # why the file cannot be loaded
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.n_bytes / 1e9:.2f} GB"]
@@ -328,38 +323,21 @@ class CheckpointInfo:
 
 
 def describe_checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
-    """Return what a safetensors file is; its tensors are not read.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: not a safetensors file, or a damaged one; the text says what it is.
-    """
+    """Return what a safetensors file is, its tensors not read; CheckpointError where it is none."""
     header = read_header(path)
-    variant = config = None
-    problem = ""
-    missing: list[str] = []
-    unexpected: list[str] = []
+    info = CheckpointInfo(header.path.name, header.file_size, tuple(_part_infos(header)))
     try:
         # Only one problem is reported, so the sizes are read even where the variant cannot be told.
-        config = read_config(header, "auto" if "sv4d2.variant" in header.metadata else "sv4d2")
-        required = required_shapes(header, build_networks(config))
-        missing = [key for key in required if key not in header.tensors]
-        unexpected = _unexpected_keys(header, required)
+        info.config = read_config(header, "auto" if "sv4d2.variant" in header.metadata else "sv4d2")
+        required = shapes_of(_networks_in(header, info.config))
+        info.missing = tuple(key for key in required if key not in header.tensors)
+        info.unexpected = tuple(_unexpected_keys(header, required))
         check_tensors(header, required)
-        variant = variant_of(header)
-        config = read_config(header)
+        info.variant = variant_of(header)
+        info.config = read_config(header)
     except CheckpointError as error:
-        problem = str(error)
-    return CheckpointInfo(
-        header.path.name,
-        header.file_size,
-        variant,
-        config,
-        tuple(_part_infos(header)),
-        tuple(missing),
-        tuple(unexpected),
-        problem,
-    )
+        info.problem = str(error)
+    return info
 
 
 def _part_infos(header: Header) -> Iterator[PartInfo]:

@@ -32,10 +32,7 @@ def _blur_axis(x: Tensor, factor: float, axis: int) -> Tensor:
 
 
 def resize_for_clip(images: Tensor, size: int = 224) -> Tensor:
-    """Return images [N, 3, H, W] float32 in -1..1 as [N, 3, size, size], not clamped.
-
-    Resized as the reference does it: blurred when shrinking, bicubic, corners aligned.
-    """
+    """Return images [N, 3, size, size]: blurred when shrinking, bicubic, corners aligned."""
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
@@ -124,10 +121,7 @@ class CLIPVision(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, config.embed_dim, **plain))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one embedding per image [N, 3, H, W] in -1..1 of any size, [N, embed_dim], not normalised.
-
-        Resizing happens in float32.
-        """
+        """Return one embedding per image [N, 3, H, W] in -1..1 of any size, [N, embed_dim]."""
         pixels = preprocess_for_clip(images.float(), self.config.image_size).to(self.proj.dtype)
         x = self.conv1(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_embedding.to(x).expand(len(x), 1, -1), x], dim=1)

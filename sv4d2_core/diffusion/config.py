@@ -13,9 +13,9 @@ VIEW_MIXINGS = ("released_3d", "view", "joint_3d")
 class UNetConfig:
     """Sizes of the SV4D 2.0 UNet; the defaults are the official model.
 
-    ``view_mixing``, how the view block groups tokens: ``released_3d`` (official 4-view model) mixes V
-    neighbouring pixels in raster order, ``view`` (official 8-view model) the V views of one pixel,
-    ``joint_3d`` (own training only) all pixels of all views of one frame.
+    ``view_mixing``: what a view block mixes. ``released_3d`` (official 4-view model): V neighbouring pixels
+    in raster order. ``view`` (official 8-view model): the V views of a pixel. ``joint_3d``: all pixels of a
+    frame.
     """
 
     view_mixing: str = "released_3d"
@@ -60,10 +60,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class CLIPVisionConfig:
-    """Sizes of a CLIP image tower; the defaults are OpenCLIP's ViT-H/14.
-
-    ``quick_gelu`` is the activation ``x * sigmoid(1.702 x)`` of OpenAI's towers.
-    """
+    """Sizes of a CLIP image tower; the defaults are OpenCLIP's ViT-H/14."""
 
     width: int = 1280
     layers: int = 32
@@ -72,21 +69,17 @@ class CLIPVisionConfig:
     patch: int = 14
     image_size: int = 224
     embed_dim: int = 1024
-    quick_gelu: bool = False
+    quick_gelu: bool = False  # x * sigmoid(1.702 x), the activation of OpenAI's towers
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that tells one SV4D 2.0 checkpoint from another; the defaults are the official ``sv4d2``.
-
-    ``vector_dims`` are the widths of the conditioning constant's, the polar angle's and the azimuth's
-    embedding; they sum to the UNet's ``vector_dim``.
-    """
+    """What tells one SV4D 2.0 checkpoint from another; the defaults are the official ``sv4d2``."""
 
     variant: str = "sv4d2"  # or sv4d2_8views
     n_frames: int = 12  # T, per window
     n_views: int = 4  # V, novel views per window
-    vector_dims: tuple[int, int, int] = (256, 512, 512)
+    vector_dims: tuple[int, int, int] = (256, 512, 512)  # of noise constant, polar angle, azimuth
     size: int = 576  # pixels that the model was trained at
     sigma_min: float = 0.002
     sigma_max: float = 700.0

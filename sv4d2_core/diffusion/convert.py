@@ -12,14 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import build_networks, checked_networks, encoders_are_equal, open_tensors, required_shapes
+from .checkpoint import build_networks, open_checkpoint, shapes_of
 from .config import ModelConfig
-from .layout import PARTS, SHARED_ENCODER, STORED_METADATA, metadata_of, read_config
-from .safetensors_stream import DTYPE_NAMES, CheckpointError, metadata_tensor, read_header, write_safetensors
+from .layout import PREFIXES, SHARED_ENCODER, STORED_METADATA, metadata_of
+from .safetensors_stream import DTYPE_NAMES, CheckpointError, metadata_tensor, write_safetensors
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-_VIEW_ENCODER = next(part for part in PARTS if part.name == "view_encoder")
-_DECODER = next(part for part in PARTS if part.name == "decoder")
 
 
 def convert_checkpoint(
@@ -47,20 +45,14 @@ def convert_checkpoint(
         raise ValueError(
             f"Expected dtype float16, bfloat16 or float32; got {dtype}. Choose one of the three."
         )
-    header = read_header(source)
-    if target.exists() and target.samefile(source):
-        raise ValueError(f"The target {target} is the source itself. Give the copy another name.")
-    config = read_config(header, variant)
-    networks = checked_networks(header, config)
-    required = required_shapes(header, networks)
-    with open_tensors(header) as file:
-        shared = encoders_are_equal(header, file, networks["frame_encoder"])
-        if shared:
-            required = {key: shape for key, shape in required.items() if not _VIEW_ENCODER.owns(key)}
-        tensors = {
-            key: (_DTYPES[header.tensors[key].dtype] if _DECODER.owns(key) else dtype, shape)
-            for key, shape in required.items()
-        }
+    with open_checkpoint(source, variant) as (header, config, networks, file):
+        if target.exists() and target.samefile(source):
+            raise ValueError(f"The target {target} is the source itself. Give the copy another name.")
+        tensors = {}
+        for key, shape in shapes_of(networks).items():
+            kept = key.startswith(PREFIXES["decoder"])
+            tensors[key] = (_DTYPES[header.tensors[key].dtype] if kept else dtype, shape)
+        shared = "view_encoder" not in networks
 
         def read(key: str) -> Tensor:
             tensor = file.get_tensor(key)
@@ -88,12 +80,8 @@ def write_random_checkpoint(
     Raises what `write_safetensors` raises.
     """
     networks = build_networks(config)
-    tensors = {
-        part.prefix + key: (dtype, tuple(tensor.shape))
-        for part in PARTS
-        if part is not _VIEW_ENCODER
-        for key, tensor in networks[part.name].state_dict().items()
-    }
+    del networks["view_encoder"]
+    tensors = {key: (dtype, shape) for key, shape in shapes_of(networks).items()}
 
     def read(key: str) -> Tensor:
         return _random_weight(seed, key, tensors[key][1]).to(dtype)
@@ -110,10 +98,9 @@ def write_checkpoint_file(
     notes: Mapping[str, str],
     overwrite: bool = False,
 ) -> Path:
-    """Write a checkpoint with all metadata that loading needs, as strings and once more as a tensor.
+    """Write a checkpoint (`write_safetensors`) with its metadata, as strings and once more as a tensor.
 
-    ``shared_encoder``: one VAE encoder is stored, which serves frames and views. ``notes``: further metadata
-    strings. For the rest see `write_safetensors`.
+    ``shared_encoder``: one VAE encoder serves frames and views. ``notes``: further metadata strings.
     """
     sizes = metadata_of(config) | ({SHARED_ENCODER: "true"} if shared_encoder else {})
     others = {key: value for key, value in notes.items() if key != SHARED_ENCODER}

@@ -90,10 +90,7 @@ def parts_of(header: Header) -> tuple[Part, ...]:
 
 
 def unet_prefix(keys: Collection[str]) -> str | None:
-    """Return what the keys of an SV4D 2.0 UNet start with, or None where there is no such UNet.
-
-    Only SV4D 2.0 blends its motion blocks by a factor of their own; SV4D 1 and SV3D have no such key.
-    """
+    """Return what the keys of an SV4D 2.0 UNet start with, or None where there is no such UNet."""
     prefixes = (key.removesuffix(_FIRST_KEY) for key in keys if key.endswith(_FIRST_KEY))
     return next(
         (p for p in prefixes if any(k.startswith(p) and ".time_mixer_motion." in k for k in keys)), None
@@ -103,11 +100,8 @@ def unet_prefix(keys: Collection[str]) -> str | None:
 def read_config(header: Header, variant: str = "auto") -> ModelConfig:
     """Return the sizes of a checkpoint: from its tensors, then its metadata, else the official values.
 
-    ``variant``: ``sv4d2``, ``sv4d2_8views`` or ``auto``.
-
-    Raises:
-        CheckpointError: not an SV4D 2.0 file, parts or keys missing, sizes that contradict each other,
-            metadata that cannot be read, or a variant that cannot be told.
+    CheckpointError: not an SV4D 2.0 file, parts or keys missing, sizes that contradict each other, metadata
+    that cannot be read, or a variant (``sv4d2``, ``sv4d2_8views`` or ``auto``) that cannot be told.
     """
     if unet_prefix(header.tensors) != UNET_PREFIX:
         raise CheckpointError(f"{header.path.name} is {_kind_of_file(header)}. {NEEDED}")
@@ -122,10 +116,7 @@ def read_config(header: Header, variant: str = "auto") -> ModelConfig:
 def read_unet_only(header: Header, variant: str = "auto") -> tuple[ModelConfig, str]:
     """Return the sizes of a file that holds at least the UNet, and what its UNet's keys start with.
 
-    The autoencoder's and the image tower's sizes are the official ones unless the file holds all parts.
-
-    Raises:
-        CheckpointError: no SV4D 2.0 UNet, or as `read_config`.
+    The other networks' sizes are the official ones unless the file holds all parts. Raises as `read_config`.
     """
     prefix = unet_prefix(header.tensors)
     if prefix is None:
@@ -197,12 +188,9 @@ def _kind_of_unet(header: Header, prefix: str) -> str:
 
 
 def variant_of(header: Header, variant: str = "auto") -> str:
-    """Return ``sv4d2`` or ``sv4d2_8views``: as asked, else from the metadata, else from the file name.
+    """Return the variant: as asked, else from the metadata, else the file name, else CheckpointError.
 
     The weights of the two variants have the same shapes, so they cannot tell.
-
-    Raises:
-        CheckpointError: an unknown variant, or nothing that tells which one it is.
     """
     names = " or ".join(OFFICIAL_VARIANTS)
     if variant in OFFICIAL_VARIANTS:
@@ -239,10 +227,7 @@ def _metadata_for(header: Header, variant: str) -> dict[str, str]:
 
 
 def metadata_of(config: ModelConfig, variant_known: bool = True) -> dict[str, str]:
-    """Return the metadata from which, with the tensors, `read_config` builds the same config again.
-
-    Without the variant and what belongs to it where that is not known.
-    """
+    """Return the metadata from which, with the tensors, `read_config` builds the same config again."""
     values = {
         "variant": config.variant,
         "view_mixing": config.unet.view_mixing,

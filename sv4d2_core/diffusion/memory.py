@@ -1,7 +1,4 @@
-"""Fits a run into a memory budget: estimates of activations, offload of weights, and the choice between both.
-
-On a GPU the weights of the networks, or of the UNet's layers, can wait in main memory until they work.
-"""
+"""Fits a run into a memory budget: estimates of activations, offload of weights, and a choice of both."""
 
 from __future__ import annotations
 
@@ -66,8 +63,6 @@ def activation_bytes(config: ModelConfig, images: int, pixels: int, itemsize: in
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Bytes of the tensors of a forward pass and of what its layers add to them."""
-
     images: int
     batch: int
     views: int
@@ -76,18 +71,13 @@ class _Sizes:
     chunk_bytes: int
 
     def image(self, width: int, level: int) -> int:
-        """Return the bytes of one image with ``width`` channels at a level."""
         return width * (self.pixels >> 2 * level) * self.itemsize
 
     def tensor(self, width: int, level: int) -> int:
-        """Return the bytes of all images."""
         return self.images * self.image(width, level)
 
     def residual(self, width_in: int, width: int, level: int, joined: bool) -> int:
-        """Return what a residual block adds.
-
-        ``joined``: its input is put together part by part, and its output takes the place of ``x``.
-        """
+        """Return what a residual block adds; ``joined``: its output takes the place of ``x``."""
         image = self.image(part_widths(width_in, width, joined), level)
         part = max(1, min(self.images, self.chunk_bytes // image))
         widths = (2 if joined else 1) * width_in + 3 * width
@@ -145,9 +135,13 @@ def _peaks(unet: UNetConfig, sizes: _Sizes) -> Iterator[int]:
                 x = sizes.tensor(width, level - 1)
 
 
-# resident: all weights on the device. turns: those of the network that works. streamed: of the UNet, even
-# only those of the layer that works.
 Placement = Literal["resident", "turns", "streamed"]
+# The fastest first.
+PLACEMENTS: dict[Placement, str] = {
+    "resident": "all weights on the device",
+    "turns": "the weights of one network at a time on the device",
+    "streamed": "the UNet's weights come to the device layer by layer",
+}
 
 
 def layers_of(unet: UNet) -> list[nn.Module]:
@@ -157,10 +151,7 @@ def layers_of(unet: UNet) -> list[nn.Module]:
 
 @contextmanager
 def weights_on(device: torch.device, module: nn.Module) -> Iterator[None]:
-    """Have the weights of a module on ``device`` inside the block, and where they were after it.
-
-    Nothing is copied back: what was offloaded has not changed.
-    """
+    """Have the weights of a module on ``device`` inside the block; they have not changed after it."""
     offloaded = [(parameter, parameter.data) for parameter in module.parameters()]
     try:
         for parameter, data in offloaded:
@@ -206,13 +197,6 @@ def _pin(parameter: Tensor) -> bool:
     return True
 
 
-_PLACES: dict[Placement, str] = {
-    "resident": "all weights on the device",
-    "turns": "the weights of one network at a time on the device",
-    "streamed": "the UNet's weights come to the device layer by layer",
-}
-
-
 @dataclass(frozen=True)
 class MemoryPlan:
     """How much is worked on at once, and where the weights are."""
@@ -224,9 +208,8 @@ class MemoryPlan:
     estimated_bytes: int  # peak of weights and activations on the device
 
     def __str__(self) -> str:
-        """Return the plan as one line for the user."""
         return (
-            f"at most about {self.estimated_bytes / 1e9:.1f} GB; {_PLACES[self.placement]}, parts of "
+            f"at most about {self.estimated_bytes / 1e9:.1f} GB; {PLACEMENTS[self.placement]}, parts of "
             f"{self.chunk_bytes / 1e9:.2f} GB, {self.encode_batch} images encoded and {self.decode_batch} "
             f"decoded at once"
         )
@@ -264,7 +247,7 @@ def plan_memory(
 def plan_for_free_memory(
     config: ModelConfig, dtype: torch.dtype, size: int, device: torch.device, eight_bits: bool = False
 ) -> MemoryPlan | None:
-    """Return the plan for what is free on a GPU now, before the weights are loaded; None on other devices.
+    """Return the plan for what is free on a GPU before the weights are loaded; None on other devices.
 
     Where even the smallest parts are estimated not to fit, they are tried all the same.
     """
@@ -302,10 +285,7 @@ def load_within(
     plan: MemoryPlan | None,
     eight_bits: bool = False,
 ) -> Model:
-    """Return a checkpoint's model that works within a plan (None: as `load_checkpoint` makes it).
-
-    With ``eight_bits`` the UNet's weights are kept in 8 bits. Raises what `load_checkpoint` raises.
-    """
+    """Return a checkpoint's model that works within a plan (None: as `load_checkpoint` makes it)."""
     resident = plan is None or plan.placement == "resident"
     model = load_checkpoint(path, variant, dtype, device if resident else "cpu")
     if eight_bits:
@@ -330,9 +310,7 @@ def _plans(
             return unet_layer
         return max(weights[name] for name in working)
 
-    placements: tuple[Placement, ...] = ("resident",)
-    if device.type == "cuda":
-        placements = ("resident", "turns", "streamed")
+    placements = tuple(PLACEMENTS) if device.type == "cuda" else ("resident",)
     plans = []
     for placement, chunk, (encode, decode) in product(placements, _CHUNKS, _BATCHES):
         peaks = (

@@ -47,12 +47,12 @@ class Backend(Protocol):
 
 @dataclass
 class Model:
-    """The networks of one checkpoint.
+    """The networks of one checkpoint; results of all four abilities are float32 on the CPU.
 
-    Results of all four abilities are float32 on the CPU. ``encode_batch`` and ``decode_batch`` bound how
-    many images the autoencoder and the image tower see at once; they change memory only. A network works
-    within ``loaded(network)``, which may bring its weights to the device (`memory.place`). Where memory runs
-    out, a part is tried once more in smaller pieces, at which the model then stays.
+    ``encode_batch`` and ``decode_batch`` bound how many images the autoencoder and the image tower see at
+    once. A network works within ``loaded(network)``, which may bring its weights to the device
+    (`memory.place`). Where memory runs out, a part is tried once more in smaller pieces, at which the model
+    then stays.
     """
 
     config: ModelConfig
@@ -66,18 +66,15 @@ class Model:
     loaded: Callable[[nn.Module], AbstractContextManager] = lambda _network: nullcontext()
 
     def encode(self, images: Tensor, role: EncoderRole) -> Tensor:
-        """Return unscaled latents [N, 4, h, w] of images [N, H, W, 3] in 0..1."""
         encoder = self.frame_encoder if role == "frames" else self.view_encoder
         dtype = encoder.quant_conv.weight.dtype
         return self._batched(encoder, to_network_images(images.float()).to(dtype))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return images [N, H, W, 3] in 0..1 of scaled (sampled) latents [N, 4, h, w]."""
         unscaled = (latents / self.config.scale_factor).to(self.decoder.conv_in.weight.dtype)
         return from_network_images(self._batched(self.decoder, unscaled))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return one context token per image [N, H, W, 3], [N, D]."""
         return self._batched(self.clip, to_network_images(images.float()))
 
     @torch.no_grad()
@@ -94,7 +91,6 @@ class Model:
 
     @torch.no_grad()
     def denoise(self, job: SamplingJob) -> Tensor:
-        """Return the sampled latents of a window, [T * V, 4, h, w] float32."""
         with self.loaded(self.unet):
             return sample_window(self.unet, job, self.config.sigma_min, self.config.sigma_max)
 

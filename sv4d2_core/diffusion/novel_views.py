@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..video.crop import PreparedClip
 from ..video.foreground import near_white_masks
+from ..video.prepare import PreparedClip
 from ..views import ViewGrid
 from .config import ModelConfig
 from .model import Backend
@@ -38,9 +38,6 @@ def plan_windows(n_frames: int, window: int) -> list[int]:
     """Return the first frame of each window of ``window`` frames over ``n_frames`` frames.
 
     Consecutive windows share at least one frame, whose generated views condition the later window.
-
-    Raises:
-        ValueError: fewer frames than one window.
     """
     if n_frames < window:
         raise ValueError(f"Expected at least {window} frames (one window); got {n_frames}. Extend the clip.")
@@ -51,10 +48,7 @@ def plan_windows(n_frames: int, window: int) -> list[int]:
 
 
 def ping_pong(n_frames: int, at_least: int) -> list[int]:
-    """Return frame numbers that play a clip forward and backward until there are ``at_least``.
-
-    The first ``n_frames`` numbers are the clip itself, so a longer result can be trimmed back to it.
-    """
+    """Return the numbers of a clip's frames, played forward and backward until there are ``at_least``."""
     forward = list(range(n_frames))
     cycle = forward + forward[-2:0:-1]
     return [cycle[i % len(cycle)] for i in range(max(n_frames, at_least))]
@@ -69,11 +63,7 @@ _WHAT_TO_GIVE = {
 
 
 def checked(name: str, value: Tensor, shape: tuple[int, ...], in_unit_range: bool = True) -> Tensor:
-    """Return ``value`` as float32 on the CPU, detached.
-
-    Raises:
-        ValueError: another shape, values that are not finite or, where asked, not in 0..1.
-    """
+    """Return ``value`` as float32 on the CPU, or raise ValueError for another shape or range."""
     if tuple(value.shape) != shape or 0 in shape:
         expected = "[T, H, W, 3] with T >= 1" if name == "clip" else str(list(shape))
         raise ValueError(f"Expected {name} {expected}; got {list(value.shape)}. {_WHAT_TO_GIVE[name]}")
@@ -90,11 +80,7 @@ def checked(name: str, value: Tensor, shape: tuple[int, ...], in_unit_range: boo
 
 
 def checked_clip(images: Tensor, config: ModelConfig) -> Tensor:
-    """Return the frames of a clip [T, H, W, 3] as float32 on the CPU.
-
-    Raises:
-        ValueError: another shape or range, frames that are not square, a size that the model cannot take.
-    """
+    """Return a clip [T, H, W, 3] as float32 on the CPU; ValueError where the model cannot take it."""
     images = checked("clip", images, (len(images), *images.shape[1:3], 3))
     height, width = images.shape[1:3]
     if height != width:
@@ -130,13 +116,9 @@ def check_cameras(cameras: Cameras, config: ModelConfig) -> None:
 
 
 def window_frames(config: ModelConfig, clip: Tensor, start: int = 0) -> Tensor:
-    """Return the T frames of one window, [T, H, W, 3] float32 on the CPU.
+    """Return the frames [T, H, W, 3] of the window at frame ``start`` of a clip [N, H, W, 3].
 
-    ``clip``: images [N, H, W, 3] in 0..1; one shorter than the window is played back and forth. ``start``:
-    the first frame of the window.
-
-    Raises:
-        ValueError: images that do not fit the model, a window beyond the clip.
+    A clip shorter than the window is played back and forth. ValueError: what does not fit model or clip.
     """
     images = checked_clip(clip, config)
     order = ping_pong(len(images), config.n_frames)
@@ -153,11 +135,8 @@ def window_conditioning(
 ) -> Conditioning:
     """Return the conditioning of one window, for callers that sample it by themselves.
 
-    ``frames``: from `window_frames`. ``cameras``: exactly the model's V novel views. ``reference_views``:
-    [V, H, W, 3] images of the first frame from the novel cameras, or None.
-
-    Raises:
-        ValueError: inputs whose shapes or values do not fit the model.
+    ``frames`` come from `window_frames`, ``cameras`` are exactly the model's V novel views,
+    ``reference_views`` [V, H, W, 3] show the first frame. ValueError: inputs that do not fit the model.
     """
     config = model.config
     if cameras.n_views != config.n_views:
@@ -174,11 +153,7 @@ def window_conditioning(
 def encode_window(
     model: Backend, tokens: Tensor, frame_latents: Tensor, cameras: Cameras, references: Tensor | None
 ) -> Conditioning:
-    """Return a window's conditioning from what its frames were encoded to.
-
-    ``tokens`` [T, D] and ``frame_latents`` [T, 4, h, w] are unscaled; ``references`` [V, H, W, 3] are images
-    of the first frame from the novel cameras, or None.
-    """
+    """Return a window's conditioning from ``tokens`` [T, D] and ``frame_latents`` [T, 4, h, w]."""
     if references is None:
         reference_latents = torch.zeros(cameras.n_views, *frame_latents.shape[1:])
     else:
@@ -200,7 +175,7 @@ class WindowStore(Protocol):
 
 
 def window_seed(seed: int, index: int) -> int:
-    """Return the seed of window ``index``, ``seed + index`` within the 64 bits that generators take."""
+    """Return ``seed + index`` within the 64 bits that generators take."""
     return (seed + index) % 2**64
 
 
@@ -333,7 +308,7 @@ def sample_views(
 
 
 def _scaled_latents(model: Backend, views: Tensor) -> Tensor:
-    """Return views [T, V, H, W, 3] as latents [T * V, 4, h, w] that sampling can start from."""
+    """Return views [T, V, H, W, 3] as latents [T * V, 4, h, w] to start from."""
     return model.encode(views.flatten(0, 1), role="frames") * model.config.scale_factor
 
 
@@ -357,12 +332,9 @@ def resynthesizer(
 ) -> Callable[[ViewGrid, float], ViewGrid]:
     """Return a function (rendered, strength) -> views of the rendered ones' cameras and size.
 
-    The network sees the input video at its own size, and frame 0 of the rendered views as reference views,
-    the path that it was trained for by masking them at random. ``views`` hold the input video as the model
-    takes it; for the others see `sample_views`.
-
-    Raises:
-        ValueError: an input video or a number of views that does not fit the model.
+    The network sees the input video of ``views`` at its own size, and frame 0 of the rendered views as
+    reference views, the path that it was trained for by masking them at random. ValueError: what does not
+    fit the model.
     """
     clip = checked_clip(views.images[:, 0], model.config)
     check_cameras(views.cameras, model.config)

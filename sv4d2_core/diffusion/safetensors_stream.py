@@ -1,8 +1,6 @@
 """The safetensors format read as a header and written as a stream, one tensor in memory at a time.
 
-A file is 8 bytes of header length (little-endian), a JSON header that gives dtype, shape and byte range of
-each tensor, then the raw bytes. The library's own writer wants all tensors at once, and its reader's errors
-do not say what a wrong file is; the tensors themselves are read by the library.
+The library's writer wants all tensors at once, and its reader's errors do not say what a wrong file is.
 """
 
 from __future__ import annotations
@@ -61,7 +59,6 @@ class TensorInfo(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """Number of elements."""
         return math.prod(self.shape)
 
     @property
@@ -72,15 +69,11 @@ class TensorInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself before any tensor is read.
-
-    ``metadata`` are the ``__metadata__`` strings; where a program that wrote the file anew has dropped ours,
-    those that the tensor `METADATA_KEY` repeats. ``file_size`` counts bytes on disk.
-    """
+    """What a safetensors file says of itself before any tensor is read."""
 
     path: Path
     tensors: dict[str, TensorInfo]
-    metadata: dict[str, str]
+    metadata: dict[str, str]  # `METADATA_KEY` repeats ours, where a program has dropped them from the header
     file_size: int
 
 

@@ -1,7 +1,6 @@
-"""The sampling method, top to bottom: noise levels, conditioning, guidance, solvers, step cache, one window.
+"""The sampling method, top to bottom: noise levels, conditioning, guidance, solvers, one window.
 
-Source: Karras et al. 2022 ("Elucidating the design space of diffusion-based generative models"), whose
-equations and algorithms are cited by number; the choices are those of docs/method.md.
+Source: Karras et al. 2022 (EDM), whose equations and algorithms are cited by number; see docs/method.md.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0
 def first_step(steps: int, strength: float) -> int:
     """Return the step of the full schedule at which denoising of given strength starts.
 
-    Raises:
-        ValueError: no steps, a strength outside (0, 1], or one so small that no step is left.
+    ValueError: no steps, a strength outside (0, 1], or one so small that no step is left.
     """
     if steps < 1:
         raise ValueError(f"Expected at least 1 step; got {steps}.")
@@ -59,10 +57,7 @@ def first_step(steps: int, strength: float) -> int:
 
 
 def start_latents(noise: Tensor, sigmas: Tensor, start: int = 0, init: Tensor | None = None) -> Tensor:
-    """Return the latents [N, C, h, w] that sampling starts from at noise level ``sigmas[start]``.
-
-    ``noise`` has unit variance; ``init`` are the scaled latents to start near, where step 0 is not the first.
-    """
+    """Return the latents [N, C, h, w] at noise level ``sigmas[start]``: noise, alone or on ``init``."""
     if init is None or start == 0:
         return noise * (1 + sigmas[start] ** 2).sqrt().to(noise)
     return init + noise * sigmas[start].to(noise)
@@ -115,10 +110,10 @@ class Conditioning:
 
 
 def camera_vectors(cameras: Cameras, dims: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Return the camera vectors of the novel views, conditional and unconditional, each [V, sum(dims)].
+    """Return the novel views' camera vectors, conditional and unconditional, each [V, sum(dims)].
 
-    ``dims``: widths of the noise constant's, the polar angle's and the azimuth's embedding. The
-    unconditional vectors have zeros for the first and keep the cameras.
+    ``dims``: widths of the embedded noise constant, which is 0 in the unconditional ones, polar angle,
+    azimuth.
     """
     polar, azimuth = cameras.network_angles_rad()
     constant = torch.full((cameras.n_views,), _NOISE_CONSTANT)
@@ -163,9 +158,9 @@ def predict(unet: UNet, inputs: GuidedInputs, window: PreparedWindow, x: Tensor,
 
 
 def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
-    """Return ``uncond + scale * (cond - uncond)`` on denoised predictions [T * V, C, h, w], order (t v).
+    """Return ``uncond + scale * (cond - uncond)`` on predictions [T * V, C, h, w]; ``scale`` is [T, V].
 
-    ``scale`` is [T, V]. Source: Ho and Salimans 2022 (classifier-free guidance), equation 6.
+    Source: Ho and Salimans 2022 (classifier-free guidance), equation 6.
     """
     return torch.lerp(uncond, cond, scale.to(cond).reshape(-1, 1, 1, 1))
 
@@ -175,8 +170,8 @@ def guided_denoiser(
 ) -> DenoiseFunction:
     """Return ``denoise(x, sigma)`` for noisy latents ``x`` [T * V, 4, h, w] float32, order (t v).
 
-    The network computes in the dtype of ``inputs``; ``guidance`` has scales [T, V]. Outside ``interval``, the
-    lowest and the highest noise level with guidance, the conditional half alone is computed and returned.
+    ``guidance`` has scales [T, V]. Outside ``interval``, the lowest and the highest noise level with
+    guidance, the conditional half alone is computed and returned.
     """
     guidance = guidance.to(inputs.context.device)
     halves = {True: inputs, False: inputs.conditional()}
@@ -197,7 +192,7 @@ def guided_denoiser(
 
 
 def _triangle(n_views: int) -> Tensor:
-    """Return a triangle wave over the views: 0 at the first and the last, 1 in the middle, [V]."""
+    """Return a triangle wave over the views, [V]: 0 at the first and the last, 1 in the middle."""
     r = torch.arange(n_views, dtype=torch.float32) / max(1, n_views - 1)
     return 2 * (r - torch.floor(r + 0.5)).abs()
 
@@ -205,12 +200,9 @@ def _triangle(n_views: int) -> Tensor:
 def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_max: float) -> Tensor:
     """Return the guidance scale of each frame and view, [T, V] float32.
 
-    ``shape``: ``linear`` rises over the flattened (t v) order (official sv4d2), ``spatiotemporal`` is the
-    mean of a rise over frames and a triangle over views (official sv4d2_8views), ``triangle`` is the triangle
-    over views, ``constant`` is ``cfg_max`` everywhere and does not use ``cfg_min``.
-
-    Raises:
-        ValueError: an unknown shape, or a range that is not finite and rising.
+    ``linear`` rises over the flattened (t v) order (official sv4d2), ``spatiotemporal`` is the mean of a
+    rise over frames and a triangle over views (official sv4d2_8views), ``triangle`` is the triangle over
+    views, ``constant`` is ``cfg_max``. ValueError: another shape, or a range that is not finite and rising.
     """
     if shape == "constant":
         cfg_min = cfg_max
@@ -235,10 +227,7 @@ def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_
 def resolve_guidance(cfg: float | tuple[float, float] | Tensor | None, config: ModelConfig) -> Tensor:
     """Return the table [T, V] that a user's ``cfg`` asks for.
 
-    ``cfg``: None (the variant's own range), a number (constant), (min, max), or a table [T, V].
-
-    Raises:
-        ValueError: a table of another shape, or values that are not finite.
+    ``cfg``: None (the variant's own range), a number, (min, max), or a finite table [T, V]; else ValueError.
     """
     n_frames, n_views = config.n_frames, config.n_views
     if isinstance(cfg, Tensor):
@@ -267,12 +256,8 @@ def sample_euler(
 ) -> Tensor:
     """Return the latents at noise level 0 (algorithm 1 without its second-order correction).
 
-    Args:
-        denoise: the guided denoiser.
-        x: [N, C, h, w] float32 at noise level ``sigmas[start]``.
-        sigmas: [S + 1] descending, last is 0.
-        start: first step to run.
-        callback: see `Callback`; the preview is the denoised prediction of the step.
+    ``x`` [N, C, h, w] float32 is at noise level ``sigmas[start]`` of the descending ``sigmas`` [S + 1],
+    whose last is 0. The callback's preview is the denoised prediction of the step.
     """
     sigmas, steps = sigmas.to(x), len(sigmas) - 1
     for i in range(start, steps):
@@ -286,12 +271,11 @@ def sample_euler(
 def sample_dpmpp_2m(
     denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
 ) -> Tensor:
-    """Return the latents at noise level 0 by DPM-Solver++(2M), of second order at the cost of `sample_euler`.
+    """Return the latents at noise level 0 by DPM-Solver++(2M), of second order at the cost of Euler's.
 
     A step takes the prediction half-way to the next noise level (in ``t = -log sigma``), extrapolated from
-    this step's and the one before. The first and the last step are Euler steps. Arguments as there.
-
-    Source: Lu et al. 2022 (DPM-Solver++), algorithm 2.
+    this step's and the one before. The first and the last step are Euler steps. Source: Lu et al. 2022 (DPM-
+    Solver++), algorithm 2.
     """
     sigmas, steps, old_denoised = sigmas.to(x), len(sigmas) - 1, None
     t = -sigmas.log()
@@ -312,10 +296,7 @@ SAMPLERS = {"euler": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
 
 @dataclass(frozen=True)
 class Solver:
-    """The method and its shortcuts; the default is the official computation without any.
-
-    Raises ValueError for an unknown sampler and numbers out of range.
-    """
+    """The method and its shortcuts; the default is the official computation. Raises ValueError."""
 
     sampler: str = "euler"  # a name in `SAMPLERS`
     guidance_interval: tuple[float, float] | None = None  # Kynkäänniemi et al. 2024; see `guided_denoiser`
@@ -345,9 +326,8 @@ class Solver:
 class StepCache:
     """A denoise function that evaluates another only where its result is expected to have changed.
 
-    What is reused is the network's own output, which changes slowly at every noise level, while it is
-    expected to change by less than ``threshold``, a share of its size; the denoised prediction follows from
-    it and the present latents. One cache serves one window.
+    The network's own output, which changes slowly at every noise level, is reused while it is expected to
+    change by less than ``threshold``, a share of its size. One cache serves one window.
     """
 
     def __init__(self, denoise: DenoiseFunction, threshold: float) -> None:

@@ -1,8 +1,7 @@
-"""Compiles the UNet's repeated work with torch.compile: what runs once per part of the images or tokens.
+"""Makes the UNet faster or smaller: its work per part compiled, its matrices kept in 8 bits.
 
-Compiled are the functions inside the loops over parts, not the loops. Blocks of equal sizes share one
-compiled function, and every step and window calls the same shapes, so that all compiling happens in the first
-step: once for the parts of full size and once for a smaller last one.
+Compiled are the functions inside the loops over parts, not the loops. Every step and window calls the same
+shapes, so that all compiling happens in the first step, for parts of full size and for a smaller last one.
 """
 
 from __future__ import annotations
@@ -102,9 +101,6 @@ def matrices(unet: UNet) -> Iterator[nn.Linear | nn.Conv2d | nn.Conv3d]:
 
 
 def keep_in_eight_bits(unet: UNet) -> None:
-    """Keep the matrices of a UNet's residual and attention blocks in 8 bits; not undone.
-
-    The network computes in the dtype that it had. Whatever is no matrix of a block stays as it is.
-    """
+    """Keep the matrices of a UNet's blocks in 8 bits; it computes as before. Not undone."""
     for layer in list(matrices(unet)):
         parametrize.register_parametrization(layer, "weight", EightBits(layer.weight.dtype))

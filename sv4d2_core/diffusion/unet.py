@@ -5,6 +5,7 @@ Source: Yao et al. 2025 (SV4D 2.0). Module names give the official checkpoint ke
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ from .blocks import (
     AttentionBlock,
     AttentionFunction,
     BlockContext,
-    Downsample,
     Embedding,
     Grid,
     ResBlock,
@@ -61,7 +61,7 @@ class Stage(nn.ModuleList):
     """A numbered group of layers of the official layout, run in order."""
 
     def forward(self, x: Tensor, skip: list[Tensor], state: _Pass) -> Tensor:
-        """Return the output of the last layer; what ``skip`` holds joins the channels of the first.
+        """Return the last layer's output; what ``skip`` holds joins the channels of the first.
 
         It holds one tensor or none, and is emptied after the first layer, which gives the memory back.
         """
@@ -135,7 +135,8 @@ class UNet(nn.Module):
                 stages.append(Stage(layers))
                 skips.append(width)
             if level < len(config.multipliers) - 1:
-                stages.append(Stage([Downsample(width, **kw)]))
+                halve = operations.Conv2d(width, width, 3, stride=2, padding=1, **plain)
+                stages.append(Stage([nn.Sequential(OrderedDict(op=halve))]))
                 skips.append(width)
         self.input_blocks = nn.ModuleList(stages)
         self.middle_block = Stage(
@@ -161,8 +162,8 @@ class UNet(nn.Module):
     def prepare(self, context: Tensor, cond_view: Tensor) -> PreparedWindow:
         """Return the conditioning of a window, ready for all its steps.
 
-        ``context`` [B, T, D] are image embeddings of the input frames, ``cond_view`` [B * V, 4, h, w] latents
-        of the reference views (zeros when there are none).
+        ``context`` [B, T, D] embeds the input frames; ``cond_view`` [B * V, 4, h, w] are reference latents
+        or 0.
         """
         b, t, _ = context.shape
         views = cond_view.shape[0] // b

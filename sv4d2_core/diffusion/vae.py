@@ -5,6 +5,7 @@ Source: Rombach et al. 2022 (latent diffusion). Module names give the official c
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -53,55 +54,36 @@ class PixelAttention(nn.Module):
         return x + self.proj_out(out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2))
 
 
-class Downsample(nn.Module):
-    """Halves [N, C, H, W]; one row and column of zeros join at the bottom and the right only."""
+class _Resample(nn.Module):
+    """Halves images [N, C, H, W], zeros joining at the bottom and the right only, or doubles them."""
 
-    def __init__(self, width: int, *, operations: Any, **kw) -> None:
+    def __init__(self, width: int, *, down: bool, operations: Any, **kw) -> None:
         super().__init__()
-        self.conv = operations.Conv2d(width, width, 3, stride=2, **kw)
+        self.down = down
+        stride, padding = (2, 0) if down else (1, 1)
+        self.conv = operations.Conv2d(width, width, 3, stride=stride, padding=padding, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class Upsample(nn.Module):
-    """Doubles [N, C, H, W]: nearest neighbours, then a convolution."""
-
-    def __init__(self, width: int, *, operations: Any, **kw) -> None:
-        super().__init__()
-        self.conv = operations.Conv2d(width, width, 3, padding=1, **kw)
-
-    def forward(self, x: Tensor) -> Tensor:
+        if self.down:
+            return self.conv(F.pad(x, (0, 1, 0, 1)))
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class _Level(nn.Module):
-    """The blocks of one resolution and, under its official name, the change of resolution after them."""
-
-    def __init__(self, blocks: list[nn.Module], name: str = "", sampler: nn.Module | None = None) -> None:
-        super().__init__()
-        self.block = nn.ModuleList(blocks)
-        if sampler is not None:
-            self.add_module(name, sampler)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = block(x)
-        for name in ("downsample", "upsample"):
-            if name in self._modules:
-                x = getattr(self, name)(x)
-        return x
+def _level(blocks: list[nn.Module], resample: _Resample | None) -> nn.Module:
+    """Return the blocks of one resolution and the change of resolution after them."""
+    parts = OrderedDict[str, nn.Module](block=nn.Sequential(*blocks))
+    if resample is not None:
+        parts["downsample" if resample.down else "upsample"] = resample
+    return nn.Sequential(parts)
 
 
-class _Middle(nn.Module):
-    def __init__(self, width: int, *, attention: AttentionFunction, **kw) -> None:
-        super().__init__()
-        self.block_1 = ResnetBlock(width, width, **kw)
-        self.attn_1 = PixelAttention(width, attention=attention, **kw)
-        self.block_2 = ResnetBlock(width, width, **kw)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+def _middle(width: int, *, attention: AttentionFunction, **kw) -> nn.Module:
+    parts = OrderedDict[str, nn.Module](
+        block_1=ResnetBlock(width, width, **kw),
+        attn_1=PixelAttention(width, attention=attention, **kw),
+        block_2=ResnetBlock(width, width, **kw),
+    )
+    return nn.Sequential(parts)
 
 
 class _EncoderLayers(nn.Module):
@@ -117,17 +99,15 @@ class _EncoderLayers(nn.Module):
                 blocks.append(ResnetBlock(width, config.base * multiplier, **kw))
                 width = config.base * multiplier
             last = index == len(config.multipliers) - 1
-            levels.append(_Level(blocks, "downsample", None if last else Downsample(width, **kw)))
-        self.down = nn.ModuleList(levels)
-        self.mid = _Middle(width, attention=attention, **kw)
+            levels.append(_level(blocks, None if last else _Resample(width, down=True, **kw)))
+        self.down = nn.Sequential(*levels)
+        self.mid = _middle(width, attention=attention, **kw)
         self.norm_out = _norm(width, operations, **plain)
         self.conv_out = operations.Conv2d(width, 2 * config.latent_channels, 3, padding=1, **plain)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for level in self.down:
-            x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x)), inplace=True))
+        x = self.mid(self.down(self.conv_in(x)))
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
 
 
 class VAEEncoder(nn.Module):
@@ -171,14 +151,14 @@ class VAEDecoder(nn.Module):
         kw = {"operations": operations, **plain}
         width = config.base * config.multipliers[-1]
         self.conv_in = operations.Conv2d(config.latent_channels, width, 3, padding=1, **plain)
-        self.mid = _Middle(width, attention=attention, **kw)
+        self.mid = _middle(width, attention=attention, **kw)
         levels: list[nn.Module] = []
         for index, multiplier in reversed(list(enumerate(config.multipliers))):
             blocks: list[nn.Module] = []
             for _ in range(config.res_blocks + 1):
                 blocks.append(ResnetBlock(width, config.base * multiplier, **kw))
                 width = config.base * multiplier
-            levels.insert(0, _Level(blocks, "upsample", Upsample(width, **kw) if index else None))
+            levels.insert(0, _level(blocks, _Resample(width, down=False, **kw) if index else None))
         self.up = nn.ModuleList(levels)
         self.norm_out = _norm(width, operations, **plain)
         self.conv_out = operations.Conv2d(width, 3, 3, padding=1, **plain)

@@ -15,12 +15,12 @@ import av
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from ..files import all_or_nothing, recover, refuse_existing, replaceable, write_file
+from ..files import all_or_nothing, recover, replaceable, write_file
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
+from .sequences import SEQUENCE_FILE
 
-SEQUENCE_FILE = "sequence.json"
-_SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
+SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
 # Constant quality, from 0, lossless, to 63. The second encoder, of the alpha, takes the same.
 _WEBM_OPTIONS = {"crf": "15", "b:v": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4"}
 
@@ -28,7 +28,7 @@ _WEBM_OPTIONS = {"crf": "15", "b:v": "0", "auto-alt-ref": "0", "deadline": "good
 def write_animation(
     path: str | Path, images: Tensor, opacity: Tensor | None, fps: float, *, overwrite: bool = False
 ) -> int:
-    """Write pictures in the kind of file that the suffix asks for, and return its size in bytes.
+    """Write pictures in the kind of file of `ANIMATION_SUFFIXES` that the name asks for; return its bytes.
 
     .mp4: H.264 on white, without transparency; .webm: VP9; .gif. For PNG files see `write_pngs`.
 
@@ -37,36 +37,27 @@ def write_animation(
         images: [N, H, W, 3] in 0..1, on white where ``opacity`` is given.
         opacity: [N, H, W] in 0..1, or None: nothing is transparent.
         fps: pictures per second.
-        overwrite: replace a file that is there.
 
     Raises:
-        FileExistsError: ``path`` exists and ``overwrite`` is off.
-        ValueError: another suffix, no pictures, shapes that do not fit together, numbers that are not finite,
-            a rate or a size that this kind of file cannot have.
-        OSError: the disk is full or read-only; the text says what to do.
+        FileExistsError, OSError: what `write_file` says.
+        ValueError: numbers that are not finite, a rate or a size that this kind of file cannot have.
     """
     path = Path(path)
-    if path.suffix.lower() not in _ENCODERS:
-        raise ValueError(f"Expected a name that ends in {', '.join(_ENCODERS)}; got {path.name!r}.")
-    _check(images, opacity, fps)
-    refuse_existing(path, overwrite)
+    _check_finite(images, opacity)
     return write_file(path, _ENCODERS[path.suffix.lower()](images, opacity, fps), overwrite)
 
 
 def write_pngs(
     folder: str | Path, images: Tensor, opacity: Tensor | None, fps: float, *, overwrite: bool = False
 ) -> list[Path]:
-    """Write ``00000.png`` and so on, RGBA where there is opacity, and ``sequence.json`` with the rate.
+    """Write ``00000.png`` and so on, RGBA where there is opacity, and ``sequence.json``; return their paths.
 
     All or nothing. Arguments and errors are those of `write_animation`.
-
-    Returns:
-        The files, ``sequence.json`` last.
     """
     folder = Path(folder)
-    _check(images, opacity, fps)
+    _check_finite(images, opacity)
     recover(folder)
-    existing = replaceable(folder, SEQUENCE_FILE, _SEQUENCE_NAMES, overwrite)
+    existing = replaceable(folder, SEQUENCE_FILE, SEQUENCE_NAMES, overwrite)
     names = [*(f"{n:05d}.png" for n in range(len(images))), SEQUENCE_FILE]
     with all_or_nothing(folder, existing, SEQUENCE_FILE, 4 * images[..., 0].numel()) as staging:
         write_frames(staging, images if opacity is None else with_alpha(images, opacity))
@@ -115,14 +106,9 @@ _ENCODERS: dict[str, Callable[[Tensor, Tensor | None, float], bytes]] = {
 ANIMATION_SUFFIXES = tuple(_ENCODERS)
 
 
-def _check(images: Tensor, opacity: Tensor | None, fps: float) -> None:
-    """Raise ValueError unless there are pictures, and the rate is positive."""
-    if images.ndim != 4 or images.shape[-1] != 3 or not images.numel():
-        raise ValueError(f"Expected pictures [N, H, W, 3], at least one; got {list(images.shape)}.")
-    if opacity is not None and opacity.shape != images.shape[:3]:
-        raise ValueError(f"Expected opacity {list(images.shape[:3])}; got {list(opacity.shape)}.")
+def _check_finite(images: Tensor, opacity: Tensor | None) -> None:
     for name, tensor in (("pictures", images), ("opacity", opacity)):
         if tensor is not None and (bad := int((~tensor.isfinite()).sum())):
-            raise ValueError(f"Expected finite numbers in the {name}; {bad} are NaN or infinite.")
-    if not 0 < fps < float("inf"):
-        raise ValueError(f"Expected a positive frame rate; got {fps:g}. Use the clip's rate, or 8.")
+            raise ValueError(
+                f"Expected finite numbers in the {name}; {bad} are NaN or infinite. Fit the scene again."
+            )

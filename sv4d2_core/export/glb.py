@@ -1,4 +1,4 @@
-"""Binary glTF of a mesh or of a mesh that moves, written without any library.
+"""Binary glTF of a mesh or of a mesh that moves, written here, as trimesh writes no morph targets.
 
 glTF cannot animate vertices as such. What every viewer plays is one morph target for each frame, whose
 weight is 1 at that frame's key time and 0 at all others: between two key times the linear interpolation of
@@ -16,25 +16,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..files import refuse_existing, write_file
-from .mesh import Mesh, MeshAnimation, check_animation, check_mesh, srgb_to_linear
-from .texture import Texture
+from ..files import write_file
+from .mesh import Mesh, MeshAnimation, Texture, check_surface, srgb_to_linear
 
 _COMPONENT_TYPES = {"float32": 5126, "uint32": 5125, "uint16": 5123}
 _TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
-ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _MAX_BYTES = 2**32 - 1
 
 
 class GLBContainer:
-    """Collects binary data and the JSON entries that describe it.
-
-    Source: glTF 2.0 specification, sections 3.6 (data) and 4 (GLB).
-    """
+    """Collects binary data and the JSON entries that describe it (glTF 2.0, sections 3.6 and 4)."""
 
     def __init__(self) -> None:
-        self.accessors: list[dict[str, Any]] = []
-        self.views: list[dict[str, Any]] = []
+        self._accessors: list[dict[str, Any]] = []
+        self._views: list[dict[str, Any]] = []
         self._parts: list[bytes] = []
         self._length = 0
 
@@ -43,11 +39,11 @@ class GLBContainer:
         view = {"buffer": 0, "byteOffset": self._length, "byteLength": len(content)}
         if target is not None:
             view["target"] = target
-        self.views.append(view)
+        self._views.append(view)
         content += bytes(-len(content) % 4)
         self._parts.append(content)
         self._length += len(content)
-        return len(self.views) - 1
+        return len(self._views) - 1
 
     def add_array(
         self,
@@ -57,13 +53,10 @@ class GLBContainer:
         limits: bool = False,
         normalized: bool = False,
     ) -> int:
-        """Return the number of a new accessor.
+        """Return the number of a new accessor of one row per element.
 
-        Args:
-            values: one row for each element.
-            target: what vertex data is for.
-            limits: state the smallest and largest values, which positions and key times must have.
-            normalized: integers stand for 0..1.
+        ``limits`` states the smallest and largest values, which positions and key times must have;
+        ``normalized`` integers stand for 0..1.
         """
         rows = values.reshape(len(values), -1)
         accessor: dict[str, Any] = {
@@ -76,19 +69,22 @@ class GLBContainer:
             accessor |= {"min": rows.min(0).tolist(), "max": rows.max(0).tolist()}
         if normalized:
             accessor["normalized"] = True
-        self.accessors.append(accessor)
-        return len(self.accessors) - 1
+        self._accessors.append(accessor)
+        return len(self._accessors) - 1
 
-    def to_bytes(self, document: dict[str, Any]) -> bytes:
-        """Return the file whose JSON is ``document`` with this container's entries added.
+    def to_bytes(self, extension: str, document: dict[str, Any]) -> bytes:
+        """Return the file that shows node 0 of a document and uses an extension of the format.
 
-        Raises:
-            ValueError: it would be longer than the format allows.
+        Raises ValueError if it would be longer than the format allows.
         """
         document = {
+            "asset": {"version": "2.0", "generator": "sv4d2"},
+            "extensionsUsed": [extension],
+            "scene": 0,
+            "scenes": [{"nodes": [0]}],
             **document,
-            "accessors": self.accessors,
-            "bufferViews": self.views,
+            "accessors": self._accessors,
+            "bufferViews": self._views,
             "buffers": [{"byteLength": self._length}],
         }
         text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
@@ -104,156 +100,113 @@ class GLBContainer:
         return b"".join((header, *chunks, *self._parts))
 
 
-GENERATOR = "sv4d2"
 ANIMATION_NAME = "motion"
-UNLIT = "KHR_materials_unlit"
+_NAME = "object"
+_UNLIT = "KHR_materials_unlit"
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
 # 65535 as an index means the start of a new strip in some interfaces and is not allowed.
 _MAX_SHORT_VERTICES = 65535
 
 
 def write_animated_glb(
-    path: str | Path,
-    animation: MeshAnimation,
-    *,
-    texture: Texture | None = None,
-    name: str = "object",
-    overwrite: bool = False,
+    path: str | Path, animation: MeshAnimation, *, texture: Texture | None = None, overwrite: bool = False
 ) -> int:
     """Write a mesh that moves and return the file's size in bytes.
 
     The first frame is the mesh itself and each later frame ``t`` the target ``frame_00t``; keys are in
-    seconds. An animation of one frame becomes a GLB without animation.
-
-    Args:
-        path: of the file; missing folders above it are made.
-        animation: one topology.
-        texture: shown in place of the vertex colours; its uvs belong to the animation's vertices.
-        name: of the mesh and its node.
-        overwrite: replace an existing file.
+    seconds. An animation of one frame becomes a GLB without animation. A texture, of the same call of
+    `bake_texture` as the animation, is shown in place of the vertex colours.
 
     Raises:
-        FileExistsError: ``path`` exists and ``overwrite`` is off.
-        ValueError: no surface, positions that are not finite, faces without their vertices, times that do not
-            rise, a texture of another mesh.
-        OSError: the disk is full or read-only; the text says what to do.
+        FileExistsError, OSError: what `write_file` says.
+        ValueError: no surface, numbers that are not finite, more than a GLB can hold.
     """
-    path = Path(path)
-    refuse_existing(path, overwrite)
-    return write_file(path, animated_glb_bytes(animation, texture, name), overwrite)
+    return write_file(Path(path), animated_glb_bytes(animation, texture), overwrite)
 
 
-def animated_glb_bytes(
-    animation: MeshAnimation, texture: Texture | None = None, name: str = "object"
-) -> bytes:
+def animated_glb_bytes(animation: MeshAnimation, texture: Texture | None = None) -> bytes:
     """Return the content of the file that `write_animated_glb` writes. Raises ValueError as it does."""
-    check_animation(animation)
-    positions = animation.positions.numpy().astype(np.float32)
+    check_surface(animation, "animation")
     glb = GLBContainer()
-    document = _document(glb, positions[0], animation.at(0), texture, name)
-    if len(positions) > 1:
-        _add_motion(glb, document, positions, animation.seconds())
-    return glb.to_bytes(document)
+    document = _document(glb, animation.at(0), texture)
+    if len(animation.positions) > 1:
+        _add_motion(glb, document, animation)
+    return glb.to_bytes(_UNLIT, document)
 
 
-def glb_bytes(mesh: Mesh, name: str = "object") -> bytes:
-    """Return a GLB of a mesh that stands still. Raises ValueError as `write_animated_glb` does."""
-    check_mesh(mesh)
+def glb_bytes(mesh: Mesh, what: str = "mesh") -> bytes:
+    """Return a GLB of a mesh that stands still. Raises ValueError as `check_surface` does."""
+    check_surface(mesh, what)
     glb = GLBContainer()
-    return glb.to_bytes(_document(glb, mesh.vertices.numpy().astype(np.float32), mesh, None, name))
+    return glb.to_bytes(_UNLIT, _document(glb, mesh, None))
 
 
-def _document(
-    glb: GLBContainer, positions: np.ndarray, mesh: Mesh, texture: Texture | None, name: str
-) -> dict[str, Any]:
+def linear_colours(colours: np.ndarray, opacities: np.ndarray) -> np.ndarray:
+    """Return COLOR_0, [N, 4] uint16, of display values [N, 3] and opacities [N], all in 0..1.
+
+    In eight bits the darkest 26 display values would share three linear ones.
+    """
+    linear = np.concatenate([srgb_to_linear(colours), opacities[:, None]], axis=1)
+    return np.rint(linear * 65535).astype(np.uint16)
+
+
+def _document(glb: GLBContainer, mesh: Mesh, texture: Texture | None) -> dict[str, Any]:
     """Return the JSON of one mesh that stands still.
 
-    It has no normals. The colours hold the light of the pictures already, so the material asks for none; a
-    viewer that lights it all the same computes normals of what it shows, whereas the first frame's normals
-    would be wrong in every other frame.
+    The colours hold the light of the pictures already, so the material asks for none. There are no normals,
+    as those of the first frame are wrong in the others; a viewer that lights it all the same computes them.
     """
-    index_type = np.uint16 if len(positions) <= _MAX_SHORT_VERTICES else np.uint32
-    indices = mesh.faces.numpy().astype(index_type).reshape(-1)
+    positions = mesh.vertices.numpy().astype(np.float32)
     # Double-sided, as an open or folded surface is better seen than missing.
     material: dict[str, Any] = {
         "name": "baked light",
         "doubleSided": True,
         "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
-        "extensions": {UNLIT: {}},
+        "extensions": {_UNLIT: {}},
     }
+    document: dict[str, Any] = {"nodes": [{"name": _NAME, "mesh": 0}], "materials": [material]}
     attributes = {"POSITION": glb.add_array(positions, ARRAY_BUFFER, limits=True)}
-    document: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": GENERATOR},
-        "extensionsUsed": [UNLIT],
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"name": name, "mesh": 0}],
-        "materials": [material],
-    }
     if texture is None:
-        attributes["COLOR_0"] = glb.add_array(_vertex_colours(mesh), ARRAY_BUFFER, normalized=True)
+        colours = linear_colours(mesh.colours.numpy(), np.ones(len(positions)))
+        attributes["COLOR_0"] = glb.add_array(colours, ARRAY_BUFFER, normalized=True)
     else:
-        texture.check(len(positions))
         attributes["TEXCOORD_0"] = glb.add_array(texture.uvs.numpy().astype(np.float32), ARRAY_BUFFER)
+        png = io.BytesIO()
+        Image.fromarray(texture.pixels.numpy()).save(png, "PNG")
+        image = {
+            "name": "baked light",
+            "bufferView": glb.add_bytes(png.getvalue()),
+            "mimeType": "image/png",
+        }
+        sampler = {
+            "magFilter": _LINEAR,
+            "minFilter": _LINEAR_MIPMAP_LINEAR,
+            "wrapS": _CLAMP_TO_EDGE,
+            "wrapT": _CLAMP_TO_EDGE,
+        }
         material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
-        document |= _texture_entries(glb.add_bytes(_png(texture)))
-    primitive = {
-        "attributes": attributes,
-        "indices": glb.add_array(indices, ELEMENT_ARRAY_BUFFER),
-        "material": 0,
-    }
-    return document | {"meshes": [{"name": name, "primitives": [primitive]}]}
+        document |= {"images": [image], "samplers": [sampler], "textures": [{"source": 0, "sampler": 0}]}
+    index_type = np.uint16 if len(positions) <= _MAX_SHORT_VERTICES else np.uint32
+    indices = glb.add_array(mesh.faces.numpy().astype(index_type).reshape(-1), _ELEMENT_ARRAY_BUFFER)
+    primitive = {"attributes": attributes, "indices": indices, "material": 0}
+    return document | {"meshes": [{"name": _NAME, "primitives": [primitive]}]}
 
 
-def _vertex_colours(mesh: Mesh) -> np.ndarray:
-    """Return [N, 4] uint16, linear and opaque.
-
-    In eight bits the darkest 26 display values would share three linear ones.
-    A fourth channel, as attributes must start at multiples of four bytes.
-    """
-    linear = srgb_to_linear(mesh.colours.numpy())
-    opaque = np.ones((len(linear), 1))
-    return np.rint(np.hstack([linear, opaque]) * 65535).astype(np.uint16)
-
-
-def _png(texture: Texture) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(texture.pixels.numpy()).save(file, "PNG")
-    return file.getvalue()
-
-
-def _texture_entries(view: int) -> dict[str, Any]:
-    sampler = {
-        "magFilter": _LINEAR,
-        "minFilter": _LINEAR_MIPMAP_LINEAR,
-        "wrapS": _CLAMP_TO_EDGE,
-        "wrapT": _CLAMP_TO_EDGE,
-    }
-    return {
-        "images": [{"name": "baked light", "bufferView": view, "mimeType": "image/png"}],
-        "samplers": [sampler],
-        "textures": [{"source": 0, "sampler": 0}],
-    }
-
-
-def _add_motion(
-    glb: GLBContainer,
-    document: dict[str, Any],
-    positions: np.ndarray,  # [T, N, 3] float32
-    seconds: tuple[float, ...],  # [T]
-) -> None:
-    """Add a target for each frame after the first, and the keys that show each frame at its time."""
+def _add_motion(glb: GLBContainer, document: dict[str, Any], animation: MeshAnimation) -> None:
+    """Add a morph target for each frame after the first, and the keys that show each frame at its time."""
+    positions = animation.positions.numpy().astype(np.float32)
     n_targets = len(positions) - 1
-    mesh = document["meshes"][0]
     offsets = positions[1:] - positions[0]
-    targets = [{"POSITION": glb.add_array(frame, ARRAY_BUFFER, limits=True)} for frame in offsets]
-    mesh["primitives"][0]["targets"] = targets
+    mesh = document["meshes"][0]
+    mesh["primitives"][0]["targets"] = [
+        {"POSITION": glb.add_array(frame, ARRAY_BUFFER, limits=True)} for frame in offsets
+    ]
     mesh["weights"] = [0.0] * n_targets
     mesh["extras"] = {"targetNames": [f"frame_{t + 1:03d}" for t in range(n_targets)]}
     # Row t holds the weights at key t: none for the first frame, then one each.
     weights = np.eye(n_targets + 1, n_targets, -1, dtype=np.float32)
     sampler = {
-        "input": glb.add_array(np.array(seconds, np.float32), limits=True),
+        "input": glb.add_array(np.array(animation.seconds(), np.float32), limits=True),
         "interpolation": "LINEAR",
         "output": glb.add_array(weights.reshape(-1)),
     }

@@ -1,10 +1,8 @@
-"""What a scene's surface is kept as: a mesh, or a mesh that moves."""
+"""What a scene's surface is kept as: a mesh, or a mesh that moves, and a texture that is baked for it."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,36 +11,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles at one time; tensors on the CPU.
+    """Triangles at one time; tensors on the CPU."""
 
-    Args:
-        vertices: [N, 3] float32, world units, +y up.
-        faces: [F, 3] int64, counter-clockwise seen from outside.
-        colours: [N, 3] float32 in 0..1, display values (sRGB) as in the pictures.
-    """
-
-    vertices: Tensor
-    faces: Tensor
-    colours: Tensor
+    vertices: Tensor  # [N, 3] float32, world units, +y up
+    faces: Tensor  # [F, 3] int64, counter-clockwise seen from outside
+    colours: Tensor  # [N, 3] float32 in 0..1, display values (sRGB) as in the pictures
 
 
 @dataclass(frozen=True)
 class MeshAnimation:
-    """One mesh whose vertices move; tensors on the CPU.
+    """One mesh whose vertices move; tensors on the CPU."""
 
-    Args:
-        positions: [T, N, 3] float32, world units, +y up.
-        faces: [F, 3] int64, counter-clockwise seen from outside.
-        colours: [N, 3] float32 in 0..1, display values (sRGB) as in the pictures.
-        times: [T] in 0..1, rising; the first frame of the clip is 0, the last is 1.
-        duration: seconds from time 0 to time 1.
-    """
-
-    positions: Tensor
-    faces: Tensor
-    colours: Tensor
-    times: tuple[float, ...]
-    duration: float
+    positions: Tensor  # [T, N, 3] float32, world units, +y up
+    faces: Tensor  # as of `Mesh`
+    colours: Tensor  # as of `Mesh`, at all times
+    times: tuple[float, ...]  # [T] in 0..1, rising; the first frame of the clip is 0, the last is 1
+    duration: float  # seconds from time 0 to time 1
 
     def at(self, frame: int) -> Mesh:
         """Return the mesh of a frame."""
@@ -53,71 +37,29 @@ class MeshAnimation:
         return tuple(time * self.duration for time in self.times)
 
 
-def check_mesh(mesh: Mesh, what: str = "mesh") -> None:
-    """Raise ValueError unless ``mesh``, called ``what`` in the text, has finite vertices and valid faces."""
-    _check(mesh.vertices[None], mesh.faces, mesh.colours, what)
+@dataclass(frozen=True)
+class Texture:
+    """A picture and where each vertex lies in it; tensors on the CPU."""
+
+    uvs: Tensor  # [N, 2] float32 in 0..1, the origin at the picture's upper left as in glTF
+    pixels: Tensor  # [S, S, 3] uint8, display values (sRGB)
 
 
-def check_animation(animation: MeshAnimation) -> None:
-    """Raise ValueError unless every frame is a mesh as `check_mesh` wants it, and the times rise."""
-    positions, times = animation.positions, animation.times
-    _check(positions, animation.faces, animation.colours, "animation")
-    if len(times) != len(positions):
+def check_surface(mesh: Mesh | MeshAnimation, what: str) -> None:
+    """Raise ValueError unless ``mesh``, called ``what`` in the text, has faces and finite numbers."""
+    positions = mesh.vertices[None] if isinstance(mesh, Mesh) else mesh.positions
+    n_vertices = positions.shape[1]
+    if 0 in (n_vertices, len(mesh.faces)):
         raise ValueError(
-            f"Expected one time for each of the {len(positions)} frames; got {len(times)} times. Give both "
-            f"for the same frames."
+            f"Expected a surface; the {what} has {n_vertices} vertices and {len(mesh.faces)} faces. The "
+            f"scene may be empty there: render it to see."
         )
-    if len(times) > 1 and not 0 < animation.duration < float("inf"):
-        raise ValueError(f"Expected a duration above 0 seconds; got {animation.duration:g}.")
-    check_rising(animation.seconds())
-
-
-def check_rising(times: Sequence[float]) -> None:
-    """Raise ValueError unless there are times of frames, at 0 or later, and they rise."""
-    if not times or not 0 <= times[0] < float("inf"):
-        raise ValueError(f"Expected times from 0 on; got {times[0] if times else 'none'}.")
-    for i, (earlier, later) in enumerate(itertools.pairwise(times), start=1):
-        if not earlier < later < float("inf"):
+    for name, values in (("positions", positions), ("colours", mesh.colours)):
+        if wrong := int((~torch.isfinite(values)).any(-1).sum()):
             raise ValueError(
-                f"Expected times that rise; frame {i} is at {later:g}, the one before at {earlier:g}. "
-                f"Sort the frames, and give each its own time."
-            )
-
-
-def _check(
-    positions: Tensor,  # [T, N, 3]
-    faces: Tensor,  # [F, 3]
-    colours: Tensor,  # [N, 3]
-    what: str,
-) -> None:
-    if positions.ndim != 3 or positions.shape[2] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
-        raise ValueError(
-            f"Expected positions [frames, vertices, 3] and faces [faces, 3]; the {what} has "
-            f"{list(positions.shape)} and {list(faces.shape)}."
-        )
-    n_frames, n_vertices, _ = positions.shape
-    if 0 in (n_frames, n_vertices, len(faces)):
-        raise ValueError(
-            f"Expected a surface; the {what} has {n_frames} frames, {n_vertices} vertices and {len(faces)} "
-            f"faces. The scene may be empty there: render it to see, or lower the density level."
-        )
-    if colours.shape != (n_vertices, 3):
-        raise ValueError(
-            f"Expected a colour for each of the {n_vertices} vertices; the {what} has {list(colours.shape)}."
-        )
-    for name, values in (("positions", positions), ("colours", colours)):
-        wrong = int((~torch.isfinite(values)).any(-1).sum())
-        if wrong:
-            raise ValueError(
-                f"Expected finite {name}; {wrong} of {values.shape[:-1].numel()} in the {what} are NaN or "
+                f"Expected finite {name}; {wrong} of {values[..., 0].numel()} in the {what} are NaN or "
                 f"infinite. The scene is damaged: fit it again."
             )
-    low, high = int(faces.min()), int(faces.max())
-    if low < 0 or high >= n_vertices:
-        raise ValueError(
-            f"Expected faces between vertices 0 and {n_vertices - 1}; those of the {what} use {low} to "
-            f"{high}."
-        )
 
 
 def srgb_to_linear(colours: np.ndarray) -> np.ndarray:
@@ -127,3 +69,106 @@ def srgb_to_linear(colours: np.ndarray) -> np.ndarray:
     """
     values = np.clip(colours.astype(np.float64), 0.0, 1.0)
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+_TEXTURE_SIZES = (64, 8192)
+_PADDING_TEXELS = 4
+_FACES_AT_ONCE = 4096
+
+
+def bake_texture(
+    animation: MeshAnimation, size: int = 1024, *, frame: int = 0
+) -> tuple[MeshAnimation, Texture]:
+    """Return the animation with vertices doubled along seams, and its texture, painted in its colours.
+
+    Args:
+        animation: one topology; all frames share the texture.
+        size: width and height of the picture, 64 to 8192 pixels.
+        frame: the one that is cut open and laid flat.
+
+    Raises:
+        ModuleNotFoundError: the optional package xatlas is missing.
+        ValueError: an animation that `check_surface` refuses, a size out of range.
+    """
+    check_surface(animation, "animation")
+    if not _TEXTURE_SIZES[0] <= size <= _TEXTURE_SIZES[1]:
+        raise ValueError(
+            f"Expected a texture size of {_TEXTURE_SIZES[0]} to {_TEXTURE_SIZES[1]} pixels; got {size}. 1024 "
+            f"suits 20,000 triangles."
+        )
+    try:
+        import xatlas  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'Expected the package xatlas, which lays the surface flat; it is not installed. Run "pip install '
+            'xatlas", or export vertex colours.',
+            name="xatlas",
+        ) from error
+    atlas = xatlas.Atlas()
+    vertices, faces = animation.positions[frame].numpy(), animation.faces.numpy()
+    atlas.add_mesh(vertices.astype(np.float32), faces.astype(np.uint32))
+    options = xatlas.PackOptions()
+    options.resolution, options.padding = size, _PADDING_TEXELS
+    atlas.generate(pack_options=options)
+    # The old vertex of each new one [M], the faces between new ones [F, 3], and their uvs [M, 2].
+    sources, new_faces, uvs = atlas[0]
+    sources, new_faces, uvs = sources.astype(np.int64), new_faces.astype(np.int64), uvs.astype(np.float32)
+    opened = replace(
+        animation,
+        positions=animation.positions[:, sources],
+        faces=torch.from_numpy(new_faces),
+        colours=animation.colours[sources],
+    )
+    pixels = _painted(uvs, new_faces, opened.colours.numpy(), size)
+    return opened, Texture(torch.from_numpy(uvs), torch.from_numpy(pixels))
+
+
+def _painted(
+    uvs: np.ndarray,  # [N, 2]
+    faces: np.ndarray,  # [F, 3]
+    colours: np.ndarray,  # [N, 3]
+    size: int,
+) -> np.ndarray:
+    """Return the picture [S, S, 3] uint8."""
+    from scipy.ndimage import distance_transform_edt
+
+    picture = np.zeros((size, size, 3), np.float32)
+    empty = np.ones((size, size), bool)
+    for some_faces in np.array_split(faces, len(faces) // _FACES_AT_ONCE + 1):
+        rows, columns, face, weights = _texels(uvs[some_faces] * size, size)
+        picture[rows, columns] = np.einsum("pk,pkc->pc", weights, colours[some_faces[face]])
+        empty[rows, columns] = False
+    if empty.all():
+        raise ValueError(
+            f"Expected a surface that covers some of {size} x {size} texels; it covers none. Take a larger "
+            f"texture or vertex colours."
+        )
+    # Between the charts stands the nearest painted texel, so that no filter and no mipmap draws a seam.
+    nearest = np.zeros((2, size, size), np.int32)
+    distance_transform_edt(empty, return_distances=False, return_indices=True, indices=nearest)
+    return np.rint(np.clip(picture[tuple(nearest)], 0, 1) * 255).astype(np.uint8)
+
+
+def _texels(corners: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows, columns, faces [P] and barycentric weights [P, 3] of the texels in corners [F, 3, 2]."""
+    low = np.clip(np.ceil(corners.min(1) - 0.5), 0, size).astype(np.int64)
+    high = np.clip(np.floor(corners.max(1) - 0.5), -1, size - 1).astype(np.int64)
+    width, height = np.maximum(high - low + 1, 0).T
+    counts = width * height
+    face = np.repeat(np.arange(len(corners)), counts)
+    within = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
+    columns, rows = low[face, 0] + within % width[face], low[face, 1] + within // width[face]
+    a, b, c = corners.astype(np.float64)[face].transpose(1, 0, 2)
+    # The centre of the first texel is (0.5, 0.5).
+    points = np.stack([columns, rows], 1) + 0.5
+    doubled_area = _cross(b - a, c - a)
+    # A triangle without an area has no weights: NaN, which is not inside.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        second, third = _cross(points - a, c - a) / doubled_area, _cross(b - a, points - a) / doubled_area
+    weights = np.stack([1 - second - third, second, third], 1)
+    inside = (weights >= 0).all(1)
+    return rows[inside], columns[inside], face[inside], weights[inside]
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]

@@ -17,8 +17,8 @@ from ..scene.scene import Scene4D, own_cameras, turntable
 from ..views import ViewGrid
 from .animations import ANIMATION_SUFFIXES, write_animation, write_pngs
 from .glb import write_animated_glb
-from .mesh import Mesh
-from .sequences import write_mesh_sequence
+from .mesh import Mesh, bake_texture
+from .sequences import write_mesh_sequence, write_usd
 from .splats import (
     gaussians_at,
     write_splat,
@@ -28,9 +28,7 @@ from .splats import (
     write_trajectories,
 )
 from .surface import surface_at, surface_level
-from .texture import bake_texture
 from .track import Tracked, coherence, diagonal, track
-from .usd import write_usd
 
 # callback(steps done, all steps, None): may raise to cancel.
 ExportCallback = Callable[[int, int, None], None]

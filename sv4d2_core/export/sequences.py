@@ -1,22 +1,65 @@
-"""Writes one numbered mesh file for each frame, for surfaces whose triangles change over time."""
+"""Frames that need have nothing in common: a numbered file of each (Gaussians, too), or one USD file."""
 
 from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from ..files import all_or_nothing, recover, replaceable
+from ..files import all_or_nothing, recover, replaceable, write_file
 from .glb import glb_bytes
-from .mesh import Mesh, check_mesh, check_rising
+from .mesh import Mesh, check_surface, srgb_to_linear
 
 SEQUENCE_FILE = "sequence.json"
-SEQUENCE_KINDS = ("glb", "obj", "ply")
-_NAMES = re.compile(r"sequence\.json|mesh_\d{5}\.(?:glb|obj|ply)")
+NAMES = re.compile(r"sequence\.json|mesh_\d{5}\.(?:glb|obj|ply)")
+# Of a frame that is not known yet, for the text about a full disk.
 _TYPICAL_BYTES = 3_000_000
+
+
+def write_sequence(
+    folder: str | Path,
+    contents: Iterable[bytes],
+    times: Sequence[float],
+    fps: float,
+    *,
+    stem: str,
+    kind: str,
+    own_names: re.Pattern[str],
+    overwrite: bool,
+    **about: str,
+) -> list[Path]:
+    """Write ``stem_00000.kind`` and so on, and ``sequence.json``; all of them or nothing. Return their paths.
+
+    Args:
+        folder: made if missing; files of other names or origin in it are left alone.
+        contents: of the files, one per time; taken one by one, so that one is in memory at a time.
+        times: [T] in 0..1, rising.
+        fps: frames per second at which to play them.
+        own_names: of the entries that such sequences may have, and that this one may replace.
+        about: what else ``sequence.json`` says.
+
+    Raises:
+        FileExistsError: an earlier sequence is there and ``overwrite`` is off, or files of other origin.
+        OSError: the disk is full or read-only; the text says which folder and what to do.
+    """
+    folder = Path(folder)
+    recover(folder)
+    existing = replaceable(folder, SEQUENCE_FILE, own_names, overwrite)
+    files = [f"{stem}_{i:05d}.{kind}" for i in range(len(times))]
+    names = [*files, SEQUENCE_FILE]
+    listed = {"format": kind, "fps": fps, "times": list(times), **about, "entries": names}
+    with all_or_nothing(folder, existing, SEQUENCE_FILE, len(times) * _TYPICAL_BYTES) as staging:
+        for file, content in zip(files, contents, strict=True):
+            (staging / file).write_bytes(content)
+        (staging / SEQUENCE_FILE).write_text(json.dumps(listed, indent=2, allow_nan=False) + "\n")
+    return [folder / name for name in names]
 
 
 def write_mesh_sequence(
@@ -28,66 +71,103 @@ def write_mesh_sequence(
     kind: str = "glb",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write ``mesh_00000.glb`` and so on, with vertex colours, and ``sequence.json``; all of them or nothing.
+    """Write meshes with vertex colours as glb, obj or ply, one per time, as `write_sequence` does.
 
-    The meshes are taken and written one by one, so that one is in memory at a time.
-
-    Args:
-        folder: made if missing; files of other names in it are left alone.
-        meshes: one per time.
-        times: [T] in 0..1, rising.
-        fps: frames per second at which to play them.
-        kind: glb, obj or ply.
-        overwrite: replace what an earlier call wrote here; files of other origin are never touched.
-
-    Returns:
-        The files, ``sequence.json`` last.
-
-    Raises:
-        FileExistsError: ``folder`` holds a sequence already and ``overwrite`` is off, or files of these names
-            that this function did not make.
-        ValueError: times that do not rise, another number of meshes than times, a rate that is not positive,
-            an unknown kind, or a mesh that is no surface or holds NaN.
-        OSError: the disk is full or read-only; the text says which folder and what to do.
+    Raises ValueError if one is no surface or holds NaN.
     """
-    folder = Path(folder)
-    if kind not in SEQUENCE_KINDS:
-        raise ValueError(f"Expected a kind of file among {', '.join(SEQUENCE_KINDS)}; got {kind!r}.")
-    if not 0 < fps < float("inf"):
-        raise ValueError(f"Expected frames per second above 0; got {fps:g}.")
-    check_rising(times)
-    recover(folder)
-    existing = replaceable(folder, SEQUENCE_FILE, _NAMES, overwrite)
-    files = [f"mesh_{i:05d}.{kind}" for i in range(len(times))]
-    names = [*files, SEQUENCE_FILE]
-    about = {"format": kind, "fps": fps, "times": list(times), "entries": names}
-    with all_or_nothing(folder, existing, SEQUENCE_FILE, len(times) * _TYPICAL_BYTES) as staging:
-        for i, mesh in enumerate(meshes):
-            if i == len(files):
-                raise ValueError(f"Expected {len(files)} meshes, one per time; got more. Give their times.")
-            check_mesh(mesh, f"mesh of frame {i}")
-            (staging / files[i]).write_bytes(mesh_bytes(mesh, kind))
-        written = len(list(staging.iterdir()))
-        if written < len(files):
-            raise ValueError(f"Expected {len(files)} meshes, one per time; got {written}.")
-        (staging / SEQUENCE_FILE).write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
-    return [folder / name for name in names]
+    contents = (mesh_bytes(mesh, kind, f"mesh of frame {i}") for i, mesh in enumerate(meshes))
+    return write_sequence(
+        folder, contents, times, fps, stem="mesh", kind=kind, own_names=NAMES, overwrite=overwrite
+    )
 
 
-def mesh_bytes(mesh: Mesh, kind: str) -> bytes:
-    """Return the content of a file of one mesh with its vertex colours.
-
-    GLB is written here, since its colours must be linear: trimesh would store the display values unchanged,
-    and viewers would then show them too bright.
-    """
+def mesh_bytes(mesh: Mesh, kind: str, what: str = "mesh") -> bytes:
+    """Return the content of a file of one mesh, which errors call ``what``, with its vertex colours."""
     if kind == "glb":
-        return glb_bytes(mesh)
+        # Its colours are linear: trimesh would store display values, which viewers then show too bright.
+        return glb_bytes(mesh, what)
     import trimesh
     from trimesh.exchange import obj, ply
 
+    check_surface(mesh, what)
     colours = np.rint(np.clip(mesh.colours.numpy(), 0, 1) * 255).astype(np.uint8)
     # Processing would merge vertices; normals would be those that every reader can compute.
     surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), vertex_colors=colours, process=False)
     if kind == "obj":
         return obj.export_obj(surface, include_normals=False).encode()
     return ply.export_ply(surface, vertex_normal=False)
+
+
+def write_usd(
+    path: str | Path,
+    meshes: Sequence[Mesh],
+    seconds: Sequence[float],
+    *,
+    fps: float = 24.0,
+    overwrite: bool = False,
+) -> int:
+    """Write time samples of points, and of triangles and colours where these change; return bytes written.
+
+    The world is +y up and one unit is a metre. Colours become linear ``displayColor`` values.
+
+    Args:
+        path: ends with .usdc (binary) or .usda (text).
+        meshes: at least one, each with the seconds at which it is shown, rising.
+        fps: time codes per second; the program that opens the file steps at this rate.
+
+    Raises:
+        ModuleNotFoundError: the optional package usd-core is missing.
+        FileExistsError, OSError: what `write_file` says.
+        ValueError: a frame that is no surface or holds NaN.
+    """
+    path = Path(path)
+    for i, mesh in enumerate(meshes):
+        check_surface(mesh, f"mesh of frame {i}")
+    try:
+        # The package is compiled and describes no types.
+        usd, geometry = import_module("pxr.Usd"), import_module("pxr.UsdGeom")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'Expected the package usd-core, which writes USD files; it is not installed. Run "pip install '
+            'usd-core", or export a GLB or a mesh sequence.',
+            name="pxr",
+        ) from error
+    codes = [time * fps for time in seconds]
+    stage = usd.Stage.CreateInMemory()
+    stage.SetTimeCodesPerSecond(fps)
+    stage.SetFramesPerSecond(fps)
+    stage.SetStartTimeCode(codes[0])
+    stage.SetEndTimeCode(codes[-1])
+    geometry.SetStageUpAxis(stage, geometry.Tokens.y)
+    geometry.SetStageMetersPerUnit(stage, 1.0)
+    stage.SetDefaultPrim(geometry.Xform.Define(stage, "/object").GetPrim())
+    _add_samples(geometry.Mesh.Define(stage, "/object/mesh"), meshes, codes)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder) / f"scene{path.suffix}"
+        stage.GetRootLayer().Export(str(exported))
+        content = exported.read_bytes()
+    return write_file(path, content, overwrite)
+
+
+def _add_samples(prim: Any, meshes: Sequence[Mesh], codes: list[float]) -> None:
+    """Fill a UsdGeom.Mesh; what is the same in all frames is written once."""
+    geometry, arrays = import_module("pxr.UsdGeom"), import_module("pxr.Vt")
+    first = meshes[0]
+    same_faces = all(torch.equal(mesh.faces, first.faces) for mesh in meshes)
+    same_colours = all(torch.equal(mesh.colours, first.colours) for mesh in meshes)
+    prim.CreateSubdivisionSchemeAttr(geometry.Tokens.none)
+    prim.CreateDoubleSidedAttr(True)
+    display = prim.CreateDisplayColorPrimvar(geometry.Tokens.vertex)
+    counts, indices = prim.CreateFaceVertexCountsAttr(), prim.CreateFaceVertexIndicesAttr()
+    points, extent = prim.CreatePointsAttr(), prim.CreateExtentAttr()
+    for mesh, code in zip(meshes, codes, strict=True):
+        positions = arrays.Vec3fArray.FromNumpy(np.ascontiguousarray(mesh.vertices.numpy(), np.float32))
+        points.Set(positions, code)
+        extent.Set(geometry.PointBased.ComputeExtent(positions), code)
+        if mesh is first or not same_faces:
+            moment = () if same_faces else (code,)
+            counts.Set(arrays.IntArray(len(mesh.faces), 3), *moment)
+            indices.Set(arrays.IntArray.FromNumpy(mesh.faces.numpy().astype(np.int32).reshape(-1)), *moment)
+        if mesh is first or not same_colours:
+            linear = srgb_to_linear(mesh.colours.numpy()).astype(np.float32)
+            display.Set(arrays.Vec3fArray.FromNumpy(linear), *(() if same_colours else (code,)))

@@ -16,28 +16,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..scene.scene import Scene4D, own_cameras
+from ..video.pictures import pick_frames
 from .mesh import Mesh
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-
-RESOLUTIONS = (16, 512)
+_RESOLUTIONS = (16, 512)
 
 
 @dataclass(frozen=True)
 class DensityGrid:
-    """Densities on a grid of cubes; beyond its border there is nothing.
+    """Densities on a grid of cubes; beyond its border there is nothing."""
 
-    Args:
-        values: [X, Y, Z] float32 on the CPU, 0 on the border.
-        low: [3] the world place of entry 0, 0, 0.
-        step: world units between neighbours.
-    """
-
-    values: Tensor
-    low: Tensor
-    step: float
+    values: Tensor  # [X, Y, Z] float32 on the CPU, 0 on the border
+    low: Tensor  # [3] the world place of entry 0, 0, 0
+    step: float  # world units between neighbours
 
     def at(self, points: Tensor) -> Tensor:
         """Return the densities at world points [..., 3], linear between the grid's, [...]."""
@@ -51,19 +45,14 @@ class DensityGrid:
 
 
 def density_grid(scene: Scene4D, time: float, resolution: int) -> DensityGrid:
-    """Return the scene's densities on a grid over its bounds at a time.
-
-    Args:
-        scene: to be looked at.
-        time: in 0..1.
-        resolution: steps along the longest side of the bounds, 16 to 512.
+    """Return the scene's densities on a grid over its bounds, ``resolution`` steps along the longest side.
 
     Raises:
         ValueError: a resolution out of range, nothing at this time, densities that are not finite.
     """
-    if not RESOLUTIONS[0] <= resolution <= RESOLUTIONS[1]:
+    if not _RESOLUTIONS[0] <= resolution <= _RESOLUTIONS[1]:
         raise ValueError(
-            f"Expected a resolution of {RESOLUTIONS[0]} to {RESOLUTIONS[1]} steps; got {resolution}. 128 "
+            f"Expected a resolution of {_RESOLUTIONS[0]} to {_RESOLUTIONS[1]} steps; got {resolution}. 128 "
             f"suits views of 576 pixels."
         )
     low, high = scene.bounds(time).float()
@@ -78,26 +67,22 @@ def density_grid(scene: Scene4D, time: float, resolution: int) -> DensityGrid:
     counts = [int(count) for count in (sides / step - 1e-4).ceil() + 3]
     low = low - step
     axes = [low[a] + step * torch.arange(counts[a]) for a in range(3)]
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    values = torch.zeros(counts)
-    inner = points[1:-1, 1:-1, 1:-1]
+    inner = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)[1:-1, 1:-1, 1:-1]
     found = scene.densities(inner.reshape(-1, 3), time).cpu().float()
-    wrong = int((~found.isfinite()).sum())
-    if wrong:
+    if wrong := int((~found.isfinite()).sum()):
         raise ValueError(
             f"Expected finite densities; {wrong} of {len(found)} at time {time:g} are NaN or infinite. The "
             f"fit diverged: fit the scene again, with a lower learning rate."
         )
+    values = torch.zeros(counts)
     values[1:-1, 1:-1, 1:-1] = found.view(inner.shape[:3])
     return DensityGrid(values, low, step)
 
 
 # Pictures are compared at this size, at this many times.
-_SIZE = 64
-_TIMES = 3
+_SIZE, _TIMES = 64, 3
 # Levels that are tried, from the highest density down to this share of it.
-_LEVELS = 48
-_LOWEST = 1e-3
+_LEVELS, _LOWEST = 48, 1e-3
 # Levels that agree with the pictures up to this share of the best do as well; the middle of them is taken.
 _ALIKE = 0.995
 
@@ -112,28 +97,25 @@ def surface_level(scene: Scene4D, resolution: int = 96) -> float:
     Raises:
         ValueError: nothing in the scene, or in its pictures.
     """
-    peaks, seen = zip(*(_one_time(scene, time, resolution) for time in _sampled(scene.times)), strict=True)
-    peak, visible = torch.cat(peaks), torch.cat(seen)
+    cameras = own_cameras(scene)
+    origins, directions = cameras.rays(_SIZE)
+    peaks, seen = [], []
+    for time in (scene.times[i] for i in pick_frames(len(scene.times), _TIMES)):
+        grid = density_grid(scene, time, resolution)
+        seen.append(scene.render(cameras, [time], _SIZE).alpha[0] >= 0.5)
+        peaks += [_peak(grid, eye, rays) for eye, rays in zip(origins, directions, strict=True)]
+    peak, visible = torch.stack(peaks), torch.cat(seen)
     if not visible.any() or not float(peak.max()) > 0:
         raise ValueError(
             f"Expected a scene whose pictures show something; {int(visible.sum())} of {visible.numel()} "
             f"pixels of its {scene.cameras.n_views + 1} views are opaque. Fit the scene with more steps."
         )
-    top = float(peak.max())
-    levels = top * torch.logspace(0, math.log10(_LOWEST), _LEVELS)
-    overlaps = torch.stack([_overlap(peak >= level, visible) for level in levels])
+    levels = float(peak.max()) * torch.logspace(0, math.log10(_LOWEST), _LEVELS)
+    inside = [peak >= level for level in levels]
+    # Intersection over union.
+    overlaps = torch.stack([(x & visible).sum() / (x | visible).sum().clamp(min=1) for x in inside])
     good = (overlaps >= _ALIKE * overlaps.max()).nonzero()[:, 0]
     return float(levels[good[len(good) // 2]])
-
-
-def _one_time(scene: Scene4D, time: float, resolution: int) -> tuple[Tensor, Tensor]:
-    """Return the highest density along the rays of all pictures at a time, and which pixels are opaque."""
-    cameras = own_cameras(scene)
-    grid = density_grid(scene, time, resolution)
-    alpha = scene.render(cameras, [time], _SIZE).alpha[0]
-    origins, directions = cameras.rays(_SIZE)
-    peaks = [_peak(grid, eye, rays) for eye, rays in zip(origins, directions, strict=True)]
-    return torch.stack(peaks), alpha >= 0.5
 
 
 def _peak(grid: DensityGrid, eye: Tensor, directions: Tensor) -> Tensor:
@@ -146,17 +128,6 @@ def _peak(grid: DensityGrid, eye: Tensor, directions: Tensor) -> Tensor:
     for distance in distances.clamp(min=0):
         peak = torch.maximum(peak, grid.at(eye + distance * directions))
     return peak
-
-
-def _sampled(times: tuple[float, ...]) -> list[float]:
-    """Return a few of the times, evenly spread, the first and the last among them."""
-    count = min(_TIMES, len(times))
-    return [times[round(i * (len(times) - 1) / max(count - 1, 1))] for i in range(count)]
-
-
-def _overlap(one: Tensor, other: Tensor) -> Tensor:
-    """Return the intersection over the union of two masks."""
-    return (one & other).sum() / (one | other).sum().clamp(min=1)
 
 
 # Connected parts with less than this share of the largest one's area are specks.
@@ -175,8 +146,7 @@ def surface_at(
     """Return the surface of a scene at a time, closed and turned outwards, with the scene's colours.
 
     Args:
-        scene: to be looked at.
-        time: in 0..1.
+        scene, time: to be looked at, in 0..1.
         resolution: steps of the grid along the longest side of the object, 16 to 512.
         faces: triangles at most.
         smoothing: iterations of Taubin's filter; 0: none.
@@ -190,28 +160,30 @@ def surface_at(
             f"Expected a time in 0..1, at least {_LEAST_FACES} faces and smoothing >= 0; got {time:g}, "
             f"{faces} and {smoothing}."
         )
+    from fast_simplification import simplify
+    from trimesh import Trimesh
+    from trimesh.smoothing import filter_taubin
+
     grid = density_grid(scene, time, resolution)
     level = surface_level(scene) if level is None else level
     mesh = _without_specks(_isosurface(grid, level, time))
     if smoothing:
-        from trimesh.smoothing import filter_taubin
-
         filter_taubin(mesh, iterations=smoothing)
-    mesh = _decimated(mesh, faces)
+    if len(mesh.faces) > faces:
+        points, fewer, *_ = simplify(mesh.vertices, mesh.faces, target_count=faces)
+        mesh = Trimesh(points, fewer, process=True)
     vertices = torch.tensor(mesh.vertices, dtype=torch.float32)
     triangles = torch.tensor(mesh.faces, dtype=torch.int64)
     return Mesh(vertices, triangles, surface_colours(scene, time, vertices, triangles, grid.step))
 
 
 def surface_colours(scene: Scene4D, time: float, vertices: Tensor, faces: Tensor, depth: float) -> Tensor:
-    """Return a scene's colours at a time, [N, 3] in 0..1, a little below a surface, where it is sure of them.
+    """Return a scene's colours, [N, 3] in 0..1, a little below a surface, where it is sure of them.
 
     Args:
-        scene: to be looked at.
-        time: in 0..1.
-        vertices: [N, 3] world units.
-        faces: [F, 3].
-        depth: world units.
+        scene, time: to be looked at, in 0..1.
+        vertices, faces: [N, 3] and [F, 3] of the surface.
+        depth: how far below, world units.
     """
     inward = torch.from_numpy(vertex_normals(vertices.double().numpy(), faces.numpy())).float()
     return scene.colours(vertices - depth * inward, time).cpu().float().clamp(0, 1)
@@ -227,12 +199,7 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def welded_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Return unit normals [N, 3] float32, the same for vertices at one place: a texture's seams do not show.
-
-    Args:
-        vertices: [N, 3].
-        faces: [F, 3].
-    """
+    """Return unit normals [N, 3] float32, the same for vertices at one place: no seam of a texture shows."""
     places, index = np.unique(vertices.double().numpy(), axis=0, return_inverse=True)
     index = index.reshape(-1)
     return torch.from_numpy(vertex_normals(places, index[faces.numpy()])[index]).float()
@@ -240,32 +207,25 @@ def welded_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 def _isosurface(grid: DensityGrid, level: float, time: float) -> Trimesh:
     """Return the surface at which the density is the level, without hollows, in the world."""
+    from scipy.ndimage import binary_fill_holes
     from skimage.measure import marching_cubes
     from trimesh import Trimesh
 
-    opacity = _solid(grid.values, level)
-    if not (opacity >= 0.5).any():
+    # The opacity of a short way has no peaks, so that the surface lies well between the grid's points.
+    opacity = -torch.expm1(grid.values * (np.log(0.5) / level)).numpy()
+    solid = opacity >= 0.5
+    if not solid.any():
         raise ValueError(
             f"Expected an object at time {time:g}; the highest density, {float(grid.values.max()):.3g}, is "
             f"below the surface's level {level:.3g}. Fit the scene with more steps, or leave this time out."
         )
+    hollow = np.asarray(binary_fill_holes(solid)) & ~solid
+    opacity = np.where(hollow, 1, opacity).astype(np.float32)
     vertices, faces, *_ = marching_cubes(opacity, 0.5, spacing=(grid.step,) * 3, gradient_direction="ascent")
     mesh = Trimesh(vertices + grid.low.numpy(), faces, process=True)
     if mesh.volume < 0:
         mesh.invert()
     return mesh
-
-
-def _solid(density: Tensor, level: float) -> np.ndarray:
-    """Return the opacity of a short way through densities, 0.5 at the level; closed hollows are filled.
-
-    Unlike the density it has no peaks, so that the surface lies well between its neighbours.
-    """
-    from scipy.ndimage import binary_fill_holes
-
-    opacity = -torch.expm1(density * (np.log(0.5) / level)).numpy()
-    hollow = np.asarray(binary_fill_holes(opacity >= 0.5)) & (opacity < 0.5)
-    return np.where(hollow, 1, opacity).astype(np.float32)
 
 
 def _without_specks(mesh: Trimesh) -> Trimesh:
@@ -277,14 +237,3 @@ def _without_specks(mesh: Trimesh) -> Trimesh:
     mesh.update_faces((areas >= _LEAST_SHARE * areas.max())[labels])
     mesh.remove_unreferenced_vertices()
     return mesh
-
-
-def _decimated(mesh: Trimesh, faces: int) -> Trimesh:
-    """Return the mesh with a number of faces at most."""
-    if len(mesh.faces) <= faces:
-        return mesh
-    from fast_simplification import simplify
-    from trimesh import Trimesh
-
-    points, triangles, *_ = simplify(mesh.vertices, mesh.faces, target_count=faces)
-    return Trimesh(points, triangles, process=True)

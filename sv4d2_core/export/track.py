@@ -1,4 +1,4 @@
-"""Bends a mesh by its deformation graph until it lies on another surface.
+"""Bends one mesh by its deformation graph until it lies on the surface of every frame.
 
 Nearest points with alike normals and colours pull in both directions, across the surface more than along it,
 while neighbouring nodes stay as rigid to each other as they can, ever less strictly.
@@ -8,6 +8,7 @@ falls); Sorkine and Alexa 2007 (as rigid as possible).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,38 +17,32 @@ import numpy as np
 import torch
 
 from ..scene.scene import Scene4D
-from .graph import DeformationGraph, Pose, Pulls, Springs, deformation_graph, improved
+from .graph import Correspondences, DeformationGraph, Pose, Regulariser, deformation_graph, gauss_newton_step
 from .mesh import Mesh, MeshAnimation
 from .surface import surface_at, surface_colours, surface_level, vertex_normals
 
-# Stiffness of the first and the last step, against points that pull with 1 in all.
-_STIFFNESS = (3.0, 0.03)
+# Registration: its steps, and the stiffness of the first and the last one, against points that pull with 1
+# in all.
+_STEPS, _STIFFNESS = 12, (3.0, 0.03)
 # Share of the pull towards the point itself rather than its tangent plane.
 _ALONG = 0.3
 # Points further apart than these shares of the object do not pull, in the first and the last step.
 _FARTHEST = (0.15, 0.04)
 # In the search for the nearest point opposite normals, and black and white, count as this far apart, in
 # shares of the object. Without colours a head that turns would seem to stand still.
-_NORMALS = 0.1
-_COLOURS = 0.5
-LEAST_COSINE = 0.3
+_NORMALS, _COLOURS = 0.1, 0.5
+_LEAST_COSINE = 0.3
 # What is left of the shape at the anchor frame when the shape of the frame before is let go by the rest: a
 # head that turns on its neck is no spring.
 _MEMORY = 0.3
 
 
 class Surface(NamedTuple):
-    """Points spread over a mesh.
+    """Points spread over a mesh."""
 
-    Args:
-        points: [P, 3] world units.
-        normals: [P, 3] unit, outward.
-        colours: [P, 3] in 0..1.
-    """
-
-    points: np.ndarray
-    normals: np.ndarray
-    colours: np.ndarray
+    points: np.ndarray  # [P, 3] world units
+    normals: np.ndarray  # [P, 3] unit, outward
+    colours: np.ndarray  # [P, 3] in 0..1
 
     def features(self, size: float) -> np.ndarray:
         """Return what nearest points are looked for by, [P, 9] world units, for an object of a size."""
@@ -66,64 +61,18 @@ def spread_points(mesh: Mesh, count: int) -> Surface:
     return Surface(np.asarray(points), np.asarray(body.face_normals)[faces], colours[faces])
 
 
-def fit_points(graph: DeformationGraph, start: Pose, targets: np.ndarray, stiffness: float = 0.1) -> Pose:
+def fit_points(graph: DeformationGraph, start: Pose, targets: np.ndarray) -> Pose:
     """Return the pose in which the vertices come nearest to targets [N, 3], one per vertex."""
-    count = len(targets)
-    pulls = Pulls(
-        np.arange(count), targets, np.zeros_like(targets), np.zeros(count), np.full(count, 1 / count)
-    )
-    springs = Springs(graph.edges_at_rest(start, 1.0), stiffness, start.nodes, 0.0)
+    n = len(targets)
+    data = Correspondences(np.arange(n), targets, np.zeros_like(targets), np.zeros(n), np.full(n, 1 / n))
+    regulariser = Regulariser(graph.edges_at_rest(start, 1.0), 0.1, start.nodes, 0.0)
     pose = start
     for _ in range(4):
-        pose = improved(graph, pose, pulls, springs)
+        pose = gauss_newton_step(graph, pose, data, regulariser)
     return pose
 
 
-def register(
-    graph: DeformationGraph,
-    template: Mesh,
-    start: Pose,
-    target: Surface,
-    size: float,
-    *,
-    steps: int = 12,
-    stiffness: tuple[float, float] = _STIFFNESS,
-    steady: np.ndarray | None = None,
-    steadiness: float = 0.0,
-) -> Pose:
-    """Return the pose in which the mesh lies on a surface.
-
-    Args:
-        graph: of the mesh.
-        template: the mesh at rest.
-        start: where the search begins.
-        target: the surface.
-        size: of the object, world units.
-        steps: of the search.
-        stiffness: in the first and the last step.
-        steady: [M, 3] where the nodes would be if they moved evenly; None: nobody knows.
-        steadiness: how strongly they are drawn there.
-    """
-    pose = start
-    edges = graph.edges_at_rest(start, _MEMORY)
-    places = start.nodes if steady is None else steady
-    for step in range(steps):
-        share = step / max(steps - 1, 1)
-        own = posed_surface(graph, template, pose)
-        pulls = _pulls(own, target, size, size * _between(_FARTHEST, share))
-        pose = improved(graph, pose, pulls, Springs(edges, _between(stiffness, share), places, steadiness))
-    return pose
-
-
-def posed_surface(graph: DeformationGraph, template: Mesh, pose: Pose) -> Surface:
-    """Return the vertices of a mesh in a pose."""
-    vertices = graph.posed(pose)
-    return Surface(
-        vertices, vertex_normals(vertices, template.faces.numpy()), template.colours.double().numpy()
-    )
-
-
-def _pulls(own: Surface, target: Surface, size: float, farthest: float) -> Pulls:
+def _correspondences(own: Surface, target: Surface, size: float, farthest: float) -> Correspondences:
     """Return what pulls vertices: their nearest target points, and those whose nearest they are."""
     from scipy.spatial import KDTree
 
@@ -133,10 +82,10 @@ def _pulls(own: Surface, target: Surface, size: float, farthest: float) -> Pulls
     rows = np.concatenate([np.arange(len(here)), to_vertex])
     index = np.concatenate([to_target, np.arange(len(there))])
     weights = 0.5 / np.repeat([len(here), len(there)], [len(here), len(there)])
-    alike = (own.normals[rows] * target.normals[index]).sum(1) > LEAST_COSINE
+    alike = (own.normals[rows] * target.normals[index]).sum(1) > _LEAST_COSINE
     near = np.linalg.norm(own.points[rows] - target.points[index], axis=1) < farthest
     rows, index, weights = rows[alike & near], index[alike & near], weights[alike & near]
-    return Pulls(rows, target.points[index], target.normals[index], weights, _ALONG * weights)
+    return Correspondences(rows, target.points[index], target.normals[index], weights, _ALONG * weights)
 
 
 def _between(ends: tuple[float, float], share: float) -> float:
@@ -148,17 +97,13 @@ _ROUNDS = 3
 # How often what vertices ask for is averaged with their neighbours', per round.
 _SMOOTHING = 5
 # A surface further away than this share of the object is another one.
-_FARTHEST_OF_SETTLING = 0.03
+_FARTHEST_OF_PROJECTION = 0.03
 
 
-def settled(vertices: np.ndarray, faces: np.ndarray, target: Surface, size: float) -> np.ndarray:
-    """Return the vertices of a mesh moved onto a surface, [N, 3].
+def projected(vertices: np.ndarray, faces: np.ndarray, target: Surface, size: float) -> np.ndarray:
+    """Return vertices [N, 3] of faces [F, 3] moved along their normals onto a dense surface near them.
 
-    Args:
-        vertices: [N, 3] world units, near the surface.
-        faces: [F, 3].
-        target: the surface, densely.
-        size: of the object, world units.
+    ``size`` of the object and all places are in world units.
     """
     from scipy.spatial import KDTree
 
@@ -167,8 +112,8 @@ def settled(vertices: np.ndarray, faces: np.ndarray, target: Surface, size: floa
         normals = vertex_normals(vertices, faces)
         _, index = tree.query(vertices)
         away = target.points[index] - vertices
-        alike = (normals * target.normals[index]).sum(1) > LEAST_COSINE
-        asks = (alike & (np.linalg.norm(away, axis=1) < _FARTHEST_OF_SETTLING * size)).astype(float)
+        alike = (normals * target.normals[index]).sum(1) > _LEAST_COSINE
+        asks = (alike & (np.linalg.norm(away, axis=1) < _FARTHEST_OF_PROJECTION * size)).astype(float)
         wanted = asks * (away * normals).sum(1)
         for _ in range(_SMOOTHING):
             asks, wanted = mean @ asks, mean @ wanted
@@ -189,43 +134,28 @@ def _mean_of_neighbours(faces: np.ndarray, count: int) -> Any:
 # A mesh that is further from the surface than this share of the object has lost it.
 DEVIATION_LIMIT = 0.02
 # Nodes of the graph: so many, but not more than one for several vertices.
-_NODES = 600
-_VERTICES_PER_NODE = 8
+_NODES, _VERTICES_PER_NODE = 600, 8
 # Points of a frame's surface that pull, and points that deviations are measured with.
-_PULLING = 4000
-_MEASURING = 40_000
-# Sweeps over all frames that make the motion even, and how strongly.
-_SWEEPS = 2
+_PULLING, _MEASURING = 4000, 40_000
+# Sweeps over all frames that make the motion even: their steps, their stiffness, and how strongly.
+_SWEEPS, _SWEEP_STEPS, _SWEEP_STIFFNESS = 2, 3, (0.03, 0.03)
 _STEADINESS = 0.05
-_Callback = Callable[[int, int, None], None]
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """A mesh that moves, and how far it is from the surfaces that it should lie on.
-
-    Args:
-        animation: the mesh, one set of positions per frame.
-        deviation: [T] mean distance between the mesh and the frame's own surface, both ways, in shares of
-            the diagonal of the largest frame's box.
-        frames: T meshes, the frames' own surfaces.
-        anchor: the frame that the mesh was taken from.
-    """
+    """A mesh that moves, and how far it is from the surfaces that it should lie on."""
 
     animation: MeshAnimation
+    # [T] mean distances to the frames' own surfaces, both ways, in shares of the largest frame's diagonal.
     deviation: tuple[float, ...]
-    frames: tuple[Mesh, ...]
-    anchor: int
-
-    @property
-    def lost(self) -> tuple[int, ...]:
-        """The frames whose surface the mesh cannot follow, for example since parts touch or come apart."""
-        return tuple(t for t, share in enumerate(self.deviation) if share > DEVIATION_LIMIT)
+    frames: tuple[Mesh, ...]  # the frames' own surfaces
+    anchor: int  # the frame that the mesh was taken from
 
     @property
     def follows(self) -> bool:
-        """Whether the mesh follows all frames; else a mesh per frame shows the scene better."""
-        return not self.lost
+        """Whether the mesh follows all frames; where parts touch or come apart, it cannot."""
+        return max(self.deviation) <= DEVIATION_LIMIT
 
 
 def track(
@@ -233,151 +163,145 @@ def track(
     times: Sequence[float],
     resolution: int = 128,
     faces: int = 20_000,
-    anchor: int | None = None,
     *,
     smoothing: int = 10,
     level: float | None = None,
-    callback: _Callback | None = None,
+    callback: Callable[[int, int, None], None] | None = None,
 ) -> Tracked:
-    """Return one mesh that moves as the scene does.
+    """Return one mesh, the surface of the middle frame, that moves as the scene does.
+
+    Its colours are the mean over all frames: what is in the dark, or hidden, at one is seen at others.
 
     Args:
         scene: to be followed.
-        times: [T] in 0..1, rising.
-        resolution: see `surface_at`.
-        faces: see `surface_at`.
-        anchor: the frame whose surface is taken; None: the middle one.
-        smoothing: see `surface_at`.
-        level: see `surface_at`.
+        times: [T] in 0..1, rising, one at least.
+        resolution, faces, smoothing, level: see `surface_at`.
         callback: called with (steps done, all steps, None); may raise to cancel.
 
     Raises:
-        ValueError: no times or times that do not rise, no such frame, whatever `surface_at` refuses.
+        ValueError: whatever `surface_at` refuses.
     """
     times = tuple(times)
-    anchor = len(times) // 2 if anchor is None else anchor
-    if not times or any(a >= b for a, b in zip(times, times[1:], strict=False)):
-        raise ValueError(f"Expected times that rise, one at least; got {list(times)}.")
-    if not 0 <= anchor < len(times):
-        raise ValueError(f"Expected an anchor frame from 0 to {len(times) - 1}; got {anchor}.")
-    progress = _Progress(callback, len(times) * (2 + _SWEEPS))
+    steps = itertools.count(1)
+
+    def advance() -> None:
+        if callback is not None:
+            callback(next(steps), len(times) * (2 + _SWEEPS), None)
+
     level = surface_level(scene) if level is None else level
     frames = []
     for time in times:
         frames.append(surface_at(scene, time, resolution, faces, smoothing, level))
-        progress.advance()
-    positions = _Following(scene, times, frames, anchor, progress).positions()
+        advance()
+    anchor = len(times) // 2
     template = frames[anchor]
+    tracker = _Tracker(scene, times, frames, anchor)
+    positions = tracker.positions(advance)
     depth = float((template.vertices.amax(0) - template.vertices.amin(0)).max()) / resolution
-    colours = _mean_colours(scene, times, positions, template.faces, depth)
+    frames_at = zip(times, positions, strict=True)
+    colours = [surface_colours(scene, time, at, template.faces, depth) for time, at in frames_at]
     duration = max(scene.n_frames - 1, 1) / scene.fps
-    animation = MeshAnimation(positions, template.faces, colours, times, duration)
-    return Tracked(animation, _deviations(animation, frames), tuple(frames), anchor)
+    animation = MeshAnimation(positions, template.faces, torch.stack(colours).mean(0), times, duration)
+    deviation = []
+    for t, frame in enumerate(frames):
+        own, other = (spread_points(mesh, _MEASURING).points for mesh in (animation.at(t), frame))
+        deviation.append(_both_ways(own, other) / tracker.size)
+    return Tracked(animation, tuple(deviation), tuple(frames), anchor)
 
 
-class _Progress:
-    """Counts steps and tells a callback."""
-
-    def __init__(self, callback: _Callback | None, total: int) -> None:
-        self.callback, self.total, self.done = callback, total, 0
-
-    def advance(self) -> None:
-        self.done += 1
-        if self.callback is not None:
-            self.callback(self.done, self.total, None)
-
-
-class _Following:
+class _Tracker:
     """The search for the poses of a mesh, frame by frame outward from the anchor."""
 
-    def __init__(
-        self, scene: Scene4D, times: tuple[float, ...], frames: list[Mesh], anchor: int, progress: _Progress
-    ) -> None:
+    def __init__(self, scene: Scene4D, times: tuple[float, ...], frames: list[Mesh], anchor: int) -> None:
         self.scene, self.times, self.frames, self.anchor = scene, times, frames, anchor
-        self.progress = progress
-        self.template = template = frames[anchor]
+        template = frames[anchor]
+        self.faces, self.colours = template.faces.numpy(), template.colours.double().numpy()
         vertices = template.vertices.numpy()
         nodes = max(1, min(_NODES, len(vertices) // _VERTICES_PER_NODE))
-        self.graph: DeformationGraph = deformation_graph(vertices, template.faces.numpy(), nodes)
+        self.graph: DeformationGraph = deformation_graph(vertices, self.faces, nodes)
         self.surfaces: list[Surface] = [spread_points(frame, _PULLING) for frame in frames]
         self.size = max(diagonal(frame) for frame in frames)
         self.poses: list[Pose] = [self.graph.rest] * len(times)
 
-    def positions(self) -> torch.Tensor:
-        """Return the vertices of all frames, [T, N, 3] float32."""
-        last = len(self.times) - 1
-        self.progress.advance()
-        for step, frames in ((1, range(self.anchor + 1, last + 1)), (-1, range(self.anchor - 1, -1, -1))):
+    def positions(self, advance: Callable[[], None]) -> torch.Tensor:
+        """Return the vertices of all frames, [T, N, 3] float32; ``advance`` is called after every step."""
+        count = len(self.times)
+        advance()
+        for step, frames in ((1, range(self.anchor + 1, count)), (-1, range(self.anchor - 1, -1, -1))):
             for frame in frames:
                 self._follow(frame, step)
-                self.progress.advance()
+                advance()
         for _ in range(_SWEEPS):
-            for frame in range(last + 1):
+            for frame in range(count):
                 self._steady(frame)
-                self.progress.advance()
+                advance()
         placed = [self.graph.posed(pose) for pose in self.poses]
-        for frame in range(last + 1):
+        for frame in range(count):
             if frame != self.anchor:
                 dense = spread_points(self.frames[frame], _MEASURING)
-                placed[frame] = settled(placed[frame], self.template.faces.numpy(), dense, self.size)
+                placed[frame] = projected(placed[frame], self.faces, dense, self.size)
         return torch.from_numpy(np.stack(placed)).float()
 
     def _follow(self, frame: int, step: int) -> None:
         """Find a frame's pose from that of the frame before it on the way from the anchor."""
         before = frame - step
-        guesses = [self.poses[before], self._shifted(before, frame), self._carried(before, frame)]
+        pose = self.poses[before]
+        shift = self.surfaces[frame].points.mean(0) - self.surfaces[before].points.mean(0)
+        vertices = torch.from_numpy(self.graph.posed(pose)).float()
+        carried = self.scene.carried(vertices, self.times[before], self.times[frame])
+        guesses = [
+            pose,
+            # As a whole with the middle of the surface.
+            Pose(pose.rotations, pose.nodes + shift),
+            # As the scene's own motion takes the mesh.
+            fit_points(self.graph, pose, carried.double().numpy()),
+        ]
         if before != self.anchor:
-            guesses.append(self._drifted(before, step))
-        start = min(guesses, key=lambda pose: self._distance(pose, frame))
-        self.poses[frame] = register(self.graph, self.template, start, self.surfaces[frame], self.size)
+            # As the motion of the frames before leads.
+            earlier = self.poses[before - step]
+            turn = pose.rotations @ earlier.rotations.transpose(0, 2, 1)
+            guesses.append(Pose(turn @ pose.rotations, 2 * pose.nodes - earlier.nodes))
+        target = self.surfaces[frame].features(self.size)
+        start = min(guesses, key=lambda guess: _both_ways(self._posed(guess).features(self.size), target))
+        self.poses[frame] = self._registered(start, frame, _STEPS, _STIFFNESS, start.nodes, 0.0)
 
     def _steady(self, frame: int) -> None:
         """Draw a frame to where its neighbours want it, as far as its surface lets it."""
         if frame == self.anchor or not 0 < frame < len(self.times) - 1:
             return
-        self.poses[frame] = register(
-            self.graph,
-            self.template,
-            self.poses[frame],
-            self.surfaces[frame],
-            self.size,
-            steps=3,
-            stiffness=(0.03, 0.03),
-            steady=self._between(frame),
-            steadiness=_STEADINESS,
+        # A cubic through two frames on either side, which lets motion turn; at the ends a line.
+        places = self.poses[frame - 1].nodes + self.poses[frame + 1].nodes
+        if 1 < frame < len(self.times) - 2:
+            places = (4 * places - self.poses[frame - 2].nodes - self.poses[frame + 2].nodes) / 6
+        else:
+            places = places / 2
+        self.poses[frame] = self._registered(
+            self.poses[frame], frame, _SWEEP_STEPS, _SWEEP_STIFFNESS, places, _STEADINESS
         )
 
-    def _between(self, frame: int) -> np.ndarray:
-        """Return where the nodes of a frame are on a smooth curve through its neighbours, [M, 3].
+    def _registered(
+        self,
+        start: Pose,
+        frame: int,
+        steps: int,
+        stiffness: tuple[float, float],  # of the first and the last step
+        places: np.ndarray,  # [M, 3] where the nodes are drawn to, so strongly:
+        steadiness: float,
+    ) -> Pose:
+        """Return the pose in which the mesh lies on a frame's surface."""
+        pose, edges = start, self.graph.edges_at_rest(start, _MEMORY)
+        for step in range(steps):
+            share = step / (steps - 1)
+            farthest = self.size * _between(_FARTHEST, share)
+            data = _correspondences(self._posed(pose), self.surfaces[frame], self.size, farthest)
+            regulariser = Regulariser(edges, _between(stiffness, share), places, steadiness)
+            pose = gauss_newton_step(self.graph, pose, data, regulariser)
+        return pose
 
-        The curve is a cubic through two frames on either side, which lets motion turn; at the ends a line.
-        """
-        one = self.poses[frame - 1].nodes + self.poses[frame + 1].nodes
-        if not 1 < frame < len(self.times) - 2:
-            return one / 2
-        return (4 * one - self.poses[frame - 2].nodes - self.poses[frame + 2].nodes) / 6
-
-    def _shifted(self, before: int, frame: int) -> Pose:
-        """Return the pose that goes as a whole with the middle of the surface."""
-        way = self.surfaces[frame].points.mean(0) - self.surfaces[before].points.mean(0)
-        return Pose(self.poses[before].rotations, self.poses[before].nodes + way)
-
-    def _carried(self, before: int, frame: int) -> Pose:
-        """Return the pose to which the scene's own motion takes the mesh."""
-        vertices = torch.from_numpy(self.graph.posed(self.poses[before])).float()
-        moved = self.scene.carried(vertices, self.times[before], self.times[frame])
-        return fit_points(self.graph, self.poses[before], moved.double().numpy())
-
-    def _drifted(self, before: int, step: int) -> Pose:
-        """Return the pose to which the motion of the frames before leads."""
-        earlier, now = self.poses[before - step], self.poses[before]
-        turn = now.rotations @ earlier.rotations.transpose(0, 2, 1)
-        return Pose(turn @ now.rotations, 2 * now.nodes - earlier.nodes)
-
-    def _distance(self, pose: Pose, frame: int) -> float:
-        """Return the mean distance between the mesh in a pose and a frame's surface, both ways."""
-        own = posed_surface(self.graph, self.template, pose)
-        return _both_ways(own.features(self.size), self.surfaces[frame].features(self.size))
+    def _posed(self, pose: Pose) -> Surface:
+        """Return the vertices of the mesh in a pose."""
+        vertices = self.graph.posed(pose)
+        return Surface(vertices, vertex_normals(vertices, self.faces), self.colours)
 
 
 def diagonal(mesh: Mesh) -> float:
@@ -392,55 +316,23 @@ def _both_ways(one: np.ndarray, other: np.ndarray) -> float:
     return float(KDTree(one).query(other)[0].mean() + KDTree(other).query(one)[0].mean()) / 2
 
 
-def _deviations(animation: MeshAnimation, frames: Sequence[Mesh]) -> tuple[float, ...]:
-    """Return the mean distances between the mesh and the frames' own, in shares of the largest box."""
-    size = max(diagonal(frame) for frame in frames)
-    pairs = [
-        (spread_points(animation.at(t), _MEASURING).points, spread_points(frame, _MEASURING).points)
-        for t, frame in enumerate(frames)
-    ]
-    return tuple(_both_ways(*pair) / size for pair in pairs)
-
-
-def _mean_colours(
-    scene: Scene4D, times: Sequence[float], positions: torch.Tensor, faces: torch.Tensor, depth: float
-) -> torch.Tensor:
-    """Return the colours [N, 3] that the vertices have in the mean of all frames.
-
-    What is in the dark, or hidden, at one frame is seen at others.
-    """
-    frames = zip(times, positions, strict=True)
-    return torch.stack([surface_colours(scene, time, at, faces, depth) for time, at in frames]).mean(0)
-
-
 _POINTS = 20_000
 
 
 class Coherence(NamedTuple):
-    """Mean accelerations, world units per frame squared, and the largest of a vertex.
+    """Accelerations, world units per frame squared."""
 
-    Args:
-        tracked: of the vertices of a mesh that moves.
-        nearest: of the points of every frame's own mesh that are nearest to those vertices.
-        largest: of any vertex at any frame; a jump stands out.
-    """
-
-    tracked: float
-    nearest: float
-    largest: float
+    tracked: float  # mean of the vertices of a mesh that moves
+    nearest: float  # mean of the points of every frame's own mesh that are nearest to those vertices
+    largest: float  # of any vertex at any frame; a jump stands out
 
 
 def coherence(animation: MeshAnimation, frames: Sequence[Mesh]) -> Coherence | None:
     """Return how far vertices leave a straight and even way, tracked and frame by frame; None below 3 frames.
 
-    The acceleration at frame t is |x(t + 1) - 2 x(t) + x(t - 1)|, averaged over vertices and frames. A mesh
-    made anew for every frame trembles, since its surface lies a little differently each time; its figure
-    is taken at the points nearest to the tracked vertices, which leaves out where its own vertices are.
-    Frames are taken as evenly spaced.
-
-    Args:
-        animation: T frames.
-        frames: T meshes, of any topology.
+    The acceleration at frame t is |x(t + 1) - 2 x(t) + x(t - 1)|, averaged over vertices and frames, which
+    are taken as evenly spaced. A mesh made anew for every frame trembles, since its surface lies a little
+    differently each time; its figure is taken at the points nearest to the tracked vertices.
     """
     if len(frames) < 3:
         return None
@@ -451,15 +343,12 @@ def coherence(animation: MeshAnimation, frames: Sequence[Mesh]) -> Coherence | N
 
 
 def _nearest(positions: np.ndarray, mesh: Mesh) -> np.ndarray:
-    """Return the points [N, 3] of a mesh that are nearest to others.
-
-    They lie on the plane through the nearest of points spread over the mesh. Those points themselves would
-    tremble by the gaps between them, more than any surface does.
-    """
+    """Return the points [N, 3] of a mesh that are nearest to others."""
     from scipy.spatial import KDTree
 
     spread = spread_points(mesh, _POINTS)
     index = KDTree(spread.points).query(positions)[1]
     normals = spread.normals[index]
+    # On the plane through the spread point: the points themselves tremble by the gaps between them.
     heights = ((positions - spread.points[index]) * normals).sum(1, keepdims=True)
     return positions - heights * normals

@@ -6,38 +6,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from ..cameras import Cameras
 from ..orbits import fit_orbit
-from ..scene.gaussians.splat_torch import rotations
 
 # Viewers and renderers state their cameras to single precision: what is further off is meant.
 _LARGEST_ANGLE_DEG = 0.1
 _LARGEST_SHARE = 1e-3
-_CENTRE = "their common target"
 
 
 @dataclass(frozen=True)
 class ViewerCamera:
     """One perspective camera.
 
-    Args:
-        position: where it stands, world units.
-        target: the point that it looks at, world units.
-        fov_deg: vertical field of view at zoom 1, degrees.
-        zoom: factor on the focal length.
-        quaternion_xyzw: rotation from the camera's axes to the world's; None: upright, looking at the target.
-
-    Raises:
-        ValueError: numbers that are not finite or out of range, a target where the camera stands.
+    Raises ValueError for numbers that are not finite or out of range, a target where the camera stands.
     """
 
-    position: tuple[float, float, float]
-    target: tuple[float, float, float]
-    fov_deg: float
-    zoom: float = 1.0
+    position: tuple[float, float, float]  # world units
+    target: tuple[float, float, float]  # the point that it looks at, world units
+    fov_deg: float  # vertical field of view at zoom 1, degrees
+    zoom: float = 1.0  # factor on the focal length
+    # Rotation from the camera's axes to the world's; None: upright, looking at the target.
     quaternion_xyzw: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -62,23 +53,28 @@ class ViewerCamera:
         """The field of view that is seen, degrees."""
         return math.degrees(2 * math.atan(math.tan(math.radians(self.fov_deg) / 2) / self.zoom))
 
+    def rotation(self) -> np.ndarray:
+        """Return the rotation from the camera's axes to the world's, [3, 3]."""
+        if self.quaternion_xyzw is not None:
+            return _rotation(self.quaternion_xyzw)
+        back = np.subtract(self.position, self.target)
+        right = np.cross([0.0, 1.0, 0.0], back)
+        # Straight from above or below any turn is upright.
+        right = right if np.linalg.norm(right) > 1e-9 * np.linalg.norm(back) else np.array([1.0, 0.0, 0.0])
+        axes = np.stack([right, np.cross(back, right), back], axis=-1)
+        return axes / np.linalg.norm(axes, axis=0)
+
 
 @dataclass(frozen=True)
 class Placement:
     """Where a viewer has put a model: world = rotation (scale x model) + position.
 
-    Args:
-        position: world units.
-        quaternion_xyzw: rotation from the model's axes to the world's.
-        scale: along the model's axes; only one factor for all can be taken back.
-
-    Raises:
-        ValueError: numbers that are not finite, scales that differ or are not above 0.
+    Raises ValueError for numbers that are not finite, scales that differ or are not above 0.
     """
 
-    position: tuple[float, float, float]
-    quaternion_xyzw: tuple[float, float, float, float]
-    scale: tuple[float, float, float]
+    position: tuple[float, float, float]  # world units
+    quaternion_xyzw: tuple[float, float, float, float]  # rotation from the model's axes to the world's
+    scale: tuple[float, float, float]  # along the model's axes; only one factor for all can be taken back
 
     def __post_init__(self) -> None:
         numbers = (*self.position, *self.quaternion_xyzw, *self.scale)
@@ -128,68 +124,41 @@ def from_viewer(
             "be the front of the world, so that the one is a novel view."
         )
     names = [f"camera {i + 1} of {len(viewer)}" for i in range(len(viewer))]
-    c2w = torch.stack([_pose(camera) for camera in viewer])
-    targets = _double([camera.target for camera in viewer])
+    c2w = np.tile(np.eye(4), (len(viewer), 1, 1))
+    c2w[:, :3, :3] = [camera.rotation() for camera in viewer]
+    eyes, targets = (np.array([getattr(c, name) for c in viewer], float) for name in ("position", "target"))
     if model is not None:
-        c2w, targets = _in_model(c2w, targets, model)
-    distance = (c2w[:, :3, 3] - targets).norm(dim=-1).median()
+        turn, scale = _rotation(model.quaternion_xyzw), sum(model.scale) / 3
+        c2w[:, :3, :3] = turn.T @ c2w[:, :3, :3]
+        eyes, targets = ((points - model.position) @ turn / scale for points in (eyes, targets))
+    distance = float(np.median(np.linalg.norm(eyes - targets, axis=-1)))
     _check_targets(targets, distance, names)
-    c2w[:, :3, 3] -= targets[0]
-    fov_deg = _common_fov_deg(viewer, names)
+    c2w[:, :3, 3] = eyes - targets[0]
+    poses, fov_deg = torch.from_numpy(c2w), _common_fov_deg(viewer, names)
     if front_elevation_deg is not None:
-        front = Cameras((0, 0), (0, 0), float(distance), fov_deg, front_elevation_deg)
-        c2w, names = torch.cat([front.c2w_opengl()[:1], c2w]), ["the front", *names]
+        front = Cameras((0, 0), (0, 0), distance, fov_deg, front_elevation_deg)
+        poses, names = torch.cat([front.c2w_opengl()[:1], poses]), ["the front", *names]
     return fit_orbit(
-        c2w,
+        poses,
         fov_deg,
         names,
-        _CENTRE,
+        "their common target",
         largest_angle_deg=_LARGEST_ANGLE_DEG,
         largest_radius_error=_LARGEST_SHARE,
     )
 
 
-def _double(numbers: object) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
+def _rotation(quaternion_xyzw: tuple[float, float, float, float]) -> np.ndarray:
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_quat(quaternion_xyzw).as_matrix()
 
 
-def _pose(camera: ViewerCamera) -> Tensor:
-    """Return the camera-to-world matrix, [4, 4] float64."""
-    position, target = _double([camera.position, camera.target])
-    c2w = torch.eye(4, dtype=torch.float64)
-    c2w[:3, 3] = position
-    if camera.quaternion_xyzw is not None:
-        c2w[:3, :3] = _rotation(camera.quaternion_xyzw)
-        return c2w
-    back = torch.nn.functional.normalize(position - target, dim=-1)
-    right = torch.linalg.cross(_double([0.0, 1.0, 0.0]), back)
-    # Straight from above or below any turn is upright.
-    right = right if right.norm() > 1e-9 else _double([1.0, 0.0, 0.0])
-    right = torch.nn.functional.normalize(right, dim=-1)
-    c2w[:3, :3] = torch.stack([right, torch.linalg.cross(back, right), back], dim=-1)
-    return c2w
-
-
-def _rotation(quaternion_xyzw: tuple[float, float, float, float]) -> Tensor:
-    x, y, z, w = quaternion_xyzw
-    return rotations(_double([[w, x, y, z]]))[0]
-
-
-def _in_model(c2w: Tensor, targets: Tensor, model: Placement) -> tuple[Tensor, Tensor]:
-    """Return the poses [N, 4, 4] and targets [N, 3] in the model's own axes and units."""
-    rotation, position = _rotation(model.quaternion_xyzw), _double(model.position)
-    scale = sum(model.scale) / 3
-    inside = c2w.clone()
-    inside[:, :3, :3] = rotation.T @ c2w[:, :3, :3]
-    inside[:, :3, 3] = (c2w[:, :3, 3] - position) @ rotation / scale
-    return inside, (targets - position) @ rotation / scale
-
-
-def _check_targets(targets: Tensor, distance: Tensor, names: Sequence[str]) -> None:
-    gap = (targets - targets[0]).norm(dim=-1)
+def _check_targets(targets: np.ndarray, distance: float, names: Sequence[str]) -> None:
+    gap = np.linalg.norm(targets - targets[0], axis=-1)
     worst = int(gap.argmax())
     if gap[worst] > _LARGEST_SHARE * distance:
-        first, other = (", ".join(f"{x:.4g}" for x in targets[i].tolist()) for i in (0, worst))
+        first, other = (", ".join(f"{x:.4g}" for x in targets[i]) for i in (0, worst))
         raise ValueError(
             f"Expected cameras that look at one point (to {100 * _LARGEST_SHARE:g} % of their distance "
             f"{distance:.4g}); {names[0]} looks at ({first}), {names[worst]} at ({other}), {gap[worst]:.4g} "

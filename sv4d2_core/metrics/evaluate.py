@@ -255,6 +255,7 @@ def evaluate(
         if callback is not None:
             callback(next(counter), steps_of(predicted, reference))
 
+    cameras = predicted.cameras
     usable = predicted.images[:, 1:].isfinite().all(dim=(2, 3, 4))  # [T, V]
     images = predicted.images if usable.all() else torch.nan_to_num(predicted.images, posinf=1, neginf=0)
     seen = _Pictures(images, finite_masks(predicted))
@@ -276,14 +277,11 @@ def evaluate(
         clips = (seen.images[:, 1:][:, whole], truth.images[:, 1:][:, whole])
         features, lengths, too_short = _clips(*clips, networks or Networks())
         notes += too_short
-    values |= _without_truth(seen, truth or seen, predicted.cameras, usable & shown, done)
+    values |= _without_truth(seen, truth or seen, cameras, usable & shown, done)
     if residuals is not None:
         values["fit residual"] = torch.where(usable, residuals.detach().cpu().double(), math.nan)
-    return SceneScores(
-        *(method, scene, predicted.cameras, predicted.n_frames, values, features, lengths),
-        missing=tuple(missing),
-        notes=tuple(notes),
-    )
+    facts = (method, scene, cameras, predicted.n_frames)
+    return SceneScores(*facts, values, features, lengths, tuple(missing), tuple(notes))
 
 
 def steps_of(predicted: ViewGrid, reference: ViewGrid | None = None) -> int:

@@ -12,10 +12,10 @@ from .read import Clip
 NEAR_WHITE = 250
 # A connected part below this share of the frame is dirt, not the object.
 SPECK_SHARE = 0.0005
+# Share of the border that may be foreground before the background cannot be called white.
+LARGEST_BORDER_SHARE = 0.8
 # Opacity of a given mask (0..255) that does not yet count: networks and video codecs leave such a haze.
 _HAZE = 8
-# Share of the frame's border that may be foreground before the background cannot be called white.
-_LARGEST_BORDER_SHARE = 0.8
 
 _HOW_TO_CUT_OUT = (
     "Give a mask: in ComfyUI from RemoveBackground or SAM3, on the command line with --mask (white = object)."
@@ -23,14 +23,7 @@ _HOW_TO_CUT_OUT = (
 
 
 def near_white_masks(images: Tensor) -> Tensor:
-    """Return 1 where the mean over the channels is at most 250 / 255, else 0.
-
-    Args:
-        images: [..., H, W, 3] float in 0..1, on white.
-
-    Returns:
-        [..., H, W], the images' dtype and device.
-    """
+    """Return 1 where the mean over the channels of images [..., H, W, 3] is at most 250 / 255, else 0."""
     # The small allowance keeps an 8-bit grey of exactly 250 foreground in spite of float rounding.
     return (images.mean(dim=-1) <= (NEAR_WHITE + 1e-2) / 255).to(images.dtype)
 
@@ -41,12 +34,10 @@ def masks_of(grid: ViewGrid) -> Tensor:
 
 
 def opacity_source(clip: Clip) -> str:
-    """Return what tells the object from the background: ``mask``, ``alpha`` or ``near-white background``.
-
-    Alpha that is opaque everywhere says nothing (animations often carry it) and counts as none.
-    """
+    """Return what tells the object from the background: ``mask``, ``alpha`` or ``near-white background``."""
     if clip.masks is not None:
         return "mask"
+    # Alpha that is opaque everywhere says nothing: animations often carry it.
     has_alpha = clip.frames.shape[-1] == 4 and clip.frames[..., 3].min() < 255
     return "alpha" if has_alpha else "near-white background"
 
@@ -54,20 +45,21 @@ def opacity_source(clip: Clip) -> str:
 def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
     """Return the object's opacity in every frame, uint8 [T, H, W]; every value above 0 belongs to the object.
 
-    Args:
-        clip: the clip; its masks win over its alpha, alpha over the near-white rule.
-        ignore_specks: leave out connected parts below 0.05 % of the frame, and a given mask's haze.
+    Masks win over alpha, alpha over the near-white rule. ``ignore_specks`` leaves out connected parts below
+    0.05 % of the frame, and a given mask's haze.
 
     Raises:
         ValueError: no frame has any foreground, or the background is not white and nothing else tells.
     """
     source = opacity_source(clip)
-    if source == "mask" and clip.masks is not None:
+    if clip.masks is not None:
         opacity = np.where(clip.masks > _HAZE, clip.masks, 0) if ignore_specks else clip.masks
     elif source == "alpha":
         opacity = clip.frames[..., 3]
     else:
-        opacity = np.stack([_not_near_white(frame) for frame in clip.frames])
+        # In whole numbers: the mean over RGB is at most 250.
+        dark = clip.frames[..., :3].sum(axis=-1, dtype=np.uint16) <= 3 * NEAR_WHITE
+        opacity = np.where(dark, 255, 0).astype(np.uint8)
         _check_background_is_white(clip, opacity)
     found = int(np.count_nonzero(opacity))
     if ignore_specks:
@@ -78,10 +70,7 @@ def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
 
 
 def object_boxes(opacity: np.ndarray) -> np.ndarray:
-    """Return the box of the pixels above 0 of each frame of [T, H, W], int64 [T, 4].
-
-    A row is (left, top, right, bottom) in pixels, right and bottom exclusive; all zero for an empty frame.
-    """
+    """Return each frame's box of pixels above 0, int64 [T, 4]: left, top, right, bottom, or all zero."""
     boxes = np.zeros((len(opacity), 4), dtype=np.int64)
     for box, frame in zip(boxes, opacity > 0, strict=True):
         columns, rows = np.flatnonzero(frame.any(axis=0)), np.flatnonzero(frame.any(axis=1))
@@ -90,25 +79,19 @@ def object_boxes(opacity: np.ndarray) -> np.ndarray:
     return boxes
 
 
-def _not_near_white(frame: np.ndarray) -> np.ndarray:
-    """Return uint8 [H, W]: 255 where the mean over RGB is at most 250, else 0; in whole numbers."""
-    red, green, blue = (frame[..., channel].astype(np.uint16) for channel in range(3))
-    return np.where(red + green + blue <= 3 * NEAR_WHITE, 255, 0).astype(np.uint8)
-
-
 def _without_specks(opacity: np.ndarray) -> np.ndarray:
     """Return [H, W] opacity without its connected parts (8 neighbours) below 0.05 % of the frame."""
-    from skimage.measure import label
+    import cv2
 
-    parts = np.asarray(label(opacity > 0, connectivity=2))
-    keep = np.bincount(parts.ravel()) >= SPECK_SHARE * opacity.size
-    return np.where(keep[parts], opacity, 0).astype(np.uint8)
+    _, parts, measures, _ = cv2.connectedComponentsWithStats((opacity > 0).astype(np.uint8))
+    keep = measures[:, cv2.CC_STAT_AREA] >= SPECK_SHARE * opacity.size
+    return np.where(keep[np.asarray(parts, np.intp)], opacity, 0)
 
 
 def _check_background_is_white(clip: Clip, opacity: np.ndarray) -> None:
-    share = _border(opacity > 0).mean()
-    if share > _LARGEST_BORDER_SHARE:
-        level = np.median(_border(clip.frames[..., :3].mean(axis=-1, dtype=np.float32)))
+    share = border_pixels(opacity > 0).mean()
+    if share > LARGEST_BORDER_SHARE:
+        level = np.median(border_pixels(clip.frames[..., :3].mean(axis=-1, dtype=np.float32)))
         raise ValueError(
             f"Expected a near-white background (grey level above {NEAR_WHITE}) in a clip without mask or "
             f"alpha; got {100 * share:.0f} % of the border pixels below that (median level {level:.0f}), so "
@@ -116,7 +99,7 @@ def _check_background_is_white(clip: Clip, opacity: np.ndarray) -> None:
         )
 
 
-def _border(frames: np.ndarray) -> np.ndarray:
+def border_pixels(frames: np.ndarray) -> np.ndarray:
     """Return the outermost pixels of [T, H, W] frames, flat."""
     sides = (frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1])
     return np.concatenate([side.ravel() for side in sides])
@@ -125,11 +108,12 @@ def _border(frames: np.ndarray) -> np.ndarray:
 def _nothing_found(clip: Clip, source: str, found: int) -> str:
     n_frames, height, width = clip.frames.shape[:3]
     if found:
-        seen = (
-            f"only {found} foreground pixels in {n_frames} frames of {width} x {height}, in parts below "
-            f"{100 * SPECK_SHARE:g} % of the frame ({SPECK_SHARE * width * height:.0f} pixels)"
+        return (
+            f"Expected an object; got only {found} foreground pixels in {n_frames} frames of {width} x "
+            f"{height}, in parts below {100 * SPECK_SHARE:g} % of the frame "
+            f"({SPECK_SHARE * width * height:.0f} pixels). Crop the clip closer to the object. "
+            f"{_HOW_TO_CUT_OUT}"
         )
-        return f"Expected an object; got {seen}. Crop the clip closer to the object. {_HOW_TO_CUT_OUT}"
     seen = {
         "mask": "masks that are black everywhere",
         "alpha": "alpha that is transparent everywhere",

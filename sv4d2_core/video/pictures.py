@@ -1,4 +1,4 @@
-"""Writes a grid of views as PNG files and as one contact sheet for the eye."""
+"""Pictures of views: as PNG files, and many in one for the eye (contact sheet, mosaic, strip of frames)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ from ..views import ViewGrid, resize_images
 
 UNTRAINED_LABEL = "UNTRAINED WEIGHTS: noise is expected"
 
+_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
 _PNG_EFFORT = 4
+_WARNING_COLOUR, _LABEL_COLOUR, _LINE_COLOUR = "red", (40, 40, 40), (222, 222, 222)
+# Contact sheet: longer sides of its pictures, pictures in a row, and sizes of the text, pixels.
 _THUMBNAIL, _SMALLEST = 160, 64
 _COLUMNS = 12
 _GAP = 4
 _ROW_LABEL_WIDTH = 92
 _TEXT_SIZE, _WARNING_SIZE = 16, 30
+# Mosaic: height of the text as a share of a picture, and its limits, pixels.
+_TEXT_SHARE, _SMALLEST_TEXT, _LARGEST_TEXT = 0.07, 9, 40
+# Strip of frames: how many, pictures in a row, longer side of a picture and size of the text, pixels.
+_STRIP_FRAMES, _STRIP_COLUMNS, _STRIP_CELL, _STRIP_TEXT = 8, 4, 192, 17
 
 
 def to_bytes(images: Tensor) -> NDArray[np.uint8]:
@@ -55,23 +63,19 @@ def read_frames(folder: Path, n_frames: int) -> NDArray[np.uint8]:
 def contact_sheet(grid: ViewGrid) -> Image.Image:
     """Return one picture of the grid: a row per view, a column per frame (at most 12, evenly picked)."""
     shown = pick_frames(grid.n_frames, _COLUMNS)
-    height, width = grid.images.shape[2:4]
-    side = max(height, width)
+    side = max(grid.images.shape[2:4])
     # Small pictures grow by whole factors, so that their pixels can be told.
     scale = min(1.0, _THUMBNAIL / side) if side > _SMALLEST else float(-(-_SMALLEST // side))
-    cell_h, cell_w = max(1, round(height * scale)), max(1, round(width * scale))
+    cell_h, cell_w = _cell_size(grid.images, scale)
     text = ImageFont.load_default(_TEXT_SIZE)
 
     lines = [(_caption(grid, len(shown)), _TEXT_SIZE, "black")]
     if not grid.trained:
-        lines.append((UNTRAINED_LABEL, _WARNING_SIZE, "red"))
+        lines.append((UNTRAINED_LABEL, _WARNING_SIZE, _WARNING_COLOUR))
     top = _GAP + sum(int(letter_h * 1.5) for _, letter_h, _ in lines)
     left, line = _GAP + _ROW_LABEL_WIDTH, int(_TEXT_SIZE * 1.4)
-    body = left + len(shown) * (cell_w + _GAP)
-    sheet_w = max(
-        body,
-        *(int(ImageFont.load_default(letter_h).getlength(words)) + 2 * _GAP for words, letter_h, _ in lines),
-    )
+    widths = [int(ImageFont.load_default(letter_h).getlength(words)) for words, letter_h, _ in lines]
+    sheet_w = max(left + len(shown) * (cell_w + _GAP), max(widths) + 2 * _GAP)
     row_h = max(cell_h, 3 * line) + _GAP
     sheet = Image.new("RGB", (sheet_w, top + line + (grid.n_views + 1) * row_h), "white")
     draw = ImageDraw.Draw(sheet)
@@ -81,19 +85,21 @@ def contact_sheet(grid: ViewGrid) -> Image.Image:
         draw.text((_GAP, y), words, colour, ImageFont.load_default(letter_h))
         y += int(letter_h * 1.5)
     draw.text((_GAP, top), "frame", "black", text)
-    for column, t in enumerate(shown):
-        draw.text((left + column * (cell_w + _GAP) + cell_w // 2, top), str(t), "black", text, anchor="ma")
+    lefts = [left + column * (cell_w + _GAP) for column in range(len(shown))]
+    for x, t in zip(lefts, shown, strict=True):
+        draw.text((x + cell_w // 2, top), str(t), "black", text, anchor="ma")
     for v in range(grid.n_views + 1):
         middle = top + line + v * row_h + (row_h - _GAP) // 2
         y = middle - cell_h // 2
-        draw.text((_GAP, middle), _row_label(grid, v), "black", text, anchor="lm")
-        for column, t in enumerate(shown):
+        name, azimuth, elevation = _name_and_angles(grid, v)
+        label = f"{name}\nazim {azimuth:.4g}°\nelev {elevation:.4g}°"
+        draw.text((_GAP, middle), label, "black", text, anchor="lm")
+        for x, t in zip(lefts, shown, strict=True):
             cell = Image.fromarray(to_bytes(grid.images[t, v]))
             if scale != 1:
                 way = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
                 cell = cell.resize((cell_w, cell_h), way)
-            x = left + column * (cell_w + _GAP)
-            draw.rectangle((x - 1, y - 1, x + cell_w, y + cell_h), outline=(222, 222, 222))
+            draw.rectangle((x - 1, y - 1, x + cell_w, y + cell_h), outline=_LINE_COLOUR)
             sheet.paste(cell, (x, y))
     return sheet
 
@@ -115,20 +121,9 @@ def _caption(grid: ViewGrid, n_shown: int) -> str:
     return "  |  ".join(parts)
 
 
-def _row_label(grid: ViewGrid, view: int) -> str:
+def _name_and_angles(grid: ViewGrid, view: int) -> tuple[str, float, float]:
     name = "input" if view == 0 else f"view {view}"
-    azimuth, elevation = grid.cameras.azimuths_deg[view], grid.cameras.elevations_deg[view]
-    return f"{name}\nazim {azimuth:.4g}°\nelev {elevation:.4g}°"
-
-
-_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-
-_STRIP_CELL = 192
-_STRIP_COLUMNS = 4
-_STRIP_TEXT = 17
-_TEXT_SHARE, _SMALLEST_TEXT, _LARGEST_TEXT = 0.07, 9, 40
-_LABEL_COLOUR, _LINE_COLOUR = (40, 40, 40), (222, 222, 222)
-_WARNING_COLOUR = "red"
+    return name, grid.cameras.azimuths_deg[view], grid.cameras.elevations_deg[view]
 
 
 def view_mosaic(grid: ViewGrid, *, columns: int = 0, labels: bool = True, cell_size: int = 0) -> Tensor:
@@ -137,13 +132,9 @@ def view_mosaic(grid: ViewGrid, *, columns: int = 0, labels: bool = True, cell_s
     Views of untrained weights are announced above the pictures, with labels or without.
 
     Args:
-        grid: the views.
         columns: pictures in a row; 0: about as many as rows.
         labels: write number, azimuth and elevation above each picture.
         cell_size: longer side of a picture in pixels; 0: as they are.
-
-    Raises:
-        ValueError: a negative number.
     """
     if columns < 0 or cell_size < 0:
         raise ValueError(
@@ -151,10 +142,9 @@ def view_mosaic(grid: ViewGrid, *, columns: int = 0, labels: bool = True, cell_s
         )
     n_cells = grid.n_views + 1
     columns = min(columns or math.ceil(math.sqrt(n_cells)), n_cells)
-    height, width = grid.images.shape[2:4]
-    scale = cell_size / max(height, width) if cell_size else 1.0
-    cell_h, cell_w = max(1, round(height * scale)), max(1, round(width * scale))
-    font = _font(min(cell_h, cell_w))
+    cell_h, cell_w = _cell_size(grid.images, cell_size / max(grid.images.shape[2:4]) if cell_size else 1.0)
+    text_size = min(max(_TEXT_SHARE * min(cell_h, cell_w), _SMALLEST_TEXT), _LARGEST_TEXT)
+    font = ImageFont.load_default(round(text_size))
     label_h = _line_height(font) if labels else 0
 
     total_h, total_w = math.ceil(n_cells / columns) * (cell_h + label_h), columns * cell_w
@@ -181,18 +171,10 @@ def view_mosaic(grid: ViewGrid, *, columns: int = 0, labels: bool = True, cell_s
     return frames
 
 
-def frame_strip(images: Tensor, numbers: Sequence[int] | None = None, at_most: int = 8) -> Image.Image:
-    """Return up to ``at_most`` evenly picked frames in one picture, four in a row, their numbers above them.
-
-    Args:
-        images: [T, H, W, 3] in 0..1.
-        numbers: what to call each of the T frames; None: 0 to T - 1.
-        at_most: largest number of frames to show.
-    """
-    shown = pick_frames(len(images), at_most)
-    height, width = images.shape[1:3]
-    scale = _STRIP_CELL / max(height, width)
-    cell_h, cell_w = max(1, round(height * scale)), max(1, round(width * scale))
+def frame_strip(images: Tensor, numbers: Sequence[int]) -> Image.Image:
+    """Return up to 8 evenly picked frames of images [T, H, W, 3], four in a row, their numbers above them."""
+    shown = pick_frames(len(images), _STRIP_FRAMES)
+    cell_h, cell_w = _cell_size(images, _STRIP_CELL / max(images.shape[1:3]))
     font = ImageFont.load_default(_STRIP_TEXT)
     label_h, columns = _line_height(font), min(_STRIP_COLUMNS, len(shown))
     size = columns * cell_w + 1, math.ceil(len(shown) / columns) * (cell_h + label_h) + 1
@@ -200,8 +182,8 @@ def frame_strip(images: Tensor, numbers: Sequence[int] | None = None, at_most: i
     draw = ImageDraw.Draw(page)
     for place, t in enumerate(shown):
         left, top = place % columns * cell_w, place // columns * (cell_h + label_h)
-        name = f"frame {t if numbers is None else numbers[t]}"
-        draw.text((left + cell_w / 2, top + label_h / 2), name, _LABEL_COLOUR, font, anchor="mm")
+        middle = left + cell_w / 2, top + label_h / 2
+        draw.text(middle, f"frame {numbers[t]}", _LABEL_COLOUR, font, anchor="mm")
         cell = to_bytes(_resized(images[t : t + 1], cell_h, cell_w)[0])
         page.paste(Image.fromarray(cell), (left, top + label_h))
         # Frames are on white: without the line nobody sees where one ends.
@@ -211,25 +193,23 @@ def frame_strip(images: Tensor, numbers: Sequence[int] | None = None, at_most: i
 
 def _label(grid: ViewGrid, view: int, font: _Font, width: int) -> str:
     """Return what is written above a view: as much as fits."""
-    azimuth, elevation = grid.cameras.azimuths_deg[view], grid.cameras.elevations_deg[view]
-    name = "input" if view == 0 else f"view {view}"
+    name, azimuth, elevation = _name_and_angles(grid, view)
     angles = f"az {azimuth:.4g}°  el {elevation:.4g}°"
     texts = (f"{name}   {angles}", f"{name} {azimuth:.3g}°/{elevation:.3g}°", name, str(view))
     return next((text for text in texts if font.getlength(text) <= 0.96 * width), texts[-1])
 
 
+def _cell_size(images: Tensor, scale: float) -> tuple[int, int]:
+    height, width = images.shape[-3:-1]
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def _resized(images: Tensor, height: int, width: int) -> Tensor:
-    """Return [T, height, width, 3] float32 on the CPU in 0..1."""
     return resize_images(images.detach().float().cpu().clamp(0, 1), height, width)
 
 
-def _font(side: int) -> _Font:
-    size = round(min(max(_TEXT_SHARE * side, _SMALLEST_TEXT), _LARGEST_TEXT))
-    return ImageFont.load_default(size)
-
-
 def _warning(width: int) -> tuple[str, _Font]:
-    """Return the warning of untrained weights, or just its first word, in the largest font that fits."""
+    """Return the warning of untrained weights, or its first word, in the largest font that fits."""
     for text in (UNTRAINED_LABEL, UNTRAINED_LABEL.split()[0]):
         size = 0.96 * width / (ImageFont.load_default(100).getlength(text) / 100)
         if size >= _SMALLEST_TEXT:

@@ -25,22 +25,26 @@ IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".t
 _DEFAULT_DURATION_MS = 100.0
 # A pixel that is wider or higher than this many times the other is damage, not a wide-screen format.
 _LARGEST_PIXEL_ASPECT = 8
+# Frames per second that a clip can have.
+_FPS_RANGE = (0.1, 1000.0)
+# Masks that stay below this grey level everywhere hold labels (0 and 1), not opacity.
+_LOWEST_WHITE = 128
+# Difference between the channels (0..255) that lossy compression leaves in a grey picture.
+_CHROMA_NOISE = 8
 
 
 def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
     """Return the picked pictures, the source's frame rate, and how many pictures were seen.
 
-    A picture is uint8 [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha.
-
-    Args:
-        path: video, animation, image, folder of images or glob pattern.
-        pick: which pictures to take; start and step are set.
-
-    Raises:
-        FileNotFoundError: nothing is there, or a folder or pattern gives no images.
-        ValueError: a file cannot be read, or the path cannot exist.
+    A picture is uint8 [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha. For ``path`` and what is raised
+    see `load_clip`; start and step of ``pick`` are set.
     """
-    files = _find_named(path)
+    try:
+        files = _find(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"Expected a path; got {str(path)!r}: {_reason(error)}. Check the path.") from error
     if len(files) > 1:
         return [_read_image(file) for file in files[pick]], DEFAULT_FPS, len(files)
     if files[0].suffix.lower() in IMAGE_SUFFIXES:
@@ -48,20 +52,10 @@ def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], floa
     return _read_video(files[0], pick)
 
 
-def _find_named(path: str | Path) -> list[Path]:
-    """Return what `_find` returns; what the system says about an impossible path becomes a ValueError."""
-    try:
-        if "\0" in str(path):
-            raise ValueError("it holds a NUL byte")
-        return _find(path)
-    except FileNotFoundError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"Expected a path; got {str(path)!r}: {_reason(error)}. Check the path.") from error
-
-
 def _find(path: str | Path) -> list[Path]:
     """Return the one file, or the images of a folder or pattern in natural order."""
+    if "\0" in str(path):
+        raise ValueError("it holds a NUL byte")
     place = Path(path).expanduser()
     if place.is_file():
         return [place]
@@ -104,7 +98,7 @@ def _read_image(file: Path) -> np.ndarray:
 
 
 def _read_animation(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    """Read an image file that may hold several frames; PIL gives them composed, with their alpha."""
+    """Read an image file that may hold several frames, composed by Pillow."""
     pictures, durations = [], []
     with _naming(file), Image.open(file) as image:
         total = getattr(image, "n_frames", 1)
@@ -119,13 +113,11 @@ def _read_animation(file: Path, pick: slice) -> tuple[list[np.ndarray], float, i
 
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """Turn whatever Pillow raises into one message that names the file.
-
-    Damaged files raise nearly anything in there (struct.error, IndexError, SyntaxError, ...), and images too
-    large to be meant raise DecompressionBombError.
-    """
+    """Name the file whatever Pillow raises, which is nearly anything for a damaged one."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:
         raise ValueError(
             f"Expected a readable image; {file} is not: {_reason(error)}. Save it again as PNG, or make it "
@@ -143,7 +135,7 @@ def _pixels(image: Image.Image, file: Path) -> np.ndarray:
         levels = np.asarray(image).astype(np.int64).clip(0, 65535)
         return np.repeat(((levels * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode == "F":
-        return np.repeat(to_uint8(np.asarray(image), str(file))[..., None], 3, axis=-1)
+        return np.repeat(_to_uint8(np.asarray(image), str(file))[..., None], 3, axis=-1)
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     return np.array(image.convert("RGBA" if has_alpha else "RGB"))
 
@@ -156,7 +148,12 @@ def _read_video(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
         # Old files carry titles that are not UTF-8; they do not matter here.
         with av.open(str(file), metadata_errors="ignore") as container:
             stream = _video_stream(container, file)
-            aspect = _pixel_aspect(stream, file)
+            aspect = float(stream.sample_aspect_ratio or 1)
+            if not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:
+                raise ValueError(
+                    f"Expected pixels about as wide as high; {file} has a sample aspect ratio of {aspect:g}. "
+                    f"Convert it to a video with square pixels, or give a folder of images."
+                )
             rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
             for frame in _decode(container, stream):
                 if total >= pick.start and (total - pick.start) % pick.step == 0:
@@ -190,17 +187,6 @@ def _video_stream(container: InputContainer, file: Path) -> av.VideoStream:
     return stream
 
 
-def _pixel_aspect(stream: av.VideoStream, file: Path) -> float:
-    """Return how many times as wide as high a pixel is to be shown; 1 where the file does not say."""
-    aspect = float(stream.sample_aspect_ratio or 1)
-    if not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:
-        raise ValueError(
-            f"Expected pixels about as wide as high; {file} has a sample aspect ratio of {aspect:g}. Convert "
-            f"it to a video with square pixels, or give a folder of images."
-        )
-    return aspect
-
-
 def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """Yield a stream's frames; webm with alpha needs libvpx, as the default decoders drop the alpha."""
     alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
@@ -214,7 +200,7 @@ def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Vi
 
 
 def _video_pixels(frame: av.VideoFrame, aspect: float) -> np.ndarray:
-    """Return uint8 [H, W, 3 or 4] in square pixels, upright: a phone stores the rotation beside the frame."""
+    """Return uint8 [H, W, 3 or 4] in square pixels, upright as phones store it beside the frame."""
     has_alpha = any(component.is_alpha for component in frame.format.components)
     pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
     if aspect != 1:
@@ -224,8 +210,9 @@ def _video_pixels(frame: av.VideoFrame, aspect: float) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 
 
-def to_uint8(values: np.ndarray, name: str) -> np.ndarray:
+def _to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
     """Return floats in 0..1 rounded to 0..255. A slight overshoot (a sharp resize) is cut."""
+    values = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise ValueError(
@@ -239,33 +226,19 @@ def to_uint8(values: np.ndarray, name: str) -> np.ndarray:
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
 
 
-# Frames per second that a clip can have.
-_FPS_RANGE = (0.1, 1000.0)
-# Masks that stay below this grey level everywhere hold labels (0 and 1), not opacity.
-_LOWEST_WHITE = 128
-# Difference between the channels (0..255) that lossy compression leaves in a grey picture.
-_CHROMA_NOISE = 8
-
-
 @dataclass(frozen=True)
 class Clip:
     """T frames of a moving object as they were read, before any crop.
-
-    Args:
-        frames: uint8 [T, H, W, 3] RGB or [T, H, W, 4] RGBA with straight alpha.
-        fps: frames per second.
-        masks: uint8 [T, H, W] opacity, 0..255, or None. Masks win over alpha.
-        name: where the clip came from, for messages.
 
     Raises:
         ValueError: wrong shapes or types, no frames, a frame rate outside 0.1..1000, masks that hold small
             numbers instead of 255.
     """
 
-    frames: np.ndarray
+    frames: np.ndarray  # uint8 [T, H, W, 3] RGB or [T, H, W, 4] RGBA with straight alpha
     fps: float = DEFAULT_FPS
-    masks: np.ndarray | None = None
-    name: str = ""
+    masks: np.ndarray | None = None  # uint8 [T, H, W] opacity, 0..255; wins over alpha
+    name: str = ""  # where the clip came from, for messages
 
     def __post_init__(self) -> None:
         shape = self.frames.shape
@@ -288,8 +261,8 @@ class Clip:
             )
         if self.masks.shape[1:] != shape[1:3]:
             raise ValueError(
-                f"Expected masks of the frames' size {_size_text(shape[1:3])}; got "
-                f"{_size_text(self.masks.shape[1:])}. Resize the masks to the frames."
+                f"Expected masks of the frames' size {shape[2]} x {shape[1]}; got {self.masks.shape[2]} x "
+                f"{self.masks.shape[1]}. Resize the masks to the frames."
             )
         largest = int(self.masks.max())
         if 0 < largest < _LOWEST_WHITE:
@@ -315,15 +288,10 @@ class Clip:
         start: int = 0,
         every: int = 1,
     ) -> Clip:
-        """Return a clip of float images, rounded to 8 bits; a single mask serves all frames.
+        """Return a clip of float images, rounded to 8 bits.
 
-        Args:
-            images, masks: may be more than are taken; masks of the picked frames alone fit, too.
-            fps: frames per second of the result.
-            name: where the clip came from, for messages.
-            frames: largest number of frames; None takes all.
-            start: first frame, counted from 0.
-            every: take each ``every``-th frame from there.
+        ``frames``, ``start`` and ``every`` say which of them to take, as in `load_clip`. There may be a mask
+        for each image, for each that is taken, or a single one.
 
         Raises:
             ValueError: wrong shapes or counts, NaN or infinite values, a range that is not 0..1.
@@ -336,15 +304,13 @@ class Clip:
                 f"Expected at least {start + 1} frames in {name or 'the clip'}; got {len(images)}. Lower "
                 f"start."
             )
-        picked = to_uint8(images[pick].detach().float().cpu().numpy(), "images")
+        picked = _to_uint8(images[pick], "images")
         if masks is None:
             return cls(picked, float(fps), None, name)
         if masks.ndim not in (2, 3):
             raise ValueError(f"Expected masks [T or 1, H, W]; got shape {list(masks.shape)}.")
         masks = masks[None] if masks.ndim == 2 else masks
-        if len(masks) == len(images):
-            masks = masks[pick]
-        opacity = to_uint8(masks.detach().float().cpu().numpy(), "masks")
+        opacity = _to_uint8(masks[pick] if len(masks) == len(images) else masks, "masks")
         if len(opacity) == 1:
             opacity = np.repeat(opacity, len(picked), axis=0)
         if len(picked) < len(images) and len(opacity) != len(picked):
@@ -389,31 +355,29 @@ def load_clip(
         raise ValueError(
             f"Expected at least {start + 1} frames in {path}; got {total}. Check the file, or lower start."
         )
-    masks = None if mask is None else _read_masks(mask, pick, len(pictures))
-    stacked = _stack(_with_equal_channels(pictures), str(path))
+    masks = None
+    if mask is not None:
+        given, _, n_masks = read_pictures(mask, pick)
+        if n_masks == 1:
+            given = read_pictures(mask, slice(0, 1, 1))[0] * len(pictures)
+        if len(given) != len(pictures):
+            raise ValueError(
+                f"Expected {len(pictures)} masks in {mask}, one for each frame, or a single one; got "
+                f"{len(given)} of {n_masks} (start {start}, every {every}). Make the masks from the same "
+                f"frames."
+            )
+        masks = _stack([mask_opacity(picture) for picture in given], mask)
+    stacked = _stack(equal_channels(pictures), path)
     return Clip(stacked, source_fps / every if fps is None else float(fps), masks, str(path))
 
 
 def _pick(frames: int | None, start: int, every: int) -> slice:
-    """Return which frames of a clip are taken. Raises ValueError for numbers out of range."""
     if (frames is not None and frames < 1) or start < 0 or every < 1:
         raise ValueError(
             f"Expected frames >= 1 (or none for all), start >= 0 and every >= 1; got frames = {frames}, "
             f"start = {start}, every = {every}."
         )
     return slice(start, None if frames is None else start + (frames - 1) * every + 1, every)
-
-
-def _read_masks(path: str | Path, pick: slice, n_frames: int) -> np.ndarray:
-    pictures, _, total = read_pictures(path, pick)
-    if total == 1:
-        pictures = read_pictures(path, slice(0, 1, 1))[0] * n_frames
-    if len(pictures) != n_frames:
-        raise ValueError(
-            f"Expected {n_frames} masks in {path}, one for each frame, or a single one; got {len(pictures)} "
-            f"of {total} (start {pick.start}, every {pick.step}). Make the masks from the same frames."
-        )
-    return _stack([mask_opacity(picture) for picture in pictures], str(path))
 
 
 def mask_opacity(picture: np.ndarray) -> np.ndarray:
@@ -439,27 +403,21 @@ def _check_fps(fps: float, name: str) -> None:
         )
 
 
-def _with_equal_channels(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return all pictures as RGBA when any of them has alpha."""
+def equal_channels(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return pictures [H, W, 3 or 4], all as RGBA when any of them has alpha."""
     channels = max(picture.shape[-1] for picture in pictures)
     return [
-        picture
-        if picture.shape[-1] == channels
-        else np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+        np.pad(picture, ((0, 0), (0, 0), (0, channels - picture.shape[-1])), constant_values=255)
         for picture in pictures
     ]
 
 
-def _stack(pictures: Sequence[np.ndarray], name: str) -> np.ndarray:
-    first = pictures[0].shape[:2]
-    for index, picture in enumerate(pictures):
-        if picture.shape[:2] != first:
+def _stack(pictures: Sequence[np.ndarray], path: str | Path) -> np.ndarray:
+    height, width = pictures[0].shape[:2]
+    for number, picture in enumerate(pictures, start=1):
+        if picture.shape[:2] != (height, width):
             raise ValueError(
-                f"Expected frames of one size in {name}; got {_size_text(first)} for the first and "
-                f"{_size_text(picture.shape[:2])} for number {index + 1}. Resize them to one size."
+                f"Expected frames of one size in {path}; got {width} x {height} for the first and "
+                f"{picture.shape[1]} x {picture.shape[0]} for number {number}. Resize them to one size."
             )
     return np.stack(pictures)
-
-
-def _size_text(height_width: tuple[int, ...]) -> str:
-    return f"{height_width[1]} x {height_width[0]}"

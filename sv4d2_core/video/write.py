@@ -1,4 +1,4 @@
-"""Animated GIF: one palette for all pictures, their background left exactly as it is, true durations."""
+"""Videos and animated GIFs of pictures."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ from .pictures import pick_frames, to_bytes, with_alpha
 _BACKGROUND = 255
 _PALETTE_FRAMES, _PALETTE_PIXELS = 16, 500_000
 # A delay of one hundredth is taken for a tenth of a second by browsers.
-_SHORTEST = 2
-_LARGEST_FPS = 100 / _SHORTEST
+_LARGEST_GIF_FPS = 50.0
+# At rate factor 12 the eye cannot tell H.264 from the frames (0 is lossless, 23 is x264's default); quantiser
+# 2 of the fallback comes close. With B-frames the bits of small pictures vary from one call to the next.
+_ENCODER_OPTIONS = {"libx264": {"crf": "12", "bf": "0"}, "mpeg4": {"qmin": "2", "qmax": "2"}}
+_BT709 = 1
+_LIMITED_RANGE = 1
+
+_log = logging.getLogger(__name__)
 
 
 def gif_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
@@ -34,28 +40,31 @@ def gif_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
     Args:
         images: [N, H, W, 3] in 0..1, on white where ``opacity`` is given.
         opacity: [N, H, W] in 0..1, or None.
-        fps: pictures per second. A delay is a whole number of hundredths of a second: they differ by one so
-            that the whole has the right length.
-
-    Raises:
-        ValueError: more than 50 pictures per second.
+        fps: pictures per second, at most 50. A delay is a whole number of hundredths of a second: they differ
+            by one so that the whole has the right length.
     """
-    if fps > _LARGEST_FPS:
+    if fps > _LARGEST_GIF_FPS:
         raise ValueError(
-            f"Expected at most {_LARGEST_FPS:g} frames per second, as a GIF can show; got {fps:g}. Lower the "
-            f"rate, or write webm or mp4."
+            f"Expected at most {_LARGEST_GIF_FPS:g} frames per second, as a GIF can show; got {fps:g}. Lower "
+            f"the rate, or write webm or mp4."
         )
-    colours, background = _pictures(images, opacity)
+    if opacity is None:
+        colours = to_bytes(images)
+        background = (colours == 255).all(-1)
+    else:
+        rgba = to_bytes(with_alpha(images, opacity))
+        colours, background = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3] < 128
     palette = _palette(colours, background)
     frames = [_indexed(*pair, palette) for pair in zip(colours, background, strict=True)]
     options: dict = {} if opacity is None else {"transparency": _BACKGROUND, "disposal": 2}
+    ends = [round(100 * n / fps) for n in range(len(frames) + 1)]
     content = io.BytesIO()
     frames[0].save(
         content,
         format="GIF",
         save_all=True,
         append_images=frames[1:],
-        duration=_durations_ms(len(frames), fps),
+        duration=[10 * (after - before) for before, after in zip(ends, ends[1:], strict=False)],
         loop=0,
         optimize=False,
         **options,
@@ -63,17 +72,8 @@ def gif_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
     return content.getvalue()
 
 
-def _pictures(images: Tensor, opacity: Tensor | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return colours [N, H, W, 3], and which pixels are background, [N, H, W]."""
-    if opacity is None:
-        colours = to_bytes(images)
-        return colours, (colours == 255).all(-1)
-    rgba = to_bytes(with_alpha(images, opacity))
-    return np.ascontiguousarray(rgba[..., :3]), rgba[..., 3] < 128
-
-
 def _palette(colours: NDArray[np.uint8], background: NDArray[np.bool_]) -> Image.Image:
-    """Return the 255 colours that suit the pictures' objects best, and white, as Pillow keeps a palette."""
+    """Return the 255 colours that suit the pictures' objects best, and white."""
     shown = pick_frames(len(colours), _PALETTE_FRAMES)
     pixels = colours[shown][~background[shown]]
     pixels = pixels[:: -(-len(pixels) // _PALETTE_PIXELS) or 1]
@@ -86,7 +86,6 @@ def _palette(colours: NDArray[np.uint8], background: NDArray[np.bool_]) -> Image
 
 
 def _indexed(colours: NDArray[np.uint8], background: NDArray[np.bool_], palette: Image.Image) -> Image.Image:
-    """Return one picture in the palette's colours."""
     picture = Image.fromarray(colours).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     indices = np.where(background, _BACKGROUND, np.asarray(picture)).astype(np.uint8)
     picture = Image.fromarray(indices, mode="P")
@@ -94,28 +93,8 @@ def _indexed(colours: NDArray[np.uint8], background: NDArray[np.bool_], palette:
     return picture
 
 
-def _durations_ms(count: int, fps: float) -> list[int]:
-    """Return how long each picture is shown, in milliseconds that are whole hundredths of a second."""
-    ends = [round(100 * n / fps) for n in range(count + 1)]
-    return [10 * (after - before) for before, after in zip(ends, ends[1:], strict=False)]
-
-
-# At rate factor 12 the eye cannot tell H.264 from the frames (0 is lossless, 23 is x264's default); quantiser
-# 2 of the fallback comes close. With B-frames the bits of small pictures vary from one call to the next.
-_ENCODER_OPTIONS = {"libx264": {"crf": "12", "bf": "0"}, "mpeg4": {"qmin": "2", "qmax": "2"}}
-_BT709 = 1
-_LIMITED_RANGE = 1
-
-_log = logging.getLogger(__name__)
-
-
 def write_video(path: Path, images: Tensor, fps: float) -> None:
-    """Write images [T, H, W, 3] in 0..1 as an H.264 mp4 with 4:2:0 colour, which every player expects.
-
-    Raises:
-        ValueError: an odd height or width, no frames, a rate that is not positive.
-        OSError: the disk is full or read-only.
-    """
+    """Write images [T, H, W, 3] in 0..1 as an H.264 mp4 with 4:2:0 colour, which every player expects."""
     n_frames, height, width = images.shape[:3]
     if n_frames < 1 or height % 2 or width % 2:
         raise ValueError(

@@ -55,12 +55,12 @@ class BenchmarkScene:
         return ViewGrid(rendering.rgb, cameras, rendering.mask, settings=settings, times=shown)
 
 
-def walker() -> Creature:
+def _walker() -> Creature:
     """Return a spotted animal that walks on the spot."""
     return make_creature(10)
 
 
-def fox() -> Creature:
+def _fox() -> Creature:
     """Return a fox that runs from the left of the input view to its right."""
     path = (0.0, 0.0, 1.55)
     return fitted(replace(make_creature(0), heading_deg=80.0, cycles=2, path=path, marking_frequency=11.0))
@@ -68,12 +68,12 @@ def fox() -> Creature:
 
 _SCENES: dict[str, tuple[Callable[[], Creature], str, tuple[str, ...]]] = {
     "walker": (
-        walker,
+        _walker,
         "Legs that look alike pass in front of each other, under a coat of dark patches.",
         ("slow", "articulated", "textured"),
     ),
     "runner": (
-        fox,
+        _fox,
         "A fox crosses the picture, small in it, and its legs move on by a fifth of a stride per frame.",
         ("fast", "articulated", "crossing"),
     ),

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -36,32 +35,12 @@ _HEADER = """| budget, GiB | weights | parts, MiB | encoded / decoded at once | 
 _MEASURED = (" measured allocated / reserved, GB | s per step | retries |", "--:|--:|--:|")
 
 
-class Measured(NamedTuple):
-    """What one run took; ``retries``: how often a part ran out of memory and was done again."""
-
-    allocated: int
-    reserved: int
-    seconds_per_step: float
-    retries: int
-
-
-def row(budget: float, plan: MemoryPlan | None, measured: Measured | str | None = None) -> str:
-    """Return a line of the table; ``measured`` may be the reason why there is no figure."""
-    if plan is None:
-        return f"| {budget:g} | does not fit | | | |"
-    cells = [
-        f"{budget:g}",
-        plan.placement,
-        f"{plan.chunk_bytes / 2**20:.0f}",
-        f"{plan.encode_batch} / {plan.decode_batch}",
-        f"{plan.estimated_bytes / 1e9:.1f}",
-    ]
-    if isinstance(measured, Measured):
-        cells.append(f"{measured.allocated / 1e9:.2f} / {measured.reserved / 1e9:.2f}")
-        cells += [f"{measured.seconds_per_step:.2f}", str(measured.retries)]
-    elif measured is not None:
-        cells += [measured, "", ""]
-    return f"| {' | '.join(cells)} |"
+def row(budget: float, plan: MemoryPlan, measured: str) -> str:
+    """Return a line of the table."""
+    return (
+        f"| {budget:g} | {plan.placement} | {plan.chunk_bytes / 2**20:.0f} | {plan.encode_batch} / "
+        f"{plan.decode_batch} | {plan.estimated_bytes / 1e9:.1f} |{measured}"
+    )
 
 
 def table(config: ModelConfig, options: argparse.Namespace) -> str:
@@ -76,15 +55,15 @@ def table(config: ModelConfig, options: argparse.Namespace) -> str:
         try:
             plan = plan_memory(config, dtype, options.size, budget, "cuda", options.fp8_weights)
         except ValueError:
-            lines.append(row(budget, None))
+            lines.append(f"| {budget:g} | does not fit | | | |")
             continue
-        measured = None if model is None else run_within(model, options, budget, plan)
+        measured = "" if model is None else run_within(model, options, budget, plan)
         lines.append(row(budget, plan, measured))
     return "\n".join(lines)
 
 
-def run_within(model: Model, options: argparse.Namespace, budget: float, plan: MemoryPlan) -> Measured | str:
-    """Return what a run at full size takes on a GPU that is capped to ``budget`` GiB."""
+def run_within(model: Model, options: argparse.Namespace, budget: float, plan: MemoryPlan) -> str:
+    """Return, as cells of the table, what a run at full size takes on a GPU capped to ``budget`` GiB."""
     config, device = model.config, torch.device("cuda")
     place(model, torch.device("cpu"), "resident")
     torch.cuda.empty_cache()
@@ -105,16 +84,13 @@ def run_within(model: Model, options: argparse.Namespace, budget: float, plan: M
             callback=lambda *_: stamps.append(_now(device)),
         )
     except torch.cuda.OutOfMemoryError as error:
-        return f"out of memory: {str(error).splitlines()[0][:80]}"
+        return f" out of memory: {str(error).splitlines()[0][:80]} | | |"
     finally:
         logging.getLogger("sv4d2_core.diffusion.blocks").removeHandler(tries)
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
     # The first step warms up.
-    return Measured(
-        torch.cuda.max_memory_allocated(device),
-        torch.cuda.max_memory_reserved(device),
-        (stamps[-1] - stamps[0]) / (len(stamps) - 1),
-        tries.count,
-    )
+    seconds_per_step = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
+    return f" {allocated / 1e9:.2f} / {reserved / 1e9:.2f} | {seconds_per_step:.2f} | {tries.count} |"
 
 
 def random_model(config: ModelConfig, dtype: torch.dtype) -> Model:

@@ -79,7 +79,7 @@ class TestPrepareClip:
         core("video.pictures").write_frames(host_dirs.input / "masks", masks)
         choice = dict(frames=4, start=1, every=3)
         loaded = core("video.read").load_clip(source, mask=host_dirs.input / "masks", **choice)
-        expected = core("video.crop").prepare_clip(loaded, size=64)
+        expected = core("video.prepare").prepare_clip(loaded, size=64)
         clip, mask, crop, _, fps = self.prepare(pack, images, mask=masks, **choice).args
         torch.testing.assert_close(clip, expected.images, rtol=0, atol=0)
         torch.testing.assert_close(mask, expected.masks, rtol=0, atol=0)

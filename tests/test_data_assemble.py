@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.video.prepare import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
+from sv4d2_core.data.clips import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
 from sv4d2_core.views import ViewGrid
 
 CAMERAS = Cameras.ring(2)
@@ -82,8 +82,11 @@ def test_flat_lists_of_a_grid():
         (lambda c, n: (c, n[:3], {}), "They are 1 for each of 3 frames"),
         (lambda c, n: (c[:, :2, :2], n, {}), "one size; got 2 x 2 and 4 x 4"),
         (lambda c, n: (c, n[:, :2], {}), "square novel views.*got 4 x 2"),
-        (lambda c, n: (torch.cat([c, c[..., :1]], -1), n, {}), "clip without transparency"),
-        (lambda c, n: (c, torch.cat([n, n[..., :1]], -1), {}), "novel views without transparency"),
+        (
+            lambda c, n: (torch.cat([c, c[..., :1]], -1), n, {}),
+            r"clip .* without transparency.*got \[3, 4, 4, 4\]",
+        ),
+        (lambda c, n: (c, torch.cat([n, n[..., :1]], -1), {}), "novel views .* without transparency"),
         (lambda c, n: (c[0], n, {}), r"clip \[N, H, W, 3\].*got \[4, 4, 3\]"),
         (lambda c, n: (c, n[:0], {}), "at least one image"),
         (lambda c, n: (c * float("nan"), n, {}), "finite numbers in clip; got 144 NaN"),

@@ -134,10 +134,6 @@ def scaled(content, factor, rows, columns, frames=slice(None)):
         frame["transform_matrix"] = changed.tolist()
 
 
-def set_in(content, **fields):
-    content.update(fields)
-
-
 NAN = float("nan")
 REFUSED = {
     "another centre": (moved, r"look at the origin \(to 1 degree\); frame \d .*looks 2\.\d+ degrees past"),
@@ -166,31 +162,31 @@ REFUSED = {
     ),
     "no matrix": (lambda c: c["frames"][5].pop("transform_matrix"), r"transform_matrix in every.*frame 5"),
     "ragged": (lambda c: c["frames"][1]["transform_matrix"].pop(), r"4 x 4 .* frame 1 .*got \[3, 4\]"),
-    "words": (lambda c: set_in(c["frames"][2], transform_matrix="up"), r"4 x 4 numbers .* frame 2"),
-    "one camera": (lambda c: set_in(c, frames=c["frames"][:1]), r"at least two different cameras.* got 1\."),
-    "no frames": (lambda c: set_in(c, frames=[]), r"at least one frame in .*transforms.json; got \[\]"),
+    "words": (lambda c: c["frames"][2].update(transform_matrix="up"), r"4 x 4 numbers .* frame 2"),
+    "one camera": (lambda c: c.update(frames=c["frames"][:1]), r"at least two different cameras.* got 1\."),
+    "no frames": (lambda c: c.update(frames=[]), r"at least one frame in .*transforms.json; got \[\]"),
     "unequal focal lengths": (
-        lambda c: set_in(c, fl_y=1.1 * c["fl_y"]),
+        lambda c: c.update(fl_y=1.1 * c["fl_y"]),
         r"across and down \(to 1 %\).*fl_x = 50\.7\d+ \(35 deg.*fl_y = 55\.8\d+ \(31\.99 deg",
     ),
     "angle against focal length": (
-        lambda c: set_in(c, camera_angle_x=0.69),
+        lambda c: c.update(camera_angle_x=0.69),
         r"camera_angle_x = 0\.69 \(39\.53 degrees\), fl_x = ",
     ),
-    "principal point": (lambda c: set_in(c, cx=18), r"cx = 18 of 32 pixels instead of 16"),
-    "not square": (lambda c: set_in(c, h=48), r"square images; .*w = 32 and h = 48"),
-    "distorted": (lambda c: set_in(c, k1=-0.2), r"distortion; .* k1 = -0\.2"),
-    "fisheye": (lambda c: set_in(c, camera_model="OPENCV_FISHEYE"), r"pinhole .* OPENCV_FISHEYE"),
+    "principal point": (lambda c: c.update(cx=18), r"cx = 18 of 32 pixels instead of 16"),
+    "not square": (lambda c: c.update(h=48), r"square images; .*w = 32 and h = 48"),
+    "distorted": (lambda c: c.update(k1=-0.2), r"distortion; .* k1 = -0\.2"),
+    "fisheye": (lambda c: c.update(camera_model="OPENCV_FISHEYE"), r"pinhole .* OPENCV_FISHEYE"),
     "two lenses": (
-        lambda c: set_in(c["frames"][4], camera_angle_x=0.4, fl_x=None, fl_y=None),
+        lambda c: c["frames"][4].update(camera_angle_x=0.4, fl_x=None, fl_y=None),
         r"one field of view for all frames \(to 1 %\); got 35 degrees for frame 0.*22\.92 for frame 4",
     ),
     "no lens": (
         lambda c: [c.pop(key) for key in ("camera_angle_x", "w", "h")],
         r"camera_angle_x, or fl_x with w; frame 0",
     ),
-    "a word for a number": (lambda c: set_in(c, fl_x="wide"), r"finite number for fl_x; got 'wide'"),
-    "flat": (lambda c: set_in(c, camera_angle_x=4.0, fl_x=None, fl_y=None), r"0 to 180 degrees; .*229"),
+    "a word for a number": (lambda c: c.update(fl_x="wide"), r"finite number for fl_x; got 'wide'"),
+    "flat": (lambda c: c.update(camera_angle_x=4.0, fl_x=None, fl_y=None), r"0 to 180 degrees; .*229"),
 }
 
 
@@ -207,7 +203,7 @@ def test_small_errors_of_cameras_are_forgiven(tmp_path):
         turned(content, 1, 0.8)
         turned(content, 2, 0.8)
         scaled(content, 1.008, slice(3), 3, slice(2, None, 3))
-        set_in(content, fl_y=1.008 * content["fl_y"], cx=15.5, cy=15.5)
+        content.update(fl_y=1.008 * content["fl_y"], cx=15.5, cy=15.5)
 
     close_cameras(read_cameras(transforms(tmp_path, edit=edit)), CAMERAS)
 

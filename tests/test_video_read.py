@@ -28,11 +28,14 @@ def index_of(frame: np.ndarray) -> int:
     return round(float(frame[4:-4, 4:16, 0].mean()) / 20)
 
 
-def write_video(path, frames, codec="libx264", pix_fmt="yuv444p", rate=10, **options):
+def write_video(path, frames, codec="libx264", pix_fmt="yuv444p", rate=10, aspect=None, title="", **options):
     with av.open(str(path), "w") as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
         stream.options = {"crf": "0", **options}
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
         for frame in frames:
             source = av.VideoFrame.from_ndarray(frame, format="rgba" if frame.shape[-1] == 4 else "rgb24")
             container.mux(stream.encode(source))
@@ -40,10 +43,19 @@ def write_video(path, frames, codec="libx264", pix_fmt="yuv444p", rate=10, **opt
     return path
 
 
-def write_folder(folder, frames, pattern="frame_{}.png"):
+def store_quarter_turn(path, clockwise):
+    """Write into an mp4 how its pictures are to be turned, as phones do."""
+    data = bytearray(path.read_bytes())
+    sine = 0x10000 if clockwise == 90 else -0x10000
+    matrix = data.index(b"tkhd") + 44
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, sine, 0, -sine, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+def write_folder(folder, frames):
     folder.mkdir()
     for t, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / pattern.format(t))
+        Image.fromarray(frame).save(folder / f"frame_{t}.png")
     return folder
 
 
@@ -69,16 +81,13 @@ def test_videos_give_their_frames_and_rate(tmp_path, suffix, codec, pix_fmt):
 
 
 def test_start_every_and_frames_pick_and_divide_the_rate(tmp_path):
-    path = write_video(tmp_path / "a.mp4", drawn_clip(10))
+    path = write_video(tmp_path / "a.mp4", drawn_clip(25))
     clip = load_clip(path, start=1, every=3, frames=2)
     assert [index_of(frame) for frame in clip.frames] == [1, 4]
     assert clip.fps == pytest.approx(10 / 3)
-    assert load_clip(path, start=1, every=3, frames=None).n_frames == 3
+    assert load_clip(path, start=16, every=3, frames=None).n_frames == 3
     assert load_clip(path, every=2, fps=24).fps == 24
-
-
-def test_default_takes_the_first_21_frames(tmp_path):
-    assert load_clip(write_video(tmp_path / "a.mp4", drawn_clip(25))).n_frames == 21
+    assert load_clip(path).n_frames == 21
 
 
 def test_decoding_stops_after_the_last_picked_frame(tmp_path):
@@ -93,11 +102,7 @@ def test_decoding_stops_after_the_last_picked_frame(tmp_path):
 @pytest.mark.parametrize(("clockwise", "turns"), [(90, -1), (270, 1)])
 def test_a_stored_rotation_is_applied(tmp_path, clockwise, turns):
     path = write_video(tmp_path / "a.mp4", drawn_clip(2))
-    data = bytearray(path.read_bytes())
-    sine = 0x10000 if clockwise == 90 else -0x10000
-    matrix = data.index(b"tkhd") + 44
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, sine, 0, -sine, 0, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
+    store_quarter_turn(path, clockwise)
     frames = load_clip(path).frames
     assert frames.shape == (2, WIDTH, HEIGHT, 3)
     assert np.abs(frames.astype(int) - np.rot90(drawn_clip(2), turns, axes=(1, 2))).mean() < 4
@@ -131,19 +136,9 @@ def test_videos_with_alpha_keep_it(tmp_path, suffix, codec, pix_fmt):
 @pytest.mark.parametrize(("aspect", "turned"), [((2, 1), False), ((1, 2), False), ((2, 1), True)])
 def test_pixels_that_are_not_square_are_made_square(tmp_path, aspect, turned):
     """A stored 48 x 32 picture; the stored rotation comes after the stretch."""
-    path = tmp_path / "a.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
-        stream.options = {"crf": "0"}
-        stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(drawn_clip(2)[1], format="rgb24")))
-        container.mux(stream.encode())
+    path = write_video(tmp_path / "a.mp4", drawn_clip(2)[1:], aspect=aspect)
     if turned:
-        data = bytearray(path.read_bytes())
-        matrix = data.index(b"tkhd") + 44
-        data[matrix : matrix + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 1 << 30)
-        path.write_bytes(data)
+        store_quarter_turn(path, 90)
     frame = load_clip(path).frames[0]
     width = WIDTH * aspect[0] // aspect[1]
     upright = np.rot90(frame) if turned else frame
@@ -151,6 +146,12 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path, aspect, turned):
     red = upright[:, :, 0].astype(int)
     assert np.abs(red[:, : width // 2 - 6] - 20).max() <= 3
     assert red[:, width // 2 + 6 :].min() >= 250
+
+
+def test_pixels_far_from_square_are_damage(tmp_path):
+    path = write_video(tmp_path / "a.mp4", drawn_clip(1), aspect=(9, 1))
+    with pytest.raises(ValueError, match=r"a\.mp4 has a sample aspect ratio of 9"):
+        load_clip(path)
 
 
 def test_square_pixels_stay_bit_for_bit(tmp_path):
@@ -161,14 +162,7 @@ def test_square_pixels_stay_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
 def test_tags_that_are_not_utf8_do_not_matter(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    with av.open(str(path), "w") as container:
-        container.metadata["title"] = "Paragraph 7"
-        stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for frame in drawn_clip(2):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    path = write_video(tmp_path / f"a.{suffix}", drawn_clip(2), pix_fmt="yuv420p", title="Paragraph 7")
     data = path.read_bytes()
     assert b"Paragraph 7" in data
     path.write_bytes(data.replace(b"Paragraph 7", b"Paragr\xa7ph 7"))
@@ -199,28 +193,20 @@ def test_opaque_gif_on_white(tmp_path):
     assert clip.frames.shape[-1] == 3 or clip.frames[..., 3].min() == 255
 
 
-def test_folder_and_pattern_are_read_in_natural_order(tmp_path):
-    folder = write_folder(tmp_path / "frames", drawn_clip(12))
+def test_folders_and_patterns_are_read_in_natural_order(tmp_path):
+    folder = write_folder(tmp_path / "shot[1]", drawn_clip(12))
     (folder / "notes.txt").write_text("not an image")
     (folder / "._frame_0.png").write_bytes(b"left by another system")
-    for source in (folder, str(folder / "frame_*.png"), str(folder / "*")):
+    for source in (folder, str(tmp_path / "shot*" / "frame_*.png"), str(tmp_path / "shot*" / "*")):
         clip = load_clip(source)
         assert [index_of(frame) for frame in clip.frames] == list(range(12))
         assert clip.fps == 8
     assert [index_of(frame) for frame in load_clip(folder, start=9, every=2).frames] == [9, 11]
 
 
-def test_pattern_that_finds_one_video_reads_it(tmp_path):
+def test_a_pattern_that_finds_one_video_and_a_single_image(tmp_path):
     write_video(tmp_path / "clip_01.mp4", drawn_clip(3))
     assert load_clip(str(tmp_path / "*.mp4")).n_frames == 3
-
-
-def test_a_path_with_brackets_is_no_pattern(tmp_path):
-    write_folder(tmp_path / "shot[1]", drawn_clip(2))
-    assert load_clip(tmp_path / "shot[1]").n_frames == 2
-
-
-def test_one_image_is_a_clip_of_one_frame(tmp_path):
     Image.fromarray(drawn_clip(1)[0]).save(tmp_path / "a.jpg")
     assert load_clip(tmp_path / "a.jpg").frames.shape == (1, HEIGHT, WIDTH, 3)
 
@@ -242,28 +228,24 @@ def test_every_image_mode_gives_the_same_grey(tmp_path, mode):
     assert np.abs(frames[0, ..., :3].astype(int) - grey[..., None]).max() <= 1
 
 
-def test_palette_transparency_becomes_alpha(tmp_path):
-    image = Image.fromarray(cutout(1)[0])
-    image.quantize(8).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(load_clip(tmp_path / "a.png").frames[..., 3], cutout(1)[..., 3])
-
-
-def test_frames_with_and_without_alpha_mix(tmp_path):
+def test_palette_transparency_becomes_alpha_also_among_opaque_frames(tmp_path):
     folder = write_folder(tmp_path / "frames", drawn_clip(1))
-    Image.fromarray(cutout(1)[0]).save(folder / "frame_1.png")
+    Image.fromarray(cutout(1)[0]).quantize(8).save(folder / "frame_1.png")
     clip = load_clip(folder)
     assert clip.frames.shape == (2, HEIGHT, WIDTH, 4)
     assert clip.frames[0, ..., 3].min() == 255
-    np.testing.assert_array_equal(clip.frames[1], cutout(1)[0])
+    np.testing.assert_array_equal(clip.frames[1, ..., 3], cutout(1)[0, ..., 3])
 
 
-def test_masks_are_picked_like_the_frames(tmp_path):
-    levels = np.zeros((10, HEIGHT, WIDTH), np.uint8)
-    levels += (np.arange(10, dtype=np.uint8) * 20)[:, None, None]
-    folder = write_folder(tmp_path / "masks", levels)
-    video = write_video(tmp_path / "a.mp4", drawn_clip(10))
-    clip = load_clip(video, start=2, every=3, mask=folder)
-    assert clip.masks is not None and clip.masks[:, 0, 0].tolist() == [40, 100, 160]
+def test_masks_are_picked_like_the_frames_and_a_single_one_serves_all(tmp_path):
+    levels = np.array([0, 3, *range(60, 216, 20), 255], np.uint8)[:, None, None]
+    folder = write_folder(tmp_path / "masks", np.broadcast_to(levels, (11, HEIGHT, WIDTH)).copy())
+    video = write_video(tmp_path / "a.mp4", drawn_clip(11))
+    faint = load_clip(video, start=1, every=3, mask=folder).masks
+    assert faint is not None and faint[:, 0, 0].tolist() == [3, 100, 160, 255], "one bright frame is enough"
+    Image.fromarray(cutout(1)[0, ..., 3]).save(tmp_path / "mask.png")
+    single = load_clip(video, start=7, mask=tmp_path / "mask.png").masks
+    np.testing.assert_array_equal(single, np.repeat(cutout(1)[..., 3], 4, axis=0))
 
 
 def test_mask_video_and_mask_alpha(tmp_path):
@@ -278,25 +260,14 @@ def test_mask_video_and_mask_alpha(tmp_path):
         assert np.abs(masks.astype(int) - frames[..., 3]).max() <= tolerance
 
 
-def test_one_mask_serves_all_frames(tmp_path):
-    folder = write_folder(tmp_path / "frames", drawn_clip(6))
-    Image.fromarray(cutout(1)[0, ..., 3]).save(tmp_path / "mask.png")
-    clip = load_clip(folder, start=2, mask=tmp_path / "mask.png")
-    np.testing.assert_array_equal(clip.masks, np.repeat(cutout(1)[..., 3], 4, axis=0))
-
-
-@pytest.mark.parametrize("kind", ["palette", "rgb", "rgba"])
-def test_coloured_masks_are_labels(tmp_path, kind):
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
+def test_coloured_masks_are_labels(tmp_path, mode):
     """The palette of DAVIS: every object has a colour of its own, some of them dark."""
     labels = np.zeros((HEIGHT, WIDTH), np.uint8)
     labels[4:12, 4:12], labels[16:24, 20:30], labels[26:30, 40:44] = 1, 2, 3
-    image = Image.fromarray(labels, "P") if kind == "palette" else None
-    colours = np.array([(0, 0, 0), (128, 0, 0), (0, 64, 0), (128, 128, 128)], np.uint8)
-    if image is not None:
-        image.putpalette(colours.tobytes())
-    else:
-        image = Image.fromarray(colours[labels]).convert(kind.upper())
-    image.save(tmp_path / "mask.png")
+    image = Image.fromarray(labels, "P")
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 64, 0, 128, 128, 128])
+    image.convert(mode).save(tmp_path / "mask.png")
     masks = load_clip(write_folder(tmp_path / "frames", drawn_clip(2)), mask=tmp_path / "mask.png").masks
     np.testing.assert_array_equal(masks, np.repeat(np.where(labels > 0, 255, 0)[None], 2, axis=0))
 
@@ -319,13 +290,6 @@ def test_label_masks_are_refused_with_advice(tmp_path, label):
     with pytest.raises(ValueError, match=advice):
         Clip.from_tensors(images, torch.full((HEIGHT, WIDTH), label / 255))
     assert Clip.from_tensors(images, torch.full((HEIGHT, WIDTH), 128 / 255)).masks is not None
-
-
-def test_one_bright_frame_is_enough_for_faint_masks(tmp_path):
-    levels = np.array([0, 3, 60, 255], np.uint8)[:, None, None] + np.zeros((4, HEIGHT, WIDTH), np.uint8)
-    folder = write_folder(tmp_path / "frames", drawn_clip(4))
-    masks = load_clip(folder, mask=write_folder(tmp_path / "masks", levels)).masks
-    np.testing.assert_array_equal(masks, levels)
 
 
 def test_wrong_mask_count_and_size_are_named(tmp_path):
@@ -397,14 +361,11 @@ def test_truncated_image_and_sound_without_picture(tmp_path):
         load_clip(tmp_path / "sound.wav")
 
 
-def test_a_drawing_is_no_video(tmp_path):
-    path = tmp_path / "a.svg"
-    path.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="5"/></svg>')
+def test_videos_that_cannot_be_decoded(tmp_path):
+    drawing = tmp_path / "a.svg"
+    drawing.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="5"/></svg>')
     with pytest.raises(ValueError, match=r"Expected .*a\.svg.*mp4"):
-        load_clip(path)
-
-
-def test_video_of_an_unknown_codec(tmp_path):
+        load_clip(drawing)
     path = write_video(tmp_path / "a.mp4", drawn_clip(2))
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
     with pytest.raises(ValueError, match=r"Expected .*a\.mp4 is in a format that cannot be decoded"):
@@ -412,27 +373,26 @@ def test_video_of_an_unknown_codec(tmp_path):
 
 
 def test_an_image_too_large_to_be_meant(tmp_path):
-    path = tmp_path / "a.bmp"
+    folder = write_folder(tmp_path / "frames", drawn_clip(1))
+    path = folder / "a.bmp"
     Image.new("L", (8, 8)).save(path)
     data = bytearray(path.read_bytes())
     data[18:26] = struct.pack("<ii", 20000, 20000)
     path.write_bytes(data)
-    for source in (path, write_folder(tmp_path / "frames", drawn_clip(1))):
-        if source != path:
-            (source / "a.bmp").write_bytes(data)
+    for source in (path, folder):
         with pytest.raises(ValueError, match=r"readable image; .*a\.bmp is not: .*400000000 pixels.*smaller"):
             load_clip(source)
 
 
-def test_gif_with_a_picture_of_no_size_is_named(tmp_path):
-    path = tmp_path / "a.gif"
-    Image.fromarray(cutout(1)[0, ..., 3]).save(path)
-    data = bytearray(path.read_bytes())
-    descriptor = data.index(b"\x2c" + struct.pack("<4H", 0, 0, WIDTH, HEIGHT))
-    data[descriptor + 1 : descriptor + 9] = bytes(8)
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"readable image; .*a\.gif is not: .*outside image"):
-        load_clip(path)
+def test_memory_that_runs_out_is_not_called_damage(tmp_path, monkeypatch):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+
+    def full(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", full)
+    with pytest.raises(MemoryError):
+        load_clip(tmp_path / "a.png")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -482,17 +442,13 @@ def test_bad_picks_and_sizes(tmp_path):
         load_clip(folder)
 
 
-@pytest.mark.parametrize("fps", [0, -8, 0.09, 1001, 1e9, float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("fps", [0, -8, 0.09, 1001, float("nan"), float("inf")])
 def test_impossible_frame_rates_are_refused(tmp_path, fps):
-    with pytest.raises(ValueError, match=r"frame rate from 0\.1 to 1000; got fps = "):
-        Clip(drawn_clip(1), fps)
-    with pytest.raises(ValueError, match=r"frame rate from 0\.1 to 1000; got fps = .*frames"):
-        load_clip(write_folder(tmp_path / "frames", drawn_clip(1)), fps=fps)
-
-
-def test_extreme_frame_rates_that_are_allowed(tmp_path):
     folder = write_folder(tmp_path / "frames", drawn_clip(1))
-    assert [load_clip(folder, fps=fps).fps for fps in (0.1, 1000)] == [0.1, 1000]
+    for make in (lambda: Clip(drawn_clip(1), fps), lambda: load_clip(folder, fps=fps)):
+        with pytest.raises(ValueError, match=r"frame rate from 0\.1 to 1000; got fps = "):
+            make()
+    assert [load_clip(folder, fps=allowed).fps for allowed in (0.1, 1000)] == [0.1, 1000]
     with pytest.raises(ValueError, match=r"fps = 0\.08"):
         load_clip(folder, every=100)
 
@@ -506,26 +462,25 @@ def test_from_tensors_rounds_and_repeats_a_single_mask():
     assert Clip.from_tensors(images.half(), torch.ones(4, 5)).masks is not None
 
 
-def test_from_tensors_refuses_what_is_no_clip():
-    images = torch.zeros(2, 4, 5, 3)
-    broken = images.clone()
-    broken[1, 2, 3] = float("nan")
-    with pytest.raises(ValueError, match=r"got 3 NaN or infinite values of 120"):
-        Clip.from_tensors(broken)
-    with pytest.raises(ValueError, match="0 to 255"):
-        Clip.from_tensors(torch.linspace(0, 255, 120).view(2, 4, 5, 3))
-    with pytest.raises(ValueError, match=r"\[2, 4, 5, 2\]"):
-        Clip.from_tensors(torch.zeros(2, 4, 5, 2))
-    with pytest.raises(ValueError, match=r"\[4, 5, 3\]"):
-        Clip.from_tensors(images[0])
-    with pytest.raises(ValueError, match=r"\[0, 4, 5, 3\]"):
-        Clip.from_tensors(images[:0])
-    with pytest.raises(ValueError, match=r"one mask per frame \(2\).*got 3"):
-        Clip.from_tensors(images, torch.zeros(3, 4, 5))
-    with pytest.raises(ValueError, match=r"5 x 4; got 6 x 4"):
-        Clip.from_tensors(images, torch.zeros(2, 4, 6))
-    with pytest.raises(ValueError, match="masks"):
-        Clip.from_tensors(images, torch.full((2, 4, 5), float("inf")))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda i: (i.index_fill(0, torch.tensor([1]), float("nan")),),
+            "got 60 NaN or infinite values of 120",
+        ),
+        (lambda i: (torch.linspace(0, 255, 120).view(2, 4, 5, 3),), "0 to 255"),
+        (lambda i: (i[..., :2],), r"\[2, 4, 5, 2\]"),
+        (lambda i: (i[0],), r"\[4, 5, 3\]"),
+        (lambda i: (i[:0],), r"\[0, 4, 5, 3\]"),
+        (lambda i: (i, torch.zeros(3, 4, 5)), r"one mask per frame \(2\).*got 3"),
+        (lambda i: (i, torch.zeros(2, 4, 6)), r"5 x 4; got 6 x 4"),
+        (lambda i: (i, torch.full((2, 4, 5), float("inf"))), "masks"),
+    ],
+)
+def test_from_tensors_refuses_what_is_no_clip(change, message):
+    with pytest.raises(ValueError, match=message):
+        Clip.from_tensors(*change(torch.zeros(2, 4, 5, 3)))
 
 
 def test_from_tensors_picks_frames_and_masks_like_load_clip():
