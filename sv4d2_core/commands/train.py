@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ..cameras import Cameras
 from ..data.reader import find_scenes
 from ..diffusion.config import VIEW_MIXINGS, ModelConfig
 from ..diffusion.layout import read_config
-from ..diffusion.model import Model
+from ..diffusion.model import Backend, Model
+from ..diffusion.novel_views import sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..export.plots import loss_plot
 from ..files import exclusive
@@ -24,8 +29,14 @@ from ..training.loop import LoopConfig, any_process, is_first_process, process_g
 from ..training.loop import Progress as TrainingProgress
 from ..training.recipe import DTYPES, TINY, Phase, Recipe
 from ..training.run import OutOfTime, TrainingRun
-from ..training.scenes import FolderScenes, ProceduralScenes, SceneStore, check_training_folder
-from ..training.scores import sample_sheet
+from ..training.scenes import (
+    FolderScenes,
+    ProceduralScenes,
+    SceneStore,
+    check_training_folder,
+    held_out_views,
+)
+from ..video.pictures import to_bytes
 from .common import (
     Options,
     Progress,
@@ -243,16 +254,40 @@ class _Watch:
             self.sampled = time.monotonic()
 
 
-_LIMITS = {
-    "least_frames": "fewest frames",
-    "least_cover": "least share of every picture that the object covers",
-    "largest_cut": "greatest length along which the border cuts the object, in sides of the picture",
-    "largest_dark": "largest share of the object that is nearly black",
-    "largest_blown": "largest share of the object that is nearly white",
-    "least_motion": "least change of the object's pixels between two key frames, 0 to 1; 0 keeps still clips",
-    "largest_rescaling": "largest change of size that all views share; 0.1 is about 10 %%",
-    "largest_zoom": "largest enlargement to make the object fill the picture",
-}
+# Small pictures are shown at about this size.
+_SHOWN, _GAP, _TEXT, _LABELS = 96, 6, 13, 64
+
+
+def sample_sheet(model: Backend, objects: Sequence[int], *, steps: int = 20, seed: int = 0) -> Image.Image:
+    """Return a picture of held-out objects: per object a row of true views and one of what a model makes.
+
+    A row is all views of the first frame, then of the last.
+
+    Args:
+        model: makes the views.
+        objects: numbers of held-out objects.
+        steps: of the sampler.
+        seed: of the noise.
+    """
+    config, rows = model.config, []
+    for number in objects:
+        true = held_out_views(number, config.n_frames, Cameras.default(config.n_views), config.size)
+        made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=seed)
+        for word, grid in (("true", true), ("made", made)):
+            rows.append((word, torch.cat([view for frame in (0, -1) for view in grid.images[frame]], dim=1)))
+    cell = max(1, round(_SHOWN / config.size))
+    height, width = config.size * cell, rows[0][1].shape[1] * cell
+    sheet = Image.new("RGB", (_LABELS + width + _GAP, _GAP + len(rows) * (height + _GAP)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT)
+    for k, (word, row) in enumerate(rows):
+        y = _GAP + k * (height + _GAP)
+        draw.text((_GAP, y + height // 2), word, "black", font, anchor="lm")
+        picture = Image.fromarray(to_bytes(row)).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(picture, (_LABELS, y))
+        if word == "made":
+            y += height + _GAP // 2
+            draw.line((0, y, sheet.width, y), (222, 222, 222))
+    return sheet
 
 
 def add_curate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -266,7 +301,8 @@ def add_curate_arguments(parser: argparse.ArgumentParser) -> None:
     limits = options.group("limits, beyond which a clip is rejected")
     for limit in fields(CurationLimits):
         kind = at_least(1) if limit.name == "least_frames" else float
-        limits.value(f"--{limit.name.replace('_', '-')}", kind, _LIMITS[limit.name], limit.default, "X")
+        text = limit.metadata["help"].replace("%", "%%")
+        limits.value(f"--{limit.name.replace('_', '-')}", kind, text, limit.default, "X")
 
 
 def run_curate(args: argparse.Namespace) -> int:
