@@ -72,23 +72,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.value("--data", Path, text, metavar="DIR")
     text = "fine-tune this checkpoint, or tiny (default: a small one, from scratch)"
     options.value("--base", checkpoint_file, text, metavar="FILE")
-    text = "with --base: train a LoRA on the attention alone"
-    options.value("--lora", at_least(1), text, metavar="RANK")
+    options.value("--lora", at_least(1), "with --base: train a LoRA on the attention alone", metavar="RANK")
     options.value("--minutes", positive_number, "stop after N minutes, to go on later")
     options.device()
     options.value("--seed", at_least(0), "of everything", 0)
-    text = "minutes between two sample pictures"
-    options.value("--sample-every", positive_number, text, 10.0, "MIN")
+    options.value("--sample-every", positive_number, "minutes between two sample pictures", 10.0, "MIN")
 
     data = options.group("data")
     data.value("--scenes", at_least(1), "procedural scenes to draw from", _FROM_SCRATCH.n_scenes)
     data.value("--workers", at_least(0), "processes that render scenes ahead", 1)
     text = "share of samples on the official orbit around their input, else any cameras (default 0.95)"
     data.value("--orbit-share", float, text, metavar="X")
-    text = "share of samples without reference views (default 0.5)"
-    data.value("--mask-all", float, text, metavar="X")
-    text = "share of missing reference views elsewhere (default 0.15)"
-    data.value("--mask-view", float, text, metavar="X")
+    data.value("--mask-all", float, "share of samples without reference views (default 0.5)", metavar="X")
+    data.value("--mask-view", float, "share of missing reference views elsewhere (default 0.15)", metavar="X")
     text = "mean of the logarithm of the noise level (default 2; 1 with --base)"
     data.value("--p-mean", float, text, metavar="X")
     data.value("--p-std", positive_number, "its deviation (default 1.8; 1.6)", metavar="X")
@@ -108,10 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{_FINE_TUNING_RATE:g} with --base, {_LORA_RATE:g} with --lora)"
     )
     training.value("--learning-rate", positive_number, text, metavar="X")
-    text = "of the UNet's arithmetic"
-    training.choice("--dtype", DTYPES, _FROM_SCRATCH.dtype, text)
-    text = "compute activations twice, in much less memory"
-    training.flag("--checkpointing", text)
+    training.choice("--dtype", DTYPES, _FROM_SCRATCH.dtype, "of the UNet's arithmetic")
+    training.flag("--checkpointing", "compute activations twice, in much less memory")
     text = "how views attend to each other (default: the model's own)"
     training.choice("--view-mixing", VIEW_MIXINGS, help=text)
 
@@ -228,7 +222,8 @@ class _Watch:
             if stage not in self.shown:
                 self.shown[stage] = Progress(stage, done=progress.step - 1)
             recent = progress.losses[-50:]
-            self.shown[stage].show(progress.step, progress.total, f"loss {sum(recent) / len(recent):.4f}")
+            note = f"loss {sum(recent) / len(recent):.4f}"
+            self.shown[stage](progress.step, progress.total, note=note)
             self._draw(stage, progress, model)
         # A process that stopped alone would leave the others waiting for its gradients.
         if any_process(self._is_interrupted()):
