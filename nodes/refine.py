@@ -21,10 +21,10 @@ from ..sv4d2_core.diffusion.window_store import tensor_fingerprint
 from ..sv4d2_core.export.report import fit_report
 from ..sv4d2_core.scene.config import RefineConfig
 from ..sv4d2_core.scene.fit import FitProgress
-from ..sv4d2_core.scene.losses import resized_normals, unpacked_normals
 from ..sv4d2_core.scene.refine import refine_scene
 from ..sv4d2_core.scene.scene import Scene4D, centred
 from ..sv4d2_core.scene.store import fit_fingerprint
+from ..sv4d2_core.scene.targets import resized_normals, unpacked_normals
 from ..sv4d2_core.video.crop import CropPath
 from ..sv4d2_core.views import ViewGrid
 from .backend import HostBackend, backend_of, guidance_of
