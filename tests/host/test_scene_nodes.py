@@ -104,7 +104,7 @@ class TestRefineAndRender:
     def test_normals_return_as_they_went(self, nodes_of, views, core):
         normals_of_images = nodes_of("refine").normals_of_images
         given = torch.nn.functional.normalize(torch.randn(T, V + 1, SIZE, SIZE, 3), dim=-1)
-        packed = core("scene.losses").packed_normals
+        packed = core("scene.targets").packed_normals
         images = packed(given, views.cameras)
         flat = images.movedim(0, 1).flatten(0, 1)
         back = normals_of_images(flat, views)
