@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
@@ -119,12 +120,12 @@ class Goldens:
 
 
 @pytest.fixture(scope="session")
-def goldens() -> Goldens:
+def goldens():
     return Goldens()
 
 
 @pytest.fixture
-def close() -> Callable[..., None]:
+def close():
     """Return a comparison of two tensors by their largest absolute difference."""
 
     def compare(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
@@ -150,7 +151,7 @@ def tiny_config(variant: str) -> ModelConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(goldens: Goldens) -> Callable[[str], Model]:
+def tiny_model(goldens):
     """Return a maker of the goldens' tiny model, with the drawn weights, for a variant."""
 
     @functools.cache
@@ -175,7 +176,7 @@ def tiny_model(goldens: Goldens) -> Callable[[str], Model]:
 
 
 @pytest.fixture(scope="session")
-def official_layout() -> Callable[[Path], Path]:
+def official_layout():
     """Return a function that adds to a file the parts of official ones that nothing reads, or twice."""
 
     def add(path: Path) -> Path:
@@ -196,15 +197,31 @@ def official_layout() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def micro_checkpoint(tmp_path_factory):
     """Return a file of an untrained model with T = 3 and V = 2."""
     path = tmp_path_factory.mktemp("checkpoint") / "micro.safetensors"
     return _media.write_micro_checkpoint(path)
 
 
 @pytest.fixture(scope="session")
-def micro_model(micro_checkpoint: Path) -> Model:
+def micro_model(micro_checkpoint):
     return load_checkpoint(micro_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def disc_clip() -> Callable[..., Path]:
+    """Return a writer of a clip: a folder of RGBA frames, 48 x 40, of a disc that moves."""
+
+    def write(folder: Path, frames: int, blue: int = 40) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        y, x = np.mgrid[0:40, 0:48]
+        for t in range(frames):
+            picture = np.zeros((40, 48, 4), np.uint8)
+            picture[(x - 18 - 2 * t) ** 2 + (y - 20) ** 2 <= 81] = (200, 30 * t, blue, 255)
+            Image.fromarray(picture).save(folder / f"{t}.png")
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -238,7 +255,7 @@ def training_config() -> ModelConfig:
 
 
 @pytest.fixture
-def drawn_text(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def drawn_text(monkeypatch):
     """Return the texts that matplotlib draws during the test."""
     words: list[str] = []
     draw = Text.draw

@@ -16,8 +16,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.data.colmap import ColouredPoints, write_colmap
-from sv4d2_core.data.datasets import write_dataset
+from sv4d2_core.data.datasets import ColouredPoints, write_colmap, write_dataset
 from sv4d2_core.data.reader import read_dataset
 from sv4d2_core.data.transforms import read_cameras
 from sv4d2_core.data.views_folder import cameras_json, transforms_json, write_views

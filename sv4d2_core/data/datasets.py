@@ -6,35 +6,39 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from ..cameras import Cameras
 from ..files import all_or_nothing, recover, replaceable
-from ..scene.losses import packed_normals
 from ..scene.scene import SceneRendering
+from ..scene.targets import packed_normals
 from ..video.foreground import masks_of
-from ..video.pictures import with_alpha, write_frames
+from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import write_video
 from ..views import ViewGrid
 from .views_folder import CAMERAS_FILE, cameras_json, transforms_json
 
-DATASET_FILE, RENDER_FILE = "dataset.json", "render.json"
+DATASET_FILE, RENDER_FILE, COLMAP_FILE = "dataset.json", "render.json", "colmap.json"
 
+_BYTES_PER_POINT = 120
 # Levels of a 16-bit picture per world unit: up to 6.5 world units, with the cameras at 2.
 _DEPTH_SCALE = 10_000
 
-_NAMES = re.compile(
+DATASET_NAMES = re.compile(
     r"dataset\.json|cameras\.json|transforms(_train|_val|_test)?\.json|view_\d+\.mp4|frames|masks"
 )
+COLMAP_NAMES = re.compile(r"colmap\.json|frame_\d{5}")
 _NAMES_OF_RENDERS = re.compile(
     r"render\.json|cameras\.json|transforms\.json|view_\d+\.mp4|turntable\.mp4|frames|turntable|depth|normals"
 )
 _NOT_SEEN = 0.5
 
 
-def square_size(grid: ViewGrid, even: bool) -> int:
+def _square_size(grid: ViewGrid, even: bool) -> int:
     """Return the side of a grid's pictures: square, finite, even where videos need it; else ValueError."""
     height, width = grid.images.shape[2:4]
     if height != width or (even and height % 2):
@@ -48,23 +52,23 @@ def square_size(grid: ViewGrid, even: bool) -> int:
     return height
 
 
-def write_export(
+def _write_export(
     folder: Path,
     marker: str,  # a JSON file of ``about`` and, under "entries", the names of what was written
-    existing: Sequence[str],
+    names: re.Pattern[str],
+    overwrite: bool,
     needed_bytes: int,
     about: dict,
     fill: Callable[[Path], None],
 ) -> list[Path]:
-    """Let ``fill`` write into a staging folder, move it into place and return the entries, the marker last.
-
-    See `all_or_nothing`.
-    """
+    """Let ``fill`` write into a staging folder, move it into place and return the entries, the marker last."""
+    recover(folder)
+    existing = replaceable(folder, marker, names, overwrite)
     with all_or_nothing(folder, existing, marker, needed_bytes) as staging:
         fill(staging)
-        names = [*sorted(path.name for path in staging.iterdir()), marker]
-        _write_json(staging / marker, {**about, "entries": names})
-    return [folder / name for name in names]
+        made = [*sorted(path.name for path in staging.iterdir()), marker]
+        _write_json(staging / marker, {**about, "entries": made})
+    return [folder / name for name in made]
 
 
 def _write_json(file: Path, content: dict) -> None:
@@ -97,11 +101,7 @@ def write_dataset(
         ValueError: pictures that are not square and even, or hold NaN.
         OSError: the disk is full or read-only; the text says which folder and what to do.
     """
-    folder = Path(folder)
-    size = square_size(grid, even=True)
-    recover(folder)
-    existing = replaceable(folder, DATASET_FILE, _NAMES, overwrite)
-    masks = masks_of(grid)
+    size, masks = _square_size(grid, even=True), masks_of(grid)
 
     def fill(staging: Path) -> None:
         _write_pictures(staging, grid, masks)
@@ -117,7 +117,8 @@ def write_dataset(
         _write_json(staging / "transforms.json", for_nerfstudio)
         _write_json(staging / CAMERAS_FILE, cameras_json(*shared, crop))
 
-    return write_export(folder, DATASET_FILE, existing, 2 * grid.images.numel(), {}, fill)
+    needed = 2 * grid.images.numel()
+    return _write_export(Path(folder), DATASET_FILE, DATASET_NAMES, overwrite, needed, {}, fill)
 
 
 def _write_pictures(folder: Path, grid: ViewGrid, masks: Tensor) -> None:
@@ -157,9 +158,6 @@ def write_renders(
         FileExistsError, OSError: as `write_dataset`.
         ValueError: neither views nor a turntable, or views without masks.
     """
-    folder = Path(folder)
-    recover(folder)
-    existing = refuse_renders(folder, overwrite)
     if grid is None and turntable is None:
         raise ValueError("Expected views or a turntable to write; got neither.")
     if grid is not None and grid.masks is None:
@@ -180,9 +178,81 @@ def write_renders(
 
     pixels = 0 if grid is None else grid.images.numel() // 3 * (1 if maps is None else 2)
     pixels += 0 if turntable is None else turntable[1].numel()
-    return write_export(folder, RENDER_FILE, existing, 5 * pixels, run or {}, fill)
+    return _write_export(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite, 5 * pixels, run or {}, fill)
 
 
-def refuse_renders(folder: Path, overwrite: bool) -> list[str]:
-    """Return which entries of ``folder`` new renders would replace; raise as `write_renders` does."""
-    return replaceable(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite)
+def refuse_renders(folder: Path, overwrite: bool) -> None:
+    """Raise FileExistsError where `write_renders` would."""
+    replaceable(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite)
+
+
+class ColouredPoints(NamedTuple):
+    """Points on the object at one time."""
+
+    positions: Tensor  # [P, 3] world units
+    colours: Tensor  # [P, 3] in 0..1
+
+
+def write_colmap(
+    folder: str | Path,
+    grid: ViewGrid,
+    points: Sequence[ColouredPoints] | None = None,  # one cloud per frame
+    *,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write the views of every frame as a COLMAP data set, as COLMAP knows no time; all or nothing.
+
+    ``frame_TTTTT/images/view_XX.png`` are RGB on white, ``frame_TTTTT/masks/view_XX.png.png`` the masks where
+    there are some, under the names that COLMAP gives them, and ``frame_TTTTT/sparse/0`` the model: one
+    PINHOLE camera, poses (world to camera, OpenCV axes) and the ``points`` that programs start from. The
+    world is ours, +y up. ``colmap.json`` tells the times. The entries made in ``folder`` are returned,
+    ``colmap.json`` last. Raises as `write_dataset`.
+    """
+    size = _square_size(grid, even=False)
+    K = grid.cameras.intrinsics(size)
+    pinhole = " ".join(repr(float(number)) for number in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
+    camera = f"# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy\n1 PINHOLE {size} {size} {pinhole}\n"
+    clouds = [None] * grid.n_frames if points is None else points
+    n_points = sum(len(cloud.positions) for cloud in clouds if cloud is not None)
+    needed = 4 * grid.images.numel() // 3 + _BYTES_PER_POINT * n_points
+
+    def fill(staging: Path) -> None:
+        for t, points in enumerate(clouds):
+            frame = staging / f"frame_{t:05d}"
+            _write_frame(frame, grid, t)
+            model = frame / "sparse/0"
+            model.mkdir(parents=True)
+            (model / "cameras.txt").write_text(camera)
+            (model / "images.txt").write_text(_images_text(grid.cameras))
+            (model / "points3D.txt").write_text(_points_text(points))
+
+    about = {"fps": grid.fps, "times": list(grid.frame_times())}
+    return _write_export(Path(folder), COLMAP_FILE, COLMAP_NAMES, overwrite, needed, about, fill)
+
+
+def _images_text(cameras: Cameras) -> str:
+    # From camera to world the rotation is the OpenGL camera's after half a turn about x; back, its conjugate.
+    lines = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then the 2D points (none)"]
+    shifts = cameras.w2c_opencv()[:, :3, 3].tolist()
+    for v, ((x, y, z, w), shift) in enumerate(zip(cameras.quaternions_xyzw().tolist(), shifts, strict=True)):
+        # Adding 0 makes a negative zero positive.
+        numbers = " ".join(repr(number + 0.0) for number in (x, w, z, -y, *shift))
+        lines += [f"{v + 1} {numbers} 1 view_{v:02d}.png", ""]
+    return "\n".join(lines) + "\n"
+
+
+def _points_text(points: ColouredPoints | None) -> str:
+    lines = ["# POINT3D_ID X Y Z R G B ERROR TRACK[] (empty: the points were not matched)"]
+    if points is not None:
+        colours = to_bytes(points.colours).tolist()
+        for i, (position, colour) in enumerate(zip(points.positions.tolist(), colours, strict=True)):
+            lines.append(f"{i + 1} {' '.join(map(repr, position))} {' '.join(map(str, colour))} 0.0")
+    return "\n".join(lines) + "\n"
+
+
+def _write_frame(folder: Path, grid: ViewGrid, t: int) -> None:
+    for kind, suffix, pictures in (("images", "", grid.images), ("masks", ".png", grid.masks)):
+        if pictures is not None:
+            (folder / kind).mkdir(parents=True)
+            for v, picture in enumerate(to_bytes(pictures[t])):
+                Image.fromarray(picture).save(folder / kind / f"view_{v:02d}.png{suffix}")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..files import refuse_existing
+from ..files import refuse_existing, writing_whole
 
 NEEDED = (
     "Needed is a Stable Video 4D 2.0 checkpoint, sv4d2.safetensors or sv4d2_8views.safetensors "
@@ -178,23 +178,17 @@ def write_safetensors(
         header[key] = {"dtype": _WRITABLE[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as file:
+        with writing_whole(path) as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for key in order:
                 file.write(_raw_bytes(read(key), key, *tensors[key]))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise OSError(
             error.errno,
             f"Writing {path} ({end / 1e9:.2f} GB) failed: {error.strerror or error}. The incomplete file was "
             f"removed; make room there or give another target.",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -18,6 +18,8 @@ from av.error import FFmpegError
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..files import is_out_of_memory
+
 DEFAULT_FPS = 8.0
 IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -118,6 +120,8 @@ def _naming(file: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"Expected a readable image; {file} is not: {_reason(error)}. Save it again as PNG, or make it "
             f"smaller where it is too large."
@@ -161,6 +165,8 @@ def _read_video(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
                 if pick.stop is not None and total >= pick.stop:
                     break
     except FFmpegError as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"Expected a readable video; {file} failed after {total} frames: {error}. Convert it to mp4, or "
             f"give a folder of images."
@@ -245,7 +251,12 @@ class Clip:
                 f"Expected frames uint8 [T, H, W, 3 or 4] with at least one frame; got {self.frames.dtype} "
                 f"{list(shape)}."
             )
-        _check_fps(self.fps, self.name)
+        slowest, fastest = _FPS_RANGE
+        if not slowest <= self.fps <= fastest:
+            raise ValueError(
+                f"Expected a frame rate from {slowest:g} to {fastest:g}; got fps = {self.fps:g} for "
+                f"{self.name or 'the clip'}. Give the rate that it should play at."
+            )
         if self.masks is None:
             return
         if self.masks.dtype != np.uint8 or self.masks.ndim != 3:
@@ -325,8 +336,6 @@ def load_clip(
         ValueError: a file cannot be read or holds no such frames, sizes or counts do not fit.
     """
     pick = _pick(frames, start, every)
-    if fps is not None:
-        _check_fps(fps, str(path))
     pictures, source_fps, total = read_pictures(path, pick)
     if not pictures:
         raise ValueError(_too_few(start, path, total))
@@ -374,15 +383,6 @@ def mask_opacity(picture: np.ndarray) -> np.ndarray:
     if (brightest - rgb.min(axis=-1)).max() > _CHROMA_NOISE:
         return np.where(brightest > _CHROMA_NOISE, 255, 0).astype(np.uint8)
     return np.rint(rgb.mean(axis=-1)).astype(np.uint8)
-
-
-def _check_fps(fps: float, name: str) -> None:
-    low, high = _FPS_RANGE
-    if not low <= fps <= high:
-        raise ValueError(
-            f"Expected a frame rate from {low:g} to {high:g}; got fps = {fps:g} for {name or 'the clip'}. "
-            f"Give the frame rate (fps) that it should play at."
-        )
 
 
 def stack_pictures(pictures: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from sv4d2_recorded_schemas import defaults
 
 T, FPS = 3, 4.0
 COLOUR = (0.8, 0.4, 0.2)
-EXPORT = dict(
-    format="glb", filename_prefix="4d/thing", frames=0, faces=400, resolution=20, texture=0, size=16, fps=0.0
-)
+EXPORT = defaults("SV4D2Export4D", filename_prefix="4d/thing", faces=400, resolution=20, size=16)
 MESH = dict(frames=0, faces=400, resolution=20, one_topology=True)
 
 
@@ -37,7 +36,7 @@ def ball(core):
     config = core("scene.config").GaussiansConfig(count=80, features=4, plane_sizes=(8,), hidden=8)
     cameras = core("cameras").Cameras((0, 0), (0, 100))
     box = torch.tensor([[-0.4] * 3, [0.4] * 3])
-    return gaussians.Gaussians.still(canonical, box, (1e-3, 0.1), cameras, FPS, (0.0, 0.5, 1.0), config)
+    return gaussians.Gaussians(canonical, box, (1e-3, 0.1), cameras, FPS, (0.0, 0.5, 1.0), config)
 
 
 @pytest.fixture
@@ -93,6 +92,17 @@ class TestExport4D:
         assert loaded.bounds[1, 0] == pytest.approx(0.15, abs=0.05)
         assert "follows the surface" in first[1] and "Acceleration: " in first[1]
         assert first[1].splitlines() == first.ui["text"]
+
+    def test_a_glb_that_becomes_a_sequence_replaces_nothing(
+        self, core, export, block, host_dirs, monkeypatch
+    ):
+        earlier = host_dirs.output / export(block, format="obj")[0]
+        before = {file.name: file.read_bytes() for file in earlier.iterdir()}
+        monkeypatch.setattr(core("export.track").Tracked, "follows", property(lambda self: False))
+        made = host_dirs.output / export(block)[0]
+        assert made != earlier and len([*made.glob("mesh_*.glb")]) == T
+        assert {file.name: file.read_bytes() for file in earlier.iterdir()} == before
+        assert sorted(made.parent.iterdir()) == sorted([earlier, made])
 
     @pytest.mark.parametrize(
         ("kind", "suffix", "count"),
