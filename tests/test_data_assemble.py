@@ -23,7 +23,7 @@ def levels(images: torch.Tensor) -> list:
     return (images[..., 0, 0, 0] * 100).round().int().tolist()
 
 
-def test_orders():
+def test_orders_and_the_overshoot_of_a_resize():
     clip, novel = numbered()
     expected = [[0, 10, 20], [1, 11, 21], [2, 12, 22]]
     assert levels(assemble_views(clip, novel, CAMERAS, fps=5).images) == expected
@@ -31,6 +31,8 @@ def test_orders():
     grid = assemble_views(clip, by_view, CAMERAS, order=BY_VIEW)
     assert levels(grid.images) == expected and grid.fps == 8 and grid.cameras == CAMERAS
     assert levels(assemble_views(clip, by_view, CAMERAS, order=BY_FRAME).images) != expected
+    overshot = assemble_views(clip - 0.01, novel + 0.9, CAMERAS).images
+    assert overshot.min() == 0 and overshot.max() == 1
 
 
 def test_masks_are_what_is_not_near_white_unless_given():
@@ -43,12 +45,6 @@ def test_masks_are_what_is_not_near_white_unless_given():
     for given in (torch.full((3, 4, 4), 0.25), torch.full((1, 4, 4), 0.25), torch.full((4, 4), 0.25)):
         masks = assemble_views(clip, novel, CAMERAS, clip_masks=given).masks
         assert masks is not None and (masks[:, 0] == 0.25).all() and masks[0, 1].min() == 1
-
-
-def test_the_overshoot_of_a_resize_is_cut():
-    clip, novel = numbered()
-    grid = assemble_views(clip - 0.01, novel + 0.9, CAMERAS)
-    assert grid.images.min() == 0 and grid.images.max() == 1
 
 
 def test_flat_lists_of_a_grid():
@@ -108,7 +104,7 @@ def dots(grid: ViewGrid) -> list:
     return (grid.images[:, :, 1, 2, 0] * 100).round().int().tolist()
 
 
-def test_renders_hold_the_input_view_too():
+def test_renders_hold_the_input_view_too_and_masks_may_be_soft_or_full():
     images, masks = rendered()
     for given in (masks, None):
         grid = assemble_renders(images, CAMERAS, masks=given, fps=5)
@@ -121,10 +117,6 @@ def test_renders_hold_the_input_view_too():
     by_frame = assemble_renders(images[sorted_by_frame], CAMERAS, order=BY_FRAME, masks=masks)
     assert dots(by_frame) == [[0, 10, 20], [1, 11, 21]]
     assert dots(assemble_renders(images[::2], CAMERAS)) == [[0, 10, 20]]
-
-
-def test_masks_of_renders_may_be_soft_and_fill_the_picture():
-    images, masks = rendered()
     soft = assemble_renders(images, CAMERAS, masks=masks / 2)
     assert soft.masks is not None and soft.masks.max() == 0.5
     full = assemble_renders(images * 0, CAMERAS, masks=torch.ones(6, 4, 4))
@@ -146,8 +138,5 @@ def test_renders_that_do_not_fit(make, message):
     images, masks = make(*rendered())
     with pytest.raises(ValueError, match=message):
         assemble_renders(images, CAMERAS, masks=masks)
-
-
-def test_renders_in_an_unknown_order():
     with pytest.raises(ValueError, match="got 'sorted'"):
         assemble_renders(rendered()[0], CAMERAS, order="sorted")

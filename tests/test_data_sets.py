@@ -38,7 +38,8 @@ def dots_at(frame: int) -> torch.Tensor:
     return DOTS + frame * STEP
 
 
-def painted() -> ViewGrid:
+@pytest.fixture(scope="module")
+def grid() -> ViewGrid:
     """Return views of the dots, drawn with the cameras' own formula, with soft edges."""
     rows, columns = torch.meshgrid(*(2 * [torch.arange(SIZE, dtype=torch.float64) + 0.5]), indexing="ij")
     images = torch.ones(N_FRAMES, 4, SIZE, SIZE, 3)
@@ -53,11 +54,6 @@ def painted() -> ViewGrid:
                 images[t, v] = images[t, v] * (1 - alpha) + colour * alpha
                 masks[t, v] = 1 - (1 - masks[t, v]) * (1 - alpha[..., 0])
     return ViewGrid(images, CAMERAS, masks, 12.0, times=TIMES)
-
-
-@pytest.fixture(scope="module")
-def grid() -> ViewGrid:
-    return painted()
 
 
 def seen_at(picture: np.ndarray, colour: torch.Tensor) -> tuple[float, float]:
@@ -92,9 +88,8 @@ def read_model(folder: Path) -> tuple[dict, list, list]:
     assert len(listed) % 2 == 0 and not any(listed[1::2])
     for line in listed[::2]:
         number, *numbers, camera, name = line.split()
-        images.append(
-            (int(number), np.array(numbers[:4], float), np.array(numbers[4:], float), int(camera), name)
-        )
+        pose = np.array(numbers, float)
+        images.append((int(number), pose[:4], pose[4:], int(camera), name))
     points = [line.split() for line in filter(None, lines("points3D.txt"))]
     return cameras, images, points
 
@@ -254,9 +249,8 @@ def test_views_without_masks_get_those_of_the_white_background(tmp_path, grid):
     write_dataset(tmp_path, ViewGrid(grid.images[:1], CAMERAS))
     with Image.open(tmp_path / "masks/view_00/00000.png") as mask:
         assert 0 < (np.asarray(mask) > 0).mean() < 0.2
-    assert {frame["time"] for frame in json.loads((tmp_path / "transforms.json").read_text())["frames"]} == {
-        0
-    }
+    content = json.loads((tmp_path / "transforms.json").read_text())
+    assert {frame["time"] for frame in content["frames"]} == {0}
 
 
 @pytest.mark.parametrize("kind", WHERE)

@@ -309,7 +309,7 @@ def test_impossible_paths_give_a_readable_message(path):
 def test_links_to_nothing_are_named(tmp_path):
     link = tmp_path / "a.mp4"
     link.symlink_to(tmp_path / "gone.mp4")
-    with pytest.raises(FileNotFoundError, match=r"a\.mp4 is a link to .*gone\.mp4, which is not there"):
+    with pytest.raises(FileNotFoundError, match=r"nothing at .*a\.mp4, a link to .*gone\.mp4"):
         load_clip(link)
     folder = write_folder(tmp_path / "frames", drawn_clip(2))
     (folder / "frame_2.png").symlink_to(tmp_path / "gone.png")

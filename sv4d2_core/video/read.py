@@ -68,13 +68,10 @@ def _find(path: str | Path) -> list[Path]:
         found = [file for file in map(Path, glob.glob(str(place), recursive=True)) if not file.is_dir()]
         if len(found) == 1:
             return found
-    elif place.is_symlink():
-        raise FileNotFoundError(
-            f"Expected a file or a folder; {path} is a link to {os.readlink(place)}, which is not there."
-        )
     else:
+        link = f", a link to {os.readlink(place)}" if place.is_symlink() else ""
         raise FileNotFoundError(
-            f"Expected a video, an image, a folder or a pattern; there is nothing at {path}."
+            f"Expected a video, an image, a folder or a pattern; there is nothing at {path}{link}."
         )
     # A leading dot marks what systems leave beside the files, such as macOS' ._0001.png.
     visible = [file for file in found if not file.name.startswith(".")]
