@@ -61,7 +61,7 @@ def _write_export(
     about: dict,
     fill: Callable[[Path], None],
 ) -> list[Path]:
-    """Let ``fill`` write into a staging folder, move it into place and return the entries, the marker last."""
+    """Let ``fill`` write into a staging folder, move it into place and return the entries, marker last."""
     recover(folder)
     existing = replaceable(folder, marker, names, overwrite)
     with all_or_nothing(folder, existing, marker, needed_bytes) as staging:
