@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from ..cameras import Cameras
+from ..data.transforms import read_cameras
 from ..diffusion.config import ModelConfig
 from ..diffusion.memory import load_within, plan_for_free_memory, plan_memory
 from ..diffusion.model import Model
@@ -165,11 +166,15 @@ def positive_number(text: str) -> float:
     return value
 
 
-def listed_cameras(
-    azimuths_deg: Sequence[float] | None, elevations_deg: Sequence[float] | None, **more: Any
-) -> Cameras:
-    """Return the cameras of --azimuths and --elevations; ``more`` are further arguments of `orbit`."""
-    azimuths, elevations = (" ".join(map(str, angles or [])) for angles in (azimuths_deg, elevations_deg))
+def given_cameras(args: argparse.Namespace, **more: Any) -> Cameras | None:
+    """Return the cameras of --cameras, or of --azimuths and --elevations, with ``more`` of `orbit`, if any."""
+    if args.cameras is not None:
+        if args.azimuths or args.elevations:
+            raise ValueError("Give either --cameras or --azimuths and --elevations, not both.")
+        return read_cameras(args.cameras)
+    if args.azimuths is None:
+        return None
+    azimuths, elevations = (" ".join(map(str, given or [])) for given in (args.azimuths, args.elevations))
     return orbit(CUSTOM, azimuths=azimuths, elevations=elevations, **more)
 
 
