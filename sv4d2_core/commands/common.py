@@ -170,7 +170,7 @@ def given_cameras(args: argparse.Namespace, **more: Any) -> Cameras | None:
     """Return the cameras of --cameras, or of --azimuths and --elevations, with ``more`` of `orbit`, if any."""
     if args.cameras is not None:
         if args.azimuths or args.elevations:
-            raise ValueError("Give either --cameras or --azimuths and --elevations, not both.")
+            raise ValueError("Expected --cameras, or --azimuths and --elevations; got both. Leave one out.")
         return read_cameras(args.cameras)
     if args.azimuths is None:
         return None

@@ -1,4 +1,4 @@
-"""`sv4d2 export`: scenes and views for other programs; `convert` and `info`: smaller checkpoints, what one is."""
+"""`sv4d2 export`: scenes and views for other programs; `convert` and `info`: checkpoints."""
 
 from __future__ import annotations
 
