@@ -368,8 +368,8 @@ def _swap(folder: Path, staging: Path, existing: Sequence[str], marker: str) -> 
 def replaceable(folder: Path, marker: str, names: re.Pattern[str], overwrite: bool) -> list[str]:
     """Return which entries of ``folder`` a new export of this kind replaces, none in a new folder.
 
-    ``names`` is what such exports call their entries; ``marker`` is the JSON file that lists, under "entries",
-    those that the earlier one wrote.
+    ``names`` is what such exports call their entries; the JSON file ``marker`` lists, under "entries", those
+    that the earlier one wrote.
 
     Raises:
         FileExistsError: the folder holds entries of such names from elsewhere, an export of another kind

@@ -28,7 +28,7 @@ from ..diffusion.model import Model
 from ..files import is_out_of_memory
 from ..orbits import CUSTOM, orbit
 from ..scene.scene import even_times
-from ..shipped import SAMPLE_CLIP, TINY_MODEL
+from ..shipped import SAMPLE_CLIP, TINY_MODEL, versions
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def positive_number(text: str) -> float:
 
 
 def given_cameras(args: argparse.Namespace, **more: Any) -> Cameras | None:
-    """Return the cameras of --cameras, or of --azimuths and --elevations, with ``more`` of `orbit`, if any."""
+    """Return the cameras of --cameras, else `orbit` of --azimuths, --elevations and ``more``, else None."""
     if args.cameras is not None:
         if args.azimuths or args.elevations:
             raise ValueError("Expected --cameras, or --azimuths and --elevations; got both. Leave one out.")
@@ -187,10 +187,10 @@ def listed_times(args: argparse.Namespace) -> tuple[float, ...] | None:
     return None if args.times is None else tuple(args.times)
 
 
-def options_of(args: argparse.Namespace) -> dict[str, object]:
-    """Return the options of a command as JSON values."""
+def made_with(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return what a result was made with, a command's options and the versions, as JSON values."""
     given = {key: value for key, value in vars(args).items() if not callable(value) and key != "quiet"}
-    return json.loads(json.dumps(given, default=str))
+    return {"options": json.loads(json.dumps(given, default=str)), "versions": versions()}
 
 
 def choose_device(name: str) -> torch.device:

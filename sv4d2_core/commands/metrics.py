@@ -31,7 +31,7 @@ from .common import (
     at_least,
     choose_device,
     given_cameras,
-    options_of,
+    made_with,
     positive_number,
     refuse_odd,
 )
@@ -88,13 +88,9 @@ def run(args: argparse.Namespace) -> int:
             _compare(args, scene, places, None if truth is None else truth[scene], networks)
             for scene, places in _by_scene(scenes, truth).items()
         ]
-        seconds = round(time.perf_counter() - began, 2)
+        made = {**made_with(args), "seconds": round(time.perf_counter() - began, 2)}
         page = write_report(
-            args.out,
-            comparisons,
-            run={"options": options_of(args), "versions": versions(), "seconds": seconds},
-            shrinkage=args.shrinkage,
-            overwrite=args.overwrite,
+            args.out, comparisons, run=made, shrinkage=args.shrinkage, overwrite=args.overwrite
         )
     _print(markdown_tables(comparisons, summaries_of(comparisons, args.shrinkage)))
     log.info("Done in %.0f s. Look at %s", time.perf_counter() - began, page)

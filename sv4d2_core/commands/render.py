@@ -14,7 +14,6 @@ from ..data.datasets import SurfaceMaps, refuse_renders, write_renders
 from ..files import exclusive
 from ..scene.scene import Scene4D, own_cameras, turntable
 from ..scene.store import load_scene
-from ..shipped import versions
 from ..views import ViewGrid
 from .common import (
     Options,
@@ -23,7 +22,7 @@ from .common import (
     choose_device,
     given_cameras,
     listed_times,
-    options_of,
+    made_with,
     refuse_odd,
 )
 
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             _turntable(args, scene) if args.turntable else None,
             maps=maps if args.maps else None,
             fps=args.fps or scene.fps,
-            run={"options": options_of(args), "versions": versions()},
+            run=made_with(args),
             overwrite=args.overwrite,
         )
     log.info("Done in %.0f s: %s", time.perf_counter() - began, ", ".join(path.name for path in made))

@@ -22,7 +22,6 @@ from ..diffusion.novel_views import sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..export.plots import loss_plot
 from ..files import exclusive
-from ..shipped import versions
 from ..training.curate import PAGE_FILE, curate
 from ..training.curation import CurationLimits
 from ..training.loop import LoopConfig, any_process, is_first_process, process_group
@@ -44,7 +43,7 @@ from .common import (
     checkpoint_file,
     choose_device,
     interrupts_between_steps,
-    options_of,
+    made_with,
     positive_number,
     refuse_odd,
 )
@@ -257,12 +256,6 @@ def sample_sheet(model: Backend, objects: Sequence[int], *, steps: int = 20, see
     """Return a picture of held-out objects: per object a row of true views and one of what a model makes.
 
     A row is all views of the first frame, then of the last.
-
-    Args:
-        model: makes the views.
-        objects: numbers of held-out objects.
-        steps: of the sampler.
-        seed: of the noise.
     """
     config, rows = model.config, []
     for number in objects:
@@ -321,7 +314,7 @@ def run_curate(args: argparse.Namespace) -> int:
             size=args.size,
             dry_run=args.dry_run,
             overwrite=args.overwrite,
-            run={"options": options_of(args), "versions": versions()},
+            run=made_with(args),
             on_scene=on_scene,
         )
     for record in records:

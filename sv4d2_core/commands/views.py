@@ -24,7 +24,6 @@ from ..diffusion.sampling import SAMPLERS, Solver, guidance_table
 from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
 from ..diffusion.window_store import WindowFolder, changed_settings, tensor_fingerprint
 from ..files import exclusive, file_fingerprint
-from ..shipped import versions
 from ..video.crop import CENTERINGS
 from ..video.prepare import PreparedClip, prepare_clip
 from ..video.read import load_clip
@@ -38,7 +37,7 @@ from .common import (
     choose_dtype,
     clip_place,
     load_planned,
-    options_of,
+    made_with,
     positive_number,
     refuse_inputs_among,
 )
@@ -245,8 +244,7 @@ def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s
     report = {
         "settings": job.settings,
         "output": job.output,
-        "options": options_of(args),
-        "versions": versions(),
+        **made_with(args),
         "seconds": {
             "prepare": round(prepare_s, 2),
             "load": round(sampling - loading, 2),

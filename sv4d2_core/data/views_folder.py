@@ -148,9 +148,9 @@ def write_views(
 ) -> list[Path]:
     """Write views as videos, frames, masks, contact sheet, camera files and ``run.json``, all or nothing.
 
-    The grid's own settings join the ``settings`` of ``run``, its facts win over equal names there. Files of
-    other names in ``folder``, which is made if missing, are left alone; ``overwrite`` replaces what an earlier
-    call wrote. Returns the entries made, ``run.json`` last.
+    The grid's own settings join the ``settings`` of ``run``, its facts win over equal names there. ``folder``
+    is made if missing; files of other names in it are left alone, ``overwrite`` replaces what an earlier call
+    wrote. Returns the entries made, ``run.json`` last.
 
     Raises:
         FileExistsError: ``folder`` holds views already and ``overwrite`` is off, or it holds entries of
