@@ -63,7 +63,7 @@ def _texts() -> dict[str, Any]:
 
 
 def described(define: Callable[[Any], io.Schema]) -> classmethod[Any, [], io.Schema]:
-    """Make ``define_schema`` a class method that adds the node's name and all help of locales/en/nodeDefs.json."""
+    """Make ``define_schema`` a class method; name and all help come from locales/en/nodeDefs.json."""
 
     @functools.wraps(define)
     def complete(cls: Any) -> io.Schema:

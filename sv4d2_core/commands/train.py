@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -301,12 +302,7 @@ def run_curate(args: argparse.Namespace) -> int:
     scenes = _scenes(args.places)
     _refuse_sources(args.out, list(scenes.values()))
     with exclusive(args.out), Progress("curating", "clip") as progress:
-        judged: list[object] = []
-
-        def on_scene(record: object) -> None:
-            judged.append(record)
-            progress(len(judged), len(scenes))
-
+        judged = count(1)
         records = curate(
             scenes,
             args.out,
@@ -315,7 +311,7 @@ def run_curate(args: argparse.Namespace) -> int:
             dry_run=args.dry_run,
             overwrite=args.overwrite,
             run=made_with(args),
-            on_scene=on_scene,
+            on_scene=lambda _record: progress(next(judged), len(scenes)),
         )
     for record in records:
         if not record.verdict.kept:

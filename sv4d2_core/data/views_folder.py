@@ -42,16 +42,6 @@ CONVENTIONS = {
 }
 
 
-def frame_path(view: int, frame: int) -> str:
-    """Return the place of a frame below the folder, without extension."""
-    return f"frames/view_{view:02d}/{frame:05d}"
-
-
-def mask_path(view: int, frame: int) -> str:
-    """Return the place of a mask below the folder, with extension."""
-    return f"masks/view_{view:02d}/{frame:05d}.png"
-
-
 def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float], crop: dict | None) -> dict:
     """Return the content of ``cameras.json``; `Cameras.from_json` reads the cameras back from it."""
     K, opengl, opencv = cameras.intrinsics(size), cameras.c2w_opengl(), cameras.c2w_opencv()
@@ -103,12 +93,12 @@ def transforms_json(
     for t, time in enumerate(times):
         for v in range(len(matrices)) if views is None else views:
             frame = {
-                "file_path": f"./{frame_path(v, t)}{suffix}",
+                "file_path": f"./frames/view_{v:02d}/{t:05d}{suffix}",
                 "time": time,
                 "transform_matrix": matrices[v],
             }
             if has_masks:
-                frame["mask_path"] = f"./{mask_path(v, t)}"
+                frame["mask_path"] = f"./masks/view_{v:02d}/{t:05d}.png"
             frames.append(frame)
     return {
         "camera_angle_x": math.radians(cameras.fov_deg),
