@@ -24,7 +24,7 @@ from torch import Tensor
 _OUT_OF_MEMORY = re.compile(
     "out of memory|outofmemory|can(no|')t allocate memory|not enough memory|alloc_failed", re.IGNORECASE
 )
-# cudaErrorMemoryAllocation
+# cudaErrorMemoryAllocation, as the AcceleratorError of newer versions of PyTorch has it.
 _CUDA_OUT_OF_MEMORY = 2
 
 
@@ -36,11 +36,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     if not isinstance(error, (RuntimeError, SafetensorError)):
         return False
-    accelerator = getattr(torch, "AcceleratorError", None)
-    if accelerator is not None and isinstance(error, accelerator):
-        if getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY:
-            return True
-    return _OUT_OF_MEMORY.search(str(error)) is not None
+    return _OUT_OF_MEMORY.search(str(error)) is not None or (
+        getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY
+    )
 
 
 @contextmanager
