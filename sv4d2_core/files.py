@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,12 +18,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, onto the disk, and rename it; an older one stays until then."""
+def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write a file under a temporary name, onto the disk, and rename it; an older one stays until then.
+
+    ``content`` may come in parts, of which one at a time is in memory.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -10,13 +10,14 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..files import refuse_existing
+from ..files import refuse_existing, write_whole
 
 NEEDED = (
     "Needed is a Stable Video 4D 2.0 checkpoint, sv4d2.safetensors or sv4d2_8views.safetensors "
@@ -80,9 +81,7 @@ class Header:
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Return keys, shapes and metadata of a safetensors file without reading its tensors.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: a folder, an empty or truncated file, a pickle or anything that is not safetensors.
+    FileNotFoundError: there is no such file. CheckpointError: it is truncated, or no safetensors file at all.
     """
     path = Path(path)
     if path.is_dir():
@@ -97,8 +96,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         length = int.from_bytes(start[:8], "little")
         # The length is checked before the signatures: any byte may begin a valid length.
         if len(start) < 9 or start[8:9] != b"{" or length > _LARGEST_HEADER:
+            kinds = (what for signature, what in _SIGNATURES.items() if start.startswith(signature))
+            unknown = f"{size:,} bytes of another format"
             raise CheckpointError(
-                f"{path.name} is not a safetensors file: {_guess_format(start, size)}. {NEEDED}"
+                f"{path.name} is not a safetensors file: it is {next(kinds, unknown)}. {NEEDED}"
             )
         if size < 8 + length:
             raise CheckpointError(
@@ -157,8 +158,7 @@ def write_safetensors(
 ) -> Path:
     """Write a safetensors file tensor by tensor; the target appears complete or not at all.
 
-    ``tensors`` has dtype and shape of every key, ``read`` is called once per key and returns its tensor. The
-    file is written under a temporary name in the same folder and then renamed.
+    ``tensors`` has dtype and shape of every key, ``read`` is called once per key and returns its tensor.
 
     Raises:
         FileExistsError: the target is a folder, or exists and ``overwrite`` is not set.
@@ -178,23 +178,15 @@ def write_safetensors(
         header[key] = {"dtype": _WRITABLE[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.part")
+    bodies = (_raw_bytes(read(key), key, *tensors[key]) for key in order)
     try:
-        with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for key in order:
-                file.write(_raw_bytes(read(key), key, *tensors[key]))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, chain([len(text).to_bytes(8, "little"), text], bodies))
     except OSError as error:
         raise OSError(
             error.errno,
             f"Writing {path} ({end / 1e9:.2f} GB) failed: {error.strerror or error}. The incomplete file was "
             f"removed; make room there or give another target.",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -202,8 +194,3 @@ def _raw_bytes(tensor: Tensor, key: str, dtype: torch.dtype, shape: tuple[int, .
     if tensor.dtype != dtype or tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"Expected {key} as {dtype} {list(shape)}; got {tensor.dtype} {list(tensor.shape)}.")
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _guess_format(start: bytes, size: int) -> str:
-    kinds = (what for signature, what in _SIGNATURES.items() if start.startswith(signature))
-    return f"it is {next(kinds, f'{size:,} bytes of another format')}"

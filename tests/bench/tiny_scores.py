@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from measure import interval
 from tqdm import tqdm
 
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
@@ -22,12 +23,8 @@ from sv4d2_core.training.scores import score_model
 COLUMNS = ("psnr", "foreground_psnr", "iou")
 
 
-def interval(values: torch.Tensor, n: int = 10_000) -> str:
-    """Return mean and the middle 95 % of the mean of values [N] under resampling."""
-    generator = torch.Generator().manual_seed(0)
-    means = values[torch.randint(len(values), (n, len(values)), generator=generator)].mean(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
+def cell(values: torch.Tensor) -> str:
+    return "{:.3f} ({:.3f} to {:.3f})".format(values.mean(), *interval(values))
 
 
 def main() -> None:
@@ -50,10 +47,10 @@ def main() -> None:
         )
     print("| | PSNR, dB | PSNR of the foreground, dB | IoU of the silhouette |\n|---|---|---|---|")
     for method, found in scores.items():
-        print(f"| {method} | {' | '.join(interval(getattr(found, name)) for name in COLUMNS)} |")
+        print(f"| {method} | {' | '.join(cell(getattr(found, name)) for name in COLUMNS)} |")
     for baseline in ("copy", "white", "with_references"):
         pairs = [getattr(scores["model"], n) - getattr(scores[baseline], n) for n in COLUMNS]
-        print(f"| model - {baseline} | {' | '.join(interval(pair) for pair in pairs)} |")
+        print(f"| model - {baseline} | {' | '.join(cell(pair) for pair in pairs)} |")
 
 
 if __name__ == "__main__":
