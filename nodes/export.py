@@ -13,7 +13,6 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..sv4d2_core.data.reader import numbered_file, numbered_folder
 from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, Texture, bake_texture, srgb_to_linear
 from ..sv4d2_core.export.scene_export import (
     VIEWS_FORMATS,
@@ -27,6 +26,7 @@ from ..sv4d2_core.export.scene_export import (
 from ..sv4d2_core.export.splats import SH_0, gaussians_at, in_splat_frame
 from ..sv4d2_core.export.surface import welded_normals
 from ..sv4d2_core.export.track import track
+from ..sv4d2_core.files import claimed
 from ..sv4d2_core.scene.scene import Scene4D, even_times
 from ..sv4d2_core.views import ViewGrid
 from .host import CamerasType, SceneType, ViewsType, aliases, choice, described, gradients, number
@@ -141,18 +141,8 @@ def _written(
     scene: Scene4D, kind: str, suffix: str, prefix: str, settings: ExportSettings
 ) -> tuple[Path, Exported]:
     """Return the new file or folder and what was made."""
-    parent, name = output_place(prefix, settings.size)
-    with gradients():
-        if not suffix:
-            with numbered_folder(parent, name) as folder:
-                return folder, export_scene(scene, folder, kind, settings, Progress())
-        place = numbered_file(parent, name, suffix)
-        try:
-            made = export_scene(scene, place, kind, settings, Progress())
-        finally:
-            # A cancelled export leaves the empty file that kept its name; so does a sequence in its place.
-            if place.stat().st_size == 0:
-                place.unlink()
+    with gradients(), claimed(*output_place(prefix, settings.size), suffix) as place:
+        made = export_scene(scene, place, kind, settings, Progress())
     return place if place.exists() else made.paths[0].parent, made
 
 
@@ -181,7 +171,7 @@ class SV4D2ExportDataset(io.ComfyNode):
         cls, views: ViewGrid, format: str, filename_prefix: str, crop: str | None = None
     ) -> io.NodeOutput:
         path = parsed_crop(crop)
-        with numbered_folder(*output_place(filename_prefix, views.images.shape[2])) as folder:
+        with claimed(*output_place(filename_prefix, views.images.shape[2])) as folder:
             made = export_views(views, folder, format, crop=path)
         name = relative_to_output(folder)
         report = f"{name}: {made.n_bytes() / 1e6:.2f} MB"

@@ -16,7 +16,7 @@ import comfy_api.latest
 import torch
 from comfy_api.latest import io
 
-from ..sv4d2_core.diffusion.blocks import is_out_of_memory
+from ..sv4d2_core.files import is_out_of_memory
 from ..sv4d2_core.views import ViewGrid
 
 # Carries `sv4d2_core.cameras.Cameras`.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import comfy.clip_vision
@@ -21,6 +19,7 @@ from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, M
 from ..sv4d2_core.diffusion.layout import PREFIXES, read_config, read_unet_only
 from ..sv4d2_core.diffusion.safetensors_stream import read_header
 from ..sv4d2_core.diffusion.unet import UNet
+from ..sv4d2_core.files import scratch_folder
 from ..sv4d2_core.shipped import TINY_MODEL
 from .host import aliases, choice, described
 from .host_model import declared, with_identity_post_quant
@@ -209,8 +208,8 @@ def _build_clip_vision(state_dict: dict[str, Tensor], config: CLIPVisionConfig) 
         "projection_dim": config.embed_dim,
     }
     # The host reads sizes from a file only.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip_vision.json"
+    with scratch_folder() as folder:
+        path = folder / "clip_vision.json"
         path.write_text(json.dumps(sizes))
         clip_vision = comfy.clip_vision.ClipVisionModel(str(path))
     prefix = PREFIXES["clip"]

@@ -12,10 +12,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sv4d2_core.commands.common import versions
-from ..sv4d2_core.data.reader import numbered_folder
 from ..sv4d2_core.export.plots import score_picture
 from ..sv4d2_core.export.report import write_report
+from ..sv4d2_core.files import claimed
 from ..sv4d2_core.metrics.evaluate import NO_VALUE, Networks, Summary
 from ..sv4d2_core.metrics.frechet import I3D, I3D_HELP
 from ..sv4d2_core.metrics.lpips import LPIPS, LPIPS_HELP
@@ -28,6 +27,7 @@ from ..sv4d2_core.metrics.report.tables import (
     summaries_of,
     untrained_warning,
 )
+from ..sv4d2_core.shipped import versions
 from ..sv4d2_core.views import ViewGrid
 from .host import ViewsType, aliases, check_cancelled, choice, described
 from .output_folder import host, output_place, relative_to_output
@@ -88,7 +88,7 @@ class SV4D2Metrics(io.ComfyNode):
         folder, lines = "", list(_lines(scene, summaries, method.strip()))
         if place is not None:
             run = {"host": host(), "lpips": lpips, "i3d": i3d, "versions": versions()}
-            with numbered_folder(*place) as path:
+            with claimed(*place) as path:
                 write_report(path, [scene], run=run)
             folder = relative_to_output(path)
             lines.append(f"Saved in {folder}: report.html, report.md, report.json")

@@ -9,6 +9,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ..sv4d2_core.files import find_inside
+
 # Where the host lists a file of a node's result, by the end of its name. No page shows what is in "files";
 # the history and the assets count it all the same.
 _LISTS = {
@@ -34,6 +36,15 @@ def output_place(filename_prefix: str, size: int) -> tuple[Path, str]:
     return Path(parent), name
 
 
+def found_inside(name: str, is_one: Callable[[Path], bool], what: str) -> Path:
+    """Return a file or folder of the output folder, looked at first, or the input folder.
+
+    Arguments and errors are those of `find_inside`.
+    """
+    roots = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
+    return find_inside(name, roots, is_one, what)
+
+
 def relative_to_output(folder: Path) -> str:
     """Return the path of a folder below the output folder, as the host's page and our nodes name it."""
     return folder.relative_to(folder_paths.get_output_directory()).as_posix()
@@ -56,11 +67,6 @@ def shown_files(paths: Sequence[Path]) -> dict[str, Any]:
         # By this the page tells videos from pictures.
         shown["animated"] = (True,)
     return shown
-
-
-def roots() -> list[Path]:
-    """Return the folders that saved things are loaded from, in this order."""
-    return [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
 
 
 def last_change(name: str | None, find: Callable[[str], Path]) -> int:

@@ -21,10 +21,10 @@ from ..sv4d2_core.diffusion.window_store import tensor_fingerprint
 from ..sv4d2_core.export.report import fit_report
 from ..sv4d2_core.scene.config import RefineConfig
 from ..sv4d2_core.scene.fit import FitProgress
-from ..sv4d2_core.scene.losses import resized_normals, unpacked_normals
 from ..sv4d2_core.scene.refine import refine_scene
 from ..sv4d2_core.scene.scene import Scene4D, centred
 from ..sv4d2_core.scene.store import fit_fingerprint
+from ..sv4d2_core.scene.targets import resized_normals, unpacked_normals
 from ..sv4d2_core.video.crop import CropPath
 from ..sv4d2_core.views import ViewGrid
 from .backend import HostBackend, backend_of, guidance_of
@@ -99,37 +99,28 @@ class SV4D2Refine4D(io.ComfyNode):
     def execute(
         cls,
         views: ViewGrid,
-        backend: str,
         steps: int,
         stages: str,
         size: int,
         trust: bool,
         elevation: str,
         elevation_deg: float,
-        strength: float,
         sampling_steps: int,
         seed: int,
-        memory_gb: float,
-        field: str,
         model: Any = None,
         clip_vision: Any = None,
         vae: Any = None,
         normals: Tensor | None = None,
         crop: str | None = None,
+        **more: Any,
     ) -> io.NodeOutput:
+        """Return scene, picture of the fit and report; ``more`` are further fields of `RefineConfig`."""
         n_stages = (1 if model is None else 2) if stages == AUTO else int(stages)
         second = None
         if n_stages == 2 and model is not None:
             sizes = sv4d2_model(model).config_for(views.n_views)
             second = _SecondStage(backend_of(model, clip_vision, vae, sizes), sampling_steps, seed)
-        config = RefineConfig(
-            backend=backend,
-            field=field,
-            seed=seed,
-            memory_gb=memory_gb,
-            strength=strength,
-            weight_by_trust=trust,
-        ).with_steps(steps, n_stages)
+        config = RefineConfig(**more, seed=seed, weight_by_trust=trust).with_steps(steps, n_stages)
         parsed = parsed_crop(crop)
         with gradients():
             given = copied(views)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ import folder_paths
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
+from ..sv4d2_core.files import remove
 from ..sv4d2_core.scene.store import FitState
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class FitCache:
     def clear(self) -> None:
         """Forget the state."""
         with suppress(OSError):
-            self._file.unlink(missing_ok=True)
+            remove(self._file)
 
 
 def _place(folder: str, settings: dict[str, Any], kept: int, suffix: str = "") -> Path:
@@ -99,11 +99,7 @@ def _place(folder: str, settings: dict[str, Any], kept: int, suffix: str = "") -
     place = Path(folder_paths.get_temp_directory()) / folder / f"{digest}{suffix}"
     with suppress(OSError):
         others = sorted((x for x in place.parent.iterdir() if x != place), key=lambda x: x.stat().st_mtime)
-        for other in others[: 1 - kept]:
-            if other.is_dir():
-                shutil.rmtree(other, ignore_errors=True)
-            else:
-                other.unlink(missing_ok=True)
+        remove(*others[: 1 - kept])
     return place
 
 

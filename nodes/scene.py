@@ -13,10 +13,10 @@ from einops import rearrange
 from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
-from ..sv4d2_core.data.reader import numbered_file
-from ..sv4d2_core.scene.losses import packed_normals
+from ..sv4d2_core.files import claimed
 from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, turntable
 from ..sv4d2_core.scene.store import load_scene
+from ..sv4d2_core.scene.targets import packed_normals
 from ..sv4d2_core.views import ViewGrid
 from .host import (
     CamerasType,
@@ -29,12 +29,10 @@ from .host import (
     gradients,
     number,
 )
-from .output_folder import last_change, output_place, relative_to_output, roots, shown_files
+from .output_folder import found_inside, last_change, output_place, relative_to_output, shown_files
 from .preview import Progress, picture_preview, scene_strip
 
 _SUFFIX = ".safetensors"
-# Files that are named where one is not found.
-_LISTED = 5
 
 _VIEWS, _TURNTABLE = "views", "turntable"
 _TURNTABLE_PICTURES = 96
@@ -87,12 +85,8 @@ class SV4D2SaveScene(io.ComfyNode):
 
     @classmethod
     def execute(cls, scene: Scene4D, filename_prefix: str) -> io.NodeOutput:
-        place = numbered_file(*output_place(filename_prefix, 0), _SUFFIX)
-        try:
+        with claimed(*output_place(filename_prefix, 0), _SUFFIX) as place:
             scene.save(place)
-        except BaseException:
-            place.unlink(missing_ok=True)
-            raise
         relative = relative_to_output(place)
         size = place.stat().st_size / 2**20
         lines = [f"Saved {relative}: {scene.backend}, {scene.n_frames} frames, {size:.1f} MB"]
@@ -103,27 +97,7 @@ class SV4D2SaveScene(io.ComfyNode):
 
 
 def _found(name: str) -> Path:
-    """Return the file called ``name`` in the output or the input folder, links resolved."""
-    if "\0" in name:
-        raise ValueError(f"Expected the name of a file; got {name!r}, which holds a NUL byte.")
-    folders = [folder.resolve() for folder in roots()]
-    files = [(folder / name.strip()).resolve() for folder in folders]
-    inside = [file for file, folder in zip(files, folders, strict=True) if folder in file.parents]
-    for file in inside:
-        if file.is_file():
-            return file
-    if not inside:
-        raise ValueError(
-            f"Expected a file inside {' or '.join(map(str, folders))}; {name!r} leads (by a link or ..) "
-            f"outside. Give its path relative to one of them."
-        )
-    there = [(path, folder) for folder in folders for path in folder.rglob(f"*{_SUFFIX}") if path.is_file()]
-    there.sort(key=lambda pair: pair[0].stat().st_mtime, reverse=True)
-    names = [path.relative_to(folder).as_posix() for path, folder in there[:_LISTED]]
-    listing = f"Files that exist: {', '.join(names)}." if names else "There are none yet."
-    raise FileNotFoundError(
-        f"Expected the file of a scene; there is no {name!r} in the output or input folder. {listing}"
-    )
+    return found_inside(name, lambda path: path.suffix == _SUFFIX and path.is_file(), "the file of a scene")
 
 
 class SV4D2Render4D(io.ComfyNode):

@@ -14,16 +14,16 @@ from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
-from ..sv4d2_core.commands.common import versions
 from ..sv4d2_core.data.clips import BY_FRAME, BY_VIEW, assemble_renders, assemble_views
-from ..sv4d2_core.data.reader import find_views, numbered_folder
-from ..sv4d2_core.data.views_folder import CAMERAS_FILE, CONTACT_SHEET, read_views, write_views
+from ..sv4d2_core.data.views_folder import CAMERAS_FILE, CONTACT_SHEET, RUN_FILE, read_views, write_views
+from ..sv4d2_core.files import claimed
+from ..sv4d2_core.shipped import versions
 from ..sv4d2_core.video.foreground import near_white_masks
 from ..sv4d2_core.video.pictures import view_mosaic
 from ..sv4d2_core.views import ViewGrid
 from .host import CamerasType, ViewsType, aliases, choice, described, number
 from .host_model import sv4d2_model
-from .output_folder import host, last_change, output_place, relative_to_output, roots, shown_files
+from .output_folder import found_inside, host, last_change, output_place, relative_to_output, shown_files
 
 _ONE_VIEW, _ONE_FRAME, _ALL_VIEWS = "one view", "one frame", "all views"
 
@@ -85,13 +85,13 @@ class SV4D2SaveViews(io.ComfyNode):
     ) -> io.NodeOutput:
         path = parsed_crop(crop)
         run = {"settings": {"host": host(), **_workflow(cls)}, "versions": versions()}
-        with numbered_folder(*output_place(filename_prefix, views.images.shape[2])) as folder:
+        with claimed(*output_place(filename_prefix, views.images.shape[2])) as folder:
             write_views(folder, views, crop=path, run=run, save_latents=save_latents)
         return io.NodeOutput(relative_to_output(folder), ui=shown_files([folder / CONTACT_SHEET]))
 
 
 def _find(folder: str) -> Path:
-    return find_views(folder, roots())
+    return found_inside(folder, lambda path: (path / RUN_FILE).is_file(), "a folder of views")
 
 
 def parsed_crop(crop: str | None) -> dict | None:

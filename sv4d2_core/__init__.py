@@ -1,18 +1,24 @@
 """Stable Video 4D 2.0: one clip of a moving object in, consistent novel-view videos out."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
 
-from .cameras import Cameras
-from .data.views_folder import read_views, write_views
-from .diffusion.checkpoint import load_checkpoint
-from .diffusion.convert import convert_checkpoint
-from .diffusion.novel_views import resynthesizer, sample_views
-from .scene.config import RefineConfig
-from .scene.refine import refine_scene
-from .scene.store import load_scene
-from .video.prepare import PreparedClip, prepare_clip
-from .video.read import Clip, load_clip
-from .views import ViewGrid
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .shipped import __version__ as __version__
+
+if TYPE_CHECKING:
+    from .cameras import Cameras
+    from .data.views_folder import read_views, write_views
+    from .diffusion.checkpoint import load_checkpoint
+    from .diffusion.convert import convert_checkpoint
+    from .diffusion.novel_views import resynthesizer, sample_views
+    from .scene.config import RefineConfig
+    from .scene.refine import refine_scene
+    from .scene.store import load_scene
+    from .video.prepare import PreparedClip, prepare_clip
+    from .video.read import Clip, load_clip
+    from .views import ViewGrid
 
 __all__ = [
     "Cameras",
@@ -31,3 +37,33 @@ __all__ = [
     "sample_views",
     "write_views",
 ]
+
+# Imported when they are asked for: PyTorch takes seconds, which `sv4d2 --help` need not wait for.
+_HOMES = {
+    "Cameras": "cameras",
+    "Clip": "video.read",
+    "PreparedClip": "video.prepare",
+    "RefineConfig": "scene.config",
+    "ViewGrid": "views",
+    "convert_checkpoint": "diffusion.convert",
+    "load_checkpoint": "diffusion.checkpoint",
+    "load_clip": "video.read",
+    "load_scene": "scene.store",
+    "prepare_clip": "video.prepare",
+    "read_views": "data.views_folder",
+    "refine_scene": "scene.refine",
+    "resynthesizer": "diffusion.novel_views",
+    "sample_views": "diffusion.novel_views",
+    "write_views": "data.views_folder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -9,10 +9,27 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from importlib import import_module
+from typing import Any
 
-from .diffusion.blocks import is_out_of_memory
-from .files import DISK_FULL
+from .shipped import __version__
+
+# Where each command is, and what it does; the functions of a module with several end with the command's name.
+COMMANDS = {
+    "views": ("views", "make novel-view videos from a clip"),
+    "batch": ("batch", "make novel-view videos from many clips"),
+    "refine": ("refine", "fit a 4D scene to views"),
+    "render": ("render", "show a 4D scene from any camera at any time"),
+    "export": ("export", "write a 4D scene as files that other programs open"),
+    "metrics": ("metrics", "score views against true views or themselves"),
+    "scenes": ("metrics", "write the benchmark scenes, whose every view is known"),
+    "curate": ("train", "keep the clips that are fit to be learnt from, rectified"),
+    "train": ("train", "train a small model, or fine-tune a given one"),
+    "convert": ("checkpoints", "write a smaller checkpoint"),
+    "info": ("checkpoints", "say what a checkpoint file is"),
+    "demo": ("demo", "run the whole job on a generated clip"),
+}
 
 _OUT_OF_MEMORY = (
     "The memory is exhausted ({}). Use a smaller --size or --dtype fp16, or set --memory-gb lower than what "
@@ -20,72 +37,47 @@ _OUT_OF_MEMORY = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    from .commands import (
-        batch,
-        checkpoints,
-        curate,
-        demo,
-        export,
-        metrics,
-        refine,
-        refine_arguments,
-        render,
-        scenes,
-        train,
-        train_arguments,
-        views,
-        views_arguments,
-    )
-
+def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Return the parser; only the ``chosen`` commands get their options, whose modules import PyTorch."""
     parser = argparse.ArgumentParser(
         prog="sv4d2", description="Stable Video 4D 2.0: a clip of a moving object in, novel views out."
     )
+    parser.add_argument("--version", action="version", version=f"sv4d2 {__version__}")
+    quiet: dict[str, Any] = {"action": "store_true", "help": "say only what went wrong"}
+    parser.add_argument("-q", "--quiet", **quiet)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, add_arguments, run, text in (
-        ("views", views_arguments.add_arguments, views.run, "make novel-view videos from a clip"),
-        ("batch", batch.add_arguments, batch.run, "make novel-view videos from many clips"),
-        ("refine", refine_arguments.add_arguments, refine.run, "fit a 4D scene to views"),
-        ("render", render.add_arguments, render.run, "show a 4D scene from any camera at any time"),
-        ("export", export.add_arguments, export.run, "write a 4D scene as files that other programs open"),
-        ("metrics", metrics.add_arguments, metrics.run, "score views against true views or themselves"),
-        ("scenes", scenes.add_arguments, scenes.run, "write the benchmark scenes, whose every view is known"),
-        (
-            "curate",
-            curate.add_arguments,
-            curate.run,
-            "keep the clips that are fit to be learnt from, rectified",
-        ),
-        ("train", train_arguments.add_arguments, train.run, "train a small model, or fine-tune a given one"),
-        ("convert", checkpoints.add_convert_arguments, checkpoints.run_convert, "write a smaller checkpoint"),
-        ("info", checkpoints.add_info_arguments, checkpoints.run_info, "say what a checkpoint file is"),
-        ("demo", demo.add_arguments, demo.run, "run the whole job on a generated clip"),
-    ):
+    for name, (home, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        add_arguments(command)
-        command.set_defaults(run=run)
+        # Without a default, or it would undo the one before the command.
+        command.add_argument("-q", "--quiet", **quiet, default=argparse.SUPPRESS)
+        if name in chosen:
+            module = import_module(f".commands.{home}", __package__)
+            own = home == name
+            getattr(module, "add_arguments" if own else f"add_{name}_arguments")(command)
+            command.set_defaults(run=getattr(module, "run" if own else f"run_{name}"))
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
-    args = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    args = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
+    level = logging.WARNING if args.quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    from .files import DISK_FULL, is_out_of_memory
+
     try:
         return args.run(args)
     except KeyboardInterrupt:
         return _fail("Interrupted.", 130)
-    except OSError as error:
-        if error.errno in DISK_FULL and error.filename:
-            return _fail(f"The disk is full ({error}). Free some space; the same command continues.", 2)
-        return _fail(str(error), 2)
-    except ValueError as error:
-        return _fail(str(error), 2)
-    except (MemoryError, RuntimeError) as error:
+    except (OSError, ValueError, MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             return _fail(_OUT_OF_MEMORY.format(str(error).partition("\n")[0]), 2)
-        raise
+        if isinstance(error, RuntimeError):
+            raise
+        if isinstance(error, OSError) and error.errno in DISK_FULL and error.filename:
+            return _fail(f"The disk is full ({error}). Free some space; the same command continues.", 2)
+        return _fail(str(error), 2)
 
 
 def _fail(message: str, code: int) -> int:

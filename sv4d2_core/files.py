@@ -1,4 +1,4 @@
-"""Writes a file that appears complete or not at all."""
+"""Files as a whole: written completely or not at all, claimed, locked, found, fingerprinted, removed."""
 
 from __future__ import annotations
 
@@ -9,24 +9,48 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+# What allocators say whose errors have no class of their own: a CPU's, Apple's, Intel's, cuBLAS and cuDNN.
+_OUT_OF_MEMORY = (
+    *("out of memory", "outofmemory", "can't allocate memory", "cannot allocate memory"),
+    *("not enough memory", "alloc_failed"),
+)
+# cudaErrorMemoryAllocation
+_CUDA_OUT_OF_MEMORY = 2
 
-def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
-    """Write a file under a temporary name, onto the disk, and rename it; an older one stays until then.
 
-    ``content`` may come in parts, of which one at a time is in memory.
-    """
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, the computer's or any device's."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if not isinstance(error, (RuntimeError, SafetensorError)):
+        return False
+    accelerator = getattr(torch, "AcceleratorError", None)
+    if accelerator is not None and isinstance(error, accelerator):
+        if getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY:
+            return True
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def writing_whole(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that gets its name once it is whole on the disk; an older one stays until then."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -35,14 +59,65 @@ def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> No
         raise
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears complete or not at all."""
+    with writing_whole(path) as file:
+        file.write(content)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if something stands at ``path`` that may not be replaced."""
+    if path.is_dir():
+        raise FileExistsError(f"Expected the name of a file; {path} is a folder. Give a name inside it.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already. Choose another name or overwrite it (--overwrite).")
+
+
+def write_file(path: Path, content: bytes, overwrite: bool) -> int:
+    """Write ``content`` and return its size in bytes; missing folders above ``path`` are made.
+
+    Raises:
+        FileExistsError: as `refuse_existing`.
+        OSError: the disk is full or read-only; the text says where and what to do.
+    """
+    refuse_existing(path, overwrite)
+    made = _missing(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except BaseException as error:
+        _remove_empty(*made)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, _explanation(error, path, len(content))) from error
+        raise
+    return len(content)
+
+
+def remove(*places: Path) -> None:
+    """Remove files and whole folders that may be there; of a folder what can go."""
+    for place in places:
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were ended have left half written in a folder."""
+    remove(*folder.glob(".*.part"))
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty folder for what a library only writes to or reads from names; gone after the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], header: dict) -> None:
     """Write tensors and JSON values as one safetensors file, which appears complete or not at all.
 
-    Args:
-        path: the file.
-        kind: the key of the metadata that holds the header; it tells what the file is.
-        tensors: copied to the CPU.
-        header: JSON values.
+    ``kind`` is the key of the metadata that holds the header; it tells what the file is.
     """
     content = save(
         {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
@@ -65,6 +140,8 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
             header = json.loads((file.metadata() or {}).get(kind, "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()} if header else {}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"Expected a {kind} file; {path} cannot be read ({error}).") from error
     if not isinstance(header, dict):
         raise ValueError(f"Expected a {kind} file; {path} is a safetensors file of another kind.")
@@ -101,6 +178,132 @@ def seed_of(*values: object) -> int:
     return int(fingerprint_of(*values)[:8], 16)
 
 
+@contextmanager
+def claimed(parent: Path, name: str, suffix: str = "", *, numbered: bool = True) -> Iterator[Path]:
+    """Yield a new empty place in ``parent``: a file where there is a suffix, else a folder.
+
+    Making it is what claims it, so that of several processes none gets another's. Where it is still empty
+    after the block, it is given back.
+
+    Args:
+        parent: made if missing.
+        name: of the place; a number is added: name_00001. The number is higher than that of anything of this
+            name in ``parent``, whatever its suffix.
+        suffix: of the file.
+        numbered: False: the name alone is taken where it is free.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    taken = re.compile(re.escape(name) + r"_(\d+)(\.\w+)?", re.IGNORECASE)
+    number = max((int(m[1]) for path in parent.iterdir() if (m := taken.fullmatch(path.name))), default=0)
+    wanted = parent / (f"{name}_{number + 1:05d}{suffix}" if numbered else name + suffix)
+    while True:
+        with suppress(FileExistsError):
+            wanted.touch(exist_ok=False) if suffix else wanted.mkdir()
+            break
+        number += 1
+        wanted = parent / f"{name}_{number:05d}{suffix}"
+    try:
+        yield wanted
+    finally:
+        if suffix and wanted.is_file() and not wanted.stat().st_size:
+            wanted.unlink()
+        _remove_empty(wanted)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold an output folder for this process alone, made if missing; gone again if left empty.
+
+    The lock is a file in the system's temporary folder that is never removed: a process that waits for a
+    file that another removes would hold nothing.
+
+    Raises:
+        ValueError: the folder cannot be written, or another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    made = _missing(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        lock = FileLock(_lock_file(folder), timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"Another process is writing to {folder}. Wait for it to end or choose another --out."
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"Expected a writable output folder; {folder} is not ({reason}). Choose another --out."
+        ) from error
+    try:
+        recover(folder)
+        yield
+    finally:
+        _remove_empty(*made)
+        lock.release()
+
+
+def _lock_file(folder: Path) -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    locks = Path(tempfile.gettempdir()) / f"sv4d2-locks-{user}"
+    locks.mkdir(mode=0o700, exist_ok=True)
+    return locks / f"{fingerprint_of(os.path.normcase(folder.resolve()))}.lock"
+
+
+_LISTED, _DEPTH = 5, 5
+
+
+def find_inside(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool], what: str) -> Path:
+    """Return the file or folder called ``name`` in the first of ``roots`` that has it, links resolved.
+
+    Args:
+        name: path relative to a root, or the whole path of something inside one.
+        roots: folders to look in, in this order.
+        is_one: whether a place is of the kind that is wanted.
+        what: the kind, for errors: "a folder of views".
+
+    Raises:
+        ValueError: the path leads out of the roots.
+        FileNotFoundError: no root has such a place; the text lists the latest that are there.
+    """
+    if "\0" in name:
+        raise ValueError(f"Expected {what}; got {name!r}, which holds a NUL byte.")
+    places = " or ".join(map(str, roots))
+    inside, outside = [], []
+    for root in map(Path.resolve, roots):
+        place = (root / name.strip()).resolve()
+        (inside if place == root or root in place.parents else outside).append(place)
+    for place in inside:
+        if is_one(place):
+            return place
+    if not inside or any(place.exists() for place in outside):
+        raise ValueError(
+            f"Expected {what} inside {places}; {name!r} is or leads (by a link or ..) outside. Give its path "
+            f"relative to one of them."
+        )
+    known = sorted(((p.stat().st_mtime, n) for r in roots for p, n in _below(r, is_one)), reverse=True)
+    listing = ", ".join(found for _, found in known[:_LISTED])
+    raise FileNotFoundError(
+        f"Expected {what}; there is no {name!r} in {places}. "
+        + (f"Those that exist: {listing}." if listing else "There are none yet.")
+    )
+
+
+def _below(root: Path, is_one: Callable[[Path], bool]) -> Iterator[tuple[Path, str]]:
+    """Yield the places of a kind below a root, with their path relative to it."""
+    for folder, folders, files in os.walk(root):
+        found = [path for name in (*folders, *files) if is_one(path := Path(folder) / name)]
+        yield from ((path, path.relative_to(root).as_posix()) for path in found)
+        deep = len(Path(folder).relative_to(root).parts) + 1 >= _DEPTH
+        folders[:] = [] if deep else [name for name in folders if Path(folder) / name not in found]
+
+
 STAGING_NAME = ".partial"
 _SWAP_FILE = "swap.json"
 
@@ -124,7 +327,7 @@ def all_or_nothing(folder: Path, existing: Sequence[str], marker: str, needed_by
     Raises:
         OSError: the disk is full or read-only; the text names the folder and what to do.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = _missing(folder)
     staging = folder / STAGING_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,11 +338,10 @@ def all_or_nothing(folder: Path, existing: Sequence[str], marker: str, needed_by
         _swap(folder, staging, existing, marker)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-        if isinstance(error, OSError) and (text := _explanation(error, folder, needed_bytes)):
-            raise OSError(error.errno, text) from error
+        _remove_empty(*made)
+        known = DISK_FULL | _READ_ONLY | ({errno.EEXIST, errno.ENOTDIR} if not folder.is_dir() else set())
+        if isinstance(error, OSError) and error.errno in known:
+            raise OSError(error.errno, _explanation(error, folder, needed_bytes)) from error
         raise
     shutil.rmtree(staging, ignore_errors=True)
 
@@ -181,24 +383,6 @@ def _swap(folder: Path, staging: Path, existing: Sequence[str], marker: str) -> 
             if target.exists() and not source.exists():
                 target.rename(source)
         raise
-
-
-def _explanation(error: OSError, folder: Path, needed_bytes: int) -> str:
-    """Return what the user should do, or "" where the cause is not known."""
-    if error.errno in DISK_FULL:
-        megabytes = math.ceil(needed_bytes / 1e6)
-        return (
-            f"Expected up to {megabytes} MB of space in {folder}; the disk, quota or file size limit is "
-            f"exhausted. Nothing was kept there. Free some space or choose a folder on another disk."
-        )
-    if error.errno in _READ_ONLY:
-        return (
-            f"Expected a writable folder; {folder} refuses to be written ({error.strerror or error}). Choose "
-            f"another folder or change its permissions."
-        )
-    if error.errno in (errno.EEXIST, errno.ENOTDIR) and not folder.is_dir():
-        return f"Expected a folder; a file stands at {folder} or above it. Choose another folder."
-    return ""
 
 
 def replaceable(
@@ -253,45 +437,28 @@ def _listed(marker: Path) -> list[str]:
     return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if something stands at ``path`` that may not be replaced."""
-    if path.is_dir():
-        raise FileExistsError(f"Expected the name of a file; {path} is a folder. Give a name inside it.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already. Choose another name or overwrite it (--overwrite).")
+def _missing(folder: Path) -> list[Path]:
+    """Return a folder and those above it that are not there yet, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
-def write_file(path: Path, content: bytes, overwrite: bool) -> int:
-    """Write ``content`` and return its size in bytes; missing folders above ``path`` are made.
-
-    Raises:
-        FileExistsError: as `refuse_existing`.
-        OSError: the disk is full or read-only; the text says where and what to do.
-    """
-    refuse_existing(path, overwrite)
-    made = [folder for folder in path.parents if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except BaseException as error:
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise OSError(error.errno, _explanation_single_file(error, path, len(content))) from error
-        raise
-    return len(content)
+def _remove_empty(*folders: Path) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
-def _explanation_single_file(error: OSError, path: Path, size: int) -> str:
+def _explanation(error: OSError, place: Path, needed_bytes: int) -> str:
+    """Return why nothing could be written to a place, and what the user should do."""
     if error.errno in DISK_FULL:
         return (
-            f"Expected {math.ceil(size / 1e6)} MB of space for {path}; the disk, quota or file size limit is "
-            f"exhausted. Nothing was kept there. Free some space or choose a folder on another disk."
+            f"Expected up to {math.ceil(needed_bytes / 1e6)} MB of space in {place}; the disk, quota or file "
+            f"size limit is exhausted. Nothing was kept there. Free some space or choose a folder on another "
+            f"disk."
         )
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return f"Expected a folder; a file stands at {path.parent} or above it. Choose another folder."
+        return f"Expected a folder; a file stands at {place} or above it. Choose another folder."
     return (
-        f"Expected to write {path}; the system refuses ({error.strerror or error}). Choose another folder or "
-        f"change its permissions."
+        f"Expected to write {place}; the system refuses ({error.strerror or error}). Choose another folder "
+        f"or change its permissions."
     )

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
@@ -204,6 +205,22 @@ def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def micro_model(micro_checkpoint: Path) -> Model:
     return load_checkpoint(micro_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def disc_clip() -> Callable[..., Path]:
+    """Return a writer of a clip: a folder of RGBA frames, 48 x 40, of a disc that moves."""
+
+    def write(folder: Path, frames: int, blue: int = 40) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        y, x = np.mgrid[0:40, 0:48]
+        for t in range(frames):
+            picture = np.zeros((40, 48, 4), np.uint8)
+            picture[(x - 18 - 2 * t) ** 2 + (y - 20) ** 2 <= 81] = (200, 30 * t, blue, 255)
+            Image.fromarray(picture).save(folder / f"{t}.png")
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="session")

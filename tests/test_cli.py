@@ -9,48 +9,50 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sv4d2_core import read_views
+from sv4d2_core import __version__, read_views
 from sv4d2_core.cli import build_parser, main
-from sv4d2_core.shipped import TINY_MODEL
+from sv4d2_core.commands import common
+from sv4d2_core.files import exclusive
+from sv4d2_core.shipped import SAMPLE_CLIP, TINY_MODEL
 
 ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    """Return a folder of 7 RGBA frames, 48 x 40, of a disc that moves."""
-    folder = tmp_path_factory.mktemp("clip")
-    y, x = np.mgrid[0:40, 0:48]
-    for t in range(7):
-        disc = (x - 18 - 2 * t) ** 2 + (y - 20) ** 2 <= 81
-        picture = np.zeros((40, 48, 4), np.uint8)
-        picture[disc] = (200, 30 * t, 40, 255)
-        Image.fromarray(picture).save(folder / f"{t}.png")
-    return folder
+def clip_folder(tmp_path_factory, disc_clip):
+    return disc_clip(tmp_path_factory.mktemp("clip"), 7)
 
 
-def command(clip_folder, checkpoint, out, *more):
-    return [
-        "views",
-        str(clip_folder),
-        "--checkpoint",
-        str(checkpoint),
-        "--out",
-        str(out),
-        "--variant",
-        "sv4d2",
-    ] + [
-        "--steps",
-        "2",
-        *map(str, more),
-    ]
+@pytest.fixture
+def command(clip_folder, micro_checkpoint):
+    """Return a maker of the arguments of `sv4d2 views` with few steps."""
+
+    def words(out, *more, clip=clip_folder, checkpoint=micro_checkpoint):
+        fixed = ["--checkpoint", checkpoint, "--out", out, "--variant", "sv4d2", "--steps", 2]
+        return [str(word) for word in ("views", clip, *fixed, *more)]
+
+    return words
+
+
+@pytest.fixture
+def refused(command, capsys):
+    """Return a runner of a command that must fail with one message, which it returns."""
+
+    def run(out, *more, **places):
+        assert main(command(out, *more, **places)) == 2
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        return error
+
+    return run
 
 
 def contents(folder):
@@ -61,48 +63,43 @@ def contents(folder):
     }
 
 
-def fails(capsys, arguments, code=2):
-    assert main(arguments) == code
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error
+def run_of(folder):
+    return json.loads((folder / "run.json").read_text())
 
 
-def test_views_writes_the_whole_folder(clip_folder, micro_checkpoint, tmp_path):
+def program(script, *arguments):
+    line = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def test_views_writes_the_whole_folder(command, tmp_path):
     out = tmp_path / "out"
-    assert main(command(clip_folder, micro_checkpoint, out, "--save-latents", "--memory-gb", 4)) == 0
+    assert main(command(out, "--save-latents", "--memory-gb", 4)) == 0
     for name in ("view_00.mp4", "view_01.mp4", "view_02.mp4", "contact_sheet.png", "cameras.json"):
         assert (out / name).stat().st_size > 0
     for name in ("transforms.json", "transforms_train.json", "run.json", "latents"):
         assert (out / name).exists()
     assert len(list((out / "frames").rglob("*.png"))) == len(list((out / "masks").rglob("*.png"))) == 3 * 7
-    run = json.loads((out / "run.json").read_text())
-    assert (
-        run["seed"] == 23 and run["steps"] == 2 and run["trained"] is False and "UNTRAINED" in run["warning"]
-    )
-    assert run["peak_memory_gb"]["resident"] > 0 and run["seconds"]["sample"] > 0
-    assert run["versions"]["torch"] == torch.__version__
+    run = run_of(out)
+    assert (run["seed"], run["steps"], run["trained"]) == (23, 2, False) and "UNTRAINED" in run["warning"]
+    assert run["seconds"]["sample"] > 0 and run["versions"]["torch"] == torch.__version__
     grid = read_views(out)
     assert grid.images.shape == (7, 3, 32, 32, 3)
     assert grid.latents is not None and grid.latents.shape == (7, 2, 4, 16, 16)
-    cameras = json.loads((out / "cameras.json").read_text())
-    assert cameras["crop"]["source_width"] == 48 and len(cameras["crop"]["centers"]) == 7
+    crop = json.loads((out / "cameras.json").read_text())["crop"]
+    assert crop["source_width"] == 48 and len(crop["centers"]) == 7
 
 
-def test_a_finished_run_says_so_and_other_settings_are_refused(
-    clip_folder, micro_checkpoint, tmp_path, capsys
-):
+def test_a_finished_run_says_so_and_other_settings_are_refused(command, refused, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    assert main(command(out)) == 0
     before = contents(out)
     capsys.readouterr()
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    assert main(command(out)) == 0
     assert "already complete" in capsys.readouterr().err
-    message = fails(capsys, command(clip_folder, micro_checkpoint, out, "--seed", 1))
-    assert "--overwrite" in message and contents(out) == before
-    assert main(command(clip_folder, micro_checkpoint, out, "--seed", 1, "--overwrite")) == 0
-    assert json.loads((out / "run.json").read_text())["seed"] == 1
-    assert contents(out) != before
+    assert "--overwrite" in refused(out, "--seed", 1) and contents(out) == before
+    assert main(command(out, "--seed", 1, "--overwrite")) == 0
+    assert run_of(out)["seed"] == 1 and contents(out) != before
 
 
 # Sends its own process a signal at the second forward pass after the first window was kept. Ctrl-C counts
@@ -122,33 +119,22 @@ runpy.run_module("sv4d2_core", run_name="__main__")
 """
 
 
-def stopped_in_the_second_window(number, out, arguments):
-    return subprocess.run(
-        [sys.executable, "-c", STOPPED_IN_THE_SECOND_WINDOW, str(int(number)), out / ".windows", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_killed_and_continued_gives_the_same_bits(clip_folder, micro_checkpoint, tmp_path):
+def test_killed_and_continued_gives_the_same_bits(command, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    more = ("--steps", 3)
-    assert main(command(clip_folder, micro_checkpoint, whole, *more)) == 0
-    arguments = command(clip_folder, micro_checkpoint, killed, *more)
-    done = stopped_in_the_second_window(signal.SIGKILL, killed, arguments)
+    assert main(command(whole, "--steps", 3)) == 0
+    arguments = command(killed, "--steps", 3)
+    done = program(STOPPED_IN_THE_SECOND_WINDOW, int(signal.SIGKILL), killed / ".windows", *arguments)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(list((killed / ".windows").glob("window_*.safetensors"))) == 1
     assert not (killed / "run.json").exists()
     assert main(arguments) == 0
-    assert json.loads((killed / "run.json").read_text())["resumed_windows"] == 1
-    assert contents(whole) == contents(killed)
+    assert run_of(killed)["resumed_windows"] == 1 and contents(whole) == contents(killed)
 
 
-def test_interrupt_exits_with_130_and_keeps_windows(clip_folder, micro_checkpoint, tmp_path):
+def test_interrupt_exits_with_130_and_keeps_windows(command, tmp_path):
     out = tmp_path / "out"
-    arguments = command(clip_folder, micro_checkpoint, out, "--steps", 3)
-    done = stopped_in_the_second_window(signal.SIGINT, out, arguments)
+    arguments = command(out, "--steps", 3)
+    done = program(STOPPED_IN_THE_SECOND_WINDOW, int(signal.SIGINT), out / ".windows", *arguments)
     assert done.returncode == 130, done.stderr
     assert "Interrupted" in done.stderr and "Traceback" not in done.stderr
     assert sorted(p.name for p in out.iterdir()) == [".windows"]
@@ -168,34 +154,32 @@ def test_interrupt_exits_with_130_and_keeps_windows(clip_folder, micro_checkpoin
         (("--start", 99), "at least 100 frames.*got 7"),
     ],
 )
-def test_bad_options_leave_nothing_behind(clip_folder, micro_checkpoint, tmp_path, capsys, more, message):
-    out = tmp_path / "out"
-    error = fails(capsys, command(clip_folder, micro_checkpoint, out, *more))
+def test_bad_options_leave_nothing_behind(refused, tmp_path, more, message):
+    error = refused(tmp_path / "out", *more)
     assert re.search(message, error), error
-    assert not out.exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("option", ["--frames", "--steps", "--every"])
-def test_counts_below_one_are_usage_errors(clip_folder, micro_checkpoint, tmp_path, capsys, option):
+def test_counts_below_one_are_usage_errors(command, tmp_path, capsys, option):
     with pytest.raises(SystemExit) as stop:
-        main(command(clip_folder, micro_checkpoint, tmp_path / "out", option, 0))
+        main(command(tmp_path / "out", option, 0))
     assert stop.value.code == 2
     assert "at least 1" in capsys.readouterr().err
 
 
-def test_bad_files_leave_nothing_behind(clip_folder, micro_checkpoint, tmp_path, capsys):
-    out, broken = tmp_path / "out", tmp_path / "broken.mp4"
+def test_bad_files_leave_nothing_behind(refused, tmp_path):
+    out, broken, blocked = tmp_path / "out", tmp_path / "broken.mp4", tmp_path / "file"
     broken.write_bytes(b"not a video")
-    assert "broken.mp4" in fails(capsys, command(broken, micro_checkpoint, out))
-    assert "nowhere" in fails(capsys, command(tmp_path / "nowhere", micro_checkpoint, out))
-    assert "broken.mp4" in fails(capsys, command(clip_folder, broken, out))
+    assert "broken.mp4" in refused(out, clip=broken)
+    assert "nowhere" in refused(out, clip=tmp_path / "nowhere")
+    assert "broken.mp4" in refused(out, checkpoint=broken)
     assert not out.exists()
-    blocked = tmp_path / "file"
     blocked.write_text("")
-    assert "writable" in fails(capsys, command(clip_folder, micro_checkpoint, blocked / "out"))
+    assert "writable" in refused(blocked / "out")
 
 
-def test_full_disk_is_one_message_and_continues_later(clip_folder, micro_checkpoint, tmp_path):
+def test_full_disk_is_one_message_and_continues_later(command, tmp_path):
     script = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))\n"
@@ -203,103 +187,70 @@ def test_full_disk_is_one_message_and_continues_later(clip_folder, micro_checkpo
         "sys.exit(main(sys.argv[1:]))\n"
     )
     out = tmp_path / "out"
-    arguments = command(clip_folder, micro_checkpoint, out)
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
+    done = program(script, *command(out))
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert not [path for path in out.rglob("*") if path.is_file()]
-    assert main(arguments) == 0
+    assert main(command(out)) == 0
 
 
-def test_a_users_own_files_are_never_replaced(clip_folder, micro_checkpoint, tmp_path, capsys):
-    project = tmp_path / "project"
+def test_a_users_own_files_are_never_replaced(command, refused, clip_folder, tmp_path):
+    project, out = tmp_path / "project", tmp_path / "out"
     shutil.copytree(clip_folder, project / "frames")
     before = contents(project)
     for more in ((), ("--overwrite",)):
-        arguments = command(project / "frames", micro_checkpoint, project, *more)
-        assert "did not write" in fails(capsys, arguments)
+        assert "did not write" in refused(project, *more, clip=project / "frames")
     assert contents(project) == before
-    assert "apart from the input" in fails(capsys, command(clip_folder, micro_checkpoint, clip_folder))
-    out = tmp_path / "out"
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0
-    inside = command(out / "frames" / "view_00", micro_checkpoint, out, "--overwrite")
-    assert "apart from the input" in fails(capsys, inside)
+    assert "apart from the input" in refused(clip_folder)
+    assert main(command(out)) == 0
+    assert "apart from the input" in refused(out, "--overwrite", clip=out / "frames" / "view_00")
 
 
-def test_missing_results_are_made_again_from_the_windows(clip_folder, micro_checkpoint, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+def test_what_is_kept_is_used_again_and_what_is_damaged_or_of_others_is_not(command, refused, tmp_path):
+    out, other, damaged = tmp_path / "out", tmp_path / "other", tmp_path / "damaged"
+    assert main(command(out)) == 0
     before = contents(out)
     (out / "frames/view_01/00003.png").unlink()
     (out / "view_02.mp4").unlink()
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0
-    assert contents(out) == before
-    assert json.loads((out / "run.json").read_text())["resumed_windows"] == 3
-
-
-def test_output_options_alone_sample_nothing_again(clip_folder, micro_checkpoint, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0
-    message = fails(capsys, command(clip_folder, micro_checkpoint, out, "--fps", 12))
-    assert "(fps)" in message and "Nothing would be sampled again" in message
-    assert main(command(clip_folder, micro_checkpoint, out, "--fps", 12, "--overwrite")) == 0
-    run = json.loads((out / "run.json").read_text())
-    assert run["resumed_windows"] == 3 and run["fps"] == 12
-
-
-def test_damaged_and_orphaned_windows_are_not_trusted(clip_folder, micro_checkpoint, tmp_path):
-    out, other = tmp_path / "out", tmp_path / "other"
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0
-    expected = contents(out)
+    assert main(command(out)) == 0
+    assert contents(out) == before and run_of(out)["resumed_windows"] == 3
+    for more in (("--cfg-max", "nan"), ("--seed", 10**20), ("--cfg-min", 5), ("--memory-gb", 0.001)):
+        refused(out, *more, "--overwrite")
+        assert contents(out) == before
     shutil.copytree(out / ".windows", other / ".windows")
     (other / ".windows/settings.json").unlink()
-    assert main(command(clip_folder, micro_checkpoint, other, "--seed", 99)) == 0
-    assert json.loads((other / "run.json").read_text())["resumed_windows"] == 0
-    damaged = tmp_path / "damaged"
+    assert main(command(other, "--seed", 99)) == 0
+    assert run_of(other)["resumed_windows"] == 0
     shutil.copytree(out / ".windows", damaged / ".windows")
     (damaged / ".windows/window_001.safetensors").write_bytes(b"nothing")
-    assert main(command(clip_folder, micro_checkpoint, damaged)) == 0
-    assert json.loads((damaged / "run.json").read_text())["resumed_windows"] == 2
-    assert contents(damaged) == expected
+    assert main(command(damaged)) == 0
+    assert run_of(damaged)["resumed_windows"] == 2 and contents(damaged) == before
+    message = refused(out, "--fps", 12)
+    assert "(fps)" in message and "Nothing would be sampled again" in message
+    assert main(command(out, "--fps", 12, "--overwrite")) == 0
+    assert run_of(out)["resumed_windows"] == 3 and run_of(out)["fps"] == 12
 
 
-def test_another_checkpoint_of_the_same_size_is_another_run(clip_folder, micro_checkpoint, tmp_path, capsys):
+def test_another_checkpoint_of_the_same_size_is_another_run(command, refused, micro_checkpoint, tmp_path):
     out, copy = tmp_path / "out", tmp_path / "copy.safetensors"
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    assert main(command(out)) == 0
     content = bytearray(micro_checkpoint.read_bytes())
     content[-2000:-1000] = bytes(1000)
     copy.write_bytes(content)
-    assert "(checkpoint)" in fails(capsys, command(clip_folder, copy, out))
+    assert "(checkpoint)" in refused(out, checkpoint=copy)
 
 
-def test_bad_sampling_options_keep_finished_windows(clip_folder, micro_checkpoint, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0
-    before = contents(out)
-    for more in (("--cfg-max", "nan"), ("--seed", 10**20), ("--cfg-min", 5), ("--memory-gb", 0.001)):
-        fails(capsys, command(clip_folder, micro_checkpoint, out, *more, "--overwrite"))
-        assert contents(out) == before
-
-
-def test_two_runs_never_share_a_folder(clip_folder, micro_checkpoint, tmp_path, capsys):
-    from sv4d2_core.commands.common import exclusive
-
+def test_two_runs_never_share_a_folder(refused, tmp_path):
     out = tmp_path / "out"
     with exclusive(out):
-        assert "Another process" in fails(capsys, command(clip_folder, micro_checkpoint, out))
+        assert "Another process" in refused(out)
     assert not out.exists()
 
 
 @pytest.mark.parametrize("moves", [1, 6, 9, 14])
-def test_killed_while_results_are_exchanged(clip_folder, micro_checkpoint, tmp_path, moves):
+def test_killed_while_results_are_exchanged(command, tmp_path, moves):
     """The process dies at some point of moving old results out and new ones in."""
     out = tmp_path / "out"
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0
+    assert main(command(out)) == 0
     before = contents(out)
     script = (
         "import os, pathlib, sys\n"
@@ -311,64 +262,78 @@ def test_killed_while_results_are_exchanged(clip_folder, micro_checkpoint, tmp_p
         "pathlib.Path.rename = dying\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    again = command(clip_folder, micro_checkpoint, out, "--fps", "12", "--overwrite")
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(moves), *again],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 9 and (out / ".partial").exists()
-    assert main(command(clip_folder, micro_checkpoint, out)) == 0, "the old results are complete again"
+    again = command(out, "--fps", "12", "--overwrite")
+    assert program(script, moves, *again).returncode == 9 and (out / ".partial").exists()
+    assert main(command(out)) == 0, "the old results are complete again"
     assert contents(out) == before
-    assert main(again) == 0
-    assert json.loads((out / "run.json").read_text())["fps"] == 12
+    assert main(again) == 0 and run_of(out)["fps"] == 12
 
 
-def test_half_precision_runs(clip_folder, micro_checkpoint, tmp_path):
-    out = tmp_path / "out"
-    assert main(command(clip_folder, micro_checkpoint, out, "--dtype", "bf16")) == 0
-    assert json.loads((out / "run.json").read_text())["settings"]["dtype"] == "bfloat16"
-
-
-def test_ring_elevation_and_passes(clip_folder, micro_checkpoint, tmp_path):
-    out = tmp_path / "out"
-    more = ("--azimuths", 0, 90, 180, 270, "--ring-elevation", 20, "--input-elevation", 5, "--frames", 2)
-    assert main(command(clip_folder, micro_checkpoint, out, *more)) == 0
+def test_half_precision_cameras_and_reference_views(command, tmp_path):
+    out, references = tmp_path / "out", tmp_path / "references"
+    more = ["--azimuths", 0, 90, 180, 270, "--ring-elevation", 20, "--input-elevation", 5, "--frames", 2]
+    assert main(command(out, *more, "--dtype", "bf16")) == 0
+    assert run_of(out)["settings"]["dtype"] == "bfloat16"
     cameras = read_views(out).cameras
     assert cameras.azimuths_deg == (0, 0, 90, 180, 270) and cameras.elevations_deg == (0, 20, 20, 20, 20)
     assert cameras.input_elevation_deg == 5
-
-
-def test_reference_views_change_the_result(clip_folder, micro_checkpoint, tmp_path):
-    references = tmp_path / "references"
     references.mkdir()
     for view in range(2):
         Image.new("RGB", (64, 64), (255, 100 * view, 0)).save(references / f"{view}.png")
     plain, referenced = tmp_path / "plain", tmp_path / "referenced"
-    assert main(command(clip_folder, micro_checkpoint, plain)) == 0
-    more = ("--reference-views", references)
-    assert main(command(clip_folder, micro_checkpoint, referenced, *more)) == 0
+    assert main(command(plain)) == main(command(referenced, "--reference-views", references)) == 0
     assert not torch.equal(read_views(plain).images[:, 1:], read_views(referenced).images[:, 1:])
 
 
 def test_convert_and_info(micro_checkpoint, tmp_path, capsys):
     small = tmp_path / "small.safetensors"
-    assert main(["convert", str(micro_checkpoint), str(small), "--variant", "sv4d2"]) == 0
+    convert = ["convert", str(micro_checkpoint), str(small), "--variant", "sv4d2"]
+    assert main(convert) == 0
     assert small.stat().st_size < 0.6 * micro_checkpoint.stat().st_size
-    assert "FileExists" not in fails(capsys, ["convert", str(micro_checkpoint), str(small)])
-    assert main(["info", str(small)]) == 0
+    assert main(convert) == 2 and "FileExists" not in capsys.readouterr().err
+    assert main(["info", str(small)]) == main(["info", "tiny"]) == 0
     assert "SV4D 2.0" in capsys.readouterr().out
-    fails(capsys, ["info", str(tmp_path / "nothing.safetensors")])
+    assert main(["info", str(tmp_path / "nothing.safetensors")]) == 2
 
 
-def test_module_runs_and_lists_its_commands():
-    done = subprocess.run(
-        [sys.executable, "-m", "sv4d2_core", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+def test_help_and_version_need_no_torch():
+    def said(*words):
+        line = [sys.executable, "-X", "importtime", "-m", "sv4d2_core", *words]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "torch" not in done.stderr and "numpy" not in done.stderr
+        return done.stdout
+
     for name in ("views", "convert", "info", "demo"):
-        assert name in done.stdout
+        assert name in said("--help")
+    assert said("--version") == f"sv4d2 {__version__}\n"
 
 
-def test_tiny_names_the_model_that_comes_with_the_pack():
-    for command in (["views", "clip.gif"], ["refine", "folder"]):
-        parsed = build_parser().parse_args([*command, "--out", "x", "--checkpoint", "tiny"])
+def test_tiny_and_sample_name_what_comes_with_the_pack(tmp_path, monkeypatch):
+    for words in (["views", "sample"], ["refine", "folder"]):
+        parsed = build_parser().parse_args([*words, "--out", "x", "--checkpoint", "tiny"])
         assert parsed.checkpoint == TINY_MODEL
+        assert words[0] == "refine" or parsed.input == str(SAMPLE_CLIP)
+    monkeypatch.chdir(tmp_path)
+    Path("sample").mkdir()
+    assert common.clip_place("sample") == "sample", "a clip of that name comes first"
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_quiet_says_only_what_went_wrong(command, tmp_path, capsys, place):
+    words = command(tmp_path / "out")
+    assert main(["-q", *words] if place == "before" else [*words, "--quiet"]) == 0
+    said = capsys.readouterr().err
+    assert "UNTRAINED" in said and "Done in" not in said and "sampling" not in said
+    assert "quiet" not in run_of(tmp_path / "out")["options"]
+
+
+def test_progress_outside_a_terminal_is_a_line_every_few_seconds(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with common.Progress("fitting") as progress:
+        for step in range(1, 1001):
+            now[0] += 0.02
+            progress.show(step, 1000, "loss 1")
+    assert 3 <= len(caplog.messages) <= 5
+    assert caplog.messages[-1] == "fitting: 1000 of 1000 steps, loss 1"

@@ -10,14 +10,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from sv4d2_core.cli import main
 from sv4d2_core.commands import views
-from sv4d2_core.commands.batch_clips import clips_of
-from sv4d2_core.commands.batch_ray import needs_of_actor
+from sv4d2_core.commands.batch import clips_of, needs_of_actor
 from sv4d2_core.diffusion.window_store import WindowFolder
 
 ROOT = Path(__file__).parent.parent
@@ -25,33 +22,30 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
+def clips(tmp_path_factory, disc_clip):
     """Return a folder of three clips of 4 frames, each a disc that moves, and of one that is no clip."""
     folder = tmp_path_factory.mktemp("clips")
-    y, x = np.mgrid[0:40, 0:48]
     for number, name in enumerate(("walk", "run", "jump")):
-        (folder / name).mkdir()
-        for t in range(4):
-            picture = np.zeros((40, 48, 4), np.uint8)
-            picture[(x - 18 - 2 * t) ** 2 + (y - 20) ** 2 <= 81] = (200, 60 * t, 80 * number, 255)
-            Image.fromarray(picture).save(folder / name / f"{t}.png")
+        disc_clip(folder / name, 4, 80 * number)
     (folder / "broken.mp4").write_bytes(b"not a video")
     return folder
 
 
-def options(checkpoint, out, *more):
-    return [
-        *("--checkpoint", str(checkpoint), "--variant", "sv4d2"),
-        *("--out", str(out), "--size", "16", "--steps", "2", "--save-latents", *map(str, more)),
-    ]
+def _maker(name, checkpoint):
+    """Return a maker of the arguments of a command for places and an output folder, with few steps."""
+    fixed = ["--checkpoint", checkpoint, "--variant", "sv4d2", "--size", 16, "--steps", 2, "--save-latents"]
+    return lambda places, out, *more: [str(word) for word in (name, *places, "--out", out, *fixed, *more)]
 
 
-def batch(places, checkpoint, out, *more):
-    return ["batch", *map(str, places), *options(checkpoint, out, *more)]
+@pytest.fixture
+def batch(micro_checkpoint):
+    return _maker("batch", micro_checkpoint)
 
 
-def single(place, checkpoint, out, *more):
-    return ["views", str(place), *options(checkpoint, out, *more)]
+@pytest.fixture
+def single(micro_checkpoint):
+    views_of = _maker("views", micro_checkpoint)
+    return lambda place, out, *more: views_of([place], out, *more)
 
 
 def contents(folder):
@@ -84,14 +78,14 @@ def loads(monkeypatch):
     return loaded
 
 
-def test_a_batch_gives_the_bits_of_single_runs_with_one_load(clips, micro_checkpoint, tmp_path, loads):
+def test_a_batch_gives_the_bits_of_single_runs_with_one_load(clips, batch, single, tmp_path, loads):
     out = tmp_path / "out"
-    assert main(batch([clips / "walk", clips / "jump"], micro_checkpoint, out)) == 0
+    assert main(batch([clips / "walk", clips / "jump"], out)) == 0
     assert loads == [str(clips / "walk")]
     assert statuses(out) == {"walk": "complete", "jump": "complete"}
     for name in ("walk", "jump"):
         alone = tmp_path / f"alone_{name}"
-        assert main(single(clips / name, micro_checkpoint, alone)) == 0
+        assert main(single(clips / name, alone)) == 0
         files = contents(alone)
         assert files == contents(out / name) and "latents/latents.safetensors" in files
         runs = [json.loads((folder / "run.json").read_text()) for folder in (alone, out / name)]
@@ -99,10 +93,10 @@ def test_a_batch_gives_the_bits_of_single_runs_with_one_load(clips, micro_checkp
         assert runs[0]["options"] == {**runs[1]["options"], "out": str(alone)}
 
 
-def test_a_failing_clip_is_reported_and_the_others_go_on(clips, micro_checkpoint, tmp_path, capsys, loads):
+def test_a_failing_clip_is_reported_and_the_others_go_on(clips, batch, tmp_path, capsys, loads):
     out = tmp_path / "out"
     places = [clips / "broken.mp4", clips / "walk", clips / "nowhere.gif", clips / "run"]
-    assert main(batch(places, micro_checkpoint, out)) == 1
+    assert main(batch(places, out)) == 1
     error = capsys.readouterr().err
     assert "Traceback" not in error and "Failed: broken, nowhere." in error
     assert "2 of 4 clips are complete" in error
@@ -114,11 +108,9 @@ def test_a_failing_clip_is_reported_and_the_others_go_on(clips, micro_checkpoint
     assert loads == [str(clips / "walk")]
 
 
-def test_the_same_command_continues_and_loads_nothing_when_all_is_there(
-    clips, micro_checkpoint, tmp_path, capsys, loads
-):
+def test_the_same_command_continues_and_loads_only_what_it_needs(clips, batch, tmp_path, capsys, loads):
     out = tmp_path / "out"
-    command = batch([clips / "walk", clips / "run"], micro_checkpoint, out)
+    command = batch([clips / "walk", clips / "run"], out)
     assert main(command) == 0
     before = {name: contents(out / name) for name in ("walk", "run")}
     (out / "run/view_01.mp4").unlink()
@@ -135,8 +127,8 @@ def test_the_same_command_continues_and_loads_nothing_when_all_is_there(
     assert {name: contents(out / name) for name in ("walk", "run")} == before
 
 
-def test_a_fault_in_one_clip_is_no_end_and_the_model_is_loaded_anew(
-    clips, micro_checkpoint, tmp_path, capsys, loads, monkeypatch
+def test_after_a_fault_in_one_clip_the_model_is_loaded_anew(
+    clips, batch, tmp_path, capsys, loads, monkeypatch
 ):
     sample = views.sample_views
 
@@ -147,24 +139,24 @@ def test_a_fault_in_one_clip_is_no_end_and_the_model_is_loaded_anew(
 
     monkeypatch.setattr(views, "sample_views", failing)
     out = tmp_path / "out"
-    assert main(batch([clips / "walk", clips / "run"], micro_checkpoint, out)) == 1
+    assert main(batch([clips / "walk", clips / "run"], out)) == 1
     assert report(out)["clips"]["walk"]["error"] == "RuntimeError: CUDA error: an illegal memory access"
     assert statuses(out)["run"] == "complete" and len(loads) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_full_disk_ends_the_batch(clips, micro_checkpoint, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_ends_the_batch(clips, batch, tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(views, "write_views", full)
     out = tmp_path / "out"
-    assert main(batch([clips / "walk", clips / "run"], micro_checkpoint, out)) == 2
+    assert main(batch([clips / "walk", clips / "run"], out)) == 2
     assert "The disk is full" in capsys.readouterr().err
     assert statuses(out) == {"walk": "unfinished", "run": "unfinished"}
 
 
-def test_a_list_gives_each_clip_its_own_options(clips, micro_checkpoint, tmp_path):
+def test_a_list_gives_each_clip_its_own_options(clips, batch, single, tmp_path):
     spaced = tmp_path / "two words"
     shutil.copytree(clips / "walk", spaced)
     lines = [
@@ -177,33 +169,33 @@ def test_a_list_gives_each_clip_its_own_options(clips, micro_checkpoint, tmp_pat
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join(lines))
     out, alone = tmp_path / "out", tmp_path / "alone"
-    assert main(batch([clips / "walk", listed], micro_checkpoint, out, "--seed", 5)) == 0
+    assert main(batch([clips / "walk", listed], out, "--seed", 5)) == 0
     assert list(statuses(out)) == ["walk", "two words", "walk_2", "walk_3"]
     runs = [json.loads((out / name / "run.json").read_text())["settings"] for name in statuses(out)]
     assert [(run["seed"], run["frames"]) for run in runs] == [(5, 4), (7, 3), (5, 4), (8, 4)]
-    assert main(single(spaced, micro_checkpoint, alone, "--seed", 7, "--frames", 3)) == 0
+    assert main(single(spaced, alone, "--seed", 7, "--frames", 3)) == 0
     assert contents(alone) == contents(out / "two words")
 
 
-def test_sizes_with_other_memory_plans_give_the_bits_of_single_runs(clips, micro_checkpoint, tmp_path, loads):
+def test_sizes_with_other_memory_plans_give_the_bits_of_single_runs(clips, batch, single, tmp_path, loads):
     listed, out, alone = tmp_path / "list.txt", tmp_path / "out", tmp_path / "alone"
     listed.write_text(f"{clips / 'walk'} --size 24\n{clips / 'walk'}\n")
-    assert main(batch([listed], micro_checkpoint, out, "--frames", 2, "--memory-gb", 4)) == 0
+    assert main(batch([listed], out, "--frames", 2, "--memory-gb", 4)) == 0
     assert len(loads) == 2
-    assert main(single(clips / "walk", micro_checkpoint, alone, "--frames", 2, "--memory-gb", 4)) == 0
+    assert main(single(clips / "walk", alone, "--frames", 2, "--memory-gb", 4)) == 0
     assert contents(alone) == contents(out / "walk_2")
 
 
-def test_a_pattern_is_one_clip_per_match_in_natural_order(clips, micro_checkpoint, tmp_path):
+def test_a_pattern_is_one_clip_per_match_in_natural_order(clips, batch, tmp_path):
     many, out = tmp_path / "many", tmp_path / "out"
     for name in ("clip_10", "clip_9"):
         shutil.copytree(clips / "walk", many / name)
     # Results may lie beside the clips, as their names are others.
-    assert main(batch([many / "clip_*"], micro_checkpoint, out, "--frames", 2)) == 0
+    assert main(batch([many / "clip_*"], out, "--frames", 2)) == 0
     assert list(statuses(out)) == ["clip_9", "clip_10"]
 
 
-def test_names_are_unique_whatever_the_disk_thinks_of_capitals(clips, micro_checkpoint, tmp_path):
+def test_names_are_unique_whatever_the_disk_thinks_of_capitals(clips, tmp_path):
     more = ["b/walk.mov", "c/WALK.gif", "walk_2.mp4", ".hidden.mp4", "batch.json.mp4", "v1.2.mp4"]
     args = Namespace(input="a/walk.mp4", more=more, out=tmp_path, ray=False, actors=None)
     names = [clip.out.relative_to(tmp_path).as_posix() for clip in clips_of(args)]
@@ -225,10 +217,10 @@ def test_names_are_unique_whatever_the_disk_thinks_of_capitals(clips, micro_chec
         (["nothing/*.mp4"], "nothing matches this pattern"),
     ],
 )
-def test_bad_lists_leave_nothing_behind(micro_checkpoint, tmp_path, capsys, lines, message):
+def test_bad_lists_leave_nothing_behind(batch, tmp_path, capsys, lines, message):
     listed, out = tmp_path / "list.txt", tmp_path / "out"
     listed.write_text("\n".join(lines))
-    assert main(batch([listed], micro_checkpoint, out)) == 2
+    assert main(batch([listed], out)) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not out.exists()
@@ -242,28 +234,26 @@ def test_bad_lists_leave_nothing_behind(micro_checkpoint, tmp_path, capsys, line
         (("--actors", 2), "--actors is an option of --ray"),
     ],
 )
-def test_bad_options_leave_nothing_behind(clips, micro_checkpoint, tmp_path, capsys, more, message):
+def test_bad_options_leave_nothing_behind(clips, batch, tmp_path, capsys, more, message):
     out = tmp_path / "out"
-    assert main(batch([clips / "walk"], micro_checkpoint, out, *more)) == 2
+    assert main(batch([clips / "walk"], out, *more)) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_users_files_are_never_replaced(clips, micro_checkpoint, tmp_path, capsys):
+def test_users_files_are_never_replaced(clips, batch, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
     (out / "batch.json").write_text('{"jobs": 3}')
-    assert main(batch([clips / "walk"], micro_checkpoint, out)) == 2
+    assert main(batch([clips / "walk"], out)) == 2
     assert "is not a batch's" in capsys.readouterr().err
     assert (out / "batch.json").read_text() == '{"jobs": 3}' and len(list(out.iterdir())) == 1
-    assert main(batch([clips / "walk", clips / "run"], micro_checkpoint, clips)) == 2
-    assert "apart from the results" in capsys.readouterr().err
+    assert main(batch([clips / "walk", clips / "run"], clips)) == 2
+    assert "apart from the input" in capsys.readouterr().err
     assert sorted(path.name for path in clips.iterdir()) == ["broken.mp4", "jump", "run", "walk"]
 
 
-def test_interrupted_and_continued_gives_the_same_bits(
-    clips, micro_checkpoint, tmp_path, capsys, monkeypatch
-):
+def test_interrupted_and_continued_gives_the_same_bits(clips, batch, single, tmp_path, capsys, monkeypatch):
     out, alone = tmp_path / "out", tmp_path / "alone"
     save = WindowFolder.save
 
@@ -272,7 +262,7 @@ def test_interrupted_and_continued_gives_the_same_bits(
         if self.folder.parent.name == "run":
             raise KeyboardInterrupt
 
-    command = batch([clips / "walk", clips / "run", clips / "jump"], micro_checkpoint, out)
+    command = batch([clips / "walk", clips / "run", clips / "jump"], out)
     with monkeypatch.context() as ctrl_c:
         ctrl_c.setattr(WindowFolder, "save", pressing)
         assert main(command) == 130
@@ -281,29 +271,29 @@ def test_interrupted_and_continued_gives_the_same_bits(
     assert not (out / "run/run.json").exists() and not (out / "jump").exists()
     assert main(command) == 0
     assert json.loads((out / "run/run.json").read_text())["resumed_windows"] == 1
-    assert main(single(clips / "run", micro_checkpoint, alone)) == 0
+    assert main(single(clips / "run", alone)) == 0
     assert contents(out / "run") == contents(alone)
 
 
-def test_without_ray_the_message_names_the_extra(clips, micro_checkpoint, tmp_path, capsys, monkeypatch):
+def test_without_ray_the_message_names_the_extra(clips, batch, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     out = tmp_path / "out"
-    assert main(batch([clips / "walk"], micro_checkpoint, out, "--ray")) == 2
+    assert main(batch([clips / "walk"], out, "--ray")) == 2
     assert 'pip install ".[ray]"' in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_ray_gives_the_bits_of_single_runs(clips, micro_checkpoint, tmp_path):
+def test_ray_gives_the_bits_of_single_runs(clips, batch, single, tmp_path):
     pytest.importorskip("ray", reason="the optional extra ray is not installed")
     out, alone = tmp_path / "out", tmp_path / "alone"
     command = [sys.executable, "-m", "sv4d2_core"]
     places = [clips / "walk", clips / "broken.mp4", clips / "run"]
-    on_ray = [*command, *batch(places, micro_checkpoint, out, "--device", "cpu", "--ray", "--actors", 2)]
+    on_ray = [*command, *batch(places, out, "--device", "cpu", "--ray", "--actors", 2)]
     done = subprocess.run(on_ray, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert statuses(out) == {"walk": "complete", "broken": "failed", "run": "complete"}
     assert "broken.mp4" in report(out)["clips"]["broken"]["error"]
-    subprocess.run([*command, *single(clips / "run", micro_checkpoint, alone)], env=ENVIRONMENT, check=True)
+    subprocess.run([*command, *single(clips / "run", alone)], env=ENVIRONMENT, check=True)
     assert contents(alone) == contents(out / "run")
 
 

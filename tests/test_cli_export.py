@@ -18,6 +18,7 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.cli import main
 from sv4d2_core.data.reader import read_dataset
 from sv4d2_core.data.views_folder import write_views
+from sv4d2_core.export.track import Tracked
 from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
 from sv4d2_core.scene.dynerf.dynerf import DyNeRF
 from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
@@ -40,7 +41,7 @@ def block_scene() -> DyNeRF:
     for t in range(FRAMES):
         cells[t, 4:12, 4:12, 3 + t : 11 + t] = True
     times = torch.linspace(0, 1, FRAMES).tolist()
-    scene = DyNeRF.untrained(Occupancy(cells, BOX), CAMERAS, FPS, times, config)
+    scene = DyNeRF(Occupancy(cells, BOX), CAMERAS, FPS, times, config)
     decoder = scene.field.field.decoder
     with torch.no_grad():
         for parameter in scene.field.parameters():
@@ -58,7 +59,7 @@ def ball_scene() -> Gaussians:
     canonical = CanonicalGaussians(0.25 * means, 0.04, 0.9, torch.tensor([COLOUR]).expand(120, 3))
     config = GaussiansConfig(count=120, features=4, plane_sizes=(8,), hidden=8)
     times = torch.linspace(0, 1, FRAMES).tolist()
-    return Gaussians.still(canonical, BOX, (1e-3, 0.1), CAMERAS, FPS, times, config)
+    return Gaussians(canonical, BOX, (1e-3, 0.1), CAMERAS, FPS, times, config)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,29 @@ def test_glb_moves_as_the_scene_does(scenes, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "follows the surface to" in said and "3 frames, 0.50 s" in said and "MB" in said
     assert re.search(r"Acceleration: .* [\d.]+ % at most; .* meshes by [\d.]+ %\.", said)
+
+
+def test_a_glb_that_becomes_a_sequence_replaces_nothing(scenes, tmp_path, capsys, monkeypatch):
+    assert export(scenes["block"], tmp_path / "walk", "obj", *SMALL, "--times", 0) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "walk").iterdir()}
+    monkeypatch.setattr(Tracked, "follows", property(lambda self: False))
+    capsys.readouterr()
+    assert export(scenes["block"], tmp_path / "walk.glb", "glb", *SMALL, "--overwrite") == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "walk").iterdir()} == before
+    assert len([*(tmp_path / "walk_00001").glob("mesh_*.glb")]) == FRAMES
+    assert "walk_00001 holds one per frame" in capsys.readouterr().err
+    assert not (tmp_path / "walk.glb").exists()
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "turntable", "splat-ply"])
+def test_what_may_not_be_replaced_is_said_before_any_work(scenes, tmp_path, capsys, monkeypatch, kind):
+    (tmp_path / "a").mkdir()
+    for mine in ("mesh_00000.obj", "splat_00000.ply", "00000.png"):
+        (tmp_path / "a" / mine).write_text("mine")
+    (tmp_path / "a.glb").write_text("mine")
+    monkeypatch.setattr("sv4d2_core.commands.export.load_scene", None)
+    error = refused(capsys, scenes["ball"], tmp_path / ("a.glb" if kind == "glb" else "a"), kind)
+    assert "exists already" in error or "never replaced" in error
 
 
 def test_two_frames_tell_no_acceleration(scenes, tmp_path, capsys):

@@ -51,12 +51,8 @@ def rows(markdown: str, title: str) -> list[str]:
 
 
 def test_scenes_are_complete_folders_with_true_times(scenes):
-    assert {path.name for path in scenes.iterdir()} == {
-        "train",
-        "train_corrupted",
-        "held_out",
-        "held_out_between",
-    }
+    parts = {"train", "train_corrupted", "held_out", "held_out_between"}
+    assert {path.name for path in scenes.iterdir()} == parts
     train, spoilt = (read_views(scenes / part / "owl") for part in ("train", "train_corrupted"))
     assert train.settings is not None and spoilt.settings is not None
     assert train.settings["scene"] == "owl" and spoilt.settings["corruption"]["strength"] == 1
@@ -79,7 +75,7 @@ def test_scenes_that_are_there_are_left_alone_and_others_refused(tmp_path, capsy
     assert (tmp_path / "held_out/flamingo/frames/view_01/00003.png").is_file()
 
 
-def test_one_scene_against_the_truth(scenes, tmp_path, capsys):
+def test_one_scene_against_the_truth_in_any_encoding(scenes, tmp_path, capsys, monkeypatch):
     report = score(tmp_path / "report", scenes / "train_corrupted/owl", scenes / "train/owl")
     assert "| predicted |" in capsys.readouterr().out
     assert report["kind"] == "sv4d2 evaluation report"
@@ -87,6 +83,11 @@ def test_one_scene_against_the_truth(scenes, tmp_path, capsys):
     assert rows(markdown, "Against the true views") == ["predicted"]
     assert rows(markdown, "Without true views") == ["reference", "predicted"]
     assert "--lpips FILE" in markdown
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    score(tmp_path / "narrow", scenes / "train/owl")
+    narrow.flush()
+    assert b"flicker ?" in narrow.buffer.getvalue()
 
 
 def test_methods_side_by_side_in_every_form(scenes, tmp_path):
@@ -94,16 +95,10 @@ def test_methods_side_by_side_in_every_form(scenes, tmp_path):
     clips = tmp_path / "clips"
     for view in range(1, 5):
         shutil.copytree(scenes / f"train/owl/frames/view_{view:02d}", clips / f"v{view}")
-    methods = (
-        f"same={scenes / 'train/owl'}",
-        f"file={scenes / 'train/owl/transforms.json'}",
-        f"clips={clips}",
-    )
-    report = score(
-        tmp_path / "report", scenes / "train/owl", "--methods", *methods, "--size", 24, "--frames", 2
-    )
-    text = json.dumps(report)
-    assert all(name in text for name in ("same", "file", "clips"))
+    owl = scenes / "train/owl"
+    methods = (f"same={owl}", f"file={owl / 'transforms.json'}", f"clips={clips}")
+    report = score(tmp_path / "report", owl, "--methods", *methods, "--size", 24, "--frames", 2)
+    assert all(name in json.dumps(report) for name in ("same", "file", "clips"))
     markdown = (tmp_path / "report/report.md").read_text()
     assert rows(markdown, "Against the true views") == ["same", "file", "clips"]
     table = markdown.split("## Against the true views")[1].split("##")[0]
@@ -121,14 +116,6 @@ def test_clips_of_other_lengths_are_cut_alike(scenes, tmp_path, kept, frames):
             file.unlink()
     report = score(tmp_path / "report", clips, scenes / "train/owl", "--frames", frames)
     assert report["summary"]["predicted"]["values"]["PSNR"] == "inf"
-
-
-def test_a_table_is_printed_in_any_encoding(scenes, tmp_path, monkeypatch):
-    narrow = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
-    monkeypatch.setattr(sys, "stdout", narrow)
-    score(tmp_path / "report", scenes / "train/owl")
-    narrow.flush()
-    assert b"flicker ?" in narrow.buffer.getvalue()
 
 
 def test_plain_clips_alone_need_cameras(scenes, tmp_path, capsys):

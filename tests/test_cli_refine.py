@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from PIL import Image
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.cli import main
+from sv4d2_core.commands import refine
 from sv4d2_core.data.reader import read_dataset
 from sv4d2_core.data.views_folder import read_views, write_views
+from sv4d2_core.diffusion import memory
 from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.fit import FitProgress
 from sv4d2_core.scene.refine import refine_scene
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.video.crop import CropPath
@@ -40,7 +44,7 @@ def views(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def scene(views, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("scene") / "scene.safetensors"
-    assert main(["refine", str(views), "--out", str(path), "--steps", STEPS, "--input-elevation", "0"]) == 0
+    assert main(fit(views, path, "--steps", STEPS)) == 0
     return path
 
 
@@ -58,21 +62,34 @@ def test_refine_leaves_a_scene_and_a_plot(scene):
     assert fitted.cameras == Cameras.official("sv4d2")
 
 
-def test_an_interrupted_fit_goes_on_to_the_same_scene(views, scene, tmp_path, monkeypatch, capsys):
-    from sv4d2_core.commands import refine
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Return a runner of a command that is interrupted at the first step for which a condition holds."""
 
-    class Interrupting(refine._Watch):
-        def __call__(self, step, total, progress):
-            super().__call__(step, total, progress)
-            if step == 10:
-                raise KeyboardInterrupt
+    def run(words: list[str], when: Callable[[int, int, FitProgress], bool]) -> int:
+        class Interrupting(refine._Watch):
+            def __call__(self, step, total, progress):
+                super().__call__(step, total, progress)
+                if when(step, total, progress):
+                    raise KeyboardInterrupt
 
+        with monkeypatch.context() as patch:
+            patch.setattr(refine, "_Watch", Interrupting)
+            return main(words)
+
+    return run
+
+
+def fit(views: Path, out: Path, *more: object) -> list[str]:
+    return [str(word) for word in ("refine", views, "--out", out, "--input-elevation", 0, *more)]
+
+
+# Not "until there is a state": a slow machine writes one before step 10.
+@pytest.mark.parametrize("when", [lambda step, *_: step == 10, lambda step, total, _: step == total])
+def test_an_interrupted_fit_goes_on_to_the_same_scene(views, scene, tmp_path, interrupted, capsys, when):
     path = tmp_path / "scene.safetensors"
-    command = ["refine", str(views), "--out", str(path), "--steps", STEPS, "--input-elevation", "0"]
-    # Not "until there is a state": a slow machine writes one before step 10.
-    with monkeypatch.context() as patch:
-        patch.setattr(refine, "_Watch", Interrupting)
-        assert main(command) == 130
+    command = fit(views, path, "--steps", STEPS)
+    assert interrupted(command, when) == 130
     assert [entry.name for entry in tmp_path.iterdir()] == ["scene.fit"]
     assert "--resume goes on" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
@@ -92,7 +109,7 @@ def test_a_signal_waits_for_the_end_of_the_step(views, scene, tmp_path, monkeypa
         return accumulate(self, step, frames)
 
     path = tmp_path / "scene.safetensors"
-    command = ["refine", str(views), "--out", str(path), "--steps", STEPS, "--input-elevation", "0"]
+    command = fit(views, path, "--steps", STEPS)
     with monkeypatch.context() as patch:
         patch.setattr(DyNeRFFit, "accumulate", signalled)
         assert main(command) == 130
@@ -101,38 +118,12 @@ def test_a_signal_waits_for_the_end_of_the_step(views, scene, tmp_path, monkeypa
     assert path.read_bytes() == scene.read_bytes()
 
 
-def test_a_fit_stopped_after_its_last_step_is_only_saved(views, scene, tmp_path, monkeypatch):
-    from sv4d2_core.commands import refine
-
-    class StoppedAtTheEnd(refine._Watch):
-        def __call__(self, step, total, progress):
-            super().__call__(step, total, progress)
-            if step == total:
-                raise KeyboardInterrupt
-
-    path = tmp_path / "scene.safetensors"
-    command = ["refine", str(views), "--out", str(path), "--steps", STEPS, "--input-elevation", "0"]
-    with monkeypatch.context() as patch:
-        patch.setattr(refine, "_Watch", StoppedAtTheEnd)
-        assert main(command) == 130
-    assert main([*command, "--resume"]) == 0
-    assert path.read_bytes() == scene.read_bytes()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["scene.fit.png", "scene.safetensors"]
-
-
 def test_render_makes_a_data_set_with_transparency(scene, tmp_path):
     out = tmp_path / "out"
     cameras = ("--azimuths", "45", "200", "--elevations", "10", "-5")
     assert main(["render", str(scene), "--out", str(out), "--size", "24", "--frames", "2", *cameras]) == 0
-    assert sorted(path.name for path in out.iterdir()) == [
-        "cameras.json",
-        "frames",
-        "render.json",
-        "transforms.json",
-        "view_00.mp4",
-        "view_01.mp4",
-        "view_02.mp4",
-    ]
+    names = {"cameras.json", "frames", "render.json", "transforms.json"}
+    assert {path.name for path in out.iterdir()} == names | {f"view_0{v}.mp4" for v in range(3)}
     picture = np.asarray(Image.open(out / "frames/view_01/00001.png"))
     assert picture.shape == (24, 24, 4) and picture[0, 0, 3] == 0 and picture[..., 3].max() > 128
     grid = read_dataset(out)
@@ -153,8 +144,7 @@ def test_depth_and_normals_are_pictures_that_refine_can_read(scene, views, tmp_p
     assert np.linalg.norm(inside, axis=-1) == pytest.approx(1, abs=0.05)
     assert (inside[:, 2] > 0).mean() > 0.9
     again = tmp_path / "again.safetensors"
-    more = ["--normals", str(out / "normals"), "--steps", "4", "--input-elevation", "0"]
-    assert main(["refine", str(views), "--out", str(again), *more]) == 0
+    assert main(fit(views, again, "--normals", out / "normals", "--steps", 4)) == 0
 
 
 def test_cameras_of_a_file_and_listed_times(scene, views, tmp_path):
@@ -202,42 +192,30 @@ def test_what_is_there_is_replaced_only_when_asked(scene, views, tmp_path, capsy
     assert (tmp_path / "foreign/cameras.json").read_text() == "mine"
 
 
+OUT, TO = ("--out", "{tmp}/x.safetensors"), ("--out", "{tmp}/r")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["refine", "nothing", "--out", "{tmp}/x.safetensors"], "Three kinds are understood"),
+        (["refine", "nothing", *OUT], "Three kinds are understood"),
         (["refine", "{views}", "--out", "{tmp}/x.bin"], "ends in .safetensors"),
+        (["refine", "{views}", *OUT, "--stages", "1", "--checkpoint", "{scene}"], "Leave one of them out"),
+        (["refine", "{views}", *OUT, "--checkpoint", "{tmp}/c"], "c"),
+        (["refine", "{views}", *OUT, "--checkpoint", "{scene}"], "unknown kind"),
+        (["refine", "{views}", *OUT, "--lpips", "{scene}"], "LPIPS"),
+        (["refine", "{views}", *OUT, "--resume"], "Leave --resume out"),
+        (["render", "{tmp}/none.safetensors", *TO], "no file"),
+        (["render", "{views}/run.json", *TO], "cannot be read"),
+        (["render", "{scene}", *TO, "--size", "15"], "even --size"),
+        (["render", "{scene}", *TO, "--times", "2"], "times in 0..1"),
+        (["render", "{scene}", *TO, "--turntable", "--maps"], "Give cameras, too"),
         (
-            ["refine", "{views}", "--out", "{tmp}/x.safetensors", "--stages", "1", "--checkpoint", "{scene}"],
-            "Leave one of them out",
+            ["refine", "{views}", *OUT, "--backend", "gaussians", "--field", "canonical"],
+            "for --backend dynerf",
         ),
-        (["refine", "{views}", "--out", "{tmp}/x.safetensors", "--checkpoint", "{tmp}/c"], "c"),
-        (["refine", "{views}", "--out", "{tmp}/x.safetensors", "--checkpoint", "{scene}"], "unknown kind"),
-        (["refine", "{views}", "--out", "{tmp}/x.safetensors", "--lpips", "{scene}"], "LPIPS"),
-        (["refine", "{views}", "--out", "{tmp}/x.safetensors", "--resume"], "Leave --resume out"),
-        (["render", "{tmp}/none.safetensors", "--out", "{tmp}/r"], "no file"),
-        (["render", "{views}/run.json", "--out", "{tmp}/r"], "cannot be read"),
-        (["render", "{scene}", "--out", "{tmp}/r", "--size", "15"], "even --size"),
-        (["render", "{scene}", "--out", "{tmp}/r", "--times", "2"], "times in 0..1"),
-        (["render", "{scene}", "--out", "{tmp}/r", "--turntable", "--maps"], "Give cameras, too"),
-        (
-            [
-                "refine",
-                "{views}",
-                "--out",
-                "{tmp}/x.safetensors",
-                "--backend",
-                "gaussians",
-                "--field",
-                "canonical",
-            ],
-            "are for --backend dynerf",
-        ),
-        (["render", "{scene}", "--out", "{tmp}/r", "--times", "0", "--frames", "2"], "not both"),
-        (
-            ["render", "{scene}", "--out", "{tmp}/r", "--azimuths", "9", "--elevations", "1", "2", "3"],
-            "elevations",
-        ),
+        (["render", "{scene}", *TO, "--times", "0", "--frames", "2"], "not both"),
+        (["render", "{scene}", *TO, "--azimuths", "9", "--elevations", "1", "2", "3"], "elevations"),
     ],
 )
 def test_bad_input_is_one_message(scene, views, tmp_path, capsys, arguments, message):
@@ -247,28 +225,22 @@ def test_bad_input_is_one_message(scene, views, tmp_path, capsys, arguments, mes
 
 
 def test_two_stages_with_a_checkpoint_go_on_after_an_interrupt(
-    micro_checkpoint, tmp_path, monkeypatch, capsys
+    micro_checkpoint, tmp_path, interrupted, capsys, monkeypatch
 ):
-    from sv4d2_core.commands import refine
-
-    class Interrupting(refine._Watch):
-        def __call__(self, step, total, progress):
-            super().__call__(step, total, progress)
-            if progress.phase == "refine 1":
-                raise KeyboardInterrupt
-
-    folder, path = tmp_path / "views", tmp_path / "scene.safetensors"
+    folder, path, other = tmp_path / "views", tmp_path / "scene.safetensors", tmp_path / "other.safetensors"
     write_views(folder, render_views(make_creature(5), Cameras((0, 0, 0), (0, 120, 240)), 3, 32))
-    command = ["refine", str(folder), "--checkpoint", str(micro_checkpoint), "--steps", "12", "--size", "16"]
-    command += ["--sampling-steps", "2", "--input-elevation", "0", "--strength", "0.7"]
-    assert main([*command, "--out", str(path)]) == 0
+    more = ["--checkpoint", micro_checkpoint, "--steps", 12, "--size", 16, "--sampling-steps", 2]
+    more += ["--strength", 0.7, "--memory-gb", 4]
+    plans, apply = [], memory.apply_plan
+    monkeypatch.setattr(memory, "apply_plan", lambda *on: (plans.append(on[1]), apply(*on)))
+    assert main(fit(folder, path, *more)) == 0
     assert "UNTRAINED WEIGHTS" in capsys.readouterr().err
-    with monkeypatch.context() as patch:
-        patch.setattr(refine, "_Watch", Interrupting)
-        other = tmp_path / "other.safetensors"
-        assert main([*command, "--out", str(other)]) == 130
-    assert main([*command, "--out", str(other), "--resume"]) == 0
+    assert len(plans) == 1 and plans[0].estimated_bytes < 4 * 2**30, "the second stage keeps to --memory-gb"
+    assert interrupted(fit(folder, other, *more), lambda *now: now[2].phase == "refine 1") == 130
+    assert main(fit(folder, other, *more, "--resume")) == 0
     assert other.read_bytes() == path.read_bytes()
+    assert main(fit(folder, tmp_path / "third.safetensors", *more[:-1], 0.001)) == 2
+    assert "at least" in capsys.readouterr().err
 
 
 def test_the_python_example_of_the_readme_makes_the_scene_of_the_command(tmp_path):
@@ -317,7 +289,7 @@ def test_refine_scene_without_settings_is_the_command_without_options(views, tmp
 
 def test_minutes_are_counted_in_steps_that_can_be_repeated(views, tmp_path, capsys):
     path = tmp_path / "scene.safetensors"
-    command = ["refine", str(views), "--out", str(path), "--input-elevation", "0"]
+    command = fit(views, path)
     assert main([*command, "--minutes", "0.01"]) == 0
     steps = int(capsys.readouterr().err.split("are about ")[1].split()[0])
     made = path.read_bytes()
@@ -328,8 +300,7 @@ def test_minutes_are_counted_in_steps_that_can_be_repeated(views, tmp_path, caps
 @pytest.mark.parametrize("more", [["--backend", "gaussians"], ["--stages", "2"]])
 def test_other_ways_to_fit_can_be_rendered(views, tmp_path, more):
     path, out = tmp_path / "scene.safetensors", tmp_path / "out"
-    command = ["refine", str(views), "--out", str(path), "--steps", "12", "--memory-gb", "1"]
-    assert main([*command, "--input-elevation", "0", *more]) == 0
+    assert main(fit(views, path, "--steps", 12, "--memory-gb", 1, *more)) == 0
     assert main(["render", str(path), "--out", str(out), "--size", "24", "--times", "0.4"]) == 0
     picture = np.asarray(Image.open(out / "frames/view_01/00000.png"))
     assert picture[..., 3].max() > 100
@@ -339,7 +310,7 @@ def test_a_followed_object_moves_again_unless_it_is_told_not_to(tmp_path, capsys
     crop = CropPath(((20.0, 32.0), (32.0, 32.0), (44.0, 32.0)), 32.0, 32, 64, 64, "per_frame").to_json()
     folder, scene = tmp_path / "views", tmp_path / "scene.safetensors"
     write_views(folder, render_views(make_creature(5), Cameras.official("sv4d2"), 3, 32), crop=crop)
-    command = ["refine", str(folder), "--out", str(scene), "--steps", "12", "--input-elevation", "0"]
+    command = fit(folder, scene, "--steps", 12)
     assert main(command) == 0
     assert load_scene(scene).path is not None
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.data.reader import find_views, numbered_folder
-from sv4d2_core.data.views_folder import read_views, write_views
+from sv4d2_core.data.views_folder import RUN_FILE, read_views, write_views
+from sv4d2_core.files import claimed, find_inside
 from sv4d2_core.views import ViewGrid
 
 torch.set_num_threads(1)
@@ -23,8 +23,12 @@ GRID = ViewGrid(
 )
 
 
+def find_views(name: str, roots: list[Path]) -> Path:
+    return find_inside(name, roots, lambda path: (path / RUN_FILE).is_file(), "a folder of views")
+
+
 def made(parent: Path, name: str = "views") -> str:
-    with numbered_folder(parent, name) as folder:
+    with claimed(parent, name) as folder:
         (folder / "file").touch()
     return folder.name
 
@@ -38,6 +42,8 @@ def test_numbers_go_on_after_the_highest(tmp_path):
     assert made(parent) == "views_00008"
     (parent / "views_123456").touch()
     assert made(parent) == "views_123457"
+    (parent / "views_123459.glb").touch()
+    assert made(parent) == "views_123460", "a number is one export's, whatever the suffix"
     assert made(parent, "a.c") == made(parent, "abc").replace("abc", "a.c") == "a.c_00001"
 
 
@@ -55,10 +61,21 @@ def test_a_number_that_another_process_takes_meanwhile_is_left_to_it(tmp_path, m
     assert list(raced[0].iterdir()) == []
 
 
+def test_a_file_or_an_unnumbered_folder_is_claimed_once_and_given_back_when_left_empty(tmp_path):
+    with claimed(tmp_path, "walk", ".glb") as first, claimed(tmp_path, "walk", ".glb") as second:
+        assert (first.name, second.name) == ("walk_00001.glb", "walk_00002.glb")
+        second.write_bytes(b"a")
+    for name in ("plain", "plain_00001"):
+        with claimed(tmp_path, "plain", numbered=False) as folder:
+            assert folder.name == name
+            (folder / "file").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "plain_00001", "walk_00002.glb"]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failure_gives_the_number_back_unless_something_was_written(tmp_path, error):
     for content, left in ((None, []), ("file", ["views_00001"])):
-        with pytest.raises(error), numbered_folder(tmp_path, "views") as folder:
+        with pytest.raises(error), claimed(tmp_path, "views") as folder:
             if content:
                 (folder / content).touch()
             raise error
@@ -96,7 +113,7 @@ def test_nothing_outside_the_roots_is_found(tmp_path):
 def test_the_latest_folders_are_listed(tmp_path):
     for i in range(7):
         write_views(tmp_path / f"sub/views_{i}", GRID)
-        os.utime(tmp_path / f"sub/views_{i}/run.json", (i, 1000 - 100 * i))
+        os.utime(tmp_path / f"sub/views_{i}", (i, 1000 - 100 * i))
     with pytest.raises(FileNotFoundError) as caught:
         find_views("views_0", [tmp_path, tmp_path / "missing"])
     listed = ", ".join(f"sub/views_{i}" for i in range(5))

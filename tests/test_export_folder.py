@@ -57,14 +57,11 @@ def test_the_folder_holds_what_was_decided(tmp_path, grid):
 
 
 def test_round_trip(tmp_path, grid):
-    write_views(tmp_path, grid, crop=None, run={}, save_latents=True)
+    write_views(tmp_path, grid, save_latents=True)
     back = read_views(tmp_path)
-    assert back.masks is not None and grid.masks is not None
-    assert back.latents is not None and grid.latents is not None
-    assert float((back.images - grid.images).abs().max()) <= 0.5 / 255 + 1e-6
-    assert float((back.masks - grid.masks).abs().max()) <= 0.5 / 255 + 1e-6
-    assert torch.allclose(back.latents, grid.latents, atol=2e-3)
-    assert back.images.dtype == back.masks.dtype == back.latents.dtype == torch.float32
+    for name, tolerance in (("images", 0.5 / 255 + 1e-6), ("masks", 0.5 / 255 + 1e-6), ("latents", 2e-3)):
+        read, written = getattr(back, name), getattr(grid, name)
+        assert read.dtype == torch.float32 and torch.allclose(read, written, atol=tolerance, rtol=1e-3)
     for field in ("cameras", "fps", "variant", "trained", "seed", "steps"):
         assert getattr(back, field) == getattr(grid, field)
 

@@ -23,7 +23,7 @@ from sv4d2_core.export.splats import (
 from sv4d2_core.scene.config import GaussiansConfig
 from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
 from sv4d2_core.scene.gaussians.splatting import GaussiansAt, splat
-from sv4d2_core.scene.geometry.paths import ObjectPath
+from sv4d2_core.scene.geometry.placement import ObjectPath
 
 CAMERAS = Cameras((0, 20), (0, 75))
 COUNT, SIZE = 60, 48
@@ -48,7 +48,7 @@ def scene() -> Gaussians:
     config = GaussiansConfig(count=COUNT, features=4, plane_sizes=(8,), hidden=16, fade=1.0)
     canonical = CanonicalGaussians(drawn(COUNT, 3) - 0.5, 0.05, 0.6, drawn(COUNT, 3))
     box = torch.tensor([[-0.6] * 3, [0.6] * 3])
-    made = Gaussians.still(canonical, box, (0.01, 0.2), CAMERAS, 8.0, TIMES, config, draw)
+    made = Gaussians(canonical, box, (0.01, 0.2), CAMERAS, 8.0, TIMES, config, draw)
     with torch.no_grad():
         canonical.quats.copy_(drawn(COUNT, 4) - 0.5)
         canonical.log_scales += 1.5 * (drawn(COUNT, 3) - 0.5)

@@ -8,8 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from safetensors import SafetensorError
 
-from sv4d2_core.files import all_or_nothing
+from sv4d2_core import files
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.data.views_folder import read_views, write_views
+from sv4d2_core.files import all_or_nothing, exclusive, is_out_of_memory, read_tensors
+from sv4d2_core.scene.gaussians.gaussians import Gaussians
+from sv4d2_core.scene.store import load_scene
+from sv4d2_core.video.read import load_clip
+from sv4d2_core.views import ViewGrid
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,29 +37,29 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_entries_appear_together_and_the_staging_folder_is_gone(tmp_path):
+def test_entries_appear_together_and_staging_folders_are_swept_up(tmp_path):
+    stale = tmp_path / "a/b/.partial/new/stale.txt"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("of a program that was killed")
     write(tmp_path / "a" / "b", "new")
     assert tree(tmp_path / "a" / "b") == {"run.json": "new", "frames/0.png": "new"}
     assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["frames", "run.json"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("x"), OSError(errno.ENOSPC, "full")])
-def test_failure_leaves_nothing_not_even_the_folders_it_made(tmp_path, error):
+def test_failure_leaves_nothing_new_and_keeps_the_old_entries(tmp_path, error):
+    out, old = tmp_path / "a" / "b", tmp_path / "old"
     with pytest.raises(type(error)):
-        write(tmp_path / "a" / "b", "new", fail=error)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
-def test_failure_keeps_the_old_entries(tmp_path, error):
-    write(tmp_path, "old")
-    (tmp_path / "mine.txt").write_text("mine")
-    before = tree(tmp_path)
+        write(out, "new", fail=error)
+    assert list(tmp_path.iterdir()) == [], "not even the folders above"
+    write(old, "old")
+    (old / "mine.txt").write_text("mine")
+    before = tree(old)
     with pytest.raises(type(error)):
-        write(tmp_path, "new", existing=["frames", "run.json"], fail=error)
-    assert tree(tmp_path) == before
-    write(tmp_path, "new", existing=["frames", "run.json"])
-    assert tree(tmp_path) == {"run.json": "new", "frames/0.png": "new", "mine.txt": "mine"}
+        write(old, "new", existing=["frames", "run.json"], fail=error)
+    assert tree(old) == before
+    write(old, "new", existing=["frames", "run.json"])
+    assert tree(old) == {"run.json": "new", "frames/0.png": "new", "mine.txt": "mine"}
 
 
 def test_a_move_that_fails_half_way_is_undone(tmp_path, monkeypatch):
@@ -84,19 +94,12 @@ def test_the_marker_goes_first_and_comes_last(tmp_path, monkeypatch):
     assert order[-1] == ("run.json", "in")
 
 
-def test_leftovers_of_a_killed_program_are_swept_up(tmp_path):
-    (tmp_path / ".partial" / "new").mkdir(parents=True)
-    (tmp_path / ".partial" / "new" / "stale.txt").write_text("stale")
-    write(tmp_path, "new")
-    assert tree(tmp_path) == {"run.json": "new", "frames/0.png": "new"}
-
-
 def test_the_cause_is_explained_and_the_error_number_kept(tmp_path):
     for number in (errno.ENOSPC, errno.EFBIG):
         with pytest.raises(OSError, match=r"up to 123 MB of space in .*out; .*Free some space") as caught:
             write(tmp_path / "out", "new", fail=OSError(number, "full"))
         assert caught.value.errno == number
-    with pytest.raises(OSError, match=r"out refuses to be written .*Choose another") as caught:
+    with pytest.raises(OSError, match=r"out; the system refuses .*Choose another") as caught:
         write(tmp_path / "out", "new", fail=OSError(errno.EROFS, "Read-only file system"))
     assert caught.value.errno == errno.EROFS
     with pytest.raises(OSError, match="^.Errno 5. broken$"):
@@ -108,6 +111,86 @@ def test_a_file_in_the_folders_place_is_explained(tmp_path):
     with pytest.raises(OSError, match="a file stands at"):
         write(tmp_path / "out", "new")
     assert (tmp_path / "out").read_text() == "a file"
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from sv4d2_core.files import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_folder_is_held_by_one_process_and_the_lock_outlives_it(tmp_path):
+    """A lock file that is removed while another waits for it would let two processes in."""
+    out = tmp_path / "out"
+
+    def holder() -> subprocess.Popen:
+        command = [sys.executable, "-c", HOLDER, str(out)]
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        return process
+
+    first = holder()
+    with pytest.raises(ValueError, match="Another process is writing to"), exclusive(out):
+        pass
+    assert list(out.iterdir()) == [], "nothing of ours is left in a user's folder"
+    first.communicate("\n")
+    assert not out.exists()
+    second = holder()
+    with pytest.raises(ValueError, match="Another process"), exclusive(tmp_path / "x" / ".." / "out"):
+        pass
+    second.kill()
+    second.communicate()
+    with exclusive(out):
+        (out / "result").touch()
+    assert [path.name for path in out.iterdir()] == ["result"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("full"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        SafetensorError('Error: IoError(Os { code: 12, kind: OutOfMemory, message: "Cannot allocate" })'),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("XPU out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+    ],
+)
+def test_reading_that_runs_out_of_memory_is_not_called_damage(tmp_path, monkeypatch, error):
+    assert is_out_of_memory(error)
+    grid = ViewGrid(torch.rand(1, 2, 16, 16, 3), Cameras.ring(1))
+    write_views(tmp_path / "views", grid)
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    scene = Path(__file__).parent / "data/version_0_1/gaussians.safetensors"
+
+    def full(*_args, **_kwargs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cameras, "from_json", full)
+        with pytest.raises(type(error)):
+            read_views(tmp_path / "views")
+    with monkeypatch.context() as patch:
+        patch.setattr(Gaussians, "from_tensors", full)
+        with pytest.raises(type(error)):
+            load_scene(scene)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "safe_open", full)
+        with pytest.raises(type(error)):
+            read_tensors(scene, "sv4d2.scene")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", full)
+        with pytest.raises(type(error)):
+            load_clip(tmp_path / "one.png")
 
 
 FULL_DISK = """

@@ -20,7 +20,7 @@ from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
 from sv4d2_core.scene.gaussians.splat_torch import rotations
 from sv4d2_core.scene.gaussians.splatting import GaussiansAt
 from sv4d2_core.scene.geometry.hull import Occupancy
-from sv4d2_core.scene.geometry.paths import ObjectPath
+from sv4d2_core.scene.geometry.placement import ObjectPath
 
 sys.path.insert(0, str(Path(__file__).parent / "scenes"))
 Arm = importlib.import_module("arm").Arm
@@ -41,14 +41,14 @@ def dynerf(field="planes"):
     config = replace(
         RefineConfig(features=4, hidden=16), field=field, plane_sizes=(8, 16), deformation_sizes=(4, 8)
     )
-    return DyNeRF.untrained(Occupancy(cells, BOX), CAMERAS, 8.0, TIMES, config, generator())
+    return DyNeRF(Occupancy(cells, BOX), CAMERAS, 8.0, TIMES, config, generator())
 
 
 def gaussians(count=60, scale=0.03):
     means = torch.rand(count, 3, generator=generator()) * 0.5 - 0.2
     own = CanonicalGaussians(means, scale, 0.6, torch.rand(count, 3, generator=generator()))
     config = GaussiansConfig(features=4, plane_sizes=(8,), hidden=16)
-    return Gaussians.still(own, BOX, (0.01, 0.1), CAMERAS, 8.0, TIMES, config, generator())
+    return Gaussians(own, BOX, (0.01, 0.1), CAMERAS, 8.0, TIMES, config, generator())
 
 
 def drawn_gaussians(count):
@@ -110,8 +110,8 @@ def test_a_field_that_knows_its_motion_takes_points_along():
     points = torch.rand(200, 3, generator=generator()) * 0.6 - 0.2
     moved = scene.carried(points, 0.0, 1.0)
     unit, there = scene.occupancy.to_unit(points), scene.occupancy.to_unit(moved)
-    start = unit + scene.field.offsets(unit, torch.zeros(200))
-    end = there + scene.field.offsets(there, torch.ones(200))
+    start = scene.field.arrived(unit, 0.0)
+    end = scene.field.arrived(there, 1.0)
     assert (moved - points).norm(dim=-1).mean() > 0.05
     # Where the motion folds space there is no way back.
     assert (start - end).norm(dim=-1).quantile(0.9) < 1e-3

@@ -90,9 +90,8 @@ def test_views_are_paired_by_their_angles(truth):
 
 
 def test_a_missing_view_is_marked_and_the_others_count(truth):
-    fewer = replace(
-        truth, images=truth.images[:, [0, 1, 3]], masks=None, cameras=truth.cameras.select([0, 2])
-    )
+    cameras = truth.cameras.select([0, 2])
+    fewer = replace(truth, images=truth.images[:, [0, 1, 3]], masks=None, cameras=cameras)
     scores = evaluate(fewer, truth)
     assert scores.missing == (2,)
     assert "Missing views: 2." in scores.notes

@@ -154,3 +154,12 @@ def test_public_names_exist():
     assert len(sv4d2_core.__all__) == len(set(sv4d2_core.__all__)) <= 15
     for name in sv4d2_core.__all__:
         assert getattr(sv4d2_core, name).__doc__, name
+
+
+def test_one_file_renames_removes_and_makes_temporary_names():
+    forbidden = {"unlink", "rename", "rmtree", "rmdir", "mkstemp", "mkdtemp", "TemporaryDirectory", "flock"}
+    for path in [*SOURCES, *NODES]:
+        called = {
+            node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+        }
+        assert path.name == "files.py" or not called & forbidden, f"{path} calls {called & forbidden}"

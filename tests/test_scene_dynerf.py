@@ -1,8 +1,9 @@
-"""A scene renders what its field holds, and its file gives the same scene back."""
+"""Rays add up matter as they should, a scene renders what its field holds, and its file gives it back."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.scene.config import FieldConfig
 from sv4d2_core.scene.dynerf.dynerf import DyNeRF
 from sv4d2_core.scene.dynerf.dynerf_fit import dense_cells
+from sv4d2_core.scene.dynerf.rays import box_span, composite_on_white, ray_weights, sample_distances
 from sv4d2_core.scene.geometry.hull import Occupancy
 from sv4d2_core.scene.store import load_scene
 
@@ -25,7 +27,7 @@ def make_scene(cells=None, n_frames=3):
     cells = torch.ones(n_frames, 16, 16, 16, dtype=torch.bool) if cells is None else cells
     times = torch.linspace(0, 1, n_frames).tolist()
     generator = torch.Generator().manual_seed(0)
-    return DyNeRF.untrained(Occupancy(cells, BOX), CAMERAS, 8.0, times, CONFIG, generator)
+    return DyNeRF(Occupancy(cells, BOX), CAMERAS, 8.0, times, CONFIG, generator)
 
 
 def fill(scene, density, rgb):
@@ -90,8 +92,8 @@ def test_frames_and_cells_are_kept_apart():
 def test_dense_cells_are_those_that_hold_something():
     scene = fill(make_scene(), 400.0, [0.5, 0.5, 0.5])
     hull = Occupancy(torch.rand(3, 16, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5, BOX)
-    assert torch.equal(dense_cells(scene, hull).cells, hull.cells)
-    assert not dense_cells(fill(scene, 1e-3, [0.5, 0.5, 0.5]), hull).cells.any()
+    assert torch.equal(dense_cells(scene, hull, range(3)).cells, hull.cells)
+    assert not dense_cells(fill(scene, 1e-3, [0.5, 0.5, 0.5]), hull, range(3)).cells.any()
 
 
 def test_a_saved_scene_renders_the_same(tmp_path):
@@ -111,7 +113,7 @@ def test_a_saved_scene_renders_the_same(tmp_path):
 )
 def test_scenes_of_version_0_1_0_render_as_they_did(backend, means):
     """Their headers hold every number of the fit, here none of them the default."""
-    scene = load_scene(Path(__file__).parent / "data" / "scenes" / f"{backend}.safetensors")
+    scene = load_scene(Path(__file__).parent / "data/version_0_1/all_settings" / f"{backend}.safetensors")
     assert (scene.backend, scene.n_frames, scene.times) == (backend, 3, (0.0, 0.5, 1.0))
     assert scene.path is not None and scene.path.shifts[2] == (0.1, 0, 0)
     rendering = scene.render(Cameras((0, 10), (0, 45)), [0.0, 0.3], 24)
@@ -159,3 +161,58 @@ def test_rendering_reports_and_can_be_cancelled():
     with pytest.raises(InterruptedError):
         make_scene().render(CAMERAS, [0.0, 1.0], 8, callback=stop_at_two)
     assert heard == [(1, 6), (2, 6)]
+
+
+ROOM = torch.tensor([[-1.0, -0.5, -0.25], [1.0, 0.5, 0.25]])
+
+
+def test_constant_density_gives_the_exponential_law():
+    density = torch.full((1, 40), 3.0, dtype=torch.float64)
+    weights = ray_weights(density, torch.full((1, 1), 0.05, dtype=torch.float64))
+    colour = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    rgb, opacity = composite_on_white(weights, colour.expand(1, 40, 3))
+    expected = 1 - math.exp(-3.0 * 0.05 * 40)
+    torch.testing.assert_close(opacity, torch.tensor([expected], dtype=torch.float64))
+    torch.testing.assert_close(rgb[0], expected * colour + (1 - expected))
+
+
+def test_two_layers_hide_each_other():
+    # Opacities .75 in front and .5 behind: .75 + .25 * .5.
+    density = torch.tensor([[math.log(4), 0.0, math.log(2)]])
+    weights = ray_weights(density, torch.ones(1, 1))
+    torch.testing.assert_close(weights, torch.tensor([[0.75, 0.0, 0.125]]))
+
+
+def test_dense_matter_stays_finite():
+    density = torch.full((1, 64), 1e5, requires_grad=True)
+    weights = ray_weights(density, torch.full((1, 1), 0.1))
+    assert float(weights.detach().sum()) == 1
+    weights.sum().backward()
+    assert density.grad is not None and bool(density.grad.isfinite().all())
+
+
+def test_gradients_agree_with_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    density = 5 * torch.rand(3, 7, generator=generator, dtype=torch.float64)
+    colours = torch.rand(3, 7, 3, generator=generator, dtype=torch.float64)
+    lengths = 0.1 + torch.rand(3, 1, generator=generator, dtype=torch.float64)
+    inputs = (density.requires_grad_(), colours.requires_grad_())
+    assert torch.autograd.gradcheck(lambda d, c: composite_on_white(ray_weights(d, lengths), c), inputs)
+
+
+def test_where_rays_cross_a_box():
+    origins = torch.tensor([[0.0, 0, 2], [0.0, 0.6, 2], [0.0, 0, 0], [3.0, 0, 0]])
+    directions = torch.tensor([[0.0, 0, -1], [0.0, 0, -1], [1.0, 0, 0], [1.0, 0, 0]])
+    entry, leave = box_span(origins, directions, ROOM)
+    torch.testing.assert_close(entry[[0, 2]], torch.tensor([1.75, 0.0]))
+    torch.testing.assert_close(leave[[0, 2]], torch.tensor([2.25, 1.0]))
+    assert bool((leave[[1, 3]] <= entry[[1, 3]]).all())
+
+
+def test_every_stretch_has_one_sample():
+    entry, leave = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5])
+    jitter = torch.rand(2, 10, generator=torch.Generator().manual_seed(0))
+    distances = sample_distances(entry, leave, 10, jitter)
+    stretch = ((distances - entry[:, None]) / (leave - entry)[:, None] * 10).floor()
+    assert torch.equal(stretch, torch.arange(10.0).expand(2, 10))
+    torch.testing.assert_close(sample_distances(entry, leave, 2)[0], torch.tensor([1.5, 2.5]))

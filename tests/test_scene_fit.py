@@ -25,7 +25,7 @@ refine_scene = partial(whole_job, input_elevation_deg=0.0)
 CAMERAS = Cameras.official("sv4d2")
 TINY = RefineConfig(
     rounds=0,
-    learning_rate=1.7,
+    learning_rate_factor=1.7,
     steps_static=10,
     steps=50,
     rays_per_step=512,
@@ -100,7 +100,7 @@ def test_a_resumed_fit_gives_the_same_bits(views, fitted, step, tmp_path):
 def test_a_state_of_another_fit_is_refused(views, fitted):
     state = fitted[2][7]
     with pytest.raises(ValueError, match="one of another fit, at step 7"):
-        refine_scene(views, replace(TINY, learning_rate=0.5), state=state)
+        refine_scene(views, replace(TINY, learning_rate_factor=0.5), state=state)
     with pytest.raises(ValueError, match="one of another fit"):
         refine_scene(replace(views, images=views.images * 0.9), TINY, state=state)
 
@@ -155,14 +155,16 @@ def test_views_that_cannot_be_fitted_are_refused(views):
 
 
 def test_a_fit_that_diverges_names_the_knob(views):
-    with pytest.raises(FloatingPointError, match=r"Lower learning_rate \(1e\+30\)"):
-        refine_scene(views, replace(TINY, learning_rate=1e30))
+    with pytest.raises(FloatingPointError, match=r"Lower learning_rate_factor.* it is 1e\+30"):
+        refine_scene(views, replace(TINY, learning_rate_factor=1e30))
 
 
-def test_planes_follow_the_pictures():
-    assert RefineConfig().for_pictures(64).plane_sizes == (8, 16, 32)
-    assert RefineConfig().for_pictures(576).plane_sizes == (64, 128, 256)
-    assert TINY.for_pictures(64) == TINY
+def test_planes_follow_the_pictures_unless_they_are_given(views):
+    quick = RefineConfig(features=1, steps_static=0, steps=1, rounds=0, hull_size=8)
+    given = replace(quick, plane_sizes=(3, 5))
+    for config, size, sizes in ((quick, 32, [4, 8, 16]), (quick, 576, [64, 128, 256]), (given, 64, [3, 5])):
+        planes = refine_scene(views, config, size=size).field.field.planes.space
+        assert [plane.shape[-1] for plane in planes] == sizes
 
 
 def test_settings_of_a_field_survive_json_and_all_are_checked():
@@ -171,7 +173,7 @@ def test_settings_of_a_field_survive_json_and_all_are_checked():
     assert (again.plane_sizes, again.hidden, again.density_scale) == ((8, 16, 32), 32, 20)
     for name, value in (
         ("steps", 0),
-        ("learning_rate", 0.0),
+        ("learning_rate_factor", 0.0),
         ("strength", 1.5),
         ("density_scale", float("nan")),
         ("plane_sizes", (1,)),

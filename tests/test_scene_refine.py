@@ -25,7 +25,7 @@ refine_scene = partial(whole_job, input_elevation_deg=0.0)
 
 CAMERAS = Cameras.official("sv4d2")
 TINY = RefineConfig(
-    learning_rate=1.7,
+    learning_rate_factor=1.7,
     steps_static=5,
     steps=35,
     rounds=2,
@@ -99,15 +99,8 @@ def test_every_round_asks_for_views_of_the_scene_with_falling_strength(views):
     assert float(ours) > float(white) + 2
     assert {total for _, total, _ in heard} == {70}
     phases = {step: progress.phase for step, _, progress in heard}
-    assert [phases[step] for step in (5, 6, 40, 41, 55, 56, 70)] == [
-        "static",
-        "dynamic",
-        "dynamic",
-        "refine 1",
-        "refine 1",
-        "refine 2",
-        "refine 2",
-    ]
+    expected = ["static", "dynamic", "dynamic", "refine 1", "refine 1", "refine 2", "refine 2"]
+    assert [phases[step] for step in (5, 6, 40, 41, 55, 56, 70)] == expected
     assert sorted(phases) == list(range(1, 71)) and len(heard[-1][2].losses) == 70
 
 
@@ -136,13 +129,9 @@ def test_a_resumed_round_gives_the_same_bits_without_asking_again(views, step, t
 
     scene = refine_scene(views, TINY, resynthesize=oracle, callback=keep)
     states[step].save(tmp_path / "fit.safetensors")
-    again, heard = Oracle(), []
+    again, heard, state = Oracle(), [], FitState.load(tmp_path / "fit.safetensors")
     resumed = refine_scene(
-        views,
-        TINY,
-        resynthesize=again,
-        state=FitState.load(tmp_path / "fit.safetensors"),
-        callback=lambda done, total, progress: heard.append(len(progress.losses)),
+        views, TINY, resynthesize=again, state=state, callback=lambda *args: heard.append(len(args[2].losses))
     )
     assert torch.equal(field_of(resumed), field_of(scene))
     assert len(again.asked) == {40: 2, 50: 1, 55: 1}[step]

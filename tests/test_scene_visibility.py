@@ -13,9 +13,9 @@ from sv4d2_core.scene import losses
 from sv4d2_core.scene.config import RefineConfig
 from sv4d2_core.scene.dynerf.rays import Targets, patch_loss, surface_normals
 from sv4d2_core.scene.geometry.trust import view_trust, visibility_weights
-from sv4d2_core.scene.losses import checked_normals
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.scene import SceneRendering
+from sv4d2_core.scene.targets import checked_normals
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
@@ -93,7 +93,7 @@ def test_each_term_of_a_patch_is_felt():
     other = float(losses.dissimilarity(1 - colours, colours))
     assert cost(1 - colours) == pytest.approx(0.1 * other, rel=1e-3)
     depths = rough[..., 2] + 1
-    sloped = float(losses.depth_smoothness(depths))
+    sloped = float(losses.depth_smoothness(depths, ones))
     assert cost(depths=depths) == pytest.approx(0.01 * sloped, rel=1e-2)
     assert cost(points=rough) > 0.02 * 0.05
     towards = torch.tensor([0.0, 0.0, 1.0]).expand(1, 16, 16, 3)
@@ -149,7 +149,7 @@ def test_a_memory_budget_changes_rounding_only():
     config = RefineConfig(
         rounds=0, steps_static=2, steps=6, rays_per_step=512, samples=32, hull_size=16, hidden=16, features=4
     )
-    small = replace(config, memory_gb=0.004).for_pictures(24)
+    small = replace(config, memory_gb=0.004, plane_sizes=(3, 6, 12))
     assert 64 <= small.rays_in_memory < 300
     whole, parts = (refine_scene(views, x).field.field.planes.space[2].detach() for x in (config, small))
     assert float((whole - parts).abs().max()) < 2e-2

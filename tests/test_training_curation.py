@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.commands import curate as command
+from sv4d2_core.commands import train as command
 from sv4d2_core.data.reader import find_scenes, read_any_views, read_dataset
 from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.training.curate import PAGE_FILE, REPORT_FILE, curate
@@ -226,8 +226,8 @@ def test_a_failure_leaves_no_trace(tmp_path, source):
 
 def run(*arguments) -> int:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(list(map(str, arguments))))
+    command.add_curate_arguments(parser)
+    return command.run_curate(parser.parse_args(list(map(str, arguments))))
 
 
 def test_command(tmp_path, source):

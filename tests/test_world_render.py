@@ -23,7 +23,9 @@ def balls(centres, radii, colours=None, rotations=None) -> Parts:
     colours = torch.tensor([[0.5, 0.5, 0.5]] * n if colours is None else colours, dtype=torch.float64)
     rotations = torch.eye(3, dtype=torch.float64).expand(n, 3, 3) if rotations is None else rotations
     radii = torch.tensor(radii, dtype=torch.float64)
-    return Parts(centres[None], rotations[None], radii, Coat.plain(colours))
+    plain = torch.zeros(n, dtype=torch.long)
+    coat = Coat(colours[:, None].expand(n, 3, 3), plain, centres, rotations, 1.0, centres.new_zeros(3))
+    return Parts(centres[None], rotations[None], radii, coat)
 
 
 def test_sphere_depth_normal_and_area():

@@ -20,7 +20,6 @@ from sv4d2_core.world import (
     render_creature,
     render_parts,
 )
-from sv4d2_core.world.coat import Coat
 
 torch.set_num_threads(1)
 
@@ -158,8 +157,7 @@ def test_a_self_occluded_part_is_hidden_in_frame_0_and_appears_later(name):
 
     def seen(p):
         """Return how much of a part is in front of all others in every frame."""
-        white = Coat.plain(torch.ones(1, 3, dtype=torch.float64))
-        alone = Parts(parts.centres[:, [p]], parts.rotations[:, [p]], parts.radii[[p]], white)
+        alone = Parts(parts.centres[:, [p]], parts.rotations[:, [p]], parts.radii[[p]], parts.coat)
         own = render_parts(alone, INPUT, 64, samples=1)
         area = own.mask[:, 0] > 0
         return (area & (own.depth[:, 0] < depth + 1e-4)).sum((1, 2)) / area.sum((1, 2))

@@ -1,37 +1,274 @@
-"""Ctrl-C between two steps: what is kept of the work is then whole."""
+"""What the commands share: parsers of options, the device, progress, and Ctrl-C between two steps."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import math
 import os
-import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from .. import __version__
-from ..data.views_folder import entries_of, missing_files, read_run, refuse_foreign_entries
-from ..diffusion.checkpoint import load_clip_vision, read_config, read_header
-from ..diffusion.memory import load_within, plan_for_free_memory
-from ..diffusion.novel_views import check_cameras, checked_clip, resynthesizer
-from ..diffusion.window_store import SettingsDiffer, changed_settings
-from ..files import recover
-from ..metrics.evaluate import Networks
-from ..metrics.frechet import I3D
-from ..metrics.lpips import LPIPS
-from ..video.read import load_clip
-from ..views import ViewGrid, resize_images
+from ..cameras import Cameras
+from ..diffusion.config import ModelConfig
+from ..diffusion.memory import load_within, plan_for_free_memory, plan_memory
+from ..diffusion.model import Model
+from ..files import is_out_of_memory
+from ..orbits import CUSTOM, orbit
+from ..scene.scene import even_times
+from ..shipped import SAMPLE_CLIP, TINY_MODEL
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+VARIANTS = ("auto", "sv4d2", "sv4d2_8views")
+
+# Seconds between two lines about progress where there is no terminal.
+_SAY_EVERY_S = 5.0
+
+
+class Options:
+    """Adds options to a parser, or to a group of its help, in few words."""
+
+    def __init__(self, place: argparse._ActionsContainer) -> None:
+        self._place = place
+
+    def group(self, title: str) -> Options:
+        """Return what adds to a new group."""
+        return Options(self._place.add_argument_group(title))
+
+    def value(
+        self,
+        name: str,
+        kind: Callable[[str], Any],
+        help: str,
+        default: Any = None,
+        metavar: Any = "N",
+        nargs: int | str | None = None,
+    ) -> None:
+        """Add an option that takes a value, or ``nargs`` of them; the help ends with the default."""
+        shown = "" if default is None else f" (default {default:g})"
+        self._place.add_argument(
+            name, type=kind, default=default, metavar=metavar, nargs=nargs, help=help + shown
+        )
+
+    def flag(self, name: str, help: str) -> None:
+        """Add an option without a value."""
+        self._place.add_argument(name, action="store_true", help=help)
+
+    def choice(self, name: str, choices: Iterable[str], default: str | None = None, help: str = "") -> None:
+        """Add an option that takes one of a few words."""
+        self._place.add_argument(name, default=default, choices=tuple(choices), help=help or None)
+
+    def removed(self, name: str, instead: str) -> None:
+        """Refuse an option of earlier versions, and say what to do in its place."""
+
+        class Refusal(argparse.Action):
+            def __call__(self, *_: Any) -> None:
+                raise argparse.ArgumentError(self, f"this option is gone: {instead}")
+
+        self._place.add_argument(name, nargs=0, action=Refusal, help=argparse.SUPPRESS)
+
+    def output(self, out: str, replaced: str, metavar: str = "DIR") -> None:
+        """Add --out and --overwrite."""
+        self._place.add_argument("--out", type=Path, required=True, metavar=metavar, help=out)
+        self.flag("--overwrite", f"replace {replaced}")
+
+    def device(self) -> None:
+        """Add --device."""
+        self._place.add_argument(
+            "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)"
+        )
+
+    def model(self, *, required: bool) -> None:
+        """Add --checkpoint and --variant."""
+        self._place.add_argument(
+            "--checkpoint",
+            type=checkpoint_file,
+            required=required,
+            metavar="FILE",
+            help="safetensors file, or tiny for the small model that comes with the pack",
+        )
+        self.choice("--variant", VARIANTS, "auto")
+
+    def cameras(self) -> None:
+        """Add --azimuths and --elevations."""
+        text = "one per novel view, relative to the input view"
+        self.value("--azimuths", float, text, metavar="DEG", nargs="+")
+        self.value("--elevations", float, "one per novel view (default 0)", metavar="DEG", nargs="+")
+
+    def times(self, pictures: str = "") -> None:
+        """Add --times, --frames and --fps; ``pictures`` ends the help of --frames."""
+        self.value("--times", float, "from 0 to 1, rising", metavar="T", nargs="+")
+        self.value("--frames", at_least(1), f"N times evenly from 0 to 1{pictures}")
+        self.value("--fps", positive_number, "frames per second (default: the scene's own pace)")
+
+
+def checkpoint_file(text: str) -> Path:
+    """Return the path of a checkpoint; ``tiny`` is the small model that comes with the pack."""
+    return TINY_MODEL if text == "tiny" else Path(text)
+
+
+def clip_place(text: str) -> str:
+    """Return where a clip is; ``sample`` is the one that comes with the pack unless there is such a file."""
+    return str(SAMPLE_CLIP) if text == "sample" and not Path(text).exists() else text
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from ``minimum`` on."""
+
+    def parse(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {minimum}, got {text}")
+        return int(text)
+
+    return parse
+
+
+def refuse_inputs_among(out: Path, written: Iterable[Path], inputs: Iterable[str | Path]) -> None:
+    """Raise ValueError where an input is the output folder, or lies in what would be written there."""
+    folder, places = os.path.abspath(out), {Path(os.path.abspath(path)) for path in written}
+    for given in inputs:
+        path = Path(os.path.abspath(os.path.expanduser(given)))
+        if str(path) == folder or places & {path, *path.parents}:
+            raise ValueError(
+                f"Expected an output folder apart from the input; {given} lies in what would be written to "
+                f"{out}. Choose another --out."
+            )
+
+
+def refuse_odd(size: int) -> None:
+    """Raise ValueError for a size that videos cannot have."""
+    if size % 2:
+        raise ValueError(f"Expected an even --size, as videos need; got {size}.")
+
+
+def positive_number(text: str) -> float:
+    """Return a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def listed_cameras(
+    azimuths_deg: Sequence[float] | None, elevations_deg: Sequence[float] | None, **more: Any
+) -> Cameras:
+    """Return the cameras of --azimuths and --elevations; ``more`` are further arguments of `orbit`."""
+    azimuths, elevations = (" ".join(map(str, angles or [])) for angles in (azimuths_deg, elevations_deg))
+    return orbit(CUSTOM, azimuths=azimuths, elevations=elevations, **more)
+
+
+def listed_times(args: argparse.Namespace) -> tuple[float, ...] | None:
+    """Return the times of --times or --frames; None where neither is given."""
+    if args.times is not None and args.frames is not None:
+        raise ValueError("Give either --times or --frames, not both.")
+    if args.frames is None:
+        return None if args.times is None else tuple(args.times)
+    return even_times(args.frames)
+
+
+def options_of(args: argparse.Namespace) -> dict[str, object]:
+    """Return the options of a command as JSON values."""
+    given = {key: value for key, value in vars(args).items() if not callable(value) and key != "quiet"}
+    return json.loads(json.dumps(given, default=str))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name, or the best one for ``auto``; ValueError where it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"Expected a device of this machine; got {name!r} ({reason}). Try --device auto."
+        ) from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of that name; ``auto`` is float32 on a CPU, else float16 as in the reference."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    return DTYPES[name]
+
+
+def load_planned(
+    args: argparse.Namespace,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    size: int,
+    device: torch.device,
+    eight_bits: bool = False,
+) -> Model:
+    """Return the model of --checkpoint, made to work within --memory-gb, else within what is free now."""
+    if args.memory_gb is None:
+        plan = plan_for_free_memory(config, dtype, size, device, eight_bits)
+    else:
+        plan = plan_memory(config, dtype, size, args.memory_gb, device, eight_bits)
+        if device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, args.memory_gb * 2**30 / total), device)
+    return load_within(args.checkpoint, args.variant, dtype, device, plan, eight_bits)
+
+
+class Progress:
+    """Shows how far a job is: a bar in a terminal, elsewhere a line every few seconds, nothing with --quiet.
+
+    ``done`` steps are of an earlier run, which the time left does not count.
+    """
+
+    def __init__(self, title: str, unit: str = "step", done: int = 0) -> None:
+        self._title, self._unit, self._done = title, unit, done
+        self._said = time.monotonic()
+        in_terminal = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
+        self._bar = tqdm(desc=title, unit=unit, initial=done, dynamic_ncols=True, disable=not in_terminal)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._bar.close()
+
+    def __call__(self, done: int, total: int, _preview: object = None) -> None:
+        """Show that ``done`` of ``total`` steps are done."""
+        self.show(done, total)
+
+    def show(self, done: int, total: int, note: str = "") -> None:
+        """Show it with a note on how the job goes."""
+        self._bar.total = total
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+        now = time.monotonic()
+        if self._bar.disable and done != self._done and (now - self._said > _SAY_EVERY_S or done == total):
+            log.info("%s: %d of %d %ss%s", self._title, done, total, self._unit, note and f", {note}")
+            self._said = now
+        self._done = done
+
+    def skip(self, done: int) -> None:
+        """Take steps as done by an earlier run."""
+        self._bar.initial = self._bar.n = self._done = done
 
 
 @contextmanager
@@ -59,251 +296,3 @@ def interrupts_between_steps() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-_LOCK = ".lock"
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold an output folder for this process alone, made if missing; traces of a failed job go with it.
-
-    Raises:
-        ValueError: the folder cannot be written, or another process holds it.
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = folder / _LOCK
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"Expected a writable output folder; {folder} is not ({reason}). Choose another --out."
-        ) from error
-    with file:
-        if not _lock(file):
-            raise ValueError(
-                f"Another process is writing to {folder}. Wait for it to end or choose another --out."
-            )
-        try:
-            recover(folder)
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-            for path in (folder / ".windows", *made):
-                if path.is_dir() and not any(path.iterdir()):
-                    path.rmdir()
-
-
-def _lock(file: IO[str]) -> bool:
-    """Return whether this process got the lock; the system releases it when the process ends."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def is_complete(folder: Path, settings: dict, output: dict, overwrite: bool) -> bool:
-    """Return whether a folder holds all results of exactly these settings.
-
-    Args:
-        folder: the output folder.
-        settings: what determines the sampled latents.
-        output: what else determines the files.
-        overwrite: whether results of other settings may be replaced.
-
-    Raises:
-        SettingsDiffer: it holds results of other settings and ``overwrite`` is off.
-        FileExistsError: it holds entries of our names that are not ours.
-    """
-    refuse_foreign_entries(folder)
-    run = read_run(folder)
-    if not entries_of(run):
-        return False
-    known = {**_dict(run.get("settings")), **_dict(run.get("output"))}
-    changed = changed_settings(known, {**settings, **output})
-    if not changed:
-        return not missing_files(folder)
-    if not overwrite:
-        resampled = "" if set(changed) - output.keys() else " Nothing would be sampled again."
-        raise SettingsDiffer(
-            f"{folder} holds results with other settings ({', '.join(changed)}). Choose another folder, or "
-            f"replace them (--overwrite).{resampled}"
-        )
-    return False
-
-
-def refuse_inputs_inside(folder: Path, inputs: Iterable[Path]) -> None:
-    """Raise ValueError when writing to ``folder`` would mix with, or replace, what the job reads."""
-    folder = Path(os.path.abspath(folder))
-    ours = {folder / name for name in entries_of(read_run(folder))}
-    for path in inputs:
-        resolved = Path(os.path.abspath(path))
-        if resolved == folder or ours & {resolved, *resolved.parents}:
-            raise ValueError(
-                f"Expected an output folder apart from the input; {path} lies in what would be written to "
-                f"{folder}. Choose another --out."
-            )
-
-
-def _dict(value: object) -> dict:
-    return value if isinstance(value, dict) else {}
-
-
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name, or the best one for ``auto``.
-
-    Raises:
-        ValueError: a device that this machine or this torch does not have.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"Expected a device of this machine; got {name!r} ({reason}). Try --device auto."
-        ) from error
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of that name; ``auto`` is float32 on a CPU, else float16 as in the reference."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
-    return _DTYPES[name]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this project, of Python and of the packages that influence results."""
-    found = {"sv4d2": __version__, "python": platform.python_version()}
-    for package in ("torch", "numpy", "pillow", "av"):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def options_of(args: argparse.Namespace) -> dict[str, object]:
-    """Return the options of a command as JSON values."""
-    return {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in vars(args).items()
-        if not callable(value)
-    }
-
-
-def load_reference_views(folder: Path, n_views: int, size: int) -> Tensor:
-    """Return reference views [V, size, size, 3] in 0..1 on white.
-
-    Args:
-        folder: one square image per novel camera, in the cameras' order by name; transparent parts become
-            white; other sizes are resized.
-        n_views: V.
-        size: image size, pixels.
-
-    Raises:
-        ValueError: another number of images, or images that are not square.
-    """
-    pictures = torch.from_numpy(load_clip(folder, frames=None).frames).float() / 255
-    count, height, width, channels = pictures.shape
-    if count != n_views or height != width:
-        raise ValueError(
-            f"Expected {n_views} square reference views in {folder}, one per novel camera (the input view is "
-            f"not among them); got {count} of {width} x {height}."
-        )
-    if channels == 4:
-        alpha = pictures[..., 3:]
-        pictures = pictures[..., :3] * alpha + (1 - alpha)
-    return resize_images(pictures[..., :3].contiguous(), size, size)
-
-
-log = logging.getLogger(__name__)
-
-
-def lazy_resynthesizer(
-    args: argparse.Namespace, views: ViewGrid, device: torch.device, check_interrupt: Callable[[], None]
-) -> Callable[[ViewGrid, float], ViewGrid] | None:
-    """Return what makes views anew with --checkpoint, or None without one; all but the weights is checked.
-
-    Args:
-        args: the options of `sv4d2 refine`.
-        views: at the size that the model is to work at.
-        device: where the model runs.
-        check_interrupt: called at every step of the sampler; may raise.
-
-    Raises:
-        FileNotFoundError, ValueError: no such checkpoint, or views that do not fit it.
-    """
-    if args.checkpoint is None:
-        return None
-    config = read_config(read_header(args.checkpoint), args.variant)
-    checked_clip(views.images[:, 0], config)
-    check_cameras(views.cameras, config)
-    if not config.trained:
-        log.warning("UNTRAINED WEIGHTS: what the second stage makes is noise. Give a trained --checkpoint.")
-    made: list[Callable[[ViewGrid, float], ViewGrid]] = []
-
-    def resynthesize(rendered: ViewGrid, strength: float) -> ViewGrid:
-        if not made:
-            dtype = choose_dtype(args.dtype, device)
-            plan = plan_for_free_memory(config, dtype, views.images.shape[2], device)
-            model = load_within(args.checkpoint, args.variant, dtype, device, plan)
-            bar = tqdm(desc="making views anew", unit="step", dynamic_ncols=True)
-
-            def progress(step: int, total: int, _preview: object) -> None:
-                bar.total = total
-                bar.update(step - bar.n)
-                check_interrupt()
-
-            made.append(
-                resynthesizer(model, views, steps=args.sampling_steps, seed=args.seed, callback=progress)
-            )
-        return made[0](rendered, strength)
-
-    return resynthesize
-
-
-# Images that the CLIP tower takes at once.
-_CLIP_BATCH = 8
-
-
-def load_networks(lpips: Path | None, clip: Path | None, i3d: Path | None, device: str = "auto") -> Networks:
-    """Return the networks in local files, ready to run on a device.
-
-    Raises:
-        FileNotFoundError, ValueError: a file that is not there or holds something else.
-    """
-    place = choose_device(device)
-    return Networks(
-        lpips=None if lpips is None else LPIPS(lpips, place),
-        clip=None if clip is None else _embedder(clip, place),
-        i3d=None if i3d is None else I3D(i3d, place),
-    )
-
-
-def _embedder(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
-    tower = load_clip_vision(path, torch.float32, device)
-
-    @torch.no_grad()
-    def embed(images: Tensor) -> Tensor:
-        """Return embeddings [N, D] of images [N, H, W, 3] in 0..1."""
-        batches = images.movedim(-1, 1).split(_CLIP_BATCH)
-        return torch.cat([tower(batch.to(device) * 2 - 1).float().cpu() for batch in batches])
-
-    return embed

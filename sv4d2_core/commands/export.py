@@ -7,15 +7,12 @@ import logging
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..data.reader import read_any_views
 from ..data.transforms import read_cameras
 from ..data.views_folder import read_crop
 from ..export.scene_export import FORMATS, Exported, ExportSettings, check_place, export_scene, export_views
 from ..scene.store import load_scene
-from .arguments import at_least, listed_times, positive_number
-from .common import choose_device
+from .common import Options, Progress, at_least, choose_device, listed_times
 
 log = logging.getLogger(__name__)
 
@@ -25,83 +22,36 @@ _TURNTABLE_PICTURES = ExportSettings().frames
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
+    options = Options(parser)
     default = ExportSettings()
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "formats:\n" + "\n".join(f"  {name:<13} {kind.purpose}" for name, kind in FORMATS.items())
-    parser.add_argument(
-        "scene",
-        type=Path,
-        metavar="SCENE",
-        help="a scene that `sv4d2 refine` wrote; for dataset and colmap also a folder of views",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="the file or folder to write")
+    text = "a scene that `sv4d2 refine` wrote; for dataset and colmap also a folder of views"
+    options.value("scene", Path, text, metavar="SCENE")
+    options.output("the file or folder to write", "an earlier export at PATH", "PATH")
     parser.add_argument(
         "--format", required=True, choices=tuple(FORMATS), metavar="FORMAT", help="what to write, see below"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at PATH")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    options.device()
 
-    times = parser.add_argument_group("the times (default: the frames it was fitted to)")
-    times.add_argument("--times", type=float, nargs="+", metavar="T", help="from 0 to 1, rising")
-    times.add_argument(
-        "--frames",
-        type=at_least(1),
-        metavar="N",
-        help=f"N times evenly from 0 to 1; of a turntable, pictures (default {_TURNTABLE_PICTURES})",
-    )
-    times.add_argument(
-        "--fps", type=positive_number, metavar="N", help="frames per second (default: the scene's own pace)"
-    )
+    times = options.group("the times (default: the frames it was fitted to)")
+    times.times(f"; of a turntable, pictures (default {_TURNTABLE_PICTURES})")
 
-    meshes = parser.add_argument_group("meshes")
-    meshes.add_argument(
-        "--faces",
-        type=at_least(4),
-        default=default.faces,
-        metavar="N",
-        help="triangles at most (default %(default)s)",
-    )
-    meshes.add_argument(
-        "--resolution",
-        type=at_least(16),
-        default=default.resolution,
-        metavar="N",
-        help="steps of the grid along the object (default %(default)s)",
-    )
-    meshes.add_argument(
-        "--smoothing",
-        type=at_least(0),
-        default=default.smoothing,
-        metavar="N",
-        help="iterations of Taubin's filter; 0: none (default %(default)s)",
-    )
-    meshes.add_argument(
-        "--texture",
-        type=at_least(64),
-        default=0,
-        metavar="N",
-        help="glb: bake a texture of N x N (needs xatlas)",
-    )
+    meshes = options.group("meshes")
+    meshes.value("--faces", at_least(4), "triangles at most", default.faces)
+    meshes.value("--resolution", at_least(16), "steps of the grid along the object", default.resolution)
+    text = "iterations of Taubin's filter; 0: none"
+    meshes.value("--smoothing", at_least(0), text, default.smoothing)
+    meshes.value("--texture", at_least(64), "glb: bake a texture of N x N (needs xatlas)")
 
-    pictures = parser.add_argument_group("pictures")
-    pictures.add_argument(
-        "--size",
-        type=at_least(2),
-        default=default.size,
-        metavar="N",
-        help="of pictures (default %(default)s)",
-    )
-    pictures.add_argument(
-        "--cameras", type=Path, metavar="FILE", help="cameras.json or transforms.json (default: the scene's)"
-    )
+    pictures = options.group("pictures")
+    pictures.value("--size", at_least(2), "of pictures", default.size)
+    text = "cameras.json or transforms.json (default: the scene's)"
+    pictures.value("--cameras", Path, text, metavar="FILE")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export and return the exit code.
-
-    Raises:
-        ValueError, OSError: bad input, something that is there already, a full or read-only disk.
-    """
+    """Export and return the exit code."""
     began = time.perf_counter()
     check_place(args.out, args.format, args.overwrite)
     try:
@@ -118,14 +68,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _scene(args: argparse.Namespace) -> Exported:
-    settings = _settings(args)
+    settings = ExportSettings(
+        times=listed_times(args),
+        frames=args.frames or _TURNTABLE_PICTURES,
+        faces=args.faces,
+        resolution=args.resolution,
+        smoothing=args.smoothing,
+        texture=args.texture or 0,
+        size=args.size,
+        cameras=None if args.cameras is None else read_cameras(args.cameras),
+        fps=args.fps,
+        overwrite=args.overwrite,
+    )
     scene = load_scene(args.scene, choose_device(args.device))
-    with tqdm(desc=args.format, unit="step", dynamic_ncols=True) as bar:
-
-        def progress(done: int, total: int, _preview: None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with Progress(args.format) as progress:
         return export_scene(scene, args.out, args.format, settings, progress)
 
 
@@ -133,18 +89,3 @@ def _views(args: argparse.Namespace) -> Exported:
     grid = read_any_views(args.scene)
     crop = read_crop(args.scene) if args.scene.is_dir() else None
     return export_views(grid, args.out, args.format, crop=crop and crop.to_json(), overwrite=args.overwrite)
-
-
-def _settings(args: argparse.Namespace) -> ExportSettings:
-    return ExportSettings(
-        times=listed_times(args.times, args.frames),
-        frames=args.frames or _TURNTABLE_PICTURES,
-        faces=args.faces,
-        resolution=args.resolution,
-        smoothing=args.smoothing,
-        texture=args.texture,
-        size=args.size,
-        cameras=None if args.cameras is None else read_cameras(args.cameras),
-        fps=args.fps,
-        overwrite=args.overwrite,
-    )

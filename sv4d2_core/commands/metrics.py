@@ -1,4 +1,4 @@
-"""`sv4d2 metrics`: scores of views against true views, or against themselves, as a report."""
+"""`sv4d2 metrics` scores views; `sv4d2 scenes` writes the benchmark's scenes, whose every view is known."""
 
 from __future__ import annotations
 
@@ -6,89 +6,85 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
+import torch
+from torch import Tensor
 
-from ..cameras import Cameras
+from ..cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
 from ..data.reader import find_scenes, read_any_views
 from ..data.transforms import read_cameras
+from ..data.views_folder import missing_files, read_run, write_views
+from ..diffusion.checkpoint import load_clip_vision
 from ..export.report import refuse_report, write_report
+from ..files import exclusive
 from ..metrics.evaluate import DEFAULT_SHRINKAGE, Networks
+from ..metrics.frechet import I3D
+from ..metrics.lpips import LPIPS
 from ..metrics.report.tables import SceneComparison, compare, markdown_tables, summaries_of
+from ..shipped import versions
 from ..views import ViewGrid
-from .arguments import at_least, listed_cameras
-from .common import exclusive, load_networks, options_of, versions
+from ..world.suite import HELD_OUT, SCENE_NAMES, BenchmarkScene, benchmark_scenes, corrupt_views
+from .common import (
+    Options,
+    Progress,
+    at_least,
+    choose_device,
+    listed_cameras,
+    options_of,
+    positive_number,
+    refuse_odd,
+)
 
 log = logging.getLogger(__name__)
 
 _DEFAULT_NAME = "predicted"
 # Times closer than this are one moment.
 _SAME_TIME = 1e-3
+# Images that the CLIP tower takes at once.
+_CLIP_BATCH = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
-    parser.add_argument(
-        "places",
-        nargs="*",
-        metavar="PREDICTED [REFERENCE]",
-        help="views to score, and true views: a folder of `sv4d2 views`, a D-NeRF style data set, a folder "
-        "with one clip per view, or a folder of such folders, one per scene",
+    """Declare the options of `metrics`."""
+    options = Options(parser)
+    text = (
+        "views to score, and true views: a folder of `sv4d2 views`, a D-NeRF style data set, a folder with "
+        "one clip per view, or a folder of such folders, one per scene"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=[],
-        metavar="NAME=DIR",
-        help="score several methods side by side; a single place before it is then the REFERENCE",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier report in DIR")
+    options.value("places", Path, text, metavar="PREDICTED [REFERENCE]", nargs="*")
+    options.output("folder for the report", "an earlier report in DIR")
+    text = "score several methods side by side; a single place before it is then the REFERENCE"
+    options.value("--methods", str, text, metavar="NAME=DIR", nargs="+")
 
-    views = parser.add_argument_group("the views")
-    views.add_argument("--frames", type=at_least(1), metavar="N", help="compare only the first N frames")
-    views.add_argument("--size", type=at_least(16), metavar="N", help="resize everything to N x N pixels")
-    views.add_argument(
-        "--cameras", type=Path, metavar="FILE", help="cameras.json or transforms.json of plain clips"
-    )
-    views.add_argument(
-        "--azimuths", type=float, nargs="+", metavar="DEG", help="azimuths of plain clips, one per novel view"
-    )
-    views.add_argument(
-        "--elevations", type=float, nargs="+", metavar="DEG", help="elevations of plain clips (default 0)"
-    )
+    views = options.group("the views")
+    views.value("--frames", at_least(1), "compare only the first N frames")
+    views.value("--size", at_least(16), "resize everything to N x N pixels")
+    plain = options.group("the cameras of plain clips")
+    plain.value("--cameras", Path, "cameras.json or transforms.json", metavar="FILE")
+    plain.cameras()
 
-    networks = parser.add_argument_group("networks (local files; nothing is downloaded)")
-    networks.add_argument("--lpips", type=Path, metavar="FILE", help="LPIPS weights, for LPIPS")
-    networks.add_argument(
-        "--clip", type=Path, metavar="FILE", help="an SV4D 2.0 checkpoint or CLIP vision file, for CLIP-S"
-    )
-    networks.add_argument("--i3d", type=Path, metavar="FILE", help="i3d_torchscript.pt, for FVD")
-    networks.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-    networks.add_argument(
-        "--shrinkage",
-        type=float,
-        default=DEFAULT_SHRINKAGE,
-        metavar="X",
-        help="share of the covariances of Frechet distances that is replaced, 0 to 1 (default 0.1)",
-    )
+    networks = options.group("networks (local files; nothing is downloaded)")
+    networks.value("--lpips", Path, "LPIPS weights, for LPIPS", metavar="FILE")
+    text = "an SV4D 2.0 checkpoint or CLIP vision file, for CLIP-S"
+    networks.value("--clip", Path, text, metavar="FILE")
+    networks.value("--i3d", Path, "i3d_torchscript.pt, for FVD", metavar="FILE")
+    networks.device()
+    text = "share of the covariances of Frechet distances that is replaced, 0 to 1"
+    networks.value("--shrinkage", float, text, DEFAULT_SHRINKAGE, "X")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score everything, write the report and return the exit code.
-
-    Raises:
-        ValueError, OSError: bad input, places that do not fit together, a full or read-only disk.
-    """
+    """Score everything, write the report and return the exit code."""
     began = time.perf_counter()
     if not 0 <= args.shrinkage <= 1:
         raise ValueError(f"Expected a --shrinkage from 0 to 1; got {args.shrinkage:g}.")
     methods, reference = _places(args)
     scenes = {name: find_scenes(place) for name, place in methods.items()}
     truth = None if reference is None else find_scenes(reference)
-    networks = load_networks(args.lpips, args.clip, args.i3d, args.device)
+    networks = _networks(args)
     with exclusive(args.out):
         refuse_report(args.out, args.overwrite)
         comparisons = [
@@ -116,42 +112,33 @@ def _print(text: str) -> None:
 
 def _places(args: argparse.Namespace) -> tuple[dict[str, Path], Path | None]:
     """Return where each method's views are, and where the true ones are."""
-    places, methods = [Path(place) for place in args.places], {}
-    for text in args.methods:
-        name, _, place = text.partition("=")
-        name = name.strip()
-        if not name or not place or name in methods:
-            raise ValueError(
-                f"Expected --methods as NAME=DIR with different names; got {text!r}. Write for example "
-                f"--methods ours=out/ours SV3D=out/sv3d, after PREDICTED and REFERENCE."
-            )
-        methods[name] = Path(place)
-    if len(places) > 2 or (not places and not methods):
+    places, named = args.places, [text.partition("=") for text in args.methods or ()]
+    methods = {name.strip(): Path(place) for name, _, place in named if name.strip() and place}
+    if len(methods) < len(named):
+        raise ValueError(
+            f"Expected --methods as NAME=DIR with different names; got {' '.join(args.methods)!r}. Write for "
+            f"example --methods ours=out/ours SV3D=out/sv3d, after PREDICTED and REFERENCE."
+        )
+    if len(places) > 2 or not (places or methods):
         raise ValueError(
             f"Expected PREDICTED and REFERENCE (or --methods, or PREDICTED alone); got {len(places)} places: "
             f"{', '.join(map(str, places)) or 'none'}."
         )
     if len(places) == 1 and methods:
         return methods, places[0]
-    reference = places[1] if len(places) == 2 else None
     if places and _DEFAULT_NAME in methods:
         raise ValueError(
             f"Expected another name than {_DEFAULT_NAME!r} in --methods; that is PREDICTED, {places[0]}. "
             f"Rename the method."
         )
-    if places:
-        methods = {_DEFAULT_NAME: places[0], **methods}
-    return methods, reference
+    predicted = {_DEFAULT_NAME: places[0]} if places else {}
+    return {**predicted, **methods}, places[1] if len(places) == 2 else None
 
 
 def _by_scene(
     methods: Mapping[str, dict[str, Path]], truth: dict[str, Path] | None
 ) -> dict[str, dict[str, Path]]:
-    """Return per scene the methods that have it; a scene alone is the same scene whatever its folder's name.
-
-    Raises:
-        ValueError: a method has none of the scenes.
-    """
+    """Return per scene the methods that have it; a scene alone is the same whatever its folder's name."""
     wanted = list(truth if truth is not None else max(methods.values(), key=len))
     scenes: dict[str, dict[str, Path]] = {scene: {} for scene in wanted}
     for name, places in methods.items():
@@ -188,12 +175,7 @@ def _compare(
         predictions[name] = _fitted(args, grid, place)
     if truth is not None and reference is not None:
         reference = _fitted(args, reference, truth)
-    with tqdm(desc=scene, unit="step", dynamic_ncols=True) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with Progress(scene) as progress:
         return compare(scene, predictions, reference, networks, callback=progress)
 
 
@@ -231,3 +213,85 @@ def _cameras(args: argparse.Namespace, reference: ViewGrid | None) -> Cameras | 
     if args.azimuths is not None:
         return listed_cameras(args.azimuths, args.elevations)
     return None if reference is None else reference.cameras
+
+
+def _networks(args: argparse.Namespace) -> Networks:
+    """Return the networks in local files, ready to run on the device."""
+    place = choose_device(args.device)
+    return Networks(
+        lpips=None if args.lpips is None else LPIPS(args.lpips, place),
+        clip=None if args.clip is None else _embedder(args.clip, place),
+        i3d=None if args.i3d is None else I3D(args.i3d, place),
+    )
+
+
+def _embedder(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    tower = load_clip_vision(path, torch.float32, device)
+
+    @torch.no_grad()
+    def embed(images: Tensor) -> Tensor:
+        """Return embeddings [N, D] of images [N, H, W, 3] in 0..1."""
+        batches = images.movedim(-1, 1).split(_CLIP_BATCH)
+        return torch.cat([tower(batch.to(device) * 2 - 1).float().cpu() for batch in batches])
+
+    return embed
+
+
+def add_scenes_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `scenes`."""
+    options = Options(parser)
+    options.output("folder for the scenes", "scenes of other settings in DIR")
+    options.value("--size", at_least(16), "image size", 576)
+    options.choice("--rig", OFFICIAL_AZIMUTHS_DEG, "sv4d2", "cameras of the training views")
+    options.value("--only", str, f"which scenes, of {', '.join(SCENE_NAMES)}", metavar="NAME", nargs="+")
+    text = "also write the training views with errors like SV4D 2.0's (1) or X times as large"
+    options.value("--corrupt", positive_number, text, metavar="X")
+
+
+def run_scenes(args: argparse.Namespace) -> int:
+    """Render the scenes and return the exit code."""
+    only = args.only or SCENE_NAMES
+    if unknown := [name for name in only if name not in SCENE_NAMES]:
+        raise ValueError(f"Expected --only out of {', '.join(SCENE_NAMES)}; got {', '.join(unknown)}.")
+    refuse_odd(args.size)
+    rig = Cameras.official(args.rig)
+    for seed, scene in enumerate(benchmark_scenes()):
+        if scene.name not in only:
+            continue
+        _write_scene(args, scene, "train", partial(scene.views, rig, args.size), rig)
+        _write_scene(args, scene, "held_out", partial(scene.views, HELD_OUT, args.size), HELD_OUT)
+        _write_scene(args, scene, "held_out_between", partial(scene.between, HELD_OUT, args.size), HELD_OUT)
+        if args.corrupt is not None:
+            made = {"seed": seed, "strength": args.corrupt, "per_frame": False}
+            views = partial(scene.views, rig, args.size)
+            spoilt = partial(_spoilt, views, seed, args.corrupt)
+            _write_scene(args, scene, "train_corrupted", spoilt, rig, {"corruption": made})
+        log.info("%s: %s", scene.name, scene.what)
+    log.info(
+        "Make views of %s with --centering none and score them against that folder; score pictures of 4D "
+        "scenes against held_out and held_out_between.",
+        args.out / "train",
+    )
+    return 0
+
+
+def _spoilt(views: Callable[[], ViewGrid], seed: int, strength: float) -> ViewGrid:
+    return corrupt_views(views(), seed, strength)
+
+
+def _write_scene(
+    args: argparse.Namespace,
+    scene: BenchmarkScene,
+    part: str,
+    render: Callable[[], ViewGrid],
+    cameras: Cameras,
+    more: dict | None = None,
+) -> None:
+    """Render and write one part of a scene, unless the folder holds just that already."""
+    place = args.out / part / scene.name
+    settings = {"scene": scene.name, "what": scene.what, **(more or {})}
+    run = read_run(place)
+    known = (run.get("settings"), run.get("size"), run.get("n_views"))
+    if known == (settings, args.size, cameras.n_views) and not missing_files(place):
+        return
+    write_views(place, render(), run={"settings": settings, "versions": versions()}, overwrite=args.overwrite)

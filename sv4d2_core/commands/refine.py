@@ -6,44 +6,101 @@ import argparse
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tqdm import tqdm
+import torch
 
 from ..data.reader import read_any_views, read_normals
 from ..data.views_folder import read_crop
+from ..diffusion.layout import read_config
+from ..diffusion.memory import plan_memory
+from ..diffusion.novel_views import check_cameras, checked_clip, resynthesizer
+from ..diffusion.safetensors_stream import read_header
 from ..export.report import fit_report
+from ..files import remove
 from ..metrics.lpips import LPIPS
+from ..scene.config import RefineConfig
 from ..scene.fit import FitProgress
 from ..scene.refine import refine_scene
 from ..scene.scene import centred
 from ..scene.store import FitState
-from .common import choose_device, interrupts_between_steps, lazy_resynthesizer
-from .refine_arguments import settings_of
+from ..scene.targets import Resynthesize
+from ..views import ViewGrid
+from .common import (
+    DTYPES,
+    Options,
+    Progress,
+    at_least,
+    choose_device,
+    choose_dtype,
+    interrupts_between_steps,
+    load_planned,
+    positive_number,
+)
 
 log = logging.getLogger(__name__)
 
+_STEPS = 2500
 _SUFFIX = ".safetensors"
 # Beside the scene: an interrupted fit, and the picture of a finished one.
 _STATE, _PICTURE = ".fit", ".fit.png"
 _SAVE_EVERY_S = 60.0
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    options = Options(parser)
+    text = "a folder of `sv4d2 views`, or a D-NeRF style data set"
+    options.value("views", str, text, metavar="VIEWS")
+    options.output("SCENE.safetensors to write", "FILE", "FILE")
+    options.choice("--backend", ("dynerf", "gaussians"), "dynerf", "what the scene is made of")
+    options.choice(
+        "--field",
+        ("planes", "canonical"),
+        "planes",
+        "of dynerf: planes over space and time, or a still field that is deformed",
+    )
+    options.value("--size", at_least(16), "fit at N x N pixels (default: as given)")
+    budget = Options(parser.add_mutually_exclusive_group())
+    budget.value("--steps", at_least(4), f"steps of all stages (default {_STEPS})")
+    budget.value("--minutes", positive_number, "as many steps as this machine does in N minutes")
+    options.flag("--exact-views", "trust all views alike, as recorded or rendered ones deserve")
+    options.value("--seed", int, "seed of the fit", 0)
+    text = "absolute elevation of the input camera (default: the views', where it is not 0, else estimated)"
+    options.value("--input-elevation", float, text, metavar="DEG")
+    options.flag("--centred", "leave the object in the middle, also where the crop of the views followed it")
+    text = "an estimator's normals of all views, view_XX/TTTTT.png: x right, y up, z towards the camera"
+    options.value("--normals", Path, text, metavar="DIR")
+    options.value("--lpips", Path, "LPIPS weights, for a perceptual loss", metavar="FILE")
+
+    second = options.group("the second stage (views made anew from the scene, then fitted again)")
+    text = "default: 2 with --checkpoint, else 1; 2 without weighs the given views by visibility"
+    second.choice("--stages", ("1", "2"), help=text)
+    second.model(required=False)
+    second.value("--strength", positive_number, "share of the denoising (default 0.35)", metavar="X")
+    second.value("--sampling-steps", at_least(1), "of the full schedule", 50)
+
+    machine = options.group("the machine")
+    machine.device()
+    machine.choice("--dtype", ("auto", *DTYPES), "auto")
+    text = "work within this much memory: the model of the second stage, and the rays of dynerf"
+    machine.value("--memory-gb", positive_number, text)
+    machine.flag("--resume", "continue an interrupted fit of the same settings")
+
+
 @dataclass
 class _Watch:
     """Shows a fit's progress and saves its state every minute."""
 
-    bar: tqdm
+    shown: Progress
     state_file: Path
     check_interrupt: Callable[[], None]
     latest: FitProgress | None = None
     saved: float = field(default_factory=time.monotonic)
 
     def __call__(self, step: int, total: int, progress: FitProgress) -> None:
-        self.bar.total = total
-        self.bar.update(step - self.bar.n)
-        self.bar.set_postfix_str(f"{progress.phase}, loss {progress.loss:.4f}", refresh=False)
+        self.shown.show(step, total, f"{progress.phase}, loss {progress.loss:.4f}")
         self.latest = progress
         if time.monotonic() - self.saved > _SAVE_EVERY_S:
             self.save()
@@ -57,24 +114,20 @@ class _Watch:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit the scene and return the exit code.
-
-    Raises:
-        ValueError, OSError: bad input, a file that exists, a full or read-only disk.
-    """
+    """Fit the scene and return the exit code."""
     began = time.perf_counter()
     _check_place(args.out, args.overwrite, args.resume)
-    config = settings_of(args)
+    config = _settings(args)
     device = choose_device(args.device)
     views = read_any_views(args.views)
     crop = None if args.centred else read_crop(args.views)
     normals = None if args.normals is None else read_normals(args.normals, views)
     perceptual = None if args.lpips is None else LPIPS(args.lpips, device).distance
     state_file = args.out.with_suffix(_STATE)
-    state = _state(state_file, args.resume)
-    bar = tqdm(desc="fitting", unit="step", dynamic_ncols=True, initial=state.step if state else 0)
-    with bar, interrupts_between_steps() as check_interrupt:
-        watch = _Watch(bar, state_file, check_interrupt)
+    state = _state(state_file) if args.resume else None
+    shown = Progress("fitting", done=state.step if state else 0)
+    with shown, interrupts_between_steps() as check_interrupt:
+        watch = _Watch(shown, state_file, check_interrupt)
         try:
             scene = refine_scene(
                 views,
@@ -82,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
                 size=args.size,
                 input_elevation_deg=args.input_elevation,
                 crop=crop,
-                resynthesize=lazy_resynthesizer(args, views, device, check_interrupt),
+                resynthesize=_resynthesize(args, views, device, check_interrupt),
                 perceptual=perceptual,
                 normals=normals,
                 minutes=args.minutes,
@@ -95,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
             log.warning("The fit so far is kept in %s; --resume goes on with it.", state_file)
             raise
     scene.save(args.out)
-    state_file.unlink(missing_ok=True)
+    remove(state_file)
     log.info("Fitted in %.0f s: %s", time.perf_counter() - began, args.out)
     if watch.latest is not None:
         place = args.out.with_suffix(_PICTURE)
@@ -118,12 +171,62 @@ def _check_place(path: Path, overwrite: bool, resume: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _state(path: Path, resume: bool) -> FitState | None:
-    """Return the state to go on from, or None to start anew."""
-    if not resume:
-        return None
+def _settings(args: argparse.Namespace) -> RefineConfig:
+    """Return the settings. Raises ValueError for options that do not go together."""
+    if args.stages == "1" and args.checkpoint is not None:
+        raise ValueError("--checkpoint is for the second stage; got --stages 1. Leave one of them out.")
+    if args.backend == "gaussians" and (args.field != "planes" or args.lpips or args.normals):
+        raise ValueError("--field, --lpips and --normals are for --backend dynerf. Leave them out.")
+    config = RefineConfig(
+        backend=args.backend,
+        field=args.field,
+        seed=args.seed,
+        memory_gb=args.memory_gb or 0.0,
+        weight_by_trust=not args.exact_views,
+    )
+    if args.strength is not None:
+        config = replace(config, strength=args.strength)
+    return config.with_steps(args.steps or _STEPS, int(args.stages or 1 + bool(args.checkpoint)))
+
+
+def _state(path: Path) -> FitState:
+    """Return the state to go on from."""
     if not path.is_file():
         raise FileNotFoundError(f"Expected an interrupted fit at {path}; there is none. Leave --resume out.")
     state = FitState.load(path)
     log.info("Continuing after step %d.", state.step)
     return state
+
+
+def _resynthesize(
+    args: argparse.Namespace, views: ViewGrid, device: torch.device, check_interrupt: Callable[[], None]
+) -> Resynthesize | None:
+    """Return what makes views anew with --checkpoint, whose weights are loaded when they are needed."""
+    if args.checkpoint is None:
+        return None
+    size = views.images.shape[2]
+    config = read_config(read_header(args.checkpoint), args.variant)
+    checked_clip(views.images[:, 0], config)
+    check_cameras(views.cameras, config)
+    dtype = choose_dtype(args.dtype, device)
+    if args.memory_gb is not None:
+        plan_memory(config, dtype, size, args.memory_gb, device)
+    if not config.trained:
+        log.warning("UNTRAINED WEIGHTS: what the second stage makes is noise. Give a trained --checkpoint.")
+    made: list[Resynthesize] = []
+
+    def resynthesize(rendered: ViewGrid, strength: float) -> ViewGrid:
+        if not made:
+            model = load_planned(args, config, dtype, size, device)
+            shown = Progress("making views anew")
+
+            def progress(step: int, total: int, _preview: object) -> None:
+                shown(step, total)
+                check_interrupt()
+
+            made.append(
+                resynthesizer(model, views, steps=args.sampling_steps, seed=args.seed, callback=progress)
+            )
+        return made[0](rendered, strength)
+
+    return resynthesize

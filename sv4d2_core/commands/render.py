@@ -8,16 +8,25 @@ import time
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm
 
 from ..cameras import Cameras
 from ..data.datasets import SurfaceMaps, refuse_renders, write_renders
 from ..data.transforms import read_cameras
+from ..files import exclusive
 from ..scene.scene import Scene4D, own_cameras, turntable
 from ..scene.store import load_scene
+from ..shipped import versions
 from ..views import ViewGrid
-from .arguments import at_least, listed_cameras, listed_times
-from .common import choose_device, exclusive, options_of, versions
+from .common import (
+    Options,
+    Progress,
+    at_least,
+    choose_device,
+    listed_cameras,
+    listed_times,
+    options_of,
+    refuse_odd,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,50 +35,25 @@ _TURNTABLE_FRAMES = 96
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("scene", type=Path, metavar="SCENE", help="a scene that `sv4d2 refine` wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
-    parser.add_argument("--size", type=at_least(2), default=576, metavar="N", help="image size (default 576)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-    parser.add_argument("--overwrite", action="store_true", help="replace earlier renders in DIR")
+    options = Options(parser)
+    options.value("scene", Path, "a scene that `sv4d2 refine` wrote", metavar="SCENE")
+    options.output("folder for the pictures", "earlier renders in DIR")
+    options.value("--size", at_least(2), "image size", 576)
+    options.device()
+    options.flag("--maps", "depth and normals of the views, too (16-bit and RGB pictures)")
+    options.flag("--centred", "keep the object in the middle, also where the crop followed it")
 
-    parser.add_argument(
-        "--maps", action="store_true", help="depth and normals of the views, too (16-bit and RGB pictures)"
-    )
-    parser.add_argument(
-        "--centred",
-        action="store_true",
-        help="keep the object in the middle, also where the crop of its clip had followed it",
-    )
-
-    cameras = parser.add_argument_group("the cameras (default: those of the views it was fitted to)")
-    cameras.add_argument(
-        "--azimuths", type=float, nargs="+", metavar="DEG", help="relative to the input view"
-    )
-    cameras.add_argument(
-        "--elevations", type=float, nargs="+", metavar="DEG", help="one per azimuth (default 0)"
-    )
-    cameras.add_argument("--cameras", type=Path, metavar="FILE", help="cameras.json or transforms.json")
-    cameras.add_argument(
-        "--turntable",
-        action="store_true",
-        help="a video of one turn around the scene while time runs, beside the views if cameras are given",
-    )
-
-    times = parser.add_argument_group("the times (default: the frames it was fitted to)")
-    times.add_argument("--times", type=float, nargs="+", metavar="T", help="from 0 to 1")
-    times.add_argument("--frames", type=at_least(1), metavar="N", help="N times evenly from 0 to 1")
-    times.add_argument("--fps", type=float, metavar="N", help="frames per second (default: the scene's)")
+    cameras = options.group("the cameras (default: those of the views it was fitted to)")
+    cameras.cameras()
+    cameras.value("--cameras", Path, "cameras.json or transforms.json", metavar="FILE")
+    cameras.flag("--turntable", "a video of one turn around the scene while time runs")
+    options.group("the times (default: the frames it was fitted to)").times()
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render and return the exit code.
-
-    Raises:
-        ValueError, OSError: bad input, a folder that holds something else, a full or read-only disk.
-    """
+    """Render and return the exit code."""
     began = time.perf_counter()
-    if args.size % 2:
-        raise ValueError(f"Expected an even --size, as videos need; got {args.size}.")
+    refuse_odd(args.size)
     scene = load_scene(args.scene, choose_device(args.device))
     if args.centred:
         scene.path = None
@@ -77,16 +61,13 @@ def run(args: argparse.Namespace) -> int:
         refuse_renders(args.out, args.overwrite)
         cameras = _cameras(args, scene)
         grid, maps = (None, None) if cameras is None else _views(args, scene, cameras)
-        turntable = _turntable(args, scene) if args.turntable else None
-        run = {"options": options_of(args), "versions": versions()}
-        fps = args.fps or scene.fps
         made = write_renders(
             args.out,
             grid,
-            turntable,
+            _turntable(args, scene) if args.turntable else None,
             maps=maps if args.maps else None,
-            fps=fps,
-            run=run,
+            fps=args.fps or scene.fps,
+            run={"options": options_of(args), "versions": versions()},
             overwrite=args.overwrite,
         )
     log.info("Done in %.0f s: %s", time.perf_counter() - began, ", ".join(path.name for path in made))
@@ -113,32 +94,18 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
     )
 
 
-def _times(args: argparse.Namespace, scene: Scene4D) -> list[float]:
-    times = listed_times(args.times, args.frames)
-    return list(scene.times if times is None else times)
-
-
 def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[ViewGrid, SurfaceMaps]:
-    times = _times(args, scene)
-    with tqdm(desc="views", unit="picture", dynamic_ncols=True) as bar:
-
-        def progress(done: int, total: int, _preview: None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        rendering = scene.render(cameras, times, args.size, callback=progress)
-    fps = args.fps or scene.fps
-    grid = ViewGrid(rendering.rgb, cameras, rendering.alpha, fps, times=tuple(times))
-    return grid, SurfaceMaps(rendering.depth, rendering.normal, rendering.alpha)
+    listed = listed_times(args)
+    times = tuple(scene.times if listed is None else listed)
+    with Progress("views", "picture") as progress:
+        seen = scene.render(cameras, list(times), args.size, callback=progress)
+    grid = ViewGrid(seen.rgb, cameras, seen.alpha, args.fps or scene.fps, times=times)
+    return grid, SurfaceMaps(seen.depth, seen.normal, seen.alpha)
 
 
 def _turntable(args: argparse.Namespace, scene: Scene4D) -> tuple[Tensor, Tensor]:
     """Return pictures [N, H, W, 3] and opacity [N, H, W] of one turn during which the motion is played."""
     count = args.frames or _TURNTABLE_FRAMES
-    with tqdm(desc="turntable", unit="picture", dynamic_ncols=True, total=count) as bar:
-
-        def progress(done: int, _total: int) -> None:
-            bar.update(done - bar.n)
-
+    with Progress("turntable", "picture") as progress:
         seen, _ = turntable(scene, own_cameras(scene), count, args.size, callback=progress)
     return seen.rgb[0], seen.alpha[0]

@@ -1,4 +1,4 @@
-"""`sv4d2 train`: a small model from scratch or a given one fine-tuned, on generated or own renders."""
+"""`sv4d2 train`: a small model from scratch, or a given one fine-tuned; `sv4d2 curate`: clips for that."""
 
 from __future__ import annotations
 
@@ -7,36 +7,106 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
+from ..data.reader import find_scenes
+from ..diffusion.config import VIEW_MIXINGS, ModelConfig
+from ..diffusion.layout import read_config
 from ..diffusion.model import Model
+from ..diffusion.safetensors_stream import read_header
 from ..export.plots import loss_plot
-from ..training.loop import Progress, any_process, is_first_process, process_group
-from ..training.recipe import Recipe
+from ..files import exclusive
+from ..shipped import versions
+from ..training.curate import PAGE_FILE, curate
+from ..training.curation import CurationLimits
+from ..training.loop import LoopConfig, any_process, is_first_process, process_group
+from ..training.loop import Progress as TrainingProgress
+from ..training.recipe import DTYPES, TINY, Phase, Recipe
 from ..training.run import OutOfTime, TrainingRun
 from ..training.scenes import FolderScenes, ProceduralScenes, SceneStore, check_training_folder
 from ..training.scores import sample_sheet
-from .common import choose_device, exclusive, interrupts_between_steps
-from .train_arguments import recipe_of
+from .common import (
+    Options,
+    Progress,
+    at_least,
+    checkpoint_file,
+    choose_device,
+    interrupts_between_steps,
+    options_of,
+    positive_number,
+    refuse_odd,
+)
 
 log = logging.getLogger(__name__)
 
+# Steps and learning rates where nothing is said: from scratch (the recipe of sv4d2-tiny), of a given
+# checkpoint, and of low-rank parts of one.
+_FROM_SCRATCH = Recipe()
+_FINE_TUNING_STEPS = 1000
+_FINE_TUNING_RATE, _LORA_RATE = 1e-5, 1e-4
 _PLOT_SIZE, _PLOT_EVERY_S = (900, 420), 60.0
 _SAMPLED_OBJECTS = (0, 1, 2, 3)
 # Cameras of a generated scene: twelve around hold the orbit of 4 views, only twice as many that of 8.
 _CAMERAS, _FEW_VIEWS, _FEWEST_FRAMES = 12, 4, 4
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train and return the exit code.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `train`."""
+    options = Options(parser)
+    autoencoder, (static, motion) = _FROM_SCRATCH.autoencoder, _FROM_SCRATCH.phases
+    text = "folder of the training; the same goes on"
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+    text = "your own renders: folders of views or D-NeRF style data sets (default: the procedural world)"
+    options.value("--data", Path, text, metavar="DIR")
+    text = "fine-tune this checkpoint, or tiny (default: a small one, from scratch)"
+    options.value("--base", checkpoint_file, text, metavar="FILE")
+    text = "with --base: train a LoRA on the attention alone"
+    options.value("--lora", at_least(1), text, metavar="RANK")
+    options.value("--minutes", positive_number, "stop after N minutes, to go on later")
+    options.device()
+    options.value("--seed", at_least(0), "of everything", 0)
+    text = "minutes between two sample pictures"
+    options.value("--sample-every", positive_number, text, 10.0, "MIN")
 
-    Raises:
-        ValueError, OSError: bad data or options, a folder with another training, a full disk.
-    """
+    data = options.group("data")
+    data.value("--scenes", at_least(1), "procedural scenes to draw from", _FROM_SCRATCH.n_scenes)
+    data.value("--workers", at_least(0), "processes that render scenes ahead", 1)
+    text = "share of samples on the official orbit around their input, else any cameras (default 0.95)"
+    data.value("--orbit-share", float, text, metavar="X")
+    text = "share of samples without reference views (default 0.5)"
+    data.value("--mask-all", float, text, metavar="X")
+    text = "share of missing reference views elsewhere (default 0.15)"
+    data.value("--mask-view", float, text, metavar="X")
+    text = "mean of the logarithm of the noise level (default 2; 1 with --base)"
+    data.value("--p-mean", float, text, metavar="X")
+    data.value("--p-std", positive_number, "its deviation (default 1.8; 1.6)", metavar="X")
+
+    training = options.group("training")
+    training.value("--autoencoder-steps", at_least(1), "from scratch only", autoencoder.steps)
+    training.value("--decoder-steps", at_least(1), "from scratch only, last", _FROM_SCRATCH.decoder.steps)
+    text = f"phase 1, static 3D without mixing of frames (default {static.loop.steps}; 0 with --base)"
+    training.value("--static-steps", at_least(0), text)
+    text = f"phase 2, 4D (default {motion.loop.steps}; {_FINE_TUNING_STEPS} with --base)"
+    training.value("--motion-steps", at_least(0), text)
+    for phase in (static, motion):
+        text = f"samples per step (default {phase.draw.batch}; 1 with --base)"
+        training.value(f"--{phase.name}-batch", at_least(1), text)
+    text = (
+        f"of all phases (default {static.loop.learning_rate:g} and {motion.loop.learning_rate:g}; "
+        f"{_FINE_TUNING_RATE:g} with --base, {_LORA_RATE:g} with --lora)"
+    )
+    training.value("--learning-rate", positive_number, text, metavar="X")
+    text = "of the UNet's arithmetic"
+    training.choice("--dtype", DTYPES, _FROM_SCRATCH.dtype, text)
+    text = "compute activations twice, in much less memory"
+    training.flag("--checkpointing", text)
+    text = "how views attend to each other (default: the model's own)"
+    training.choice("--view-mixing", VIEW_MIXINGS, help=text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and return the exit code."""
     paths: tuple[Path, ...] = ()
     recipe = recipe_of(args)
     model = recipe.model
@@ -47,8 +117,72 @@ def run(args: argparse.Namespace) -> int:
         recipe = replace(recipe, n_scenes=len(paths))
     with process_group(choose_device(args.device)) as device:
         first = is_first_process()
-        with exclusive(args.out) if first else nullcontext(), interrupts_between_steps() as check:
-            return _train(args, recipe, _store(args, recipe, paths), device, check)
+        with exclusive(args.out) if first else nullcontext(), interrupts_between_steps() as check_interrupt:
+            store, watch = _store(args, recipe, paths), _Watch(args.out, args.sample_every, check_interrupt)
+            training = TrainingRun(args.out, recipe, store, device, args.base, args.minutes, watch)
+            try:
+                with store.made_ahead(recipe.n_scenes, args.workers if first else 0):
+                    log.info("Trained: %s", training.run())
+            except OutOfTime as stopped:
+                log.info("Time is up after %s. The same command goes on.", stopped)
+            except KeyboardInterrupt:
+                log.warning("The training so far is kept in %s; the same command goes on with it.", args.out)
+                raise
+    return 0
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """Return the recipe that the options mean, of procedural scenes."""
+    if args.lora and args.base is None:
+        raise ValueError(
+            "Expected --lora together with --base, the checkpoint that it changes. Give --base FILE."
+        )
+    model = TINY if args.base is None else read_config(read_header(args.base))
+    if args.view_mixing:
+        model = replace(model, unet=replace(model.unet, view_mixing=args.view_mixing))
+    phases = tuple(phase for phase in _phases(args, model) if phase.loop.steps > 0)
+    if not phases:
+        raise ValueError("Expected steps to train; --static-steps and --motion-steps are both 0.")
+    if args.lora and len(phases) > 1:
+        raise ValueError("Expected one phase for a LoRA, which is one file; leave out --static-steps.")
+    return Recipe(
+        model=model,
+        seed=args.seed,
+        n_scenes=args.scenes,
+        autoencoder=replace(_FROM_SCRATCH.autoencoder, steps=args.autoencoder_steps),
+        decoder=replace(_FROM_SCRATCH.decoder, steps=args.decoder_steps),
+        phases=phases,
+        dtype=args.dtype,
+        recomputes=args.checkpointing,
+        lora_rank=args.lora or 0,
+    )
+
+
+def _phases(args: argparse.Namespace, model: ModelConfig) -> tuple[Phase, Phase]:
+    static, motion = _FROM_SCRATCH.phases
+    if args.base is not None:
+        rate = _LORA_RATE if args.lora else _FINE_TUNING_RATE
+        static = replace(static, loop=LoopConfig(0, rate), draw=replace(static.draw, batch=1))
+        motion = replace(
+            motion, loop=LoopConfig(_FINE_TUNING_STEPS, rate), draw=replace(motion.draw, batch=1)
+        )
+        # What SVD's descendants were trained with; a small model from scratch learns its views at more noise.
+        static, motion = (replace(p, draw=replace(p.draw, p_mean=1.0, p_std=1.6)) for p in (static, motion))
+    motion = replace(motion, draw=replace(motion.draw, n_frames=model.n_frames))
+    return (
+        _with_options(static, args, args.static_steps, args.static_batch),
+        _with_options(motion, args, args.motion_steps, args.motion_batch),
+    )
+
+
+def _with_options(phase: Phase, args: argparse.Namespace, steps: int | None, batch: int | None) -> Phase:
+    draw = {name: getattr(args, name) for name in ("orbit_share", "mask_all", "mask_view", "p_mean", "p_std")}
+    loop = {"steps": steps, "learning_rate": args.learning_rate}
+    given = [
+        {name: value for name, value in values.items() if value is not None}
+        for values in (loop, {**draw, "batch": batch})
+    ]
+    return replace(phase, loop=replace(phase.loop, **given[0]), draw=replace(phase.draw, **given[1]))
 
 
 def _store(args: argparse.Namespace, recipe: Recipe, paths: tuple[Path, ...]) -> SceneStore:
@@ -67,51 +201,23 @@ def _store(args: argparse.Namespace, recipe: Recipe, paths: tuple[Path, ...]) ->
     return SceneStore(folder, source, {"procedural": asdict(source)}, keeps)
 
 
-def _train(
-    args: argparse.Namespace,
-    recipe: Recipe,
-    store: SceneStore,
-    device: torch.device,
-    check_interrupt: Callable[[], None],
-) -> int:
-    watch = _Watch(args.out, args.sample_every, check_interrupt, tqdm(disable=True))
-    training = TrainingRun(args.out, recipe, store, device, args.base, args.minutes, watch)
-    try:
-        with store.made_ahead(recipe.n_scenes, args.workers if is_first_process() else 0):
-            result = training.run()
-    except OutOfTime as stopped:
-        log.info("Time is up after %s. The same command goes on.", stopped)
-        return 0
-    except KeyboardInterrupt:
-        log.warning("The training so far is kept in %s; the same command goes on with it.", args.out)
-        raise
-    finally:
-        watch.bar.close()
-    log.info("Trained: %s", result)
-    return 0
-
-
 @dataclass
 class _Watch:
-    """Shows how a training goes: a bar per stage, its losses, and now and then what the model makes."""
+    """Shows how a training goes: progress per stage, its losses, and now and then what the model makes."""
 
     folder: Path
     sample_every_min: float
     check_interrupt: Callable[[], None]
-    bar: tqdm
-    stage: str = ""
+    shown: dict[str, Progress] = field(default_factory=dict)
     plotted: float = field(default_factory=time.monotonic)
     sampled: float = field(default_factory=time.monotonic)
 
-    def __call__(self, stage: str, progress: Progress, model: Model | None) -> None:
+    def __call__(self, stage: str, progress: TrainingProgress, model: Model | None) -> None:
         if is_first_process():
-            if stage != self.stage:
-                self.bar.close()
-                self.bar = tqdm(desc=stage, total=progress.total, unit="step", dynamic_ncols=True)
-                self.stage = stage
-            self.bar.update(progress.step - self.bar.n)
+            if stage not in self.shown:
+                self.shown[stage] = Progress(stage, done=progress.step - 1)
             recent = progress.losses[-50:]
-            self.bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}", refresh=False)
+            self.shown[stage].show(progress.step, progress.total, f"loss {sum(recent) / len(recent):.4f}")
             self._draw(stage, progress, model)
         # A process that stopped alone would leave the others waiting for its gradients.
         if any_process(self._is_interrupted()):
@@ -124,7 +230,7 @@ class _Watch:
             return True
         return False
 
-    def _draw(self, stage: str, progress: Progress, model: Model | None) -> None:
+    def _draw(self, stage: str, progress: TrainingProgress, model: Model | None) -> None:
         now, at_end = time.monotonic(), progress.step == progress.total
         if at_end or now - self.plotted > _PLOT_EVERY_S:
             steps = list(enumerate(progress.losses, start=1))
@@ -135,3 +241,94 @@ class _Watch:
                 sheet = sample_sheet(model, _SAMPLED_OBJECTS)
             sheet.save(self.folder / f"{stage}_{progress.step:06d}.png")
             self.sampled = time.monotonic()
+
+
+_LIMITS = {
+    "least_frames": "fewest frames",
+    "least_cover": "least share of every picture that the object covers",
+    "largest_cut": "greatest length along which the border cuts the object, in sides of the picture",
+    "largest_dark": "largest share of the object that is nearly black",
+    "largest_blown": "largest share of the object that is nearly white",
+    "least_motion": "least change of the object's pixels between two key frames, 0 to 1; 0 keeps still clips",
+    "largest_rescaling": "largest change of size that all views share; 0.1 is about 10 %%",
+    "largest_zoom": "largest enlargement to make the object fill the picture",
+}
+
+
+def add_curate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `curate`."""
+    options = Options(parser)
+    text = "a folder of `sv4d2 views`, a D-NeRF style data set, or a folder of such folders, one per scene"
+    options.value("places", Path, text, metavar="VIEWS", nargs="+")
+    options.output("folder for what is kept", "an earlier curation in DIR")
+    options.value("--size", at_least(16), "size of what is written (default: as it is)")
+    options.flag("--dry-run", "write the report only")
+    limits = options.group("limits, beyond which a clip is rejected")
+    for limit in fields(CurationLimits):
+        kind = at_least(1) if limit.name == "least_frames" else float
+        limits.value(f"--{limit.name.replace('_', '-')}", kind, _LIMITS[limit.name], limit.default, "X")
+
+
+def run_curate(args: argparse.Namespace) -> int:
+    """Curate the clips and return the exit code."""
+    began = time.perf_counter()
+    refuse_odd(args.size or 0)
+    limits = CurationLimits(**{limit.name: getattr(args, limit.name) for limit in fields(CurationLimits)})
+    scenes = _scenes(args.places)
+    _refuse_sources(args.out, list(scenes.values()))
+    with exclusive(args.out), Progress("curating", "clip") as progress:
+        judged: list[object] = []
+
+        def on_scene(record: object) -> None:
+            judged.append(record)
+            progress(len(judged), len(scenes))
+
+        records = curate(
+            scenes,
+            args.out,
+            limits,
+            size=args.size,
+            dry_run=args.dry_run,
+            overwrite=args.overwrite,
+            run={"options": options_of(args), "versions": versions()},
+            on_scene=on_scene,
+        )
+    for record in records:
+        if not record.verdict.kept:
+            log.info("%s rejected: %s", record.name, "; ".join(record.verdict.reasons))
+    log.info(
+        "%d of %d clips %s in %.0f s. Look at %s",
+        sum(record.verdict.kept for record in records),
+        len(records),
+        "would be kept" if args.dry_run else "kept",
+        time.perf_counter() - began,
+        args.out / PAGE_FILE,
+    )
+    return 0
+
+
+def _scenes(places: list[Path]) -> dict[str, Path]:
+    """Return the place of every scene by its name; where names repeat, that of the place goes before."""
+    found = [(place, name, scene) for place in places for name, scene in find_scenes(place).items()]
+    names = [name for _, name, _ in found]
+    scenes: dict[str, Path] = {}
+    for place, name, scene in found:
+        unique = name if names.count(name) == 1 else f"{place.resolve().name}_{name}"
+        if unique in scenes:
+            raise ValueError(
+                f"Expected scenes with different names; {scenes[unique]} and {scene} would both be written "
+                f"to {unique}. Rename one of them."
+            )
+        scenes[unique] = scene
+    return scenes
+
+
+def _refuse_sources(out: Path, sources: list[Path]) -> None:
+    """Raise ValueError when what would be written could mix with what is read."""
+    out = out.resolve()
+    for source in (path.resolve() for path in sources):
+        if out in (source, *source.parents) or source in out.parents:
+            raise ValueError(
+                f"Expected an output folder apart from the sources; {source} and {out} lie in one another. "
+                f"Choose another --out."
+            )

@@ -6,41 +6,97 @@ import argparse
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..cameras import Cameras
-from ..data.views_folder import write_views
+from ..data.views_folder import entries_of, missing_files, read_run, replaceable_views, write_views
 from ..diffusion.config import ModelConfig
 from ..diffusion.layout import read_config
-from ..diffusion.memory import MemoryPlan, load_within, plan_for_free_memory, plan_memory
+from ..diffusion.memory import plan_memory
 from ..diffusion.model import Model
 from ..diffusion.novel_views import check_size, sample_views
 from ..diffusion.safetensors_stream import read_header
+from ..diffusion.sampling import SAMPLERS, Solver, guidance_table
 from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
-from ..diffusion.window_store import WindowFolder, tensor_fingerprint
-from ..files import file_fingerprint
+from ..diffusion.window_store import SettingsDiffer, WindowFolder, changed_settings, tensor_fingerprint
+from ..files import exclusive, file_fingerprint
+from ..shipped import versions
+from ..video.crop import CENTERINGS
 from ..video.prepare import PreparedClip, prepare_clip
 from ..video.read import load_clip
-from ..views import ViewGrid
+from ..views import ViewGrid, resize_images
 from .common import (
+    DTYPES,
+    Options,
+    Progress,
+    at_least,
     choose_device,
     choose_dtype,
-    exclusive,
-    is_complete,
-    load_reference_views,
+    clip_place,
+    load_planned,
     options_of,
-    refuse_inputs_inside,
-    versions,
+    positive_number,
+    refuse_inputs_among,
 )
-from .peak_memory import PeakMemory
-from .views_arguments import cameras_of, check_sampling, guidance_range_of, solver_of
 
 log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    options = Options(parser)
+    text = "video, GIF, image, folder of images, a quoted glob, or sample for the clip of the pack"
+    options.value("input", clip_place, text, metavar="INPUT")
+    options.model(required=True)
+    options.output("folder for the results", "results of other settings in DIR")
+
+    clip = options.group("the clip")
+    clip.value("--frames", at_least(1), "frames to use", 21)
+    clip.value("--start", at_least(0), "first frame", 0)
+    clip.value("--every", at_least(1), "use every Nth frame", 1)
+    clip.value("--fps", float, "frames per second of the results (default: the clip's)")
+    clip.value("--mask", str, "masks of the object, white on black, read like INPUT", metavar="PATH")
+    clip.value("--size", at_least(1), "image size (default: the model's, 576)")
+    clip.choice(
+        "--centering",
+        CENTERINGS,
+        "global",
+        "global: one crop around the frame centre; per_frame, smooth: follow the object; none: the "
+        "whole frame, for clips that are prepared already",
+    )
+
+    cameras = options.group("the cameras (degrees relative to the input view)")
+    cameras.cameras()
+    cameras.value("--ring-elevation", float, "all novel views at this elevation", metavar="DEG")
+    text = "absolute elevation of the input camera, for the camera files only"
+    cameras.value("--input-elevation", float, text, 0.0, "DEG")
+
+    sampling = options.group("sampling")
+    sampling.value("--steps", at_least(1), "denoising steps", 50)
+    sampling.value("--seed", int, "seed of the noise", 23)
+    sampling.value("--cfg-min", float, "guidance where it is weakest", metavar="X")
+    sampling.value("--cfg-max", float, "guidance where it is strongest", metavar="X")
+    text = "images of frame 0, one per novel camera, in order"
+    sampling.value("--reference-views", Path, text, metavar="DIR")
+
+    faster = options.group("faster or smaller, for other numbers (off by default)")
+    faster.choice("--sampler", SAMPLERS, "euler", "euler: official; dpmpp_2m: better with few steps")
+    text = "guidance only at these noise levels (sigma, at most 700), half the work at the others"
+    faster.value("--guidance-interval", float, text, metavar=("LOW", "HIGH"), nargs=2)
+    text = "reuse the network's output while it should change by less than this share, such as 0.1"
+    faster.value("--step-cache", float, text, 0.0, "X")
+    faster.flag("--fp8-weights", "keep the UNet's weights in 8 bits, half the memory of half precision")
+
+    machine = options.group("the machine")
+    machine.device()
+    machine.choice("--dtype", ("auto", *DTYPES), "auto")
+    machine.value("--memory-gb", positive_number, "work within this much memory")
+    machine.flag("--compile", "compile the network in the first step (minutes); no gain on a CPU")
+    machine.flag("--save-latents", "also write the sampled latents")
 
 
 @dataclass(frozen=True)
@@ -59,53 +115,38 @@ class Job:
     dtype: torch.dtype
     clip: PreparedClip
     references: Tensor | None
-    plan: MemoryPlan | None
     settings: dict
     output: dict
 
 
 def check_options(args: argparse.Namespace) -> tuple[ModelConfig, Cameras, int]:
-    """Return the model's sizes, the cameras and the image size, pixels, that the options ask for.
-
-    Raises:
-        ValueError, OSError: a file that is no checkpoint, options that do not fit it or each other.
-    """
+    """Return the model's sizes, the cameras and the image size, pixels, that the options ask for."""
     config = read_config(read_header(args.checkpoint), args.variant)
-    cameras = cameras_of(args, config)
+    cameras = _cameras(args, config)
     size = args.size or config.size
     check_size(size, config)
-    check_sampling(args, config)
+    guidance_table(config.guidance, config.n_frames, config.n_views, *_guidance_range(args, config))
+    _solver(args)
+    if not -(2**63) <= args.seed < 2**62:
+        raise ValueError(f"Expected a --seed between -2^63 and 2^62; got {args.seed}.")
     return config, cameras, size
 
 
 def load_model(job: Job) -> Model:
-    """Return the model of a job, made to work within --memory-gb, else within what is free now."""
-    size = job.settings["size"]
-    eight_bits = job.args.fp8_weights
-    plan = job.plan or plan_for_free_memory(job.config, job.dtype, size, job.device, eight_bits)
-    if job.plan is not None and job.device.type == "cuda":
-        total = torch.cuda.get_device_properties(job.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, job.args.memory_gb * 2**30 / total), job.device)
-    model = load_within(job.args.checkpoint, job.args.variant, job.dtype, job.device, plan, eight_bits)
-    if job.args.compile:
+    """Return the model of a job."""
+    args = job.args
+    model = load_planned(args, job.config, job.dtype, job.settings["size"], job.device, args.fp8_weights)
+    if args.compile:
         compile_blocks(model.unet)
     return model
 
 
 def run(args: argparse.Namespace, load: Callable[[Job], Model] = load_model) -> int:
-    """Run the job and return the exit code.
-
-    Args:
-        args: the options of the command.
-        load: gives the model of a job; a caller with many jobs can keep it.
-
-    Raises:
-        ValueError, OSError: bad input, a folder that holds other results, a full or read-only disk.
-    """
+    """Run the job and return the exit code; ``load`` gives its model, which a caller with many can keep."""
     began = time.perf_counter()
     job = _prepare(args)
     with exclusive(args.out):
-        if is_complete(args.out, job.settings, job.output, args.overwrite):
+        if _is_complete(job):
             log.info("%s is already complete with these settings.", args.out)
             return 0
         store = WindowFolder(args.out / ".windows", job.settings, discard=args.overwrite)
@@ -120,38 +161,6 @@ def run(args: argparse.Namespace, load: Callable[[Job], Model] = load_model) -> 
         log.warning("UNTRAINED WEIGHTS: the novel views are noise. Give a trained --checkpoint.")
     log.info("Done in %.0f s. Look at %s", time.perf_counter() - began, args.out / "contact_sheet.png")
     return 0
-
-
-def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s: float) -> None:
-    """Load the model, sample what is missing and write the folder."""
-    with PeakMemory(job.device) as memory:
-        loading = time.perf_counter()
-        model = load(job)
-        resumed = store.finished()
-        sampling = time.perf_counter()
-        grid = _sample(job, model, store)
-        finished = time.perf_counter()
-    args = job.args
-    crop = {
-        **job.clip.crop.to_json(),
-        "source_frames": [args.start + args.every * t for t in range(len(job.clip.images))],
-    }
-    report = {
-        "settings": job.settings,
-        "output": job.output,
-        "options": options_of(args),
-        "versions": versions(),
-        "seconds": {
-            "prepare": round(prepare_s, 2),
-            "load": round(sampling - loading, 2),
-            "sample": round(finished - sampling, 2),
-        },
-        "resumed_windows": resumed,
-        "peak_memory_gb": memory.gigabytes(),
-        "clip_report": list(job.clip.report),
-    }
-    # Whose the present entries are has been settled before the work began.
-    write_views(args.out, grid, crop=crop, run=report, save_latents=args.save_latents, overwrite=True)
 
 
 def _prepare(args: argparse.Namespace) -> Job:
@@ -170,11 +179,11 @@ def _prepare(args: argparse.Namespace) -> Job:
         check_compiler(device)
     if args.fp8_weights:
         check_eight_bits(device)
-    plan = None
     if args.memory_gb is not None:
-        plan = plan_memory(config, dtype, size, args.memory_gb, device, args.fp8_weights)
+        plan_memory(config, dtype, size, args.memory_gb, device, args.fp8_weights)
     given = (args.input, args.mask, args.reference_views, args.checkpoint)
-    refuse_inputs_inside(args.out, [Path(path) for path in given if path is not None])
+    written = [args.out / name for name in entries_of(read_run(args.out))]
+    refuse_inputs_among(args.out, written, [path for path in given if path is not None])
     clip = load_clip(
         args.input, frames=args.frames, start=args.start, every=args.every, fps=args.fps, mask=args.mask
     )
@@ -183,7 +192,7 @@ def _prepare(args: argparse.Namespace) -> Job:
         log.info("%s", line)
     references = None
     if args.reference_views is not None:
-        references = load_reference_views(args.reference_views, cameras.n_views, size)
+        references = _reference_views(args.reference_views, cameras.n_views, size)
     settings = {
         "checkpoint": file_fingerprint(args.checkpoint),
         "variant": config.variant,
@@ -195,12 +204,12 @@ def _prepare(args: argparse.Namespace) -> Job:
         "elevations_deg": list(cameras.elevations_deg),
         "steps": args.steps,
         "seed": args.seed,
-        "guidance": [config.guidance, *guidance_range_of(args, config)],
+        "guidance": [config.guidance, *_guidance_range(args, config)],
         "reference_views": None if references is None else tensor_fingerprint(references),
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         # Folders of runs without a shortcut stay what they were before there were any.
-        **solver_of(args).changed(),
+        **_solver(args).changed(),
         **({"fp8_weights": True} if args.fp8_weights else {}),
     }
     output = {
@@ -208,18 +217,50 @@ def _prepare(args: argparse.Namespace) -> Job:
         "save_latents": args.save_latents,
         "input_elevation_deg": args.input_elevation,
     }
-    return Job(args, config, cameras, device, dtype, prepared, references, plan, settings, output)
+    return Job(args, config, cameras, device, dtype, prepared, references, settings, output)
+
+
+def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s: float) -> None:
+    """Load the model, sample what is missing and write the folder."""
+    args, loading = job.args, time.perf_counter()
+    model = load(job)
+    resumed = store.finished()
+    sampling = time.perf_counter()
+    grid = _sample(job, model, store)
+    finished = time.perf_counter()
+    source_frames = [args.start + args.every * t for t in range(len(job.clip.images))]
+    report = {
+        "settings": job.settings,
+        "output": job.output,
+        "options": options_of(args),
+        "versions": versions(),
+        "seconds": {
+            "prepare": round(prepare_s, 2),
+            "load": round(sampling - loading, 2),
+            "sample": round(finished - sampling, 2),
+        },
+        "resumed_windows": resumed,
+        "clip_report": list(job.clip.report),
+    }
+    write_views(
+        args.out,
+        grid,
+        crop={**job.clip.crop.to_json(), "source_frames": source_frames},
+        run=report,
+        save_latents=args.save_latents,
+        # Whose the present entries are has been settled before the work began.
+        overwrite=True,
+    )
 
 
 def _sample(job: Job, model: Model, store: WindowFolder) -> ViewGrid:
-    with tqdm(desc="sampling", unit="step", dynamic_ncols=True) as bar:
+    with Progress("sampling") as shown:
 
         def progress(step: int, total: int, preview: Tensor | None) -> None:
-            bar.total = total
             if preview is None:
-                # A window of an earlier run: no work of this one, so the time left must not count it.
-                bar.initial = bar.n = step
-            bar.update(step - bar.n)
+                # A window of an earlier run: no work of this one.
+                shown.skip(step)
+            shown(step, total)
 
         return sample_views(
             model,
@@ -227,9 +268,72 @@ def _sample(job: Job, model: Model, store: WindowFolder) -> ViewGrid:
             job.cameras,
             steps=job.args.steps,
             seed=job.args.seed,
-            cfg=guidance_range_of(job.args, job.config),
+            cfg=_guidance_range(job.args, job.config),
             reference_views=job.references,
-            **vars(solver_of(job.args)),
+            **vars(_solver(job.args)),
             store=store,
             callback=progress,
         )
+
+
+def _cameras(args: argparse.Namespace, config: ModelConfig) -> Cameras:
+    if args.ring_elevation is None:
+        return Cameras.from_lists(config.n_views, args.azimuths, args.elevations, args.input_elevation)
+    if args.elevations is not None:
+        raise ValueError(
+            "Give either --elevations (one per view) or --ring-elevation (one for all), not both."
+        )
+    level = Cameras.from_lists(config.n_views, args.azimuths, None, args.input_elevation)
+    return replace(level, elevations_deg=(0.0, *[args.ring_elevation] * level.n_views))
+
+
+def _guidance_range(args: argparse.Namespace, config: ModelConfig) -> tuple[float, float]:
+    """Return the guidance range, the variant's own where an option is not given."""
+    low = config.cfg_min if args.cfg_min is None else args.cfg_min
+    high = config.cfg_max if args.cfg_max is None else args.cfg_max
+    return low, high
+
+
+def _solver(args: argparse.Namespace) -> Solver:
+    interval = None if args.guidance_interval is None else tuple(args.guidance_interval)
+    return Solver(args.sampler, interval, args.step_cache)
+
+
+def _reference_views(folder: Path, n_views: int, size: int) -> Tensor:
+    """Return reference views [V, size, size, 3] in 0..1 on white, one square image per novel camera."""
+    pictures = torch.from_numpy(load_clip(folder, frames=None).frames).float() / 255
+    count, height, width, channels = pictures.shape
+    if count != n_views or height != width:
+        raise ValueError(
+            f"Expected {n_views} square reference views in {folder}, one per novel camera (the input view is "
+            f"not among them); got {count} of {width} x {height}."
+        )
+    if channels == 4:
+        alpha = pictures[..., 3:]
+        pictures = pictures[..., :3] * alpha + (1 - alpha)
+    return resize_images(pictures[..., :3].contiguous(), size, size)
+
+
+def _is_complete(job: Job) -> bool:
+    """Return whether the output folder holds all results of exactly the job's settings.
+
+    Raises SettingsDiffer where it holds results of other settings, which may not be replaced.
+    """
+    folder = job.args.out
+    replaceable_views(folder, overwrite=True)
+    run = read_run(folder)
+    if not entries_of(run):
+        return False
+    known = {**_dict(run.get("settings")), **_dict(run.get("output"))}
+    changed = changed_settings(known, {**job.settings, **job.output})
+    if changed and not job.args.overwrite:
+        resampled = "" if set(changed) - job.output.keys() else " Nothing would be sampled again."
+        raise SettingsDiffer(
+            f"{folder} holds results with other settings ({', '.join(changed)}). Choose another folder, or "
+            f"replace them (--overwrite).{resampled}"
+        )
+    return not changed and not missing_files(folder)
+
+
+def _dict(value: object) -> dict:
+    return value if isinstance(value, dict) else {}

@@ -22,7 +22,7 @@ from ..views import ViewGrid
 from .datasets import square_size, write_export
 
 COLMAP_FILE = "colmap.json"
-_NAMES = re.compile(r"colmap\.json|frame_\d{5}")
+NAMES = re.compile(r"colmap\.json|frame_\d{5}")
 _BYTES_PER_POINT = 120
 
 
@@ -61,7 +61,7 @@ def write_colmap(
     camera = f"# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy\n1 PINHOLE {size} {size} {pinhole}\n"
     clouds = [None] * grid.n_frames if points is None else points
     recover(folder)
-    existing = replaceable(folder, COLMAP_FILE, _NAMES, overwrite)
+    existing = replaceable(folder, COLMAP_FILE, NAMES, overwrite)
     n_points = sum(len(cloud.positions) for cloud in clouds if cloud is not None)
     needed = 4 * grid.images.numel() // 3 + _BYTES_PER_POINT * n_points
 

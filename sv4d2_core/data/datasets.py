@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..files import all_or_nothing, recover, replaceable
-from ..scene.losses import packed_normals
+from ..scene.targets import packed_normals
 from ..video.foreground import masks_of
 from ..video.pictures import with_alpha, write_frames
 from ..video.write import write_video
@@ -26,7 +26,7 @@ DATASET_FILE, RENDER_FILE = "dataset.json", "render.json"
 # Levels of a 16-bit picture per world unit: up to 6.5 world units, with the cameras at 2.
 _DEPTH_SCALE = 10_000
 
-_NAMES = re.compile(
+NAMES = re.compile(
     r"dataset\.json|cameras\.json|transforms(_train|_val|_test)?\.json|view_\d+\.mp4|frames|masks"
 )
 _NAMES_OF_RENDERS = re.compile(
@@ -107,7 +107,7 @@ def write_dataset(
     folder = Path(folder)
     size = square_size(grid, even=True)
     recover(folder)
-    existing = replaceable(folder, DATASET_FILE, _NAMES, overwrite)
+    existing = replaceable(folder, DATASET_FILE, NAMES, overwrite)
     masks = masks_of(grid)
 
     def fill(staging: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save
 
 from ..cameras import Cameras
-from ..files import all_or_nothing, recover
+from ..files import all_or_nothing, is_out_of_memory, recover, replaceable
 from ..video.crop import CropPath
 from ..video.pictures import UNTRAINED_LABEL, contact_sheet, read_frames, write_frames
 from ..video.write import write_video
@@ -146,17 +146,14 @@ def write_views(
     save_latents: bool = False,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write a grid of views as videos, frames, masks, contact sheet, camera files and ``run.json``.
-
-    All or nothing: the files are made in a staging folder and moved into place when all are complete,
-    ``run.json`` last. After any failure ``folder`` is as it was.
+    """Write views as videos, frames, masks, contact sheet, camera files and ``run.json``, all or nothing.
 
     Args:
         folder: made if missing; files of other names in it are left alone.
         grid: square images of even size.
         crop: how the input was cut out of the source clip, JSON values, or None.
-        run: settings, versions, timings, peak memory: JSON values; the grid's own settings join
-            ``settings``, its facts (seed, steps, variant, trained, fps, sizes) win over equal names.
+        run: settings, versions, timings: JSON values; the grid's own settings join ``settings``, its facts
+            (seed, steps, variant, trained, fps, sizes) win over equal names.
         save_latents: also write the sampled latents, float16.
         overwrite: replace what an earlier call wrote here; entries of other origin are never touched.
 
@@ -170,15 +167,16 @@ def write_views(
         OSError: the disk is full or read-only; the text says which folder and what to do.
     """
     folder = Path(folder)
-    _check(grid, save_latents)
-    recover(folder)
-    existing = [name for name in entries_of(read_run(folder)) if (folder / name).exists()]
-    refuse_foreign_entries(folder)
-    if existing and not overwrite:
-        raise FileExistsError(
-            f"Expected a folder without views; {folder / existing[0]} exists already. Choose another folder "
-            "or overwrite it (--overwrite)."
+    height, width = grid.images.shape[2:4]
+    if height != width or height % 2:
+        raise ValueError(
+            f"Expected square images of even size (the cameras are square); got {height} x {width}. Resize "
+            "or pad the views first."
         )
+    if save_latents and grid.latents is None:
+        raise ValueError("Expected latents to save; these views have none. Leave save_latents off.")
+    recover(folder)
+    existing = replaceable_views(folder, overwrite)
     size, has_masks = grid.images.shape[2], grid.masks is not None
     times = grid.frame_times()
     cameras = _json(cameras_json(grid.cameras, size, grid.fps, times, crop))
@@ -187,7 +185,9 @@ def write_views(
     run = {**(run or {}), "settings": settings, **_provenance(grid)}
     _json(run)
 
-    with all_or_nothing(folder, existing, RUN_FILE, _upper_estimate(grid)) as staging:
+    # The uncompressed frames, masks and latents are more than the folder will take.
+    needed = 4 * grid.images.numel() // 3 + (0 if grid.latents is None else 2 * grid.latents.numel())
+    with all_or_nothing(folder, existing, RUN_FILE, needed) as staging:
         for v in range(grid.n_views + 1):
             write_video(staging / f"view_{v:02d}.mp4", grid.images[:, v], grid.fps)
             write_frames(staging / "frames" / f"view_{v:02d}", grid.images[:, v])
@@ -231,6 +231,8 @@ def read_views(folder: Path) -> ViewGrid:
         missing = [name for name in missing_files(folder) if name.startswith(_NEEDED_TO_READ)]
         grid = None if missing else _read(folder)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         # Damaged pictures and headers raise nearly anything; all of it means the same.
         raise ValueError(
             f"Expected a readable folder of views; {folder} is damaged ({type(error).__name__}: "
@@ -261,17 +263,6 @@ def _read(folder: Path) -> ViewGrid:
     return ViewGrid(images, cameras, masks, latents=latents, **provenance)
 
 
-def _check(grid: ViewGrid, save_latents: bool) -> None:
-    height, width = grid.images.shape[2:4]
-    if height != width or height % 2:
-        raise ValueError(
-            f"Expected square images of even size (the cameras are square); got {height} x {width}. Resize "
-            "or pad the views first."
-        )
-    if save_latents and grid.latents is None:
-        raise ValueError("Expected latents to save; these views have none. Leave save_latents off.")
-
-
 def read_run(folder: Path) -> dict:
     """Return the content of ``run.json``, or nothing when there is none that can be read."""
     try:
@@ -286,19 +277,20 @@ def entries_of(run: dict) -> list[str]:
     return [name for name in run.get("entries", []) if isinstance(name, str) and _NAMES.fullmatch(name)]
 
 
-def refuse_foreign_entries(folder: Path) -> None:
-    """Raise FileExistsError when `write_views` would replace entries of ``folder`` that it did not make."""
-    if not folder.is_dir():
-        return
-    ours = set(entries_of(read_run(folder)))
-    foreign = sorted(
-        path.name for path in folder.iterdir() if _NAMES.fullmatch(path.name) and path.name not in ours
+def replaceable_views(folder: Path, overwrite: bool) -> list[str]:
+    """Return which entries of ``folder`` new views would replace.
+
+    Raises:
+        FileExistsError: they may not, as `write_views` says.
+    """
+    return replaceable(
+        folder,
+        RUN_FILE,
+        _NAMES,
+        overwrite,
+        earlier="views",
+        foreign="which this program did not write and never replaces",
     )
-    if foreign:
-        raise FileExistsError(
-            f"{folder} holds {', '.join(foreign[:3])}{' ...' if len(foreign) > 3 else ''}, which this "
-            f"program did not write and never replaces. Choose another folder or move them away."
-        )
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -337,13 +329,6 @@ def _json(content: dict) -> str:
         raise ValueError(
             f"Expected plain JSON values in crop and run; {error}. Convert them first."
         ) from error
-
-
-def _upper_estimate(grid: ViewGrid) -> int:
-    """Return the bytes of uncompressed frames, masks and latents: more than the folder will take."""
-    pixels = grid.images.numel() // 3
-    latents = 0 if grid.latents is None else 2 * grid.latents.numel()
-    return 4 * pixels + latents
 
 
 def _read_grid(folder: Path, n_cameras: int, n_frames: int) -> torch.Tensor:

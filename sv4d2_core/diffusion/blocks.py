@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..files import is_out_of_memory
 from .config import UNetConfig
 
 # Smaller parts save next to nothing, because what must exist whole outweighs them.
@@ -24,28 +25,10 @@ SMALLEST_CHUNK = 16 * 2**20
 # CUDA kernels put the batch on a grid axis that ends at 65,535; half of it also suits the kernels' padding.
 MAX_ATTENTION_BATCH = 32_768
 
-# What allocators say whose errors have no class of their own: a CPU's, Apple's, Intel's, cuBLAS and cuDNN.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-# cudaErrorMemoryAllocation
-_CUDA_OUT_OF_MEMORY = 2
-
 log = logging.getLogger(__name__)
 
 # attention(q, k, v, heads) of [G, L, heads * d], as `scaled_dot_product`.
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, the computer's or any device's."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    if not isinstance(error, RuntimeError):
-        return False
-    accelerator = getattr(torch, "AcceleratorError", None)
-    if accelerator is not None and isinstance(error, accelerator):
-        if getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY:
-            return True
-    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def retry_on_oom(

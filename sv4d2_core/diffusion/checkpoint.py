@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ..files import is_out_of_memory
 from .clip import CLIPVision
 from .config import CLIPVisionConfig, ModelConfig
 from .layout import EXPECTED_UNUSED, PARTS, PREFIXES, Part, parts_of, read_clip, read_config, variant_of
@@ -133,6 +134,8 @@ def open_tensors(header: Header) -> Iterator[Any]:
     try:
         file = safe_open(header.path, framework="pt", device="cpu")
     except SafetensorError as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{header.path.name} is damaged ({error}). Download it again.") from error
     with file:
         yield file

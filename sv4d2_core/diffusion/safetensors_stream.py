@@ -10,14 +10,13 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..files import refuse_existing, write_whole
+from ..files import refuse_existing, writing_whole
 
 NEEDED = (
     "Needed is a Stable Video 4D 2.0 checkpoint, sv4d2.safetensors or sv4d2_8views.safetensors "
@@ -178,9 +177,11 @@ def write_safetensors(
         header[key] = {"dtype": _WRITABLE[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    bodies = (_raw_bytes(read(key), key, *tensors[key]) for key in order)
     try:
-        write_whole(path, chain([len(text).to_bytes(8, "little"), text], bodies))
+        with writing_whole(path) as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for key in order:
+                file.write(_raw_bytes(read(key), key, *tensors[key]))
     except OSError as error:
         raise OSError(
             error.errno,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..files import is_out_of_memory
 from .blocks import AttentionBlock, ResBlock, TemporalConvs, TransformerBlock
 from .unet import UNet
 
@@ -32,6 +33,8 @@ def check_compiler(device: torch.device, backend: Backend = "inductor") -> None:
     try:
         torch.compile(lambda x: x + x, backend=backend, fullgraph=True)(torch.ones(8, device=device))
     except (RuntimeError, ImportError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         needed = "Triton and a C compiler" if device.type == "cuda" else "a C++ compiler, such as g++"
         raise ValueError(
             f"Expected --compile to find {needed}; got {type(error).__name__}: "
@@ -87,6 +90,8 @@ def check_eight_bits(device: torch.device) -> None:
     try:
         torch.ones(1, device=device).to(_TYPE).float()
     except (RuntimeError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"Expected a device with numbers of 8 bits for --fp8-weights; {device} has none "
             f"({str(error).splitlines()[0]}). Leave the option out and use --dtype fp16."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..files import write_whole
+from ..files import is_out_of_memory, remove, write_whole
 
 _KEY = "latents"
 _SETTINGS = "settings.json"
@@ -30,10 +29,7 @@ class WindowFolder:
     Args:
         folder: where the windows are or will be.
         settings: everything that determines the latents, JSON values.
-        discard: replace windows of other settings instead of refusing.
-
-    Raises:
-        SettingsDiffer: the folder belongs to a run with other settings and ``discard`` is off.
+        discard: replace windows of other settings instead of raising SettingsDiffer.
     """
 
     def __init__(self, folder: Path, settings: dict, *, discard: bool = False) -> None:
@@ -62,9 +58,13 @@ class WindowFolder:
         """Keep the latents of a window; the file appears complete or not at all."""
         if not self._usable:
             # Also drops windows whose settings are lost: nothing says what they belong to.
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove(self.folder)
             self.folder.mkdir(parents=True)
-            write_whole(self.folder / _SETTINGS, json.dumps(self.settings, indent=2).encode())
+            try:
+                write_whole(self.folder / _SETTINGS, json.dumps(self.settings, indent=2).encode())
+            except BaseException:
+                remove(self.folder)
+                raise
             self._usable = True
         write_whole(self._path(index), save({_KEY: latents.detach().float().cpu().contiguous()}))
 
@@ -94,6 +94,8 @@ def tensor_fingerprint(tensor: Tensor) -> str:
 def _read(path: Path) -> Tensor | None:
     try:
         latents = load(path.read_bytes())[_KEY]
-    except (OSError, SafetensorError, KeyError):
+    except (OSError, SafetensorError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         return None
     return latents if latents.dim() == 4 and bool(latents.isfinite().all()) else None

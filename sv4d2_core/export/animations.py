@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import tempfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +14,7 @@ import av
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from ..files import all_or_nothing, recover, replaceable, write_file
+from ..files import all_or_nothing, recover, replaceable, scratch_folder, write_file
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
 from .sequences import SEQUENCE_FILE
@@ -68,8 +67,8 @@ def write_pngs(
 
 def _mp4_bytes(images: Tensor, _opacity: Tensor | None, fps: float) -> bytes:
     # The index can only be moved to the front of a file that has a name.
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "video.mp4"
+    with scratch_folder() as folder:
+        place = folder / "video.mp4"
         write_video(place, images, fps)
         return place.read_bytes()
 

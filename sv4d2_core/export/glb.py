@@ -31,18 +31,15 @@ class GLBContainer:
     def __init__(self) -> None:
         self._accessors: list[dict[str, Any]] = []
         self._views: list[dict[str, Any]] = []
-        self._parts: list[bytes] = []
-        self._length = 0
+        self._data = bytearray()
 
     def add_bytes(self, content: bytes, target: int | None = None) -> int:
         """Return the number of a new buffer view; ``target`` is what vertex data is for."""
-        view = {"buffer": 0, "byteOffset": self._length, "byteLength": len(content)}
+        view = {"buffer": 0, "byteOffset": len(self._data), "byteLength": len(content)}
         if target is not None:
             view["target"] = target
         self._views.append(view)
-        content += bytes(-len(content) % 4)
-        self._parts.append(content)
-        self._length += len(content)
+        self._data += content + bytes(-len(content) % 4)
         return len(self._views) - 1
 
     def add_array(
@@ -85,19 +82,20 @@ class GLBContainer:
             **document,
             "accessors": self._accessors,
             "bufferViews": self._views,
-            "buffers": [{"byteLength": self._length}],
+            "buffers": [{"byteLength": len(self._data)}],
         }
         text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
         text += b" " * (-len(text) % 4)
-        total = 12 + 8 + len(text) + 8 + self._length
+        total = 12 + 8 + len(text) + 8 + len(self._data)
         if total > _MAX_BYTES:
             raise ValueError(
                 f"Expected a GLB below 4.3 GB, the most that its header can state; this one would have "
                 f"{total / 1e9:.1f} GB. Export fewer frames or fewer faces."
             )
         header = struct.pack("<4sII", b"glTF", 2, total)
-        chunks = (struct.pack("<I4s", len(text), b"JSON"), text, struct.pack("<I4s", self._length, b"BIN\0"))
-        return b"".join((header, *chunks, *self._parts))
+        text_head = struct.pack("<I4s", len(text), b"JSON")
+        data_head = struct.pack("<I4s", len(self._data), b"BIN\0")
+        return b"".join((header, text_head, text, data_head, self._data))
 
 
 ANIMATION_NAME = "motion"

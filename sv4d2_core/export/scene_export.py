@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from ..cameras import Cameras
 from ..data.colmap import COLMAP_FILE, ColouredPoints, write_colmap
+from ..data.colmap import NAMES as COLMAP_NAMES
 from ..data.datasets import DATASET_FILE, write_dataset
-from ..files import refuse_existing
+from ..data.datasets import NAMES as DATASET_NAMES
+from ..files import claimed, refuse_existing, replaceable
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.scene import Scene4D, own_cameras, turntable
 from ..views import ViewGrid
-from .animations import ANIMATION_SUFFIXES, write_animation, write_pngs
+from .animations import ANIMATION_SUFFIXES, SEQUENCE_NAMES, write_animation, write_pngs
 from .glb import write_animated_glb
 from .mesh import Mesh, bake_texture
-from .sequences import write_mesh_sequence, write_usd
+from .sequences import NAMES as MESH_NAMES
+from .sequences import SEQUENCE_FILE, write_mesh_sequence, write_usd
+from .splats import NAMES as SPLAT_NAMES
 from .splats import (
     gaussians_at,
     write_splat,
@@ -64,9 +70,7 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         times = self.times
-        if times is not None and not (
-            times and all(a < b for a, b in zip((-1e-9, *times), times, strict=False))
-        ):
+        if times is not None and (not times or any(a >= b for a, b in pairwise((-1e-9, *times)))):
             raise ValueError(f"Expected times that rise from 0 on; got {list(times)}. Sort them.")
         if times is not None and times[-1] > 1:
             raise ValueError(f"Expected times in 0..1; got {times[-1]:g}.")
@@ -117,48 +121,61 @@ class Exported:
         )
 
 
-def export_moving_mesh(
-    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
-) -> Exported:
-    """Write a GLB of one mesh that moves, or a sequence beside it where one mesh cannot follow."""
-    times = settings.times_of(scene)
+class _Job(NamedTuple):
+    """A scene that is written to a place in one way."""
+
+    scene: Scene4D
+    path: Path
+    settings: ExportSettings
+    callback: ExportCallback | None
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        return self.settings.times_of(self.scene)
+
+    @property
+    def rate(self) -> float:
+        return self.settings.rate(self.scene)
+
+    def views(self) -> ViewGrid:
+        """Return the scene's views at the exported times."""
+        cameras = self.settings.cameras_of(self.scene)
+        seen = self.scene.render(cameras, self.times, self.settings.size, callback=self.callback)
+        return ViewGrid(seen.rgb, cameras, seen.alpha, self.rate, times=self.times)
+
+
+def _moving_mesh(job: _Job) -> Exported:
+    """Write a GLB of one mesh that moves, or a sequence in a new folder where one mesh cannot follow."""
+    scene, settings, times = job.scene, job.settings, job.times
     tracked = track(
-        scene, times, settings.resolution, settings.faces, smoothing=settings.smoothing, callback=callback
+        scene, times, settings.resolution, settings.faces, smoothing=settings.smoothing, callback=job.callback
     )
     if not tracked.follows:
-        folder = path.with_suffix("")
-        made = write_mesh_sequence(
-            folder, tracked.frames, times, settings.rate(scene), overwrite=settings.overwrite
-        )
+        with claimed(job.path.parent, job.path.stem, numbered=False) as folder:
+            made = write_mesh_sequence(folder, tracked.frames, times, job.rate)
         advice = f"One mesh cannot follow a surface that changes so: {folder} holds one per frame instead."
         return Exported(tuple(made), (_deviation(tracked), advice))
     animation, texture = replace(tracked.animation, duration=settings.duration(scene)), None
     if settings.texture:
         animation, texture = bake_texture(animation, settings.texture, frame=tracked.anchor)
-    write_animated_glb(path, animation, texture=texture, overwrite=settings.overwrite)
+    write_animated_glb(job.path, animation, texture=texture, overwrite=settings.overwrite)
     vertices, faces, seconds = len(animation.colours), len(animation.faces), animation.seconds()[-1]
     shape = f"{vertices} vertices and {faces} faces in {len(times)} frames, {seconds:.2f} s."
-    return Exported((path,), (shape, _deviation(tracked), *_coherence(tracked)))
+    return Exported((job.path,), (shape, _deviation(tracked), *_coherence(tracked)))
 
 
-def export_mesh_sequence(
-    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None, kind: str
-) -> Exported:
-    """Write one file of the frame's own mesh per frame: glb, obj or ply."""
-    meshes = surfaces(scene, settings, callback)
-    times, rate = settings.times_of(scene), settings.rate(scene)
-    made = write_mesh_sequence(path, meshes, times, rate, kind=kind, overwrite=settings.overwrite)
+def _mesh_sequence(job: _Job, kind: str) -> Exported:
+    meshes = surfaces(job.scene, job.settings, job.callback)
+    overwrite = job.settings.overwrite
+    made = write_mesh_sequence(job.path, meshes, job.times, job.rate, kind=kind, overwrite=overwrite)
     return Exported(tuple(made))
 
 
-def export_usd(
-    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
-) -> Exported:
-    """Write one USD file of the frames' own meshes."""
-    meshes = [*surfaces(scene, settings, callback)]
-    seconds = [time * settings.duration(scene) for time in settings.times_of(scene)]
-    write_usd(path, meshes, seconds, fps=settings.rate(scene), overwrite=settings.overwrite)
-    return Exported((path,))
+def _usd(job: _Job) -> Exported:
+    meshes = [*surfaces(job.scene, job.settings, job.callback)]
+    seconds = [time * job.settings.duration(job.scene) for time in job.times]
+    write_usd(job.path, meshes, seconds, fps=job.rate, overwrite=job.settings.overwrite)
+    return Exported((job.path,))
 
 
 def surfaces(scene: Scene4D, settings: ExportSettings, callback: ExportCallback | None) -> Iterator[Mesh]:
@@ -196,34 +213,27 @@ def _coherence(tracked: Tracked) -> tuple[str, ...]:
     )
 
 
-def export_splats(
-    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None, kind: str
-) -> Exported:
+def _splats(job: _Job, kind: str) -> Exported:
     """Write one time into a file of the kind ply, splat or glb, or all times into a folder."""
-    gaussians, times = as_gaussians(scene), settings.times_of(scene)
-    if path.suffix.lower() != f".{kind}":
+    gaussians, times, overwrite = as_gaussians(job.scene), job.times, job.settings.overwrite
+    if job.path.suffix.lower() != f".{kind}":
         frames = (gaussians_at(gaussians, time) for time in times)
-        made = write_splat_sequence(
-            path, frames, times, settings.rate(scene), kind=kind, overwrite=settings.overwrite
-        )
+        made = write_splat_sequence(job.path, frames, times, job.rate, kind=kind, overwrite=overwrite)
         return Exported(tuple(made))
     if len(times) != 1:
         raise ValueError(
-            f"Expected one time for a single file; {path.name} would hold {len(times)}. Give one time "
+            f"Expected one time for a single file; {job.path.name} would hold {len(times)}. Give one time "
             f"(--times 0.5), or the name of a folder for a sequence."
         )
     write = {"ply": write_splat_ply, "splat": write_splat, "glb": write_splat_glb}[kind]
-    write(path, gaussians_at(gaussians, times[0]), overwrite=settings.overwrite)
-    return Exported((path,), (f"{len(gaussians.canonical.means)} Gaussians at time {times[0]:g}.",))
+    write(job.path, gaussians_at(gaussians, times[0]), overwrite=overwrite)
+    return Exported((job.path,), (f"{len(gaussians.canonical.means)} Gaussians at time {times[0]:g}.",))
 
 
-def export_trajectories(
-    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
-) -> Exported:
-    """Write how every Gaussian moves."""
-    gaussians = as_gaussians(scene)
-    write_trajectories(path, gaussians, settings.times_of(scene), overwrite=settings.overwrite)
-    return Exported((path,), (f"{len(gaussians.canonical.means)} Gaussians.",))
+def _trajectories(job: _Job) -> Exported:
+    gaussians = as_gaussians(job.scene)
+    write_trajectories(job.path, gaussians, job.times, overwrite=job.settings.overwrite)
+    return Exported((job.path,), (f"{len(gaussians.canonical.means)} Gaussians.",))
 
 
 def as_gaussians(scene: Scene4D) -> Gaussians:
@@ -236,53 +246,34 @@ def as_gaussians(scene: Scene4D) -> Gaussians:
     return scene
 
 
+def _dataset(job: _Job) -> Exported:
+    return Exported(tuple(write_dataset(job.path, job.views(), overwrite=job.settings.overwrite)))
+
+
 # The points that readers of COLMAP start from need no fine surface.
 _POINTS_RESOLUTION, _POINTS_FACES = 48, 4000
 
 
-def export_dataset(
-    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
-) -> Exported:
-    """Write a data set of the scene seen from its own or other cameras."""
-    return Exported(
-        tuple(write_dataset(path, _seen(scene, settings, callback), overwrite=settings.overwrite))
-    )
-
-
-def export_colmap(
-    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
-) -> Exported:
+def _colmap(job: _Job) -> Exported:
     """Write COLMAP models whose points are the scene's surface."""
-    grid, level = _seen(scene, settings, callback), surface_level(scene)
+    grid, level = job.views(), surface_level(job.scene)
     meshes = (
-        surface_at(scene, time, _POINTS_RESOLUTION, _POINTS_FACES, level=level)
-        for time in settings.times_of(scene)
+        surface_at(job.scene, time, _POINTS_RESOLUTION, _POINTS_FACES, level=level) for time in job.times
     )
     points = [ColouredPoints(mesh.vertices, mesh.colours) for mesh in meshes]
-    return Exported(tuple(write_colmap(path, grid, points, overwrite=settings.overwrite)))
+    return Exported(tuple(write_colmap(job.path, grid, points, overwrite=job.settings.overwrite)))
 
 
-def export_turntable(
-    scene: Scene4D, path: Path, settings: ExportSettings, callback: ExportCallback | None
-) -> Exported:
+def _turntable(job: _Job) -> Exported:
     """Write a video around the scene while it moves, or its pictures where the name has no suffix."""
+    scene, settings, callback = job.scene, job.settings, job.callback
     progress = None if callback is None else lambda done, total: callback(done, total, None)
     seen, _ = turntable(scene, settings.cameras_of(scene), settings.frames, settings.size, callback=progress)
     shown = seen.rgb[0], seen.alpha[0], settings.fps or scene.fps
-    if not path.suffix:
-        return Exported(tuple(write_pngs(path, *shown, overwrite=settings.overwrite)))
-    write_animation(path, *shown, overwrite=settings.overwrite)
-    return Exported((path,))
-
-
-def _seen(scene: Scene4D, settings: ExportSettings, callback: ExportCallback | None) -> ViewGrid:
-    """Return the scene's views at the exported times."""
-    times, cameras = settings.times_of(scene), settings.cameras_of(scene)
-    seen = scene.render(cameras, times, settings.size, callback=callback)
-    return ViewGrid(seen.rgb, cameras, seen.alpha, settings.rate(scene), times=times)
-
-
-_Writer = Callable[[Scene4D, Path, ExportSettings, ExportCallback | None], Exported]
+    if not job.path.suffix:
+        return Exported(tuple(write_pngs(job.path, *shown, overwrite=settings.overwrite)))
+    write_animation(job.path, *shown, overwrite=settings.overwrite)
+    return Exported((job.path,))
 
 
 class Format(NamedTuple):
@@ -292,49 +283,54 @@ class Format(NamedTuple):
         purpose: for the help.
         write: makes it.
         suffixes: ends of the names of its file.
-        may_be_folder: a name with none of the suffixes is a folder; otherwise it is refused.
-        marker: the file in the folder whose presence says that an export is there.
+        entries: of its folder, which a name with none of the suffixes means; None: such a name is refused.
+        marker: the entry that says that an export is there.
     """
 
     purpose: str
-    write: _Writer
+    write: Callable[[_Job], Exported]
     suffixes: tuple[str, ...] = ()
-    may_be_folder: bool = True
-    marker: str = ""
+    entries: re.Pattern[str] | None = None
+    marker: str = SEQUENCE_FILE
+
+
+def _meshes(purpose: str, kind: str) -> Format:
+    return Format(purpose, partial(_mesh_sequence, kind=kind), (), MESH_NAMES)
+
+
+def _gaussians(purpose: str, kind: str) -> Format:
+    return Format(
+        f"Gaussians {purpose}: a .{kind} of one time, or a folder",
+        partial(_splats, kind=kind),
+        (f".{kind}",),
+        SPLAT_NAMES,
+    )
 
 
 FORMATS = {
-    "glb": Format(
-        "one mesh that moves, for Blender, Unity, three.js, browsers", export_moving_mesh, (".glb",), False
-    ),
-    "glb-sequence": Format("a GLB per frame", partial(export_mesh_sequence, kind="glb")),
-    "obj": Format("an OBJ per frame", partial(export_mesh_sequence, kind="obj")),
-    "ply": Format("a PLY mesh per frame", partial(export_mesh_sequence, kind="ply")),
-    "usd": Format("meshes over time for Houdini, Omniverse, Blender", export_usd, (".usdc", ".usda"), False),
-    "splat-ply": Format(
-        "Gaussians as 3DGS PLY: a .ply of one time, or a folder",
-        partial(export_splats, kind="ply"),
-        (".ply",),
-    ),
-    "splat": Format(
-        "Gaussians for browsers: a .splat of one time, or a folder",
-        partial(export_splats, kind="splat"),
-        (".splat",),
-    ),
-    "splat-glb": Format(
-        "Gaussians by glTF's KHR_gaussian_splatting: a .glb of one time, or a folder",
-        partial(export_splats, kind="glb"),
-        (".glb",),
-    ),
-    "npz": Format("how every Gaussian moves, for numpy", export_trajectories, (".npz",), False),
+    "glb": Format("one mesh that moves, for Blender, Unity, three.js, browsers", _moving_mesh, (".glb",)),
+    "glb-sequence": _meshes("a GLB per frame", "glb"),
+    "obj": _meshes("an OBJ per frame", "obj"),
+    "ply": _meshes("a PLY mesh per frame", "ply"),
+    "usd": Format("meshes over time for Houdini, Omniverse, Blender", _usd, (".usdc", ".usda")),
+    "splat-ply": _gaussians("as 3DGS PLY", "ply"),
+    "splat": _gaussians("for browsers", "splat"),
+    "splat-glb": _gaussians("by glTF's KHR_gaussian_splatting", "glb"),
+    "npz": Format("how every Gaussian moves, for numpy", _trajectories, (".npz",)),
     "dataset": Format(
         "pictures, masks, times, cameras for D-NeRF, nerfstudio and their like",
-        export_dataset,
+        _dataset,
+        entries=DATASET_NAMES,
         marker=DATASET_FILE,
     ),
-    "colmap": Format("the same for readers of COLMAP, a model per frame", export_colmap, marker=COLMAP_FILE),
+    "colmap": Format(
+        "the same for readers of COLMAP, a model per frame", _colmap, (), COLMAP_NAMES, COLMAP_FILE
+    ),
     "turntable": Format(
-        "around the object: .mp4, .webm, .gif, or a folder of PNG", export_turntable, ANIMATION_SUFFIXES
+        "around the object: .mp4, .webm, .gif, or a folder of PNG",
+        _turntable,
+        ANIMATION_SUFFIXES,
+        SEQUENCE_NAMES,
     ),
 }
 VIEWS_FORMATS = ("dataset", "colmap")
@@ -365,7 +361,7 @@ def export_scene(
     """
     path, settings = Path(path), settings or ExportSettings()
     check_place(path, kind, settings.overwrite)
-    return FORMATS[kind].write(scene, path, settings, callback)
+    return FORMATS[kind].write(_Job(scene, path, settings, callback))
 
 
 def export_views(
@@ -373,12 +369,7 @@ def export_views(
 ) -> Exported:
     """Write views in one of `VIEWS_FORMATS`, which need no scene; errors as `export_scene`.
 
-    Args:
-        grid: the views.
-        folder: made if missing.
-        kind: dataset or colmap.
-        crop: how the input was cut out of the source clip, JSON values, or None.
-        overwrite: replace an earlier export.
+    ``crop`` says how the input was cut out of the source clip, JSON values, or None.
     """
     if kind not in VIEWS_FORMATS:
         raise ValueError(
@@ -391,17 +382,12 @@ def export_views(
 
 
 def check_place(path: Path, kind: str, overwrite: bool) -> None:
-    """Raise, before long work rather than after it, where an export cannot be written to a place.
-
-    Raises:
-        FileExistsError: something is there already and may not be replaced.
-        ValueError: an unknown format, or a name that does not fit it.
-    """
+    """Raise, before long work rather than after it, where an export cannot be written to a place."""
     if kind not in FORMATS:
         raise ValueError(f"Expected a format among {', '.join(FORMATS)}; got {kind!r}.")
     chosen = FORMATS[kind]
     is_file = path.suffix.lower() in chosen.suffixes
-    if not is_file and not chosen.may_be_folder:
+    if not is_file and chosen.entries is None:
         raise ValueError(
             f"Expected a name that ends in {' or '.join(chosen.suffixes)} for {kind}; got {path.name!r}."
         )
@@ -409,5 +395,5 @@ def check_place(path: Path, kind: str, overwrite: bool) -> None:
         raise ValueError(f"Expected the name of a file for {kind}; {path} is a folder.")
     if is_file:
         refuse_existing(path, overwrite)
-    elif chosen.marker and (path / chosen.marker).exists() and not overwrite:
-        raise FileExistsError(f"{path} holds such an export already. Choose another folder, or --overwrite.")
+    elif chosen.entries is not None:
+        replaceable(path, chosen.marker, chosen.entries, overwrite)

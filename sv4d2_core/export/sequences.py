@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import all_or_nothing, recover, replaceable, write_file
+from ..files import all_or_nothing, recover, replaceable, scratch_folder, write_file
 from .glb import glb_bytes
 from .mesh import Mesh, check_surface, srgb_to_linear
 
@@ -142,8 +141,8 @@ def write_usd(
     geometry.SetStageMetersPerUnit(stage, 1.0)
     stage.SetDefaultPrim(geometry.Xform.Define(stage, "/object").GetPrim())
     _add_samples(geometry.Mesh.Define(stage, "/object/mesh"), meshes, codes)
-    with tempfile.TemporaryDirectory() as folder:
-        exported = Path(folder) / f"scene{path.suffix}"
+    with scratch_folder() as folder:
+        exported = folder / f"scene{path.suffix}"
         stage.GetRootLayer().Export(str(exported))
         content = exported.read_bytes()
     return write_file(path, content, overwrite)

@@ -364,30 +364,19 @@ def _against_truth(
 def _clips(
     images: Tensor, truth: Tensor, networks: Networks
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, int], list[str]]:
-    """Return features per Frechet distance, the length of its clips, and notes on what was left out.
-
-    Args:
-        images, truth: [T, V, H, W, 3] the novel views of which all images can be used.
-        networks: with I3D or without.
-    """
+    """Return features per Frechet distance, the length of its clips, and notes on what was left out."""
     features, lengths, notes = {}, {}, []
     n_frames, n_views = images.shape[:2]
-    for names, describe, shortest in (
-        (FHD_NAMES, hog3d_features, 2),
-        (FVD_NAMES, networks.i3d, SHORTEST_CLIP),
-    ):
+    kinds = ((FHD_NAMES, hog3d_features, 2), (FVD_NAMES, networks.i3d, SHORTEST_CLIP))
+    for (names, describe, shortest), order in itertools.product(kinds, ORDERS):
+        name, length = names[order], n_views if order == "V" else n_frames
         if describe is None or not n_views:
             continue
-        length = {order: n_views if order == "V" else n_frames for order in ORDERS}
-        orders = [order for order in ORDERS if length[order] >= shortest]
-        notes += [
-            f"{names[order]} needs clips of at least {shortest} images; these have {length[order]}."
-            for order in ORDERS
-            if order not in orders
-        ]
-        ours, theirs = (clip_features(x, describe, orders) for x in (images, truth))
-        features |= {names[order]: (ours[order], theirs[order]) for order in orders}
-        lengths |= {names[order]: length[order] for order in orders}
+        if length < shortest:
+            notes.append(f"{name} needs clips of at least {shortest} images; these have {length}.")
+            continue
+        features[name] = clip_features(images, describe, order), clip_features(truth, describe, order)
+        lengths[name] = length
     return features, lengths, notes
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..files import is_out_of_memory
 
 # Clips [N, T, H, W, 3] in 0..1 to features [N, D].
 ClipFeatures = Callable[[Tensor], Tensor]
@@ -93,9 +95,9 @@ def clips_of(images: Tensor, order: str) -> Iterator[Tensor]:
         yield from (images[:, v].flip(0) if turns and v % 2 else images[:, v] for v in range(n_views))
 
 
-def clip_features(images: Tensor, describe: ClipFeatures, orders: Iterable[str]) -> dict[str, Tensor]:
-    """Return the features of all clips of a grid [T, V, H, W, 3] in some orders, ``{order: [N, D]}``."""
-    return {order: torch.cat([describe(clip[None]) for clip in clips_of(images, order)]) for order in orders}
+def clip_features(images: Tensor, describe: ClipFeatures, order: str) -> Tensor:
+    """Return the features [N, D] of all clips of a grid [T, V, H, W, 3] in one of `ORDERS`."""
+    return torch.cat([describe(clip[None]) for clip in clips_of(images, order)])
 
 
 I3D_HELP = "Give the TorchScript file of I3D that StyleGAN-V and others use for FVD, i3d_torchscript.pt."
@@ -126,6 +128,8 @@ class I3D:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._network = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"Expected a TorchScript network; {path} is not ({str(error).splitlines()[0]}). {I3D_HELP}"
             ) from error
@@ -155,6 +159,8 @@ class I3D:
         try:
             features = self._network(video, rescale=False, resize=False, return_features=True)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(f"The I3D file cannot be used: {reason}. {I3D_HELP}") from error
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..files import is_out_of_memory
+
 LPIPS_HELP = (
     "Save the network once where the lpips package is installed: "
     "safetensors.torch.save_model(lpips.LPIPS(net='alex'), 'lpips_alex.safetensors')."
@@ -97,6 +99,8 @@ def _read(path: Path, device: torch.device) -> tuple[list[list[tuple[int, Tensor
     try:
         tensors = load_file(path, device=str(device))
     except SafetensorError as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"Expected a safetensors file; {path} is not ({error}). {LPIPS_HELP}") from error
     stages: list[list[tuple[int, Tensor, Tensor]]] = [[] for _ in _STAGES]
     for key, weight in tensors.items():

@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 # Gaussians per pixel of a picture, and at most, when their number is not given.
 _PER_PIXEL = 0.75
 _MOST = 40_000
-# Nodes of the finest planes along an axis, whatever the picture size.
-_FINEST_PLANES = 256
 
 _Kind = TypeVar("_Kind", bound="Settings")
 
@@ -65,11 +63,7 @@ def settings_from_json(kind: type[_Kind], data: dict) -> _Kind:
 
 @dataclass(frozen=True)
 class FieldConfig(Settings):
-    """What a `DyNeRF` is made of; its file keeps it.
-
-    Raises:
-        ValueError: a field out of its range.
-    """
+    """What a `DyNeRF` is made of; its file keeps it."""
 
     field: str = setting(
         "planes",
@@ -78,8 +72,8 @@ class FieldConfig(Settings):
     )
     plane_sizes: tuple[int, ...] = setting(
         (),
-        "nodes along an axis of space, per scale; (): an eighth, a quarter and a half of the picture "
-        "size, at most 256. Finer planes fit the given views better and the others worse",
+        "nodes along an axis of space, per scale; (): an eighth, a quarter and a half of the picture size, "
+        "at most 256. Finer planes fit the given views better and the others worse",
     )
     features: int = setting(32, "channels of a plane, per scale", least=1)
     hidden: int = setting(64, "width of the two decoders", least=1)
@@ -109,16 +103,10 @@ class FieldConfig(Settings):
 
 @dataclass(frozen=True)
 class GaussiansConfig(Settings):
-    """What a `Gaussians` scene is made of; its file keeps it.
-
-    Raises:
-        ValueError: a field out of its range.
-    """
+    """What a `Gaussians` scene is made of; its file keeps it."""
 
     count: int = setting(
-        0,
-        "number of Gaussians, which never changes; 0: three per four pixels of a view, at most 40,000",
-        least=0,
+        0, "number of Gaussians; 0: three per four pixels of a view, at most 40,000", least=0
     )
     plane_sizes: tuple[int, ...] = setting((16, 32), "nodes along an axis of the deformation, per scale")
     features: int = setting(16, "channels of a plane of the deformation, per scale", least=1)
@@ -153,9 +141,7 @@ class RefineConfig(FieldConfig):
     )
     gaussians: GaussiansConfig = GaussiansConfig()
     seed: int = setting(0, "of the initial scene and of every draw")
-    steps_static: int = setting(
-        200, "steps on the anchor frame alone, which train what does not change with time", least=0
-    )
+    steps_static: int = setting(200, "steps on the anchor frame alone, without time", least=0)
     steps: int = setting(2300, "steps on all frames that follow", least=1)
     rounds: int = setting(2, "rounds of the second stage; 0: the first stage alone", least=0)
     steps_refine: int = setting(400, "steps of one round", least=1)
@@ -165,14 +151,12 @@ class RefineConfig(FieldConfig):
         above=0,
         most=1,
     )
-    learning_rate: float = setting(1.0, "the factor on all learning rates", above=0)
+    learning_rate_factor: float = setting(1.0, "the factor on all learning rates", above=0)
     rays_per_step: int = setting(1024, "rays of one step, spread evenly over its pictures", least=16)
     hull_size: int = setting(64, "cells along an axis of the visual hull", least=8)
     weight_by_trust: bool = setting(True, "views far from the input and rims of silhouettes count less")
     weight_by_visibility: bool = setting(
-        True,
-        "in the second stage, surface seen at a grazing angle and targets that the scene contradicts "
-        "count less",
+        True, "in stage 2, surface seen at a grazing angle and what the scene contradicts count less"
     )
     progressive: bool | None = setting(
         None, "frames are admitted outward from the anchor; None: only when the motion is large"
@@ -203,8 +187,3 @@ class RefineConfig(FieldConfig):
         first = max(steps - rounds * refine, 1)
         static = first * recipe.steps_static // recipe.stage_one_steps
         return replace(self, steps_static=static, steps=first - static, rounds=rounds, steps_refine=refine)
-
-    def for_pictures(self, size: int) -> RefineConfig:
-        """Return the same settings with the planes that pictures of ``size`` pixels ask for."""
-        finest = min(max(size // 2, 8), _FINEST_PLANES)
-        return replace(self, plane_sizes=self.plane_sizes or (finest // 4, finest // 2, finest))

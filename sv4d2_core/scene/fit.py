@@ -1,7 +1,7 @@
 """A fit between two steps: what it is fitted to, its optimiser, and a state to resume from.
 
-What is fitted is a `SceneFit`, of rays (`dynerf_fit.py`) or Gaussians (`gaussians_fit.py`); `schedule.py`
-says what the steps are.
+What is fitted is a `DyNeRFFit` or a `GaussiansFit`, which can do the same; `schedule.py` says what the steps
+are.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,70 +24,20 @@ from .schedule import Step, round_of
 from .store import FitState, fit_fingerprint
 from .targets import RoundTargets, first_weights
 
-
-class SceneFit(Protocol):
-    """A scene that is being fitted to views that `checked_views` returned."""
-
-    @property
-    def scene(self) -> Scene4D:
-        """The scene, which changes with every step."""
-        ...
-
-    def groups(self) -> list[dict]:
-        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
-        ...
-
-    def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
-        """Fit to these views from now on.
-
-        Args:
-            views: checked, with masks; the frames and the picture size never change, the cameras may.
-            weights: [T, V + 1, H, W] how much a pixel's colour counts.
-            normals: [T, V + 1, H, W, 3] unit in the camera's OpenGL axes, 0 where not known, or None.
-        """
-        ...
-
-    def prepare(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
-        """Do what is due before a step: refresh, prune, move. The shapes of parameters stay the same."""
-        ...
-
-    def accumulate(self, step: Step, frames: Tensor) -> float:
-        """Add the gradients of a step on frames [F] to the parameters and return its loss."""
-        ...
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return copies of everything but the optimiser that decides how the fit goes on."""
-        ...
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` returned."""
-        ...
-
-
 _FITS = {"dynerf": DyNeRFFit, "gaussians": GaussiansFit}
 
 
 @dataclass(frozen=True)
 class FitProgress:
-    """What a callback hears of a fit.
+    """What a callback hears of a fit."""
 
-    Args:
-        phase: ``static``, ``dynamic``, then ``refine 1`` and so on.
-        loss: of the step just done.
-        scene: being fitted, its object in the middle; it may be rendered, and changes with the next step.
-        losses: of all steps so far, those before a resume too.
-        state: returns a copy of the state, to be saved and resumed from.
-        views: that the first stage is fitted to, as they were checked and resized, with the elevation.
-        notes: sentences about what was found or chosen.
-    """
-
-    phase: str
-    loss: float
-    scene: Scene4D
-    losses: list[float]
-    state: Callable[[], FitState]
-    views: ViewGrid
-    notes: tuple[str, ...] = ()
+    phase: str  # static, dynamic, then "refine 1" and so on
+    loss: float  # of the step just done
+    scene: Scene4D  # being fitted, its object in the middle; it changes with the next step
+    losses: list[float]  # of all steps so far, those before a resume too
+    state: Callable[[], FitState]  # returns a copy of the state, to be saved and resumed from
+    views: ViewGrid  # that stage 1 is fitted to, as they were checked and resized, with the elevation
+    notes: tuple[str, ...] = ()  # sentences about what was found or chosen
 
 
 class Fit:
@@ -99,11 +48,10 @@ class Fit:
         config: the settings.
         device: where the scene is fitted and stays.
         perceptual: distance of patches, in place of SSIM.
-        normals: of the views, see `SceneFit.aim`.
+        normals: of the views, see `DyNeRFFit.aim`.
         notes: for `FitProgress`.
 
     Attributes:
-        config: with the plane sizes that these views ask for.
         step: steps done.
         losses: of all steps done.
 
@@ -125,14 +73,13 @@ class Fit:
                 "Expected neither normals nor a perceptual distance for Gaussians, which are not compared on "
                 "patches; got some. Leave them out, or use the backend dynerf."
             )
-        config = config.for_pictures(views.images.shape[2])
         self.views, self.config, self.notes = views, config, notes
         self.step, self.losses = 0, list[float]()
         self._fingerprint = fit_fingerprint(views, config, normals, perceptual is not None)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._targets: RoundTargets | None = None
         self._normals = normals
-        self._part: SceneFit = _FITS[config.backend](views, config, device, self._generator, perceptual)
+        self._part = _FITS[config.backend](views, config, device, self._generator, perceptual)
         self._optimizer = torch.optim.Adam(self._part.groups(), betas=(0.9, 0.99), eps=1e-15, fused=True)
         self._part.aim(views, first_weights(views, config), normals)
 
@@ -177,8 +124,8 @@ class Fit:
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"The fit diverged: the loss was {loss} at step {step.number + 1} of "
-                f"{self.config.total_steps}. Lower learning_rate ({self.config.learning_rate:g}), for "
-                f"example to a third."
+                f"{self.config.total_steps}. Lower learning_rate_factor, for example to a third; it is "
+                f"{self.config.learning_rate_factor:g}."
             )
         self._optimizer.step()
         self.losses.append(loss)

@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..views import ViewGrid
-
 # Keeps square roots and logarithms differentiable at 0.
 _TINY = 1e-6
 # How fast an edge in the image permits an edge in the normals (SAMURAI, SV3D, SV4D).
@@ -23,56 +20,47 @@ _SSIM_SIGMA, _SSIM_WINDOW = 1.5, 11
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 
 
-def mean_squared(rendered: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def mean_squared(rendered: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Return the mean squared colour difference of [..., 3], under pixel weights [...]."""
-    return _mean((rendered - target).square().mean(-1), weights)
+    return (weights * (rendered - target).square().mean(-1)).mean()
 
 
-def mask_loss(alpha: Tensor, masks: Tensor, weights: Tensor | None = None) -> Tensor:
+def mask_loss(alpha: Tensor, masks: Tensor) -> Tensor:
     """Return the mean squared difference of opacities [...]. Source: SV3D and SV4D, mask loss."""
-    return _mean((alpha - masks).square(), weights)
+    return (alpha - masks).square().mean()
 
 
-def depth_smoothness(depths: Tensor, weights: Tensor | None = None) -> Tensor:
+def depth_smoothness(depths: Tensor, weights: Tensor) -> Tensor:
     """Return the mean squared depth difference of neighbours, down plus right, on patches [N, P, P].
 
-    Args:
-        depths: [N, P, P] world units, patches of adjacent pixels.
-        weights: [N, P, P] such as the opacity; a pair counts by their product, so that the step from the
-            object to nothing costs nothing.
-
-    Source: RegNeRF (2112.00724), depth smoothness; used by SV3D and SV4D.
+    A pair counts by the product of its weights [N, P, P], such as the opacity: the step from the object to
+    nothing costs nothing. Source: RegNeRF (2112.00724), depth smoothness; used by SV3D and SV4D.
     """
-    down, right = depths.diff(dim=1).square(), depths.diff(dim=2).square()
-    if weights is None:
-        return down.mean() + right.mean()
-    return _mean(down, weights[:, 1:] * weights[:, :-1]) + _mean(
-        right, weights[:, :, 1:] * weights[:, :, :-1]
-    )
+    down = weights[:, 1:] * weights[:, :-1] * depths.diff(dim=1).square()
+    right = weights[:, :, 1:] * weights[:, :, :-1] * depths.diff(dim=2).square()
+    return down.mean() + right.mean()
 
 
-def normal_smoothness(normals: Tensor, images: Tensor, weights: Tensor | None = None) -> Tensor:
+def normal_smoothness(normals: Tensor, images: Tensor, weights: Tensor) -> Tensor:
     """Return how rough normals are where the picture is smooth: exp(-3 |grad I|) (sqrt(1 + |grad n|) - 1).
 
     Gradients are Sobel's, scaled to the change per pixel; their norm is taken over directions and channels.
     Pixels at the patch's border are left out. The papers' constant 1 is taken off: a flat surface costs
-    nothing.
+    nothing. Source: SV3D (2403.12008), SV4D (2407.17470), bilateral normal smoothness after SAMURAI.
 
     Args:
         normals: [N, P, P, 3] rendered normals.
         images: [N, P, P, 3] the target's colours in 0..1.
         weights: [N, P, P] such as the opacity.
-
-    Source: SV3D (2403.12008) and SV4D (2407.17470), bilateral normal smoothness after SAMURAI.
     """
     edges = torch.exp(-_EDGE_SHARPNESS * _gradient_norm(images))
     roughness = (1 + _gradient_norm(normals)).sqrt() - 1
-    return _mean(edges * roughness, None if weights is None else weights[:, 1:-1, 1:-1])
+    return (weights[:, 1:-1, 1:-1] * (edges * roughness)).mean()
 
 
-def normal_consistency(normals: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+def normal_consistency(normals: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Return the mean of 1 - n . m over unit normals [..., 3] and an estimator's m. Source: SV3D, SV4D."""
-    return _mean(1 - (normals * targets).sum(-1), weights)
+    return (weights * (1 - (normals * targets).sum(-1))).mean()
 
 
 def alpha_entropy(alpha: Tensor) -> Tensor:
@@ -94,9 +82,7 @@ def second_difference(planes: Tensor) -> Tensor:
 
     Steady change costs nothing, sudden change does. Source: K-Planes (2301.10241), section 4.2.
     """
-    if planes.shape[-2] < 3:
-        return planes.sum() * 0
-    return planes.diff(n=2, dim=-2).square().mean()
+    return planes.diff(n=2, dim=-2).square().mean() if planes.shape[-2] > 2 else planes.sum() * 0
 
 
 def time_difference(planes: Tensor) -> Tensor:
@@ -105,13 +91,9 @@ def time_difference(planes: Tensor) -> Tensor:
 
 
 def dissimilarity(rendered: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - SSIM, mean over patches, channels and windows that lie inside the patch.
+    """Return 1 - SSIM of [N, P, P, 3] in 0..1, mean over patches, channels and windows inside the patch.
 
-    Args:
-        rendered: [N, P, P, 3] in 0..1.
-        target: [N, P, P, 3] in 0..1; patches below 11 pixels get a smaller window.
-
-    Source: Wang et al. 2004, equation 13, Gaussian window of standard deviation 1.5.
+    Patches below 11 pixels get a smaller window. Source: Wang et al. 2004, equation 13.
     """
     x, y = rendered.movedim(-1, 1).flatten(0, 1)[:, None], target.movedim(-1, 1).flatten(0, 1)[:, None]
     mean_x, mean_y = _blurred(x), _blurred(y)
@@ -123,23 +105,6 @@ def dissimilarity(rendered: Tensor, target: Tensor) -> Tensor:
     return 1 - (luminance * structure).mean()
 
 
-def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values.mean() if weights is None else (weights * values).mean()
-
-
-def _gradient_norm(maps: Tensor) -> Tensor:
-    """Return the norm of Sobel's gradient of [N, P, P, C] over directions and channels, [N, P - 2, P - 2]."""
-    smooth, slope = maps.new_tensor([1.0, 2.0, 1.0]) / 4, maps.new_tensor([-1.0, 0.0, 1.0]) / 2
-    across = torch.outer(smooth, slope)
-    channels = maps.movedim(-1, 1)
-    n, c = channels.shape[:2]
-    gradients = F.conv2d(
-        channels.reshape(n * c, 1, *maps.shape[1:3]), torch.stack([across, across.T])[:, None]
-    )
-    squared = gradients.square().sum(1).unflatten(0, (n, c)).sum(1)
-    return (squared + _TINY**2).sqrt() - _TINY
-
-
 def _blurred(maps: Tensor) -> Tensor:
     """Return Gaussian means of [M, 1, P, P] over the windows that lie inside."""
     side = min(_SSIM_WINDOW, maps.shape[-1] - 1 + maps.shape[-1] % 2, maps.shape[-2] - 1 + maps.shape[-2] % 2)
@@ -149,47 +114,11 @@ def _blurred(maps: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(maps, window[None, None, :, None]), window[None, None, None])
 
 
-# A colour is a normal where its length differs from 1 by less; those of black, grey and white do not.
-_SLACK = 0.5
-
-
-def unpacked_normals(pictures: torch.Tensor) -> torch.Tensor:
-    """Return unit normals [..., 3] from colours (normal + 1) / 2; 0 where a colour is no unit vector."""
-    normals = pictures * 2 - 1
-    length = normals.norm(dim=-1, keepdim=True)
-    return torch.where((length - 1).abs() < _SLACK, normals / length.clamp(min=1e-6), 0.0)
-
-
-def packed_normals(normals: torch.Tensor, cameras: Cameras) -> torch.Tensor:
-    """Return colours (normal + 1) / 2 in each camera's OpenGL axes of world normals; grey: there is none.
-
-    Args:
-        normals: [T, V + 1, H, W, 3] unit, or 0.
-        cameras: the V + 1 cameras.
-    """
-    axes = cameras.c2w_opengl()[:, :3, :3].to(normals)
-    return torch.einsum("tvhwi,vij->tvhwj", normals, axes) / 2 + 0.5
-
-
-def resized_normals(normals: torch.Tensor, size: int) -> torch.Tensor:
-    """Return normals [T, V + 1, H, W, 3] of another picture size; what is not known stays 0."""
-    planes = F.interpolate(normals.flatten(0, 1).movedim(-1, 1), (size, size), mode="area")
-    return F.normalize(planes, dim=1).movedim(1, -1).unflatten(0, tuple(normals.shape[:2]))
-
-
-def checked_normals(normals: torch.Tensor | None, views: ViewGrid) -> torch.Tensor | None:
-    """Return float32 normals on the CPU, of length 1 or 0.
-
-    Raises:
-        ValueError: normals of other pictures than the views, or values that are not finite.
-    """
-    if normals is None:
-        return None
-    if normals.shape != views.images.shape or not normals.isfinite().all():
-        raise ValueError(
-            f"Expected finite normals {list(views.images.shape)} like the views; got {list(normals.shape)}. "
-            f"Estimate them from the views, the input included, at the same size."
-        )
-    normals = normals.detach().cpu().float()
-    length = normals.norm(dim=-1, keepdim=True)
-    return torch.where(length > 0.1, normals / length.clamp(min=1e-6), 0.0)
+def _gradient_norm(maps: Tensor) -> Tensor:
+    """Return the norm of Sobel's gradient of [N, P, P, C] over directions and channels, [N, P - 2, P - 2]."""
+    smooth, slope = maps.new_tensor([1.0, 2.0, 1.0]) / 4, maps.new_tensor([-1.0, 0.0, 1.0]) / 2
+    across = torch.outer(smooth, slope)
+    kernels = torch.stack([across, across.T])[:, None]
+    gradients = F.conv2d(maps.movedim(-1, 1).flatten(0, 1)[:, None], kernels)  # [N * C, 2, P - 2, P - 2]
+    squared = gradients.square().sum(1).unflatten(0, (len(maps), -1)).sum(1)
+    return (squared + _TINY**2).sqrt() - _TINY

@@ -19,13 +19,11 @@ from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf.rays import Perceptual
 from .fit import Fit, FitProgress
-from .geometry.elevation import with_elevation
-from .geometry.paths import object_path
-from .losses import checked_normals, resized_normals
+from .geometry.placement import object_path, with_elevation
 from .scene import Scene4D
 from .schedule import schedule
 from .store import FitState
-from .targets import Resynthesize, checked_views, round_targets
+from .targets import Resynthesize, checked_normals, checked_views, round_targets
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +87,7 @@ def refine_scene(
     for note in notes:
         log.info(note)
     if normals is not None:
-        normals = checked_normals(resized_normals(normals, views.images.shape[2]), views)
+        normals = checked_normals(normals, views)
     if config is None:
         config = RefineConfig()
         config = config.with_steps(config.stage_one_steps, 1 if resynthesize is None else 2)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..files import write_tensors
-from .geometry.paths import ObjectPath
+from .geometry.placement import ObjectPath
 
 SCENE_FORMAT = "sv4d2.scene"
 SCENE_VERSION = 1
@@ -22,19 +22,12 @@ SCENE_VERSION = 1
 
 @dataclass(frozen=True)
 class SceneRendering:
-    """Pictures of T times from C cameras, float32 on the CPU.
+    """Pictures of T times from C cameras, float32 on the CPU."""
 
-    Args:
-        rgb: [T, C, H, W, 3] in 0..1, on white.
-        alpha: [T, C, H, W] opacity in 0..1.
-        depth: [T, C, H, W] distance from the camera centre along the pixel's ray; 0 where alpha is 0.
-        normal: [T, C, H, W, 3] outward unit normals in the world; 0 where alpha is 0.
-    """
-
-    rgb: Tensor
-    alpha: Tensor
-    depth: Tensor
-    normal: Tensor
+    rgb: Tensor  # [T, C, H, W, 3] in 0..1, on white
+    alpha: Tensor  # [T, C, H, W] opacity in 0..1
+    depth: Tensor  # [T, C, H, W] distance from the camera centre along the pixel's ray; 0 where alpha is 0
+    normal: Tensor  # [T, C, H, W, 3] outward unit normals in the world; 0 where alpha is 0
 
 
 class Scene4D(ABC):

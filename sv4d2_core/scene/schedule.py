@@ -33,31 +33,18 @@ _LAST_RATE, _REFINE_RATE = 0.1, 0.3
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a fit.
+    """One step of a fit."""
 
-    Args:
-        number: 0..total_steps - 1.
-        round: of the second stage, from 1; 0: the first stage.
-        begins_round: whether it is the first of its round.
-        learning_rate: the factor on all learning rates.
-        shrink: how often the pictures that it uses are smaller than the views, along a side.
-        timed: False while the anchor frame is fitted alone: the scene then knows no time.
-        n_views: views of each of its frames, the input view always among them; fewer where there are fewer.
-        allowed: the frames that it may look at, rising.
-        newest: those of them that were admitted last; (): all are alike.
-        known: the first and the last frame that were admitted before, where others come in with this step.
-    """
-
-    number: int
-    round: int
+    number: int  # 0..total_steps - 1
+    round: int  # of the second stage, from 1; 0: the first stage
     begins_round: bool
-    learning_rate: float
-    shrink: int
-    timed: bool
-    n_views: int
-    allowed: tuple[int, ...]
-    newest: tuple[int, ...] = ()
-    known: tuple[int, int] | None = None
+    learning_rate: float  # the factor on all learning rates
+    shrink: int  # how often the pictures that it uses are smaller than the views, along a side
+    timed: bool  # False while the anchor frame is fitted alone: the scene then knows no time
+    n_views: int  # of each frame, the input view always among them; fewer where there are fewer
+    allowed: tuple[int, ...]  # the frames that it may look at, rising
+    newest: tuple[int, ...] = ()  # those of them that were admitted last; (): all are alike
+    known: tuple[int, int] | None = None  # first and last frame known before, where others come in with it
 
     def size_of(self, size: int) -> int:
         """Return the size in which the step uses pictures of ``size`` pixels."""
@@ -113,9 +100,9 @@ def _learning_rate(config: RefineConfig, number: int) -> float:
     """Return the factor on the learning rates: it falls evenly (in its logarithm) per stage."""
     after = number - config.stage_one_steps
     if after < 0:
-        return config.learning_rate * _LAST_RATE ** (number / config.stage_one_steps)
+        return config.learning_rate_factor * _LAST_RATE ** (number / config.stage_one_steps)
     share = after / (config.rounds * config.steps_refine)
-    return config.learning_rate * _REFINE_RATE * (_LAST_RATE / _REFINE_RATE) ** share
+    return config.learning_rate_factor * _REFINE_RATE * (_LAST_RATE / _REFINE_RATE) ** share
 
 
 def anchor_frame(masks: Tensor) -> int:
@@ -127,13 +114,9 @@ def anchor_frame(masks: Tensor) -> int:
 
 
 def motion_score(masks: Tensor, anchor: int) -> float:
-    """Return how alike the silhouettes stay, 0..1: mean mask IoU of every frame and view with the anchor.
+    """Return how alike masks [T, V + 1, H, W] stay, 0..1: mean IoU of every frame and view with the anchor.
 
     A pixel belongs to the object above an opacity of 0.5; views that are empty in both frames are equal.
-
-    Args:
-        masks: [T, V + 1, H, W] opacity in 0..1.
-        anchor: the frame to compare with, itself counted as 1.
     """
     inside = masks > 0.5
     both = (inside & inside[anchor]).sum(dim=(2, 3)).double()
@@ -151,18 +134,16 @@ def allowed_frames(step: int, steps: int, n_frames: int, anchor: int) -> tuple[l
 
     Stage k = 1..5 admits all frames t with |t - anchor| <= ceil(k T / 5); stage 5 begins at 35 % of the
     steps. The second list is empty when the stage has brought nothing new, and once stage 5 has lasted as
-    long as the others: from then on all frames are alike.
-
-    Args:
-        step: 0..steps - 1, counted from the start of the dynamic phase.
-        steps: number of steps of the dynamic phase.
-        n_frames: T.
-        anchor: the frame to start from.
+    long as the others: from then on all frames are alike. Steps count from the start of the dynamic phase.
     """
     stage = 1 + (_RINGS - 1) * 100 * step // (_GROWTH_PERCENT * steps)
-    before = set(_within(stage - 1, n_frames, anchor)) if stage > 1 else set()
-    allowed = _within(stage, n_frames, anchor)
-    return allowed, [t for t in allowed if t not in before]
+
+    def within(stage: int) -> list[int]:
+        reach = -(-min(stage, _RINGS) * n_frames // _RINGS)
+        return list(range(max(0, anchor - reach), min(n_frames, anchor + reach + 1)))
+
+    before = set(within(stage - 1)) if stage > 1 else set()
+    return within(stage), [t for t in within(stage) if t not in before]
 
 
 def draw_frames(
@@ -171,27 +152,15 @@ def draw_frames(
     """Return ``count`` frames for one step, half from the newest and the rest from all others, [count] int64.
 
     The larger half is new where there are that many new ones. No frame comes twice unless there are too few.
-
-    Args:
-        allowed: all frames that may be drawn, at least one.
-        newest: those of them that were admitted last; empty: all are alike.
-        count: number of frames, at least 1.
-        generator: on the CPU.
     """
-    drawn = _draw(newest, min(len(newest), (count + 1) // 2), generator)
+    new = min(len(newest), (count + 1) // 2)
+    drawn = [newest[i] for i in shuffled(len(newest), new, generator).tolist()]
     others = [t for t in allowed if t not in drawn] or allowed
-    return torch.tensor(drawn + _draw(others, count - len(drawn), generator))
+    drawn += [others[i] for i in shuffled(len(others), count - new, generator).tolist()]
+    return torch.tensor(drawn)
 
 
-def _within(stage: int, n_frames: int, anchor: int) -> list[int]:
-    reach = -(-min(stage, _RINGS) * n_frames // _RINGS)
-    return list(range(max(0, anchor - reach), min(n_frames, anchor + reach + 1)))
-
-
-def _draw(frames: Sequence[int], count: int, generator: torch.Generator) -> list[int]:
-    """Return ``count`` frames in random order, none again before all have been drawn."""
-    drawn: list[int] = []
-    while len(drawn) < count:
-        order = torch.randperm(len(frames), generator=generator)[: count - len(drawn)]
-        drawn += [frames[i] for i in order.tolist()]
-    return drawn
+def shuffled(n: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` of n indices in random order, none again before all have been drawn, [count] int64."""
+    rounds = [torch.randperm(n, generator=generator) for _ in range(0, count, max(n, 1))]
+    return torch.cat([torch.zeros(0, dtype=torch.long), *rounds])[:count]

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..files import read_tensors, write_tensors
+from ..files import is_out_of_memory, read_tensors, write_tensors
 from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf.dynerf import DyNeRF
 from .gaussians.gaussians import Gaussians
-from .geometry.paths import ObjectPath
+from .geometry.placement import ObjectPath
 from .scene import SCENE_FORMAT, SCENE_VERSION, Scene4D
 
 _FORMAT = "sv4d2.fit"
@@ -24,31 +24,18 @@ _FORMAT = "sv4d2.fit"
 
 @dataclass(frozen=True)
 class FitState:
-    """The state of a fit between two steps; a fit resumed from it gives the same bits on the same machine.
+    """The state of a fit between two steps; a fit resumed from it gives the same bits on the same machine."""
 
-    Args:
-        step: steps done.
-        fingerprint: of the views and the settings (`fit_fingerprint`).
-        tensors: scene, optimiser, generator, losses, and the targets of a round of the second stage.
-        cameras: of these targets; None in the first stage.
-        total_steps: of the fit.
-    """
-
-    step: int
-    fingerprint: str
-    tensors: dict[str, Tensor]
-    cameras: Cameras | None = None
-    total_steps: int = 0
+    step: int  # steps done
+    fingerprint: str  # of the views and the settings
+    tensors: dict[str, Tensor]  # scene, optimiser, generator, losses, targets of a round of the second stage
+    cameras: Cameras | None = None  # of these targets; None in the first stage
+    total_steps: int = 0  # of the fit
 
     def save(self, path: str | Path) -> None:
         """Write the state to a file, which appears complete or not at all."""
-        cameras = None if self.cameras is None else self.cameras.to_json()
-        header = {
-            "step": self.step,
-            "fingerprint": self.fingerprint,
-            "cameras": cameras,
-            "total_steps": self.total_steps,
-        }
+        header = {key: getattr(self, key) for key in ("step", "fingerprint", "total_steps")}
+        header["cameras"] = None if self.cameras is None else self.cameras.to_json()
         write_tensors(path, _FORMAT, self.tensors, header)
 
     @classmethod
@@ -110,4 +97,6 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
         scene.path = header.get("path") and ObjectPath.from_json(header["path"])
         return scene
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{path} is a damaged scene file ({error}). Fit the scene again.") from error

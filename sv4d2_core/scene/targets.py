@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..cameras import Cameras
 from ..video.foreground import near_white_masks
@@ -27,6 +28,8 @@ Resynthesize = Callable[[ViewGrid, float], ViewGrid]
 
 # Silhouettes of fewer pixels, over all frames and views, hold no shape.
 _LEAST_SHARE = 0.001
+# A colour is a normal where its length differs from 1 by less; those of black, grey and white do not.
+_SLACK = 0.5
 # Rings of cameras between the given ones, relative to the input view, which views are made anew of, too.
 RING_ELEVATIONS_DEG = (15.0, -15.0)
 # Cameras of rings stay this far from the poles, degrees.
@@ -102,21 +105,49 @@ def _check_silhouettes(masks: Tensor) -> None:
         )
 
 
+def checked_normals(normals: Tensor, views: ViewGrid) -> Tensor:
+    """Return float32 normals of checked views on the CPU and in their size, of length 1, or 0: not known.
+
+    Raises:
+        ValueError: normals of other pictures than the views, or values that are not finite.
+    """
+    sized = resized_normals(normals.detach().cpu().float(), views.images.shape[2])
+    if sized.shape != views.images.shape or not sized.isfinite().all():
+        raise ValueError(
+            f"Expected finite normals {list(views.images.shape)} like the views; got {list(normals.shape)}. "
+            f"Estimate them from the views, the input included, at the same size."
+        )
+    length = sized.norm(dim=-1, keepdim=True)
+    return torch.where(length > 0.1, sized / length.clamp(min=1e-6), 0.0)
+
+
+def resized_normals(normals: Tensor, size: int) -> Tensor:
+    """Return normals [T, V + 1, H, W, 3] of another picture size; what is not known stays 0."""
+    planes = F.interpolate(normals.flatten(0, 1).movedim(-1, 1), (size, size), mode="area")
+    return F.normalize(planes, dim=1).movedim(1, -1).unflatten(0, tuple(normals.shape[:2]))
+
+
+def unpacked_normals(pictures: Tensor) -> Tensor:
+    """Return unit normals [..., 3] from colours (normal + 1) / 2; 0 where a colour is no unit vector."""
+    normals = pictures * 2 - 1
+    length = normals.norm(dim=-1, keepdim=True)
+    return torch.where((length - 1).abs() < _SLACK, normals / length.clamp(min=1e-6), 0.0)
+
+
+def packed_normals(normals: Tensor, cameras: Cameras) -> Tensor:
+    """Return colours (normal + 1) / 2 in each camera's OpenGL axes of world normals [T, V + 1, H, W, 3]."""
+    axes = cameras.c2w_opengl()[:, :3, :3].to(normals)
+    return torch.einsum("tvhwi,vij->tvhwj", normals, axes) / 2 + 0.5
+
+
 @dataclass(frozen=True)
 class RoundTargets:
-    """Views of other cameras, or the views themselves under other weights, as small as a state needs them.
+    """Views of other cameras, or the views themselves under other weights, as small as a state needs them."""
 
-    Args:
-        cameras: V' + 1, the input first.
-        images: [T, V' + 1, H, W, 3] uint8.
-        masks: [T, V' + 1, H, W] uint8.
-        weights: [T, V' + 1, H, W] uint8, how much a pixel's colour counts, of 255.
-    """
-
-    cameras: Cameras
-    images: Tensor
-    masks: Tensor
-    weights: Tensor
+    cameras: Cameras  # V' + 1, the input first
+    images: Tensor  # [T, V' + 1, H, W, 3] uint8
+    masks: Tensor  # [T, V' + 1, H, W] uint8
+    weights: Tensor  # [T, V' + 1, H, W] uint8, how much a pixel's colour counts, of 255
 
     @classmethod
     def of(cls, views: ViewGrid, weights: Tensor) -> RoundTargets:
@@ -146,23 +177,14 @@ def first_weights(views: ViewGrid, config: RefineConfig) -> Tensor:
 
 
 def round_targets(
-    scene: Scene4D,
-    views: ViewGrid,
+    scene: Scene4D,  # as the first stage or the round before has left it
+    views: ViewGrid,  # checked, that the first stage was fitted to
     config: RefineConfig,
-    number: int,
+    number: int,  # of the round, from 1
     resynthesize: Resynthesize | None,
-    report: Callable[[], None],
+    report: Callable[[], None],  # called after every picture that is rendered; may raise to cancel
 ) -> RoundTargets:
-    """Return what a round of the second stage is fitted to.
-
-    Args:
-        scene: as the first stage or the round before has left it.
-        views: checked, that the first stage was fitted to.
-        config: the settings.
-        number: of the round, from 1.
-        resynthesize: see `refine_scene`.
-        report: called after every picture that is rendered; may raise to cancel.
-    """
+    """Return what a round of the second stage is fitted to."""
     cameras, rendering, targets = views.cameras, None, views
     if resynthesize is not None:
         cameras = ring_cameras(cameras, RING_ELEVATIONS_DEG)
@@ -212,11 +234,8 @@ def ring_cameras(cameras: Cameras, ring_elevations_deg: Sequence[float]) -> Came
     """Return the cameras and, per ring, as many novel ones between them: V (1 + rings) novel views.
 
     A model samples V views at a time, so every ring is one pass of it. Of the V + 1 gaps between neighbouring
-    azimuths, one next to the input view is left out: the input shows most of it already.
-
-    Args:
-        cameras: of the views.
-        ring_elevations_deg: of each ring, relative to the input view.
+    azimuths, one next to the input view is left out: the input shows most of it already. Elevations are
+    relative to the input view.
     """
     azimuths = sorted({a % 360 for a in cameras.azimuths_deg})
     gaps = [(b - a, (a + b) / 2) for a, b in zip(azimuths, [*azimuths[1:], 360.0], strict=True)]

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from ..diffusion.checkpoint import load_checkpoint
 from ..diffusion.model import Model
 from ..diffusion.window_store import changed_settings
-from ..files import file_fingerprint, fingerprint_of, write_whole
+from ..files import file_fingerprint, fingerprint_of, remove, write_whole
 from .batches import EncodedScenes
 from .loop import Progress, any_process, is_first_process, rank_and_size, wait_for_all
 from .recipe import Recipe, train_autoencoder, train_decoder, train_phase
@@ -180,7 +180,7 @@ class TrainingRun:
         if is_first_process():
             notes = {"sv4d2.training": json.dumps({"stage": stage, "recipe": self.recipe.to_json()})}
             write_checkpoint(self._checkpoint(stage), model, torch.float32, notes)
-            self._state(stage).unlink(missing_ok=True)
+            remove(self._state(stage))
         wait_for_all()
 
     def _check_batches(self) -> None:

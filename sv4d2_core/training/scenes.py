@@ -27,7 +27,14 @@ from ..data.clips import VIDEO_SUFFIXES
 from ..data.reader import read_dataset
 from ..data.transforms import TRANSFORMS_FILES, transforms_file
 from ..data.views_folder import CAMERAS_FILE, RUN_FILE, read_views
-from ..files import file_fingerprint, fingerprint_of, read_tensors, write_tensors, write_whole
+from ..files import (
+    file_fingerprint,
+    fingerprint_of,
+    read_tensors,
+    remove_unfinished,
+    write_tensors,
+    write_whole,
+)
 from ..video.foreground import SPECK_SHARE, masks_of, near_white_masks
 from ..video.read import IMAGE_SUFFIXES, natural_key, read_pictures
 from ..views import ViewGrid
@@ -494,8 +501,8 @@ class SceneStore:
                 worker.join()
             self.workers.clear()
             # Without workers, what is being written belongs to another process.
-            for left in self.folder.glob(".*.part") if n_workers else ():
-                left.unlink(missing_ok=True)
+            if n_workers:
+                remove_unfinished(self.folder)
 
 
 def _short(settings: dict) -> str:

@@ -18,6 +18,8 @@ from av.error import FFmpegError
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..files import is_out_of_memory
+
 DEFAULT_FPS = 8.0
 IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -119,6 +121,8 @@ def _naming(file: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"Expected a readable image; {file} is not: {_reason(error)}. Save it again as PNG, or make it "
             f"smaller where it is too large."
@@ -162,6 +166,8 @@ def _read_video(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
                 if pick.stop is not None and total >= pick.stop:
                     break
     except FFmpegError as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"Expected a readable video; {file} failed after {total} frames: {error}. Convert it to mp4, or "
             f"give a folder of images."

@@ -149,7 +149,7 @@ def parts_at(creature: Creature, times: Tensor) -> Parts:
     times = times.detach().to("cpu", torch.float64)
     centres, rotations = _pose(creature, times, motion=1.0)
     rest_centres, rest_rotations = _pose(creature, times.new_zeros(1), motion=0.0)
-    heading = _rotation((0.0, 1.0, 0.0), torch.deg2rad(torch.tensor(creature.heading_deg).double()))
+    heading = _rotation(Y, torch.deg2rad(torch.tensor(creature.heading_deg).double()))
     bones = creature.bones
     return Parts(
         centres=centres @ heading.T,
@@ -172,7 +172,7 @@ def _pose(creature: Creature, times: Tensor, motion: float) -> tuple[Tensor, Ten
     cycle = creature.cycles * times  # [T]
     bob = motion * creature.bob * torch.sin(4 * torch.pi * cycle)
     travel = motion * (times - 0.5)
-    root = _table(creature.origin) + creature.scale * bob[:, None] * _table((0.0, 1.0, 0.0))
+    root = _table(creature.origin) + creature.scale * bob[:, None] * _table(Y)
     root = root + creature.scale * travel[:, None] * _table(creature.path)
     frames = {"": (root, torch.eye(3, dtype=torch.float64).expand(len(times), 3, 3))}
     centres, rotations = [], []
@@ -182,16 +182,13 @@ def _pose(creature: Creature, times: Tensor, motion: float) -> tuple[Tensor, Ten
         swing = motion * torch.sin(2 * torch.pi * (bone.beats * cycle + bone.phase))
         turn = motion * 360 * bone.turns * cycle
         hinge = _rotation(bone.axis, torch.deg2rad(bone.swing_deg * swing + turn))
-        rotation = rotation @ _rest_rotation(bone.rest_deg) @ hinge
+        x, y, z = torch.deg2rad(_table(bone.rest_deg)).unbind()
+        rest = _rotation(Y, y) @ _rotation((1.0, 0.0, 0.0), x) @ _rotation(Z, z)
+        rotation = rotation @ rest @ hinge
         frames[bone.name] = origin, rotation
         centres.append(origin + creature.scale * rotation @ _table(bone.centre))
         rotations.append(rotation)
     return torch.stack(centres, dim=1), torch.stack(rotations, dim=1)
-
-
-def _rest_rotation(angles_deg: Vector) -> Tensor:
-    x, y, z = torch.deg2rad(_table(angles_deg)).unbind()
-    return _rotation((0.0, 1.0, 0.0), y) @ _rotation((1.0, 0.0, 0.0), x) @ _rotation((0.0, 0.0, 1.0), z)
 
 
 def _rotation(axis: Vector, angle: Tensor) -> Tensor:
@@ -256,12 +253,8 @@ def framed(parts: Parts, cameras: Cameras, fill: float) -> Parts:
     scale = 1.0
     for _ in range(_ROUNDS):
         scale *= fill / _reach(scale * points, cameras)
-    coat = replace(
-        parts.coat,
-        rest_centres=parts.coat.rest_centres * scale,
-        frequency=parts.coat.frequency / scale,
-    )
-    centres = (parts.centres - middle) * scale
+    coat, centres = parts.coat, (parts.centres - middle) * scale
+    coat = replace(coat, rest_centres=coat.rest_centres * scale, frequency=coat.frequency / scale)
     return replace(parts, centres=centres, radii=parts.radii * scale, coat=coat)
 
 

@@ -58,19 +58,6 @@ class Coat:
     frequency: float  # markings per unit of length
     phases: Tensor  # [3] radians, shift the markings
 
-    @classmethod
-    def plain(cls, colours: Tensor) -> Coat:
-        """Return a coat of one colour per part, colours [P, 3]."""
-        n = len(colours)
-        return cls(
-            colours=colours[:, None].expand(n, 3, 3),
-            patterns=torch.zeros(n, dtype=torch.long),
-            rest_centres=colours.new_zeros(n, 3),
-            rest_rotations=torch.eye(3, dtype=colours.dtype).expand(n, 3, 3),
-            frequency=1.0,
-            phases=colours.new_zeros(3),
-        )
-
     def to(self, device: torch.device, dtype: torch.dtype) -> Coat:
         """Return the coat on a device, its real numbers in a dtype."""
         return Coat(
@@ -115,17 +102,15 @@ class Coat:
             + torch.sin(0.80 * x + 0.55 * z - 0.3 * y + r)
         )
         slow = torch.sin(0.42 * z + p) + torch.sin(0.38 * y + 0.3 * x + q) + 0.4 * torch.sin(0.8 * x + r)
-        amounts = torch.stack(
-            [
-                torch.zeros_like(x),
-                _ramp(stripes, 0.25, 0.5),
-                _ramp(blobs, 0.75, 1.0),
-                _ramp(slow, 0.3, 0.45),
-                _ramp(_cosine(on_sphere, _GAZE), 0.62, 0.68),
-            ],
-            dim=-1,
-        )
-        return amounts.gather(-1, pattern[:, None])[:, 0]
+        # In the order of PATTERNS.
+        amounts = [
+            torch.zeros_like(x),
+            _ramp(stripes, 0.25, 0.5),
+            _ramp(blobs, 0.75, 1.0),
+            _ramp(slow, 0.3, 0.45),
+            _ramp(_cosine(on_sphere, _GAZE), 0.62, 0.68),
+        ]
+        return torch.stack(amounts, dim=-1).gather(-1, pattern[:, None])[:, 0]
 
 
 def shade(albedo: Tensor, normals: Tensor, light: Light) -> Tensor:
@@ -195,6 +180,7 @@ _STYLES = {  # saturation from and to, value from and to
     "neutral": (0.02, 0.18, 0.20, 0.88),
 }
 _EARTH = (0.10, 0.28)  # hues of wood, fur and sand
+_NEARLY_BLACK, _NEARLY_WHITE = (0.06, 0.04, 0.06), (0.97, 0.94, 0.88)
 # The painter's colour wheel: red, orange, yellow, green, blue, violet and red again in even steps, as hues of
 # HSV, in which green would fill a third of the wheel.
 _WHEEL = (0.0, 0.09, 0.155, 0.36, 0.60, 0.78, 1.0)
@@ -219,8 +205,10 @@ def draw_palette(dice: Dice) -> Palette:
     base = _colour(dice, hue, dice.choose(tuple(_STYLES)))
     second = _colour(dice, hue + offset, dice.choose(("vivid", "pastel", "muted", "deep")))
     accent = _colour(dice, hue + dice.choose((0.5, 0.17, -0.17)), "vivid")
-    marking = second if dice.chance(0.4) else _against(base, dice.between(0.45, 0.75))
-    underside = base if dice.chance(0.5) else _mixed(base, (0.97, 0.94, 0.88), dice.between(0.3, 0.8))
+    # Markings are darker than a light colour and lighter than a dark one.
+    far = _NEARLY_BLACK if max(base) > 0.55 else _NEARLY_WHITE
+    marking = second if dice.chance(0.4) else _mixed(base, far, dice.between(0.45, 0.75))
+    underside = base if dice.chance(0.5) else _mixed(base, _NEARLY_WHITE, dice.between(0.3, 0.8))
     return Palette(
         (base, marking, underside),
         plain(*second),
@@ -237,11 +225,6 @@ def _colour(dice: Dice, hue: float, style: str, value: tuple[float, float] | Non
     place, share = divmod(hue % 1.0 * (len(_WHEEL) - 1), 1.0)
     hue = _WHEEL[int(place)] + share * (_WHEEL[int(place) + 1] - _WHEEL[int(place)])
     return colorsys.hsv_to_rgb(hue % 1.0, dice.between(low, high), dice.between(*(value or (dark, bright))))
-
-
-def _against(colour: Vector, amount: float) -> Vector:
-    """Return a colour darker than a light one or lighter than a dark one."""
-    return _mixed(colour, (0.06, 0.04, 0.06) if max(colour) > 0.55 else (0.97, 0.94, 0.88), amount)
 
 
 def _mixed(a: Vector, b: Vector, amount: float) -> Vector:

@@ -79,46 +79,33 @@ def render_parts(
         ValueError: a size or a number of samples below 1, an ellipsoid that is not in front of a camera.
     """
     if size < 1 or samples < 1:
-        raise ValueError(
-            f"Expected size >= 1 and samples >= 1; got {size} and {samples}. Give whole numbers."
-        )
+        raise ValueError(f"Expected size >= 1 and samples >= 1; got {size} and {samples}. Give more.")
     fine = size * samples
     device = torch.device(device)
     n_times, n_cameras = len(parts.centres), cameras.n_views + 1
     windows = _windows(parts, cameras, fine)
-    local = Parts(
-        parts.centres.to(device, torch.float32),
-        parts.rotations.to(device, torch.float32),
-        parts.radii.to(device, torch.float32),
-        parts.coat.to(device, torch.float32),
-        parts.light,
+    centres, rotations, radii = (
+        values.to(device, torch.float32) for values in (parts.centres, parts.rotations, parts.radii)
     )
+    coat = parts.coat.to(device, torch.float32)
     background = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], device=device)
     pictures = background.repeat(n_times, n_cameras, size, size, 1)
     for v in range(n_cameras):
-        eye, directions = _rays(cameras, v, fine, device)
+        # One view at a time: the rays of a long orbit at full size would fill the memory.
+        eye, directions = (values[0].to(device, torch.float32) for values in cameras.rays(fine, [v]))
         for t in range(n_times):
-            frame = Parts(local.centres[t], local.rotations[t], local.radii, local.coat, local.light)
-            rows, columns = _covered_pixels(windows[t, v], samples)
-            rays = directions[_times(rows, samples), _times(columns, samples)]
+            frame = Parts(centres[t], rotations[t], radii, coat, parts.light)
+            # The pixels that hold all ellipsoids; windows count rays.
+            top, left = (windows[t, v, :, ::2].amin(0) // samples).tolist()
+            bottom, right = (-(-windows[t, v, :, 1::2].amax(0) // samples)).tolist()
+            rays = directions[top * samples : bottom * samples, left * samples : right * samples]
             if rays.numel() == 0:
                 continue
-            corner = torch.tensor([rows.start, rows.start, columns.start, columns.start]) * samples
+            corner = torch.tensor([top, top, left, left]) * samples
             surface = _surface(frame, eye, rays, (windows[t, v] - corner).tolist())
-            pictures[t, v, rows, columns] = _average(surface, samples)
+            pictures[t, v, top:bottom, left:right] = _average(surface, samples)
     rgb, mask, depth, normal = pictures.split([3, 1, 1, 3], dim=-1)
     return Rendering(rgb.contiguous(), mask[..., 0].clone(), depth[..., 0].clone(), normal.contiguous())
-
-
-def _rays(cameras: Cameras, view: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the centre [3] and the unit ray directions [size, size, 3] of one view.
-
-    One view at a time: the rays of a long orbit at full size would fill the memory.
-    """
-    pair = cameras.select([max(view - 1, 0)])
-    eyes, directions = pair.rays(size)
-    index = min(view, 1)
-    return eyes[index].to(device, torch.float32), directions[index].to(device, torch.float32)
 
 
 def _windows(parts: Parts, cameras: Cameras, size: int) -> Tensor:
@@ -139,32 +126,19 @@ def _windows(parts: Parts, cameras: Cameras, size: int) -> Tensor:
             f"{cameras.radius:g}. Use a larger camera radius or a smaller object."
         )
     middle = conic[..., :2, 2] / conic[..., 2:, 2]
-    reach = (
-        middle.square() - torch.stack([conic[..., 0, 0], conic[..., 1, 1]], -1) / conic[..., 2:, 2]
-    ).sqrt()
+    spread = torch.stack([conic[..., 0, 0], conic[..., 1, 1]], -1) / conic[..., 2:, 2]
+    reach = (middle.square() - spread).sqrt()
     low = (middle - reach).floor().clamp(0, size)
     high = (middle + reach).ceil().clamp(0, size)
     return torch.stack([low[..., 1], high[..., 1], low[..., 0], high[..., 0]], dim=-1).long()
-
-
-def _covered_pixels(windows: Tensor, samples: int) -> tuple[slice, slice]:
-    """Return the rows and columns of pixels that hold all ``windows`` [P, 4], which count rays."""
-    top, _, left, _ = (windows.amin(0) // samples).tolist()
-    _, bottom, _, right = (-(-windows.amax(0) // samples)).tolist()
-    return slice(top, bottom), slice(left, right)
-
-
-def _times(pixels: slice, samples: int) -> slice:
-    return slice(pixels.start * samples, pixels.stop * samples)
 
 
 def _surface(parts: Parts, eye: Tensor, directions: Tensor, windows: list[list[int]]) -> Tensor:
     """Return colour, opacity, depth and normal of every ray's first hit, [N, N, 8]; zeros where it misses."""
     distance = torch.full(directions.shape[:2], torch.inf, device=eye.device)
     part = torch.zeros_like(distance, dtype=torch.long)
-    to_sphere = (
-        parts.rotations / parts.radii[:, None, :]
-    ).mT  # [P, 3, 3], the ellipsoids become unit spheres
+    # [P, 3, 3]: the ellipsoids become unit spheres.
+    to_sphere = (parts.rotations / parts.radii[:, None, :]).mT
     origins = torch.einsum("pij,pj->pi", to_sphere, eye - parts.centres)
     for p, (top, bottom, left, right) in enumerate(windows):
         window = (slice(top, bottom), slice(left, right))
@@ -187,9 +161,9 @@ def _surface(parts: Parts, eye: Tensor, directions: Tensor, windows: list[list[i
 def _first_hit(origin: Tensor, directions: Tensor) -> Tensor:
     """Return where rays first hit the unit sphere, in multiples of the directions [...]; inf where they miss.
 
-    The sphere lies in front of the origin.
-    The discriminant is taken from the ray's closest point to the centre. The textbook b^2 - ac loses its
-    digits in float32 when the sphere is far away or small (Ray Tracing Gems, chapter 7).
+    The sphere lies in front of the origin. The discriminant is taken from the ray's closest point to
+    the centre: the textbook b^2 - ac loses its digits in float32 when the sphere is far away or small (Ray
+    Tracing Gems, chapter 7).
     """
     squared = directions.square().sum(-1)
     along = -(directions @ origin) / squared

@@ -152,13 +152,11 @@ def draw_object(seed: int) -> Creature:
     Raises:
         ValueError: the seed does not fit into 32 bits.
     """
-    dice = Dice(_checked(seed))
-    _, builders = _KINDS[_draw_kind(dice)]
+    kind, dice = _kind(seed)
     palette = draw_palette(dice)
-    creature = dice.choose(builders)(dice, palette)
-    creature = _paced(creature, dice)
+    creature = dice.choose(_KINDS[kind][1])(dice, palette)
     creature = replace(
-        creature,
+        _paced(creature, dice),
         heading_deg=dice.between(0, 360),
         path=_path(dice),
         marking_phases=(dice.between(0, 6.28), dice.between(0, 6.28), dice.between(0, 6.28)),
@@ -171,22 +169,20 @@ def draw_object(seed: int) -> Creature:
 
 def object_kind(seed: int) -> str:
     """Return which of ``OBJECT_KINDS`` the object of a seed is."""
-    return _draw_kind(Dice(_checked(seed)))
+    return _kind(seed)[0]
 
 
-def _checked(seed: int) -> int:
+def _kind(seed: int) -> tuple[str, Dice]:
+    """Return the kind of a seed's object, and the dice that draw all else."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"Expected a seed in 0..2**32 - 1; got {seed}. Larger seeds repeat smaller ones.")
-    return seed
-
-
-def _draw_kind(dice: Dice) -> str:
+    dice = Dice(seed)
     left = dice.between(0, 1)
     for kind, (probability, _) in _KINDS.items():
         left -= probability
         if left < 0:
-            return kind
-    return OBJECT_KINDS[-1]
+            return kind, dice
+    return OBJECT_KINDS[-1], dice
 
 
 def _paced(creature: Creature, dice: Dice) -> Creature:
@@ -195,15 +191,10 @@ def _paced(creature: Creature, dice: Dice) -> Creature:
     gain, spin, start = dice.between(0.55, 1.15), 1.0, dice.between(0, 1)
     if dice.chance(0.07):
         gain, spin = dice.between(0.05, 0.2), 0.1
-    bones = (
-        replace(
-            bone,
-            swing_deg=gain * bone.swing_deg,
-            turns=spin * bone.turns,
-            phase=bone.phase + bone.beats * start,
-        )
-        for bone in creature.bones
-    )
+    bones = []
+    for bone in creature.bones:
+        phase = bone.phase + bone.beats * start
+        bones.append(replace(bone, swing_deg=gain * bone.swing_deg, turns=spin * bone.turns, phase=phase))
     return replace(creature, bones=tuple(bones), cycles=cycles, bob=gain * creature.bob)
 
 
@@ -225,24 +216,15 @@ def _light(dice: Dice) -> Light:
     total, share, warmth = dice.between(1.02, 1.2), dice.between(0.3, 0.58), dice.between(-0.1, 0.1)
     key, sky = total * share, total * (1 - share)
     ground, rim = sky * dice.between(0.58, 0.85), dice.between(0.08, 0.32)
-    return Light(
-        key_direction,
-        _tinted(key, warmth),
-        rim_direction,
-        _tinted(rim, -warmth),
-        _tinted(sky, -0.5 * warmth),
-        _tinted(ground, 0.5 * warmth),
-    )
+    greys = ((key, warmth), (rim, -warmth), (sky, -0.5 * warmth), (ground, 0.5 * warmth))
+    key, rim, sky, ground = ((grey * (1 + tint), grey, grey * (1 - tint)) for grey, tint in greys)
+    return Light(key_direction, key, rim_direction, rim, sky, ground)
 
 
 def _direction(azimuth: float, elevation: float) -> Vector:
     """Return a unit vector; angles in radians, azimuth 0 to the input camera."""
     flat = math.cos(elevation)
     return flat * math.sin(azimuth), math.sin(elevation), flat * math.cos(azimuth)
-
-
-def _tinted(grey: float, warmth: float) -> Vector:
-    return grey * (1 + warmth), grey, grey * (1 - warmth)
 
 
 # Standard deviations at severity 1: shifts as shares of the picture's side, colours as shares of full scale.
@@ -285,7 +267,9 @@ def corrupt_views(grid: ViewGrid, seed: int, strength: float = 1.0, *, per_frame
     images, masks = grid.images.clone(), grid.masks.clone()
     for view in range(1, grid.n_views + 1):
         shift, gain, offset = _errors(grid.n_frames, amounts[view], generator, per_frame)
-        ink = _ink(images[:, view], masks[:, view])
+        # The object's colour times its opacity, and its opacity, [T, 4, H, W].
+        opacity = masks[:, view, :, :, None]
+        ink = torch.cat([images[:, view] - (1 - opacity), opacity], dim=-1).permute(0, 3, 1, 2)
         ink = _drifted(_warped(ink, shift), gain, offset)
         masks[:, view] = ink[:, 3]
         images[:, view] = (ink[:, :3] + 1 - ink[:, 3:]).clamp(0, 1).permute(0, 2, 3, 1)
@@ -321,12 +305,6 @@ def _errors(
     shift = drawn(2, _NODES, _NODES, steady=_STEADY_SHIFT, fresh=_FRAME_SHIFT)
     gain, offset = drawn(2, 3, steady=_STEADY_COLOUR, fresh=_FRAME_COLOUR).unbind(1)
     return shift, gain, offset
-
-
-def _ink(images: Tensor, masks: Tensor) -> Tensor:
-    """Return the object's colour times its opacity, and its opacity, [T, 4, H, W], from images on white."""
-    opacity = masks[..., None]
-    return torch.cat([images - (1 - opacity), opacity], dim=-1).permute(0, 3, 1, 2)
 
 
 def _warped(ink: Tensor, shift: Tensor) -> Tensor:

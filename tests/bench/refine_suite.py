@@ -1,7 +1,7 @@
 """Prints how well fitted 4D scenes show what they were not fitted to, over the benchmark scenes.
 
     python tests/bench/refine_suite.py [--scenes owl windmill] [--steps 2500] [--rig sv4d2] [--corrupt 1]
-        [--set learning_rate=0.01 features=8]
+        [--set learning_rate_factor=0.3 features=8]
 
 Held-out figures are means over the five cameras of `HELD_OUT`, at the frame times and half-way between them;
 "train" is against the true training views, whatever the fit was shown.

@@ -104,7 +104,7 @@ def moving_block(core: Callable[[str], Any], colour: tuple[float, float, float],
     box = torch.tensor([[-0.4] * 3, [0.4] * 3])
     cameras = core("cameras").Cameras((0, 0), (0, 100))
     occupancy = core("scene.geometry.hull").Occupancy(cells, box)
-    scene = core("scene.dynerf.dynerf").DyNeRF.untrained(occupancy, cameras, fps, (0.0, 0.5, 1.0), config)
+    scene = core("scene.dynerf.dynerf").DyNeRF(occupancy, cameras, fps, (0.0, 0.5, 1.0), config)
     decoder = scene.field.field.decoder
     with torch.no_grad():
         for parameter in scene.field.parameters():

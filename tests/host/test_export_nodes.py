@@ -37,7 +37,7 @@ def ball(core):
     config = core("scene.config").GaussiansConfig(count=80, features=4, plane_sizes=(8,), hidden=8)
     cameras = core("cameras").Cameras((0, 0), (0, 100))
     box = torch.tensor([[-0.4] * 3, [0.4] * 3])
-    return gaussians.Gaussians.still(canonical, box, (1e-3, 0.1), cameras, FPS, (0.0, 0.5, 1.0), config)
+    return gaussians.Gaussians(canonical, box, (1e-3, 0.1), cameras, FPS, (0.0, 0.5, 1.0), config)
 
 
 @pytest.fixture
@@ -93,6 +93,17 @@ class TestExport4D:
         assert loaded.bounds[1, 0] == pytest.approx(0.15, abs=0.05)
         assert "follows the surface" in first[1] and "Acceleration: " in first[1]
         assert first[1].splitlines() == first.ui["text"]
+
+    def test_a_glb_that_becomes_a_sequence_replaces_nothing(
+        self, core, export, block, host_dirs, monkeypatch
+    ):
+        earlier = host_dirs.output / export(block, format="obj")[0]
+        before = {file.name: file.read_bytes() for file in earlier.iterdir()}
+        monkeypatch.setattr(core("export.track").Tracked, "follows", property(lambda self: False))
+        made = host_dirs.output / export(block)[0]
+        assert made != earlier and len([*made.glob("mesh_*.glb")]) == T
+        assert {file.name: file.read_bytes() for file in earlier.iterdir()} == before
+        assert sorted(made.parent.iterdir()) == sorted([earlier, made])
 
     @pytest.mark.parametrize(
         ("kind", "suffix", "count"),

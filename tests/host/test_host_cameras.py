@@ -203,7 +203,7 @@ def scene(core, cameras):
     canonical = gaussians.CanonicalGaussians(means, 0.03, 0.9, colours)
     config = core("scene.config").GaussiansConfig(count=60, features=4, plane_sizes=(8,), hidden=8)
     box = torch.tensor([[-0.6] * 3, [0.6] * 3])
-    return gaussians.Gaussians.still(canonical, box, (1e-3, 0.1), cameras, 4.0, (0.0, 0.5, 1.0), config)
+    return gaussians.Gaussians(canonical, box, (1e-3, 0.1), cameras, 4.0, (0.0, 0.5, 1.0), config)
 
 
 def render(pack, scene, cameras, size=SIZE):

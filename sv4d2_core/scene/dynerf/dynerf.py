@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,43 +25,30 @@ _POINTS = 1 << 17
 
 
 class DyNeRF(Scene4D):
-    """A scene made of a field inside occupied cells.
+    """A scene made of a field inside occupied cells, untrained at first, on the device of the cells.
 
     Args:
-        field: density and colour in the box.
         occupancy: where the field holds something, per frame; outside is empty.
         cameras, fps, times: see `Scene4D`; one frame of the occupancy per time.
         config: what the field is made of.
+        generator: draws the initial values; None: PyTorch's own.
     """
 
     backend = "dynerf"
 
     def __init__(
         self,
-        field: Following,
-        occupancy: Occupancy,
-        cameras: Cameras,
-        fps: float,
-        times: Sequence[float],
-        config: FieldConfig,
-    ) -> None:
-        super().__init__(cameras, fps, times)
-        self.field, self.occupancy, self.config = field, occupancy, config
-
-    @classmethod
-    def untrained(
-        cls,
         occupancy: Occupancy,
         cameras: Cameras,
         fps: float,
         times: Sequence[float],
         config: FieldConfig,
         generator: torch.Generator | None = None,
-    ) -> DyNeRF:
-        """Return a scene whose field has its initial values, on the occupancy's device."""
+    ) -> None:
+        super().__init__(cameras, fps, times)
         kind = Canonical if config.field == "canonical" else MovingPlanes
-        field = Following(kind(config, len(times), generator), len(times))
-        return cls(field.to(occupancy.box.device), occupancy, cameras, fps, times, config)
+        field = Following(kind(config, self.n_frames, generator), self.n_frames)
+        self.field, self.occupancy, self.config = field.to(occupancy.box.device), occupancy, config
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> DyNeRF:
@@ -70,18 +58,16 @@ class DyNeRF(Scene4D):
         occupancy = Occupancy(torch.from_numpy(cells).bool(), tensors["box"]).to(device)
         cameras = Cameras.from_json(header["cameras"])
         config = settings_from_json(FieldConfig, header["config"])
-        scene = cls.untrained(occupancy, cameras, header["fps"], header["times"], config)
+        scene = cls(occupancy, cameras, header["fps"], header["times"], config)
         scene.field.load_state_dict(tensors_under("field.", tensors))
         return scene
 
     def follow(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return colours on white [R, 3], opacities [R] and distances [R] that rays see, with gradients.
 
-        Args:
-            rays: R rays.
-            jitter: [R, samples] in 0..1, the place of every sample in its stretch; None: the middle.
+        ``jitter`` [R, samples] in 0..1 is the place of every sample in its stretch; None: the middle.
         """
-        samples = _Samples(self.occupancy, rays, self.config.samples, jitter)
+        samples = self._samples(self.occupancy, rays, jitter)
         density, colour = self.field(samples.points, samples.times)
         weights = samples.weights(density)
         rgb, alpha = composite_on_white(weights, samples.spread(colour))
@@ -164,7 +150,7 @@ class DyNeRF(Scene4D):
         frames = torch.zeros(count, dtype=torch.long, device=directions.device)
         times = torch.full((count,), time, device=directions.device)
         rays = Rays(eye.expand(count, 3), directions, frames, times)
-        samples = _Samples(occupancy, rays, self.config.samples)
+        samples = self._samples(occupancy, rays)
         with torch.enable_grad():
             points = samples.points.requires_grad_()
             density, colour = self.field(points, samples.times)
@@ -177,41 +163,39 @@ class DyNeRF(Scene4D):
         depth = _mean_distance(weights, samples.distances, alpha)
         return torch.cat([rgb.clamp(0, 1), alpha[:, None], depth[:, None], normal], dim=-1)
 
+    def _samples(self, occupancy: Occupancy, rays: Rays, jitter: Tensor | None = None) -> _Samples:
+        """Return the samples of rays in occupied cells."""
+        count = self.config.samples
+        entry, leave = box_span(rays.origins, rays.directions, occupancy.box)
+        leave = torch.maximum(leave, entry)
+        distances = sample_distances(entry, leave, count, jitter)
+        points = rays.origins[:, None] + distances[..., None] * rays.directions[:, None]
+        unit = occupancy.to_unit(points).flatten(0, 1)
+        occupied = occupancy.contains(unit, rays.frames.repeat_interleave(count))
+        index = (occupied & (leave > entry).repeat_interleave(count)).nonzero()[:, 0]
+        times = None if rays.times is None else rays.times[index // count]
+        return _Samples(unit[index], times, index, distances, ((leave - entry) / count)[:, None])
+
 
 def _mean_distance(weights: Tensor, distances: Tensor, alpha: Tensor) -> Tensor:
     """Return the expected distance along rays, [R]; 0 where nothing is seen."""
     return (weights * distances).sum(1) / alpha.clamp(min=1e-6)
 
 
-class _Samples:
-    """The samples of R rays that lie in occupied cells.
+class _Samples(NamedTuple):
+    """The N of R x S samples along rays that lie in occupied cells."""
 
-    Attributes:
-        points: [N, 3] in -1..1 of the box.
-        times: [N] or None.
-        distances: [R, S] of all samples, occupied or not.
-    """
-
-    def __init__(self, occupancy: Occupancy, rays: Rays, samples: int, jitter: Tensor | None = None) -> None:
-        entry, leave = box_span(rays.origins, rays.directions, occupancy.box)
-        leave = torch.maximum(leave, entry)
-        self.distances = sample_distances(entry, leave, samples, jitter)
-        self._lengths = ((leave - entry) / samples)[:, None]
-        unit = occupancy.to_unit(rays.origins[:, None] + self.distances[..., None] * rays.directions[:, None])
-        frames = rays.frames[:, None].expand(-1, samples)
-        occupied = occupancy.contains(unit.flatten(0, 1), frames.flatten()) & (
-            (leave > entry)[:, None].expand(-1, samples).flatten()
-        )
-        self._index = occupied.nonzero()[:, 0]
-        self.points = unit.flatten(0, 1)[self._index]
-        self.times = None if rays.times is None else rays.times[self._index // samples]
+    points: Tensor  # [N, 3] in -1..1 of the box
+    times: Tensor | None  # [N]
+    places: Tensor  # [N] among all
+    distances: Tensor  # [R, S] of all
+    lengths: Tensor  # [R, 1] the stretch that each stands for
 
     def weights(self, density: Tensor) -> Tensor:
-        """Return how much every sample of every ray contributes, [R, S]; `density` is [N]."""
-        return ray_weights(self.spread(density), self._lengths)
+        """Return how much every sample of every ray contributes, [R, S]; ``density`` is [N]."""
+        return ray_weights(self.spread(density), self.lengths)
 
     def spread(self, values: Tensor) -> Tensor:
-        """Return values [N, ...] of the occupied samples at their places [R, S, ...], 0 elsewhere."""
-        rows, columns = self.distances.shape
-        spread = values.new_zeros(rows * columns, *values.shape[1:])
-        return spread.index_copy(0, self._index, values).unflatten(0, (rows, columns))
+        """Return values [N, ...] at their places [R, S, ...], 0 elsewhere."""
+        spread = values.new_zeros(self.distances.numel(), *values.shape[1:])
+        return spread.index_copy(0, self.places, values).unflatten(0, self.distances.shape)

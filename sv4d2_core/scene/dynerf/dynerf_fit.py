@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,11 +14,14 @@ from ...files import tensors_under
 from ...views import ViewGrid
 from ..config import RefineConfig
 from ..geometry.hull import Occupancy, visual_hull
-from ..losses import alpha_entropy, mask_loss, mean_squared, resized_normals
+from ..losses import alpha_entropy, mask_loss, mean_squared
 from ..schedule import Step, anchor_frame
+from ..targets import resized_normals
 from .dynerf import DyNeRF
 from .rays import Perceptual, RayPool, patch_loss
 
+# Nodes of the finest planes along an axis, whatever the picture size.
+_FINEST_PLANES = 256
 # Dynamic steps between two looks at where the scene is dense, and from which opacity a cell counts as filled.
 _OCCUPANCY_EVERY, _LEAST_OPACITY = 256, 0.01
 # Points that the field is asked for together: bounds the memory.
@@ -34,11 +38,11 @@ _PATCH, _PERCEPTUAL_PATCH, _LEAST_PERCEPTUAL_PATCH = 16, 64, 32
 
 
 class DyNeRFFit:
-    """A `SceneFit` of rays that start near the visual hull.
+    """A `DyNeRF` that is being fitted, along rays that meet the visual hull.
 
     Args:
         views: checked, with masks.
-        config: with plane sizes.
+        config: the settings.
         device: where the scene is fitted.
         generator: on the CPU, of the initial values and of every draw.
         perceptual: distance of patches, in place of SSIM.
@@ -62,19 +66,26 @@ class DyNeRFFit:
                 f"Expected pictures of at least {_LEAST_PERCEPTUAL_PATCH} pixels for a perceptual distance "
                 f"such as LPIPS; got {size}. Raise the size, or leave the distance out."
             )
+        finest = min(max(size // 2, 8), _FINEST_PLANES)
+        config = replace(config, plane_sizes=config.plane_sizes or (finest // 4, finest // 2, finest))
         self._hull = visual_hull(views.masks.to(device), views.cameras, config.hull_size)
         times = views.frame_times()
-        self.scene = DyNeRF.untrained(self._hull, views.cameras, views.fps, times, config, generator)
+        self.scene = DyNeRF(self._hull, views.cameras, views.fps, times, config, generator)
         self.scene.field.follow(self._hull, anchor_frame(views.masks), times, config.follow)
         self._config, self._device, self._generator = config, torch.device(device), generator
         self._perceptual, self._patch_side = perceptual, _PATCH if perceptual is None else _PERCEPTUAL_PATCH
 
     def groups(self) -> list[dict]:
-        """Return the optimiser's groups."""
+        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
         return self.scene.field.groups()
 
-    def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
-        """Fit to these views from now on; see `SceneFit`."""
+    def aim(
+        self,
+        views: ViewGrid,  # checked; the frames and the picture size never change, the cameras may
+        weights: Tensor,  # [T, V + 1, H, W] how much a pixel's colour counts
+        normals: Tensor | None = None,  # [T, V + 1, H, W, 3] in the camera's OpenGL axes, 0 where not known
+    ) -> None:
+        """Fit to these views from now on."""
         self._target = views, weights, normals
         self._pool: RayPool | None = None
 
@@ -90,7 +101,7 @@ class DyNeRFFit:
     def accumulate(self, step: Step, frames: Tensor) -> float:
         """Add the gradients of one step to the parameters and return the loss of its pictures."""
         config, pool, generator = self._config, self._pixels(step), self._generator
-        rays, target = pool.draw(frames, step.n_views, config.rays_per_step, generator, timed=step.timed)
+        rays, target = pool.draw(frames, step.n_views, config.rays_per_step, generator, step.timed)
         count = len(rays.frames)
         jitter = torch.rand(count, config.samples, generator=generator).to(self._device)
         total = torch.zeros((), device=self._device)
@@ -109,7 +120,7 @@ class DyNeRFFit:
         return float(total)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return copies of the field and of the occupied cells."""
+        """Return copies of everything but the optimiser that decides how the fit goes on."""
         field = {f"field.{key}": value.clone() for key, value in self.scene.field.state_dict().items()}
         return {**field, "cells": self.scene.occupancy.cells.clone()}
 
@@ -135,7 +146,7 @@ class DyNeRFFit:
         side = min(self._patch_side, pool.size)
         if self._config.rays_in_memory:
             side = min(side, math.isqrt(self._config.rays_in_memory))
-        rays, target = pool.draw_patch(frames, side, self._generator, timed=step.timed)
+        rays, target = pool.draw_patch(frames, side, self._generator, step.timed)
         colours, opacities, distances = self.scene.follow(rays)
         points = rays.origins + distances[:, None] * rays.directions
         maps = (x.unflatten(0, (1, side, side)) for x in (colours, opacities, distances, points))
@@ -149,19 +160,16 @@ def _backward(loss: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def dense_cells(scene: DyNeRF, hull: Occupancy, frames: Sequence[int] | None = None) -> Occupancy:
+def dense_cells(scene: DyNeRF, hull: Occupancy, frames: Sequence[int]) -> Occupancy:
     """Return the cells of the hull that the scene fills, and their neighbours within the hull.
 
-    Args:
-        scene: any state of a fit.
-        hull: one set of cells per frame of the scene; nothing outside is ever filled.
-        frames: those that have been fitted; the others keep the hull. None: all.
+    ``frames`` are those that have been fitted; the others keep the hull.
     """
     size = ((hull.box[1] - hull.box[0]) / hull.cells.shape[-1]).mean()
     centres = hull.centres().flatten(0, 2)
     cells = torch.zeros_like(hull.cells)
     for t, time in enumerate(scene.times):
-        if frames is not None and t not in frames:
+        if t not in frames:
             cells[t] = hull.cells[t]
             continue
         index = hull.cells[t].flatten().nonzero()[:, 0]

@@ -14,28 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..geometry.hull import Occupancy
-from ..geometry.paths import FramePath
-from ..geometry.registration import hull_centres, hull_turns
+from .motion import FramePath
 from .planes import MOTION_RATE, Canonical, MovingPlanes
+from .registration import hull_centres, hull_turns
 
 # An object moves far when its middle goes this far, in sizes of the object.
 _FAR = 0.25
 # Room around the hulls in the space of the anchor frame: the centres of coarse hulls are not exact.
 _MARGIN = 1.05
 # Newton's method: its steps, the longest along an axis, in half boxes, and what keeps it off folds.
-_NEWTON_STEPS = 6
-_DAMPING = 1e-4
-_LONGEST_STEP = 0.3
+_NEWTON_STEPS, _LONGEST_STEP, _DAMPING = 6, 0.3, 1e-4
 
 
 class Following(nn.Module):
     """A field in the box of the anchor frame, and a rigid motion per frame that takes every time there.
 
     Until `follow` finds that the object moves far, it changes nothing.
-
-    Args:
-        field: in -1..1 of the anchor's box.
-        n_frames: T.
     """
 
     middle: Tensor  # [3] of the anchor's box, in -1..1 of the scene's box
@@ -44,24 +38,20 @@ class Following(nn.Module):
 
     def __init__(self, field: MovingPlanes | Canonical, n_frames: int) -> None:
         super().__init__()
-        self.field = field
-        self.path = FramePath(n_frames)
+        self.field, self.path = field, FramePath(n_frames)
         self.register_buffer("middle", torch.zeros(3))
         self.register_buffer("reach", torch.ones(3))
         self.register_buffer("moves", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
     def follow(
-        self, hull: Occupancy, anchor: int, times: Sequence[float], wanted: bool | None = None
+        self,
+        hull: Occupancy,
+        anchor: int,  # the frame that all others are taken to
+        times: Sequence[float],  # [T] of the frames
+        wanted: bool | None = None,  # None: only where the object moves far
     ) -> None:
-        """Start from the motion of the hulls, and let the anchor's box just hold them all.
-
-        Args:
-            hull: cells per frame.
-            anchor: the frame that all others are taken to.
-            times: [T] of the frames.
-            wanted: None: only where the object moves far.
-        """
+        """Start from the motion of the hulls, and let the anchor's box just hold them all."""
         centres, size = hull_centres(hull)
         half = ((hull.box[1] - hull.box[0]) / 2).cpu()
         way = ((centres - centres[anchor]) * half).norm(dim=-1).max()
@@ -69,8 +59,7 @@ class Following(nn.Module):
             return
         self.moves.fill_(True)
         turns = hull_turns(hull, centres, anchor)
-        at_nodes = _at_nodes(centres, times), _at_nodes(turns, times)
-        self.path.start(*at_nodes, hull.box, centres[anchor])
+        self.path.start(_at_nodes(centres, times), _at_nodes(turns, times), hull.box, centres[anchor])
         moved = [
             self.path(points, torch.full_like(points[:, 0], time))
             for time, cells in zip(times, hull.cells, strict=True)
@@ -94,32 +83,28 @@ class Following(nn.Module):
         """Return the density alone, [N]; arguments as `forward`."""
         return self.field.densities(self._place(points, times), times)
 
-    def offsets(self, points: Tensor, times: Tensor) -> Tensor:
-        """Return what takes points to the anchor frame, [N, 3] in units of the box: there = x + offset.
-
-        Args:
-            points: [N, 3] in -1..1 of the scene's box.
-            times: [N] in 0..1.
-        """
-        return self._arrived(points, times) * self.reach + self.middle - points
-
     def from_to(self, points: Tensor, start: float, end: float) -> Tensor:
         """Return where points of one time are at another, [N, 3] in -1..1 of the scene's box.
 
         The field knows the way to the anchor frame; Newton's method finds the way back.
         """
         with torch.no_grad():
-            place = self._arrived(points, torch.full_like(points[:, 0], start))
+            place = self.arrived(points, start)
         found = points.detach().clone()
         for _ in range(_NEWTON_STEPS):
-            miss, slope = self._arrival(found, end)
+            with torch.enable_grad():
+                found.requires_grad_()
+                there = self.arrived(found, end)
+                sums = [axis.sum() for axis in there.unbind(-1)]
+                rows = [torch.autograd.grad(axis, found, retain_graph=True)[0] for axis in sums]
+            slope, there, found = torch.stack(rows, dim=1), there.detach(), found.detach()
             normal = slope.mT @ slope + _DAMPING * torch.eye(3).to(slope)
-            step = torch.linalg.solve(normal, slope.mT @ (place - miss)[..., None])[..., 0]
+            step = torch.linalg.solve(normal, slope.mT @ (place - there)[..., None])[..., 0]
             found = found + step.clamp(-_LONGEST_STEP, _LONGEST_STEP)
         return found
 
     def groups(self) -> list[dict]:
-        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
+        """Return the optimiser's groups; see `DyNeRFFit.groups`."""
         path = {"params": [*self.path.parameters()], "rate": MOTION_RATE}
         return self.field.groups() + ([path] if self.moves else [])
 
@@ -127,46 +112,32 @@ class Following(nn.Module):
     def carried(
         self, occupancy: Occupancy, frames: tuple[int, int], times: tuple[float, float, float]
     ) -> Tensor:
-        """Return the cells that the object of two frames fills at a time in between, [G, G, G].
+        """Return the cells that the object fills between two frames, [G, G, G].
 
-        Args:
-            occupancy: cells per frame.
-            frames: the frames before and after.
-            times: of these two frames, and the time in between.
+        ``times`` are those of the frames, and the one in between.
         """
         n = occupancy.cells.shape[-1]
         centres = occupancy.centres().flatten(0, 2)
         marked = torch.zeros(1, n, n, n, dtype=torch.bool, device=centres.device)
         for frame, time in zip(frames, times, strict=False):
-            points = centres[occupancy.cells[frame].flatten()]
-            place = self._arrived(points, torch.full_like(points[:, 0], time))
+            place = self.arrived(centres[occupancy.cells[frame].flatten()], time)
             x, y, z = ((place + 1) * (n / 2)).long().clamp(0, n - 1).unbind(-1)
             marked[0, z, y, x] = True
         # Neighbouring points may land a cell apart.
         marked = F.max_pool3d(marked[:, None].float(), 3, 1, 1)[:, 0] > 0
-        place = self._arrived(centres, torch.full_like(centres[:, 0], times[2]))
         first = torch.zeros(len(centres), dtype=torch.long, device=centres.device)
-        return Occupancy(marked, occupancy.box).contains(place, first).view(n, n, n)
+        return Occupancy(marked, occupancy.box).contains(self.arrived(centres, times[2]), first).view(n, n, n)
+
+    def arrived(self, points: Tensor, time: float | Tensor) -> Tensor:
+        """Return where points [N, 3] of a time are in -1..1 of the anchor's box, after the field's motion."""
+        times = torch.zeros_like(points[:, 0]) + time
+        return self.field.moved(self._place(points, times), times)
 
     def _place(self, points: Tensor, times: Tensor | None) -> Tensor:
         """Return where points are in -1..1 of the anchor's box, before the field moves them further."""
         if times is not None and self.moves:
             points = self.path(points, times)
         return (points - self.middle) / self.reach
-
-    def _arrived(self, points: Tensor, times: Tensor) -> Tensor:
-        """Return where points are in -1..1 of the anchor's box, after the field has moved them, too."""
-        return self.field.moved(self._place(points, times), times)
-
-    def _arrival(self, points: Tensor, time: float) -> tuple[Tensor, Tensor]:
-        """Return where points arrive, [N, 3], and how that depends on them, [N, 3, 3]."""
-        with torch.enable_grad():
-            points = points.detach().requires_grad_()
-            place = self._arrived(points, torch.full_like(points[:, 0], time))
-            rows = [
-                torch.autograd.grad(axis.sum(), points, retain_graph=True)[0] for axis in place.unbind(-1)
-            ]
-        return place.detach(), torch.stack(rows, dim=1)
 
 
 def _at_nodes(values: Tensor, times: Sequence[float]) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import FieldConfig
-from ..geometry.paths import OffsetGrids
 from ..losses import time_difference, total_variation
+from .motion import OffsetGrids
 
 # The axes that each of the three planes of space spans.
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))
@@ -37,17 +37,14 @@ def sample_planes(planes: Tensor, coordinates: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """Two small networks: one layer to the density, two more to the colour.
-
-    Args:
-        width: of the features that the density is made of.
-        more: width of further features that only the colour knows.
-        config: sizes and the scale of the density.
-        generator: draws the initial values (He et al. 2015); None: PyTorch's own.
-    """
+    """Two small networks: one layer to the density, two more to the colour."""
 
     def __init__(
-        self, width: int, more: int, config: FieldConfig, generator: torch.Generator | None = None
+        self,
+        width: int,  # of the features that the density is made of
+        more: int,  # width of further features that only the colour knows
+        config: FieldConfig,
+        generator: torch.Generator | None = None,  # draws the initial values (He et al. 2015)
     ) -> None:
         super().__init__()
         hidden, self.density_scale = config.hidden, config.density_scale
@@ -75,22 +72,14 @@ class Decoder(nn.Module):
 
 
 class Planes(nn.Module):
-    """Features at points in a box at times in 0..1.
-
-    Args:
-        sizes: nodes along an axis of space, per scale.
-        time_size: nodes along time; 0: nothing changes.
-        features: channels of a plane, per scale.
-        change_size: nodes along an axis of space, at most, of what changes with time.
-        generator: draws the initial values; None: PyTorch's own.
-    """
+    """Features at points in a box at times in 0..1."""
 
     def __init__(
         self,
-        sizes: Sequence[int],
-        time_size: int,
-        features: int,
-        change_size: int,
+        sizes: Sequence[int],  # nodes along an axis of space, per scale
+        time_size: int,  # nodes along time; 0: nothing changes
+        features: int,  # channels of a plane, per scale
+        change_size: int,  # nodes along an axis of space, at most, of what changes with time
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -155,10 +144,7 @@ class Planes(nn.Module):
 class MovingPlanes(nn.Module):
     """Density and colour at points in a box at times in 0..1; the colour does not depend on the view.
 
-    Args:
-        config: sizes of planes and decoders; ``plane_sizes`` filled in.
-        n_frames: T.
-        generator: draws the initial values; None: PyTorch's own.
+    The ``plane_sizes`` of the settings are filled in.
     """
 
     def __init__(self, config: FieldConfig, n_frames: int, generator: torch.Generator | None = None) -> None:
@@ -186,7 +172,7 @@ class MovingPlanes(nn.Module):
         return points
 
     def groups(self) -> list[dict]:
-        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
+        """Return the optimiser's groups; see `DyNeRFFit.groups`."""
         return [
             {"params": [*self.planes.parameters()], "rate": _PLANES_RATE},
             {"params": [*self.decoder.parameters()], "rate": _DECODER_RATE},
@@ -258,7 +244,7 @@ class Canonical(nn.Module):
 
     def anneal(self, share: float) -> None:
         """Let the deformation be as fine as the ``share`` 0..1 of the fit allows."""
-        self.deformation.anneal(share)
+        self.deformation.share.fill_(share)
 
 
 def _products(scales: Iterable[Tensor], where: Tensor) -> Tensor:

@@ -19,19 +19,12 @@ _WEIGHT_DEPTH, _WEIGHT_NORMAL_SMOOTHNESS, _WEIGHT_NORMAL = 0.01, 0.02, 0.05
 
 
 class Rays(NamedTuple):
-    """R rays.
+    """R rays."""
 
-    Args:
-        origins: [R, 3] camera centres, world units.
-        directions: [R, 3] unit.
-        frames: [R] indices of frames, for the occupancy.
-        times: [R] in 0..1; None: the field's changes over time are left out.
-    """
-
-    origins: Tensor
-    directions: Tensor
-    frames: Tensor
-    times: Tensor | None
+    origins: Tensor  # [R, 3] camera centres, world units
+    directions: Tensor  # [R, 3] unit
+    frames: Tensor  # [R] indices of frames, for the occupancy
+    times: Tensor | None  # [R] in 0..1; None: the field's changes over time are left out
 
     def at(self, index: Tensor) -> Rays:
         """Return some of the rays."""
@@ -39,19 +32,12 @@ class Rays(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What R rays should see.
+    """What R rays should see."""
 
-    Args:
-        colours: [R, 3] on white.
-        opacities: [R].
-        weights: [R] how much the colours count.
-        normals: [R, 3] unit in the world, 0 where not known; None: none are given.
-    """
-
-    colours: Tensor
-    opacities: Tensor
-    weights: Tensor
-    normals: Tensor | None = None
+    colours: Tensor  # [R, 3] on white
+    opacities: Tensor  # [R]
+    weights: Tensor  # [R] how much the colours count
+    normals: Tensor | None = None  # [R, 3] unit in the world, 0 where not known; None: none are given
 
     def at(self, index: Tensor) -> Targets:
         """Return the targets of some of the rays."""
@@ -64,23 +50,15 @@ class Targets(NamedTuple):
 
 
 class RayPool:
-    """All pixels of a grid of views whose rays meet the hull; the other rays have nothing to learn.
-
-    Args:
-        views: with masks and square images.
-        weights: [T, V + 1, H, W] how much a pixel's colour counts.
-        hull: one set of cells per frame.
-        device: where the rays are wanted.
-        normals: [T, V + 1, H, W, 3] unit in the camera's OpenGL axes, 0 where not known, or None.
-    """
+    """All pixels of a grid of views whose rays meet the hull; the other rays have nothing to learn."""
 
     def __init__(
         self,
-        views: ViewGrid,
-        weights: Tensor,
+        views: ViewGrid,  # with masks
+        weights: Tensor,  # [T, V + 1, H, W] how much a pixel's colour counts
         hull: Occupancy,
         device: torch.device | str,
-        normals: Tensor | None = None,
+        normals: Tensor | None = None,  # [T, V + 1, H, W, 3] in the camera's OpenGL axes, 0 where not known
     ) -> None:
         assert views.masks is not None
         self.size = views.images.shape[-2]
@@ -108,8 +86,7 @@ class RayPool:
         n_views: int,
         count: int,
         generator: torch.Generator,
-        *,
-        timed: bool = True,
+        timed: bool,
     ) -> tuple[Rays, Targets]:
         """Return about ``count`` rays, spread over ``n_views`` views of each frame, the input included.
 
@@ -127,7 +104,7 @@ class RayPool:
         return self._at(self._candidates[index], timed)
 
     def draw_patch(
-        self, frames: Tensor, side: int, generator: torch.Generator, *, timed: bool = True
+        self, frames: Tensor, side: int, generator: torch.Generator, timed: bool
     ) -> tuple[Rays, Targets]:
         """Return the side * side pixels, row by row, around a candidate of one view of one of the frames."""
         frame = frames[torch.randint(len(frames), (1,), generator=generator)]
@@ -146,24 +123,18 @@ class RayPool:
         """Return the rays and targets of flat indices over [T, V + 1, H, W]."""
         pair, pixel = index // self._pixels, index % self._pixels
         frame, view = pair // self._n_views, pair % self._n_views
-        rays = Rays(
-            self._eyes[view],
-            self._directions[view * self._pixels + pixel],
-            frame,
-            self._times[frame] if timed else None,
-        )
+        times = self._times[frame] if timed else None
+        rays = Rays(self._eyes[view], self._directions[view * self._pixels + pixel], frame, times)
         normals = None if self._normals is None else self._normals[index]
         return rays, Targets(self._colours[index], self._opacities[index], self._weights[index], normals)
 
 
-def box_span(origins: Tensor, directions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where rays enter and leave a box, [R] each; a ray that misses it has exit <= entry.
-
-    Args:
-        origins: [R, 3].
-        directions: [R, 3] of any length; distances are in multiples of it.
-        box: [2, 3] the lower and the upper corner.
-    """
+def box_span(
+    origins: Tensor,  # [R, 3]
+    directions: Tensor,  # [R, 3] of any length; distances are in multiples of it
+    box: Tensor,  # [2, 3] the lower and the upper corner
+) -> tuple[Tensor, Tensor]:
+    """Return where rays enter and leave a box, [R] each; a ray that misses it has exit <= entry."""
     # A direction parallel to a side would divide 0 by 0.
     inverse = 1 / torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
     to_corners = (box[:, None] - origins) * inverse  # [2, R, 3]
@@ -172,13 +143,9 @@ def box_span(origins: Tensor, directions: Tensor, box: Tensor) -> tuple[Tensor, 
 
 
 def sample_distances(entry: Tensor, leave: Tensor, samples: int, jitter: Tensor | None = None) -> Tensor:
-    """Return the distances of the samples of every ray, [R, S], one in each of S equal stretches.
+    """Return distances between entry [R] and leave [R], [R, S], one in each of S equal stretches.
 
-    Args:
-        entry: [R].
-        leave: [R].
-        samples: S.
-        jitter: [R, S] in 0..1, the place within the stretch; None: its middle.
+    ``jitter`` [R, S] in 0..1 is the place within the stretch; None: its middle.
     """
     place = torch.arange(samples, dtype=entry.dtype, device=entry.device)
     place = (place + (0.5 if jitter is None else jitter)) / samples
@@ -186,11 +153,9 @@ def sample_distances(entry: Tensor, leave: Tensor, samples: int, jitter: Tensor 
 
 
 def ray_weights(density: Tensor, lengths: Tensor) -> Tensor:
-    """Return how much every sample contributes to its ray, [R, S]; their sum is the ray's opacity.
+    """Return how much every sample of density [R, S] contributes to its ray, [R, S].
 
-    Args:
-        density: [R, S], 1 / world unit.
-        lengths: [R, S] or [R, 1], the stretch that each sample stands for, world units.
+    ``lengths`` [R, S] or [R, 1] are the stretches that samples stand for. The sum is the ray's opacity.
     """
     optical = density * lengths
     # The sum of logarithms stays exact where a product of transmittances would underflow.
@@ -199,12 +164,7 @@ def ray_weights(density: Tensor, lengths: Tensor) -> Tensor:
 
 
 def composite_on_white(weights: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the colour on a white background, [R, 3], and the opacity, [R].
-
-    Args:
-        weights: [R, S].
-        colours: [R, S, 3].
-    """
+    """Return the colour on white, [R, 3], and the opacity, [R], of weights [R, S] and colours [R, S, 3]."""
     opacity = weights.sum(-1)
     return (weights[..., None] * colours).sum(-2) + (1 - opacity)[:, None], opacity
 
@@ -248,8 +208,7 @@ def _with_neighbours(alpha: Tensor) -> Tensor:
 def surface_normals(points: Tensor) -> Tensor:
     """Return the unit normals that face the camera of surface points [N, P, P, 3], rows downwards.
 
-    The cross product of the differences to the right and downward neighbours; the last row and column repeat
-    those before them.
+    They are made of the right and downward neighbours; the last row and column repeat those before them.
     """
     right, down = points.diff(dim=2)[:, :-1], points.diff(dim=1)[:, :, :-1]
     normals = F.normalize(torch.linalg.cross(down, right), dim=-1, eps=1e-9)

@@ -115,32 +115,27 @@ def _near_pairs(
     spans = (last - first + 1).clamp(min=0)
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        visits = spans.prod(-1)
-        # One list per stretch of Gaussians that visits about as many cells as there may be pairs.
-        groups = (visits.cumsum(0) - visits) // _PAIRS
-        for group in groups.unique_consecutive():
-            members = (groups == group).nonzero()[:, 0]
-            which, rank = _expanded(visits[members])
-            which = members[which]
+        for which, rank in _batches(spans.prod(-1)):
             width, depth = spans[which, 1], spans[which, 2]
             place = torch.stack([rank // (width * depth), rank // depth % width, rank % depth], dim=-1)
             cell = ((first[which] + place) * strides).sum(-1)
             filled = sizes[cell] > 0
-            yield from _points_of(which[filled], starts[cell[filled]], sizes[cell[filled]])
+            which, cell = which[filled], cell[filled]
+            # Every point of these cells.
+            for visit, rank in _batches(sizes[cell]):
+                yield which[visit], starts[cell[visit]] + rank
 
     return order, pairs()
 
 
-def _points_of(which: Tensor, starts: Tensor, sizes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return pairs of a Gaussian and every point of a cell, for visits (Gaussian, first point, points)."""
-    groups = (sizes.cumsum(0) - sizes) // _PAIRS
+def _batches(counts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return for sum(counts) entries whose each is, and which of its own, in batches of about `_PAIRS`.
+
+    Counts (3, 1) give 0001 and 0120.
+    """
+    groups = (counts.cumsum(0) - counts) // _PAIRS
     for group in groups.unique_consecutive():
-        members = groups == group
-        visit, rank = _expanded(sizes[members])
-        yield which[members][visit], starts[members][visit] + rank
-
-
-def _expanded(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for sum(counts) entries whose each is, and which of its own: (3, 1) gives 0001 and 0120."""
-    owner = torch.repeat_interleave(counts)
-    return owner, torch.arange(len(owner), device=counts.device) - (counts.cumsum(0) - counts)[owner]
+        members = (groups == group).nonzero()[:, 0]
+        own = counts[members]
+        owner = torch.repeat_interleave(own)
+        yield members[owner], torch.arange(len(owner), device=counts.device) - (own.cumsum(0) - own)[owner]

@@ -25,33 +25,23 @@ _INITIAL = (0.6, 1.4)
 
 
 class Offsets(NamedTuple):
-    """What a time changes.
+    """What a time changes."""
 
-    Args:
-        means: [N, 3] world units, added.
-        rotations: [N, 3] the imaginary part of a quaternion whose real part is 1, turned by after the own.
-        log_scales: [N, 3] added.
-        opacities: [N] added to the logits, times a factor.
-    """
-
-    means: Tensor
-    rotations: Tensor
-    log_scales: Tensor
-    opacities: Tensor
+    means: Tensor  # [N, 3] world units, added
+    rotations: Tensor  # [N, 3] the imaginary part of a quaternion of real part 1, turned by after the own
+    log_scales: Tensor  # [N, 3] added
+    opacities: Tensor  # [N] added to the logits, times a factor
 
 
 class Deformation(nn.Module):
-    """Offsets of points in a box at a time; they are 0 before the first step.
-
-    Args:
-        box: [2, 3] the lower and the upper corner, world units; points outside get what the border has.
-        config: sizes of planes and decoder.
-        n_frames: T, evenly spaced over 0..1.
-        generator: draws the initial values; None: PyTorch's own.
-    """
+    """Offsets of points in a box at a time; they are 0 before the first step."""
 
     def __init__(
-        self, box: Tensor, config: GaussiansConfig, n_frames: int, generator: torch.Generator | None = None
+        self,
+        box: Tensor,  # [2, 3] corners, world units; points outside get what the border has
+        config: GaussiansConfig,
+        n_frames: int,  # evenly spaced over 0..1
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("box", box.detach().float().cpu().clone())
@@ -105,16 +95,15 @@ class Deformation(nn.Module):
 
 
 class CanonicalGaussians(nn.Module):
-    """The Gaussians before they are moved, as an optimiser sees them.
+    """The Gaussians before they are moved, as an optimiser sees them."""
 
-    Args:
-        means: [N, 3] world units.
-        scale: of all of them along all axes, world units.
-        opacity: of all of them.
-        colours: [N, 3] in 0..1.
-    """
-
-    def __init__(self, means: Tensor, scale: float, opacity: float, colours: Tensor) -> None:
+    def __init__(
+        self,
+        means: Tensor,  # [N, 3] world units
+        scale: float,  # of all of them along all axes, world units
+        opacity: float,  # of all of them
+        colours: Tensor,  # [N, 3] in 0..1
+    ) -> None:
         super().__init__()
         n = len(means)
         self.means = nn.Parameter(means.detach().clone())
@@ -125,35 +114,21 @@ class CanonicalGaussians(nn.Module):
 
 
 class Gaussians(Scene4D):
-    """A scene made of deformable 3D Gaussians.
+    """A scene made of deformable 3D Gaussians, which do not move at first.
 
     Args:
         canonical: the Gaussians.
-        deformation: how they move; it knows the box they are in.
+        box: [2, 3] that their motion is known in, world units.
         scale_limits: the least and the largest scale along an axis, world units.
         cameras, fps, times: see `Scene4D`.
         config: what it is made of.
+        generator: draws the initial values of the motion; None: PyTorch's own.
     """
 
     backend = "gaussians"
 
     def __init__(
         self,
-        canonical: CanonicalGaussians,
-        deformation: Deformation,
-        scale_limits: tuple[float, float],
-        cameras: Cameras,
-        fps: float,
-        times: Sequence[float],
-        config: GaussiansConfig,
-    ) -> None:
-        super().__init__(cameras, fps, times)
-        self.canonical, self.deformation = canonical, deformation
-        self.scale_limits, self.config = scale_limits, config
-
-    @classmethod
-    def still(
-        cls,
         canonical: CanonicalGaussians,
         box: Tensor,
         scale_limits: tuple[float, float],
@@ -162,17 +137,17 @@ class Gaussians(Scene4D):
         times: Sequence[float],
         config: GaussiansConfig,
         generator: torch.Generator | None = None,
-    ) -> Gaussians:
-        """Return a scene that does not move yet."""
-        deformation = Deformation(box, config, len(times), generator)
-        return cls(canonical, deformation, scale_limits, cameras, fps, times, config)
+    ) -> None:
+        super().__init__(cameras, fps, times)
+        self.canonical, self.scale_limits, self.config = canonical, scale_limits, config
+        self.deformation = Deformation(box, config, self.n_frames, generator)
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> Gaussians:
         """Return the scene that `save` wrote."""
         low, high = (float(limit) for limit in header["scale_limits"])
         means = tensors["canonical.means"]
-        scene = cls.still(
+        scene = cls(
             CanonicalGaussians(means, low, 0.5, torch.zeros_like(means)),
             tensors["deformation.box"],
             (low, high),

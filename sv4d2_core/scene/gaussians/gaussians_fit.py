@@ -12,7 +12,7 @@ from ...views import ViewGrid
 from ..config import RefineConfig
 from ..geometry.hull import HullDistance, Occupancy, visual_hull
 from ..losses import dissimilarity, mask_loss, second_difference, total_variation
-from ..schedule import Step, anchor_frame
+from ..schedule import Step, anchor_frame, shuffled
 from .gaussians import CanonicalGaussians, Gaussians
 from .splat_torch import rotations
 from .splatting import GaussiansAt, splat
@@ -51,22 +51,16 @@ _ROWS = 2048
 
 @torch.no_grad()
 def relocate(
-    canonical: CanonicalGaussians,
-    dead: Tensor,
-    generator: torch.Generator,
-    optimizer: torch.optim.Optimizer | None = None,
+    canonical: CanonicalGaussians,  # changed in place
+    dead: Tensor,  # [N] bool
+    generator: torch.Generator,  # on the CPU
+    optimizer: torch.optim.Optimizer | None = None,  # an Adam of these parameters
 ) -> int:
     """Move dead Gaussians onto live ones, drawn by their opacity, and return how many moved.
 
     Copies are spread over the original's extent: at one and the same place they would stay alike for good.
     Adam's moments of originals and copies start from 0 again. Source: 3DGS-MCMC (Kheradmand et al. 2024,
     2404.09591), whose code clears those of the originals only.
-
-    Args:
-        canonical: changed in place.
-        dead: [N] bool.
-        generator: on the CPU.
-        optimizer: an Adam of these parameters.
     """
     # Not on the device: Apple's GPUs have no float64.
     opacities = canonical.opacities.sigmoid().cpu().double()
@@ -93,12 +87,7 @@ def relocate(
 
 
 def shared(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the opacities of that many equal copies that look like one, and the factors of their scales.
-
-    Args:
-        opacities: [N] float64, of the one.
-        copies: [N] int64, 1..8.
-    """
+    """Return the opacities [N] of 1..8 equal copies that look like the one, and factors of their scales."""
     each = 1 - (1 - opacities) ** (1 / copies)
     total = torch.zeros_like(opacities)
     for m in range(1, _MOST_COPIES + 1):
@@ -111,18 +100,10 @@ def shared(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
 def start_on_hull(
     views: ViewGrid, hull: Occupancy, frame: int, count: int, generator: torch.Generator
 ) -> tuple[CanonicalGaussians, float]:
-    """Return Gaussians on the hull of a frame, on its device, and their scale, world units.
-
-    Args:
-        views: with masks.
-        hull: of these views.
-        frame: the frame that they show before they are moved.
-        count: their number.
-        generator: on the CPU.
-    """
+    """Return ``count`` Gaussians on the hull of a frame, on its device, and their scale, world units."""
     cells, normals = _surface(hull.cells[frame])
     size = hull.cells.shape[-1]
-    chosen = _spread(len(cells), count, generator).to(cells.device)
+    chosen = shuffled(len(cells), count, generator).to(cells.device)
     jitter = torch.rand(count, 3, generator=generator).to(cells.device)
     low, high = hull.box
     means = low + (cells[chosen].flip(-1) + jitter) / size * (high - low)
@@ -146,12 +127,6 @@ def _surface(cells: Tensor) -> tuple[Tensor, Tensor]:
     return indices, slopes[1:-1, 1:-1, 1:-1][tuple(indices.T)]
 
 
-def _spread(n: int, count: int, generator: torch.Generator) -> Tensor:
-    """Return ``count`` of n indices in random order, none again before all have been drawn."""
-    rounds = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
-    return torch.cat(rounds)[:count]
-
-
 def _colours(means: Tensor, outward: Tensor, views: ViewGrid, frame: int) -> Tensor:
     """Return the colours of points [N, 3] in the views that their surface faces; grey where there is none."""
     images, masks = views.one_frame(frame)
@@ -171,17 +146,12 @@ def _colours(means: Tensor, outward: Tensor, views: ViewGrid, frame: int) -> Ten
 
 
 class GaussiansFit:
-    """A `Gaussians` scene that is being fitted; see `SceneFit`.
+    """A `Gaussians` scene that is being fitted; its methods are those of `DyNeRFFit`.
 
     The loss of a picture is that of 3DGS (Kerbl et al. 2023, equation 7) with a mask; what keeps the motion
     smooth follows K-Planes (2301.10241, section 4.2) and Dynamic 3D Gaussians (2308.09713, isometry).
 
-    Args:
-        views: checked, with masks; they make the visual hull that the Gaussians start on.
-        config: the settings.
-        device: where the scene is fitted and stays.
-        generator: on the CPU, of the start and of every draw.
-        perceptual: None, as pictures are not compared on patches.
+    The visual hull of the views is where the Gaussians start. The arguments are those of `DyNeRFFit`.
 
     Raises:
         ValueError: silhouettes that contradict each other.
@@ -203,13 +173,12 @@ class GaussiansFit:
         count = config.gaussians.count_for(views.images.shape[2])
         canonical, scale = start_on_hull(views, hull, anchor_frame(views.masks), count, generator)
         limits = (_SMALLEST_SCALE * scale, _LARGEST_SCALE * scale)
-        self.scene = Gaussians.still(
+        self.scene = Gaussians(
             canonical, hull.box, limits, views.cameras, views.fps, self._times, config.gaussians, generator
         ).to(device)
         self._neighbours = nearest(self.scene.canonical.means, _NEIGHBOURS)
 
     def groups(self) -> list[dict]:
-        """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
         canonical, deformation = self.scene.canonical, self.scene.deformation
         groups = [{"params": [getattr(canonical, name)], "rate": rate} for name, rate in _RATES.items()]
         decoder = [*deformation.trunk.parameters(), *deformation.head.parameters()]
@@ -220,7 +189,6 @@ class GaussiansFit:
         ]
 
     def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
-        """Fit to these views from now on; see `SceneFit`. Normals are not used."""
         self._given, self._given_weights, self._size = views, weights, 0
 
     def prepare(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
@@ -237,8 +205,7 @@ class GaussiansFit:
     def dead(self, timed: bool) -> Tensor:
         """Return which Gaussians are nearly transparent or outside the hull at every frame, [N] bool.
 
-        Args:
-            timed: False: they are taken as they are before they move, and each frame's hull will do.
+        While not ``timed``, they are taken as they are before they move, and each frame's hull will do.
         """
         still = self.scene.at_time(None)
         alive = torch.zeros_like(still.opacities, dtype=torch.bool)
@@ -249,7 +216,15 @@ class GaussiansFit:
 
     def accumulate(self, step: Step, frames: Tensor) -> float:
         """Add the gradients of one step to the parameters and return its loss, NaN where these diverged."""
-        self._use_size(step)
+        size = step.size_of(self._given.images.shape[2])
+        if size != self._size:
+            views = self._given.resized(size)
+            assert views.masks is not None
+            weights = F.interpolate(self._given_weights.float(), (size, size), mode="area")
+            self._cameras, self._size = views.cameras, size
+            self._images, self._masks, self._weights = (
+                x.to(self._device) for x in (views.images, views.masks, weights)
+            )
         if not all(parameter.detach().sum().isfinite() for parameter in self.scene.canonical.parameters()):
             return math.nan
         pictures = self._pictures(frames, step.n_views)
@@ -273,27 +248,12 @@ class GaussiansFit:
         return float(total)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return copies of everything but the optimiser that decides how the fit goes on."""
         parameters = {key: value.detach().clone() for key, value in self.scene.state_dict().items()}
         return {**parameters, "neighbours": self._neighbours.clone()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` returned."""
         self.scene.load_state_dict(tensors)
         self._neighbours = tensors["neighbours"].to(self._device)
-
-    def _use_size(self, step: Step) -> None:
-        """Hold the pictures in the size that a step uses."""
-        size = step.size_of(self._given.images.shape[2])
-        if size == self._size:
-            return
-        views = self._given.resized(size)
-        assert views.masks is not None
-        weights = F.interpolate(self._given_weights.float(), (size, size), mode="area")
-        self._cameras, self._size = views.cameras, size
-        self._images, self._masks, self._weights = (
-            x.to(self._device) for x in (views.images, views.masks, weights)
-        )
 
     def _pictures(self, frames: Tensor, n_views: int) -> list[tuple[int, int]]:
         """Return frames and views of a step: some of the pictures of its frames, spread evenly over them."""

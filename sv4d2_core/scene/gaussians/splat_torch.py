@@ -8,7 +8,6 @@ Rendering" (covariance from rotation and scale, filter of 0.3 px, the limit of t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -22,25 +21,18 @@ MAX_ALPHA = 0.99
 MIN_TRANSMITTANCE = 1e-4  # a Gaussian that would leave less light than this, and all behind it, are skipped
 _SCREEN_MARGIN = 1.3  # the Jacobian is evaluated at most this many half pictures from the centre
 
-# Columns of `Projected.splats`.
-MEAN_X, MEAN_Y, WHITEN_P, WHITEN_H, WHITEN_R, OPACITY, RED, GREEN, BLUE, DEPTH = range(10)
 
-
-@dataclass(frozen=True)
-class Projected:
+class Projected(NamedTuple):
     """M of N Gaussians, those that may show, nearest first.
 
     A pixel centre at the offset (dx, dy) from the mean has alpha ``opacity * exp(-(u^2 + v^2) / 2)`` with
     ``u = p dx + h dy`` and ``v = r dy``: (p, h, r) is the upper triangular root of the inverse 2D covariance.
-
-    Args:
-        splats: [M, 10] mean x, mean y (pixels), p, h, r (1 / pixels), opacity, red, green, blue, depth
-            along the optical axis. Differentiable.
-        extents: [M, 2] half width and height of the box outside of which alpha is below 1/255, pixels.
     """
 
+    # [M, 10] mean x, mean y (pixels), p, h, r (1 / pixels), opacity, red, green, blue, and depth along the
+    # optical axis. Differentiable.
     splats: Tensor
-    extents: Tensor
+    extents: Tensor  # [M, 2] half width and height of the box beyond which alpha is below 1/255, pixels
 
 
 def project(
@@ -60,9 +52,13 @@ def project(
     # The value of what is not in front does not matter, but its gradient must stay finite.
     z = torch.where(front, z, torch.ones_like(z))
     centre = torch.stack([focal * x / z + size / 2, focal * y / z + size / 2], dim=-1)
-    row_x, row_y = _picture_axes(x / z, y / z, w2c[:3, :3] @ rotations(quats) * scales[:, None], focal, size)
-    row_x, row_y = row_x / z[:, None], row_y / z[:, None]
-    whitening, variances = _whitening(row_x, row_y)
+    # The Gaussians' axes in the camera, one per column, as long as their scales; times the Jacobian they are
+    # the two rows [N, 3] that say where they end in the picture.
+    axes = w2c[:3, :3] @ rotations(quats) * scales[:, None]
+    limit = _SCREEN_MARGIN * size / 2 / focal
+    row_x = axes[:, 0] - (x / z).clamp(-limit, limit)[:, None] * axes[:, 2]
+    row_y = axes[:, 1] - (y / z).clamp(-limit, limit)[:, None] * axes[:, 2]
+    whitening, variances = _whitening(focal * row_x / z[:, None], focal * row_y / z[:, None])
     # Colours keep their own type under mixed precision; the list of pictures does not.
     columns = [centre, whitening, opacities[:, None], colours, z[:, None]]
     splats = torch.cat([column.to(means) for column in columns], dim=-1)
@@ -85,24 +81,6 @@ def rotations(quats: Tensor) -> Tensor:
         *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     ]
     return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
-
-
-def _picture_axes(
-    slope_x: Tensor, slope_y: Tensor, axes: Tensor, focal: float, size: int
-) -> tuple[Tensor, Tensor]:
-    """Return z times the two rows of Jacobian x axes, [N, 3] each: where the scaled axes end in the picture.
-
-    Args:
-        slope_x: [N] x / z of the means in the camera.
-        slope_y: [N] y / z.
-        axes: [N, 3, 3] the Gaussians' axes in the camera, one per column, as long as their scales.
-        focal: pixels.
-        size: pixels.
-    """
-    limit = _SCREEN_MARGIN * size / 2 / focal
-    row_x = axes[:, 0] - slope_x.clamp(-limit, limit)[:, None] * axes[:, 2]
-    row_y = axes[:, 1] - slope_y.clamp(-limit, limit)[:, None] * axes[:, 2]
-    return focal * row_x, focal * row_y
 
 
 def _whitening(row_x: Tensor, row_y: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,19 +106,12 @@ def ray_lengths(focal: float, size: int) -> Tensor:
 TILE = 8  # pixels
 
 
-@dataclass(frozen=True)
-class TileLists:
-    """The list of every tile, one after the other, tiles in row-major order.
+class TileLists(NamedTuple):
+    """The list of every tile, one after the other, tiles in row-major order."""
 
-    Args:
-        size: pixels of the square picture.
-        splats: [P] rows of `Projected.splats`, ascending (nearest first) within a tile.
-        starts: [tiles + 1] where each tile's list starts; the last entry is P.
-    """
-
-    size: int
-    splats: Tensor
-    starts: Tensor
+    size: int  # pixels of the square picture
+    splats: Tensor  # [P] rows of `Projected.splats`, ascending (nearest first) within a tile
+    starts: Tensor  # [tiles + 1] where each tile's list starts; the last entry is P
 
     @property
     def tiles_across(self) -> int:
@@ -173,14 +144,9 @@ PLACES_AT_ONCE = 32
 
 
 def composite_torch(splats: Tensor, lists: TileLists) -> Tensor:
-    """Return red, green, blue and depth times weight, and the weight, summed front to back.
+    """Return red, green, blue and depth times weight, and alpha, the sum of the weights, [size, size, 5].
 
-    Args:
-        splats: [M, 10] as in `Projected.splats`.
-        lists: the Gaussians of every tile.
-
-    Returns:
-        [size, size, 5]; the last channel is alpha. Differentiable once with respect to ``splats``.
+    Differentiable once with respect to ``splats`` [M, 10] of `Projected`.
     """
     # One more row, of opacity 0, fills short lists.
     padded = torch.cat([splats, splats.new_zeros(1, splats.shape[1])])
@@ -270,13 +236,8 @@ class _Composite(torch.autograd.Function):
 def _power_gradient(slab: _Slab, grad: Tensor, behind: Tensor) -> Tensor:
     """Return the loss's derivative by the logarithm of every alpha, [C, P, K]; spends the slab's alpha.
 
-    With weights w, values c and g = gradient . c it is ``w_k g_k - a_k / (1 - a_k) sum_{j > k} w_j g_j``, and
-    0 where alpha is clamped.
-
-    Args:
-        slab: the Gaussians.
-        grad: [C, P, 5] by the pixels.
-        behind: [tiles, P, 1] the sum of w_j g_j from the slab on; moved behind the slab.
+    With weights w, values c and g = grad [C, P, 5] . c it is w_k g_k - a_k / (1 - a_k) sum_{j > k} w_j g_j,
+    and 0 where alpha is clamped. ``behind`` [tiles, P, 1], the sum of w_j g_j from the slab on, is moved on.
     """
     seen = (grad @ slab.values.transpose(1, 2)).mul_(slab.weight)
     after = behind[slab.tiles] - seen.cumsum(-1)

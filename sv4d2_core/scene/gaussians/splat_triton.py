@@ -21,15 +21,13 @@ from .splat_torch import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, TILE, TileList
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
 
 
-BATCH = 16  # Gaussians per step of a program
-WARPS = 2
 CONSTANTS = {
     "TILE": TILE,
-    "BATCH": BATCH,
+    "BATCH": 16,  # Gaussians per step of a program
     "MAX_ALPHA": MAX_ALPHA,
     "MIN_ALPHA": MIN_ALPHA,
     "MIN_LIGHT": MIN_TRANSMITTANCE,
-    "num_warps": WARPS,
+    "num_warps": 2,
 }
 
 
@@ -83,25 +81,17 @@ def _pixels(size, across, TILE: tl.constexpr):
 
 @triton.jit
 def _blend(
-    splats,
-    rows,
-    listed,
-    x,
+    splats,  # [M, 10]
+    rows,  # [BATCH, 1] rows of splats
+    listed,  # [BATCH, 1] whether the row is one of the list
+    x,  # [1, P] pixel centres
     y,
-    light,
+    light,  # [1, P] what the Gaussians in front let through; less than the limit where all is done
     MAX_ALPHA: tl.constexpr,
     MIN_ALPHA: tl.constexpr,
     MIN_LIGHT: tl.constexpr,
 ):
-    """Return dx, dy, u, alpha, weight [BATCH, P], and the light that passes the whole batch [1, P].
-
-    Args:
-        splats: [M, 10].
-        rows: [BATCH, 1] rows of ``splats``.
-        listed: [BATCH, 1] whether the row is one of the list.
-        x, y: [1, P] pixel centres.
-        light: [1, P] what the Gaussians in front let through; less than the limit where all is done.
-    """
+    """Return dx, dy, u, alpha, weight [BATCH, P], and the light that passes the whole batch [1, P]."""
     at = splats + rows * 10
     dx = x - tl.load(at, mask=listed, other=0.0)
     dy = y - tl.load(at + 1, mask=listed, other=0.0)

@@ -16,41 +16,29 @@ import torch
 from torch import Tensor
 
 from ...cameras import Cameras
+from ...files import is_out_of_memory
 from .splat_torch import MIN_ALPHA, TileLists, composite_torch, project, ray_lengths, tile_lists
 
 _log = logging.getLogger(__name__)
 
 
 class GaussiansAt(NamedTuple):
-    """The Gaussians at one time, in the order of `splat`'s arguments.
+    """The Gaussians at one time, in the order of `splat`'s arguments."""
 
-    Args:
-        means: [N, 3] world units.
-        quats: [N, 4] wxyz, unit.
-        scales: [N, 3] standard deviations along their own axes, world units.
-        opacities: [N] in 0..1.
-        colours: [N, 3] in 0..1, the same from everywhere.
-    """
-
-    means: Tensor
-    quats: Tensor
-    scales: Tensor
-    opacities: Tensor
-    colours: Tensor
+    means: Tensor  # [N, 3] world units
+    quats: Tensor  # [N, 4] wxyz, unit
+    scales: Tensor  # [N, 3] standard deviations along their own axes, world units
+    opacities: Tensor  # [N] in 0..1
+    colours: Tensor  # [N, 3] in 0..1, the same from everywhere
 
 
 class Splatted(NamedTuple):
-    """A picture of Gaussians.
+    """A picture of Gaussians."""
 
-    Args:
-        rgb: [size, size, 3] on the background.
-        alpha: [size, size] 0..1.
-        depth: [size, size] expected distance from the camera centre along the pixel's ray, world units: the
-            mean of the Gaussians' depths, weighted as they are seen; 0 where alpha is 0.
-    """
-
-    rgb: Tensor
-    alpha: Tensor
+    rgb: Tensor  # [size, size, 3] on the background
+    alpha: Tensor  # [size, size] 0..1
+    # [size, size] distance from the camera centre along the pixel's ray, world units: the mean of the
+    # Gaussians' depths, weighted as they are seen; 0 where alpha is 0.
     depth: Tensor
 
 
@@ -121,7 +109,7 @@ def triton_fault(device: torch.device) -> str | None:
                 pairs.append((picture, torch.autograd.grad(picture.square().sum(), splats)[0]))
         right = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*pairs, strict=True))
         return None if right else "its picture or gradient is wrong"
-    except (MemoryError, torch.cuda.OutOfMemoryError):
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -57,27 +57,30 @@ class Occupancy:
 
 
 def visual_hull(
-    masks: Tensor,  # [T, V + 1, H, H] in 0..1
+    masks: Tensor,  # [T, V + 1, H, H] in 0..1; a pixel belongs to the silhouette from 0.5 on
     cameras: Cameras,
-    size: int,
+    size: int,  # G, cells along an axis
 ) -> Occupancy:
     """Return the cells that all views see in their widened silhouettes, or all but a few.
 
     As many views may miss a cell as it takes for the hull to cover 97 % of the silhouettes. The grid is
     carved twice: the second time on the box that the first left, so that no cell is wasted.
 
-    Args:
-        masks: opacity; a pixel belongs to the silhouette from 0.5 on. All views of a frame are used.
-        cameras: the V + 1 cameras.
-        size: G, cells along an axis.
-
     Raises:
         ValueError: the silhouettes contradict each other or the cameras.
     """
-    silhouettes = _widened(masks)
+    reach = math.ceil(_DILATION * masks.shape[-1] / _REFERENCE_SIZE)
+    binary = (masks >= 0.5).float().flatten(0, 1)[:, None]
+    # Along rows, then along columns: a square window costs its area.
+    wide = F.max_pool2d(binary, (1, 2 * reach + 1), 1, (0, reach))
+    wide = F.max_pool2d(wide, (2 * reach + 1, 1), 1, (reach, 0))
+    silhouettes = wide[:, 0].unflatten(0, tuple(masks.shape[:2])) > 0
     for misses in range(cameras.n_views):
         hull = _carved_twice(silhouettes, cameras, size, misses)
-        if hull is not None and _coverage(hull, masks, cameras) >= _LEAST_COVERAGE:
+        if hull is None:
+            continue
+        covered = (masks >= 0.5) & hull_pixels(hull, cameras, masks.shape[-1])
+        if float(covered.sum() / (masks >= 0.5).sum().clamp(min=1)) >= _LEAST_COVERAGE:
             return hull
     raise ValueError(
         f"Expected silhouettes of one object; no part of space is seen by the {cameras.n_views + 1} views "
@@ -101,16 +104,6 @@ def hull_pixels(hull: Occupancy, cameras: Cameras, size: int) -> Tensor:
     seen = seen.unflatten(-1, (coarse, coarse)).float().flatten(0, 1)[:, None]
     seen = F.interpolate(F.max_pool2d(seen, 3, 1, 1), (size, size), mode="nearest")
     return seen[:, 0].unflatten(0, (n_frames, -1)) > 0
-
-
-def _widened(masks: Tensor) -> Tensor:
-    """Return the widened silhouettes, [T, V + 1, H, W] bool."""
-    reach = math.ceil(_DILATION * masks.shape[-1] / _REFERENCE_SIZE)
-    side = 2 * reach + 1
-    binary = (masks >= 0.5).float().flatten(0, 1)[:, None]
-    # Along rows, then along columns: a square window costs its area.
-    wide = F.max_pool2d(F.max_pool2d(binary, (1, side), 1, (0, reach)), (side, 1), 1, (reach, 0))
-    return wide[:, 0].unflatten(0, tuple(masks.shape[:2])) > 0
 
 
 def _carved_twice(silhouettes: Tensor, cameras: Cameras, size: int, misses: int) -> Occupancy | None:
@@ -138,8 +131,7 @@ def _carved(silhouettes: Tensor, cameras: Cameras, box: Tensor, size: int, misse
     cut_off = borders.any(-1)  # [T, V + 1]
     for v in range(n_views):
         column, row, inside = _project(centres, cameras, v, height)
-        flat = silhouettes[:, v].flatten(1)
-        seen += flat[:, row * height + column] & inside
+        seen += silhouettes[:, v].flatten(1)[:, row * height + column] & inside
         beside += cut_off[:, v, None] & ~inside
     kept = (seen + beside >= n_views - misses) & (2 * seen > n_views)
     return Occupancy(kept.view_as(empty), box)
@@ -160,19 +152,8 @@ def _project(points: Tensor, cameras: Cameras, view: int, size: int) -> tuple[Te
     return column.clamp(0, size - 1), row.clamp(0, size - 1), inside
 
 
-def _coverage(hull: Occupancy, masks: Tensor, cameras: Cameras) -> float:
-    """Return the share of the silhouettes' pixels that see the hull."""
-    silhouettes = masks >= 0.5
-    seen = hull_pixels(hull, cameras, masks.shape[-1])
-    return float((silhouettes & seen).sum() / silhouettes.sum().clamp(min=1))
-
-
 class HullDistance:
-    """Distances to the occupied cells of every frame.
-
-    Args:
-        hull: one set of cells per frame.
-    """
+    """Distances to the occupied cells of every frame of a hull."""
 
     def __init__(self, hull: Occupancy) -> None:
         self.hull = hull
@@ -192,9 +173,8 @@ class HullDistance:
         """
         unit = self.hull.to_unit(points)
         field = self._distances[frame].float()[None, None]
-        inside = F.grid_sample(
-            field, unit[None, None, None], align_corners=False, padding_mode="border"
-        ).flatten()
+        places = unit[None, None, None]
+        inside = F.grid_sample(field, places, align_corners=False, padding_mode="border").flatten()
         outside = (unit.abs() - 1).clamp(min=0).sum(-1) * (field.shape[-1] / 2)
         return inside + outside
 

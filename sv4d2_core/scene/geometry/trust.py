@@ -49,8 +49,7 @@ def view_trust(cameras: Cameras) -> Tensor:
 def pixel_trust(views: ViewGrid) -> Tensor:
     """Return how much every pixel counts in the first stage, [T, V + 1, H, W]: trust in views, less at rims.
 
-    Args:
-        views: with masks. The input view is exact up to its rim.
+    The input view is exact up to its rim.
     """
     assert views.masks is not None
     size = views.images.shape[2]
@@ -63,14 +62,10 @@ def pixel_trust(views: ViewGrid) -> Tensor:
 
 
 def rim_weights(masks: Tensor, pixels: float) -> Tensor:
-    """Return 0.5 within ``pixels`` of the silhouette, on either side of it, and 1 elsewhere, [N, H, W].
+    """Return 0.5 within ``pixels`` of the silhouettes of masks [N, H, W], on either side, and 1 elsewhere.
 
     The silhouette runs between pixels above an opacity of 0.5 and others; where the picture's edge cuts the
     object there is none. Distances are from the pixel's centre.
-
-    Args:
-        masks: [N, H, W] opacity in 0..1.
-        pixels: pixels of these masks.
     """
     inside = (masks > 0.5).to(masks.dtype)
     # A pixel's centre is half a pixel from its own edge.
