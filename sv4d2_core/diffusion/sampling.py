@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from .blocks import retry_on_oom, sinusoidal_embedding
-from .config import GUIDANCE_SHAPES, ModelConfig
+from .config import ModelConfig
 from .unet import PreparedWindow, UNet
 
 # denoised = denoise(x, sigma), x [N, C, h, w], sigma [] on the device of x.
@@ -198,7 +198,7 @@ def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_
 
     ``linear`` rises over the flattened (t v) order (official sv4d2), ``spatiotemporal`` is the mean of a
     rise over frames and a triangle over views (official sv4d2_8views), ``triangle`` is the triangle over
-    views, ``constant`` is ``cfg_max``. ValueError: another shape, or a range that is not finite and rising.
+    views, ``constant`` is ``cfg_max``. ValueError: a range that is not finite and rising.
     """
     if shape == "constant":
         cfg_min = cfg_max
@@ -213,10 +213,8 @@ def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_
         position = 0.5 * torch.linspace(0, 1, n_frames)[:, None] + 0.5 * _triangle(n_views)[None]
     elif shape == "triangle":
         position = _triangle(n_views).expand(n_frames, n_views)
-    elif shape == "constant":
+    else:  # constant
         position = torch.ones(n_frames, n_views)
-    else:
-        raise ValueError(f"Expected guidance shape {', '.join(GUIDANCE_SHAPES)}; got {shape!r}.")
     return cfg_min + (cfg_max - cfg_min) * position
 
 
