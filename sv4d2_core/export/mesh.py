@@ -81,10 +81,7 @@ def bake_texture(
 ) -> tuple[MeshAnimation, Texture]:
     """Return the animation with vertices doubled along seams, and its texture, painted in its colours.
 
-    Args:
-        animation: one topology; all frames share the texture.
-        size: width and height of the picture, 64 to 8192 pixels.
-        frame: the one that is cut open and laid flat.
+    ``frame`` is the one that is cut open and laid flat; ``size`` the picture's width, 64 to 8192 pixels.
 
     Raises:
         ModuleNotFoundError: the optional package xatlas is missing.
@@ -123,13 +120,8 @@ def bake_texture(
     return opened, Texture(torch.from_numpy(uvs), torch.from_numpy(pixels))
 
 
-def _painted(
-    uvs: np.ndarray,  # [N, 2]
-    faces: np.ndarray,  # [F, 3]
-    colours: np.ndarray,  # [N, 3]
-    size: int,
-) -> np.ndarray:
-    """Return the picture [S, S, 3] uint8."""
+def _painted(uvs: np.ndarray, faces: np.ndarray, colours: np.ndarray, size: int) -> np.ndarray:
+    """Return the picture [S, S, 3] uint8 of faces [F, 3] with uvs [N, 2] and colours [N, 3]."""
     from scipy.ndimage import distance_transform_edt
 
     picture = np.zeros((size, size, 3), np.float32)

@@ -19,10 +19,7 @@ _LARGEST_SHARE = 1e-3
 
 @dataclass(frozen=True)
 class ViewerCamera:
-    """One perspective camera.
-
-    Raises ValueError for numbers that are not finite or out of range, a target where the camera stands.
-    """
+    """One perspective camera; ValueError for numbers that none can have."""
 
     position: tuple[float, float, float]  # world units
     target: tuple[float, float, float]  # the point that it looks at, world units
@@ -67,10 +64,7 @@ class ViewerCamera:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a viewer has put a model: world = rotation (scale x model) + position.
-
-    Raises ValueError for numbers that are not finite, scales that differ or are not above 0.
-    """
+    """Where a viewer has put a model: world = rotation (scale x model) + position."""
 
     position: tuple[float, float, float]  # world units
     quaternion_xyzw: tuple[float, float, float, float]  # rotation from the model's axes to the world's
@@ -105,16 +99,12 @@ def from_viewer(
 ) -> Cameras:
     """Return the orbit on which a viewer's cameras stand around the point they all look at.
 
-    Args:
-        viewer: the cameras, in the order of the views.
-        front_elevation_deg: None: the first camera is the input view. Else all are novel views, and the input
-            view stands before the front (+z) of the world at this elevation, degrees.
-        model: where the model stands in the viewer's world; the cameras come back in the model's own axes and
-            units. None: it stands as it is.
+    The first camera is the input view; or, with a ``front_elevation_deg``, all are novel views, and the input
+    view stands before the front (+z) of the world at that elevation. Cameras come back in the axes and units
+    of the model, where one was placed.
 
-    Raises:
-        ValueError: too few cameras, targets, distances or fields of view that differ, a camera that is rolled
-            or looks past its target, a pole; the message says by how much.
+    Raises ValueError: too few cameras, targets, distances or fields of view that differ, a camera that is
+    rolled or looks past its target, a pole; the message says by how much.
     """
     if not viewer:
         raise ValueError("Expected at least one camera; got none. Connect a node that makes one.")
