@@ -18,6 +18,7 @@ from ..data.datasets import write_export
 from ..files import recover, replaceable, scratch_folder, write_file
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
+from .mesh import check_finite
 from .sequences import SEQUENCE_FILE
 
 SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
@@ -40,7 +41,7 @@ def write_animation(
         ValueError: numbers that are not finite, a rate or a size that this kind of file cannot have.
     """
     path = Path(path)
-    _check_finite(images, opacity)
+    check_finite("animation", pictures=images, opacity=opacity)
     return write_file(path, _ENCODERS[path.suffix.lower()](images, opacity, fps), overwrite)
 
 
@@ -52,7 +53,7 @@ def write_pngs(
     All or nothing; arguments and errors as `write_animation`.
     """
     folder = Path(folder)
-    _check_finite(images, opacity)
+    check_finite("animation", pictures=images, opacity=opacity)
     recover(folder)
     existing = replaceable(folder, SEQUENCE_FILE, SEQUENCE_NAMES, overwrite)
     pictures = images if opacity is None else with_alpha(images, opacity)
@@ -99,11 +100,3 @@ _ENCODERS: dict[str, Callable[[Tensor, Tensor | None, float], bytes]] = {
     ".gif": gif_bytes,
 }
 ANIMATION_SUFFIXES = tuple(_ENCODERS)
-
-
-def _check_finite(images: Tensor, opacity: Tensor | None) -> None:
-    for name, tensor in (("pictures", images), ("opacity", opacity)):
-        if tensor is not None and (bad := int((~tensor.isfinite()).sum())):
-            raise ValueError(
-                f"Expected finite numbers in the {name}; {bad} are NaN or infinite. Fit the scene again."
-            )

@@ -29,8 +29,7 @@ from .splats import gaussians_at, write_splat_sequence, write_splats, write_traj
 from .surface import surface_at, surface_level
 from .track import Tracked, coherence, diagonal, track
 
-# callback(steps done, all steps, None): may raise to cancel.
-ExportCallback = Callable[[int, int, None], None]
+ExportCallback = Callable[[int, int, None], None]  # of steps done and all steps; may raise to cancel
 
 
 @dataclass(frozen=True)
@@ -172,11 +171,7 @@ def _deviation(tracked: Tracked) -> str:
 
 
 def _coherence(tracked: Tracked) -> tuple[str, ...]:
-    """Return one sentence on how evenly the mesh moves, or none below 3 frames.
-
-    The step of a vertex is its way to the next frame; the change from step to step is the acceleration of
-    `Coherence` as a share of the diagonal of the largest frame's box, per frame squared.
-    """
+    """Return one sentence on how evenly the mesh moves, as `Coherence` says, or none below 3 frames."""
     figures = coherence(tracked.animation, tracked.frames)
     if figures is None:
         return ()
@@ -230,7 +225,6 @@ _POINTS_RESOLUTION, _POINTS_FACES = 48, 4000
 
 
 def _colmap(job: _Job) -> Exported:
-    """Write COLMAP models whose points are the scene's surface."""
     grid, level = job.views(), surface_level(job.scene)
     meshes = (
         surface_at(job.scene, time, _POINTS_RESOLUTION, _POINTS_FACES, level=level) for time in job.times

@@ -16,6 +16,7 @@ from ..scene.gaussians.gaussians import Gaussians
 from ..scene.gaussians.splatting import GaussiansAt
 from ..video.pictures import to_bytes
 from .glb import ARRAY_BUFFER, GLBContainer, linear_colours
+from .mesh import check_finite
 from .sequences import write_sequence
 
 # Y_00, the constant spherical harmonic.
@@ -42,12 +43,7 @@ def checked(gaussians: GaussiansAt) -> GaussiansAt:
     """
     if not len(gaussians.means):
         raise ValueError("Expected at least one Gaussian to write; the scene is empty. Fit it again.")
-    for name, tensor in gaussians._asdict().items():
-        if bad := int((~tensor.isfinite()).sum()):
-            raise ValueError(
-                f"Expected finite numbers; {bad} of the {tensor.numel()} {name} are NaN or infinite. The fit "
-                f"has failed; fit the scene again."
-            )
+    check_finite("scene", **gaussians._asdict())
     own = GaussiansAt(*(tensor.detach().float().cpu() for tensor in gaussians))
     if (own.scales < 0).any() or (own.opacities < 0).any() or (own.opacities > 1).any():
         raise ValueError(

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..scene.scene import Scene4D, own_cameras
 from ..video.pictures import pick_frames
-from .mesh import Mesh
+from .mesh import Mesh, check_finite
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -54,13 +54,10 @@ def density_grid(scene: Scene4D, time: float, resolution: int) -> DensityGrid:
             f"Expected a resolution of {_RESOLUTIONS[0]} to {_RESOLUTIONS[1]} steps; got {resolution}. 128 "
             f"suits views of 576 pixels."
         )
-    low, high = scene.bounds(time).float()
-    sides = high - low
-    if not sides.isfinite().all():
-        raise ValueError(
-            f"Expected an object of finite size at time {time:g}; got bounds {low.tolist()} to "
-            f"{high.tolist()}. The fit diverged: fit the scene again, with a lower learning rate."
-        )
+    moment = f"scene at time {time:g}"
+    bounds = scene.bounds(time).float()
+    check_finite(moment, bounds=bounds)
+    low, sides = bounds[0], bounds[1] - bounds[0]
     step = float(sides.max()) / resolution
     # One more on either side, so that every surface is closed.
     counts = [int(count) for count in (sides / step - 1e-4).ceil() + 3]
@@ -68,11 +65,7 @@ def density_grid(scene: Scene4D, time: float, resolution: int) -> DensityGrid:
     axes = [start + step * torch.arange(count) for start, count in zip(low, counts, strict=True)]
     inner = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)[1:-1, 1:-1, 1:-1]
     found = scene.densities(inner.reshape(-1, 3), time).cpu().float()
-    if wrong := int((~found.isfinite()).sum()):
-        raise ValueError(
-            f"Expected finite densities; {wrong} of {len(found)} at time {time:g} are NaN or infinite. The "
-            f"fit diverged: fit the scene again, with a lower learning rate."
-        )
+    check_finite(moment, densities=found)
     values = torch.zeros(counts)
     values[1:-1, 1:-1, 1:-1] = found.view(inner.shape[:3])
     return DensityGrid(values, low, step)
