@@ -1,8 +1,4 @@
-"""A fit between two steps: what it is fitted to, its optimiser, and a state to resume from.
-
-What is fitted is a `DyNeRFFit` or a `GaussiansFit`, which can do the same; `schedule.py` says what the steps
-are.
-"""
+"""A fit between two steps: what it is fitted to, its optimiser, and a state to resume from."""
 
 from __future__ import annotations
 
@@ -41,32 +37,20 @@ class FitProgress:
 
 
 class Fit:
-    """A fit between two steps.
+    """A fit between two steps, ``step`` of which are done with ``losses``.
 
-    Args:
-        views: checked, with masks.
-        config: the settings.
-        device: where the scene is fitted and stays.
-        perceptual: distance of patches, in place of SSIM.
-        normals: of the views, see `DyNeRFFit.aim`.
-        notes: for `FitProgress`.
-
-    Attributes:
-        step: steps done.
-        losses: of all steps done.
-
-    Raises:
-        ValueError: normals or a perceptual distance for Gaussians, silhouettes that contradict each other.
+    What is fitted is a `DyNeRFFit` or a `GaussiansFit`, which can do the same. Raises ValueError for normals
+    or a perceptual distance for Gaussians, and for silhouettes that contradict each other.
     """
 
     def __init__(
         self,
-        views: ViewGrid,
+        views: ViewGrid,  # checked, with masks
         config: RefineConfig,
-        device: torch.device | str = "cpu",
-        perceptual: Perceptual | None = None,
-        normals: Tensor | None = None,
-        notes: tuple[str, ...] = (),
+        device: torch.device | str = "cpu",  # where the scene is fitted and stays
+        perceptual: Perceptual | None = None,  # distance of patches, in place of SSIM
+        normals: Tensor | None = None,  # of the views, see `DyNeRFFit.aim`
+        notes: tuple[str, ...] = (),  # for `FitProgress`
     ) -> None:
         if config.backend == "gaussians" and (perceptual is not None or normals is not None):
             raise ValueError(
@@ -110,11 +94,7 @@ class Fit:
         self._part.aim(views, weights, normals)
 
     def take(self, step: Step) -> None:
-        """Do one step.
-
-        Raises:
-            FloatingPointError: the fit diverged.
-        """
+        """Do one step; FloatingPointError where the fit diverged."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * step.learning_rate
         frames = step.frames(self.views.n_frames, self._generator)
@@ -143,11 +123,7 @@ class Fit:
         return FitState(self.step, self._fingerprint, tensors, cameras, self.config.total_steps)
 
     def restore(self, state: FitState) -> None:
-        """Go on from ``state``.
-
-        Raises:
-            ValueError: it belongs to a fit of other views or settings.
-        """
+        """Go on from ``state``; ValueError for that of a fit of other views or settings."""
         if state.fingerprint != self._fingerprint:
             raise ValueError(
                 f"Expected the state of a fit of these views with these settings; got one of another fit, at "

@@ -106,10 +106,7 @@ def _learning_rate(config: RefineConfig, number: int) -> float:
 
 
 def anchor_frame(masks: Tensor) -> int:
-    """Return the frame with the largest mask area summed over the views of ``masks`` [T, V + 1, H, W].
-
-    The first of equal ones. The largest picture of the object hides least of it.
-    """
+    """Return the frame of largest area of masks [T, V + 1, H, W], the first of equals: it hides least."""
     return int(masks.sum(dim=(1, 2, 3), dtype=torch.float64).argmax())
 
 
@@ -149,9 +146,9 @@ def allowed_frames(step: int, steps: int, n_frames: int, anchor: int) -> tuple[l
 def draw_frames(
     allowed: Sequence[int], newest: Sequence[int], count: int, generator: torch.Generator
 ) -> Tensor:
-    """Return ``count`` frames for one step, half from the newest and the rest from all others, [count] int64.
+    """Return frames for one step, [count] int64, the larger half from the newest, the rest from all others.
 
-    The larger half is new where there are that many new ones. No frame comes twice unless there are too few.
+    No frame comes twice unless there are too few.
     """
     new = min(len(newest), (count + 1) // 2)
     drawn = [newest[i] for i in shuffled(len(newest), new, generator).tolist()]

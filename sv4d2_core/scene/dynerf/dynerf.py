@@ -25,25 +25,18 @@ _POINTS = 1 << 17
 
 
 class DyNeRF(Scene4D):
-    """A scene made of a field inside occupied cells, untrained at first, on the device of the cells.
-
-    Args:
-        occupancy: where the field holds something, per frame; outside is empty.
-        cameras, fps, times: see `Scene4D`; one frame of the occupancy per time.
-        config: what the field is made of.
-        generator: draws the initial values; None: PyTorch's own.
-    """
+    """A scene made of a field inside occupied cells, untrained at first, on the device of the cells."""
 
     backend = "dynerf"
 
     def __init__(
         self,
-        occupancy: Occupancy,
+        occupancy: Occupancy,  # where the field holds something, one frame per time; outside is empty
         cameras: Cameras,
         fps: float,
         times: Sequence[float],
         config: FieldConfig,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None = None,  # draws the initial values
     ) -> None:
         super().__init__(cameras, fps, times)
         kind = Canonical if config.field == "canonical" else MovingPlanes

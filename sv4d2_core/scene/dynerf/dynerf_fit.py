@@ -40,24 +40,16 @@ _PATCH, _PERCEPTUAL_PATCH, _LEAST_PERCEPTUAL_PATCH = 16, 64, 32
 class DyNeRFFit:
     """A `DyNeRF` that is being fitted, along rays that meet the visual hull.
 
-    Args:
-        views: checked, with masks.
-        config: the settings.
-        device: where the scene is fitted.
-        generator: on the CPU, of the initial values and of every draw.
-        perceptual: distance of patches, in place of SSIM.
-
-    Raises:
-        ValueError: silhouettes that contradict each other; pictures too small for a perceptual distance.
+    Raises ValueError for silhouettes that contradict each other, and pictures too small for ``perceptual``.
     """
 
     def __init__(
         self,
-        views: ViewGrid,
+        views: ViewGrid,  # checked, with masks
         config: RefineConfig,
         device: torch.device | str,
-        generator: torch.Generator,
-        perceptual: Perceptual | None = None,
+        generator: torch.Generator,  # on the CPU, of the initial values and of every draw
+        perceptual: Perceptual | None = None,  # distance of patches, in place of SSIM
     ) -> None:
         assert views.masks is not None
         size = views.images.shape[2]

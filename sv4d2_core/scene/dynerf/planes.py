@@ -1,8 +1,7 @@
 """Fields over space and time: density and colour decoded from feature planes, which change or are moved.
 
-Source: the features of a point are the product of its projections on the planes xy, xz and yz, at several
-scales, as in K-Planes (Fridovich-Keil et al., CVPR 2023). There, planes xt, yt and zt are multiplied on; here
-the planes of space themselves have a change per time, which follows fast motion far better with few views.
+Source: K-Planes (Fridovich-Keil et al., CVPR 2023). There, planes xt, yt and zt are multiplied on; here the
+planes of space themselves have a change per time, which follows fast motion far better with few views.
 """
 
 from __future__ import annotations
@@ -94,11 +93,9 @@ class Planes(nn.Module):
         )
 
     def features(self, points: Tensor, times: Tensor | None) -> Tensor:
-        """Return the product over the planes, all scales one after the other, [N, scales * C].
+        """Return the product over the planes at points [N, 3], one scale after the other, [N, scales * C].
 
-        Args:
-            points: [N, 3] in -1..1 of the box.
-            times: [N] in 0..1, fastest where equal ones follow each other; None leaves the changes out.
+        ``times`` [N] in 0..1 is fastest where equal ones follow each other; None leaves the changes out.
         """
         where = torch.stack([points[:, pair] for pair in PLANE_AXES])[:, None]  # [3, 1, N, 2]
         if times is None or not len(times) or not len(self.change):
@@ -154,12 +151,9 @@ class MovingPlanes(nn.Module):
         self.decoder = Decoder(config.features * len(config.plane_sizes), 0, config, generator)
 
     def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the density [N] and the colour [N, 3] in 0..1.
+        """Return the density [N] and the colour [N, 3] in 0..1 at points [N, 3] in -1..1 of the box.
 
-        Args:
-            points: [N, 3] in -1..1 of the box.
-            times: [N] in 0..1, fastest where equal ones follow each other; None: the anchor's, where the
-                field knows no time.
+        ``times`` is [N] in 0..1; None: the anchor's, where the field knows no time.
         """
         return self.decoder(self.planes.features(points, times))
 

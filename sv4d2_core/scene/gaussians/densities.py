@@ -33,11 +33,7 @@ def gaussian_box(gaussians: GaussiansAt) -> Tensor:
 
 
 def gaussian_densities(gaussians: GaussiansAt, points: Tensor) -> Tensor:
-    """Return the sum of the Gaussians, each as high as its opacity, at points [N, 3] in the world, [N].
-
-    Only Gaussians near a point are looked at: points are sorted into cells, and every Gaussian visits the
-    cells that its box meets.
-    """
+    """Return the sum of the Gaussians, each as high as its opacity, at points [N, 3] in the world, [N]."""
     seen = gaussians.opacities >= _LEAST_OPACITY
     gaussians = type(gaussians)(*(part[seen] for part in gaussians))
     sums = torch.zeros_like(points[:, 0])

@@ -114,29 +114,20 @@ class CanonicalGaussians(nn.Module):
 
 
 class Gaussians(Scene4D):
-    """A scene made of deformable 3D Gaussians, which do not move at first.
-
-    Args:
-        canonical: the Gaussians.
-        box: [2, 3] that their motion is known in, world units.
-        scale_limits: the least and the largest scale along an axis, world units.
-        cameras, fps, times: see `Scene4D`.
-        config: what it is made of.
-        generator: draws the initial values of the motion; None: PyTorch's own.
-    """
+    """A scene made of deformable 3D Gaussians, which do not move at first."""
 
     backend = "gaussians"
 
     def __init__(
         self,
         canonical: CanonicalGaussians,
-        box: Tensor,
-        scale_limits: tuple[float, float],
+        box: Tensor,  # [2, 3] that their motion is known in, world units
+        scale_limits: tuple[float, float],  # the least and the largest along an axis, world units
         cameras: Cameras,
         fps: float,
         times: Sequence[float],
         config: GaussiansConfig,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None = None,  # draws the initial values of the motion
     ) -> None:
         super().__init__(cameras, fps, times)
         self.canonical, self.scale_limits, self.config = canonical, scale_limits, config
@@ -166,10 +157,7 @@ class Gaussians(Scene4D):
         return self
 
     def at_time(self, time: float | None) -> GaussiansAt:
-        """Return the Gaussians at a time in 0..1, with gradients; None: where they are before they move.
-
-        They are about the origin, also where the object has a path.
-        """
+        """Return the Gaussians at a time, about the origin, with gradients; None: before they move."""
         own = self.canonical
         means, quats = own.means, F.normalize(own.quats, dim=-1)
         log_scales, opacities = own.log_scales, own.opacities

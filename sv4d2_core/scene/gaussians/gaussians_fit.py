@@ -146,15 +146,10 @@ def _colours(means: Tensor, outward: Tensor, views: ViewGrid, frame: int) -> Ten
 
 
 class GaussiansFit:
-    """A `Gaussians` scene that is being fitted; its methods are those of `DyNeRFFit`.
+    """A `Gaussians` scene that is being fitted; arguments, errors and methods are those of `DyNeRFFit`.
 
     The loss of a picture is that of 3DGS (Kerbl et al. 2023, equation 7) with a mask; what keeps the motion
     smooth follows K-Planes (2301.10241, section 4.2) and Dynamic 3D Gaussians (2308.09713, isometry).
-
-    The visual hull of the views is where the Gaussians start. The arguments are those of `DyNeRFFit`.
-
-    Raises:
-        ValueError: silhouettes that contradict each other.
     """
 
     def __init__(
@@ -203,10 +198,7 @@ class GaussiansFit:
 
     @torch.no_grad()
     def dead(self, timed: bool) -> Tensor:
-        """Return which Gaussians are nearly transparent or outside the hull at every frame, [N] bool.
-
-        While not ``timed``, they are taken as they are before they move, and each frame's hull will do.
-        """
+        """Return which Gaussians are nearly transparent or outside the hull at every frame, [N] bool."""
         still = self.scene.at_time(None)
         alive = torch.zeros_like(still.opacities, dtype=torch.bool)
         for frame, time in enumerate(self._times):

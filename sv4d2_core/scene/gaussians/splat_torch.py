@@ -1,8 +1,7 @@
-"""Projection of 3D Gaussians to 2D Gaussians on the picture of one camera.
+"""3D Gaussians projected to the picture of one camera, and blended there by PyTorch.
 
-Source: Zwicker et al. 2001, "EWA Splatting" (the affine approximation of the perspective projection by its
-Jacobian, the low-pass filter); Kerbl et al. 2023, "3D Gaussian Splatting for Real-Time Radiance Field
-Rendering" (covariance from rotation and scale, filter of 0.3 px, the limit of the Jacobian off screen).
+Source: Zwicker et al. 2001, "EWA Splatting" (the Jacobian of the projection, the low-pass filter); Kerbl et
+al. 2023, "3D Gaussian Splatting" (covariance, filter of 0.3 px, the limit of the Jacobian off screen).
 """
 
 from __future__ import annotations

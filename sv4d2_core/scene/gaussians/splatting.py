@@ -93,8 +93,7 @@ def rasteriser(device: torch.device) -> str:
 def triton_fault(device: torch.device) -> str | None:
     """Return why the Triton kernels do not work on a device, tried on one Gaussian; None: they do.
 
-    Raises:
-        MemoryError, torch.cuda.OutOfMemoryError: no room, which says nothing about Triton.
+    Running out of memory says nothing about Triton and is raised.
     """
     try:
         from .splat_triton import composite_triton

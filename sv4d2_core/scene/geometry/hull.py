@@ -21,15 +21,10 @@ _REACH = 12
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Cells of a box that may hold something, per frame.
+    """Cells of a box that may hold something, per frame."""
 
-    Args:
-        cells: [T, G, G, G] bool, axes z, y, x.
-        box: [2, 3] the lower and the upper corner, world units.
-    """
-
-    cells: Tensor
-    box: Tensor
+    cells: Tensor  # [T, G, G, G] bool, axes z, y, x
+    box: Tensor  # [2, 3] the lower and the upper corner, world units
 
     def to(self, device: torch.device | str) -> Occupancy:
         """Return the same on another device."""
@@ -64,10 +59,8 @@ def visual_hull(
     """Return the cells that all views see in their widened silhouettes, or all but a few.
 
     As many views may miss a cell as it takes for the hull to cover 97 % of the silhouettes. The grid is
-    carved twice: the second time on the box that the first left, so that no cell is wasted.
-
-    Raises:
-        ValueError: the silhouettes contradict each other or the cameras.
+    carved twice: the second time on the box that the first left, so that no cell is wasted. Raises ValueError
+    for silhouettes that contradict each other or the cameras.
     """
     reach = math.ceil(_DILATION * masks.shape[-1] / _REFERENCE_SIZE)
     binary = (masks >= 0.5).float().flatten(0, 1)[:, None]
