@@ -11,7 +11,13 @@ import torch
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene import schedule
-from sv4d2_core.scene.config import FieldConfig, RefineConfig, settings_from_json, settings_to_json
+from sv4d2_core.scene.config import (
+    FieldConfig,
+    GaussiansConfig,
+    RefineConfig,
+    settings_from_json,
+    settings_to_json,
+)
 from sv4d2_core.scene.dynerf import dynerf_fit
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.store import FitState
@@ -105,14 +111,6 @@ def test_a_state_of_another_fit_is_refused(views, fitted):
         refine_scene(replace(views, images=views.images * 0.9), TINY, state=state)
 
 
-def test_a_callback_can_cancel(views):
-    def stop(step, total, progress):
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        refine_scene(views, TINY, callback=stop)
-
-
 def test_frames_come_in_one_by_one_and_pictures_grow(views, monkeypatch):
     monkeypatch.setattr(schedule, "_COARSE_TO_FINE_FROM", 32)
     plain = refine_scene(views, replace(TINY, steps_static=2, steps=4, progressive=True))
@@ -152,6 +150,9 @@ def test_views_that_cannot_be_fitted_are_refused(views):
     for bad, text in cases:
         with pytest.raises(ValueError, match=text):
             refine_scene(bad, TINY)
+    # Views are checked at the size that they are fitted at.
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        refine_scene(views, TINY, size=8)
 
 
 def test_a_fit_that_diverges_names_the_knob(views):
@@ -167,17 +168,30 @@ def test_planes_follow_the_pictures_unless_they_are_given(views):
         assert [plane.shape[-1] for plane in planes] == sizes
 
 
-def test_settings_of_a_field_survive_json_and_all_are_checked():
-    saved = settings_to_json(FieldConfig, replace(TINY, density_scale=20.0))
-    again = settings_from_json(FieldConfig, {**saved, "weight_entropy": 0.1})
-    assert (again.plane_sizes, again.hidden, again.density_scale) == ((8, 16, 32), 32, 20)
-    for name, value in (
-        ("steps", 0),
-        ("learning_rate_factor", 0.0),
-        ("strength", 1.5),
-        ("density_scale", float("nan")),
-        ("plane_sizes", (1,)),
-        ("field", "voxels"),
-    ):
-        with pytest.raises(ValueError, match=f"Expected {name}"):
-            replace(TINY, **{name: value})
+@pytest.mark.parametrize(
+    "settings",
+    [replace(TINY, density_scale=20.0), GaussiansConfig(count=7, plane_sizes=(4, 9))],
+)
+def test_settings_survive_json_beside_numbers_of_version_0_1_0(settings):
+    kind = GaussiansConfig if isinstance(settings, GaussiansConfig) else FieldConfig
+    saved = settings_to_json(kind, settings)
+    again = settings_from_json(kind, {**saved, "weight_hull": 0.1})
+    assert settings_to_json(kind, again) == saved and again.plane_sizes == settings.plane_sizes
+    assert GaussiansConfig().count_for(64) == 3072
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value"),
+    [
+        (TINY, "steps", 0),
+        (TINY, "learning_rate_factor", 0.0),
+        (TINY, "strength", 1.5),
+        (TINY, "density_scale", float("nan")),
+        (TINY, "plane_sizes", (1,)),
+        (TINY, "field", "voxels"),
+        (GaussiansConfig(), "fade", -1.0),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, name, value):
+    with pytest.raises(ValueError, match=f"Expected {name}"):
+        replace(settings, **{name: value})

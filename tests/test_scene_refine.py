@@ -203,8 +203,3 @@ def test_a_gpu_fits_what_a_cpu_fits(views, change):
         rgb = scene.render(CAMERAS, views.frame_times(), SIZE).rgb
         quality.append(float(psnr(rgb[:, 1], views.images[:, 1], views.masks[:, 1]).mean()))
     assert quality[1] > quality[0] - 1
-
-
-def test_views_are_checked_at_the_size_that_they_are_fitted_at(views):
-    with pytest.raises(ValueError, match="at least 16 pixels"):
-        refine_scene(views, TINY, size=8)

@@ -80,10 +80,10 @@ class DyNeRF(Scene4D):
     def densities(self, points: Tensor, time: float) -> Tensor:
         """Return the field's density at world points, [N] per world unit, 0 outside the occupied cells."""
         unit, occupancy = self._unit(points, time), self._occupancy_at(time)
-        inside = occupancy.contains(unit, torch.zeros(len(unit), dtype=torch.long, device=unit.device))
+        inside = occupancy.contains(unit, 0)
         found = torch.zeros_like(unit[:, 0])
         for part in inside.nonzero()[:, 0].split(_POINTS):
-            found[part] = self.field.densities(unit[part], torch.full_like(unit[part, 0], time))
+            found[part] = self.field(unit[part], torch.full_like(unit[part, 0], time))[0]
         return found.to(points.device)
 
     @torch.no_grad()

@@ -125,7 +125,7 @@ class DyNeRFFit:
         """Return the pixels of the picture size that a step uses."""
         views, weights, normals = self._target
         own = views.images.shape[2]
-        size = step.size_of(own)
+        size = own // step.shrink
         if self._pool is None or self._pool.size != size:
             if size != own:
                 weights = F.interpolate(weights, (size, size), mode="area")
@@ -166,7 +166,7 @@ def dense_cells(scene: DyNeRF, hull: Occupancy, frames: Sequence[int]) -> Occupa
             continue
         index = hull.cells[t].flatten().nonzero()[:, 0]
         parts = centres[index].split(_CHUNK)
-        densities = [scene.field.densities(part, torch.full_like(part[:, 0], time)) for part in parts]
+        densities = [scene.field(part, torch.full_like(part[:, 0], time))[0] for part in parts]
         cells[t].view(-1)[index] = 1 - torch.exp(-torch.cat(densities) * size) >= _LEAST_OPACITY
     wider = F.max_pool3d(cells[:, None].float(), 3, 1, 1)[:, 0] > 0
     return Occupancy(wider & hull.cells, hull.box)

@@ -76,10 +76,6 @@ class Following(nn.Module):
         """
         return self.field(self._place(points, times), times)
 
-    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
-        """Return the density alone, [N]; arguments as `forward`."""
-        return self.field.densities(self._place(points, times), times)
-
     def from_to(self, points: Tensor, start: float, end: float) -> Tensor:
         """Return where points of one time are at another, [N, 3] in -1..1 of the scene's box.
 
@@ -122,8 +118,7 @@ class Following(nn.Module):
             marked[0, z, y, x] = True
         # Neighbouring points may land a cell apart.
         marked = F.max_pool3d(marked[:, None].float(), 3, 1, 1)[:, 0] > 0
-        first = torch.zeros(len(centres), dtype=torch.long, device=centres.device)
-        return Occupancy(marked, occupancy.box).contains(self.arrived(centres, times[2]), first).view(n, n, n)
+        return Occupancy(marked, occupancy.box).contains(self.arrived(centres, times[2]), 0).view(n, n, n)
 
     def arrived(self, points: Tensor, time: float | Tensor) -> Tensor:
         """Return where points [N, 3] of a time are in -1..1 of the anchor's box, after the field's motion."""

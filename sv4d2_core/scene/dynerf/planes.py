@@ -59,15 +59,9 @@ class Decoder(nn.Module):
         """Return the density [N] and the colour [N, 3] in 0..1 of features [N, width] and [N, more]."""
         hidden = F.relu(self.trunk(features))
         seen = hidden if more is None else torch.cat([hidden, more], dim=-1)
-        return self._density(hidden), torch.sigmoid(self.colour(seen))
-
-    def densities(self, features: Tensor) -> Tensor:
-        """Return the density alone, [N]."""
-        return self._density(F.relu(self.trunk(features)))
-
-    def _density(self, hidden: Tensor) -> Tensor:
         # Starting thin lets light through to the far side of the hull, so that both sides learn at once.
-        return self.density_scale * F.softplus(self.density(hidden)[:, 0] - 1)
+        density = self.density_scale * F.softplus(self.density(hidden)[:, 0] - 1)
+        return density, torch.sigmoid(self.colour(seen))
 
 
 class Planes(nn.Module):
@@ -157,10 +151,6 @@ class MovingPlanes(nn.Module):
         """
         return self.decoder(self.planes.features(points, times))
 
-    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
-        """Return the density alone, [N]; arguments as `forward`."""
-        return self.decoder.densities(self.planes.features(points, times))
-
     def moved(self, points: Tensor, _times: Tensor) -> Tensor:
         """Return the points: planes change, but know no motion."""
         return points
@@ -202,20 +192,14 @@ class Canonical(nn.Module):
         self.decoder = Decoder(features * len(sizes), features, config, generator)
 
     def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the density [N] and the colour [N, 3] in 0..1."""
         place = self.moved(points, times)
         return self.decoder(self.shape.features(place, None), self.tint.features(place, times))
-
-    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
-        """Return the density alone, [N]."""
-        return self.decoder.densities(self.shape.features(self.moved(points, times), None))
 
     def moved(self, points: Tensor, times: Tensor | None) -> Tensor:
         """Return where points are in canonical space, [N, 3]; without times they are there already."""
         return points if times is None else points + self.deformation(points, times)
 
     def groups(self) -> list[dict]:
-        """Return the optimiser's groups."""
         return [
             {"params": [*self.shape.parameters(), *self.tint.parameters()], "rate": _PLANES_RATE},
             {"params": [*self.decoder.parameters()], "rate": _DECODER_RATE},
@@ -223,7 +207,6 @@ class Canonical(nn.Module):
         ]
 
     def regularisation(self, timed: bool) -> Tensor:
-        """Return the terms of the loss that look at the field alone."""
         loss = self.shape.roughness(timed) + self.tint.roughness(timed)
         if not timed:
             return loss
@@ -232,7 +215,6 @@ class Canonical(nn.Module):
         return loss + _WEIGHT_OFFSET * self.deformation.size()
 
     def hold(self, first: float, last: float) -> None:
-        """Let times outside first..last be as the nearer of these two."""
         self.tint.hold(first, last)
         self.deformation.hold(first, last)
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .splat_torch import rotations
-from .splatting import GaussiansAt
+from .splat_torch import GaussiansAt, rotations
 
 # A Gaussian ends at this many standard deviations, where it has fallen to 1 %.
 _REACH = 3.0

@@ -5,32 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...cameras import Cameras
-from ...files import tensors_under
 from ..config import GaussiansConfig, settings_from_json, settings_to_json
 from ..dynerf.planes import PLANE_AXES, sample_planes
 from ..scene import Scene4D, no_object
 from .densities import gaussian_box, gaussian_colours, gaussian_densities, gaussian_motion
-from .splat_torch import rotations
-from .splatting import GaussiansAt, splat
+from .splat_torch import GaussiansAt, rotations
+from .splatting import splat
 
 # Initial values, whose products are about 1: with the usual small ones the decoder learns slowly.
 _INITIAL = (0.6, 1.4)
-
-
-class Offsets(NamedTuple):
-    """What a time changes."""
-
-    means: Tensor  # [N, 3] world units, added
-    rotations: Tensor  # [N, 3] the imaginary part of a quaternion of real part 1, turned by after the own
-    log_scales: Tensor  # [N, 3] added
-    opacities: Tensor  # [N] added to the logits, times a factor
 
 
 class Deformation(nn.Module):
@@ -61,11 +50,12 @@ class Deformation(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, points: Tensor, time: float) -> Offsets:
-        """Return the offsets of world points [N, 3] at a time in 0..1."""
-        outputs = self.head(self.trunk(self.features(points, time)))
-        means, rotations, log_scales, opacities = outputs.split([3, 3, 3, 1], dim=-1)
-        return Offsets(means, rotations, log_scales, opacities[:, 0])
+    def forward(self, points: Tensor, time: float) -> tuple[Tensor, ...]:
+        """Return what a time in 0..1 adds to means, log scales [N, 3 each] and logits of opacities [N, 1].
+
+        Second, after the means, comes the imaginary part [N, 3] of a quaternion of real part 1 to turn by.
+        """
+        return self.head(self.trunk(self.features(points, time))).split([3, 3, 3, 1], dim=-1)
 
     @torch.no_grad()
     def hold(self, first: float, last: float) -> None:
@@ -132,6 +122,7 @@ class Gaussians(Scene4D):
         super().__init__(cameras, fps, times)
         self.canonical, self.scale_limits, self.config = canonical, scale_limits, config
         self.deformation = Deformation(box, config, self.n_frames, generator)
+        self.parts = nn.ModuleDict({"canonical": canonical, "deformation": self.deformation})
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> Gaussians:
@@ -147,14 +138,9 @@ class Gaussians(Scene4D):
             header["times"],
             settings_from_json(GaussiansConfig, header["config"]),
         )
-        scene.load_state_dict(tensors)
-        return scene.to(device)
-
-    def to(self, device: torch.device | str) -> Gaussians:
-        """Return this scene, moved to a device."""
-        self.canonical.to(device)
-        self.deformation.to(device)
-        return self
+        scene.parts.load_state_dict(tensors)
+        scene.parts.to(device)
+        return scene
 
     def at_time(self, time: float | None) -> GaussiansAt:
         """Return the Gaussians at a time, about the origin, with gradients; None: before they move."""
@@ -162,11 +148,10 @@ class Gaussians(Scene4D):
         means, quats = own.means, F.normalize(own.quats, dim=-1)
         log_scales, opacities = own.log_scales, own.opacities
         if time is not None:
-            offsets = self.deformation(means, time)
-            means = means + offsets.means
-            quats = _turned(quats, offsets.rotations)
-            log_scales = log_scales + offsets.log_scales
-            opacities = opacities + self.config.fade * offsets.opacities
+            move, turn, growth, fading = self.deformation(means, time)
+            means, quats = means + move, _turned(quats, turn)
+            log_scales = log_scales + growth
+            opacities = opacities + self.config.fade * fading[:, 0]
         low, high = (math.log(limit) for limit in self.scale_limits)
         scales = log_scales.clamp(low, high).exp()
         return GaussiansAt(means, quats, scales, opacities.sigmoid(), own.colours.sigmoid())
@@ -204,19 +189,9 @@ class Gaussians(Scene4D):
         before, after = self.in_world(start), self.in_world(end)
         return gaussian_motion(before, after, points.to(before.means)).to(points)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return all parameters; `load_state_dict` reads them."""
-        parts = {"canonical": self.canonical, "deformation": self.deformation}
-        return {f"{part}.{key}": v for part in parts for key, v in parts[part].state_dict().items()}
-
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Take over all parameters from a `state_dict`; other keys are left alone."""
-        for part, module in (("canonical.", self.canonical), ("deformation.", self.deformation)):
-            module.load_state_dict(tensors_under(part, tensors))
-
     def _saved(self) -> tuple[dict[str, Tensor], dict]:
         config = settings_to_json(GaussiansConfig, self.config)
-        return self.state_dict(), {"config": config, "scale_limits": list(self.scale_limits)}
+        return self.parts.state_dict(), {"config": config, "scale_limits": list(self.scale_limits)}
 
     def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
         gaussians = self.in_world(time)
@@ -233,9 +208,9 @@ def _turned(quats: Tensor, rotation: Tensor) -> Tensor:
 
 def _see(gaussians: GaussiansAt, cameras: Cameras, view: int, size: int) -> Tensor:
     """Return colour, opacity, distance and normal that one camera sees, [size, size, 8]."""
-    picture = splat(*gaussians, cameras, view, size)
+    picture = splat(gaussians, cameras, view, size)
     outward = _outward(gaussians, cameras, view)
-    blended = splat(*gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
+    blended = splat(gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
     alpha = picture.alpha[..., None]
     # Where normals cancel out, the surface is taken to face the camera.
     towards = -cameras.rays(size, [view])[1][0].to(blended)

@@ -35,8 +35,8 @@ class Occupancy:
         low, high = self.box
         return (points - low) / (high - low) * 2 - 1
 
-    def contains(self, unit: Tensor, frames: Tensor) -> Tensor:
-        """Return whether points [N, 3] in -1..1 of the box lie in an occupied cell of their frame [N]."""
+    def contains(self, unit: Tensor, frames: Tensor | int) -> Tensor:
+        """Return whether points [N, 3] in -1..1 of the box lie in an occupied cell of their frames [N]."""
         n = self.cells.shape[-1]
         index = ((unit + 1) * (n / 2)).long()
         inside = ((index >= 0) & (index < n)).all(-1)
@@ -170,9 +170,3 @@ class HullDistance:
         inside = F.grid_sample(field, places, align_corners=False, padding_mode="border").flatten()
         outside = (unit.abs() - 1).clamp(min=0).sum(-1) * (field.shape[-1] / 2)
         return inside + outside
-
-    @torch.no_grad()
-    def contains(self, points: Tensor, frame: int) -> Tensor:
-        """Return whether world points [N, 3] lie in an occupied cell of a frame, [N] bool."""
-        frames = torch.full((len(points),), frame, device=points.device)
-        return self.hull.contains(self.hull.to_unit(points), frames)
