@@ -55,9 +55,9 @@ def views():
     return render_views(make_creature(10), CAMERAS, 4, 32)
 
 
-@pytest.fixture(scope="module")
-def fitted(views):
-    losses, states = [], {}
+@pytest.fixture(scope="module", params=["planes", "canonical"])
+def fitted(request, views):
+    losses, states, config = [], {}, replace(TINY, field=request.param)
 
     def listen(step, total, progress):
         assert total == 60
@@ -65,7 +65,7 @@ def fitted(views):
         if step in (7, 35):
             states[step] = progress.state()
 
-    return refine_scene(views, TINY, callback=listen), losses, states
+    return refine_scene(views, config, callback=listen), losses, states, config
 
 
 def same(first, second):
@@ -74,7 +74,7 @@ def same(first, second):
 
 
 def test_the_loss_falls_and_an_unseen_view_is_better_than_white(fitted):
-    scene, losses, _ = fitted
+    scene, losses, _, config = fitted
     assert [phase for phase, _ in losses] == ["static"] * 10 + ["dynamic"] * 50
     values = [loss for _, loss in losses]
     assert sum(values[-5:]) < 0.5 * sum(values[:5])
@@ -85,37 +85,42 @@ def test_the_loss_falls_and_an_unseen_view_is_better_than_white(fitted):
     pictures = [x[:, 1] for x in (rendering.rgb, truth.images, truth.masks)]
     ours, white = psnr(*pictures).mean(), psnr(torch.ones_like(pictures[0]), *pictures[1:]).mean()
     assert float(ours) > float(white) + 3
+    grids = [x for name, x in scene.field.named_parameters() if "deformation" in name]
+    assert bool(grids) == (config.field == "canonical") and all(grid.any() for grid in grids)
 
 
 def test_one_seed_gives_one_scene(views, fitted):
-    assert same(refine_scene(views, TINY), fitted[0])
-    assert not same(refine_scene(views, replace(TINY, seed=1)), fitted[0])
+    scene, _, _, config = fitted
+    assert same(refine_scene(views, config), scene)
+    assert not same(refine_scene(views, replace(config, seed=1)), scene)
 
 
 @pytest.mark.parametrize("step", [7, 35])
 def test_a_resumed_fit_gives_the_same_bits(views, fitted, step, tmp_path):
-    scene, _, states = fitted
+    scene, _, states, config = fitted
     states[step].save(tmp_path / "fit.safetensors")
     state = FitState.load(tmp_path / "fit.safetensors")
     heard = []
-    resumed = refine_scene(views, TINY, state=state, callback=lambda done, *_: heard.append(done))
+    resumed = refine_scene(views, config, state=state, callback=lambda done, *_: heard.append(done))
     assert heard[0] == step + 1 and same(resumed, scene)
     assert torch.equal(resumed.occupancy.cells, scene.occupancy.cells)
 
 
 def test_a_state_of_another_fit_is_refused(views, fitted):
-    state = fitted[2][7]
+    _, _, states, config = fitted
     with pytest.raises(ValueError, match="one of another fit, at step 7"):
-        refine_scene(views, replace(TINY, learning_rate_factor=0.5), state=state)
+        refine_scene(views, replace(config, learning_rate_factor=0.5), state=states[7])
     with pytest.raises(ValueError, match="one of another fit"):
-        refine_scene(replace(views, images=views.images * 0.9), TINY, state=state)
+        refine_scene(replace(views, images=views.images * 0.9), config, state=states[7])
 
 
-def test_frames_come_in_one_by_one_and_pictures_grow(views, monkeypatch):
+@pytest.mark.parametrize("backend", ["dynerf", "gaussians"])
+def test_frames_come_in_one_by_one_and_pictures_grow(views, monkeypatch, backend):
+    config = replace(TINY, steps_static=2, steps=4, progressive=True, backend=backend)
+    config = replace(config, gaussians=GaussiansConfig(count=200, features=4, plane_sizes=(8,)))
+    plain = refine_scene(views, config).render(CAMERAS, [0.0], 16)
     monkeypatch.setattr(schedule, "_COARSE_TO_FINE_FROM", 32)
-    plain = refine_scene(views, replace(TINY, steps_static=2, steps=4, progressive=True))
-    monkeypatch.undo()
-    assert not same(plain, refine_scene(views, replace(TINY, steps_static=2, steps=4, progressive=True)))
+    assert not torch.equal(refine_scene(views, config).render(CAMERAS, [0.0], 16).rgb, plain.rgb)
 
 
 def test_missing_masks_are_made_and_said(views, caplog):

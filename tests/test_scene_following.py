@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 
-from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.dynerf import dynerf_fit
+from sv4d2_core.scene.config import FieldConfig
 from sv4d2_core.scene.dynerf.following import Following
 from sv4d2_core.scene.dynerf.motion import FramePath, OffsetGrids, frame_shares, rotations_about
 from sv4d2_core.scene.dynerf.planes import Canonical, MovingPlanes, Planes
 from sv4d2_core.scene.dynerf.registration import hull_centres, hull_turns
 from sv4d2_core.scene.geometry.hull import Occupancy
-from sv4d2_core.scene.refine import refine_scene as whole_job
-from sv4d2_core.world.body import make_creature
-from sv4d2_core.world.render import render_views
 
-# The scenes are rendered at known cameras: nothing is estimated.
-refine_scene = partial(whole_job, input_elevation_deg=0.0)
-
-CONFIG = RefineConfig(
-    field="canonical", features=3, plane_sizes=(4, 8), hidden=16, samples=32, deformation_sizes=(3, 5)
-)
+CONFIG = FieldConfig(features=3, plane_sizes=(4, 8), hidden=16, deformation_sizes=(3, 5))
 BOX = torch.tensor([[-0.6, -0.3, -0.3], [0.6, 0.3, 0.3]])
 N_FRAMES = 5
 both_kinds = pytest.mark.parametrize("kind", [MovingPlanes, Canonical])
@@ -262,23 +250,6 @@ def test_regularisation_knows_statics_from_motion():
     disturb(field)
     assert float(field.field.regularisation(False).detach()) == pytest.approx(still)
     assert float(field.field.regularisation(True).detach()) > still + 1e-4
-
-
-def test_a_resumed_fit_gives_the_same_bits(monkeypatch):
-    monkeypatch.setattr(dynerf_fit, "_OCCUPANCY_EVERY", 3)
-    views = render_views(make_creature(10), Cameras.official("sv4d2"), 4, 32)
-    config = replace(CONFIG, rounds=0, steps_static=3, steps=5, rays_per_step=128, hull_size=16)
-    states = {}
-
-    def listen(step, total, progress):
-        states[step] = progress.state()
-
-    whole = refine_scene(views, config, callback=listen).field.state_dict()
-    for step in (2, 5):
-        resumed = refine_scene(views, config, state=states[step]).field.state_dict()
-        assert resumed.keys() == whole.keys()
-        assert all(torch.equal(resumed[key], whole[key]) for key in whole)
-    assert bool(whole["field.deformation.grids.0"].any()) and float(whole["field.deformation.share"]) == 1
 
 
 def test_only_an_object_that_moves_far_is_followed():

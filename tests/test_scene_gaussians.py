@@ -33,10 +33,6 @@ def early_moves():
         yield
 
 
-def step_of(number, timed, shrink=1):
-    return Step(number, 0, False, 1.0, shrink, timed, 3 if timed else 5, (0, 1, 2, 3))
-
-
 class Loop:
     """The least that fits: Adam over the groups, frames drawn at random."""
 
@@ -53,7 +49,8 @@ class Loop:
     def drawn(self):
         timed = self.step >= self.config.steps_static
         order = torch.randperm(4, generator=self.generator)[:2]
-        return step_of(self.step, timed), order if timed else torch.tensor([self.anchor])
+        step = Step(self.step, 0, False, 1.0, 1, timed, 3 if timed else 5, (0, 1, 2, 3))
+        return step, order if timed else torch.tensor([self.anchor])
 
     def run(self, steps):
         for _ in range(steps):
@@ -115,7 +112,9 @@ def test_a_restored_fit_goes_on_with_the_same_bits(views, monkeypatch):
     config = replace(TINY, steps_static=4)
     whole = Loop(views, config).run(9)
     held = whole.fit.tensors()
-    assert not same(held, Loop(views, replace(config, seed=1)).run(9).fit.tensors())
+    for seed in (0, 1):
+        again = Loop(views, replace(config, seed=seed)).run(9).fit.tensors()
+        assert same(again, held) == (seed == 0)
     other = Loop(views, config)
     other.fit.restore({key: value.clone() for key, value in held.items()})
     state = whole.optimizer.state_dict()
@@ -196,10 +195,8 @@ def test_pixels_without_weight_teach_no_colour(views):
     assert float(loop.fit.scene.canonical.means.grad.abs().max()) > 1e-4
 
 
-def test_small_pictures_come_first_when_asked_for_and_a_fit_that_diverged_says_so(views):
+def test_a_fit_that_diverged_says_so(views):
     loop = Loop(views)
-    small, full = (loop.fit.accumulate(step_of(0, False, n), torch.tensor([0])) for n in (2, 1))
-    assert small != full
     loop.fit.scene.canonical.means.data[3] = torch.nan
     assert math.isnan(loop.fit.accumulate(*loop.drawn()))
 

@@ -48,7 +48,7 @@ class DyNeRF(Scene4D):
         """Return the scene that `save` wrote."""
         grid = header["grid"]
         cells = np.unpackbits(tensors["cells"].numpy(), count=int(np.prod(grid))).reshape(grid)
-        occupancy = Occupancy(torch.from_numpy(cells).bool(), tensors["box"]).to(device)
+        occupancy = Occupancy(torch.from_numpy(cells).bool().to(device), tensors["box"].to(device))
         cameras = Cameras.from_json(header["cameras"])
         config = settings_from_json(FieldConfig, header["config"])
         scene = cls(occupancy, cameras, header["fps"], header["times"], config)

@@ -185,7 +185,11 @@ class GaussiansFit:
         ]
 
     def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
-        self._given, self._given_weights, self._size = views, weights, 0
+        assert views.masks is not None
+        self._cameras, self._size = views.cameras, views.images.shape[2]
+        self._images, self._masks, self._weights = (
+            x.to(self._device) for x in (views.images, views.masks, weights)
+        )
 
     def prepare(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Let new frames start from known ones; move dead Gaussians when it is time, find neighbours anew."""
@@ -209,15 +213,6 @@ class GaussiansFit:
 
     def accumulate(self, step: Step, frames: Tensor) -> float:
         """Add the gradients of one step to the parameters and return its loss, NaN where these diverged."""
-        size = self._given.images.shape[2] // step.shrink
-        if size != self._size:
-            views = self._given.resized(size)
-            assert views.masks is not None
-            weights = F.interpolate(self._given_weights.float(), (size, size), mode="area")
-            self._cameras, self._size = views.cameras, size
-            self._images, self._masks, self._weights = (
-                x.to(self._device) for x in (views.images, views.masks, weights)
-            )
         if not all(parameter.detach().sum().isfinite() for parameter in self.scene.canonical.parameters()):
             return math.nan
         pictures = self._pictures(frames, step.n_views)

@@ -26,10 +26,6 @@ class Occupancy:
     cells: Tensor  # [T, G, G, G] bool, axes z, y, x
     box: Tensor  # [2, 3] the lower and the upper corner, world units
 
-    def to(self, device: torch.device | str) -> Occupancy:
-        """Return the same on another device."""
-        return Occupancy(self.cells.to(device), self.box.to(device))
-
     def to_unit(self, points: Tensor) -> Tensor:
         """Return world points [..., 3] in the box's coordinates -1..1."""
         low, high = self.box
