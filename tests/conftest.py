@@ -120,12 +120,12 @@ class Goldens:
 
 
 @pytest.fixture(scope="session")
-def goldens() -> Goldens:
+def goldens():
     return Goldens()
 
 
 @pytest.fixture
-def close() -> Callable[..., None]:
+def close():
     """Return a comparison of two tensors by their largest absolute difference."""
 
     def compare(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
@@ -151,7 +151,7 @@ def tiny_config(variant: str) -> ModelConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(goldens: Goldens) -> Callable[[str], Model]:
+def tiny_model(goldens):
     """Return a maker of the goldens' tiny model, with the drawn weights, for a variant."""
 
     @functools.cache
@@ -176,7 +176,7 @@ def tiny_model(goldens: Goldens) -> Callable[[str], Model]:
 
 
 @pytest.fixture(scope="session")
-def official_layout() -> Callable[[Path], Path]:
+def official_layout():
     """Return a function that adds to a file the parts of official ones that nothing reads, or twice."""
 
     def add(path: Path) -> Path:
@@ -197,14 +197,14 @@ def official_layout() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def micro_checkpoint(tmp_path_factory):
     """Return a file of an untrained model with T = 3 and V = 2."""
     path = tmp_path_factory.mktemp("checkpoint") / "micro.safetensors"
     return _media.write_micro_checkpoint(path)
 
 
 @pytest.fixture(scope="session")
-def micro_model(micro_checkpoint: Path) -> Model:
+def micro_model(micro_checkpoint):
     return load_checkpoint(micro_checkpoint)
 
 
@@ -255,7 +255,7 @@ def training_config() -> ModelConfig:
 
 
 @pytest.fixture
-def drawn_text(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def drawn_text(monkeypatch):
     """Return the texts that matplotlib draws during the test."""
     words: list[str] = []
     draw = Text.draw

@@ -52,6 +52,15 @@ def inputs_of(node: Node) -> dict[str, tuple[Any, dict[str, Any], str]]:
     }
 
 
+def defaults(kind: str, **changes: Any) -> dict[str, Any]:
+    """Return the defaults of a node's required widgets in the oldest version, with changes."""
+    required = next(iter(read().values()))[kind]["input"]["required"].items()
+    options = {name: more[0] if more else {} for name, (_, *more) in required}
+    found = {name: one["default"] for name, one in options.items() if "default" in one}
+    firsts = {name: one["options"][0] for name, one in options.items() if one.get("options")}
+    return {**firsts, **found, **changes}
+
+
 def types_of(type_: Any) -> set[str]:
     """Return the types that a socket takes or gives; all kinds of choices are one."""
     if isinstance(type_, list) or type_ == "COMFY_DYNAMICCOMBO_V3":

@@ -334,6 +334,6 @@ def test_progress_outside_a_terminal_is_a_line_every_few_seconds(monkeypatch, ca
     with common.Progress("fitting") as progress:
         for step in range(1, 1001):
             now[0] += 0.02
-            progress.show(step, 1000, "loss 1")
+            progress(step, 1000, note="loss 1")
     assert 3 <= len(caplog.messages) <= 5
     assert caplog.messages[-1] == "fitting: 1000 of 1000 steps, loss 1"

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -162,12 +162,7 @@ def _or_skip(find: Callable[[], T]) -> T:
 
 
 class _Runs:
-    """Runs files of tests side by side, each in a process of its own that uses one thread.
-
-    Args:
-        environment: of the processes.
-        folder: where they run, and for their output.
-    """
+    """Runs files of tests side by side, each in a process of its own, in a folder that takes their output."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self._environment = environment
@@ -225,9 +220,7 @@ def needs(checkout: Path, file: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def results(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[tuple[Path, Path], Future[tuple[int, str]]]]:
+def results(request, tmp_path_factory):
     """Return exit code and output of all checkouts and files that were asked for and can run."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # What our own interpreter was given must not reach the host's.
@@ -249,12 +242,7 @@ def results(
 @pytest.mark.host
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 @pytest.mark.parametrize("checkout", CHECKOUTS, ids=version_of)
-def test_on_real_host(
-    checkout: Path,
-    file: Path,
-    results: dict[tuple[Path, Path], Future[tuple[int, str]]],
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_on_real_host(checkout, file, results, record_property):
     _or_skip(lambda: needs(checkout, file))
     code, output = results[checkout, file].result()
     lines = output.strip().splitlines()

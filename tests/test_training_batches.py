@@ -17,8 +17,7 @@ from sv4d2_core.diffusion.sampling import (
     guided_inputs,
     precondition,
 )
-from sv4d2_core.training.batches import DrawConfig, EncodedScene, ViewsBatch, draw_batch
-from sv4d2_core.training.scores import ViewsLoss
+from sv4d2_core.training.batches import DrawConfig, EncodedScene, ViewsBatch, ViewsLoss, draw_batch
 
 torch.set_num_threads(1)
 
@@ -87,7 +86,6 @@ def test_a_batch_follows_from_seed_and_step(config):
 
 
 def test_scenes_are_drawn_evenly(config):
-    numbers = []
     batch = draw_batch(lambda k: scene(number=k), 5, config, replace(DRAW, batch=400), 1, 0)
     numbers = (batch.frames[:, 0, 2, 0, 0]).int().bincount()
     assert len(numbers) == 5 and numbers.min() > 50
@@ -174,12 +172,10 @@ def test_noise_levels(config):
 
 
 def test_settings_out_of_range_are_refused():
-    for wrong in ({"mask_all": 1.1}, {"orbit_share": -0.1}, {"p_std": 0.0}, {"mask_view": float("nan")}):
-        with pytest.raises(ValueError, match=r"Expected shares in 0\.\.1 and p_std above 0"):
-            replace(DRAW, **wrong)
-    for wrong in ({"batch": 0}, {"n_frames": 0}):
-        with pytest.raises(ValueError, match="n_frames and batch of at least 1"):
-            replace(DRAW, **wrong)
+    shares = {"mask_all": 1.1, "orbit_share": -0.1, "mask_view": float("nan"), "drop_conditioning": 2.0}
+    for name, value in {**shares, "p_std": 0.0, "batch": 0, "n_frames": 0}.items():
+        with pytest.raises(ValueError, match=rf"Expected {name} [<>]=? [01]; got {value}"):
+            replace(DRAW, **{name: value})
 
 
 class Oracle(nn.Module):

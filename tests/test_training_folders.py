@@ -18,12 +18,7 @@ from PIL import Image
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.training.curation import CurationLimits
-from sv4d2_core.training.scenes import (
-    check_training_folder,
-    find_training_scenes,
-    read_training_scene,
-    wrong_cameras,
-)
+from sv4d2_core.training.scenes import FolderScenes, check_training_folder, wrong_cameras
 from sv4d2_core.video.foreground import near_white_masks
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views
@@ -90,29 +85,27 @@ def save(file: Path, levels: np.ndarray) -> None:
 
 
 def test_scenes_are_found_in_natural_order(written):
-    names = ["fox", "owl2", "owl10"]
-    assert [scene.name for scene in find_training_scenes(written)] == names
-    assert [scene.name for scene in check(written)] == names
-    assert find_training_scenes(written / "fox") == check(written / "fox") == [written / "fox"]
-    file = written / "fox/transforms.json"
-    assert find_training_scenes(file) == check(file) == [file]
+    assert [scene.name for scene in check(written)] == ["fox", "owl2", "owl10"]
+    for scene in (written / "fox", written / "fox/transforms.json"):
+        assert check(scene) == [scene]
 
 
 def test_both_kinds_of_scenes_are_read_alike(written, grid):
     expected = read_views(written / "owl10")
-    for scene in check(written):
-        read = read_training_scene(scene, SIZE)
+    scenes = tuple(check(written))
+    for index in range(3):
+        read = FolderScenes(scenes, SIZE).scene(index)
         assert torch.equal(read.images, expected.images) and torch.equal(read.masks, expected.masks)
         assert np.allclose(read.cameras.azimuths_deg, CAMERAS.azimuths_deg)
         assert np.allclose(read.cameras.elevations_deg, CAMERAS.elevations_deg)
-        small = read_training_scene(scene, 16)
+        small = FolderScenes(scenes, 16).scene(index)
         assert small.images.shape == (N_FRAMES, N_VIEWS + 1, 16, 16, 3) and small.masks is not None
 
 
 def test_views_without_masks_get_them(tmp_path, grid):
     latents = torch.zeros(N_FRAMES, N_VIEWS, 4, 4, 4)
     write_views(tmp_path / "bare", replace(grid, masks=None, latents=latents), save_latents=True)
-    read = read_training_scene(tmp_path / "bare", SIZE)
+    read = FolderScenes((tmp_path / "bare",), SIZE).scene(0)
     assert read.masks is not None and read.latents is None
     assert torch.equal(read.masks, near_white_masks(read.images)) and 0 < float(read.masks.mean()) < 1
 
@@ -131,7 +124,6 @@ def test_nothing_there(tmp_path):
         check(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"got nothing in it\. Give the folder that holds your renders"):
         check(tmp_path)
-    assert find_training_scenes(tmp_path) == []
     (tmp_path / "clip.txt").write_text("x")
     with pytest.raises(ValueError, match=r"got 1 entries, no scene among them"):
         check(tmp_path)
@@ -142,11 +134,6 @@ NAN = float("nan")
 
 def matrix(content, frame):
     return content["frames"][frame]["transform_matrix"]
-
-
-def aim_elsewhere(content):
-    for frame in content["frames"]:
-        frame["transform_matrix"][0][3] += 1.0
 
 
 def scaled(content):
@@ -182,25 +169,11 @@ def one_view_gone(content):
 
 CAMERA_POISONS = {
     "NaN": (lambda c: matrix(c, 4)[0].__setitem__(3, NAN), r"transform_matrix of frame 4 .* has 1 NaN"),
-    "past the origin": (aim_elsewhere, r"look at the origin .*frame \d .* looks \d+\.\d+ degrees past it"),
     "no rotation": (scaled, r"axes of length 1 .*frame [147] .* off by 0\.44"),
     "same angles": (nearly_the_same, r"views 0 and 1 are 0\.049\d degrees apart"),
     "other lens": (lens(80), r"field of view of about 33\.8 degrees \(10 to 51\).*got 80\."),
-    "two lenses": (
-        lambda c: c["frames"][5].update(fl_x=20.0, fl_y=20.0, camera_angle_x=1.3494818),
-        r"one field of view for all frames .*got 33\.8 degrees .* and 77\.3\d? for frame 5",
-    ),
-    "a gap": (
-        lambda c: c["frames"].pop(4),
-        r"3 cameras x 3 times .*got 8 of 9 pictures.*view 1 at time 0\.5",
-    ),
     "a view missing": (one_view_gone, r"at least 3 cameras .* model's 2 novel views\); got 2\."),
     "one frame": (one_time, r"at least 2 frames; got 1\."),
-    "no frames": (lambda c: c.update(frames=[]), r"list of at least one frame"),
-    "outside": (
-        lambda c: c["frames"][3].update(file_path="../owl2/frames/view_00/00001"),
-        r"frame 3 .* leads out of it",
-    ),
 }
 
 
@@ -260,24 +233,21 @@ def test_all_damaged_pictures_are_named(root, name):
     assert all(line.startswith(f"{name}: ") for line in lines)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_pictures_of_floats_with_nan_are_named(root, value):
+def test_pictures_of_floats_with_nan_are_named(root):
     levels = np.full((SIZE, SIZE), 0.5, np.float32)
-    levels[3, 4:6] = value
+    levels[3, 4:6] = np.nan, np.inf
     save(root / "fox/frames/view_01/00002.tiff", levels)
     transforms(root, lambda c: c["frames"][7].update(file_path="frames/view_01/00002.tiff"))
     (line,) = refusal(root)
     assert re.search(r"^fox: .*view_01/00002\.tiff.* got 2 NaN or infinite values of 1024", line), line
 
 
-@pytest.mark.parametrize("suffix", [".exr", ".npz"])
-def test_other_kinds_of_pictures_are_refused(root, suffix):
+def test_other_kinds_of_pictures_are_refused(root):
     """FFmpeg decodes OpenEXR and takes NaN for black."""
-    np.savez(root / "fox/frames/view_01/odd.npz", np.full((SIZE, SIZE, 3), np.nan))
-    (root / "fox/frames/view_01/odd.npz").rename(root / f"fox/frames/view_01/odd{suffix}")
-    transforms(root, lambda c: c["frames"][7].update(file_path=f"frames/view_01/odd{suffix}"))
+    (root / "fox/frames/view_01/odd.exr").write_bytes(b"v/1")
+    transforms(root, lambda c: c["frames"][7].update(file_path="frames/view_01/odd.exr"))
     lines = refusal(root)
-    assert re.search(rf"^fox: .*1 of 9 frames are of another kind, .*view_01/odd{suffix}\.", lines[0]), lines
+    assert re.search(r"^fox: .*1 of 9 frames are of another kind, .*view_01/odd\.exr\.", lines[0]), lines
 
 
 @pytest.mark.parametrize("name", ["fox", "owl10"])

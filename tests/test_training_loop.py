@@ -15,10 +15,16 @@ from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.files import read_tensors
-from sv4d2_core.training.batches import DrawConfig, ViewsBatch
-from sv4d2_core.training.loop import LoopConfig, Progress, TrainingDiverged, train
-from sv4d2_core.training.recipe import DTYPES, Phase, Recipe, prepare_for_training, train_phase
-from sv4d2_core.training.scores import ViewsLoss, initialise
+from sv4d2_core.training.batches import DrawConfig, ViewsBatch, ViewsLoss
+from sv4d2_core.training.loop import LoopConfig, Progress, train
+from sv4d2_core.training.recipe import (
+    DTYPES,
+    Phase,
+    Recipe,
+    initialise,
+    prepare_for_training,
+    train_phase,
+)
 from sv4d2_core.training.weights import Weights, add_lora
 
 torch.set_num_threads(1)
@@ -121,15 +127,15 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(tmp_path, config):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_the_training(bad):
-    message = rf"diverged: in step 3 the loss is {bad}\..*lower learning rate \(it is 0.01\)"
-    with pytest.raises(TrainingDiverged, match=message):
+    message = rf"diverged: in step 3 the loss is {bad}\. .*lower learning rate \(it is 0.01\)"
+    with pytest.raises(ValueError, match=message):
         train(Line(), lambda step: bad if step == 3 else 1.0, FAST)
 
 
 def test_gradients_that_are_no_numbers_stop_the_training_before_they_harm():
     network = Line()
     network.bias.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(TrainingDiverged, match="in step 0 the gradient's length is (inf|nan)"):
+    with pytest.raises(ValueError, match="in step 0 the gradient's length is (inf|nan)"):
         train(network, lambda _: 1.0, FAST)
     assert torch.equal(network.bias, torch.full((3,), 2.0))
 
@@ -206,21 +212,17 @@ def test_matrices_alone_decay():
     assert torch.equal(network.bias, torch.full((3,), 2.0))
 
 
-def test_gradients_that_are_no_numbers_change_nothing():
-    weights = Weights(network := Line(), torch.float32, 0.1, 0.5)
-    (network(1.0) * math.inf).backward()
-    assert not math.isfinite(weights.step(0, 0.1, 1.0))
-    assert torch.equal(network.bias, torch.full((3,), 2.0)) and network.bias.grad is None
-
-
 def gradients(network: ViewsLoss, batch: ViewsBatch) -> dict[str, Tensor]:
     network.zero_grad(set_to_none=True)
     network(batch).backward()
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(config, close):
+@pytest.mark.parametrize("rank", [0, 2])
+def test_gradient_checkpointing_gives_the_same_gradients(config, close, rank):
     network, batch, passes = views_loss(config), views_batch(config), []
+    if rank:
+        add_lora(network.unet, rank)
     for module in network.modules():
         if isinstance(module, ResBlock):
             module.register_forward_pre_hook(lambda *_: passes.append(1))
@@ -262,9 +264,8 @@ def test_what_is_trained_is_what_gets_a_gradient(config, n_frames, rank):
     network = views_loss(config)
     network.requires_grad_(False)
     if rank:
-        add_lora(network.unet, rank, rank)
-    phase = Phase("any", FAST, DrawConfig(n_frames=n_frames, batch=1))
-    prepare_for_training(network.unet, phase, Recipe())
+        add_lora(network.unet, rank)
+    prepare_for_training(network.unet, mixes_frames=n_frames > 1, recomputes=False)
     batch = views_batch(config)
     if n_frames == 1:
         first = {name: getattr(batch, name)[:, :1] for name in ("clean", "noise", "tokens", "frames")}
@@ -294,4 +295,4 @@ def test_two_pictures_in_bf16_on_a_cpu_are_refused(training_config):
     model = Model(config, UNet(config.unet), *([None] * 4))
     phase = Phase("static", LoopConfig(steps=1), DrawConfig(n_frames=1, batch=1))
     with pytest.raises(ValueError, match="fp32 for samples of 2 pictures"):
-        train_phase(phase, Recipe(model=config), model, None, fingerprint="")
+        train_phase(phase, Recipe(model=config), model, None)

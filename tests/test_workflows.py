@@ -231,6 +231,16 @@ def test_workflow_opens_as_an_app(number):
         assert socket["link"] is None
 
 
+@pytest.mark.parametrize("version", RECORDED)
+def test_every_node_explains_itself(version):
+    for name, node in recorded_schemas.ours(RECORDED[version]).items():
+        assert node["display_name"].startswith("SV4D2 ") and node["category"].startswith("SV4D2/"), name
+        assert len(node["description"]) > 80 and node["python_module"] == "custom_nodes.sv4d2", name
+        texts = {widget: one["tooltip"] for widget, (_, one, _) in recorded_schemas.inputs_of(node).items()}
+        texts |= dict(zip(node["output_name"], node["output_tooltips"], strict=True))
+        assert not [name for name, text in texts.items() if len(text) <= 15], name
+
+
 def test_committed_prompts_use_every_node_of_ours():
     used = {
         node["class_type"]

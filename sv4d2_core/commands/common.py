@@ -177,9 +177,9 @@ def listed_times(args: argparse.Namespace) -> tuple[float, ...] | None:
     """Return the times of --times or --frames; None where neither is given."""
     if args.times is not None and args.frames is not None:
         raise ValueError("Give either --times or --frames, not both.")
-    if args.frames is None:
-        return None if args.times is None else tuple(args.times)
-    return even_times(args.frames)
+    if args.frames is not None:
+        return even_times(args.frames)
+    return None if args.times is None else tuple(args.times)
 
 
 def options_of(args: argparse.Namespace) -> dict[str, object]:
@@ -251,12 +251,8 @@ class Progress:
     def __exit__(self, *_exception: object) -> None:
         self._bar.close()
 
-    def __call__(self, done: int, total: int, _preview: object = None) -> None:
-        """Show that ``done`` of ``total`` steps are done."""
-        self.show(done, total)
-
-    def show(self, done: int, total: int, note: str = "") -> None:
-        """Show it with a note on how the job goes."""
+    def __call__(self, done: int, total: int, _preview: object = None, note: str = "") -> None:
+        """Show that ``done`` of ``total`` steps are done, with a note on how the job goes."""
         self._bar.total = total
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)

@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meshes = options.group("meshes")
     meshes.value("--faces", at_least(4), "triangles at most", default.faces)
     meshes.value("--resolution", at_least(16), "steps of the grid along the object", default.resolution)
-    text = "iterations of Taubin's filter; 0: none"
-    meshes.value("--smoothing", at_least(0), text, default.smoothing)
+    meshes.value("--smoothing", at_least(0), "iterations of Taubin's filter; 0: none", default.smoothing)
     meshes.value("--texture", at_least(64), "glb: bake a texture of N x N (needs xatlas)")
 
     pictures = options.group("pictures")

@@ -68,8 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     networks = options.group("networks (local files; nothing is downloaded)")
     networks.value("--lpips", Path, "LPIPS weights, for LPIPS", metavar="FILE")
-    text = "an SV4D 2.0 checkpoint or CLIP vision file, for CLIP-S"
-    networks.value("--clip", Path, text, metavar="FILE")
+    networks.value("--clip", Path, "an SV4D 2.0 checkpoint or CLIP vision file, for CLIP-S", metavar="FILE")
     networks.value("--i3d", Path, "i3d_torchscript.pt, for FVD", metavar="FILE")
     networks.device()
     text = "share of the covariances of Frechet distances that is replaced, 0 to 1"

@@ -51,8 +51,7 @@ _SAVE_EVERY_S = 60.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     options = Options(parser)
-    text = "a folder of `sv4d2 views`, or a D-NeRF style data set"
-    options.value("views", str, text, metavar="VIEWS")
+    options.value("views", str, "a folder of `sv4d2 views`, or a D-NeRF style data set", metavar="VIEWS")
     options.output("SCENE.safetensors to write", "FILE", "FILE")
     options.choice("--backend", ("dynerf", "gaussians"), "dynerf", "what the scene is made of")
     options.choice(
@@ -100,7 +99,7 @@ class _Watch:
     saved: float = field(default_factory=time.monotonic)
 
     def __call__(self, step: int, total: int, progress: FitProgress) -> None:
-        self.shown.show(step, total, f"{progress.phase}, loss {progress.loss:.4f}")
+        self.shown(step, total, note=f"{progress.phase}, loss {progress.loss:.4f}")
         self.latest = progress
         if time.monotonic() - self.saved > _SAVE_EVERY_S:
             self.save()

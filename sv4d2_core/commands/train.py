@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ..cameras import Cameras
 from ..data.reader import find_scenes
 from ..diffusion.config import VIEW_MIXINGS, ModelConfig
 from ..diffusion.layout import read_config
-from ..diffusion.model import Model
+from ..diffusion.model import Backend, Model
+from ..diffusion.novel_views import sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..export.plots import loss_plot
 from ..files import exclusive
@@ -24,8 +29,14 @@ from ..training.loop import LoopConfig, any_process, is_first_process, process_g
 from ..training.loop import Progress as TrainingProgress
 from ..training.recipe import DTYPES, TINY, Phase, Recipe
 from ..training.run import OutOfTime, TrainingRun
-from ..training.scenes import FolderScenes, ProceduralScenes, SceneStore, check_training_folder
-from ..training.scores import sample_sheet
+from ..training.scenes import (
+    FolderScenes,
+    ProceduralScenes,
+    SceneStore,
+    check_training_folder,
+    held_out_views,
+)
+from ..video.pictures import to_bytes
 from .common import (
     Options,
     Progress,
@@ -61,23 +72,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.value("--data", Path, text, metavar="DIR")
     text = "fine-tune this checkpoint, or tiny (default: a small one, from scratch)"
     options.value("--base", checkpoint_file, text, metavar="FILE")
-    text = "with --base: train a LoRA on the attention alone"
-    options.value("--lora", at_least(1), text, metavar="RANK")
+    options.value("--lora", at_least(1), "with --base: train a LoRA on the attention alone", metavar="RANK")
     options.value("--minutes", positive_number, "stop after N minutes, to go on later")
     options.device()
     options.value("--seed", at_least(0), "of everything", 0)
-    text = "minutes between two sample pictures"
-    options.value("--sample-every", positive_number, text, 10.0, "MIN")
+    options.value("--sample-every", positive_number, "minutes between two sample pictures", 10.0, "MIN")
 
     data = options.group("data")
     data.value("--scenes", at_least(1), "procedural scenes to draw from", _FROM_SCRATCH.n_scenes)
     data.value("--workers", at_least(0), "processes that render scenes ahead", 1)
     text = "share of samples on the official orbit around their input, else any cameras (default 0.95)"
     data.value("--orbit-share", float, text, metavar="X")
-    text = "share of samples without reference views (default 0.5)"
-    data.value("--mask-all", float, text, metavar="X")
-    text = "share of missing reference views elsewhere (default 0.15)"
-    data.value("--mask-view", float, text, metavar="X")
+    data.value("--mask-all", float, "share of samples without reference views (default 0.5)", metavar="X")
+    data.value("--mask-view", float, "share of missing reference views elsewhere (default 0.15)", metavar="X")
     text = "mean of the logarithm of the noise level (default 2; 1 with --base)"
     data.value("--p-mean", float, text, metavar="X")
     data.value("--p-std", positive_number, "its deviation (default 1.8; 1.6)", metavar="X")
@@ -97,10 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{_FINE_TUNING_RATE:g} with --base, {_LORA_RATE:g} with --lora)"
     )
     training.value("--learning-rate", positive_number, text, metavar="X")
-    text = "of the UNet's arithmetic"
-    training.choice("--dtype", DTYPES, _FROM_SCRATCH.dtype, text)
-    text = "compute activations twice, in much less memory"
-    training.flag("--checkpointing", text)
+    training.choice("--dtype", DTYPES, _FROM_SCRATCH.dtype, "of the UNet's arithmetic")
+    training.flag("--checkpointing", "compute activations twice, in much less memory")
     text = "how views attend to each other (default: the model's own)"
     training.choice("--view-mixing", VIEW_MIXINGS, help=text)
 
@@ -217,7 +222,8 @@ class _Watch:
             if stage not in self.shown:
                 self.shown[stage] = Progress(stage, done=progress.step - 1)
             recent = progress.losses[-50:]
-            self.shown[stage].show(progress.step, progress.total, f"loss {sum(recent) / len(recent):.4f}")
+            note = f"loss {sum(recent) / len(recent):.4f}"
+            self.shown[stage](progress.step, progress.total, note=note)
             self._draw(stage, progress, model)
         # A process that stopped alone would leave the others waiting for its gradients.
         if any_process(self._is_interrupted()):
@@ -243,16 +249,40 @@ class _Watch:
             self.sampled = time.monotonic()
 
 
-_LIMITS = {
-    "least_frames": "fewest frames",
-    "least_cover": "least share of every picture that the object covers",
-    "largest_cut": "greatest length along which the border cuts the object, in sides of the picture",
-    "largest_dark": "largest share of the object that is nearly black",
-    "largest_blown": "largest share of the object that is nearly white",
-    "least_motion": "least change of the object's pixels between two key frames, 0 to 1; 0 keeps still clips",
-    "largest_rescaling": "largest change of size that all views share; 0.1 is about 10 %%",
-    "largest_zoom": "largest enlargement to make the object fill the picture",
-}
+# Small pictures are shown at about this size.
+_SHOWN, _GAP, _TEXT, _LABELS = 96, 6, 13, 64
+
+
+def sample_sheet(model: Backend, objects: Sequence[int], *, steps: int = 20, seed: int = 0) -> Image.Image:
+    """Return a picture of held-out objects: per object a row of true views and one of what a model makes.
+
+    A row is all views of the first frame, then of the last.
+
+    Args:
+        model: makes the views.
+        objects: numbers of held-out objects.
+        steps: of the sampler.
+        seed: of the noise.
+    """
+    config, rows = model.config, []
+    for number in objects:
+        true = held_out_views(number, config.n_frames, Cameras.default(config.n_views), config.size)
+        made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=seed)
+        for word, grid in (("true", true), ("made", made)):
+            rows.append((word, torch.cat([view for frame in (0, -1) for view in grid.images[frame]], dim=1)))
+    cell = max(1, round(_SHOWN / config.size))
+    height, width = config.size * cell, rows[0][1].shape[1] * cell
+    sheet = Image.new("RGB", (_LABELS + width + _GAP, _GAP + len(rows) * (height + _GAP)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT)
+    for k, (word, row) in enumerate(rows):
+        y = _GAP + k * (height + _GAP)
+        draw.text((_GAP, y + height // 2), word, "black", font, anchor="lm")
+        picture = Image.fromarray(to_bytes(row)).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(picture, (_LABELS, y))
+        if word == "made":
+            y += height + _GAP // 2
+            draw.line((0, y, sheet.width, y), (222, 222, 222))
+    return sheet
 
 
 def add_curate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -266,7 +296,8 @@ def add_curate_arguments(parser: argparse.ArgumentParser) -> None:
     limits = options.group("limits, beyond which a clip is rejected")
     for limit in fields(CurationLimits):
         kind = at_least(1) if limit.name == "least_frames" else float
-        limits.value(f"--{limit.name.replace('_', '-')}", kind, _LIMITS[limit.name], limit.default, "X")
+        text = limit.metadata["help"].replace("%", "%%")
+        limits.value(f"--{limit.name.replace('_', '-')}", kind, text, limit.default, "X")
 
 
 def run_curate(args: argparse.Namespace) -> int:

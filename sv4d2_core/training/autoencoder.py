@@ -1,4 +1,4 @@
-"""The losses that train an autoencoder and an image tower of their own, and what inference takes of them.
+"""Trains an autoencoder and an image tower from scratch.
 
 The latents are put to mean 0 and variance 1 per channel afterwards, by the encoder's last and the decoder's
 first convolution, so that ``scale_factor`` is 1 and ``sigma_data`` of the diffusion model holds.
@@ -6,13 +6,22 @@ first convolution, so that ``scale_factor`` is 1 and ``sigma_data`` of the diffu
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..cameras import Cameras
 from ..diffusion.clip import CLIPVision
 from ..diffusion.config import ModelConfig
+from ..diffusion.model import Model
+from ..diffusion.sampling import to_network_images
+from ..diffusion.unet import UNet
 from ..diffusion.vae import VAEDecoder, VAEEncoder
+from ..files import seed_of
+from .loop import rank_and_size, train
+from .recipe import Recipe, initialise
 
 _KL_WEIGHT = 1e-5
 # The latents' noise at first: more would drown what the encoder has to say before it has learnt to speak up.
@@ -53,13 +62,14 @@ class AutoencoderLoss(nn.Module):
         mean, log_variance = moments.chunk(2, dim=1)
         log_variance = log_variance.clamp(-20, 5)
         latents = mean + noise * (0.5 * log_variance).exp()
-        decoded = self.decoder(latents)
+        error = self.decoder(latents) - images
+        squares = _colour_weighted(F.avg_pool2d(error, _COLOUR_PATCH)).square().mean()
         small = F.adaptive_avg_pool2d(images, latents.shape[-2:])
         preview = _colour_weighted(self.to_preview(latents) - small).square().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         thumbnail = F.adaptive_avg_pool2d(images, _THUMBNAIL).flatten(1)
         return (
-            _picture_loss(decoded, images)
+            (error.abs().mean() + _SQUARES_WEIGHT * squares)
             + _KL_WEIGHT * divergence
             + _PREVIEW_WEIGHT * preview
             + F.mse_loss(self.to_thumbnail(self.tower(images)), thumbnail)
@@ -81,12 +91,6 @@ class DecoderLoss(nn.Module):
             latents = self.encoder(images)
         error = self.decoder(latents) - images
         return error.abs().mean() + _SQUARES_WEIGHT * error.square().mean()
-
-
-def _picture_loss(x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean distance of pictures and the mean square of that of their brightness and colours."""
-    squares = _colour_weighted(F.avg_pool2d(x - y, _COLOUR_PATCH)).square().mean()
-    return (x - y).abs().mean() + _SQUARES_WEIGHT * squares
 
 
 def _colour_weighted(x: Tensor) -> Tensor:
@@ -115,3 +119,67 @@ def normalise_latents(encoder: VAEEncoder, decoder: VAEDecoder, images: Tensor) 
     weight = decoder.conv_in.weight
     decoder.conv_in.bias += torch.einsum("oikl,i->o", weight, mean)
     weight *= std[None, :, None, None]
+
+
+ReadScene = Callable[[int], tuple[Tensor, Cameras]]
+_PICTURES_PER_SCENE = 4
+_SCENES_AT_START, _SCENES_PER_STEP = 64, 2
+_PICTURES_FOR_STATISTICS = 512
+
+
+def train_autoencoder(
+    recipe: Recipe, read: ReadScene, device: torch.device, run: Callable[..., list[float]] = train
+) -> Model:
+    """Return a model with a trained autoencoder and image tower, and a UNet that was never trained.
+
+    ``read`` gives pictures [F, C, H, W, 3] uint8 and cameras of a scene; ``run`` is called as `train`.
+    """
+    torch.manual_seed(recipe.seed)
+    network = AutoencoderLoss(recipe.model).to(device)
+    unet = UNet(recipe.model.unet).to(device)
+    initialise(unet)
+
+    def batches(step: int) -> tuple[Tensor, Tensor]:
+        # Scenes are still being made when training starts.
+        n_scenes = min(recipe.n_scenes, _SCENES_AT_START + _SCENES_PER_STEP * step)
+        return _picture_batch(recipe, read, n_scenes, "autoencoder", step, device)
+
+    run(network, batches, recipe.autoencoder)
+    network.requires_grad_(False).eval()
+    sample = [
+        _picture_batch(recipe, read, recipe.n_scenes, "statistics", k, device)[0]
+        for k in range(-(-_PICTURES_FOR_STATISTICS // recipe.autoencoder_batch))
+    ]
+    normalise_latents(network.encoder, network.decoder, torch.cat(sample))
+    encoder = network.encoder
+    return Model(recipe.model, unet, encoder, encoder, network.decoder, network.tower)
+
+
+def train_decoder(
+    recipe: Recipe, model: Model, read: ReadScene, run: Callable[..., list[float]] = train
+) -> None:
+    """Train the decoder of a model in place, on the latents of its encoder as they are; see above."""
+    device = next(model.decoder.parameters()).device
+
+    def batches(step: int) -> tuple[Tensor, Tensor]:
+        return _picture_batch(recipe, read, recipe.n_scenes, "decoder", step, device)
+
+    run(DecoderLoss(model.frame_encoder, model.decoder), batches, recipe.decoder)
+    model.decoder.requires_grad_(False).eval()
+
+
+def _picture_batch(
+    recipe: Recipe, read: ReadScene, n_scenes: int, purpose: str, step: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return pictures [N, 3, H, W] in -1..1 of a few of the scenes, and noise for their latents."""
+    rank, size = rank_and_size()
+    dice = torch.Generator("cpu").manual_seed(seed_of(purpose, recipe.seed, step, rank, size))
+    pictures = []
+    for _ in range(-(-recipe.autoencoder_batch // (_PICTURES_PER_SCENE * size))):
+        images = read(int(torch.randint(n_scenes, (), generator=dice)))[0].flatten(0, 1)
+        pictures.append(images[torch.randperm(len(images), generator=dice)[:_PICTURES_PER_SCENE]])
+    images = to_network_images(torch.cat(pictures).float() / 255)
+    model = recipe.model
+    side = images.shape[-1] // model.latent_factor
+    noise = torch.randn(len(images), model.vae.latent_channels, side, side, generator=dice)
+    return images.to(device), noise.to(device)

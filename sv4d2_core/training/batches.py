@@ -1,116 +1,78 @@
-"""What the diffusion model is trained on in one step: windows of views, their conditioning, their noise.
+"""What the diffusion model is trained on in one step, and the loss: windows of views under noise.
 
 Everything follows from the seed and the number of the step, so a resumed training sees the same batches.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
 from einops import rearrange, repeat
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cameras import Cameras
 from ..diffusion.config import ModelConfig
 from ..diffusion.model import Model
-from ..diffusion.sampling import camera_vectors
+from ..diffusion.sampling import camera_vectors, precondition
+from ..diffusion.unet import UNet
 from ..files import read_tensors, seed_of, write_tensors
+from ..scene.config import Settings, setting
 
 _FORMAT = "sv4d2.encoded_scene"
 
 
 @dataclass(frozen=True)
 class EncodedScene:
-    """F moments of an object from C cameras.
+    """F moments of an object from C cameras."""
 
-    Args:
-        latents: [F, C, 4, h, w] float16, unscaled.
-        tokens: [F, C, D] float16 image embeddings.
-        references: [F, C, 4, h, w] float16, the same for use as reference views, where these have an encoder
-            of their own; else None.
-        elevations_deg: [C] relative to the first camera.
-        azimuths_deg: [C] relative to the first camera.
-    """
-
-    latents: Tensor
-    tokens: Tensor
-    references: Tensor | None
-    elevations_deg: tuple[float, ...]
-    azimuths_deg: tuple[float, ...]
-
-    @property
-    def n_frames(self) -> int:
-        """F."""
-        return self.latents.shape[0]
-
-    @property
-    def n_cameras(self) -> int:
-        """C."""
-        return self.latents.shape[1]
+    latents: Tensor  # [F, C, 4, h, w] float16, unscaled
+    tokens: Tensor  # [F, C, D] float16 image embeddings
+    references: Tensor | None  # [F, C, 4, h, w] of the reference views' own encoder, if any
+    elevations_deg: tuple[float, ...]  # [C]
+    azimuths_deg: tuple[float, ...]  # [C]
 
 
-def encode_scene(model: Model, images: Tensor, cameras: Cameras) -> EncodedScene:
-    """Return a scene of pictures [F, C, H, W, 3] uint8, encoded in the model's precision."""
-    flat = images.flatten(0, 1).float() / 255
-    shape = tuple(images.shape[:2])
-    references = None
-    if model.view_encoder is not model.frame_encoder:
-        references = model.encode(flat, role="views").half().unflatten(0, shape)
-    return EncodedScene(
-        model.encode(flat, role="frames").half().unflatten(0, shape),
-        model.embed(flat).half().unflatten(0, shape),
-        references,
-        cameras.elevations_deg,
-        cameras.azimuths_deg,
-    )
-
-
+@dataclass(frozen=True)
 class EncodedScenes:
-    """Encoded scenes by their number, kept in memory and in a folder.
+    """Encoded scenes by their number, kept in memory and in a folder of this model's.
 
-    Args:
-        model: encodes.
-        read: returns pictures [F, C, H, W, 3] uint8 and cameras of a scene.
-        folder: holds what has been encoded with this model; None keeps it in memory only.
+    ``read`` returns pictures [F, C, H, W, 3] uint8 and cameras of a scene.
     """
 
-    def __init__(
-        self, model: Model, read: Callable[[int], tuple[Tensor, Cameras]], folder: Path | None
-    ) -> None:
-        self._model = model
-        self._read = read
-        self._folder = folder
-        self._scenes: dict[int, EncodedScene] = {}
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+    model: Model
+    read: Callable[[int], tuple[Tensor, Cameras]]
+    folder: Path
+    _scenes: dict[int, EncodedScene] = field(default_factory=dict)
 
     def __call__(self, index: int) -> EncodedScene:
         """Return a scene, encoded now if it was not before."""
         if index not in self._scenes:
-            self._scenes[index] = self._kept(index)
+            file = self.folder / f"{index:08d}.safetensors"
+            if not file.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._encode(index, file)
+            tensors, angles = read_tensors(file, _FORMAT)
+            self._scenes[index] = EncodedScene(
+                tensors["latents"],
+                tensors["tokens"],
+                tensors.get("references"),
+                tuple(angles["elevations_deg"]),
+                tuple(angles["azimuths_deg"]),
+            )
         return self._scenes[index]
 
-    def _kept(self, index: int) -> EncodedScene:
-        if self._folder is None:
-            return encode_scene(self._model, *self._read(index))
-        file = self._folder / f"{index:08d}.safetensors"
-        if not file.exists():
-            scene = encode_scene(self._model, *self._read(index))
-            angles = {"elevations_deg": scene.elevations_deg, "azimuths_deg": scene.azimuths_deg}
-            encoded = {"latents": scene.latents, "tokens": scene.tokens, "references": scene.references}
-            write_tensors(file, _FORMAT, {k: x for k, x in encoded.items() if x is not None}, angles)
-        tensors, header = read_tensors(file, _FORMAT)
-        return EncodedScene(
-            tensors["latents"],
-            tensors["tokens"],
-            tensors.get("references"),
-            tuple(header["elevations_deg"]),
-            tuple(header["azimuths_deg"]),
-        )
+    def _encode(self, index: int, file: Path) -> None:
+        images, cameras = self.read(index)
+        flat, model = images.flatten(0, 1).float() / 255, self.model
+        encoded = {"latents": model.encode(flat, role="frames"), "tokens": model.embed(flat)}
+        if model.view_encoder is not model.frame_encoder:
+            encoded["references"] = model.encode(flat, role="views")
+        tensors = {key: x.half().unflatten(0, images.shape[:2]) for key, x in encoded.items()}
+        angles = {"elevations_deg": cameras.elevations_deg, "azimuths_deg": cameras.azimuths_deg}
+        write_tensors(file, _FORMAT, tensors, angles)
 
 
 # A camera counts as one of the official orbit when it is this close to it.
@@ -118,58 +80,37 @@ _SAME_ANGLE_DEG = 1.0
 
 
 @dataclass(frozen=True)
-class DrawConfig:
-    """How samples are drawn.
+class DrawConfig(Settings):
+    """How samples are drawn. Raises ValueError for a field out of its range."""
 
-    Args:
-        n_frames: T of a sample; 1 for static 3D.
-        batch: samples per step, over all processes.
-        orbit_share: share of the samples with the official orbit around their input, where the cameras are
-            there; the others have any cameras.
-        mask_all: share of the samples without reference views, as the first window of a clip is.
-        mask_view: share of the single reference views that are missing in the other samples.
-        drop_conditioning: share of the samples without any conditioning but the cameras, for guidance.
-        p_mean, p_std: the logarithm of the noise level is normal with this mean and deviation.
-    """
-
-    n_frames: int
-    batch: int
-    orbit_share: float = 0.95
-    mask_all: float = 0.5
-    mask_view: float = 0.15
-    drop_conditioning: float = 0.1
-    p_mean: float = 2.0
-    p_std: float = 1.8
-
-    def __post_init__(self) -> None:
-        shares = (self.orbit_share, self.mask_all, self.mask_view, self.drop_conditioning)
-        if not all(0 <= share <= 1 for share in shares) or not 0 < self.p_std < math.inf:
-            raise ValueError(f"Expected shares in 0..1 and p_std above 0; got {self}.")
-        if self.n_frames < 1 or self.batch < 1:
-            raise ValueError(f"Expected n_frames and batch of at least 1; got {self}.")
+    n_frames: int = setting(1, "T of a sample; 1 for static 3D", least=1)
+    batch: int = setting(1, "samples per step, over all processes", least=1)
+    orbit_share: float = setting(
+        0.95, "share of samples on the official orbit around their input, else any cameras", least=0, most=1
+    )
+    # As the first window of a clip is.
+    mask_all: float = setting(0.5, "share of samples without reference views", least=0, most=1)
+    mask_view: float = setting(0.15, "share of missing reference views elsewhere", least=0, most=1)
+    drop_conditioning: float = setting(
+        0.1, "share of samples without any conditioning but the cameras, for guidance", least=0, most=1
+    )
+    p_mean: float = setting(2.0, "mean of the logarithm of the noise level")
+    p_std: float = setting(1.8, "its deviation", above=0)
 
 
 @dataclass(frozen=True)
 class ViewsBatch:
-    """B samples of T frames and V novel views, float32.
+    """B samples of T frames and V novel views, float32."""
 
-    Args:
-        clean: [B, T, V, 4, h, w] scaled latents of the views.
-        noise: [B, T, V, 4, h, w] unit variance.
-        sigmas: [B] noise levels.
-        tokens: [B, T, D] image embeddings of the input frames.
-        frames: [B, T, 4, h, w] unscaled latents of the input frames.
-        references: [B, V, 4, h, w] unscaled latents of the views of the first frame, zeros where missing.
-        vectors: [B, V, A] camera vectors.
-    """
-
-    clean: Tensor
-    noise: Tensor
-    sigmas: Tensor
-    tokens: Tensor
-    frames: Tensor
-    references: Tensor
-    vectors: Tensor
+    clean: Tensor  # [B, T, V, 4, h, w] scaled latents of the views
+    noise: Tensor  # [B, T, V, 4, h, w] unit variance
+    sigmas: Tensor  # [B] noise levels
+    tokens: Tensor  # [B, T, D] image embeddings of the input frames
+    frames: Tensor  # [B, T, 4, h, w] unscaled latents of the input frames
+    references: (
+        Tensor  # [B, V, 4, h, w] unscaled latents of the views of the first frame, zeros where missing
+    )
+    vectors: Tensor  # [B, V, A] camera vectors
 
     def to(self, device: torch.device) -> ViewsBatch:
         """Return the batch on a device."""
@@ -186,17 +127,11 @@ def draw_batch(
     rank: int = 0,
     n_processes: int = 1,
 ) -> ViewsBatch:
-    """Return the batch of a step; of several processes each gets its share of the samples.
+    """Return the batch of a step; of several processes each, by its rank, gets its share of the samples.
 
     Args:
-        scenes: a scene by its number.
-        n_scenes: numbers run from 0 to this.
-        model: sizes.
-        config: how.
+        scenes: a scene by its number, below ``n_scenes``.
         seed: of the training and its phase, a JSON value.
-        step: number of the step.
-        rank: which process asks.
-        n_processes: how many processes share the batch.
     """
     samples = []
     for number in range(rank, config.batch, n_processes):
@@ -210,31 +145,29 @@ def _draw_sample(
     scene: EncodedScene, model: ModelConfig, config: DrawConfig, dice: torch.Generator
 ) -> tuple[Tensor, ...]:
     views = _draw_views(scene, model.n_views, config.orbit_share, dice)
-    frames = _draw_frames(scene.n_frames, config.n_frames, dice)
+    frames = _draw_frames(len(scene.latents), config.n_frames, dice)
     latents = scene.latents[frames].float()
     given, clean = latents[:, views[0]], latents[:, views[1:]]
     sigma = (config.p_mean + config.p_std * torch.randn((), generator=dice)).exp()
     noise = torch.randn(clean.shape, generator=dice)
     tokens = scene.tokens[frames, views[0]].float()
-    kept = _draw_references(model.n_views, config, dice)
+    chance, chances = torch.rand((), generator=dice), torch.rand(model.n_views, generator=dice)
+    kept = (chances >= config.mask_view).float() * float(chance >= config.mask_all)
     given_views = scene.latents if scene.references is None else scene.references
     references = given_views[frames[0], views[1:]].float() * kept[:, None, None, None]
-    vectors, uncond_vectors = camera_vectors(_relative(scene, views), model.vector_dims)
+    elevations = [scene.elevations_deg[v] - scene.elevations_deg[views[0]] for v in views]
+    azimuths = [(scene.azimuths_deg[v] - scene.azimuths_deg[views[0]]) % 360 for v in views]
+    cameras = Cameras(tuple(elevations), tuple(azimuths))
+    vectors, uncond_vectors = camera_vectors(cameras, model.vector_dims)
     if float(torch.rand((), generator=dice)) < config.drop_conditioning:
         given, tokens, references = (torch.zeros_like(x) for x in (given, tokens, references))
         vectors = uncond_vectors
     return clean * model.scale_factor, noise, sigma, tokens, given, references, vectors
 
 
-def _draw_references(n_views: int, config: DrawConfig, dice: torch.Generator) -> Tensor:
-    """Return 1 for the reference views that are given and 0 for the others, [V]."""
-    chance, chances = torch.rand((), generator=dice), torch.rand(n_views, generator=dice)
-    return (chances >= config.mask_view).float() * float(chance >= config.mask_all)
-
-
 def _draw_views(scene: EncodedScene, n_views: int, orbit_share: float, dice: torch.Generator) -> list[int]:
     """Return the cameras of a sample, the input first: on the official orbit around it, or any."""
-    order = torch.randperm(scene.n_cameras, generator=dice).tolist()
+    order = torch.randperm(scene.latents.shape[1], generator=dice).tolist()
     if float(torch.rand((), generator=dice)) < orbit_share:
         orbit = _orbit_around(scene, order[0], n_views)
         if orbit is not None:
@@ -267,19 +200,30 @@ def _draw_frames(n_available: int, n_frames: int, dice: torch.Generator) -> list
     return [cycle[(start + step * t) % len(cycle)] for t in range(n_frames)]
 
 
-def _relative(scene: EncodedScene, views: list[int]) -> Cameras:
-    first = views[0]
-    elevations = [scene.elevations_deg[v] - scene.elevations_deg[first] for v in views]
-    azimuths = [(scene.azimuths_deg[v] - scene.azimuths_deg[first]) % 360 for v in views]
-    return Cameras(tuple(elevations), tuple(azimuths))
+class ViewsLoss(nn.Module):
+    """EDM's loss of a UNet on a `ViewsBatch`; computes in the UNet's dtype.
 
+    Source: "Elucidating the Design Space of Diffusion-Based Generative Models" (Karras et al., 2022), eq. 8.
+    """
 
-def as_network_inputs(batch: ViewsBatch) -> tuple[Tensor, Tensor]:
-    """Return noise and clean latents flattened to [B * T * V, 4, h, w] in the network's order (b t v)."""
-    noise, clean = (rearrange(x, "b t v c h w -> (b t v) c h w") for x in (batch.noise, batch.clean))
-    return noise, clean
+    def __init__(self, unet: UNet) -> None:
+        super().__init__()
+        self.unet = unet
 
-
-def input_of_each_view(batch: ViewsBatch) -> Tensor:
-    """Return the input frames' latents once per view, [B * T * V, 4, h, w]."""
-    return repeat(batch.frames, "b t c h w -> (b t v) c h w", v=batch.clean.shape[2])
+    def forward(self, batch: ViewsBatch) -> Tensor:
+        """Return the mean square error of the network's output."""
+        t, v = batch.clean.shape[1:3]
+        dtype = next(self.unet.parameters()).dtype
+        noise, clean = (rearrange(x, "b t v c h w -> (b t v) c h w") for x in (batch.noise, batch.clean))
+        frames = repeat(batch.frames, "b t c h w -> (b t v) c h w", v=v)
+        scale = precondition(batch.sigmas)
+        c_skip, c_out, c_in, sigmas = (
+            x.repeat_interleave(t * v)[:, None, None, None]
+            for x in (scale.c_skip, scale.c_out, scale.c_in, batch.sigmas)
+        )
+        noisy = clean + noise * sigmas
+        window = self.unet.prepare(batch.tokens.to(dtype), batch.references.flatten(0, 1).to(dtype))
+        inputs = torch.cat([noisy * c_in, frames], dim=1).to(dtype)
+        timesteps = scale.c_noise.repeat_interleave(v)
+        out = self.unet(inputs, timesteps, batch.vectors.flatten(0, 1).to(dtype), window).float()
+        return (out - (clean - c_skip * noisy) / c_out).square().mean()

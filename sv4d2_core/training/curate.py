@@ -8,12 +8,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from ..data.reader import read_any_views
 from ..data.views_folder import write_views
@@ -21,204 +21,21 @@ from ..files import all_or_nothing
 from ..metrics.report.page import STYLE
 from ..video.pictures import pick_frames, to_bytes
 from ..views import ViewGrid
-from .curation import Check, CurationLimits, Verdict, judge, pictured, rectify, small_grid
+from .curation import CurationLimits, Verdict, judge, pictured, rectify, small_grid
 
-TITLE = "Curation of clips"
-_MORE_STYLE = """
-.kept { color: #1b7a3d; font-weight: 600; } .rejected { color: #b8430b; font-weight: 600; }
-td.rejected { background: #fdeee6; } img { max-width: 100%; }
-"""
+REPORT_FILE, PAGE_FILE = "report.json", "report.html"
+# Says in report.json that this program wrote it.
+_KIND = "sv4d2 curation report"
 
 
 @dataclass(frozen=True)
 class SceneRecord:
-    """What the report says of one clip.
-
-    Args:
-        name: of the scene, and of its folder where it is kept.
-        source: where it was read.
-        verdict: what came of it.
-        strip: pictures of it, JPEG, or nothing where it could not be read.
-    """
+    """What the report says of one clip."""
 
     name: str
     source: str
     verdict: Verdict
-    strip: bytes = b""
-
-
-def as_jpeg(picture: Image.Image) -> bytes:
-    """Return a picture as the bytes of a JPEG file."""
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
-    return file.getvalue()
-
-
-def report_json(records: Sequence[SceneRecord]) -> list[dict[str, Any]]:
-    """Return what is in ``report.json`` of every scene: verdict, reasons, measures and rectification."""
-    return [
-        {
-            "name": record.name,
-            "source": record.source,
-            "kept": record.verdict.kept,
-            "reasons": record.verdict.reasons,
-            "checks": {check.name: _check_json(check) for check in record.verdict.checks},
-            "rectification": rectification_json(record.verdict),
-        }
-        for record in records
-    ]
-
-
-def rectification_json(verdict: Verdict) -> dict[str, Any] | None:
-    """Return how a clip is rectified, JSON values."""
-    plan = verdict.plan
-    return plan and {"centre": list(plan.centre), "offset": plan.offset, "zoom": plan.zoom}
-
-
-def report_page(records: Sequence[SceneRecord], limits: CurationLimits, run: Mapping[str, Any]) -> str:
-    """Return the page: totals, a table of all scenes, then every scene with its reasons and pictures."""
-    kept = sum(record.verdict.kept for record in records)
-    checks = [check for record in records for check in record.verdict.checks]
-    broken = Counter(check.name for check in checks if not check.passed)
-    broken["unreadable or contradictory"] = sum(bool(record.verdict.faults) for record in records)
-    said = ", ".join(f"{name} {count}" for name, count in broken.items() if count) or "nothing"
-    parts = [
-        f"<h1>{TITLE}</h1><p>{kept} of {len(records)} clips are kept. Rejected because of: ",
-        f"{escape(said)}. A clip may break several limits.</p>",
-        _overview(records, {check.name: check for check in checks}),
-        *(_section(i, record) for i, record in enumerate(records)),
-        f"<footer><h3>How this report was made</h3><p>{escape(str(limits))}</p>",
-        f"<p>{escape(json.dumps(run))}</p></footer>",
-    ]
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{TITLE}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}{_MORE_STYLE}</style></head>'
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
-
-
-def _overview(records: Sequence[SceneRecord], columns: Mapping[str, Check]) -> str:
-    """Return the table of all scenes; ``columns`` are checks, of any scene, by their names."""
-    rows = []
-    for i, record in enumerate(records):
-        checks = {check.name: check for check in record.verdict.checks}
-        cells = "".join(_cell(checks.get(name)) for name in columns)
-        offset = "–" if record.verdict.plan is None else f"{100 * record.verdict.plan.offset:.1f} %"
-        rows.append(
-            f'<tr><td class="name"><a href="#scene-{i}">{escape(record.name)}</a></td>'
-            f"<td>{_word(record.verdict)}</td>{cells}<td>{offset}</td></tr>"
-        )
-    heads = "".join(
-        f"<th>{escape(name)}<br><small>{'≥' if check.is_least else '≤'} {check.limit:.3g}</small></th>"
-        for name, check in columns.items()
-    )
-    return (
-        '<div class="scroll"><table class="numbers"><thead><tr><th class="name">scene</th><th></th>'
-        f"{heads}<th>off centre by</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _section(index: int, record: SceneRecord) -> str:
-    verdict = record.verdict
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
-    plan = verdict.plan
-    rectified = (
-        ""
-        if plan is None
-        else (
-            f"<p>The static centre was {100 * plan.offset:.1f} % of the picture's side off the middle (blue "
-            f"cross); upper row as it came, lower row turned to it and zoomed {plan.zoom:.2f} times.</p>"
-        )
-    )
-    data = base64.b64encode(record.strip).decode("ascii")
-    strip = f'<img alt="pictures of {escape(record.name)}" src="data:image/jpeg;base64,{data}">'
-    return (
-        f'<section id="scene-{index}"><h2>{escape(record.name)}: {_word(verdict)}</h2>'
-        f'<p class="remark">{escape(record.source)}</p><ul>{reasons}</ul>{rectified}'
-        f"{strip if record.strip else ''}</section>"
-    )
-
-
-def _word(verdict: Verdict) -> str:
-    word = "kept" if verdict.kept else "rejected"
-    return f'<span class="{word}">{word}</span>'
-
-
-def _cell(check: Check | None) -> str:
-    if check is None:
-        return "<td>–</td>"
-    kind = "" if check.passed else ' class="rejected"'
-    return f'<td{kind} title="{escape(check.sentence)}">{check.found.value:.3g}</td>'
-
-
-def _check_json(check: Check) -> dict[str, Any]:
-    return {
-        "value": check.found.value,
-        "limit": check.limit,
-        "limit_name": check.limit_name,
-        "passed": check.passed,
-        "frame": check.found.frame,
-        "view": check.found.view,
-    }
-
-
-_CELL, _GAP, _TEXT = 112, 4, 12
-_FRAMES = 4
-_CENTRE, _WORST, _LINE = (0, 120, 200), (213, 60, 0), (222, 222, 222)
-
-
-def picture_strip(grid: ViewGrid, verdict: Verdict) -> Image.Image:
-    """Return two rows of pictures: the clip as it came, and rectified where that is possible.
-
-    Frames of the input view and of the middle novel view, then, framed, the pictures that broke a limit. A
-    cross marks the static centre.
-    """
-    small = small_grid(grid)
-    pictures = [(t, v) for v in (0, (small.n_views + 1) // 2) for t in pick_frames(small.n_frames, _FRAMES)]
-    broken = [check.found for check in verdict.checks if not check.passed and check.found.frame is not None]
-    worst = [(found.frame or 0, found.view or 0) for found in broken]
-    plan = verdict.plan
-    after = None if plan is None else rectify(small, plan, small.images.shape[2])
-    origin = torch.zeros(1, 3)
-    rows = [(small, None if plan is None else pictured(origin + torch.tensor(plan.centre), small.cameras))]
-    if after is not None:
-        rows.append((after, pictured(origin, after.cameras)))
-    cells = [*pictures, *dict.fromkeys(worst)]
-    step = _CELL + _GAP
-    page = Image.new("RGB", (len(cells) * step, len(rows) * step + _TEXT + _GAP), "white")
-    draw = ImageDraw.Draw(page)
-    for column, (t, v) in enumerate(cells):
-        left, is_worst = column * step, column >= len(pictures)
-        name = f"frame {t}, view {v}"
-        draw.text((left, 0), name, _WORST if is_worst else "black", ImageFont.load_default(_TEXT))
-        for row, (shown, centres) in enumerate(rows):
-            top = _TEXT + _GAP + row * step
-            cell = Image.fromarray(to_bytes(shown.images[t, v])).resize(
-                (_CELL, _CELL), Image.Resampling.LANCZOS
-            )
-            page.paste(cell, (left, top))
-            if centres is not None:
-                _cross(draw, left, top, *centres[v, 0].tolist())
-            framed = is_worst and row == 0
-            draw.rectangle(
-                (left, top, left + _CELL - 1, top + _CELL - 1),
-                outline=_WORST if framed else _LINE,
-                width=2 if framed else 1,
-            )
-    return page
-
-
-def _cross(draw: ImageDraw.ImageDraw, left: int, top: int, x: float, y: float) -> None:
-    """Draw a cross at a position of -1..1 in a picture."""
-    column, row, arm = left + (x + 1) / 2 * _CELL, top + (y + 1) / 2 * _CELL, 5
-    draw.line((column - arm, row, column + arm, row), _CENTRE, 1)
-    draw.line((column, row - arm, column, row + arm), _CENTRE, 1)
-
-
-REPORT_FILE, PAGE_FILE = "report.json", "report.html"
-_FILES = (REPORT_FILE, PAGE_FILE)
-# Says in report.json that this program wrote it.
-_KIND = "sv4d2 curation report"
+    strip: str = ""  # pictures, JPEG in base64; nothing where the clip could not be read
 
 
 def curate(
@@ -249,25 +66,28 @@ def curate(
         on_scene: called after each clip.
 
     Raises:
-        FileExistsError: what `refuse_out` says.
+        FileExistsError: entries of other origin, or an earlier curation and ``overwrite`` is off, or a dry
+            run would take the report from curated scenes.
         OSError: the disk is full or read-only.
     """
-    existing = refuse_out(out, scenes, overwrite=overwrite, dry_run=dry_run)
+    existing = _replaced(out, scenes, overwrite, dry_run)
+    folders = (source if source.is_dir() else source.parent for source in scenes.values())
+    # About what the rectified pictures will take.
+    size_of_sources = sum(
+        file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file()
+    )
     records = []
-    with all_or_nothing(out, existing, REPORT_FILE, _bytes_of(scenes.values())) as staging:
+    with all_or_nothing(out, existing, REPORT_FILE, size_of_sources) as staging:
         for name, source in scenes.items():
-            grid, verdict = _read_and_judge(source, limits)
-            strip = b"" if grid is None else as_jpeg(picture_strip(grid, verdict))
-            records.append(SceneRecord(name, str(source), verdict, strip))
-            if grid is not None and verdict.kept and not dry_run:
-                _write(staging / name, grid, verdict, source, size)
+            folder = None if dry_run else staging / name
+            records.append(_curated(name, source, limits, folder, size))
             if on_scene is not None:
                 on_scene(records[-1])
         content = {
             "kind": _KIND,
             "dry_run": dry_run,
             "limits": asdict(limits),
-            "scenes": report_json(records),
+            "scenes": [_record_json(record) for record in records],
             "run": dict(run or {}),
         }
         (staging / PAGE_FILE).write_text(report_page(records, limits, run or {}), encoding="utf-8")
@@ -275,17 +95,35 @@ def curate(
     return records
 
 
-def refuse_out(out: Path, names: Iterable[str], *, overwrite: bool, dry_run: bool) -> list[str]:
-    """Return which entries of ``out`` a curation of scenes with these names would replace.
+def _curated(
+    name: str, source: Path, limits: CurationLimits, folder: Path | None, size: int | None
+) -> SceneRecord:
+    """Return the record of a clip, and write it, where it is kept, rectified into a folder."""
+    try:
+        grid = read_any_views(source)
+    except (ValueError, OSError) as error:
+        # One more that is rejected.
+        return SceneRecord(name, str(source), Verdict(faults=(f"cannot be read: {error}",)))
+    verdict = judge(grid, limits)
+    if folder is not None and verdict.plan is not None and verdict.kept:
+        settings = {"curated_from": str(source), "rectification": _rectification_json(verdict)}
+        rectified = rectify(grid, verdict.plan, size or grid.images.shape[2] // 2 * 2)
+        write_views(folder, rectified, run={"settings": settings})
+    file = io.BytesIO()
+    picture_strip(grid, verdict).save(file, "JPEG", quality=85)
+    return SceneRecord(name, str(source), verdict, base64.b64encode(file.getvalue()).decode("ascii"))
 
-    Raises:
-        FileExistsError: it may not: they are of other origin, or ``overwrite`` is off, or a dry run would
-            remove scenes.
-    """
-    report = _read_report(out)
+
+def _replaced(out: Path, names: Iterable[str], overwrite: bool, dry_run: bool) -> list[str]:
+    """Return which entries of ``out`` a curation of scenes with these names replaces, if it may."""
+    try:
+        report = json.loads((out / REPORT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = None
+    report = report if isinstance(report, dict) and report.get("kind") == _KIND else {}
     kept = [] if report.get("dry_run") else [s["name"] for s in report.get("scenes", []) if s["kept"]]
-    ours = [*_FILES, *kept] if report else []
-    wanted = _FILES if dry_run else (*_FILES, *names)
+    ours = [REPORT_FILE, PAGE_FILE, *kept] if report else []
+    wanted = [REPORT_FILE, PAGE_FILE, *(() if dry_run else names)]
     if foreign := [name for name in wanted if (out / name).exists() and name not in ours]:
         raise FileExistsError(
             f"{out} holds {', '.join(foreign[:3])}{' ...' if len(foreign) > 3 else ''}, which no curation "
@@ -304,33 +142,100 @@ def refuse_out(out: Path, names: Iterable[str], *, overwrite: bool, dry_run: boo
     return [name for name in ours if (out / name).exists()]
 
 
-def _read_report(out: Path) -> dict[str, Any]:
-    """Return what an earlier curation left in ``report.json``, or nothing."""
-    try:
-        report = json.loads((out / REPORT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) and report.get("kind") == _KIND else {}
+def _record_json(record: SceneRecord) -> dict[str, Any]:
+    """Return what is in ``report.json`` of a scene: verdict, reasons, measures and rectification."""
+    checks = {
+        check.name: {
+            **check.found._asdict(),
+            "limit": check.limit,
+            "limit_name": check.limit_name,
+            "passed": check.passed,
+        }
+        for check in record.verdict.checks
+    }
+    return {
+        "name": record.name,
+        "source": record.source,
+        "kept": record.verdict.kept,
+        "reasons": record.verdict.reasons,
+        "checks": checks,
+        "rectification": _rectification_json(record.verdict),
+    }
 
 
-def _bytes_of(sources: Iterable[Path]) -> int:
-    """Return the size of all files at the sources: about what their rectified pictures will take."""
-    folders = (source if source.is_dir() else source.parent for source in sources)
-    return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+def _rectification_json(verdict: Verdict) -> dict[str, Any] | None:
+    plan = verdict.plan
+    return plan and {"centre": list(plan.centre), "offset": plan.offset, "zoom": plan.zoom}
 
 
-def _read_and_judge(source: Path, limits: CurationLimits) -> tuple[ViewGrid | None, Verdict]:
-    """Return a clip and its verdict; a clip that cannot be read is one more that is rejected."""
-    try:
-        grid = read_any_views(source)
-    except (ValueError, OSError) as error:
-        return None, Verdict(faults=(f"cannot be read: {error}",))
-    return grid, judge(grid, limits)
+def report_page(records: Sequence[SceneRecord], limits: CurationLimits, run: Mapping[str, Any]) -> str:
+    """Return the page: totals, a table of all scenes, then every scene with its reasons and pictures."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    checks = [check for record in records for check in record.verdict.checks]
+    broken = Counter(check.name for check in checks if not check.passed)
+    if unreadable := sum(bool(record.verdict.faults) for record in records):
+        broken["unreadable or contradictory"] = unreadable
+    return environment.get_template("curation.html.jinja").render(
+        style=STYLE,
+        records=records,
+        broken=broken,
+        columns={check.name: check for check in checks},
+        limits=str(limits),
+        run=dict(run),
+    )
 
 
-def _write(folder: Path, grid: ViewGrid, verdict: Verdict, source: Path, size: int | None) -> None:
-    if verdict.plan is None:
-        raise ValueError("Expected a plan for a scene that is kept.")
-    side = size or grid.images.shape[2] // 2 * 2
-    settings = {"curated_from": str(source), "rectification": rectification_json(verdict)}
-    write_views(folder, rectify(grid, verdict.plan, side), run={"settings": settings})
+_CELL, _GAP, _TEXT = 112, 4, 12
+_FRAMES = 4
+_CENTRE, _WORST, _LINE = (0, 120, 200), (213, 60, 0), (222, 222, 222)
+
+
+def picture_strip(grid: ViewGrid, verdict: Verdict) -> Image.Image:
+    """Return two rows of pictures: the clip as it came, and rectified where that is possible.
+
+    Frames of the input view and of the middle novel view, then, framed, the pictures that broke a limit. A
+    cross marks the static centre.
+    """
+    small, plan = small_grid(grid), verdict.plan
+    pictures = [(t, v) for v in (0, (small.n_views + 1) // 2) for t in pick_frames(small.n_frames, _FRAMES)]
+    broken = [check.found for check in verdict.checks if not check.passed and check.found.frame is not None]
+    cells = [*pictures, *dict.fromkeys((found.frame or 0, found.view or 0) for found in broken)]
+    # Each row's views, and where they show the centre, [V + 1, 1, 2].
+    rows: list[tuple[ViewGrid, Tensor | None]] = [(small, None)]
+    if plan is not None:
+        after, origin = rectify(small, plan, small.images.shape[2]), torch.zeros(1, 3)
+        rows = [
+            (small, pictured(origin + torch.tensor(plan.centre), small.cameras)),
+            (after, pictured(origin, after.cameras)),
+        ]
+    step, top = _CELL + _GAP, _TEXT + _GAP
+    page = Image.new("RGB", (len(cells) * step, len(rows) * step + top), "white")
+    draw = ImageDraw.Draw(page)
+    for column, (t, v) in enumerate(cells):
+        left, is_worst = column * step, column >= len(pictures)
+        colour = _WORST if is_worst else "black"
+        draw.text((left, 0), f"frame {t}, view {v}", colour, ImageFont.load_default(_TEXT))
+        for row, (shown, centres) in enumerate(rows):
+            y = top + row * step
+            cell = Image.fromarray(to_bytes(shown.images[t, v]))
+            page.paste(cell.resize((_CELL, _CELL), Image.Resampling.LANCZOS), (left, y))
+            if centres is not None:
+                _cross(draw, left, y, *centres[v, 0].tolist())
+            edge, width = (_WORST, 2) if is_worst and row == 0 else (_LINE, 1)
+            draw.rectangle((left, y, left + _CELL - 1, y + _CELL - 1), outline=edge, width=width)
+    return page
+
+
+def _cross(draw: ImageDraw.ImageDraw, left: int, top: int, x: float, y: float) -> None:
+    """Draw a cross at a position of -1..1 in a picture."""
+    column, row, arm = left + (x + 1) / 2 * _CELL, top + (y + 1) / 2 * _CELL, 5
+    draw.line((column - arm, row, column + arm, row), _CENTRE, 1)
+    draw.line((column, row - arm, column, row + arm), _CENTRE, 1)

@@ -1,10 +1,9 @@
-"""What a clip must be like to be learnt from."""
+"""What a clip must be like to be learnt from, and how its pictures are turned to its static part."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
+from ..scene.config import Settings, setting
 from ..scene.geometry.hull import visual_hull
 from ..video.foreground import foreground_masks, masks_of
 from ..video.pictures import pick_frames, to_bytes
@@ -20,37 +20,30 @@ from ..views import ViewGrid
 
 
 @dataclass(frozen=True)
-class CurationLimits:
+class CurationLimits(Settings):
     """Limits of the measures; a clip beyond one of them is rejected.
-
-    Args:
-        least_frames: T, as many as the model samples at once.
-        least_cover: share of the picture that the object covers, in every picture.
-        largest_cut: length along which the object touches the border, in sides of the picture.
-        largest_dark: share of the object that is nearly black, in every frame.
-        largest_blown: share of the object that is nearly white, in every frame.
-        least_motion: mean change of the object's pixels between two key frames, 0 to 1.
-        largest_rescaling: change of size that all views share, as a logarithm: 0.1 is about 10 %.
-        largest_zoom: enlargement that makes the object fill the picture.
 
     Raises:
         ValueError: a limit that is negative or not finite.
     """
 
-    least_frames: int = 12
-    least_cover: float = 0.005
-    largest_cut: float = 0.03
-    largest_dark: float = 0.5
-    largest_blown: float = 0.3
-    least_motion: float = 0.04
-    largest_rescaling: float = 0.06
-    largest_zoom: float = 3.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"Expected {field.name} of at least 0 and finite; got {value}.")
+    # As many as the model samples at once.
+    least_frames: int = setting(12, "fewest frames", least=0)
+    least_cover: float = setting(0.005, "least share of every picture that the object covers", least=0)
+    largest_cut: float = setting(
+        0.03, "greatest length along which the border cuts the object, in sides of the picture", least=0
+    )
+    largest_dark: float = setting(0.5, "largest share of the object that is nearly black", least=0)
+    largest_blown: float = setting(0.3, "largest share of the object that is nearly white", least=0)
+    least_motion: float = setting(
+        0.04,
+        "least change of the object's pixels between two key frames, 0 to 1; 0 keeps still clips",
+        least=0,
+    )
+    largest_rescaling: float = setting(
+        0.06, "largest change of size that all views share, as a logarithm: 0.1 is about 10 %", least=0
+    )
+    largest_zoom: float = setting(3.0, "largest enlargement to make the object fill the picture", least=0)
 
 
 # Grey levels, 0 to 1, below and above which a pixel of the object shows next to nothing of it.
@@ -63,41 +56,21 @@ _DISSENT = 0.1
 
 
 class Found(NamedTuple):
-    """A measured value, and the picture that shows it best where one does.
-
-    Args:
-        value: in the unit of its limit in `CurationLimits`.
-        frame, view: of the picture, or None.
-    """
+    """A measured value in the unit of its limit, and the picture that shows it best where one does."""
 
     value: float
     frame: int | None = None
     view: int | None = None
 
 
-def cover(grid: ViewGrid) -> Found:
-    """Return the smallest share of a picture that the object covers."""
-    return _lowest(masks_of(grid).mean((-2, -1)))
-
-
-def cut(grid: ViewGrid) -> Found:
+def _cut(grid: ViewGrid) -> Found:
     """Return the greatest length along which the object touches the border, in sides of the picture."""
     solid = (masks_of(grid) >= 0.5).float()
     sides = torch.stack([solid[..., 0, :], solid[..., -1, :], solid[..., 0], solid[..., -1]])
     return _highest(sides.mean(-1).sum(0))
 
 
-def dark(grid: ViewGrid) -> Found:
-    """Return the share of the object that is nearly black, in the frame where most of it is."""
-    return _share_of_object(grid, grid.images.mean(-1) < _DARK)
-
-
-def blown(grid: ViewGrid) -> Found:
-    """Return the share of the object that is nearly white, in the frame where most of it is."""
-    return _share_of_object(grid, grid.images.mean(-1) > _BLOWN)
-
-
-def motion(grid: ViewGrid) -> Found:
+def _motion(grid: ViewGrid) -> Found:
     """Return the largest mean change of the object's pixels between two of six key frames.
 
     The change of a pixel is that of its colour or of its opacity, whichever is larger; the mean is taken over
@@ -114,7 +87,7 @@ def motion(grid: ViewGrid) -> Found:
     return Found(max(changes))
 
 
-def rescaling(grid: ViewGrid) -> Found:
+def _rescaling(grid: ViewGrid) -> Found:
     """Return the largest change of size between two frames that all views share, as a logarithm.
 
     A view's size is measured three times, by height, width and area of the silhouette. An object that moves
@@ -133,12 +106,6 @@ def rescaling(grid: ViewGrid) -> Found:
     return Found(max(float(shared[larger, smaller]), 0.0), frames[larger])
 
 
-def not_finite(grid: ViewGrid) -> int:
-    """Return how many pictures hold NaN or infinite values."""
-    bad = ~(grid.images.isfinite().all(-1) & masks_of(grid).isfinite())
-    return int(bad.flatten(2).any(-1).sum())
-
-
 def _share_of_object(grid: ViewGrid, pixels: Tensor) -> Found:
     """Return the largest share over the frames that ``pixels`` have of the object in all views."""
     solid = masks_of(grid) >= 0.5
@@ -153,10 +120,6 @@ def _highest(values: Tensor) -> Found:
     return Found(float(values[frame, view]), frame, view)
 
 
-def _lowest(values: Tensor) -> Found:
-    return _highest(-values)._replace(value=float(values.min()))
-
-
 # Larger pictures cost time and tell no more.
 _SIZE = 128
 
@@ -167,20 +130,16 @@ def small_grid(grid: ViewGrid) -> ViewGrid:
 
 
 def measured_grid(grid: ViewGrid) -> ViewGrid:
-    """Return the grid at most 128 pixels a side, with masks free of specks."""
-    small = small_grid(grid)
-    pairs = zip(small.images.unbind(1), masks_of(small).unbind(1), strict=True)
-    return replace(small, masks=torch.stack([_without_specks(*pair) for pair in pairs], dim=1))
-
-
-def _without_specks(images: Tensor, masks: Tensor) -> Tensor:
-    """Return masks [T, H, W] of a view without small loose parts; black where there is no object at all."""
-    try:
-        kept = foreground_masks(Clip(to_bytes(images), masks=to_bytes(masks)))
-    except ValueError:
-        # No foreground in any frame: an error for a clip that is to be prepared, a measure here.
-        return torch.zeros_like(masks)
-    return masks * torch.from_numpy(kept > 0)
+    """Return the grid at most 128 pixels a side, with masks free of specks, or black."""
+    small, masks = small_grid(grid), []
+    for images, opacity in zip(small.images.unbind(1), masks_of(small).unbind(1), strict=True):
+        try:
+            kept = foreground_masks(Clip(to_bytes(images), masks=to_bytes(opacity)))
+            masks.append(opacity * torch.from_numpy(kept > 0))
+        except ValueError:
+            # No foreground in any frame: an error for a clip that is to be prepared, a measure here.
+            masks.append(torch.zeros_like(opacity))
+    return replace(small, masks=torch.stack(masks, dim=1))
 
 
 _CELLS = 40
@@ -212,7 +171,11 @@ def static_centre(grid: ViewGrid) -> Tensor:
     hull = visual_hull(masks.amax(0, keepdim=True), grid.cameras, _CELLS)
     low, high = hull.box
     cells = (low + (hull.centres() + 1) / 2 * (high - low))[hull.cells[0]].double()
-    weights = _stillness(cells, still, grid.cameras)
+    places = pictured(cells, grid.cameras)
+    inside = (places.abs() <= 1).all(-1)
+    seen = F.grid_sample(still[:, None], places[:, None].to(still), align_corners=False)[:, 0, 0]
+    logs = torch.where(inside, seen.clamp(min=_LEAST_STILLNESS).log(), 0.0)
+    weights = (logs.sum(0) / inside.sum(0).clamp(min=1)).exp().double()
     weights = weights * (weights >= _STATIC * weights.max() ** 2)
     return (weights[:, None] * cells).sum(0) / weights.sum()
 
@@ -224,40 +187,28 @@ def pictured(points: Tensor, cameras: Cameras) -> Tensor:
     return torch.stack([x / depth, y / depth], dim=-1) - 1
 
 
-def _stillness(points: Tensor, still: Tensor, cameras: Cameras) -> Tensor:
-    """Return the geometric mean [N] of what the views that see points [N, 3] say of them."""
-    places = pictured(points, cameras)
-    inside = (places.abs() <= 1).all(-1)
-    sampled = F.grid_sample(still[:, None], places[:, None].to(still), align_corners=False)[:, 0, 0]
-    logs = torch.where(inside, sampled.clamp(min=_LEAST_STILLNESS).log(), 0.0)
-    return (logs.sum(0) / inside.sum(0).clamp(min=1)).exp().double()
-
-
 # Opacity from which a pixel belongs to what must not be cut off.
 _LEAST_OPACITY = 0.1
+# Share of the picture's side that the object takes where it reaches farthest in any view and frame.
+_OBJECT_RATIO = 0.9
 
 
 @dataclass(frozen=True)
 class Rectification:
     """How the pictures of a clip are to be turned and zoomed, alike in all frames.
 
-    Args:
-        cameras: the new cameras, on an orbit around what was the static centre.
-        to_source: [V + 1, 3, 3] float64 homographies from new to old positions (right, down, 1), which run
-            from -1 to 1 across a picture.
-        centre: the new origin in the old world.
-        offset: how far from the middle of the pictures the centre was, in sides, mean over the views.
-        zoom: how many times larger the object becomes, mean over the views.
+    The homographies [V + 1, 3, 3] lead from new to old positions (right, down, 1), which run from -1 to 1
+    across a picture.
     """
 
-    cameras: Cameras
-    to_source: Tensor
-    centre: tuple[float, float, float]
-    offset: float
-    zoom: float
+    cameras: Cameras  # on an orbit around what was the static centre
+    to_source: Tensor  # the homographies, float64
+    centre: tuple[float, float, float]  # the new origin in the old world
+    offset: float  # of the centre from the middle of the pictures, in sides, mean over the views
+    zoom: float  # how many times larger the object becomes, mean over the views
 
 
-def plan_rectification(grid: ViewGrid, centre: Tensor, object_ratio: float = 0.9) -> Rectification:
+def plan_rectification(grid: ViewGrid, centre: Tensor) -> Rectification:
     """Return the rectification that puts ``centre`` into the middle of all views.
 
     A camera that turns about its own centre changes its picture by a homography, exactly. The cameras'
@@ -267,8 +218,6 @@ def plan_rectification(grid: ViewGrid, centre: Tensor, object_ratio: float = 0.9
     Args:
         grid: of `measured_grid`.
         centre: [3] world units, of `static_centre`.
-        object_ratio: share of the picture's side that the object takes where it reaches farthest in any view
-            and frame.
 
     Raises:
         ValueError: the object is nowhere, or a camera would stand at a pole.
@@ -289,13 +238,13 @@ def plan_rectification(grid: ViewGrid, centre: Tensor, object_ratio: float = 0.9
     turn = torch.deg2rad(azimuths[0])
     back = torch.tensor([[turn.cos(), 0, turn.sin()], [0, 1, 0], [-turn.sin(), 0, turn.cos()]]).double()
     rotation = old.c2w_opencv()[:, :3, :3].mT @ back @ new.c2w_opencv()[:, :3, :3]
-    focal = _focal(old)
+    focal = 1 / math.tan(math.radians(old.fov_deg) / 2)  # in half sides of the picture
     ones = torch.ones_like(distances)
     lens = torch.stack([new.radius / distances, new.radius / distances, ones], dim=-1)
     # From positions of a new camera whose picture reaches to 45 degrees.
     unzoomed = torch.tensor([focal, focal, 1.0]).double()[:, None] * rotation * lens[:, None]
     reach = _reach(grid, torch.linalg.inv(unzoomed))
-    half = reach / object_ratio
+    half = reach / _OBJECT_RATIO
     cameras = replace(new, fov_deg=2 * math.degrees(math.atan(half)))
     to_source = unzoomed * torch.tensor([half, half, 1.0]).double()
     offset = pictured(centre[None], old).norm(dim=-1).mean() / 2
@@ -314,10 +263,14 @@ def rectify(grid: ViewGrid, plan: Rectification, size: int) -> ViewGrid:
     masks = masks_of(grid)
     # Where pictures shrink, several samples a pixel keep fine lines from breaking up.
     samples = max(1, math.ceil(grid.images.shape[2] / (size * plan.zoom)))
+    middle = (torch.arange(size * samples).double() + 0.5) / (size * samples) * 2 - 1
+    y, x = torch.meshgrid(middle, middle, indexing="ij")
+    positions = torch.stack([x, y, torch.ones_like(x)], dim=-1)
     images = torch.empty(grid.n_frames, grid.n_views + 1, size, size, 3)
     opacity = torch.empty(images.shape[:4])
     for v, matrix in enumerate(plan.to_source):
-        lattice = _lattice(matrix, size * samples)
+        old = positions @ matrix.T
+        lattice = (old[..., :2] / old[..., 2:]).float()[None]  # -1..1
         for t in range(grid.n_frames):
             # Ink instead of colour: beyond the old picture there is none.
             planes = torch.cat([1 - grid.images[t, v], masks[t, v, ..., None]], dim=-1).movedim(-1, 0)
@@ -325,11 +278,6 @@ def rectify(grid: ViewGrid, plan: Rectification, size: int) -> ViewGrid:
             new = F.avg_pool2d(new, samples)[0].clamp(0, 1).movedim(0, -1)
             images[t, v], opacity[t, v] = 1 - new[..., :3], new[..., 3]
     return replace(grid, images=images, masks=opacity, cameras=plan.cameras, latents=None)
-
-
-def _focal(cameras: Cameras) -> float:
-    """Return the focal length in half sides of the picture."""
-    return 1 / math.tan(math.radians(cameras.fov_deg) / 2)
 
 
 def _reach(grid: ViewGrid, from_source: Tensor) -> float:
@@ -348,37 +296,29 @@ def _reach(grid: ViewGrid, from_source: Tensor) -> float:
     return reach
 
 
-def _lattice(matrix: Tensor, size: int) -> Tensor:
-    """Return where the pixels of a new picture lie in the old one, [1, size, size, 2] in -1..1."""
-    middle = (torch.arange(size).double() + 0.5) / size * 2 - 1
-    y, x = torch.meshgrid(middle, middle, indexing="ij")
-    old = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ matrix.T
-    return (old[..., :2] / old[..., 2:]).float()[None]
-
-
-# Name, measure, limit, what it means to be beyond it.
-_FILTERS: tuple[tuple[str, Callable[[ViewGrid], Found], str, str], ...] = (
-    ("frames", lambda grid: Found(grid.n_frames), "least_frames", "too few frames"),
-    ("cover", cover, "least_cover", "the object is (nearly) missing from a picture"),
-    ("cut off", cut, "largest_cut", "the picture's border cuts the object off"),
-    ("dark", dark, "largest_dark", "the object is too dark to show its colours"),
-    ("blown out", blown, "largest_blown", "the object is blown out to white"),
-    ("motion", motion, "least_motion", "the object hardly moves"),
-    ("rescaling", rescaling, "largest_rescaling", "the object changes its size in all views at once"),
-)
+def _measures(grid: ViewGrid) -> dict[str, tuple[str, Found, str]]:
+    """Return by limit the name of its measure, what was found, and what it means to be beyond the limit."""
+    covered, grey = masks_of(grid).mean((-2, -1)), grid.images.mean(-1)
+    cover = _highest(-covered)._replace(value=float(covered.min()))
+    dark, blown = (_share_of_object(grid, pixels) for pixels in (grey < _DARK, grey > _BLOWN))
+    return {
+        "least_frames": ("frames", Found(grid.n_frames), "too few frames"),
+        "least_cover": ("cover", cover, "the object is (nearly) missing from a picture"),
+        "largest_cut": ("cut off", _cut(grid), "the picture's border cuts the object off"),
+        "largest_dark": ("dark", dark, "the object is too dark to show its colours"),
+        "largest_blown": ("blown out", blown, "the object is blown out to white"),
+        "least_motion": ("motion", _motion(grid), "the object hardly moves"),
+        "largest_rescaling": (
+            "rescaling",
+            _rescaling(grid),
+            "the object changes its size in all views at once",
+        ),
+    }
 
 
 @dataclass(frozen=True)
 class Check:
-    """One measure of a clip against its limit.
-
-    Args:
-        name: of the measure.
-        found: what was measured, and where.
-        limit: the number in force.
-        limit_name: its field in `CurationLimits`, which begins with ``least`` or ``largest``.
-        meaning: what it means to be beyond the limit.
-    """
+    """One measure of a clip against its limit, which is a field of `CurationLimits`."""
 
     name: str
     found: Found
@@ -407,16 +347,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a clip.
+    """What came of a clip."""
 
-    Args:
-        checks: all that could be measured.
-        faults: what is wrong besides: unreadable files, NaN, silhouettes that do not fit the cameras.
-        plan: how to rectify the clip; None where that is not known.
-    """
-
-    checks: tuple[Check, ...] = ()
-    faults: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()  # all that could be measured
+    faults: tuple[str, ...] = ()  # besides: unreadable files, NaN, silhouettes that do not fit the cameras
     plan: Rectification | None = None
 
     @property
@@ -432,19 +366,18 @@ class Verdict:
 
 def judge(grid: ViewGrid, limits: CurationLimits) -> Verdict:
     """Return all measures of a clip and how to rectify it; the pictures themselves stay as they are."""
-    if count := not_finite(grid):
-        total = grid.n_frames * (grid.n_views + 1)
-        return Verdict(faults=(f"NaN or infinite values in {count} of {total} pictures",))
+    bad = ~(grid.images.isfinite().all(-1) & masks_of(grid).isfinite()).flatten(2).all(-1)
+    if bad.any():
+        return Verdict(faults=(f"NaN or infinite values in {int(bad.sum())} of {bad.numel()} pictures",))
     small = measured_grid(grid)
     checks = tuple(
-        Check(name, measure(small), getattr(limits, limit), limit, meaning)
-        for name, measure, limit, meaning in _FILTERS
+        Check(name, found, getattr(limits, limit), limit, meaning)
+        for limit, (name, found, meaning) in _measures(small).items()
     )
     try:
         plan = plan_rectification(small, static_centre(small))
     except ValueError as error:
         return Verdict(checks, (f"cannot be rectified: {error}",))
-    zoom = Check(
-        "zoom", Found(plan.zoom), limits.largest_zoom, "largest_zoom", "the object is too small to be sharp"
-    )
+    too_small = "the object is too small to be sharp"
+    zoom = Check("zoom", Found(plan.zoom), limits.largest_zoom, "largest_zoom", too_small)
     return Verdict((*checks, zoom), (), plan)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..diffusion.safetensors_stream import write_safetensors
 from ..files import read_tensors
+from ..scene.config import Settings, setting
 from .weights import Weights
 
 
@@ -54,7 +55,7 @@ def is_first_process() -> bool:
 
 
 def any_process(answer: bool) -> bool:
-    """Return whether any process answers yes; all must ask, and all hear the same."""
+    """Return whether any process answers yes; all must ask, and all wait for the last."""
     if rank_and_size()[1] == 1:
         return answer
     answers = torch.tensor(float(answer), device="cuda" if dist.get_backend() == "nccl" else "cpu")
@@ -62,41 +63,24 @@ def any_process(answer: bool) -> bool:
     return bool(answers)
 
 
-def wait_for_all() -> None:
-    """Return when all processes have come here."""
-    if rank_and_size()[1] > 1:
-        dist.barrier()
-
-
 _FORMAT = "sv4d2.training"
 _LAST_RATE = 0.02
 
 
 @dataclass(frozen=True)
-class LoopConfig:
-    """How a network is trained.
+class LoopConfig(Settings):
+    """How a network is trained. Raises ValueError for a field out of its range."""
 
-    Args:
-        steps: in all.
-        learning_rate: the highest; it warms up linearly and falls along a cosine to a fiftieth.
-        warm_up: steps.
-        weight_decay: of matrices and kernels.
-        clip: longest gradient.
-        average: decay of the running average of the weights, which is what is kept in the end.
-    """
-
-    steps: int
-    learning_rate: float = 1e-3
-    warm_up: int = 100
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    average: float = 0.999
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or not 0 < self.learning_rate < math.inf or not 0 <= self.average < 1:
-            raise ValueError(f"Expected steps >= 0, a learning rate above 0 and average in 0..1; got {self}.")
-        if self.clip <= 0 or self.warm_up < 0 or self.weight_decay < 0:
-            raise ValueError(f"Expected clip above 0, warm_up and weight_decay not below; got {self}.")
+    steps: int = setting(0, "in all", least=0)
+    learning_rate: float = setting(
+        1e-3, "the highest; it warms up linearly and falls along a cosine to a fiftieth", above=0
+    )
+    warm_up: int = setting(100, "steps", least=0)
+    weight_decay: float = setting(0.01, "of matrices and kernels", least=0)
+    clip: float = setting(1.0, "longest gradient", above=0)
+    average: float = setting(
+        0.999, "decay of the weights' running average, which is kept in the end", least=0, most=0.9999
+    )
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -107,27 +91,13 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback learns after each step.
-
-    Args:
-        step: steps done.
-        total: of this training.
-        loss: of the step, the mean over the processes.
-        losses: [step] of all steps so far.
-        save: writes the state to a file.
-        averaged: puts the average of the weights into the network as long as a block runs.
-    """
+    """What a callback learns after each step."""
 
     step: int
     total: int
-    loss: float
-    losses: list[float]
-    save: Callable[[Path], None]
-    averaged: Callable[[], AbstractContextManager[None]]
-
-
-class TrainingDiverged(ValueError):
-    """The loss is no finite number any more."""
+    losses: list[float]  # [step] of all steps so far, means over the processes
+    save: Callable[[Path], None]  # writes the state to a file
+    averaged: Callable[[], AbstractContextManager[None]]  # the average is in the network while a block runs
 
 
 def train(
@@ -142,8 +112,7 @@ def train(
 ) -> list[float]:
     """Train a network, leave the average of its weights in it, and return the loss of every step.
 
-    With ``torch.distributed`` initialised, every process trains on batches of its own and all keep the same
-    weights.
+    With ``torch.distributed``, every process has batches of its own, and all keep the same weights.
 
     Args:
         network: called with a batch it returns the loss; its parameters that require gradients are trained.
@@ -155,62 +124,47 @@ def train(
         callback: called after each step; may raise to stop.
 
     Raises:
-        TrainingDiverged: the loss is not finite.
-        ValueError: the state belongs to another training.
+        ValueError: the loss is not finite, the state belongs to another training.
     """
     weights = Weights(network, dtype, config.weight_decay, config.average)
     losses: list[float] = []
     if state is not None and state.exists():
-        losses = _resume(weights, state, fingerprint)
-    parallel = DistributedDataParallel(network) if rank_and_size()[1] > 1 else network
+        tensors, header = read_tensors(state, _FORMAT)
+        if header.get("fingerprint") != fingerprint:
+            raise ValueError(
+                f"{state} belongs to a training with other data or settings. Give those of that training, or "
+                f"another folder."
+            )
+        weights.load(tensors)
+        losses = tensors["losses"].tolist()
+    n_processes = rank_and_size()[1]
+    parallel = DistributedDataParallel(network) if n_processes > 1 else network
 
     def save(path: Path) -> None:
+        # Written tensor by tensor: the state of a full-size model does not fit into memory twice.
         tensors = {**weights.tensors(), "losses": torch.tensor(losses, dtype=torch.float32)}
-        _write(path, tensors, {"fingerprint": fingerprint, "step": len(losses)})
+        kinds = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
+        metadata = {_FORMAT: json.dumps({"fingerprint": fingerprint, "step": len(losses)})}
+        write_safetensors(path, kinds, lambda key: tensors[key].detach().cpu(), metadata, overwrite=True)
+
+    def check_finite(value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise ValueError(
+                f"The training diverged: in step {len(losses)} {what} is {value}. Check the data, or start "
+                f"anew with a lower learning rate (it is {config.learning_rate:g}) or --dtype fp32."
+            )
 
     for step in range(len(losses), config.steps):
         loss = parallel(batches(step))
         loss.backward()
-        value = _mean_over_processes(loss.detach().float())
-        if not math.isfinite(value):
-            raise _diverged(step, f"the loss is {value}", config)
-        norm = weights.step(step, config.rate(step), config.clip)
-        if not math.isfinite(norm):
-            raise _diverged(step, f"the gradient's length is {norm}", config)
-        losses.append(value)
+        mean = loss.detach().float()
+        if n_processes > 1:
+            dist.all_reduce(mean)
+            mean /= n_processes
+        check_finite(float(mean), "the loss")
+        check_finite(weights.step(step, config.rate(step), config.clip), "the gradient's length")
+        losses.append(float(mean))
         if callback is not None:
-            callback(Progress(step + 1, config.steps, value, losses, save, weights.averaged))
+            callback(Progress(step + 1, config.steps, losses, save, weights.averaged))
     weights.use_average()
     return losses
-
-
-def _write(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
-    """Write a state tensor by tensor, as that of a full-size model would not fit into memory twice."""
-    kinds = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
-    metadata = {_FORMAT: json.dumps(header)}
-    write_safetensors(path, kinds, lambda key: tensors[key].detach().cpu(), metadata, overwrite=True)
-
-
-def _diverged(step: int, what: str, config: LoopConfig) -> TrainingDiverged:
-    return TrainingDiverged(
-        f"The training diverged: in step {step} {what}. Check the data, or start anew with a lower learning "
-        f"rate (it is {config.learning_rate:g}) or --dtype fp32."
-    )
-
-
-def _resume(weights: Weights, state: Path, fingerprint: str) -> list[float]:
-    tensors, header = read_tensors(state, _FORMAT)
-    if header.get("fingerprint") != fingerprint:
-        raise ValueError(
-            f"{state} belongs to a training with other data or settings. Start anew in another folder, or "
-            f"give the settings of that training."
-        )
-    weights.load(tensors)
-    return tensors["losses"].tolist()
-
-
-def _mean_over_processes(loss: Tensor) -> float:
-    if rank_and_size()[1] > 1:
-        dist.all_reduce(loss)
-        loss = loss / rank_and_size()[1]
-    return float(loss)

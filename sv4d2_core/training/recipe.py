@@ -1,28 +1,21 @@
-"""How a model is trained, as plain numbers; the default is the recipe of `sv4d2-tiny`."""
+"""How a model is trained, as plain numbers (those of `sv4d2-tiny` by default), and the phases of its UNet."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from ..cameras import Cameras
 from ..diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
 from ..diffusion.model import Model
-from ..diffusion.sampling import to_network_images
 from ..diffusion.unet import UNet
-from ..files import fingerprint_of, seed_of
-from .autoencoder import AutoencoderLoss, DecoderLoss, normalise_latents
-from .batches import DrawConfig, EncodedScene, ViewsBatch, draw_batch
-from .loop import LoopConfig, Progress, rank_and_size, train
-from .scores import ViewsLoss, initialise
+from .batches import DrawConfig, EncodedScene, ViewsBatch, ViewsLoss, draw_batch
+from .loop import LoopConfig, rank_and_size, train
 
 TINY = ModelConfig(
-    variant="sv4d2",
     n_frames=4,
     n_views=4,
     vector_dims=(64, 96, 96),
@@ -31,7 +24,6 @@ TINY = ModelConfig(
     sigma_max=80.0,
     scale_factor=1.0,
     guidance="constant",
-    cfg_min=1.0,
     cfg_max=1.0,
     unet=UNetConfig(
         view_mixing="joint_3d",
@@ -54,61 +46,42 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Phase:
-    """One training of the diffusion model.
-
-    Args:
-        name: of its files.
-        loop: steps and learning rate.
-        draw: what its samples are.
-    """
+    """One training of the UNet: the name of its files, its steps and learning rate, what its samples are."""
 
     name: str
     loop: LoopConfig
     draw: DrawConfig
-
-    @property
-    def mixes_frames(self) -> bool:
-        """False for static objects, on which the frames' blend stays at zero."""
-        return self.draw.n_frames > 1
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A whole training: an autoencoder where there is none, then the phases one after the other.
 
-    Args:
-        model: sizes of all networks.
-        seed: of weights, data order and noise.
-        n_scenes: how many scenes the samples are drawn from.
-        autoencoder: steps and learning rate of autoencoder and image tower.
-        autoencoder_batch: pictures per step.
-        decoder: the decoder alone, last, on a smaller loss: the latents stay what the UNet knows.
-        phases: static 3D first, then 4D, as SV4D 2.0 was trained.
-        dtype: ``bf16`` or ``fp32``, of the diffusion model; its float32 weights are kept beside bf16 ones.
-        recomputes: gradient checkpointing.
-        lora_rank: train low-rank parts of the attention layers alone; 0 trains all weights.
+    Raises:
+        ValueError: a field out of its range, no phases.
     """
 
     model: ModelConfig = TINY
-    seed: int = 0
-    n_scenes: int = 3000
+    seed: int = 0  # of weights, data order and noise
+    n_scenes: int = 3000  # that the samples are drawn from
+    # Of autoencoder and image tower; pictures per step.
     autoencoder: LoopConfig = LoopConfig(steps=1000, learning_rate=1.5e-3, warm_up=20, average=0.99)
     autoencoder_batch: int = 16
+    # The decoder alone, last, on a smaller loss: the latents stay what the UNet knows.
     decoder: LoopConfig = LoopConfig(steps=1000, learning_rate=1e-3, warm_up=20, average=0.99)
-    phases: tuple[Phase, ...] = field(
-        default=(
-            # Of a single frame the reference views are the answer, so few samples have them.
-            Phase(
-                "static",
-                LoopConfig(steps=5000, learning_rate=1.5e-3),
-                DrawConfig(n_frames=1, batch=16, mask_all=0.95),
-            ),
-            Phase("motion", LoopConfig(steps=800, learning_rate=5e-4), DrawConfig(n_frames=4, batch=4)),
-        )
+    # Static 3D first, then 4D, as SV4D 2.0 was trained.
+    phases: tuple[Phase, ...] = (
+        # Of a single frame the reference views are the answer, so few samples have them.
+        Phase(
+            "static",
+            LoopConfig(steps=5000, learning_rate=1.5e-3),
+            DrawConfig(n_frames=1, batch=16, mask_all=0.95),
+        ),
+        Phase("motion", LoopConfig(steps=800, learning_rate=5e-4), DrawConfig(n_frames=4, batch=4)),
     )
-    dtype: str = "bf16"
-    recomputes: bool = False
-    lora_rank: int = 0
+    dtype: str = "bf16"  # of the UNet's arithmetic
+    recomputes: bool = False  # gradient checkpointing
+    lora_rank: int = 0  # of a LoRA on the attention, which alone is trained; 0: all weights
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -125,103 +98,25 @@ class Recipe:
         return asdict(self)
 
 
-ReadScene = Callable[[int], tuple[Tensor, Cameras]]
-Callback = Callable[[Progress], None]
-
-# With a single context token these never matter (specification 4.4); they get no gradient.
+# With a single context token these change nothing (docs/method.md, Network); they get no gradient.
 _WITHOUT_EFFECT = re.compile(r"\.attn2\.to_[qk]\.|\.norm2\.")
+_OF_FRAMES = re.compile(r"\.motion_blocks\.|time_mix_motion|time_mixer_motion")
+_ENDS_BRANCH = re.compile(
+    r"(out_layers\.3|proj_out|time_mix_motion_embed\.2)$|^out\.2$|\.motion_blocks\..*(to_out\.0|net\.2)$"
+)
 # Seen with PyTorch 2.13: the weight gradient of a (3, 1, 1) convolution over sequences of this length.
 _WRONG_IN_BF16 = 2
-_PICTURES_PER_SCENE = 4
-_SCENES_AT_START, _SCENES_PER_STEP = 64, 2
-_PICTURES_FOR_STATISTICS = 512
 
 
-def train_autoencoder(
-    recipe: Recipe,
-    read: ReadScene,
-    device: torch.device,
-    *,
-    state: Path | None = None,
-    callback: Callback | None = None,
-) -> Model:
-    """Return a model with a trained autoencoder and image tower, and a UNet that was never trained.
+def initialise(unet: UNet) -> None:
+    """Start a UNet that was never trained: residual branches add nothing, frames do not mix yet.
 
-    Args:
-        recipe: sizes, steps, seed.
-        read: pictures [F, C, H, W, 3] uint8 and cameras of a scene.
-        device: where to train.
-        state: see `train`.
-        callback: see `train`.
+    torch's own initialisation serves the rest.
     """
-    torch.manual_seed(recipe.seed)
-    network = AutoencoderLoss(recipe.model).to(device)
-    unet = UNet(recipe.model.unet).to(device)
-    initialise(unet)
-
-    def batches(step: int) -> tuple[Tensor, Tensor]:
-        # Scenes are still being made when training starts.
-        n_scenes = min(recipe.n_scenes, _SCENES_AT_START + _SCENES_PER_STEP * step)
-        return _picture_batch(recipe, read, n_scenes, "autoencoder", step, device)
-
-    fingerprint = fingerprint_of("autoencoder", recipe.to_json(), rank_and_size()[1])
-    train(network, batches, recipe.autoencoder, fingerprint=fingerprint, state=state, callback=callback)
-    network.requires_grad_(False).eval()
-    sample = [
-        _picture_batch(recipe, read, recipe.n_scenes, "statistics", k, device)[0]
-        for k in range(-(-_PICTURES_FOR_STATISTICS // recipe.autoencoder_batch))
-    ]
-    normalise_latents(network.encoder, network.decoder, torch.cat(sample))
-    encoder = network.encoder
-    return Model(recipe.model, unet, encoder, encoder, network.decoder, network.tower)
-
-
-def train_decoder(
-    recipe: Recipe,
-    model: Model,
-    read: ReadScene,
-    *,
-    fingerprint: str,
-    state: Path | None = None,
-    callback: Callback | None = None,
-) -> None:
-    """Train the decoder of a model in place, on the latents of its encoder as they are.
-
-    Args:
-        recipe: steps, seed.
-        model: whose decoder is trained.
-        read: pictures [F, C, H, W, 3] uint8 and cameras of a scene.
-        fingerprint: of the data and of the model that training starts from.
-        state: see `train`.
-        callback: see `train`.
-    """
-    device = next(model.decoder.parameters()).device
-
-    def batches(step: int) -> tuple[Tensor, Tensor]:
-        return _picture_batch(recipe, read, recipe.n_scenes, "decoder", step, device)
-
-    key = fingerprint_of("decoder", recipe.to_json(), fingerprint, rank_and_size()[1])
-    network = DecoderLoss(model.frame_encoder, model.decoder)
-    train(network, batches, recipe.decoder, fingerprint=key, state=state, callback=callback)
-    model.decoder.requires_grad_(False).eval()
-
-
-def _picture_batch(
-    recipe: Recipe, read: ReadScene, n_scenes: int, purpose: str, step: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return pictures [N, 3, H, W] in -1..1 of a few of the scenes, and noise for their latents."""
-    rank, size = rank_and_size()
-    dice = torch.Generator("cpu").manual_seed(seed_of(purpose, recipe.seed, step, rank, size))
-    pictures = []
-    for _ in range(-(-recipe.autoencoder_batch // (_PICTURES_PER_SCENE * size))):
-        images, _ = read(int(torch.randint(n_scenes, (), generator=dice)))
-        images = images.flatten(0, 1)
-        pictures.append(images[torch.randperm(len(images), generator=dice)[:_PICTURES_PER_SCENE]])
-    images = to_network_images(torch.cat(pictures).float() / 255)
-    model = recipe.model
-    side = images.shape[-1] // model.latent_factor
-    noise = torch.randn(len(images), model.vae.latent_channels, side, side, generator=dice)
-    return images.to(device), noise.to(device)
+    for name, module in unet.named_modules():
+        if _ENDS_BRANCH.search(name):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
 
 
 def train_phase(
@@ -229,64 +124,49 @@ def train_phase(
     recipe: Recipe,
     model: Model,
     scenes: Callable[[int], EncodedScene],
-    *,
-    fingerprint: str,
-    state: Path | None = None,
-    callback: Callback | None = None,
-) -> list[float]:
-    """Train the UNet of a model in place and return the loss of every step.
+    run: Callable[..., list[float]] = train,
+) -> None:
+    """Train the UNet of a model in place.
 
     Args:
         phase: which training.
         recipe: seed, number of scenes, precision.
         model: its UNet's weights that require gradients are trained, all of them where none does.
         scenes: encoded scenes by number.
-        fingerprint: of the data and of the model that training starts from.
-        state: see `train`.
-        callback: see `train`.
+        run: called as `train`.
 
     Raises:
         ValueError: samples of two pictures in bf16 on a CPU.
     """
-    unet = model.unet
+    unet, draw = model.unet, phase.draw
     device = next(unet.parameters()).device
-    n_pictures = phase.draw.n_frames * model.config.n_views
+    n_pictures = draw.n_frames * model.config.n_views
     if device.type == "cpu" and recipe.dtype == "bf16" and n_pictures == _WRONG_IN_BF16:
         raise ValueError(
             f"Expected --dtype fp32 for samples of {n_pictures} pictures on a CPU, where PyTorch's "
             f"convolution over two gives wrong gradients in bf16."
         )
-    prepare_for_training(unet, phase, recipe)
-    rank, size = rank_and_size()
+    prepare_for_training(unet, draw.n_frames > 1, recipe.recomputes)
+    seed, (rank, size) = (phase.name, recipe.seed), rank_and_size()
 
     def batches(step: int) -> ViewsBatch:
-        return draw_batch(
-            scenes, recipe.n_scenes, model.config, phase.draw, (phase.name, recipe.seed), step, rank, size
-        ).to(device)
+        return draw_batch(scenes, recipe.n_scenes, model.config, draw, seed, step, rank, size).to(device)
 
-    key = fingerprint_of(phase.name, recipe.to_json(), fingerprint, size)
-    losses = train(
-        ViewsLoss(unet),
-        batches,
-        phase.loop,
-        dtype=DTYPES[recipe.dtype],
-        fingerprint=key,
-        state=state,
-        callback=callback,
-    )
+    run(ViewsLoss(unet), batches, phase.loop, dtype=DTYPES[recipe.dtype])
     unet.requires_grad_(False).eval()
     unet.set_frame_mixing(True)
     unet.recomputes = False
-    return losses
 
 
-def prepare_for_training(unet: UNet, phase: Phase, recipe: Recipe) -> None:
-    """Let a UNet record what the phase trains: all weights with an effect, or those of a LoRA alone."""
+def prepare_for_training(unet: UNet, mixes_frames: bool, recomputes: bool) -> None:
+    """Let a UNet record what is trained: all weights with an effect, or those alone that require gradients.
+
+    Of static objects frames are not mixed: their blend stays at zero. To recompute is gradient checkpointing.
+    """
     everything = not any(parameter.requires_grad for parameter in unet.parameters())
     for name, parameter in unet.named_parameters():
-        motion = ".motion_blocks." in name or "time_mix_motion" in name or "time_mixer_motion" in name
-        has_effect = not _WITHOUT_EFFECT.search(name) and (phase.mixes_frames or not motion)
+        has_effect = not _WITHOUT_EFFECT.search(name) and (mixes_frames or not _OF_FRAMES.search(name))
         parameter.requires_grad_(has_effect and (everything or parameter.requires_grad))
     unet.train()
-    unet.set_frame_mixing(phase.mixes_frames)
-    unet.recomputes = recipe.recomputes
+    unet.set_frame_mixing(mixes_frames)
+    unet.recomputes = recomputes

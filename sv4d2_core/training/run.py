@@ -6,27 +6,29 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from ..diffusion.checkpoint import load_checkpoint
+from ..diffusion.convert import write_checkpoint_file
+from ..diffusion.layout import PARTS
 from ..diffusion.model import Model
 from ..diffusion.window_store import changed_settings
 from ..files import file_fingerprint, fingerprint_of, remove, write_whole
+from .autoencoder import train_autoencoder, train_decoder
 from .batches import EncodedScenes
-from .loop import Progress, any_process, is_first_process, rank_and_size, wait_for_all
-from .recipe import Recipe, train_autoencoder, train_decoder, train_phase
+from .loop import Progress, any_process, is_first_process, rank_and_size, train
+from .recipe import Phase, Recipe, train_phase
 from .scenes import SceneStore
-from .weights import add_lora, load_lora_state, lora_state, merge_lora, write_checkpoint
+from .weights import add_lora, lora_state, merge_lora
 
 _AUTOENCODER, _DECODER = "autoencoder", "decoder"
 # Seconds between two states, or this many times what writing one takes.
 _SAVE_EVERY_S, _SAVE_SHARE = 120.0, 20.0
-
-# callback(stage, progress, model): after each step; the model is None while no UNet is trained.
-RunCallback = Callable[[str, Progress, Model | None], None]
 
 
 class OutOfTime(Exception):
@@ -35,16 +37,13 @@ class OutOfTime(Exception):
 
 @dataclass
 class TrainingRun:
-    """A training in a folder.
+    """A training in a folder, which keeps a state and a checkpoint per stage, and what was encoded.
 
     Args:
-        folder: keeps a state and a checkpoint per stage, and what was encoded.
-        recipe: how to train.
-        store: the scenes.
-        device: where to train.
         base: checkpoint to start from; None trains all networks from scratch.
         minutes: stop after these; None runs to the end.
-        callback: see ``RunCallback``; may raise to stop, and the state is saved.
+        callback: called with stage, progress and model (None while no UNet is trained) after each step; may
+            raise to stop, and the state is saved.
     """
 
     folder: Path
@@ -53,7 +52,7 @@ class TrainingRun:
     device: torch.device
     base: Path | None = None
     minutes: float | None = None
-    callback: RunCallback | None = None
+    callback: Callable[[str, Progress, Model | None], None] | None = None
 
     def run(self) -> Path:
         """Train what is left to train and return the last stage's checkpoint.
@@ -70,11 +69,10 @@ class TrainingRun:
             raise ValueError("Expected a base for a LoRA to change; got none. Give base.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_recipe()
-        start = self.base
-        if start is None:
-            start = self._checkpoint(_AUTOENCODER)
-            if not start.exists():
-                self._autoencoder(start)
+        start = self.base or self._checkpoint(_AUTOENCODER)
+        if not start.exists() and self.base is None:
+            model = train_autoencoder(self.recipe, self.store.read, self.device, self._runner(_AUTOENCODER))
+            self._finish(_AUTOENCODER, model, trained=False)
         base = self._loaded(start)
         made_from = self._made_from(start)
         scenes = EncodedScenes(base, self.store.read, self.folder / "encoded" / made_from)
@@ -83,36 +81,37 @@ class TrainingRun:
         for phase in self.recipe.phases:
             end = self._checkpoint(phase.name)
             if not end.exists():
-                model = self._loaded(start)
-                if self.recipe.lora_rank:
-                    add_lora(model.unet, self.recipe.lora_rank, self.recipe.lora_rank, seed=self.recipe.seed)
-                train_phase(
-                    phase,
-                    self.recipe,
-                    model,
-                    scenes,
-                    fingerprint=made_from,
-                    state=self._state(phase.name),
-                    callback=lambda progress, name=phase.name, model=model: self._after_step(
-                        name, progress, model
-                    ),
-                )
-                if self.recipe.lora_rank:
-                    model = self._merged(model, start, end)
-                self._finish(phase.name, replace(model, config=replace(model.config, trained=True)))
+                self._phase(phase, self._loaded(start), scenes, made_from)
             start = end
-        return start if self.base is not None else self._decoder(start)
+        if self.base is not None:
+            return start
+        end = self._checkpoint(_DECODER)
+        if not end.exists():
+            model = load_checkpoint(start, device=self.device)
+            train_decoder(self.recipe, model, self.store.read, self._runner(_DECODER, self._made_from(start)))
+            self._finish(_DECODER, model)
+        return end
 
-    def _autoencoder(self, end: Path) -> None:
-        model = train_autoencoder(
-            self.recipe,
-            self.store.read,
-            self.device,
-            state=self._state(_AUTOENCODER),
-            callback=lambda progress: self._after_step(_AUTOENCODER, progress, None),
+    def _phase(self, phase: Phase, model: Model, scenes: EncodedScenes, made_from: str) -> None:
+        rank, file = self.recipe.lora_rank, self._checkpoint(phase.name)
+        if rank:
+            add_lora(model.unet, rank, self.recipe.seed)
+        train_phase(phase, self.recipe, model, scenes, self._runner(phase.name, made_from, model=model))
+        if rank:
+            if is_first_process():
+                state = save(lora_state(model.unet), metadata={"format": "pt"})
+                write_whole(file.with_suffix(".lora.safetensors"), state)
+            merge_lora(model.unet)
+        self._finish(phase.name, model)
+
+    def _runner(self, stage: str, *made_from: str, model: Model | None = None) -> Callable[..., list[float]]:
+        """Return `train` with what follows from the stage; ``model`` is for the callback."""
+        return partial(
+            train,
+            fingerprint=fingerprint_of(stage, self.recipe.to_json(), *made_from, rank_and_size()[1]),
+            state=self._state(stage),
+            callback=lambda progress: self._after_step(stage, progress, model),
         )
-        # Its UNet was never trained.
-        self._finish(_AUTOENCODER, replace(model, config=replace(model.config, trained=False)))
 
     def _loaded(self, path: Path) -> Model:
         """Return a checkpoint's model with the recipe's view mixing, for which any weights fit."""
@@ -120,33 +119,8 @@ class TrainingRun:
         model.unet.set_view_mixing(self.recipe.model.unet.view_mixing)
         return replace(model, config=replace(model.config, unet=model.unet.config))
 
-    def _decoder(self, start: Path) -> Path:
-        end = self._checkpoint(_DECODER)
-        if not end.exists():
-            model = load_checkpoint(start, device=self.device)
-            train_decoder(
-                self.recipe,
-                model,
-                self.store.read,
-                fingerprint=self._made_from(start),
-                state=self._state(_DECODER),
-                callback=lambda progress: self._after_step(_DECODER, progress, None),
-            )
-            self._finish(_DECODER, model)
-        return end
-
     def _made_from(self, start: Path) -> str:
         return fingerprint_of(file_fingerprint(start), self.store.settings)
-
-    def _merged(self, model: Model, start: Path, end: Path) -> Model:
-        """Write what a LoRA learned as a file of its own and return the model it started from with it."""
-        state = lora_state(model.unet)
-        if is_first_process():
-            write_whole(end.with_suffix(".lora.safetensors"), save(state, metadata={"format": "pt"}))
-        merged = self._loaded(start)
-        load_lora_state(merged.unet, state)
-        merge_lora(merged.unet)
-        return merged
 
     def _after_step(self, stage: str, progress: Progress, model: Model | None) -> None:
         file = self._state(stage)
@@ -156,17 +130,13 @@ class TrainingRun:
         except BaseException:
             self._save(progress, file)
             raise
-        out_of_time = self._is_out_of_time()
+        late = self.minutes is not None and time.monotonic() - self._began > 60 * self.minutes
+        # A process that stopped alone would leave the others waiting for its gradients.
+        out_of_time = self.minutes is not None and any_process(late)
         if out_of_time or time.monotonic() - self._saved > self._save_every:
             self._save(progress, file)
         if out_of_time:
             raise OutOfTime(f"{stage}: {progress.step} of {progress.total} steps")
-
-    def _is_out_of_time(self) -> bool:
-        if self.minutes is None:
-            return False
-        # A process that stopped alone would leave the others waiting for its gradients.
-        return any_process(time.monotonic() - self._began > 60 * self.minutes)
 
     def _save(self, progress: Progress, file: Path) -> None:
         began = time.monotonic()
@@ -176,12 +146,14 @@ class TrainingRun:
         took = time.monotonic() - began
         self._saved, self._save_every = time.monotonic(), max(_SAVE_EVERY_S, _SAVE_SHARE * took)
 
-    def _finish(self, stage: str, model: Model) -> None:
+    def _finish(self, stage: str, model: Model, trained: bool = True) -> None:
         if is_first_process():
             notes = {"sv4d2.training": json.dumps({"stage": stage, "recipe": self.recipe.to_json()})}
-            write_checkpoint(self._checkpoint(stage), model, torch.float32, notes)
+            model = replace(model, config=replace(model.config, trained=trained))
+            _write_checkpoint(self._checkpoint(stage), model, notes)
             remove(self._state(stage))
-        wait_for_all()
+        # The others wait until it is there.
+        any_process(False)
 
     def _check_batches(self) -> None:
         size = rank_and_size()[1]
@@ -211,3 +183,20 @@ class TrainingRun:
 
     def _checkpoint(self, stage: str) -> Path:
         return self.folder / f"{stage}.safetensors"
+
+
+def _write_checkpoint(path: Path, model: Model, notes: dict[str, str]) -> None:
+    """Write all networks of a model in float32; one encoder that serves frames and views is stored once."""
+    shared = model.view_encoder is model.frame_encoder
+    weights: dict[str, Tensor] = {
+        part.prefix + key: tensor
+        for part in PARTS
+        if not (shared and part.name == "view_encoder")
+        for key, tensor in getattr(model, part.name).state_dict().items()
+    }
+    kinds = {key: (torch.float32, tuple(tensor.shape)) for key, tensor in weights.items()}
+
+    def read(key: str) -> Tensor:
+        return weights[key].detach().to("cpu", torch.float32)
+
+    write_checkpoint_file(path, kinds, read, model.config, shared, notes, overwrite=True)

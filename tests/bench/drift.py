@@ -24,7 +24,7 @@ from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.novel_views import sample_views, window_conditioning, window_noise
 from sv4d2_core.diffusion.sampling import guidance_table, guided_denoiser, guided_inputs
 from sv4d2_core.shipped import TINY_MODEL
-from sv4d2_core.training.scores import held_out_views
+from sv4d2_core.training.scenes import held_out_views
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SIGMAS = (100.0, 5.0, 0.5)

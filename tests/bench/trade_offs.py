@@ -29,7 +29,7 @@ from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.diffusion.speed import keep_in_eight_bits
 from sv4d2_core.metrics.image import mask_iou, psnr
 from sv4d2_core.shipped import TINY_MODEL
-from sv4d2_core.training.scores import held_out_views
+from sv4d2_core.training.scenes import held_out_views
 from sv4d2_core.video.foreground import near_white_masks
 from sv4d2_core.views import ViewGrid
 

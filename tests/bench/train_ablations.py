@@ -32,9 +32,8 @@ from sv4d2_core.files import file_fingerprint, fingerprint_of
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.training.batches import EncodedScene, EncodedScenes
 from sv4d2_core.training.curation import CurationLimits, judge, rectify
-from sv4d2_core.training.recipe import TINY, Recipe, train_phase
-from sv4d2_core.training.scenes import ProceduralScenes, SceneStore
-from sv4d2_core.training.scores import held_out_views, initialise
+from sv4d2_core.training.recipe import TINY, Recipe, initialise, train_phase
+from sv4d2_core.training.scenes import ProceduralScenes, SceneStore, held_out_views
 from sv4d2_core.views import ViewGrid
 
 STATIC_SHARE = 0.6
@@ -115,7 +114,7 @@ def trained(
         loop = replace(phase.loop, steps=n_steps, learning_rate=1e-3, warm_up=20, average=0.99)
         draw = replace(phase.draw, **masks)
         if n_steps:
-            train_phase(replace(phase, loop=loop, draw=draw), recipe, model, scenes, fingerprint="")
+            train_phase(replace(phase, loop=loop, draw=draw), recipe, model, scenes)
     return model
 
 

@@ -54,20 +54,13 @@ class Event:
 
 @dataclass
 class Outcome:
-    """What became of a prompt.
+    """What became of a prompt."""
 
-    Args:
-        status: "success", "error" (while running), "interrupted" or "refused" (by the validation).
-        message: the error as a user reads it, or "".
-        events: all messages in order; pictures of previews are counted in ``n_previews`` only.
-        interrupt_seconds: from the request to interrupt to the server's answer, or None. Newer versions
-            collect garbage before the answer leaves, which takes a second or two on a busy machine.
-    """
-
-    status: str = ""
-    message: str = ""
-    events: list[Event] = field(default_factory=list)
+    status: str = ""  # "success", "error" (while running), "interrupted" or "refused" (by the validation)
+    message: str = ""  # the error as a user reads it
+    events: list[Event] = field(default_factory=list)  # in order, but for pictures of previews
     n_previews: int = 0
+    # From the request to the server's answer. Newer versions collect garbage before, for a second or two.
     interrupt_seconds: float | None = None
 
     @property
@@ -87,16 +80,9 @@ class Outcome:
 
 
 class ComfyServer:
-    """A running ComfyUI, stopped at the end of the ``with`` block.
+    """A running ComfyUI with our pack and an empty base folder, stopped at the end of the ``with`` block.
 
-    Args:
-        comfyui: the checkout, which stays untouched.
-        pack: our repository.
-        base: empty folder for models, input, output and settings.
-        frontend: static folder of another web page than the installed one.
-
-    Raises:
-        RuntimeError: the server ended early or did not answer in time; holds the end of its log.
+    ``frontend`` is the static folder of another web page than the installed one.
     """
 
     def __init__(self, comfyui: Path, pack: Path, base: Path, frontend: Path | None = None) -> None:
@@ -167,13 +153,7 @@ class ComfyServer:
     ) -> Outcome:
         """Run an API-format graph to its end and return what happened.
 
-        Args:
-            graph: nodes by number.
-            timeout: seconds.
-            interrupt_when: the first event for which it returns True leads to a request to interrupt.
-
-        Raises:
-            TimeoutError: the prompt did not end in time; holds the end of the server's log.
+        The first event for which ``interrupt_when`` returns True leads to a request to interrupt.
         """
         outcome = Outcome()
         try:

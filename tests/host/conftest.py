@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -56,7 +55,7 @@ class HostDirs:
 
 
 @pytest.fixture(scope="session")
-def host() -> ModuleType:
+def host():
     """Return ComfyUI's ``nodes`` module, imported for the CPU."""
     if not (COMFYUI / "comfy" / "sd.py").is_file():
         pytest.fail(f"Expected a ComfyUI checkout at {COMFYUI}. Set COMFYUI_PATH.")
@@ -76,7 +75,7 @@ def host() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def pack(host: ModuleType) -> dict[str, Any]:
+def pack(host):
     """Return our node classes by node id, loaded as ComfyUI loads a pack."""
     before = dict(host.NODE_CLASS_MAPPINGS)
     loaded = asyncio.run(host.load_custom_node(str(REPOSITORY)))
@@ -87,27 +86,27 @@ def pack(host: ModuleType) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def core(pack: dict[str, Any]) -> Callable[[str], ModuleType]:
+def core(pack):
     """Return an importer of the loaded pack's own modules: ``core("views")`` is its ``sv4d2_core.views``."""
     package = next(iter(pack.values())).__module__.rsplit(".nodes", 1)[0]
     return lambda name: importlib.import_module(f"{package}.sv4d2_core.{name}")
 
 
 @pytest.fixture(scope="session")
-def nodes_of(pack: dict[str, Any]) -> Callable[[str], ModuleType]:
+def nodes_of(pack):
     """Return an importer of the pack's own modules in nodes/: ``nodes_of("load_model")``."""
     package = next(iter(pack.values())).__module__.rsplit(".", 1)[0]
     return lambda name: importlib.import_module(f"{package}.{name}")
 
 
 @pytest.fixture(scope="session")
-def loaded(nodes_of: Callable[[str], ModuleType], tiny_checkpoint: Path) -> tuple[Any, Any, Any]:
+def loaded(nodes_of, tiny_checkpoint):
     """Return MODEL, CLIP_VISION and VAE of the tiny checkpoint, as our loader makes them."""
     return nodes_of("load_model").load_checkpoint(str(tiny_checkpoint), "auto", "default")
 
 
 @pytest.fixture
-def host_dirs(host: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostDirs:
+def host_dirs(host, tmp_path, monkeypatch):
     """Return fresh folders that ComfyUI uses in place of its own."""
     import folder_paths
 
@@ -127,7 +126,7 @@ def host_dirs(host: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture(scope="session")
-def write_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def write_checkpoint(tmp_path_factory):
     """Return a writer of untrained checkpoints: ``write_checkpoint(n_frames, n_views, vae_levels)``."""
     folder = tmp_path_factory.mktemp("checkpoints")
 
@@ -139,21 +138,19 @@ def write_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
 
 
 @pytest.fixture(scope="session")
-def moving_block() -> Callable[..., Any]:
+def moving_block():
     """Return a maker of a scene of one block: ``moving_block(core, colour, fps)``."""
     return media.moving_block
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(write_checkpoint: Callable[..., Path]) -> Path:
+def tiny_checkpoint(write_checkpoint):
     """Return an untrained checkpoint with T = 3 and V = 2 whose forward pass takes milliseconds."""
     return write_checkpoint()
 
 
 @pytest.fixture(scope="session")
-def start_server(
-    tmp_path_factory: pytest.TempPathFactory, write_checkpoint: Callable[..., Path]
-) -> Callable[..., Any]:
+def start_server(tmp_path_factory, write_checkpoint):
     """Return a maker of servers that hold the tiny checkpoints and the sample media."""
 
     def start(frontend: Path | None = None) -> Any:
@@ -177,13 +174,13 @@ def start_server(
 
 
 @pytest.fixture(scope="session")
-def recorded_schemas() -> ModuleType:
+def recorded_schemas():
     """Return the reader and writer of the recorded descriptions of nodes."""
     return schemas
 
 
 @pytest.fixture(scope="session")
-def tiny_settings() -> Callable[[str], dict[str, dict[str, Any]]]:
+def tiny_settings():
     """Return what a workflow runs with here, by node type and input: small files, sizes and steps."""
     table = json.loads((HERE / "tiny_settings.json").read_text())
 
@@ -195,7 +192,7 @@ def tiny_settings() -> Callable[[str], dict[str, dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
-def server(start_server: Callable[..., Any]) -> Iterator[Any]:
+def server(start_server):
     """Return a running ComfyUI with our pack, the tiny checkpoints and the sample media."""
     with start_server() as running:
         yield running

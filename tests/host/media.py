@@ -33,10 +33,7 @@ def core(name: str) -> Any:
 def micro_config(n_frames: int = 3, n_views: int = 2, vae_levels: int = 2) -> Any:
     """Return the sizes of a two-level model whose forward pass takes milliseconds.
 
-    Args:
-        n_frames: T.
-        n_views: V.
-        vae_levels: 2: latents have half the size of the images; 4: an eighth, as the official ones.
+    With two levels of the VAE latents have half the size of the images, with four an eighth.
     """
     config = core("diffusion.config")
     return config.ModelConfig(
@@ -86,13 +83,7 @@ def write_other_model(path: Path) -> None:
 
 
 def moving_block(core: Callable[[str], Any], colour: tuple[float, float, float], fps: float) -> Any:
-    """Return a scene of a block that moves along x by a sixteenth of its box per frame, three frames long.
-
-    Args:
-        core: importer of the core's modules, by whatever name it goes.
-        colour: of the block.
-        fps: frames per second.
-    """
+    """Return a scene of a block that moves along x by a sixteenth of its box per frame, three frames long."""
     import torch
 
     config = core("scene.config").RefineConfig(

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from sv4d2_recorded_schemas import defaults
 
 T, FPS = 3, 4.0
 COLOUR = (0.8, 0.4, 0.2)
-EXPORT = dict(
-    format="glb", filename_prefix="4d/thing", frames=0, faces=400, resolution=20, texture=0, size=16, fps=0.0
-)
+EXPORT = defaults("SV4D2Export4D", filename_prefix="4d/thing", faces=400, resolution=20, size=16)
 MESH = dict(frames=0, faces=400, resolution=20, one_topology=True)
 
 

@@ -7,6 +7,7 @@ import importlib
 import pytest
 import torch
 import trimesh
+from sv4d2_recorded_schemas import defaults
 
 SIZE = 128
 ANGLES = ((0, 10, -20, 35), (0, 60, 130, 275))
@@ -279,30 +280,16 @@ class TestRenders:
             )
 
 
-ORBIT = dict(
+ORBIT = defaults(
+    "SV4D2CameraOrbit",
     preset="custom",
-    n_views=4,
     elevations_deg="10 -20",
     azimuths_deg="60 200",
-    sweep_azimuth_deg=360.0,
-    sweep_elevation_deg=0.0,
     input_elevation_deg=15.0,
     radius=2.3,
     fov_deg=40.0,
 )
-REFINE = dict(
-    steps=12,
-    stages="1",
-    size=0,
-    trust=False,
-    elevation="given",
-    elevation_deg=0.0,
-    strength=0.5,
-    sampling_steps=2,
-    seed=0,
-    memory_gb=0.0,
-    field="planes",
-)
+REFINE = defaults("SV4D2Refine4D", steps=12, stages="1", trust=False, elevation="given")
 MESH = dict(frames=0, faces=200, resolution=16, one_topology=True)
 SPLAT_OPTIONS = dict(frames=1, splat_scale=1.0, sharpen=2.0, headlight_shading=0.0, opacity_threshold=0.0)
 

@@ -6,19 +6,10 @@ import dataclasses
 
 import pytest
 import torch
+from sv4d2_recorded_schemas import defaults
 
 T, V = 3, 2
-DEFAULTS = {
-    "seed": 5,
-    "steps": 3,
-    "sampler_name": "euler",
-    "scheduler": "karras",
-    "guidance": "model default",
-    "cfg_min": 1.0,
-    "cfg_max": 2.0,
-    "denoise": 1.0,
-    "fps": 8.0,
-}
+DEFAULTS = defaults("SV4D2Sampler", seed=5, steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -241,23 +232,12 @@ def test_progress_covers_all_windows_and_shows_all_views(pack, loaded, clip, cam
 def test_wrong_inputs_are_explained(pack, core, loaded, clip, cameras, host_dirs, monkeypatch):
     import comfy.model_management as management
 
-    ring = core("cameras").Cameras.ring
-    cases = [
-        (clip, ring(3), {}, "makes 2 novel views per pass; got 3"),
-        (torch.rand(3, 32, 32, 4), cameras, {}, "3 channels on white; got 4. Connect SV4D2 Prepare Clip"),
-        (torch.rand(3, 32, 48, 3), cameras, {}, "square frames.*got 48 x 32"),
-        (torch.rand(3, 34, 34, 3), cameras, {}, "divisible by 4; got 34"),
-        (clip, cameras, {"mask": torch.zeros(7, 16, 16)}, r"mask \[7, 32, 32\].*got \[7, 16, 16\]"),
-        (clip, cameras, {"denoise": 0.5}, "starts from given views; got none"),
-        (clip, cameras, {"reference_views": clip[:1]}, r"reference_views \[2, 32, 32, 3\]; got \[1"),
-        (clip, cameras, {"guidance": "linear", "cfg_min": 3.0}, "minimum <= maximum; got 3 to 2"),
-    ]
-    for frames, orbit, change, message in cases:
-        with pytest.raises(ValueError, match=message):
-            sample(pack, loaded, frames, orbit, **change)
+    with pytest.raises(ValueError, match="minimum <= maximum; got 3 to 2"):
+        sample(pack, loaded, clip, cameras, guidance="linear", cfg_min=3.0)
     views = sample(pack, loaded, clip, cameras)[0]
     with pytest.raises(ValueError, match="cameras of this job .*; got .* SV4D2 Load Views gives them"):
-        sample(pack, loaded, clip, ring(V, 10.0), init_views=views, denoise=0.5)
+        other = core("cameras").Cameras.ring(V, 10.0)
+        sample(pack, loaded, clip, other, init_views=views, denoise=0.5)
     with pytest.raises(ValueError, match="embeddings of width 48"):
         sample(pack, (loaded[0], type("Other", (), {"model": None})(), loaded[2]), clip, cameras)
     monkeypatch.setattr(management, "get_free_memory", lambda *_args: 1e5)

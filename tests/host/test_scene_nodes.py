@@ -7,22 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sv4d2_recorded_schemas import defaults
 
 T, V, SIZE = 3, 2, 32
-REFINE = dict(
-    backend="dynerf",
-    steps=10,
-    stages="auto",
-    size=0,
-    trust=True,
-    elevation="given",
-    elevation_deg=0.0,
-    strength=0.5,
-    sampling_steps=2,
-    seed=3,
-    memory_gb=0.0,
-    field="planes",
-)
+REFINE = defaults("SV4D2Refine4D", steps=10, elevation="given", strength=0.5, sampling_steps=2, seed=3)
 RENDER = dict(mode="views", frames=0, size=SIZE, turns=1.0)
 
 
@@ -116,7 +104,7 @@ class TestRefineAndRender:
     def test_normals_return_as_they_went(self, nodes_of, views, core):
         normals_of_images = nodes_of("refine").normals_of_images
         given = torch.nn.functional.normalize(torch.randn(T, V + 1, SIZE, SIZE, 3), dim=-1)
-        packed = core("scene.losses").packed_normals
+        packed = core("scene.targets").packed_normals
         images = packed(given, views.cameras)
         flat = images.movedim(0, 1).flatten(0, 1)
         back = normals_of_images(flat, views)

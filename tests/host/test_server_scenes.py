@@ -7,21 +7,9 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from sv4d2_recorded_schemas import defaults
 
-REFINE = dict(
-    backend="dynerf",
-    steps=12,
-    stages="auto",
-    size=0,
-    trust=True,
-    elevation="given",
-    elevation_deg=0.0,
-    strength=0.5,
-    sampling_steps=2,
-    seed=0,
-    memory_gb=0.0,
-    field="planes",
-)
+REFINE = defaults("SV4D2Refine4D", steps=12, elevation="given", strength=0.5, sampling_steps=2)
 
 
 def graph_of(**changes):
@@ -91,9 +79,7 @@ def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server):
     assert again.progress("2")[0][0] == stopped + 2
 
 
-EXPORT = dict(
-    format="glb", filename_prefix="4d/export", frames=0, faces=400, resolution=24, texture=0, size=32, fps=0.0
-)
+EXPORT = defaults("SV4D2Export4D", filename_prefix="4d/export", faces=400, resolution=24, size=32)
 VIEWER = dict(viewport_state={}, width=64, height=64)
 
 

@@ -11,20 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sv4d2_recorded_schemas import defaults
 
-CLIP_DEFAULTS = dict(
-    frames=21, start=0, every=1, fps=8.0, size=64, centering="global", object_ratio=0.9, ignore_specks=True
-)
-ORBIT_DEFAULTS = dict(
-    n_views=4,
-    elevations_deg="",
-    azimuths_deg="",
-    sweep_azimuth_deg=360.0,
-    sweep_elevation_deg=0.0,
-    input_elevation_deg=0.0,
-    radius=2.0,
-    fov_deg=33.8,
-)
+CLIP = defaults("SV4D2PrepareClip", size=64)
+ORBIT = defaults("SV4D2CameraOrbit")
 
 
 def run(node, /, *, hidden=None, **inputs):
@@ -61,18 +51,9 @@ def grid(core):
     return replace(true, fps=7.5, latents=latents, variant="sv4d2", trained=False, seed=23, steps=4)
 
 
-def test_defaults_are_those_the_tests_run_with(pack):
-    for node_id, known in (
-        ("SV4D2PrepareClip", {**CLIP_DEFAULTS, "size": 576}),
-        ("SV4D2CameraOrbit", ORBIT_DEFAULTS),
-    ):
-        required = pack[node_id].GET_NODE_INFO_V1()["input"]["required"]
-        assert {name: spec[1]["default"] for name, spec in required.items() if name in known} == known
-
-
 class TestPrepareClip:
     def prepare(self, pack, clip, **changes):
-        return run(pack["SV4D2PrepareClip"], clip=clip, **{**CLIP_DEFAULTS, **changes})
+        return run(pack["SV4D2PrepareClip"], clip=clip, **{**CLIP, **changes})
 
     def test_images_with_a_mask(self, pack, host_dirs):
         images, masks = moving_square()
@@ -177,7 +158,7 @@ class TestPrepareClip:
 
 class TestCameraOrbit:
     def orbit(self, pack, preset, **changes):
-        return run(pack["SV4D2CameraOrbit"], preset=preset, **{**ORBIT_DEFAULTS, **changes})
+        return run(pack["SV4D2CameraOrbit"], **{**ORBIT, "preset": preset, **changes})
 
     def test_widgets_become_cameras_and_a_picture(self, pack, core, host_dirs):
         Cameras = core("cameras").Cameras

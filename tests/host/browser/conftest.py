@@ -10,17 +10,11 @@ import pytest
 
 
 class Page(NamedTuple):
-    """A web page of ComfyUI.
-
-    Args:
-        name: for folders of pictures.
-        folder: its static files; None: the host's own page.
-        new_nodes: whether it draws nodes in its new way.
-    """
+    """A web page of ComfyUI."""
 
     name: str
-    folder: Path | None
-    new_nodes: bool
+    folder: Path | None  # of its static files; None: the host's own page
+    new_nodes: bool  # whether it draws nodes in its new way
 
 
 _OTHER = os.environ.get("COMFYUI_FRONTEND_ROOT")
@@ -37,6 +31,6 @@ _PAGES = [
 
 
 @pytest.fixture(scope="module", params=_PAGES)
-def frontend(request: pytest.FixtureRequest) -> Page:
+def frontend(request):
     """Return one page after the other."""
     return request.param

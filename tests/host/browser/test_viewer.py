@@ -11,20 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sv4d2_recorded_schemas import defaults
 
 HERE = Path(__file__).parent
 SECONDS = 300
 # The page rounds numbers to the steps of their widgets.
-EXPORT = dict(
-    format="glb",
-    filename_prefix="4d/block",
-    frames=0,
-    faces=20000,
-    resolution=32,
-    texture=0,
-    size=512,
-    fps=0.0,
-)
+EXPORT = defaults("SV4D2Export4D", filename_prefix="4d/block", resolution=32)
 PROMPT = {
     "1": {"class_type": "SV4D2LoadScene", "inputs": {"file": "block.safetensors"}},
     "2": {"class_type": "SV4D2Export4D", "inputs": {"scene": ["1", 0], **EXPORT}},
