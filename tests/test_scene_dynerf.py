@@ -156,9 +156,6 @@ def test_rendering_reports_can_be_cancelled_and_refuses_times_and_sizes_out_of_r
     assert heard == [(1, 6), (2, 6)]
 
 
-ROOM = torch.tensor([[-1.0, -0.5, -0.25], [1.0, 0.5, 0.25]])
-
-
 def test_constant_density_gives_the_exponential_law():
     density = torch.full((1, 40), 3.0, dtype=torch.float64)
     weights = ray_weights(density, torch.full((1, 1), 0.05, dtype=torch.float64))
@@ -189,16 +186,13 @@ def test_gradients_agree_with_finite_differences():
     assert torch.autograd.gradcheck(lambda d, c: composite_on_white(ray_weights(d, lengths), c), inputs)
 
 
-def test_where_rays_cross_a_box():
+def test_where_rays_cross_a_box_and_every_stretch_has_one_sample():
     origins = torch.tensor([[0.0, 0, 2], [0.0, 0.6, 2], [0.0, 0, 0], [3.0, 0, 0]])
     directions = torch.tensor([[0.0, 0, -1], [0.0, 0, -1], [1.0, 0, 0], [1.0, 0, 0]])
-    entry, leave = box_span(origins, directions, ROOM)
+    entry, leave = box_span(origins, directions, torch.tensor([[-1.0, -0.5, -0.25], [1.0, 0.5, 0.25]]))
     torch.testing.assert_close(entry[[0, 2]], torch.tensor([1.75, 0.0]))
     torch.testing.assert_close(leave[[0, 2]], torch.tensor([2.25, 1.0]))
     assert bool((leave[[1, 3]] <= entry[[1, 3]]).all())
-
-
-def test_every_stretch_has_one_sample():
     entry, leave = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5])
     jitter = torch.rand(2, 10, generator=torch.Generator().manual_seed(0))
     distances = sample_distances(entry, leave, 10, jitter)

@@ -58,8 +58,7 @@ def test_frames_are_admitted_outward_and_all_by_35_percent(steps: int, n_frames:
 
 
 def test_the_rings_of_a_long_clip():
-    starts = [0, 9, 18, 27, 35, 44]
-    rings = [allowed_frames(step, 100, 20, 0)[1] for step in starts]
+    rings = [allowed_frames(step, 100, 20, 0)[1] for step in (0, 9, 18, 27, 35, 44)]
     bounds = [(0, 5), (5, 9), (9, 13), (13, 17), (17, 20), (0, 0)]
     assert rings == [list(range(*ends)) for ends in bounds]
     assert allowed_frames(34, 100, 20, 0)[0] == list(range(17))
@@ -89,14 +88,10 @@ def test_too_few_frames_are_repeated_and_a_seed_repeats_the_draw():
     assert draw_frames([4], [4], 1, torch.Generator("cpu")).tolist() == [4]
 
 
-def test_the_anchor_is_the_frame_that_shows_most():
+def test_the_anchor_shows_most_and_motion_score_of_known_shifts():
     masks = squares(0, 0, 0, 0)
     masks[2, 1, 0] = 1
-    assert anchor_frame(masks) == 2
-    assert anchor_frame(squares(0, 1)) == 0
-
-
-def test_motion_score_of_known_shifts():
+    assert anchor_frame(masks) == 2 and anchor_frame(squares(0, 1)) == 0
     assert motion_score(squares(1, 1, 1), 0) == 1
     # A shift by one of four columns leaves 12 of 20 pixels in common.
     assert motion_score(squares(0, 1), 0) == pytest.approx((1 + 12 / 20) / 2)

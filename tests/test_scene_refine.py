@@ -75,11 +75,8 @@ def test_rings_stand_between_the_cameras_and_leave_out_what_the_input_shows():
     eight = ring_cameras(Cameras.official("sv4d2_8views"), (10.0,))
     assert eight.n_views == 16 and len(set(eight.azimuths_deg)) == 17
     assert ring_cameras(CAMERAS, ()) == CAMERAS
-
-
-def test_rings_of_two_orbits_and_near_a_pole():
-    two = Cameras((0, 0, 0, 20, 20), (0, 90, 270, 90, 270))
-    assert ring_cameras(two, (0.0,)).n_views == 8
+    # Two orbits, and near a pole.
+    assert ring_cameras(Cameras((0, 0, 0, 20, 20), (0, 90, 270, 90, 270)), (0.0,)).n_views == 8
     high = replace(CAMERAS, input_elevation_deg=80.0)
     assert max(ring_cameras(high, (15.0,)).elevations_deg) == 5
 
