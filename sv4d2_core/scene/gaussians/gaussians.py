@@ -195,7 +195,18 @@ class Gaussians(Scene4D):
 
     def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
         gaussians = self.in_world(time)
-        return lambda cameras, view, size: _see(gaussians, cameras, view, size)
+
+        def draw(cameras: Cameras, view: int, size: int) -> Tensor:
+            picture = splat(gaussians, cameras, view, size)
+            outward = _outward(gaussians, cameras, view)
+            blended = splat(gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
+            alpha = picture.alpha[..., None]
+            # Where normals cancel out, the surface is taken to face the camera.
+            towards = -cameras.rays(size, [view])[1][0].to(blended)
+            normal = F.normalize(blended + 1e-4 * alpha * towards, dim=-1, eps=1e-20)
+            return torch.cat([picture.rgb.clamp(0, 1), alpha, picture.depth[..., None], normal], dim=-1)
+
+        return draw
 
 
 def _turned(quats: Tensor, rotation: Tensor) -> Tensor:
@@ -204,18 +215,6 @@ def _turned(quats: Tensor, rotation: Tensor) -> Tensor:
     real = w - (rotation * v).sum(-1, keepdim=True)
     imaginary = v + w * rotation + torch.linalg.cross(rotation, v)
     return F.normalize(torch.cat([real, imaginary], dim=-1), dim=-1)
-
-
-def _see(gaussians: GaussiansAt, cameras: Cameras, view: int, size: int) -> Tensor:
-    """Return colour, opacity, distance and normal that one camera sees, [size, size, 8]."""
-    picture = splat(gaussians, cameras, view, size)
-    outward = _outward(gaussians, cameras, view)
-    blended = splat(gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
-    alpha = picture.alpha[..., None]
-    # Where normals cancel out, the surface is taken to face the camera.
-    towards = -cameras.rays(size, [view])[1][0].to(blended)
-    normal = F.normalize(blended + 1e-4 * alpha * towards, dim=-1, eps=1e-20)
-    return torch.cat([picture.rgb.clamp(0, 1), alpha, picture.depth[..., None], normal], dim=-1)
 
 
 def _outward(gaussians: GaussiansAt, cameras: Cameras, view: int) -> Tensor:

@@ -122,7 +122,10 @@ def estimate_elevation(
     place a view beyond a pole are left out, and where fewer than three stay, ValueError is raised;
     `Cameras.input_elevation_deg` is not read.
     """
-    few = _few_small_masks(masks)
+    frames = torch.linspace(0, len(masks) - 1, min(len(masks), _MOST_FRAMES)).round().long()
+    few = masks[frames].float()
+    if masks.shape[-1] > _SIZE:
+        few = F.interpolate(few, (_SIZE, _SIZE), mode="bilinear", antialias=True).clamp(0, 1)
     candidates = [e for e in _CANDIDATES_DEG if max(abs(e + x) for x in cameras.elevations_deg) < 90]
     if len(candidates) < 3:
         raise ValueError(
@@ -167,15 +170,6 @@ def hull_iou(
         overlap, area = torch.minimum(hull, mask).sum(-1), mask.sum(-1)
         ious.append((overlap / area)[area > 0])
     return float(torch.cat(ious).mean())
-
-
-def _few_small_masks(masks: Tensor) -> Tensor:
-    """Return at most 6 frames of the masks, evenly spread, [T', V + 1, N, N] with N at most 48."""
-    frames = torch.linspace(0, len(masks) - 1, min(len(masks), _MOST_FRAMES)).round().long()
-    few = masks[frames].float()
-    if masks.shape[-1] > _SIZE:
-        few = F.interpolate(few, (_SIZE, _SIZE), mode="bilinear", antialias=True).clamp(0, 1)
-    return few
 
 
 def _peak(positions: Sequence[float], values: Sequence[float], best: int) -> float:
