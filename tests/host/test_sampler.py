@@ -34,16 +34,6 @@ def checkpoint(core, tmp_path_factory, tiny_checkpoint):
     return make
 
 
-@pytest.fixture(scope="module")
-def clip():
-    return torch.rand(7, 32, 32, 3, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
-def cameras(core):
-    return core("cameras").Cameras.ring(V)
-
-
 def sample(pack, loaded, clip, cameras, **changes):
     with torch.inference_mode():
         return pack["SV4D2Sampler"].execute(*loaded, clip, cameras, **{**DEFAULTS, **changes}).args
@@ -137,7 +127,7 @@ def counted(loaded, monkeypatch):
 
 
 def test_cancel_inside_a_pass_keeps_finished_windows(
-    host, pack, loaded, clip, cameras, host_dirs, monkeypatch, counted
+    host, pack, loaded, clip, cameras, host_dirs, monkeypatch, counted, cancelled
 ):
     import comfy.model_management as management
 
@@ -155,7 +145,7 @@ def test_cancel_inside_a_pass_keeps_finished_windows(
     unet = loaded[0].model.diffusion_model
     with monkeypatch.context() as patch:
         patch.setattr(unet, "before_layer", cancel_in_the_second_window)
-        with pytest.raises(management.InterruptProcessingException):
+        with cancelled():
             sample(pack, loaded, clip, cameras, seed=78)
     assert len(counted) == 5
     counted.clear()
@@ -186,15 +176,12 @@ def test_finished_windows_belong_to_their_settings(pack, core, loaded, clip, cam
     width = loaded[0].model.state_dict()[f"{name}.weight"].shape[0]
     lora = {f"{name}.lora_up.weight": torch.ones(width, 1), f"{name}.lora_down.weight": torch.ones(1, width)}
     patched = comfy.sd.load_lora_for_models(loaded[0], None, lora, 1.0, 0.0)[0]
-    jobs = [(loaded, clip, cameras, change) for change in changes]
-    bypassed = loaded[0].clone()
+    bypassed, hooked = loaded[0].clone(), loaded[0].clone()
     bypassed.set_injections("bypass_lora", [comfy.model_patcher.PatcherInjection(print, print)])
-    hooked = loaded[0].clone()
     hooked.set_attachments("extra", object())
-    jobs += [
-        ((patched, *loaded[1:]), clip, cameras, {}),
-        ((bypassed, *loaded[1:]), clip, cameras, {}),
-        ((hooked, *loaded[1:]), clip, cameras, {}),
+    jobs = [
+        *((loaded, clip, cameras, change) for change in changes),
+        *(((model, *loaded[1:]), clip, cameras, {}) for model in (patched, bypassed, hooked)),
         (loaded, clip.flip(0), cameras, {}),
         (loaded, clip, core("cameras").Cameras.ring(V, 20.0), {}),
     ]
@@ -218,14 +205,10 @@ def test_largest_seed_and_a_full_disk_end_no_job(
     assert again.images.isfinite().all() and "No space left" in caplog.text
 
 
-def test_progress_covers_all_windows_and_shows_all_views(pack, loaded, clip, cameras, host_dirs, monkeypatch):
-    import comfy.utils
-
-    seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_kw: seen.append(args))
+def test_progress_covers_all_windows_and_shows_all_views(pack, loaded, clip, cameras, host_dirs, bar):
     sample(pack, loaded, clip, cameras, seed=99)
-    assert [args[:2] for args in seen] == [(i + 1, 9) for i in range(9)]
-    kind, picture, _ = seen[0][2]
+    assert [args[:2] for args in bar] == [(i + 1, 9) for i in range(9)]
+    kind, picture, _ = bar[0][2]
     assert kind == "JPEG" and picture.size == (T * 16, V * 16)
 
 
