@@ -38,6 +38,11 @@ def refine(pack, views, host_dirs):
     return run
 
 
+@pytest.fixture(scope="module")
+def sockets(loaded):
+    return dict(zip(("model", "clip_vision", "vae"), loaded, strict=True))
+
+
 @pytest.fixture
 def render(pack):
     """Return a function that takes pictures of a scene as the host does."""
@@ -112,15 +117,14 @@ class TestRefineAndRender:
         assert moved.path is not None and plain.path is None
         assert render(moved)[4].cameras.fov_deg > plain.cameras.fov_deg
 
-    def test_a_model_makes_the_views_anew_and_its_steps_are_told(self, refine, loaded, bar):
-        sockets = dict(zip(("model", "clip_vision", "vae"), loaded, strict=True))
+    def test_a_model_makes_the_views_anew_and_its_steps_are_told(self, refine, sockets, bar):
         report = refine(steps=8, **sockets)[2]
         assert "made the views anew 2 times with sv4d2" in report and "UNTRAINED" in report
         values = [value for value, *_ in bar]
         # Two rounds of windows are sampled while the fit waits.
         assert values == sorted(values) and values[-1] == 8 and len(values) > 8 + 2 * 2
         assert "no model" in refine(steps=8, stages="2")[2]
-        assert "Stage 2" not in refine(steps=4, stages="1", model=loaded[0])[2]
+        assert "Stage 2" not in refine(steps=4, stages="1", model=sockets["model"])[2]
 
 
 class TestProgress:
@@ -188,14 +192,13 @@ class TestProgress:
         assert "continued after step 4" in report and scene.n_frames == T and fit.shape[-1] == 3
 
     def test_cancelled_second_stage_continues_to_the_same_scene(
-        self, refine, render, loaded, cancel_at, cancelled, monkeypatch
+        self, refine, render, sockets, cancel_at, cancelled, monkeypatch
     ):
         import comfy.model_management as management
 
-        sockets = dict(zip(("model", "clip_vision", "vae"), loaded, strict=True))
         whole = render(refine(**sockets)[0])[0]
         calls = []
-        apply_model = loaded[0].model.apply_model
+        apply_model = sockets["model"].model.apply_model
 
         def slow(*args, **kwargs):
             calls.append(1)
@@ -203,7 +206,7 @@ class TestProgress:
                 management.interrupt_current_processing()
             return apply_model(*args, **kwargs)
 
-        monkeypatch.setattr(loaded[0].model, "apply_model", slow)
+        monkeypatch.setattr(sockets["model"].model, "apply_model", slow)
         with cancelled():
             refine(**sockets)
         assert len(calls) == 3
@@ -299,14 +302,13 @@ class TestWrongInput:
             with pytest.raises(ValueError, match=message):
                 refine(given, **changes)
 
-    def test_models_that_do_not_fit_are_explained(self, refine, loaded, core):
-        given = dict(zip(("model", "clip_vision", "vae"), loaded, strict=True))
+    def test_models_that_do_not_fit_are_explained(self, refine, sockets, core):
         with pytest.raises(ValueError, match="socket 'clip_vision'; got none"):
-            refine(**{**given, "clip_vision": None})
+            refine(**{**sockets, "clip_vision": None})
         with pytest.raises(ValueError, match="Stable Video 4D 2.0 model"):
-            refine(**{**given, "model": object()})
+            refine(**{**sockets, "model": object()})
         with pytest.raises(ValueError, match="makes 2 novel views per pass; got 3"):
-            refine(seen_from(core, 3), **given)
+            refine(seen_from(core, 3), **sockets)
 
     def test_memory_that_is_missing_is_told(self, refine, render, nodes_of, monkeypatch):
         import comfy.model_management as management
