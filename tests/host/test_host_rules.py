@@ -232,7 +232,7 @@ def test_stock_loaders_load_the_shipped_model(host, pack, core, tiny, caplog):
             sampler.execute(stock[0], clip_vision, stock[2], clip, cameras, *widgets)
 
 
-def test_a_model_that_the_host_saves_keeps_its_sizes(host, pack, core, tiny, host_dirs, tmp_path):
+def test_a_model_that_the_host_saves_keeps_its_sizes(host, pack, core, tiny, host_dirs):
     import comfy.sd
 
     ours = pack["SV4D2CheckpointLoader"].execute(tiny, "auto", "default").args[0]

@@ -224,7 +224,7 @@ def test_one_frame_is_played_as_a_window(pack, loaded, clip, cameras, host_dirs)
     assert sample(pack, loaded, clip[:1], cameras)[0].images.shape == (1, V + 1, 32, 32, 3)
 
 
-def test_views_of_a_stock_sampler_carry_the_model_s_name(pack, core, loaded, clip, cameras):
+def test_views_of_a_stock_sampler_carry_the_model_s_name(pack, loaded, clip, cameras):
     pack_views = pack["SV4D2ImagesToViews"].execute
     arguments = (clip[:3], clip[:6], cameras, "frame by frame", 8.0)
     plain, named = pack_views(*arguments)[0], pack_views(*arguments, model=loaded[0])[0]

@@ -55,7 +55,7 @@ def render(pack):
 
 
 class TestRefineAndRender:
-    def test_views_become_a_scene_that_is_seen_from_anywhere(self, refine, render, views, core):
+    def test_views_become_a_scene_that_is_seen_from_anywhere(self, refine, render, views):
         output = refine(steps=40)
         scene, fit, report = output.args
         images, masks, depth, normals, shown, fps = render(scene)
@@ -98,7 +98,7 @@ class TestRefineAndRender:
         facing = packed(torch.tensor([0.0, 0, 1]).expand(1, V + 1, 1, 1, 3), views.cameras)
         assert torch.allclose(facing[0, 0, 0, 0], torch.tensor([0.5, 0.5, 1.0]))
 
-    def test_given_normals_size_elevation_and_crop_are_used(self, refine, render, views, core):
+    def test_given_normals_size_elevation_and_crop_are_used(self, refine, render, core):
         plain = refine(steps=8)[0]
         flat = torch.full(((V + 1) * T, 8, 8, 3), 0.5)
         flat[..., 2] = 1.0
@@ -165,9 +165,7 @@ class TestProgress:
         assert 32 <= min(sizes) and max(sizes) <= 128
         assert max(sizes) == {1e-7: 128, 1e-5: 80, 1e-3: 64}[pixel_seconds]
 
-    def test_cancelled_fit_continues_to_the_same_scene(
-        self, refine, render, bar, cancel_at, cancelled, host_dirs
-    ):
+    def test_cancelled_fit_continues_to_the_same_scene(self, refine, render, cancel_at, cancelled, host_dirs):
         whole = render(refine(seed=5)[0])[0]
         cancel_at(lambda value: value == 5)
         with cancelled():
@@ -289,7 +287,7 @@ class TestFiles:
 
 
 class TestWrongInput:
-    def test_views_that_cannot_be_fitted_are_explained(self, refine, views, core):
+    def test_views_that_cannot_be_fitted_are_explained(self, refine, views):
         blank = replace(views, images=torch.ones_like(views.images), masks=None)
         cases = [
             (blank, {}, "Expected an object on a white background"),
