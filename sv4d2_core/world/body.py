@@ -241,7 +241,7 @@ _ROUNDS = 4
 def framed(parts: Parts, cameras: Cameras, fill: float) -> Parts:
     """Return the object centred and scaled so that in the tightest picture it reaches to ``fill``.
 
-    A share of half the picture's side, from its middle, at all times of the parts and for all cameras.
+    It is a share of half the picture's side, at all times of the parts and for all cameras.
     """
     points = surface_points(parts)
     middle = (points.amin(0) + points.amax(0)) / 2
