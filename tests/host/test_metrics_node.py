@@ -25,6 +25,22 @@ def grid(core):
     return core("world.render").render_views(core("world.body").make_creature(5), cameras, 4, 48)
 
 
+@pytest.fixture(scope="module")
+def clip_vision(host, tmp_path_factory):
+    """Return a CLIP vision model of two small layers with random weights."""
+    import comfy.clip_vision
+
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    sizes |= dict(hidden_act="gelu", num_channels=3, patch_size=14, image_size=28, projection_dim=16)
+    path = tmp_path_factory.mktemp("clip_vision") / "sizes.json"
+    path.write_text(json.dumps({"model_type": "clip_vision_model", **sizes}))
+    model = comfy.clip_vision.ClipVisionModel(str(path))
+    state, draw = model.model.state_dict(), torch.Generator().manual_seed(2)
+    floats = {key: x for key, x in state.items() if x.is_floating_point()}
+    model.load_sd({**state, **{key: 0.2 * torch.randn(x.shape, generator=draw) for key, x in floats.items()}})
+    return model
+
+
 @pytest.fixture
 def models(host_dirs, pack, monkeypatch):
     """Return the model folder, which is empty."""
@@ -113,10 +129,10 @@ def test_worse_views_score_worse(score, grid):
     assert "UNTRAINED WEIGHTS" in output.args[0] and "UNTRAINED WEIGHTS" in output.ui["text"][0]
 
 
-def test_clip_s_comes_from_clip_vision(score, grid, loaded):
-    assert value(score(grid, reference=grid, clip_vision=loaded[1]), "CLIP-S") == 1
+def test_clip_s_comes_from_clip_vision(score, grid, clip_vision):
+    assert value(score(grid, reference=grid, clip_vision=clip_vision), "CLIP-S") == 1
     other = replace(grid, images=1 - grid.images)
-    assert value(score(other, reference=grid, clip_vision=loaded[1]), "CLIP-S") < 0.999
+    assert value(score(other, reference=grid, clip_vision=clip_vision), "CLIP-S") < 0.999
 
 
 def test_another_image_encoder_is_no_clip(score, grid):
@@ -124,12 +140,12 @@ def test_another_image_encoder_is_no_clip(score, grid):
         score(grid, reference=grid, clip_vision=SimpleNamespace(model=nn.Identity()))
 
 
-def test_cancelling_stops_between_images(score, grid, loaded, cancelled):
+def test_cancelling_stops_between_images(score, grid, clip_vision, cancelled):
     import comfy.model_management
 
     comfy.model_management.interrupt_current_processing(True)
     with cancelled():
-        score(grid, reference=grid, clip_vision=loaded[1])
+        score(grid, reference=grid, clip_vision=clip_vision)
 
 
 def test_lpips_comes_from_the_model_folder(score, grid, models):
