@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,30 +36,12 @@ _STATIC_SHARE, _SAME_MOTION = 0.3, 0.01
 
 @dataclass(frozen=True)
 class PlantedClip:
-    """A clip and what is wrong with it.
-
-    Args:
-        name: of the object and the defect.
-        defect: out of `DEFECTS`.
-        grid: the views.
-        centre: [3] of the most static third of the surface, in truth.
-        parts: the object as it was pictured, before light was changed.
-    """
+    """A clip and what is wrong with it."""
 
     name: str
-    defect: str
+    defect: str  # out of `DEFECTS`
     grid: ViewGrid
-    centre: Tensor
-    parts: Parts
-
-
-def planted_defects(
-    seeds: range, size: int = 64, defects: tuple[str, ...] = tuple(DEFECTS)
-) -> Iterator[PlantedClip]:
-    """Yield a clip of `draw_object` for each seed and each defect, the same on every machine."""
-    for seed in seeds:
-        for defect in defects:
-            yield planted_clip(seed, defect, size)
+    centre: Tensor  # [3], of the most static third of the surface, in truth
 
 
 def planted_clip(seed: int, defect: str, size: int = 64) -> PlantedClip:
@@ -78,7 +59,7 @@ def planted_clip(seed: int, defect: str, size: int = 64) -> PlantedClip:
     rendering = _rendered(parts, _scales(defect, dice), cameras, size)
     gain = {"dark": dice.uniform(0.03, 0.15), "blown out": dice.uniform(4, 10)}.get(defect, 1.0)
     grid = _lit(rendering, gain)
-    return PlantedClip(f"{seed}-{defect.replace(' ', '-')}", defect, grid, still_centre(parts), parts)
+    return PlantedClip(f"{seed}-{defect.replace(' ', '-')}", defect, grid, still_centre(parts))
 
 
 def _scales(defect: str, dice: random.Random) -> Tensor:

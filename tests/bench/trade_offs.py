@@ -39,31 +39,12 @@ INTERVAL = (0.3, 3.0)
 
 
 class Setting(NamedTuple):
-    """One row.
-
-    Args:
-        name: what the table calls it.
-        options: of `sample_views`.
-        model: a key of `MODELS`.
-        size: pixels, as a share of the model's.
-    """
+    """One row."""
 
     name: str
-    options: dict[str, Any]
-    model: str = "fp32"
-    size: float = 1.0
-
-
-class Row(NamedTuple):
-    """The measurements of a setting on one object."""
-
-    evaluations: float
-    seconds: float
-    psnr_full: float
-    psnr_exact: float
-    psnr_fp32: float
-    psnr_truth: float
-    iou: float
+    options: dict[str, Any]  # of `sample_views`
+    model: str = "fp32"  # a key of `MODELS`
+    size: float = 1.0  # share of the model's own
 
 
 def settings() -> Iterator[Setting]:
@@ -135,8 +116,10 @@ def novel_views(model: Model, truth: ViewGrid, setting: Setting, cfg: float) -> 
     return (made if setting.size == 1 else made.resized(size)).images[:, 1:].flatten(0, 1).contiguous()
 
 
-def measure(models: dict[str, Model], truth: ViewGrid, chosen: list[Setting], cfg: float) -> list[Row]:
-    """Return a row for each setting on one object."""
+def measure(
+    models: dict[str, Model], truth: ViewGrid, chosen: list[Setting], cfg: float
+) -> list[list[float]]:
+    """Return the columns of each setting on one object."""
     made: dict[str, Tensor] = {}
     costs: list[tuple[float, float]] = []
     for setting in chosen:
@@ -153,7 +136,7 @@ def measure(models: dict[str, Model], truth: ViewGrid, chosen: list[Setting], cf
             float(psnr(images, other).mean()) for other in (made[FULL], made[EXACT], in_fp32, novel)
         )
         iou = mask_iou(near_white_masks(images), near_white_masks(novel))
-        rows.append(Row(*cost, full, exact, fp32, true, float(iou.mean())))
+        rows.append([*cost, full, exact, fp32, true, float(iou.mean())])
     return rows
 
 
