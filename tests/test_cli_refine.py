@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from sv4d2_core.cameras import Cameras
@@ -27,8 +26,6 @@ from sv4d2_core.scene.refine import refine_scene
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.video.crop import CropPath
 from sv4d2_core.world import make_creature, render_views
-
-torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 STEPS = "24"
@@ -210,10 +207,7 @@ OUT, TO = ("--out", "{tmp}/x.safetensors"), ("--out", "{tmp}/r")
         (["render", "{scene}", *TO, "--size", "15"], "even --size"),
         (["render", "{scene}", *TO, "--times", "2"], "times in 0..1"),
         (["render", "{scene}", *TO, "--turntable", "--maps"], "Give cameras, too"),
-        (
-            ["refine", "{views}", *OUT, "--backend", "gaussians", "--field", "canonical"],
-            "for --backend dynerf",
-        ),
+        (["refine", "{views}", *OUT, "--backend=gaussians", "--field=canonical"], "for --backend dynerf"),
         (["render", "{scene}", *TO, "--times", "0", "--frames", "2"], "not both"),
         (["render", "{scene}", *TO, "--azimuths", "9", "--elevations", "1", "2", "3"], "elevations"),
     ],
