@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -22,7 +23,6 @@ from ..diffusion.novel_views import sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..export.plots import loss_plot
 from ..files import exclusive
-from ..shipped import versions
 from ..training.curate import PAGE_FILE, curate
 from ..training.curation import CurationLimits
 from ..training.loop import LoopConfig, any_process, is_first_process, process_group
@@ -44,7 +44,7 @@ from .common import (
     checkpoint_file,
     choose_device,
     interrupts_between_steps,
-    options_of,
+    made_with,
     positive_number,
     refuse_odd,
 )
@@ -291,12 +291,7 @@ def run_curate(args: argparse.Namespace) -> int:
     scenes = _scenes(args.places)
     _refuse_sources(args.out, list(scenes.values()))
     with exclusive(args.out), Progress("curating", "clip") as progress:
-        judged: list[object] = []
-
-        def on_scene(record: object) -> None:
-            judged.append(record)
-            progress(len(judged), len(scenes))
-
+        judged = count(1)
         records = curate(
             scenes,
             args.out,
@@ -304,8 +299,8 @@ def run_curate(args: argparse.Namespace) -> int:
             size=args.size,
             dry_run=args.dry_run,
             overwrite=args.overwrite,
-            run={"options": options_of(args), "versions": versions()},
-            on_scene=on_scene,
+            run=made_with(args),
+            on_scene=lambda _record: progress(next(judged), len(scenes)),
         )
     for record in records:
         if not record.verdict.kept:

@@ -1,7 +1,7 @@
 """Prints what each part of the refiner is worth: one row per way to fit, with equal numbers of steps.
 
     python tests/bench/refine_ablations.py [--arms stage1 oracle-0.5 ...] [--scenes owl] [--steps 1000]
-        [--corrupt 1]
+        [--corrupt 1] [--per-scene] [--rig sv4d2] [--set learning_rate_factor=0.3 features=8]
 
 Figures are means over the scenes, of the five cameras of `HELD_OUT` at the frame times; "between" half-way
 between them; "floaters" is the opacity more than two pixels outside the true mask, as a share of the mask.
@@ -14,19 +14,20 @@ views; ``polish`` keeps the given views and only weighs them by visibility.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from refine_suite import RIG, SIZE, heading, means, row
 from torch.nn import functional as F
 
-from sv4d2_core.cameras import Cameras
+from sv4d2_core.cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
 from sv4d2_core.metrics.consistency import fit_residuals
 from sv4d2_core.metrics.evaluate import evaluate
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.fit import FitProgress
 from sv4d2_core.scene.refine import refine_scene
 from sv4d2_core.scene.scene import Scene4D
 from sv4d2_core.views import ViewGrid
@@ -38,11 +39,15 @@ DIGITS = (2, 3, 4, 4, 4, 2, 2, 2, 4, 4, 0)
 ARMS = {
     "stage1": {"rounds": 0},
     "stage1-untrusted": {"rounds": 0, "weight_by_trust": False},
+    "progressive": {"rounds": 0, "progressive": True},
+    "not-progressive": {"rounds": 0, "progressive": False},
     "canonical": {"rounds": 0, "field": "canonical"},
     "gaussians": {"rounds": 0, "backend": "gaussians"},
     "polish": {},
+    "polish-unweighted": {"weight_by_visibility": False},
     "blind": {},
     "oracle-0": {},
+    "oracle-0.25": {},
     "oracle-0.5": {},
     "oracle-1": {},
     "oracle-2": {},
@@ -50,12 +55,12 @@ ARMS = {
 }
 
 
-def resynthesizer(arm: str, scene: BenchmarkScene, latest: list[Scene4D]) -> Callable | None:
+def resynthesizer(arm: str, scene: BenchmarkScene, size: int, latest: list[Scene4D]) -> Callable | None:
     """Return what an arm makes views anew with; None: nothing."""
     kind, _, rest = arm.partition("-")
     if kind == "oracle":
         strength, rounds = float(rest.partition("-")[0]), iter(range(1000, 2000))
-        return lambda rendered, _: corrupt_views(scene.views(rendered.cameras, SIZE), next(rounds), strength)
+        return lambda rendered, _: corrupt_views(scene.views(rendered.cameras, size), next(rounds), strength)
     if kind == "blind":
         return lambda rendered, _: averaged(rendered, latest[-1])
     return None
@@ -84,9 +89,9 @@ def averaged(rendered: ViewGrid, scene: Scene4D) -> ViewGrid:
     return replace(rendered, images=images)
 
 
-def measure(scene: BenchmarkScene, fitted: Scene4D, shown: ViewGrid) -> list[float]:
+def measure(scene: BenchmarkScene, fitted: Scene4D, shown: ViewGrid, size: int) -> list[float]:
     """Return the figures of one fit, the seconds left out."""
-    truth, between = scene.views(HELD_OUT, SIZE), scene.between(HELD_OUT, SIZE)
+    truth, between = scene.views(HELD_OUT, size), scene.between(HELD_OUT, size)
     grid = pictures(fitted, truth)
     scores = evaluate(grid, truth)
     values = [float(scores.values[name].nanmean()) for name in METRICS]
@@ -113,33 +118,43 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=tuple(ARMS))
     parser.add_argument("--scenes", nargs="+", default=list(SCENE_NAMES), choices=SCENE_NAMES)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--corrupt", type=float, default=1.0)
+    parser.add_argument("--per-scene", action="store_true")
+    parser.add_argument("--rig", default="sv4d2", choices=tuple(OFFICIAL_AZIMUTHS_DEG))
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of RefineConfig")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    print(f"{RIG}, {SIZE} px, {args.steps} steps, corruption {args.corrupt:g}, {args.scenes}\n")
-    print(heading("arm", COLUMNS))
+    fields = {key: json.loads(value) for key, value in (text.split("=") for text in args.set)}
+    print(f"{vars(args)}\n")
+    print("| arm | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|")
     scenes = [(i, scene) for i, scene in enumerate(benchmark_scenes()) if scene.name in args.scenes]
     for arm in args.arms:
         base = RefineConfig(weight_by_trust=args.corrupt > 0)
         config = replace(base, **ARMS[arm])
-        config = config.with_steps(args.steps, 2 if config.rounds else 1)
+        config = replace(config.with_steps(args.steps, 2 if config.rounds else 1), **fields)
         rows = []
         for seed, scene in scenes:
-            shown = corrupt_views(scene.views(Cameras.official(RIG), SIZE), seed, args.corrupt)
+            shown = corrupt_views(scene.views(Cameras.official(args.rig), args.size), seed, args.corrupt)
             latest: list[Scene4D] = []
+
+            def listen(step: int, total: int, progress: FitProgress, latest: list[Scene4D] = latest) -> None:
+                latest[:] = [progress.scene]
+
             began = time.perf_counter()
-            again = resynthesizer(arm, scene, latest)
-            fitted = refine_scene(
-                shown,
-                config,
-                input_elevation_deg=0.0,
-                resynthesize=again,
-                callback=lambda _step, _total, progress, latest=latest: latest.append(progress.scene),
-            )
+            again = resynthesizer(arm, scene, args.size, latest)
+            fitted = refine_scene(shown, config, input_elevation_deg=0.0, resynthesize=again, callback=listen)
             seconds = time.perf_counter() - began
-            rows.append([*measure(scene, fitted, shown), seconds])
-        print(row(arm, means(rows), DIGITS), flush=True)
+            rows.append([*measure(scene, fitted, shown, args.size), seconds])
+            if args.per_scene:
+                print(_row(f"{arm}, {scene.name}", rows[-1]), flush=True)
+        means = torch.tensor(rows, dtype=torch.float64).nanmean(dim=0).tolist()
+        print(_row(arm, means), flush=True)
+
+
+def _row(name: str, values: list[float]) -> str:
+    return f"| {name} | " + " | ".join(f"{v:.{d}f}" for v, d in zip(values, DIGITS, strict=True)) + " |"
 
 
 if __name__ == "__main__":
