@@ -75,10 +75,9 @@ def program(script, *arguments):
 def test_views_writes_the_whole_folder(command, tmp_path):
     out = tmp_path / "out"
     assert main(command(out, "--save-latents", "--memory-gb", 4)) == 0
-    for name in ("view_00.mp4", "view_01.mp4", "view_02.mp4", "contact_sheet.png", "cameras.json"):
-        assert (out / name).stat().st_size > 0
-    for name in ("transforms.json", "transforms_train.json", "run.json", "latents"):
-        assert (out / name).exists()
+    names = {"contact_sheet.png", "cameras.json", "transforms.json", "transforms_train.json", "run.json"}
+    names |= {"view_00.mp4", "view_01.mp4", "view_02.mp4", "latents"}
+    assert names <= {path.name for path in out.iterdir() if path.stat().st_size > 0}
     assert len(list((out / "frames").rglob("*.png"))) == len(list((out / "masks").rglob("*.png"))) == 3 * 7
     run = run_of(out)
     assert (run["seed"], run["steps"], run["trained"]) == (23, 2, False) and "UNTRAINED" in run["warning"]
@@ -119,25 +118,18 @@ runpy.run_module("sv4d2_core", run_name="__main__")
 """
 
 
-def test_killed_and_continued_gives_the_same_bits(command, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_or_interrupted_and_continued_gives_the_same_bits(command, tmp_path, number):
+    whole, out = tmp_path / "whole", tmp_path / "out"
     assert main(command(whole, "--steps", 3)) == 0
-    arguments = command(killed, "--steps", 3)
-    done = program(STOPPED_IN_THE_SECOND_WINDOW, int(signal.SIGKILL), killed / ".windows", *arguments)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(list((killed / ".windows").glob("window_*.safetensors"))) == 1
-    assert not (killed / "run.json").exists()
-    assert main(arguments) == 0
-    assert run_of(killed)["resumed_windows"] == 1 and contents(whole) == contents(killed)
-
-
-def test_interrupt_exits_with_130_and_keeps_windows(command, tmp_path):
-    out = tmp_path / "out"
     arguments = command(out, "--steps", 3)
-    done = program(STOPPED_IN_THE_SECOND_WINDOW, int(signal.SIGINT), out / ".windows", *arguments)
-    assert done.returncode == 130, done.stderr
-    assert "Interrupted" in done.stderr and "Traceback" not in done.stderr
-    assert sorted(p.name for p in out.iterdir()) == [".windows"]
+    done = program(STOPPED_IN_THE_SECOND_WINDOW, int(number), out / ".windows", *arguments)
+    assert done.returncode == (130 if number == signal.SIGINT else -number), done.stderr
+    assert ("Interrupted" in done.stderr) == (number == signal.SIGINT) and "Traceback" not in done.stderr
+    assert [path.name for path in out.iterdir()] == [".windows"]
+    assert len(list((out / ".windows").glob("window_*.safetensors"))) == 1
+    assert main(arguments) == 0
+    assert run_of(out)["resumed_windows"] == 1 and contents(whole) == contents(out)
 
 
 @pytest.mark.parametrize(
@@ -162,9 +154,8 @@ def test_bad_options_leave_nothing_behind(refused, tmp_path, more, message):
 
 @pytest.mark.parametrize("option", ["--frames", "--steps", "--every"])
 def test_counts_below_one_are_usage_errors(command, tmp_path, capsys, option):
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="2"):
         main(command(tmp_path / "out", option, 0))
-    assert stop.value.code == 2
     assert "at least 1" in capsys.readouterr().err
 
 
@@ -179,15 +170,17 @@ def test_bad_files_leave_nothing_behind(refused, tmp_path):
     assert "writable" in refused(blocked / "out")
 
 
+WITHOUT_DISK = """
+import resource, sys
+from sv4d2_core.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_full_disk_is_one_message_and_continues_later(command, tmp_path):
-    script = (
-        "import resource, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))\n"
-        "from sv4d2_core.cli import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
     out = tmp_path / "out"
-    done = program(script, *command(out))
+    done = program(WITHOUT_DISK, *command(out))
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert not [path for path in out.rglob("*") if path.is_file()]
     assert main(command(out)) == 0
@@ -198,7 +191,7 @@ def test_a_users_own_files_are_never_replaced(command, refused, clip_folder, tmp
     shutil.copytree(clip_folder, project / "frames")
     before = contents(project)
     for more in ((), ("--overwrite",)):
-        assert "did not write" in refused(project, *more, clip=project / "frames")
+        assert "never replaced" in refused(project, *more, clip=project / "frames")
     assert contents(project) == before
     assert "apart from the input" in refused(clip_folder)
     assert main(command(out)) == 0
@@ -246,24 +239,26 @@ def test_two_runs_never_share_a_folder(refused, tmp_path):
     assert not out.exists()
 
 
+DYING_WHEN_FILES_MOVE = """
+import os, pathlib, sys
+from sv4d2_core.cli import main
+rename, left = pathlib.Path.rename, [int(sys.argv.pop(1))]
+def dying(self, target):
+    left[0] -= 1
+    return os._exit(9) if left[0] < 0 else rename(self, target)
+pathlib.Path.rename = dying
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.parametrize("moves", [1, 6, 9, 14])
 def test_killed_while_results_are_exchanged(command, tmp_path, moves):
     """The process dies at some point of moving old results out and new ones in."""
     out = tmp_path / "out"
     assert main(command(out)) == 0
     before = contents(out)
-    script = (
-        "import os, pathlib, sys\n"
-        "from sv4d2_core.cli import main\n"
-        "rename, left = pathlib.Path.rename, [int(sys.argv.pop(1))]\n"
-        "def dying(self, target):\n"
-        "    left[0] -= 1\n"
-        "    return os._exit(9) if left[0] < 0 else rename(self, target)\n"
-        "pathlib.Path.rename = dying\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
     again = command(out, "--fps", "12", "--overwrite")
-    assert program(script, moves, *again).returncode == 9 and (out / ".partial").exists()
+    assert program(DYING_WHEN_FILES_MOVE, moves, *again).returncode == 9 and (out / ".partial").exists()
     assert main(command(out)) == 0, "the old results are complete again"
     assert contents(out) == before
     assert main(again) == 0 and run_of(out)["fps"] == 12

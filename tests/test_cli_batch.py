@@ -159,15 +159,8 @@ def test_a_full_disk_ends_the_batch(clips, batch, tmp_path, capsys, monkeypatch)
 def test_a_list_gives_each_clip_its_own_options(clips, batch, single, tmp_path):
     spaced = tmp_path / "two words"
     shutil.copytree(clips / "walk", spaced)
-    lines = [
-        "# a comment",
-        "",
-        f'"{spaced}" --seed 7 --frames 3',
-        f"{clips / 'walk'}",
-        f"{clips / 'walk'} --seed 8",
-    ]
-    listed = tmp_path / "list.txt"
-    listed.write_text("\n".join(lines))
+    walk, listed = clips / "walk", tmp_path / "list.txt"
+    listed.write_text(f'# a comment\n\n"{spaced}" --seed 7 --frames 3\n{walk}\n{walk} --seed 8\n')
     out, alone = tmp_path / "out", tmp_path / "alone"
     assert main(batch([clips / "walk", listed], out, "--seed", 5)) == 0
     assert list(statuses(out)) == ["walk", "two words", "walk_2", "walk_3"]
@@ -187,12 +180,11 @@ def test_sizes_with_other_memory_plans_give_the_bits_of_single_runs(clips, batch
 
 
 def test_a_pattern_is_one_clip_per_match_in_natural_order(clips, batch, tmp_path):
-    many, out = tmp_path / "many", tmp_path / "out"
     for name in ("clip_10", "clip_9"):
-        shutil.copytree(clips / "walk", many / name)
+        shutil.copytree(clips / "walk", tmp_path / "many" / name)
     # Results may lie beside the clips, as their names are others.
-    assert main(batch([many / "clip_*"], out, "--frames", 2)) == 0
-    assert list(statuses(out)) == ["clip_9", "clip_10"]
+    assert main(batch([tmp_path / "many/clip_*"], tmp_path / "out", "--frames", 2)) == 0
+    assert list(statuses(tmp_path / "out")) == ["clip_9", "clip_10"]
 
 
 def test_names_are_unique_whatever_the_disk_thinks_of_capitals(clips, tmp_path):

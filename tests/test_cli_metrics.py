@@ -15,8 +15,6 @@ from sv4d2_core.cli import main
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.world import corrupt_views
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
@@ -171,9 +169,7 @@ def test_a_report_is_replaced_only_when_asked(scenes, tmp_path, capsys):
         (["{train}", "{held_out}"], "from the reference's cameras (azimuth 45 elevation 0"),
         (["{train}", "--frames", "9"], "at least --frames 9"),
         (["{train}", "--shrinkage", "2"], "from 0 to 1; got 2"),
-        (["{train}", "--lpips", "none.safetensors"], "no file none.safetensors"),
-        (["{train}", "--clip", "none.safetensors"], "no file none.safetensors"),
-        (["{train}", "--i3d", "none.pt"], "no file none.pt"),
+        *((["{train}", option, "none.pt"], "no file none.pt") for option in ("--lpips", "--clip", "--i3d")),
         (["{train}", "--device", "nowhere"], "a device of this machine; got 'nowhere'"),
         (["{train}", "--methods", "reference={train}"], "reference"),
     ],

@@ -19,8 +19,6 @@ from sv4d2_core.diffusion.sampling import (
 )
 from sv4d2_core.training.batches import DrawConfig, EncodedScene, ViewsBatch, ViewsLoss, draw_batch
 
-torch.set_num_threads(1)
-
 T, V, SIDE = 3, 4, 2
 N_FRAMES, N_CAMERAS = 8, 12
 DRAW = DrawConfig(n_frames=T, batch=4, drop_conditioning=0.0)

@@ -33,8 +33,6 @@ from sv4d2_core.world import Parts, benchmark_scenes, parts_at, render_parts
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 planted_clips = importlib.import_module("planted_clips")
 
-torch.set_num_threads(1)
-
 SEED, SIZE = 7000, 40
 LIMITS = CurationLimits()
 CAMERAS = Cameras((0, 0, 10), (0, 100, 220), fov_deg=48.0, input_elevation_deg=12.0)
@@ -65,12 +63,10 @@ def clean() -> ViewGrid:
 def source(tmp_path_factory, clean) -> Path:
     """Return a folder of three scenes: a good one as plain D-NeRF data set, a frozen one, a broken one."""
     root = tmp_path_factory.mktemp("source")
-    write_views(root / "whole", clean)
-    (root / "good").mkdir()
-    for name in ("frames", "masks"):
-        shutil.move(root / "whole" / name, root / "good" / name)
-    shutil.move(root / "whole/transforms_train.json", root / "good/transforms_train.json")
-    shutil.rmtree(root / "whole")
+    write_views(root / "good", clean)
+    for file in root.glob("good/*.*"):
+        if file.name != "transforms_train.json":
+            file.unlink()
     write_views(root / "frozen", clean.at_frames([0] * clean.n_frames))
     (root / "broken").mkdir()
     (root / "broken/transforms.json").write_text("{}")
@@ -80,6 +76,10 @@ def source(tmp_path_factory, clean) -> Path:
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def reported(out: Path) -> dict[str, dict]:
+    return {scene["name"]: scene for scene in json.loads((out / REPORT_FILE).read_text())["scenes"]}
 
 
 @pytest.mark.parametrize("defect", planted_clips.DEFECTS)
@@ -172,18 +172,13 @@ def test_curated_scenes_are_data_sets_and_sources_stay(tmp_path, source):
     before = contents(source)
     records = curate(find_scenes(source), tmp_path / "out", LIMITS)
     assert contents(source) == before
-    assert {record.name: record.verdict.kept for record in records} == {
-        "broken": False,
-        "frozen": False,
-        "good": True,
-    }
+    kept = {record.name: record.verdict.kept for record in records}
+    assert kept == {"broken": False, "frozen": False, "good": True}
     assert list(find_scenes(tmp_path / "out")) == ["good"]
     grid = read_any_views(tmp_path / "out/good")
     assert torch.equal(read_dataset(tmp_path / "out/good").images, grid.images)
     assert judge(grid, LIMITS).kept and judge(grid, LIMITS).plan.offset < 0.03
-    report = {
-        scene["name"]: scene for scene in json.loads((tmp_path / "out" / REPORT_FILE).read_text())["scenes"]
-    }
+    report = reported(tmp_path / "out")
     assert "cannot be read" in report["broken"]["reasons"][0]
     assert not report["frozen"]["checks"]["motion"]["passed"]
     assert report["good"]["rectification"]["zoom"] > 1
@@ -237,8 +232,7 @@ def test_command(tmp_path, source):
     twice = tmp_path / "again" / "good"
     shutil.copytree(source / "good", twice)
     assert run(source / "good", twice.parent, "--out", tmp_path / "two", "--dry-run") == 0
-    names = {scene["name"] for scene in json.loads((tmp_path / "two" / REPORT_FILE).read_text())["scenes"]}
-    assert names == {"good_good", "again_good"}
+    assert reported(tmp_path / "two").keys() == {"good_good", "again_good"}
     for bad in (source / "good", source / "good/out", source):
         with pytest.raises(ValueError, match="apart from the sources"):
             run(source, "--out", bad)

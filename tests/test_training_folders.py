@@ -23,8 +23,6 @@ from sv4d2_core.video.foreground import near_white_masks
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views
 
-torch.set_num_threads(1)
-
 CAMERAS = Cameras((0, 0, 12.5), (0, 60, 210), input_elevation_deg=8.0)
 SIZE, N_FRAMES, N_VIEWS = 32, 3, 2
 
@@ -74,10 +72,6 @@ def change(file: Path, edit) -> None:
     content = json.loads(file.read_text())
     edit(content)
     file.write_text(json.dumps(content))
-
-
-def transforms(root: Path, edit, name: str = "fox") -> None:
-    change(root / name / "transforms.json", edit)
 
 
 def save(file: Path, levels: np.ndarray) -> None:
@@ -150,75 +144,136 @@ def nearly_the_same(content):
         content["frames"][frame]["transform_matrix"] = (up @ close[1]).tolist()
 
 
-def lens(degrees):
-    def edit(content):
-        for key in ("fl_x", "fl_y"):
-            content.pop(key)
-        content["camera_angle_x"] = float(np.radians(degrees))
-
-    return edit
-
-
-def one_time(content):
-    content["frames"] = content["frames"][:3]
+def other_lens(content):
+    del content["fl_x"], content["fl_y"]
+    content["camera_angle_x"] = float(np.radians(80))
 
 
 def one_view_gone(content):
     content["frames"] = [content["frames"][i] for i in (0, 1, 3, 4, 6, 7)]
 
 
-CAMERA_POISONS = {
-    "NaN": (lambda c: matrix(c, 4)[0].__setitem__(3, NAN), r"transform_matrix of frame 4 .* has 1 NaN"),
-    "no rotation": (scaled, r"axes of length 1 .*frame [147] .* off by 0\.44"),
-    "same angles": (nearly_the_same, r"views 0 and 1 are 0\.049\d degrees apart"),
-    "other lens": (lens(80), r"field of view of about 33\.8 degrees \(10 to 51\).*got 80\."),
-    "a view missing": (one_view_gone, r"at least 3 cameras .* model's 2 novel views\); got 2\."),
-    "one frame": (one_time, r"at least 2 frames; got 1\."),
-}
-
-
-@pytest.mark.parametrize("case", CAMERA_POISONS)
-def test_wrong_cameras_are_named(root, case):
-    edit, message = CAMERA_POISONS[case]
-    transforms(root, edit)
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: matrix(c, 4)[0].__setitem__(3, NAN), r"transform_matrix of frame 4 .* has 1 NaN"),
+        (scaled, r"axes of length 1 .*frame [147] .* off by 0\.44"),
+        (nearly_the_same, r"views 0 and 1 are 0\.049\d degrees apart"),
+        (other_lens, r"field of view of about 33\.8 degrees \(10 to 51\).*got 80\."),
+        (one_view_gone, r"at least 3 cameras .* model's 2 novel views\); got 2\."),
+        (lambda c: c.update(frames=c["frames"][:3]), r"at least 2 frames; got 1\."),
+    ],
+)
+def test_wrong_cameras_of_data_sets_are_named(root, edit, message):
+    change(root / "fox/transforms.json", edit)
     (line,) = refusal(root)
     assert re.search(rf"^fox: .*{message}", line), line
 
 
-def test_damaged_camera_files_are_named(root):
-    (root / "fox/transforms.json").write_text('{"frames": [')
-    (root / "owl2/transforms.json").unlink()
-    fox, owl = refusal(root)
-    assert re.search(r"^fox: Expected a readable JSON file; .*transforms\.json is damaged", fox), fox
-    assert re.search(r"^owl2: Expected a file with cameras .*; got 18 pictures without one", owl), owl
-
-
 @pytest.mark.parametrize(
-    ("value", "found"), [(NAN, "nan"), (0.25, r"\d\.\d+")], ids=["NaN", "other than the angles"]
+    ("edit", "message"),
+    [
+        (
+            lambda c: c["views"][2]["c2w_opengl"][0].__setitem__(0, NAN),
+            r"c2w_opengl of view 2 is off by nan\.",
+        ),
+        (lambda c: c["views"][2]["c2w_opengl"][0].__setitem__(0, 0.25), r"of view 2 is off by \d\.\d+\."),
+        (lambda c: c["azimuths_deg"].__setitem__(1, NAN), r"finite numbers; .*\(0\.0, nan, 210\.0\)"),
+    ],
 )
-def test_matrices_of_our_own_folders_must_agree_with_the_angles(root, value, found):
-    def edit(content):
-        content["views"][2]["c2w_opengl"][0][0] = value
-
+def test_wrong_cameras_of_our_own_folders_are_named(root, edit, message):
     change(root / "owl10/cameras.json", edit)
     (line,) = refusal(root)
-    assert re.search(rf"^owl10: .*c2w_opengl of view 2 is off by {found}\.", line), line
+    assert re.search(rf"^owl10: .*{message}", line), line
 
 
-def test_angles_of_our_own_folders_must_be_numbers(root):
-    change(root / "owl10/cameras.json", lambda c: c["azimuths_deg"].__setitem__(1, NAN))
-    (line,) = refusal(root)
-    assert re.search(r"^owl10: .*angles must be finite numbers; .*\(0\.0, nan, 210\.0\)", line), line
+def damaged_cameras(root):
+    (root / "fox/transforms.json").write_text('{"frames": [')
+    (root / "owl2/transforms.json").unlink()
 
 
-def test_all_missing_pictures_are_counted(root):
+def missing_pictures(root):
     for t in (1, 2):
         (root / f"fox/frames/view_01/0000{t}.png").unlink()
         (root / f"owl10/frames/view_02/0000{t}.png").unlink()
-    first, count, ours = refusal(root)
-    assert re.search(r"^fox: Expected the picture .*fox/frames/view_01/00001\.png of frame 4", first), first
-    assert re.search(r"^fox: 2 of 9 pictures are missing, the first is .*view_01/00001\.png", count), count
-    assert re.search(r"^owl10: .* lacks 2 of its files: frames/view_02/00001\.png", ours), ours
+
+
+def other_picture(root, name):
+    def edit(content):
+        content["frames"][7]["file_path"] = f"frames/view_01/{name}"
+
+    change(root / "fox/transforms.json", edit)
+    return root / "fox/frames/view_01" / name
+
+
+def floats_with_nan(root):
+    levels = np.full((SIZE, SIZE), 0.5, np.float32)
+    levels[3, 4:6] = np.nan, np.inf
+    save(other_picture(root, "00002.tiff"), levels)
+
+
+def openexr(root):
+    """FFmpeg decodes OpenEXR and takes NaN for black."""
+    other_picture(root, "odd.exr").write_bytes(b"v/1")
+
+
+def resized(files, size):
+    for file in files:
+        with Image.open(file) as picture:
+            picture.resize(size).save(file)
+
+
+def mixed_sizes(root):
+    resized([root / n / f"frames/view_0{v}/00002.png" for n in ("fox", "owl10") for v in (0, 2)], (48, 48))
+
+
+def oblong(root):
+    resized([file for n in ("fox", "owl10") for file in (root / n).rglob("*/view_*/*.png")], (32, 40))
+
+
+def white(root):
+    for t in (1, 2):
+        save(root / f"fox/frames/view_01/0000{t}.png", np.full((SIZE, SIZE, 3), 255, np.uint8))
+        save(root / f"owl10/masks/view_02/0000{t}.png", np.zeros((SIZE, SIZE), np.uint8))
+
+
+def covered(root):
+    save(root / "owl10/masks/view_01/00002.png", np.full((SIZE, SIZE), 255, np.uint8))
+
+
+def one_floor_down(root):
+    (root / "train").mkdir()
+    (root / "fox").rename(root / "train/fox")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (damaged_cameras, [r"fox: .*transforms\.json is damaged", "owl2: .*cameras .* got 18 pictures"]),
+        (floats_with_nan, [r"fox: .*view_01/00002\.tiff.* got 2 NaN or infinite values of 1024"]),
+        (openexr, [r"fox: .*1 of 9 frames are of another kind, .*view_01/odd\.exr\.", ...]),
+        (mixed_sizes, [rf"{n}: .*; got 7 of 32 x 32, 2 of 48 x 48" for n in ("fox", "owl10")] + [...]),
+        (oblong, ["fox: .*square .* has 32 x 40", "owl10: .*square .*; got 32 x 40"]),
+        (white, [f"{n}: .*; 2 of 9 show none .* frame 1 of view {v}" for n, v in (("fox", 1), ("owl10", 2))]),
+        (covered, [r"owl10: .*1 of 9 are covered by it .*first is frame 2 of view 1\."]),
+        (one_floor_down, [r"train: .*it holds 1 of them, the first is fox\. Give that folder"]),
+        (
+            missing_pictures,
+            [
+                r"fox: Expected the picture .*fox/frames/view_01/00001\.png of frame 4",
+                r"fox: 2 of 9 pictures are missing, the first is .*view_01/00001\.png",
+                r"owl10: .* lacks 2 of its files: frames/view_02/00001\.png",
+            ],
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_files_is_named(root, spoil, expected):
+    """`...`: there may be further lines."""
+    spoil(root)
+    lines, messages = refusal(root), [message for message in expected if message is not ...]
+    for message in messages:
+        assert any(re.match(message, line) for line in lines), lines
+    assert ... in expected or len(lines) == len(messages), lines
 
 
 @pytest.mark.parametrize("name", ["fox", "owl10"])
@@ -233,43 +288,6 @@ def test_all_damaged_pictures_are_named(root, name):
     assert all(line.startswith(f"{name}: ") for line in lines)
 
 
-def test_pictures_of_floats_with_nan_are_named(root):
-    levels = np.full((SIZE, SIZE), 0.5, np.float32)
-    levels[3, 4:6] = np.nan, np.inf
-    save(root / "fox/frames/view_01/00002.tiff", levels)
-    transforms(root, lambda c: c["frames"][7].update(file_path="frames/view_01/00002.tiff"))
-    (line,) = refusal(root)
-    assert re.search(r"^fox: .*view_01/00002\.tiff.* got 2 NaN or infinite values of 1024", line), line
-
-
-def test_other_kinds_of_pictures_are_refused(root):
-    """FFmpeg decodes OpenEXR and takes NaN for black."""
-    (root / "fox/frames/view_01/odd.exr").write_bytes(b"v/1")
-    transforms(root, lambda c: c["frames"][7].update(file_path="frames/view_01/odd.exr"))
-    lines = refusal(root)
-    assert re.search(r"^fox: .*1 of 9 frames are of another kind, .*view_01/odd\.exr\.", lines[0]), lines
-
-
-@pytest.mark.parametrize("name", ["fox", "owl10"])
-def test_mixed_sizes_are_counted(root, name):
-    for v in (0, 2):
-        file = root / name / f"frames/view_0{v}/00002.png"
-        with Image.open(file) as picture:
-            picture.resize((48, 48)).save(file)
-    line = refusal(root)[-1]
-    assert re.search(rf"^{name}: .*one size; got 7 of 32 x 32, 2 of 48 x 48", line), line
-
-
-def test_oblong_pictures_are_refused(root):
-    for name in ("fox", "owl10"):
-        for file in (root / name).rglob("*/view_*/*.png"):
-            with Image.open(file) as picture:
-                picture.resize((32, 40)).save(file)
-    fox, owl = refusal(root)
-    assert re.search(r"^fox: Expected square pictures .* has 32 x 40", fox), fox
-    assert re.search(r"^owl10: Expected square pictures; got 32 x 40", owl), owl
-
-
 def test_pictures_that_are_too_small_and_too_few_views_are_both_named(root):
     lines = refusal(root, size=48, n_views=4)
     assert len(lines) == 6
@@ -277,32 +295,10 @@ def test_pictures_that_are_too_small_and_too_few_views_are_both_named(root):
     assert re.search(r"^fox: Expected pictures of at least 48 x 48; got 32 x 32\.", lines[1]), lines
 
 
-def test_white_frames_are_counted(root):
-    for t in (1, 2):
-        save(root / f"fox/frames/view_01/0000{t}.png", np.full((SIZE, SIZE, 3), 255, np.uint8))
-        save(root / f"owl10/masks/view_02/0000{t}.png", np.zeros((SIZE, SIZE), np.uint8))
-    fox, owl = refusal(root)
-    assert re.search(r"^fox: .*object .*; 2 of 9 show none .*first is frame 1 of view 1\.", fox), fox
-    assert re.search(r"^owl10: .*object .*; 2 of 9 show none .*first is frame 1 of view 2\.", owl), owl
-
-
-def test_masks_of_everything_are_refused(root):
-    save(root / "owl10/masks/view_01/00002.png", np.full((SIZE, SIZE), 255, np.uint8))
-    (line,) = refusal(root)
-    assert re.search(r"^owl10: .*1 of 9 are covered by it .*first is frame 2 of view 1\.", line), line
-
-
 def test_views_of_untrained_weights_are_refused(root, grid):
     write_views(root / "noise", replace(grid, trained=False))
     (line,) = refusal(root)
     assert line.startswith("noise: ") and "noise that an untrained model made" in line
-
-
-def test_scenes_one_floor_down_are_pointed_at(root):
-    (root / "train").mkdir()
-    (root / "fox").rename(root / "train/fox")
-    (line,) = refusal(root)
-    assert re.search(r"^train: .*it holds 1 of them, the first is fox\. Give that folder", line), line
 
 
 def test_a_long_list_is_cut(root):

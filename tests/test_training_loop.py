@@ -17,17 +17,8 @@ from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.files import read_tensors
 from sv4d2_core.training.batches import DrawConfig, ViewsBatch, ViewsLoss
 from sv4d2_core.training.loop import LoopConfig, Progress, train
-from sv4d2_core.training.recipe import (
-    DTYPES,
-    Phase,
-    Recipe,
-    initialise,
-    prepare_for_training,
-    train_phase,
-)
+from sv4d2_core.training.recipe import DTYPES, Phase, Recipe, initialise, prepare_for_training, train_phase
 from sv4d2_core.training.weights import Weights, add_lora
-
-torch.set_num_threads(1)
 
 T, V, SIDE = 2, 2, 4
 STEPS = 20
@@ -174,9 +165,7 @@ def test_the_learning_rate_rises_then_falls_along_a_cosine():
 
 
 def test_the_result_is_the_average_which_forgets_the_start():
-    network, expected = Line(), Line().bias.detach()
-    loop = LoopConfig(STEPS, learning_rate=0.1, warm_up=1, average=0.5)
-    inside = []
+    network, expected, inside = Line(), Line().bias.detach(), []
 
     def callback(progress: Progress) -> None:
         nonlocal expected
@@ -187,7 +176,7 @@ def test_the_result_is_the_average_which_forgets_the_start():
             inside.append(network.bias.detach().clone())
         assert torch.allclose(inside[-1], expected) and torch.equal(network.bias, now)
 
-    train(network, lambda _: 1.0, loop, callback=callback)
+    train(network, lambda _: 1.0, LoopConfig(STEPS, 0.1, warm_up=1, average=0.5), callback=callback)
     assert torch.equal(network.bias, inside[-1]) and torch.allclose(inside[0], torch.full((3,), 1.91))
 
 

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -25,8 +26,6 @@ from sv4d2_core.world.suite import HELD_OUT_OBJECTS, TRAINING_SEEDS, draw_object
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 tiny_scores = importlib.import_module("tiny_scores")
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -66,11 +65,8 @@ class Seer:
 
 
 def test_the_model_is_scored_against_baselines_that_do_not_depend_on_it(config):
-    done: list[int] = []
-    good, bad = (
-        tiny_scores.score_model(Seer(config, s), 2, steps=1, callback=done.append) for s in (0.0, 0.5)
-    )
-    assert done == [1, 2] * 2 and tuple(good) == tiny_scores.METHODS
+    good, bad = (tiny_scores.score_model(Seer(config, s), 2, steps=1) for s in (0.0, 0.5))
+    assert tuple(good) == tiny_scores.METHODS
     assert good["model"]["psnr"].tolist() == good["model"]["foreground_psnr"].tolist() == [math.inf] * 2
     assert good["model"]["iou"].tolist() == [1.0, 1.0]
     for method in ("copy", "white"):
@@ -145,14 +141,11 @@ def test_a_framed_object_is_centred_and_fills_what_it_should(seed, fill):
     assert torch.allclose(again.radii, parts.radii, atol=1e-3)
 
 
-def test_a_sheet_shows_true_beside_made(config):
-    same, other = sample_sheet(Seer(config), (0, 1), steps=1), sample_sheet(Seer(config, 0.5), (0,), steps=1)
-    assert same.width == other.width and same.height > 1.8 * other.height
-
-    # Two rows per object: equal where the made views are the true ones, but for the word in front.
-    def rows(image, k):
-        cell = (image.height - 6) // (4 if image.height > other.height else 2)
-        return image.crop((64, 6 + k * cell, image.width, k * cell + cell)).tobytes()
-
-    assert rows(same, 0) == rows(same, 1) != rows(same, 2) == rows(same, 3)
-    assert rows(other, 0) == rows(same, 0) != rows(other, 1)
+def test_a_sheet_shows_true_above_made(config):
+    sheets = [sample_sheet(Seer(config, shift), (0, 1), steps=1) for shift in (0.0, 0.5)]
+    (true, made, *_), (same, other, *_) = (np.split(np.asarray(sheet), 4) for sheet in sheets)
+    # The made views are the true ones, or darker; the input view, which is first, is always true.
+    assert sheets[0].width == 2 * (config.n_views + 1) * sheets[0].height // 4
+    assert np.array_equal(true, made) and np.array_equal(true, same) and not np.array_equal(same, other)
+    side = len(true)
+    assert np.array_equal(same[:, :side], other[:, :side])

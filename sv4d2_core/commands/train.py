@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ..cameras import Cameras
 from ..data.reader import find_scenes
@@ -250,33 +250,22 @@ class _Watch:
 
 
 # Small pictures are shown at about this size.
-_SHOWN, _GAP, _TEXT, _LABELS = 96, 6, 13, 64
+_SHOWN = 96
 
 
 def sample_sheet(model: Backend, objects: Sequence[int], *, steps: int = 20, seed: int = 0) -> Image.Image:
-    """Return a picture of held-out objects: per object a row of true views and one of what a model makes.
+    """Return a picture of held-out objects: per object a row of true views, below it what the model makes.
 
-    A row is all views of the first frame, then of the last.
+    A row is all views of the first frame, the input's first, then of the last.
     """
     config, rows = model.config, []
     for number in objects:
         true = held_out_views(number, config.n_frames, Cameras.default(config.n_views), config.size)
         made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=seed)
-        for word, grid in (("true", true), ("made", made)):
-            rows.append((word, torch.cat([view for frame in (0, -1) for view in grid.images[frame]], dim=1)))
-    cell = max(1, round(_SHOWN / config.size))
-    height, width = config.size * cell, rows[0][1].shape[1] * cell
-    sheet = Image.new("RGB", (_LABELS + width + _GAP, _GAP + len(rows) * (height + _GAP)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT)
-    for k, (word, row) in enumerate(rows):
-        y = _GAP + k * (height + _GAP)
-        draw.text((_GAP, y + height // 2), word, "black", font, anchor="lm")
-        picture = Image.fromarray(to_bytes(row)).resize((width, height), Image.Resampling.NEAREST)
-        sheet.paste(picture, (_LABELS, y))
-        if word == "made":
-            y += height + _GAP // 2
-            draw.line((0, y, sheet.width, y), (222, 222, 222))
-    return sheet
+        rows += [torch.cat([*grid.images[0], *grid.images[-1]], dim=1) for grid in (true, made)]
+    sheet = Image.fromarray(to_bytes(torch.cat(rows)))
+    scale = max(1, round(_SHOWN / config.size))
+    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
 
 
 def add_curate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -107,9 +107,7 @@ class ViewsBatch:
     sigmas: Tensor  # [B] noise levels
     tokens: Tensor  # [B, T, D] image embeddings of the input frames
     frames: Tensor  # [B, T, 4, h, w] unscaled latents of the input frames
-    references: (
-        Tensor  # [B, V, 4, h, w] unscaled latents of the views of the first frame, zeros where missing
-    )
+    references: Tensor  # [B, V, 4, h, w] unscaled latents of the first frame's views, zeros where missing
     vectors: Tensor  # [B, V, A] camera vectors
 
     def to(self, device: torch.device) -> ViewsBatch:
@@ -122,17 +120,12 @@ def draw_batch(
     n_scenes: int,
     model: ModelConfig,
     config: DrawConfig,
-    seed: object,
+    seed: object,  # of the training and its phase, a JSON value
     step: int,
     rank: int = 0,
     n_processes: int = 1,
 ) -> ViewsBatch:
-    """Return the batch of a step; of several processes each, by its rank, gets its share of the samples.
-
-    Args:
-        scenes: a scene by its number, below ``n_scenes``.
-        seed: of the training and its phase, a JSON value.
-    """
+    """Return the batch of a step; of several processes each, by its rank, gets its share of the samples."""
     samples = []
     for number in range(rank, config.batch, n_processes):
         dice = torch.Generator("cpu").manual_seed(seed_of(seed, step, number))

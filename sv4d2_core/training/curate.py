@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.reader import read_any_views
 from ..data.views_folder import write_views
 from ..files import all_or_nothing
-from ..metrics.report.page import STYLE
+from ..metrics.report.page import STYLE, templates
 from ..video.pictures import pick_frames, to_bytes
 from ..views import ViewGrid
 from .curation import CurationLimits, Verdict, judge, pictured, rectify, small_grid
@@ -43,27 +43,17 @@ def curate(
     out: Path,
     limits: CurationLimits,
     *,
-    size: int | None = None,
-    dry_run: bool = False,
-    overwrite: bool = False,
-    run: Mapping[str, Any] | None = None,
+    size: int | None = None,  # None: that of the source, less 1 where it is odd
+    dry_run: bool = False,  # write the report only
+    overwrite: bool = False,  # replace what an earlier curation wrote
+    run: Mapping[str, Any] | None = None,  # how the report was made, JSON values
     on_scene: Callable[[SceneRecord], object] | None = None,
 ) -> list[SceneRecord]:
     """Write the clips that are fit to be learnt from, rectified, and a report of all; return its records.
 
     ``out``/NAME holds each kept scene as a folder of views and D-NeRF style data set; ``report.html`` and
     ``report.json`` say what became of every scene. All or nothing: after any failure ``out`` is as it was.
-    The sources are only read.
-
-    Args:
-        scenes: the place of each clip by its name; only one is in memory at a time.
-        out: made if missing; files of other origin in it are left alone.
-        limits: what is rejected.
-        size: of the pictures that are written; None: that of the source, less 1 where it is odd.
-        dry_run: write the report only.
-        overwrite: replace what an earlier curation wrote to ``out``.
-        run: how the report was made, JSON values by name.
-        on_scene: called after each clip.
+    The sources are only read, one at a time; files of other origin in ``out`` are left alone.
 
     Raises:
         FileExistsError: entries of other origin, or an earlier curation and ``overwrite`` is off, or a dry
@@ -170,26 +160,21 @@ def _rectification_json(verdict: Verdict) -> dict[str, Any] | None:
 
 def report_page(records: Sequence[SceneRecord], limits: CurationLimits, run: Mapping[str, Any]) -> str:
     """Return the page: totals, a table of all scenes, then every scene with its reasons and pictures."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
     checks = [check for record in records for check in record.verdict.checks]
     broken = Counter(check.name for check in checks if not check.passed)
     if unreadable := sum(bool(record.verdict.faults) for record in records):
         broken["unreadable or contradictory"] = unreadable
-    return environment.get_template("curation.html.jinja").render(
-        style=STYLE,
-        records=records,
-        broken=broken,
-        columns={check.name: check for check in checks},
-        limits=str(limits),
-        run=dict(run),
+    return (
+        templates(Path(__file__).parent)
+        .get_template("curation.html.jinja")
+        .render(
+            style=STYLE,
+            records=records,
+            broken=broken,
+            columns={check.name: check for check in checks},
+            limits=str(limits),
+            run=dict(run),
+        )
     )
 
 

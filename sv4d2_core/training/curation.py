@@ -21,11 +21,7 @@ from ..views import ViewGrid
 
 @dataclass(frozen=True)
 class CurationLimits(Settings):
-    """Limits of the measures; a clip beyond one of them is rejected.
-
-    Raises:
-        ValueError: a limit that is negative or not finite.
-    """
+    """Limits of the measures; a clip beyond one of them is rejected."""
 
     # As many as the model samples at once.
     least_frames: int = setting(12, "fewest frames", least=0)
@@ -152,15 +148,12 @@ _LEAST_STILLNESS = 1e-3
 
 
 def static_centre(grid: ViewGrid) -> Tensor:
-    """Return the centre of the most static part, [3] float64, world units.
+    """Return the centre of the most static part of a `measured_grid`, [3] float64, world units.
 
     A pixel is still when the object covers it in all frames and its colour stays the same. A cell of space
     is static when all views see it at still pixels: the geometric mean of their stillness. The centre is the
     mean of the most static cells in the hull of all frames. The less static the most static one is, the more
     of the others count, so that of an object that moves as a whole it is about the middle of its way.
-
-    Args:
-        grid: of `measured_grid`.
 
     Raises:
         ValueError: the silhouettes contradict each other or the cameras, so that there is no hull.
@@ -209,15 +202,11 @@ class Rectification:
 
 
 def plan_rectification(grid: ViewGrid, centre: Tensor) -> Rectification:
-    """Return the rectification that puts ``centre`` into the middle of all views.
+    """Return the rectification that puts ``centre`` [3], world units, into the middle of all views.
 
     A camera that turns about its own centre changes its picture by a homography, exactly. The cameras'
     different distances to the new centre are made alike by zooming, which is exact for the plane through the
     centre and leaves a small difference of perspective in front of it and behind.
-
-    Args:
-        grid: of `measured_grid`.
-        centre: [3] world units, of `static_centre`.
 
     Raises:
         ValueError: the object is nowhere, or a camera would stand at a pole.
@@ -253,13 +242,7 @@ def plan_rectification(grid: ViewGrid, centre: Tensor) -> Rectification:
 
 
 def rectify(grid: ViewGrid, plan: Rectification, size: int) -> ViewGrid:
-    """Return the grid with its pictures turned and zoomed; what lies beyond the old pictures is white.
-
-    Args:
-        grid: the clip at full size.
-        plan: of `plan_rectification`.
-        size: of the new pictures, pixels.
-    """
+    """Return the grid with its pictures turned and zoomed to ``size`` pixels, white beyond the old ones."""
     masks = masks_of(grid)
     # Where pictures shrink, several samples a pixel keep fine lines from breaking up.
     samples = max(1, math.ceil(grid.images.shape[2] / (size * plan.zoom)))

@@ -101,27 +101,18 @@ class Progress:
 
 
 def train(
-    network: nn.Module,
-    batches: Callable[[int], Any],
+    network: nn.Module,  # called with a batch it returns the loss
+    batches: Callable[[int], Any],  # by the step's number alone, so that a resumed training sees the same
     config: LoopConfig,
     *,
-    dtype: torch.dtype = torch.float32,
-    fingerprint: str = "",
-    state: Path | None = None,
-    callback: Callable[[Progress], None] | None = None,
+    dtype: torch.dtype = torch.float32,  # of the arithmetic; the result is float32
+    fingerprint: str = "",  # of everything that decides the result
+    state: Path | None = None,  # file of `Progress.save` to go on from, if it exists
+    callback: Callable[[Progress], None] | None = None,  # after each step; may raise to stop
 ) -> list[float]:
-    """Train a network, leave the average of its weights in it, and return the loss of every step.
+    """Train what requires gradients, leave the weights' average in the network, return each step's loss.
 
     With ``torch.distributed``, every process has batches of its own, and all keep the same weights.
-
-    Args:
-        network: called with a batch it returns the loss; its parameters that require gradients are trained.
-        batches: the batch of a step, from its number alone, so that a resumed training sees the same ones.
-        config: how.
-        dtype: what the network computes in; the result is float32.
-        fingerprint: of everything that decides the result.
-        state: a file of `Progress.save` to go on from, if it exists.
-        callback: called after each step; may raise to stop.
 
     Raises:
         ValueError: the loss is not finite, the state belongs to another training.

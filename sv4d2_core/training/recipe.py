@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -55,11 +55,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training: an autoencoder where there is none, then the phases one after the other.
-
-    Raises:
-        ValueError: a field out of its range, no phases.
-    """
+    """A whole training: an autoencoder where there is none, then the phases one after the other."""
 
     model: ModelConfig = TINY
     seed: int = 0  # of weights, data order and noise
@@ -93,10 +89,6 @@ class Recipe:
         if self.n_scenes < 1 or not self.phases:
             raise ValueError(f"Expected at least one scene and one phase; got {self.n_scenes}.")
 
-    def to_json(self) -> dict:
-        """Return JSON values that tell this recipe from others."""
-        return asdict(self)
-
 
 # With a single context token these change nothing (docs/method.md, Network); they get no gradient.
 _WITHOUT_EFFECT = re.compile(r"\.attn2\.to_[qk]\.|\.norm2\.")
@@ -126,17 +118,9 @@ def train_phase(
     scenes: Callable[[int], EncodedScene],
     run: Callable[..., list[float]] = train,
 ) -> None:
-    """Train the UNet of a model in place.
+    """Train in place the UNet's weights that require gradients, all of them where none does.
 
-    Args:
-        phase: which training.
-        recipe: seed, number of scenes, precision.
-        model: its UNet's weights that require gradients are trained, all of them where none does.
-        scenes: encoded scenes by number.
-        run: called as `train`.
-
-    Raises:
-        ValueError: samples of two pictures in bf16 on a CPU.
+    Raises ValueError for samples of two pictures in bf16 on a CPU.
     """
     unet, draw = model.unet, phase.draw
     device = next(unet.parameters()).device

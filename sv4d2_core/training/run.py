@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -37,21 +37,15 @@ class OutOfTime(Exception):
 
 @dataclass
 class TrainingRun:
-    """A training in a folder, which keeps a state and a checkpoint per stage, and what was encoded.
-
-    Args:
-        base: checkpoint to start from; None trains all networks from scratch.
-        minutes: stop after these; None runs to the end.
-        callback: called with stage, progress and model (None while no UNet is trained) after each step; may
-            raise to stop, and the state is saved.
-    """
+    """A training in a folder, which keeps a state and a checkpoint per stage, and what was encoded."""
 
     folder: Path
     recipe: Recipe
     store: SceneStore
     device: torch.device
-    base: Path | None = None
-    minutes: float | None = None
+    base: Path | None = None  # checkpoint to start from; None trains all networks from scratch
+    minutes: float | None = None  # None runs to the end
+    # Called after each step with stage, progress and model (None while no UNet is trained); may raise to stop.
     callback: Callable[[str, Progress, Model | None], None] | None = None
 
     def run(self) -> Path:
@@ -108,7 +102,7 @@ class TrainingRun:
         """Return `train` with what follows from the stage; ``model`` is for the callback."""
         return partial(
             train,
-            fingerprint=fingerprint_of(stage, self.recipe.to_json(), *made_from, rank_and_size()[1]),
+            fingerprint=fingerprint_of(stage, asdict(self.recipe), *made_from, rank_and_size()[1]),
             state=self._state(stage),
             callback=lambda progress: self._after_step(stage, progress, model),
         )
@@ -148,7 +142,7 @@ class TrainingRun:
 
     def _finish(self, stage: str, model: Model, trained: bool = True) -> None:
         if is_first_process():
-            notes = {"sv4d2.training": json.dumps({"stage": stage, "recipe": self.recipe.to_json()})}
+            notes = {"sv4d2.training": json.dumps({"stage": stage, "recipe": asdict(self.recipe)})}
             model = replace(model, config=replace(model.config, trained=trained))
             _write_checkpoint(self._checkpoint(stage), model, notes)
             remove(self._state(stage))
@@ -165,7 +159,7 @@ class TrainingRun:
                 )
 
     def _check_recipe(self) -> None:
-        recipe = self.recipe.to_json()
+        recipe = asdict(self.recipe)
         if self.base is not None:
             recipe["base"] = file_fingerprint(self.base)
         file, content = self.folder / "recipe.json", json.dumps(recipe, indent=1)

@@ -59,13 +59,10 @@ _log = logging.getLogger(__name__)
 
 
 def check_training_folder(root: Path, *, size: int, n_views: int, n_frames: int) -> list[Path]:
-    """Return the scenes at ``root`` in natural order, after reading every picture of all of them.
+    """Return the scenes at ``root``, itself or its folders, in natural order, after reading every picture.
 
-    Args:
-        root: a scene, or a folder of scenes.
-        size: pixels of the square pictures to train on; those of a scene must not be smaller.
-        n_views: V of the model: a scene needs one view more, the input.
-        n_frames: T of the model. Clips of fewer frames (at least 2) are played back and forth, which is said.
+    For a model of ``size`` pixels, V = ``n_views`` and T = ``n_frames``: a scene has pictures of that size or
+    more, V + 1 views, and at least 2 frames; those of fewer than T are played back and forth, which is said.
 
     Raises:
         FileNotFoundError: there is nothing at ``root``.

@@ -97,14 +97,10 @@ _WARM_UP = 10
 
 
 class Weights:
-    """float32 weights, AdamW's moments and the running average of a network's trained parameters.
+    """float32 weights, AdamW's moments and the running average of parameters that require gradients.
 
-    Args:
-        network: its parameters that require gradients are trained.
-        dtype: what the network computes in from now on; beside bfloat16 weights, float32 ones are kept and
-            rounded into them after each step.
-        weight_decay: of matrices and kernels; norms, biases and blends have none.
-        average: decay of the running average.
+    The network computes in ``dtype`` from now on; beside bfloat16 weights, float32 ones are kept and rounded
+    into them after each step. Only matrices and kernels decay. ``average`` is the decay of the average.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, weight_decay: float, average: float) -> None:

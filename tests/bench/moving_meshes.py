@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,20 +30,14 @@ from sv4d2_core.scene.store import load_scene
 _OPAQUE = 0.5
 
 
-HEADS = [
-    "scene",
-    "IoU tracked, mean (worst)",
-    "IoU frame by frame",
-    "IoU in three.js",
-    "largest deviation",
-    "acceleration tracked / nearest",
-    "MB",
-    "s",
-]
+HEADS = (
+    "scene | IoU tracked, mean (worst) | IoU frame by frame | IoU in three.js | largest deviation"
+    " | acceleration tracked / nearest | MB | s"
+)
 
 
 def measure(place: Path, args: argparse.Namespace) -> list[str]:
-    """Return the figures of one scene, one cell for each of ``HEADS``."""
+    """Return the cells of one scene's row."""
     scene = load_scene(place, torch.device("cpu"))
     began = time.perf_counter()
     made = track(scene, tuple(scene.times), args.resolution, args.faces)
@@ -63,22 +56,20 @@ def measure(place: Path, args: argparse.Namespace) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "moving.glb"
         write_animated_glb(file, made.animation)
-        played = _played(file, scene, made, masks, args.size) if args.browser else None
-        megabytes = file.stat().st_size / 1e6
-    return [
-        place.stem,
-        _mean_and_worst(tracked),
-        _mean_and_worst(renewed),
-        "-" if played is None else _mean_and_worst(played),
-        f"{100 * max(made.deviation):.2f} %",
-        f"{steady.tracked:.4f} / {steady.nearest:.4f}",
-        f"{megabytes:.2f}",
-        f"{seconds:.0f}",
-    ]
+        return [
+            place.stem,
+            _mean_and_worst(tracked),
+            _mean_and_worst(renewed),
+            _mean_and_worst(_played(file, scene, made, masks, args.size)) if args.browser else "-",
+            f"{100 * max(made.deviation):.2f} %",
+            f"{steady.tracked:.4f} / {steady.nearest:.4f}",
+            f"{file.stat().st_size / 1e6:.2f}",
+            f"{seconds:.0f}",
+        ]
 
 
-def _mean_and_worst(scores: list[float]) -> str:
-    return f"{np.mean(scores):.3f} ({min(scores):.3f})"
+def _mean_and_worst(overlaps: list[float]) -> str:
+    return f"{np.mean(overlaps):.3f} ({min(overlaps):.3f})"
 
 
 def _scene_masks(scene: Scene4D, size: int) -> np.ndarray:
@@ -88,11 +79,11 @@ def _scene_masks(scene: Scene4D, size: int) -> np.ndarray:
 
 
 def _played(file: Path, scene: Scene4D, made: Tracked, masks: np.ndarray, size: int) -> list[float]:
-    """Return the IoU of the pictures that three.js shows."""
+    """Return the IoU of what three.js shows, per picture."""
     cameras, seconds = own_cameras(scene), made.animation.seconds()
     asked = [(t, v) for t in range(0, len(seconds), 3) for v in (0, min(2, masks.shape[1] - 1))]
     intrinsics, poses = cameras.intrinsics(size), cameras.c2w_opengl()
-    shots: list[Any] = [viewer.Shot(file, float(seconds[t]), intrinsics, poses[v], size) for t, v in asked]
+    shots = [viewer.Shot(file, float(seconds[t]), intrinsics, poses[v], size) for t, v in asked]
     pictures, _ = viewer.render(shots)
     return [
         overlap(np.asarray(picture)[..., 3] > 127, masks[t, v])
@@ -102,9 +93,7 @@ def _played(file: Path, scene: Scene4D, made: Tracked, masks: np.ndarray, size: 
 
 def main() -> None:
     """Measure the scenes and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser()
     parser.add_argument("scenes", type=Path, nargs="+")
     parser.add_argument("--faces", type=int, default=20_000)
     parser.add_argument("--resolution", type=int, default=128)
@@ -114,7 +103,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.browser and (missing := viewer.missing()):
         parser.error(missing)
-    print("| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS), flush=True)
+    print(f"| {HEADS} |\n" + "|---" * 8 + "|", flush=True)
     for place in args.scenes:
         print("| " + " | ".join(measure(place, args)) + " |", flush=True)
 

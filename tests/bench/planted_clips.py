@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,20 +38,10 @@ _STATIC_SHARE, _SAME_MOTION = 0.3, 0.01
 class PlantedClip:
     """A clip and what is wrong with it."""
 
-    name: str  # of the object and the defect
+    name: str
     defect: str  # out of `DEFECTS`
     grid: ViewGrid
-    centre: Tensor  # [3] of the most static third of the surface, in truth
-    parts: Parts  # the object as it was pictured, before light was changed
-
-
-def planted_defects(
-    seeds: range, size: int = 64, defects: tuple[str, ...] = tuple(DEFECTS)
-) -> Iterator[PlantedClip]:
-    """Yield a clip of `draw_object` for each seed and each defect, the same on every machine."""
-    for seed in seeds:
-        for defect in defects:
-            yield planted_clip(seed, defect, size)
+    centre: Tensor  # [3], of the most static third of the surface, in truth
 
 
 def planted_clip(seed: int, defect: str, size: int = 64) -> PlantedClip:
@@ -67,10 +56,12 @@ def planted_clip(seed: int, defect: str, size: int = 64) -> PlantedClip:
         parts = _moved(parts, dice.uniform(0.15, 0.3) * _direction(dice))
     if defect == "cut off":
         parts = _cut_off(parts, cameras, dice)
-    rendering = _rendered(parts, _scales(defect, dice), cameras, size)
+    grid = _rendered(parts, _scales(defect, dice), cameras, size)
     gain = {"dark": dice.uniform(0.03, 0.15), "blown out": dice.uniform(4, 10)}.get(defect, 1.0)
-    grid = _lit(rendering, gain)
-    return PlantedClip(f"{seed}-{defect.replace(' ', '-')}", defect, grid, still_centre(parts), parts)
+    # The light on the object multiplied, cut at white.
+    colour, alpha = with_alpha(grid.images, grid.masks).split((3, 1), dim=-1)
+    grid = replace(grid, images=(gain * colour).clamp(max=1) * alpha + 1 - alpha)
+    return PlantedClip(f"{seed}-{defect.replace(' ', '-')}", defect, grid, still_centre(parts))
 
 
 def _scales(defect: str, dice: random.Random) -> Tensor:
@@ -95,14 +86,6 @@ def _rendered(parts: Parts, scales: Tensor, cameras: Cameras, size: int) -> View
         )
         frames.append(render_parts(frame, cameras, size))
     return ViewGrid(torch.cat([f.rgb for f in frames]), cameras, torch.cat([f.mask for f in frames]))
-
-
-def _lit(grid: ViewGrid, gain: float) -> ViewGrid:
-    """Return the views with the light on the object multiplied, cut at white."""
-    masks = grid.images.new_zeros(grid.images.shape[:4]) if grid.masks is None else grid.masks
-    colour = with_alpha(grid.images, masks)[..., :3]
-    alpha = masks[..., None]
-    return replace(grid, images=(gain * colour).clamp(max=1) * alpha + 1 - alpha)
 
 
 def _moved(parts: Parts, shift: Tensor) -> Parts:

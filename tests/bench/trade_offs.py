@@ -1,6 +1,6 @@
 """Prints what each setting that trades accuracy for time costs and saves, on the small model of the pack.
 
-    python tests/bench/trade_offs.py [CHECKPOINT] [--objects 4] [--cfg 2] [--only WORD]
+    python tests/bench/trade_offs.py [CHECKPOINT] [--objects 4] [--only WORD]
 
 Every setting samples the same held-out objects from the same noise. Columns: evaluations of the network (one
 half of guidance alone counts a half), processor time as a share of 50 Euler steps, and the PSNR of the novel
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,27 +35,16 @@ from sv4d2_core.views import ViewGrid
 FULL, EXACT = "euler, 50 steps", "dpmpp_2m, 60 steps"
 # Noise levels around those at which guidance does good in images (Kynkäänniemi et al. 2024, EDM2).
 INTERVAL = (0.3, 3.0)
+GUIDANCE = 2.0
 
 
 class Setting(NamedTuple):
-    """One row of the table."""
+    """One row."""
 
     name: str
     options: dict[str, Any]  # of `sample_views`
     model: str = "fp32"  # a key of `MODELS`
-    size: float = 1.0  # pixels, as a share of the model's
-
-
-class Row(NamedTuple):
-    """The measurements of a setting on one object."""
-
-    evaluations: float
-    seconds: float
-    psnr_full: float
-    psnr_exact: float
-    psnr_fp32: float
-    psnr_truth: float
-    iou: float
+    size: float = 1.0  # share of the model's own
 
 
 def settings() -> Iterator[Setting]:
@@ -108,35 +96,26 @@ MODELS: dict[str, Callable[[Path], Model]] = {
 }
 
 
-@contextmanager
-def counted(model: Model) -> Iterator[list[float]]:
-    """Yield a list that gets the work of each evaluation of the network: 1, or a half for one half."""
+def novel_views(model: Model, truth: ViewGrid, setting: Setting) -> tuple[Tensor, float, float]:
+    """Return the novel views [T * V, H, W, 3] at the true ones' size, evaluations and seconds they took."""
     both = 2 * model.config.n_frames * model.config.n_views
     work: list[float] = []
     hook = model.unet.register_forward_hook(lambda _net, inputs, _out: work.append(len(inputs[0]) / both))
-    try:
-        yield work
-    finally:
-        hook.remove()
-
-
-def novel_views(model: Model, truth: ViewGrid, setting: Setting, cfg: float) -> Tensor:
-    """Return the novel views [T * V, H, W, 3] that a setting makes, at the true ones' size."""
-    size = truth.images.shape[2]
+    began, size = time.process_time(), truth.images.shape[2]
     given = truth if setting.size == 1 else truth.resized(round(setting.size * size))
-    made = sample_views(model, given.images[:, 0], truth.cameras, cfg=cfg, **setting.options)
-    return (made if setting.size == 1 else made.resized(size)).images[:, 1:].flatten(0, 1).contiguous()
+    made = sample_views(model, given.images[:, 0], truth.cameras, cfg=GUIDANCE, **setting.options)
+    made = made if setting.size == 1 else made.resized(size)
+    hook.remove()
+    images = made.images[:, 1:].flatten(0, 1).contiguous()
+    return images, sum(work), time.process_time() - began
 
 
-def measure(models: dict[str, Model], truth: ViewGrid, chosen: list[Setting], cfg: float) -> list[Row]:
-    """Return a row for each setting on one object."""
-    made: dict[str, Tensor] = {}
-    costs: list[tuple[float, float]] = []
+def measure(models: dict[str, Model], truth: ViewGrid, chosen: list[Setting]) -> list[list[float]]:
+    """Return the columns of each setting on one object."""
+    made, costs = {}, []
     for setting in chosen:
-        with counted(models[setting.model]) as work:
-            began = time.process_time()
-            made[setting.name] = novel_views(models[setting.model], truth, setting, cfg)
-            costs.append((sum(work), time.process_time() - began))
+        made[setting.name], *cost = novel_views(models[setting.model], truth, setting)
+        costs.append(cost)
     novel = truth.images[:, 1:].flatten(0, 1).contiguous()
     rows = []
     for setting, cost in zip(chosen, costs, strict=True):
@@ -146,7 +125,7 @@ def measure(models: dict[str, Model], truth: ViewGrid, chosen: list[Setting], cf
             float(psnr(images, other).mean()) for other in (made[FULL], made[EXACT], in_fp32, novel)
         )
         iou = mask_iou(near_white_masks(images), near_white_masks(novel))
-        rows.append(Row(*cost, full, exact, fp32, true, float(iou.mean())))
+        rows.append([*cost, full, exact, fp32, true, float(iou.mean())])
     return rows
 
 
@@ -155,12 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="?", default=TINY_MODEL)
     parser.add_argument("--objects", type=int, default=4)
-    parser.add_argument("--cfg", type=float, default=2.0)
-    parser.add_argument(
-        "--only",
-        default="",
-        help="settings with this word in their name, and those that they are compared with",
-    )
+    parser.add_argument("--only", default="", help="settings with this word, and what they are compared with")
     args = parser.parse_args()
     torch.set_num_threads(1)
     always = (FULL, EXACT, "dpmpp_2m, 20 steps")
@@ -169,7 +143,7 @@ def main() -> None:
     config = models["fp32"].config
     cameras = Cameras.default(config.n_views)
     truths = (held_out_views(i, config.n_frames, cameras, config.size) for i in range(args.objects))
-    rows = [measure(models, truth, chosen, args.cfg) for truth in tqdm(truths, total=args.objects)]
+    rows = [measure(models, truth, chosen) for truth in tqdm(truths, total=args.objects)]
     found = torch.tensor(rows, dtype=torch.float64)
     print("| | evaluations | time | PSNR to 50 steps | to the solution | to fp32 | to the truth | IoU |")
     print("|---|---|---|---|---|---|---|---|")

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from measure import interval
 from planted_clips import DEFECTS, planted_clip
+from tiny_scores import interval
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
@@ -41,6 +41,7 @@ STATIC_SHARE = 0.6
 SAMPLER_STEPS = 5
 CLIPS = 200
 CLIP_SIZE = 64
+LIMITS = CurationLimits()
 
 
 @dataclass(frozen=True)
@@ -63,33 +64,30 @@ ARMS = {
     "rectified": Arm(clips="rectified", against="curated"),
     "curated": Arm(clips="curated", against="curated"),
 }
-COLUMNS = ("PSNR fg", "with references", "mask IoU", "temporal error")
-
-
-_LIMITS = CurationLimits()
-
-
-def _clip(index: int) -> ViewGrid:
-    return planted_clip(20_000 + index, tuple(DEFECTS)[index % len(DEFECTS)], CLIP_SIZE).grid
+COLUMNS, DIGITS = ("PSNR fg", "with references", "mask IoU", "temporal error"), (2, 2, 3, 4)
 
 
 def planted(kind: str, folder: Path, base: Model) -> list[EncodedScene]:
-    """Return the encoded clips of an arm; which they are is kept in the folder."""
+    """Return the encoded clips of an arm; their numbers are kept in a file."""
+    names = folder / f"clips_{kind}.json"
+    if not names.exists():
+        verdicts = ((k, judge(_clip(k), LIMITS)) for k in range(CLIPS))
+        kept = [k for k, verdict in verdicts if verdict.plan and (kind != "curated" or verdict.kept)]
+        names.write_text(json.dumps(kept))
 
     def read(index: int) -> tuple[Tensor, Cameras]:
         grid = _clip(index)
         if kind != "raw":
-            grid = rectify(grid, judge(grid, _LIMITS).plan, TINY.size)
+            grid = rectify(grid, judge(grid, LIMITS).plan, TINY.size)
         grid = grid.resized(TINY.size)
         return (grid.images * 255).round().to(torch.uint8), grid.cameras
 
-    names = folder / f"clips_{kind}.json"
-    if not names.exists():
-        verdicts = ((k, judge(_clip(k), _LIMITS)) for k in range(CLIPS))
-        kept = [k for k, verdict in verdicts if verdict.plan and (kind != "curated" or verdict.kept)]
-        names.write_text(json.dumps(kept))
     store = EncodedScenes(base, read, folder / f"clips_{kind}")
     return [store(index) for index in json.loads(names.read_text())]
+
+
+def _clip(index: int) -> ViewGrid:
+    return planted_clip(20_000 + index, tuple(DEFECTS)[index % len(DEFECTS)], CLIP_SIZE).grid
 
 
 def trained(
@@ -131,10 +129,9 @@ def scores(model: Model, n_objects: int) -> list[list[float]]:
         later = [g.images[1:, 1:].flatten(0, 1) for g in made]
         true = novel[1:].flatten(0, 1), masks[1:].flatten(0, 1)
         foreground = [float(psnr(images, *true).mean()) for images in later]
-        overlap = (made[0].masks[:, 1:] >= 0.5) & (masks >= 0.5)
-        union = (made[0].masks[:, 1:] >= 0.5) | (masks >= 0.5)
+        shown, covered = made[0].masks[:, 1:] >= 0.5, masks >= 0.5
         temporal = (free.diff(dim=0) - novel.diff(dim=0)).abs().mean()
-        rows.append([*foreground, float(overlap.sum() / union.sum()), float(temporal)])
+        rows.append([*foreground, float((shown & covered).sum() / (shown | covered).sum()), float(temporal)])
     return rows
 
 
@@ -145,8 +142,7 @@ def report(results: dict[str, list[list[list[float]]]]) -> None:
     print("|---|" + "---|" * (len(COLUMNS) + 1))
     for name, table in means.items():
         cells = []
-        for column in range(len(COLUMNS)):
-            digits = 4 if column == 3 else 3 if column == 2 else 2
+        for column, digits in enumerate(DIGITS):
             cell = f"{table[:, column].mean():.{digits}f}"
             other = ARMS[name].against
             if other != name and other in means:
@@ -168,7 +164,7 @@ def main() -> None:
     torch.set_num_threads(1)
     autoencoder = args.folder / "autoencoder.safetensors"
     constants = fingerprint_of(
-        file_fingerprint(autoencoder), STATIC_SHARE, SAMPLER_STEPS, CLIPS, asdict(_LIMITS)
+        file_fingerprint(autoencoder), STATIC_SHARE, SAMPLER_STEPS, CLIPS, asdict(LIMITS)
     )
     place = args.folder / "ablations" / constants
     place.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from PIL import Image
@@ -35,8 +35,24 @@ from .tables import (
     what_was_compared,
 )
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 _FOLDER = Path(__file__).parent
 STYLE = (_FOLDER / "page.css").read_text(encoding="utf-8")
+
+
+def templates(folder: Path) -> Environment:
+    """Return the pages' templates in a folder; what is filled in is escaped, and nothing may be missing."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
 
 
 def report_page(
@@ -48,15 +64,7 @@ def report_page(
 
     ``run`` says how the report was made, in JSON values.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = templates(_FOLDER)
     drawing = (error_scale, heat_maps, plots_over_time, plots_over_angle)
     environment.globals.update({function.__name__: function for function in drawing})
     numbers = {REFERENCE: -1, **{name: i for i, name in enumerate(method_names(comparisons))}}
