@@ -380,7 +380,7 @@ def replaceable(folder: Path, marker: str, names: re.Pattern[str], overwrite: bo
     if others := [name for name in found if name not in listed]:
         some = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
         raise FileExistsError(
-            f"{folder} holds {some}, which no export of this kind wrote and which is never replaced. Choose "
+            f"{folder} holds {some}, which an export of this kind did not write and never replaces. Choose "
             f"another folder or move them away."
         )
     if kept := [name for name in listed if not names.fullmatch(name) and (folder / name).exists()]:
