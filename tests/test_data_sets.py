@@ -296,7 +296,7 @@ def test_only_an_export_of_the_same_kind_is_replaced(tmp_path, grid, kind):
     assert not (tmp_path / "frame_00001").exists() and not (tmp_path / "frames/view_00/00001.png").exists()
     marker = tmp_path / f"{kind}.json"
     marker.write_text("[]")
-    with pytest.raises(FileExistsError, match="export of this kind did not write"):
+    with pytest.raises(FileExistsError, match="no export of this kind wrote"):
         WHERE[kind](tmp_path, short, overwrite=True)
 
 

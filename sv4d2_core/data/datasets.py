@@ -212,4 +212,5 @@ def write_renders(
 
 def refuse_renders(folder: Path, overwrite: bool) -> list[str]:
     """Return which entries of ``folder`` new renders would replace; raise as `write_renders` does."""
-    return replaceable(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite)
+    foreign = "which this program did not render and never replaces"
+    return replaceable(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite, foreign=foreign)
