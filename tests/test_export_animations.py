@@ -108,22 +108,16 @@ def test_webm_colours_are_those_of_bt709_in_limited_range(tmp_path, colour):
     assert (frame.colorspace, frame.color_range) == (1, 1)
 
 
-def test_a_gif_has_exact_white_one_palette_and_good_colours(tmp_path, pictures):
-    images, _ = pictures
+def test_a_gif_has_exact_white_or_is_clear_and_has_one_palette_of_good_colours(tmp_path, pictures):
+    images, opacity = pictures
     write_animation(tmp_path / "a.gif", images, None, FPS)
     frames, _, about = gif_frames(tmp_path / "a.gif")
-    assert frames.shape == (N, SIZE, SIZE, 4) and about["loop"] == 0
-    assert (frames[..., 3] == 255).all()
-    white = (to_bytes(images) == 255).all(-1)
-    assert (frames[white] == 255).all()
+    assert frames.shape == (N, SIZE, SIZE, 4) and about["loop"] == 0 and (frames[..., 3] == 255).all()
+    assert (frames[(to_bytes(images) == 255).all(-1)] == 255).all()
     assert psnr(frames[..., :3] / 255, images.numpy()) > 38
     assert len(np.unique(frames.reshape(-1, 4), axis=0)) <= 256
-
-
-def test_a_transparent_gif_is_clear_where_the_object_is_not(tmp_path, pictures):
-    images, opacity = pictures
-    write_animation(tmp_path / "a.gif", images, opacity, FPS)
-    frames, _, _ = gif_frames(tmp_path / "a.gif")
+    write_animation(tmp_path / "b.gif", images, opacity, FPS)
+    frames, _, _ = gif_frames(tmp_path / "b.gif")
     # Frames that were not cleared would show what the ones before them had shown.
     assert np.array_equal(frames[..., 3] == 255, to_bytes(opacity) >= 128)
     inside = opacity.numpy() == 1
@@ -139,12 +133,6 @@ def test_gif_durations_add_up(tmp_path, fps):
     assert sum(durations) == pytest.approx(9000 / fps, abs=5)
     assert max(abs(duration - 1000 / fps) for duration in durations) <= 10
     assert min(durations) >= 20
-
-
-def test_a_gif_faster_than_browsers_play_is_refused(tmp_path, pictures):
-    with pytest.raises(ValueError, match="at most 50 frames per second.*got 60"):
-        write_animation(tmp_path / "a.gif", *pictures, 60)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("empty", [None, 0.0])
@@ -194,24 +182,15 @@ def test_numbers_that_are_not_finite_are_refused_before_anything_is_written(tmp_
     broken = images.clone()
     broken[1, 2, 3, 0] = float("nan")
     write = write_animation if suffix else write_pngs
-    for args, text in (((broken, opacity), "the pictures; 1 are"), ((images, opacity / 0), "the opacity")):
-        with pytest.raises(ValueError, match=f"finite numbers in {text}"):
+    for args, text in (((broken, opacity), "pictures; 1 of "), ((images, opacity / 0), "opacity; ")):
+        with pytest.raises(ValueError, match=f"finite {text}"):
             write(tmp_path / f"a{suffix}", *args, 8)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("suffix", ANIMATION_SUFFIXES)
-def test_a_file_is_never_replaced_unasked(tmp_path, pictures, suffix):
-    place = tmp_path / f"a{suffix}"
-    place.write_text("mine")
-    with pytest.raises(FileExistsError, match="exists already"):
-        write_animation(place, *pictures, 8)
-    assert place.read_text() == "mine"
-    write_animation(place, *pictures, 8, overwrite=True)
-    assert place.stat().st_size > 500 and len(list(tmp_path.iterdir())) == 1
-
-
-def test_without_the_encoder_webm_is_refused_and_named(tmp_path, pictures, monkeypatch):
+def test_what_a_kind_of_file_cannot_be_is_refused_before_anything_is_written(tmp_path, pictures, monkeypatch):
+    with pytest.raises(ValueError, match="at most 50 frames per second.*got 60"):
+        write_animation(tmp_path / "a.gif", *pictures, 60)
     monkeypatch.setattr(animations.av, "codecs_available", {"mpeg4"})
     with pytest.raises(ValueError, match="libvpx-vp9.*Write gif or png"):
         write_animation(tmp_path / "a.webm", *pictures, 8)

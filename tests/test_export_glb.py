@@ -17,8 +17,12 @@ import torch
 import trimesh
 from PIL import Image
 
-from sv4d2_core.export.glb import animated_glb_bytes, glb_bytes, write_animated_glb
+from sv4d2_core.export.animations import write_animation
+from sv4d2_core.export.glb import glb_bytes, write_animated_glb
 from sv4d2_core.export.mesh import MeshAnimation, Texture, bake_texture
+from sv4d2_core.export.sequences import write_usd
+from sv4d2_core.export.splats import write_splats
+from sv4d2_core.scene.gaussians.splatting import GaussiansAt
 
 sys.path.insert(0, str(Path(__file__).parent / "three"))
 bending = importlib.import_module("bending")
@@ -73,32 +77,27 @@ def test_trimesh_reads_the_first_frame_with_its_colours(tmp_path):
     assert np.abs(read.visual.vertex_attributes["color"][:, :3] / 65535 - expected).max() < 1e-4
 
 
-def test_dark_tones_stay_apart():
+def test_the_material_asks_for_no_light_and_dark_tones_stay_apart():
     one = bending.bending_ball(n_frames=1)
     levels = torch.arange(len(one.colours)).clamp(max=255)
     dark = dataclasses.replace(one, colours=(levels / 255)[:, None].expand(-1, 3))
-    glb = pygltflib.GLTF2().load_from_bytes(animated_glb_bytes(dark))
-    colours = read_accessor(glb, glb.meshes[0].primitives[0].attributes.COLOR_0)
-    assert glb.accessors[glb.meshes[0].primitives[0].attributes.COLOR_0].normalized
-    assert len(np.unique(colours[:, 0])) == len(levels.unique())
-    assert (colours[:, 3] == 65535).all()
-
-
-def test_the_material_asks_for_no_light():
-    glb = pygltflib.GLTF2().load_from_bytes(animated_glb_bytes(bending.bending_ball()))
-    material = glb.materials[0]
+    glb = pygltflib.GLTF2().load_from_bytes(glb_bytes(dark))
+    material, attributes = glb.materials[0], glb.meshes[0].primitives[0].attributes
     assert glb.extensionsUsed == ["KHR_materials_unlit"] and not glb.extensionsRequired
     assert "KHR_materials_unlit" in material.extensions
     # What a viewer without the extension falls back to.
     assert material.pbrMetallicRoughness.metallicFactor == 0
     assert material.pbrMetallicRoughness.roughnessFactor == 1
+    colours = read_accessor(glb, attributes.COLOR_0)
+    assert glb.accessors[attributes.COLOR_0].normalized and (colours[:, 3] == 65535).all()
+    assert len(np.unique(colours[:, 0])) == len(levels.unique())
 
 
 def test_one_frame_becomes_a_glb_without_animation():
     animation = bending.bending_ball(n_frames=1)
-    glb = pygltflib.GLTF2().load_from_bytes(animated_glb_bytes(animation))
+    glb = pygltflib.GLTF2().load_from_bytes(glb_bytes(animation))
     assert not glb.animations and not glb.meshes[0].primitives[0].targets
-    assert animated_glb_bytes(animation) == glb_bytes(animation.at(0))
+    assert glb_bytes(animation) == glb_bytes(animation.at(0))
 
 
 def test_more_vertices_than_short_indices_reach():
@@ -123,7 +122,7 @@ def test_a_texture_takes_the_place_of_the_vertex_colours():
     animation = bending.bending_ball()
     n = animation.positions.shape[1]
     texture = Texture(torch.rand(n, 2), torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8))
-    glb = pygltflib.GLTF2().load_from_bytes(animated_glb_bytes(animation, texture))
+    glb = pygltflib.GLTF2().load_from_bytes(glb_bytes(animation, texture))
     attributes = glb.meshes[0].primitives[0].attributes
     assert attributes.COLOR_0 is None
     np.testing.assert_array_equal(read_accessor(glb, attributes.TEXCOORD_0), texture.uvs.numpy())
@@ -145,15 +144,18 @@ def test_a_baked_texture_has_the_colours_of_the_surface():
     centres = texture.uvs[opened.faces].mean(1) * 256
     painted = texture.pixels[centres[:, 1].long(), centres[:, 0].long()] / 255
     assert (painted - opened.colours[opened.faces].mean(1)).abs().max() < 0.03
+    red = torch.tensor([1.0, 0.0, 0.0]).expand_as(animation.colours)
+    _, texture = bake_texture(dataclasses.replace(animation, colours=red), 128)
+    assert (texture.pixels == torch.tensor([255, 0, 0])).all(), "texels beyond the charts, too"
 
 
-def test_texels_beyond_the_charts_repeat_the_nearest_one():
-    pytest.importorskip("xatlas", reason="the optional extra texture is not installed")
-    animation = bending.bending_ball(n_frames=1)
-    colours = torch.tensor([1.0, 0.0, 0.0]).expand_as(animation.colours)
-    red = dataclasses.replace(animation, colours=colours)
-    _, texture = bake_texture(red, 128)
-    assert (texture.pixels == torch.tensor([255, 0, 0])).all()
+def test_a_texture_that_cannot_be_baked_is_refused(monkeypatch):
+    for size in (10, 9000):
+        with pytest.raises(ValueError, match="64 to 8192"):
+            bake_texture(bending.bending_ball(), size)
+    monkeypatch.setitem(sys.modules, "xatlas", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install xatlas"):
+        bake_texture(bending.bending_ball())
 
 
 BALL = bending.bending_ball(n_frames=3)
@@ -166,7 +168,7 @@ DAMAGED[1, :7, 2] = torch.nan
     [
         ({"faces": torch.zeros(0, 3, dtype=torch.int64)}, "0 faces"),
         ({"positions": torch.zeros(3, 0, 3), "colours": torch.zeros(0, 3)}, "0 vertices"),
-        ({"positions": DAMAGED}, "7 of 486 in the animation are NaN"),
+        ({"positions": DAMAGED}, "7 of 1458 numbers in the animation are NaN"),
         ({"colours": torch.full((162, 3), torch.nan)}, "finite colours"),
     ],
 )
@@ -176,22 +178,42 @@ def test_what_no_file_can_hold_is_refused_and_leaves_nothing(tmp_path, changes, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_file_stays_unless_told(tmp_path):
-    path = tmp_path / "a.glb"
+def splats(path: Path, **options: bool) -> None:
+    """Write one Gaussian."""
+    one = GaussiansAt(*(torch.full((1, *shape), 0.5) for shape in ((3,), (4,), (3,), (), (3,))))
+    write_splats(path, one, kind=path.suffix[1:], **options)
+
+
+def pictures(path: Path, **options: bool) -> None:
+    """Write two pictures."""
+    write_animation(path, torch.rand(2, 32, 32, 3), None, 8, **options)
+
+
+WRITERS = {
+    "a.glb": lambda path, **options: write_animated_glb(path, BALL, **options),
+    "a.usda": lambda path, **options: write_usd(path, [BALL.at(0)], [0.0], **options),
+    **dict.fromkeys(("a.ply", "a.splat"), splats),
+    **dict.fromkeys(("a.mp4", "a.webm", "a.gif"), pictures),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_existing_file_stays_unless_told(tmp_path, name):
+    if name == "a.usda":
+        pytest.importorskip("pxr.Usd", reason="the optional extra usd (usd-core) is not installed")
+    path, write = tmp_path / name, WRITERS[name]
     path.write_text("mine")
     with pytest.raises(FileExistsError, match="exists already"):
-        write_animated_glb(path, bending.bending_ball())
-    assert path.read_text() == "mine"
-    write_animated_glb(path, bending.bending_ball(), overwrite=True)
-    assert path.read_bytes()[:4] == b"glTF" and len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(FileExistsError, match="is a folder"):
-        write_animated_glb(tmp_path, bending.bending_ball(), overwrite=True)
-
-
-def test_a_name_below_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("mine")
+        write(path)
     with pytest.raises(OSError, match="a file stands at"):
-        write_animated_glb(tmp_path / "file" / "a.glb", bending.bending_ball())
+        write(path / name)
+    assert path.read_text() == "mine"
+    write(path, overwrite=True)
+    assert path.read_bytes()[:4] != b"mine" and len(list(tmp_path.iterdir())) == 1
+    folder = tmp_path / f"folder{path.suffix}"
+    folder.mkdir()
+    with pytest.raises(FileExistsError, match="is a folder"):
+        write(folder, overwrite=True)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "denied")])
@@ -203,15 +225,3 @@ def test_a_failure_on_the_disk_leaves_nothing_and_says_what_to_do(tmp_path, monk
     with pytest.raises(OSError, match="Free some space|change its permissions"):
         write_animated_glb(tmp_path / "new" / "a.glb", bending.bending_ball())
     assert list(tmp_path.iterdir()) == []
-
-
-def test_without_xatlas_the_text_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "xatlas", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install xatlas"):
-        bake_texture(bending.bending_ball())
-
-
-@pytest.mark.parametrize("size", [10, 9000])
-def test_a_texture_of_another_size_is_refused(size):
-    with pytest.raises(ValueError, match="64 to 8192"):
-        bake_texture(bending.bending_ball(), size)

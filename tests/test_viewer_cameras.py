@@ -155,11 +155,11 @@ def looking_away(angle_deg: float):
         ),
         (
             changed(2, target=(0.0, 0.4, 0.0)),
-            r"camera 1 of 4 looks at \(0, 0, 0\), camera 3 of 4 at \(0, 0\.4, ",
+            r"camera 1 of 4 has \(0, 0, 0\), camera 3 of 4 \(0, 0\.4, ",
         ),
         (looking_away(2), r"look at their common target.*camera 4 of 4 looks 2\.00 degrees past it"),
-        (changed(1, fov_deg=50.0), "got 40 degrees for camera 1 of 4 and 50 for camera 2 of 4"),
-        (changed(1, zoom=2.0), r"zoom included.*and 20\.6\d for camera 2 of 4"),
+        (changed(1, fov_deg=50.0), r"camera 1 of 4 has \(40\), camera 2 of 4 \(50\)"),
+        (changed(1, zoom=2.0), r"zoom included.*camera 2 of 4 \(20\.6\d\)"),
     ],
 )
 def test_what_stands_on_no_orbit_is_refused_with_a_number(make, message):
@@ -183,8 +183,8 @@ def test_a_view_from_the_pole_is_refused(top):
     ("possible", "fields", "message"),
     [
         (CAMERA, {"position": (math.nan, 0.0, 1.0)}, "finite numbers in a camera"),
-        (CAMERA, {"fov_deg": 0.0}, "between 0 and 180 degrees and a zoom above 0; got 0 and 1"),
-        (CAMERA, {"zoom": -1.0}, "got 40 and -1"),
+        (CAMERA, {"fov_deg": 0.0}, r"between 0 and 180 degrees.* fov_deg=0\.0"),
+        (CAMERA, {"zoom": -1.0}, "a zoom above 0; got .* zoom=-1"),
         (CAMERA, {"target": (0.0, 0.0, 2.0)}, "looks at a point away from itself"),
         (CAMERA, {"quaternion_xyzw": (0.0, 0.0, 0.0, 0.0)}, "looks at a point away from itself"),
         (PLACEMENT, {"scale": (1.0, 1.0, 2.0)}, r"for all axes of the model \(to 0\.1 %\); got 1, 1, 2"),

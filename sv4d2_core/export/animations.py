@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,9 +14,11 @@ import av
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from ..files import all_or_nothing, recover, replaceable, scratch_folder, write_file
+from ..data.datasets import write_export
+from ..files import recover, replaceable, scratch_folder, write_file
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
+from .mesh import check_finite
 from .sequences import SEQUENCE_FILE
 
 SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
@@ -25,24 +27,21 @@ _WEBM_OPTIONS = {"crf": "15", "b:v": "0", "auto-alt-ref": "0", "deadline": "good
 
 
 def write_animation(
-    path: str | Path, images: Tensor, opacity: Tensor | None, fps: float, *, overwrite: bool = False
+    path: str | Path,
+    images: Tensor,  # [N, H, W, 3] in 0..1, on white where there is an opacity
+    opacity: Tensor | None,  # [N, H, W] in 0..1; None: nothing is transparent
+    fps: float,
+    *,
+    overwrite: bool = False,
 ) -> int:
-    """Write pictures in the kind of file of `ANIMATION_SUFFIXES` that the name asks for; return its bytes.
-
-    .mp4: H.264 on white, without transparency; .webm: VP9; .gif. For PNG files see `write_pngs`.
-
-    Args:
-        path: of the file; missing folders above it are made.
-        images: [N, H, W, 3] in 0..1, on white where ``opacity`` is given.
-        opacity: [N, H, W] in 0..1, or None: nothing is transparent.
-        fps: pictures per second.
+    """Write pictures as .mp4 (H.264 on white), .webm (VP9) or .gif, as the name ends; return its size.
 
     Raises:
         FileExistsError, OSError: what `write_file` says.
         ValueError: numbers that are not finite, a rate or a size that this kind of file cannot have.
     """
     path = Path(path)
-    _check_finite(images, opacity)
+    check_finite("animation", pictures=images, opacity=opacity)
     return write_file(path, _ENCODERS[path.suffix.lower()](images, opacity, fps), overwrite)
 
 
@@ -51,18 +50,16 @@ def write_pngs(
 ) -> list[Path]:
     """Write ``00000.png`` and so on, RGBA where there is opacity, and ``sequence.json``; return their paths.
 
-    All or nothing. Arguments and errors are those of `write_animation`.
+    All or nothing; arguments and errors as `write_animation`.
     """
     folder = Path(folder)
-    _check_finite(images, opacity)
+    check_finite("animation", pictures=images, opacity=opacity)
     recover(folder)
     existing = replaceable(folder, SEQUENCE_FILE, SEQUENCE_NAMES, overwrite)
-    names = [*(f"{n:05d}.png" for n in range(len(images))), SEQUENCE_FILE]
-    with all_or_nothing(folder, existing, SEQUENCE_FILE, 4 * images[..., 0].numel()) as staging:
-        write_frames(staging, images if opacity is None else with_alpha(images, opacity))
-        about = {"format": "png", "fps": fps, "entries": names}
-        (staging / SEQUENCE_FILE).write_text(json.dumps(about, indent=2) + "\n")
-    return [folder / name for name in names]
+    pictures = images if opacity is None else with_alpha(images, opacity)
+    about = {"format": "png", "fps": fps}
+    fill = partial(write_frames, pictures=pictures)
+    return write_export(folder, SEQUENCE_FILE, existing, pictures.numel(), about, fill)
 
 
 def _mp4_bytes(images: Tensor, _opacity: Tensor | None, fps: float) -> bytes:
@@ -103,11 +100,3 @@ _ENCODERS: dict[str, Callable[[Tensor, Tensor | None, float], bytes]] = {
     ".gif": gif_bytes,
 }
 ANIMATION_SUFFIXES = tuple(_ENCODERS)
-
-
-def _check_finite(images: Tensor, opacity: Tensor | None) -> None:
-    for name, tensor in (("pictures", images), ("opacity", opacity)):
-        if tensor is not None and (bad := int((~tensor.isfinite()).sum())):
-            raise ValueError(
-                f"Expected finite numbers in the {name}; {bad} are NaN or infinite. Fit the scene again."
-            )

@@ -34,7 +34,7 @@ class GLBContainer:
         self._data = bytearray()
 
     def add_bytes(self, content: bytes, target: int | None = None) -> int:
-        """Return the number of a new buffer view; ``target`` is what vertex data is for."""
+        """Return the number of a new buffer view."""
         view = {"buffer": 0, "byteOffset": len(self._data), "byteLength": len(content)}
         if target is not None:
             view["target"] = target
@@ -47,14 +47,10 @@ class GLBContainer:
         values: np.ndarray,  # [count] or [count, 2..4], float32, uint32 or uint16
         target: int | None = None,
         *,
-        limits: bool = False,
-        normalized: bool = False,
+        limits: bool = False,  # states the smallest and largest values: of positions and key times
+        normalized: bool = False,  # integers that stand for 0..1
     ) -> int:
-        """Return the number of a new accessor of one row per element.
-
-        ``limits`` states the smallest and largest values, which positions and key times must have;
-        ``normalized`` integers stand for 0..1.
-        """
+        """Return the number of a new accessor of one row per element."""
         rows = values.reshape(len(values), -1)
         accessor: dict[str, Any] = {
             "bufferView": self.add_bytes(rows.astype(rows.dtype.newbyteorder("<")).tobytes(), target),
@@ -70,10 +66,7 @@ class GLBContainer:
         return len(self._accessors) - 1
 
     def to_bytes(self, extension: str, document: dict[str, Any]) -> bytes:
-        """Return the file that shows node 0 of a document and uses an extension of the format.
-
-        Raises ValueError if it would be longer than the format allows.
-        """
+        """Return the file that shows node 0 of a document; ValueError if that is longer than GLB allows."""
         document = {
             "asset": {"version": "2.0", "generator": "sv4d2"},
             "extensionsUsed": [extension],
@@ -92,10 +85,8 @@ class GLBContainer:
                 f"Expected a GLB below 4.3 GB, the most that its header can state; this one would have "
                 f"{total / 1e9:.1f} GB. Export fewer frames or fewer faces."
             )
-        header = struct.pack("<4sII", b"glTF", 2, total)
-        text_head = struct.pack("<I4s", len(text), b"JSON")
-        data_head = struct.pack("<I4s", len(self._data), b"BIN\0")
-        return b"".join((header, text_head, text, data_head, self._data))
+        head = struct.pack("<4sIII4s", b"glTF", 2, total, len(text), b"JSON")
+        return b"".join((head, text, struct.pack("<I4s", len(self._data), b"BIN\0"), self._data))
 
 
 ANIMATION_NAME = "motion"
@@ -109,34 +100,24 @@ _MAX_SHORT_VERTICES = 65535
 def write_animated_glb(
     path: str | Path, animation: MeshAnimation, *, texture: Texture | None = None, overwrite: bool = False
 ) -> int:
-    """Write a mesh that moves and return the file's size in bytes.
+    """Write `glb_bytes` and return its size; what it raises, and `write_file`."""
+    return write_file(Path(path), glb_bytes(animation, texture, "animation"), overwrite)
 
-    The first frame is the mesh itself and each later frame ``t`` the target ``frame_00t``; keys are in
-    seconds. An animation of one frame becomes a GLB without animation. A texture, of the same call of
-    `bake_texture` as the animation, is shown in place of the vertex colours.
 
-    Raises:
-        FileExistsError, OSError: what `write_file` says.
-        ValueError: no surface, numbers that are not finite, more than a GLB can hold.
+def glb_bytes(mesh: Mesh | MeshAnimation, texture: Texture | None = None, what: str = "mesh") -> bytes:
+    """Return a GLB of a mesh, which errors call ``what``.
+
+    Of one that moves the first frame is the mesh itself and each later frame ``t`` the target ``frame_00t``;
+    keys are in seconds. A texture, of the same call of `bake_texture`, takes the place of the colours.
+
+    Raises ValueError: no surface, numbers that are not finite, more than a GLB can hold.
     """
-    return write_file(Path(path), animated_glb_bytes(animation, texture), overwrite)
-
-
-def animated_glb_bytes(animation: MeshAnimation, texture: Texture | None = None) -> bytes:
-    """Return the content of the file that `write_animated_glb` writes. Raises ValueError as it does."""
-    check_surface(animation, "animation")
-    glb = GLBContainer()
-    document = _document(glb, animation.at(0), texture)
-    if len(animation.positions) > 1:
-        _add_motion(glb, document, animation)
-    return glb.to_bytes(_UNLIT, document)
-
-
-def glb_bytes(mesh: Mesh, what: str = "mesh") -> bytes:
-    """Return a GLB of a mesh that stands still. Raises ValueError as `check_surface` does."""
     check_surface(mesh, what)
     glb = GLBContainer()
-    return glb.to_bytes(_UNLIT, _document(glb, mesh, None))
+    document = _document(glb, mesh if isinstance(mesh, Mesh) else mesh.at(0), texture)
+    if isinstance(mesh, MeshAnimation) and len(mesh.positions) > 1:
+        _add_motion(glb, document, mesh)
+    return glb.to_bytes(_UNLIT, document)
 
 
 def linear_colours(colours: np.ndarray, opacities: np.ndarray) -> np.ndarray:
@@ -149,11 +130,9 @@ def linear_colours(colours: np.ndarray, opacities: np.ndarray) -> np.ndarray:
 
 
 def _document(glb: GLBContainer, mesh: Mesh, texture: Texture | None) -> dict[str, Any]:
-    """Return the JSON of one mesh that stands still.
-
-    The colours hold the light of the pictures already, so the material asks for none. There are no normals,
-    as those of the first frame are wrong in the others; a viewer that lights it all the same computes them.
-    """
+    """Return the JSON of one mesh that stands still."""
+    # The colours hold the light of the pictures already, so the material asks for none. There are no normals,
+    # as those of the first frame are wrong in the others.
     positions = mesh.vertices.numpy().astype(np.float32)
     # Double-sided, as an open or folded surface is better seen than missing.
     material: dict[str, Any] = {
@@ -171,17 +150,10 @@ def _document(glb: GLBContainer, mesh: Mesh, texture: Texture | None) -> dict[st
         attributes["TEXCOORD_0"] = glb.add_array(texture.uvs.numpy().astype(np.float32), ARRAY_BUFFER)
         png = io.BytesIO()
         Image.fromarray(texture.pixels.numpy()).save(png, "PNG")
-        image = {
-            "name": "baked light",
-            "bufferView": glb.add_bytes(png.getvalue()),
-            "mimeType": "image/png",
-        }
-        sampler = {
-            "magFilter": _LINEAR,
-            "minFilter": _LINEAR_MIPMAP_LINEAR,
-            "wrapS": _CLAMP_TO_EDGE,
-            "wrapT": _CLAMP_TO_EDGE,
-        }
+        view = glb.add_bytes(png.getvalue())
+        image = {"name": "baked light", "bufferView": view, "mimeType": "image/png"}
+        sampler = {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR}
+        sampler |= {"wrapS": _CLAMP_TO_EDGE, "wrapT": _CLAMP_TO_EDGE}
         material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
         document |= {"images": [image], "samplers": [sampler], "textures": [{"source": 0, "sampler": 0}]}
     index_type = np.uint16 if len(positions) <= _MAX_SHORT_VERTICES else np.uint32

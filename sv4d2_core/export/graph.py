@@ -47,7 +47,7 @@ class DeformationGraph(NamedTuple):
     def edges_at_rest(self, pose: Pose, memory: float) -> np.ndarray:
         """Return edges [E, 3], before the turn of their first node, that are at ease in a pose.
 
-        ``memory``, 0..1, is how much of the rest pose they ask for nevertheless.
+        ``memory``, 0..1, is the share of the rest pose in them.
         """
         here, there = self.edges.T
         now = np.einsum("eji,ej->ei", pose.rotations[here], pose.nodes[there] - pose.nodes[here])
@@ -55,10 +55,7 @@ class DeformationGraph(NamedTuple):
 
 
 def deformation_graph(vertices: np.ndarray, faces: np.ndarray, count: int) -> DeformationGraph:
-    """Return a graph of about ``count`` nodes for a mesh of vertices [N, 3] and faces [F, 3].
-
-    Every connected part has a node at least.
-    """
+    """Return a graph of about ``count`` nodes, one in every connected part of a mesh at least."""
     from scipy.sparse.csgraph import connected_components, dijkstra
 
     vertices = vertices.astype(np.float64)
@@ -98,8 +95,10 @@ def _farthest_points(points: np.ndarray, count: int) -> tuple[np.ndarray, float]
 
 
 def _nearest_nodes(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nodes that vertices follow and their weights, [N, K] each, for distances [N, M]."""
-    # The weight falls to 0 at the first node that is not followed (Sumner et al. 2007, equation 4).
+    """Return the nodes that vertices follow and their weights, [N, K] each, for distances [N, M].
+
+    The weight falls to 0 at the first node that is not followed (Sumner et al. 2007, equation 4).
+    """
     kept = min(_FOLLOWED, distances.shape[1])
     order = np.argsort(distances, axis=1, kind="stable")[:, : kept + 1]
     near = np.take_along_axis(distances, order, axis=1)
@@ -156,12 +155,10 @@ class _Equations(NamedTuple):
 def gauss_newton_step(
     graph: DeformationGraph, pose: Pose, data: Correspondences, regulariser: Regulariser
 ) -> Pose:
-    """Return a pose that is nearer to what correspondences and regulariser ask for.
-
-    A node has six unknowns, its turn as rotation vector and its move.
-    """
+    """Return a pose that is nearer to what correspondences and regulariser ask for."""
     from scipy.spatial.transform import Rotation
 
+    # A node has six unknowns, its turn as rotation vector and its move.
     blocks = [*_data_equations(graph, pose, data), *_regulariser_equations(graph, pose, regulariser)]
     turns, moves = np.split(_solution(blocks, 6 * len(graph.nodes)).reshape(-1, 6), 2, axis=1)
     return Pose(Rotation.from_rotvec(turns).as_matrix() @ pose.rotations, pose.nodes + moves)

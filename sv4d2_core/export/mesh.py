@@ -45,6 +45,16 @@ class Texture:
     pixels: Tensor  # [S, S, 3] uint8, display values (sRGB)
 
 
+def check_finite(what: str, **tensors: Tensor | None) -> None:
+    """Raise ValueError unless all numbers are finite of the tensors of what errors call ``what``."""
+    for name, values in tensors.items():
+        if values is not None and (wrong := int((~values.isfinite()).sum())):
+            raise ValueError(
+                f"Expected finite {name}; {wrong} of {values.numel()} numbers in the {what} are NaN or "
+                f"infinite. The fit has failed: fit the scene again, with a lower learning rate."
+            )
+
+
 def check_surface(mesh: Mesh | MeshAnimation, what: str) -> None:
     """Raise ValueError unless ``mesh``, called ``what`` in the text, has faces and finite numbers."""
     positions = mesh.vertices[None] if isinstance(mesh, Mesh) else mesh.positions
@@ -54,12 +64,7 @@ def check_surface(mesh: Mesh | MeshAnimation, what: str) -> None:
             f"Expected a surface; the {what} has {n_vertices} vertices and {len(mesh.faces)} faces. The "
             f"scene may be empty there: render it to see."
         )
-    for name, values in (("positions", positions), ("colours", mesh.colours)):
-        if wrong := int((~torch.isfinite(values)).any(-1).sum()):
-            raise ValueError(
-                f"Expected finite {name}; {wrong} of {values[..., 0].numel()} in the {what} are NaN or "
-                f"infinite. The scene is damaged: fit it again."
-            )
+    check_finite(what, positions=positions, colours=mesh.colours)
 
 
 def srgb_to_linear(colours: np.ndarray) -> np.ndarray:
@@ -81,10 +86,7 @@ def bake_texture(
 ) -> tuple[MeshAnimation, Texture]:
     """Return the animation with vertices doubled along seams, and its texture, painted in its colours.
 
-    Args:
-        animation: one topology; all frames share the texture.
-        size: width and height of the picture, 64 to 8192 pixels.
-        frame: the one that is cut open and laid flat.
+    ``frame`` is the one that is cut open and laid flat; ``size`` the picture's width, 64 to 8192 pixels.
 
     Raises:
         ModuleNotFoundError: the optional package xatlas is missing.
@@ -123,13 +125,8 @@ def bake_texture(
     return opened, Texture(torch.from_numpy(uvs), torch.from_numpy(pixels))
 
 
-def _painted(
-    uvs: np.ndarray,  # [N, 2]
-    faces: np.ndarray,  # [F, 3]
-    colours: np.ndarray,  # [N, 3]
-    size: int,
-) -> np.ndarray:
-    """Return the picture [S, S, 3] uint8."""
+def _painted(uvs: np.ndarray, faces: np.ndarray, colours: np.ndarray, size: int) -> np.ndarray:
+    """Return the picture [S, S, 3] uint8 of faces [F, 3] with uvs [N, 2] and colours [N, 3]."""
     from scipy.ndimage import distance_transform_edt
 
     picture = np.zeros((size, size, 3), np.float32)

@@ -43,13 +43,9 @@ _MEDIANS, _MEDIAN_SHARE = 150, 0.04
 
 @styled
 def loss_plot(losses: Sequence[tuple[int, float]], width: int, height: int) -> Image.Image:
-    """Return the losses as a thin line with their running median over it.
+    """Return step and loss, steps rising, as a thin line with the running median over it.
 
     Losses that are not finite or not above 0 have no place on a logarithmic axis; a note counts them.
-
-    Args:
-        losses: step and loss, steps rising.
-        width, height: of the picture in pixels.
     """
     figure = new_figure(width, height)
     _draw_losses(axes_at(figure, 64, 34, width - 92, height - 84), losses)
@@ -96,21 +92,15 @@ _LARGEST_PICTURE, _PAIR_LABELS = 260, 70
 
 @styled
 def fit_picture(
-    losses: Sequence[tuple[int, float]],
-    residuals: Tensor,  # [T, V + 1]
-    cameras: Cameras,
-    rendered: Tensor,  # [K, H, W, 3]
-    views: Tensor,  # [K, H, W, 3]
+    losses: Sequence[tuple[int, float]],  # step and loss, steps rising
+    residuals: Tensor,  # [T, V + 1] what the scene leaves unexplained, 0..1; NaN where there is no value
+    cameras: Cameras,  # of the views
+    rendered: Tensor,  # [K, H, W, 3] the scene in 0..1
+    views: Tensor,  # [K, H, W, 3] what it was fitted to
 ) -> Image.Image:
     """Return the picture of a fit: its losses, the residuals of every view and frame, and pairs of pictures.
 
     Darker residuals are worse; those without a finite value are grey and crossed out.
-
-    Args:
-        losses: step and loss, steps rising.
-        residuals: what the scene leaves unexplained, 0..1, view 0 the input; NaN where there is no value.
-        cameras: the views'.
-        rendered, views: pictures of the scene in 0..1, and the views that they were fitted to.
     """
     n_views = cameras.n_views
     rows = min(max(_ROOM_OF_ROWS // (n_views + 1), 24), 40) * (n_views + 1)

@@ -27,20 +27,13 @@ _KIND = "sv4d2 evaluation report"
 
 def write_report(
     folder: Path,
-    comparisons: Sequence[SceneComparison],
+    comparisons: Sequence[SceneComparison],  # each with its own name
     *,
-    run: dict | None = None,
-    shrinkage: float = DEFAULT_SHRINKAGE,
+    run: dict | None = None,  # how the report was made, JSON values by name
+    shrinkage: float = DEFAULT_SHRINKAGE,  # of the Frechet distances' covariances, 0 to 1
     overwrite: bool = False,
 ) -> Path:
     """Write the report of all scenes and return the path of its page; all or nothing.
-
-    Args:
-        folder: made if missing; files of other names or origin in it are left alone.
-        comparisons: the scenes, each with its own name.
-        run: how the report was made, JSON values by name.
-        shrinkage: of the Frechet distances' covariances, 0 to 1.
-        overwrite: replace a report that is there.
 
     Raises:
         FileExistsError: what `refuse_report` says.
@@ -64,10 +57,7 @@ def write_report(
 
 
 def refuse_report(folder: Path, overwrite: bool) -> list[str]:
-    """Return which files of ``folder`` a report would replace.
-
-    Raises FileExistsError for a report without ``overwrite``, and for files that `write_report` did not make.
-    """
+    """Return which files of a folder a report would replace; FileExistsError where it may not."""
     existing = [name for name in _NAMES if (folder / name).exists()]
     try:
         record = json.loads((folder / _NAMES[0]).read_text(encoding="utf-8"))
@@ -91,19 +81,12 @@ _PAIRS = 6
 
 
 def fit_report(
-    scene: Scene4D,
-    views: ViewGrid,
-    losses: Sequence[float],
-    callback: Callable[[int, int, None], None] | None = None,
+    scene: Scene4D,  # before its object's path is given back
+    views: ViewGrid,  # what it was fitted to, with masks
+    losses: Sequence[float],  # of every step
+    callback: Callable[[int, int, None], None] | None = None,  # of pictures done, all; may raise to cancel
 ) -> tuple[Image.Image, float]:
-    """Return the picture of a fit, and the mean residual over the novel views (`fit_residuals`).
-
-    Args:
-        scene: fitted, before its object's path is given back.
-        views: what it was fitted to, with masks.
-        losses: of every step.
-        callback: called with (pictures done, all pictures, None); may raise to cancel.
-    """
+    """Return the picture of a fit, and the mean residual over the novel views (`fit_residuals`)."""
     size = views.images.shape[2]
     rendered = scene.render(views.cameras, views.frame_times(), size, callback=callback)
     shown = replace(views, images=rendered.rgb, masks=rendered.alpha)

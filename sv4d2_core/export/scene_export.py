@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -25,55 +25,34 @@ from .mesh import Mesh, bake_texture
 from .sequences import NAMES as MESH_NAMES
 from .sequences import SEQUENCE_FILE, write_mesh_sequence, write_usd
 from .splats import NAMES as SPLAT_NAMES
-from .splats import (
-    gaussians_at,
-    write_splat,
-    write_splat_glb,
-    write_splat_ply,
-    write_splat_sequence,
-    write_trajectories,
-)
+from .splats import gaussians_at, write_splat_sequence, write_splats, write_trajectories
 from .surface import surface_at, surface_level
 from .track import Tracked, coherence, diagonal, track
 
-# callback(steps done, all steps, None): may raise to cancel.
-ExportCallback = Callable[[int, int, None], None]
+ExportCallback = Callable[[int, int, None], None]  # of steps done and all steps; may raise to cancel
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How a scene is exported; each format takes what concerns it.
+    """How a scene is exported; each format takes what concerns it."""
 
-    Args:
-        times: in 0..1, rising; None: those of the scene's frames.
-        frames: pictures of a turntable.
-        faces: triangles of a mesh at most.
-        resolution: steps of the grid that a mesh is found on, along the longest side of the object.
-        smoothing: iterations of a filter that does not shrink, over each mesh; 0: none.
-        texture: width of a baked texture in pixels; 0: colours at the vertices.
-        size: of pictures, pixels.
-        cameras: of pictures; None: those that the scene was fitted to.
-        fps: rate at which the exported frames are played; None: they last as long as the scene.
-        overwrite: replace an earlier export.
-    """
-
-    times: tuple[float, ...] | None = None
-    frames: int = 96
-    faces: int = 20_000
-    resolution: int = 128
-    smoothing: int = 10
-    texture: int = 0
-    size: int = 576
-    cameras: Cameras | None = None
-    fps: float | None = None
-    overwrite: bool = False
+    times: tuple[float, ...] | None = None  # in 0..1, rising; None: those of the scene's frames
+    frames: int = 96  # pictures of a turntable
+    faces: int = 20_000  # triangles of a mesh at most
+    resolution: int = 128  # steps of the grid that a mesh is found on, along the object's longest side
+    smoothing: int = 10  # iterations of a filter that does not shrink, over each mesh; 0: none
+    texture: int = 0  # width of a baked texture in pixels; 0: colours at the vertices
+    size: int = 576  # of pictures, pixels
+    cameras: Cameras | None = None  # of pictures; None: those that the scene was fitted to
+    fps: float | None = None  # at which the exported frames are played; None: they last as long as the scene
+    overwrite: bool = False  # replace an earlier export
 
     def __post_init__(self) -> None:
         times = self.times
-        if times is not None and (not times or any(a >= b for a, b in pairwise((-1e-9, *times)))):
-            raise ValueError(f"Expected times that rise from 0 on; got {list(times)}. Sort them.")
-        if times is not None and times[-1] > 1:
-            raise ValueError(f"Expected times in 0..1; got {times[-1]:g}.")
+        if times is not None and not (
+            times and 0 <= times[0] and times[-1] <= 1 and all(a < b for a, b in pairwise(times))
+        ):
+            raise ValueError(f"Expected times that rise within 0..1; got {list(times)}. Sort them.")
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise ValueError(f"Expected frames per second above 0; got {self.fps:g}.")
         if self.faces < 4:
@@ -104,15 +83,10 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export made.
+    """What an export made."""
 
-    Args:
-        paths: the files, or the entries of the folder.
-        notes: what the user should know, one sentence each.
-    """
-
-    paths: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
+    paths: Sequence[Path]  # the files, or the entries of the folder
+    notes: Sequence[str] = ()  # what the user should know, one sentence each
 
     def n_bytes(self) -> int:
         """Return the size of all that was made."""
@@ -154,7 +128,7 @@ def _moving_mesh(job: _Job) -> Exported:
         with claimed(job.path.parent, job.path.stem, numbered=False) as folder:
             made = write_mesh_sequence(folder, tracked.frames, times, job.rate)
         advice = f"One mesh cannot follow a surface that changes so: {folder} holds one per frame instead."
-        return Exported(tuple(made), (_deviation(tracked), advice))
+        return Exported(made, (_deviation(tracked), advice))
     animation, texture = replace(tracked.animation, duration=settings.duration(scene)), None
     if settings.texture:
         animation, texture = bake_texture(animation, settings.texture, frame=tracked.anchor)
@@ -167,8 +141,9 @@ def _moving_mesh(job: _Job) -> Exported:
 def _mesh_sequence(job: _Job, kind: str) -> Exported:
     meshes = surfaces(job.scene, job.settings, job.callback)
     overwrite = job.settings.overwrite
-    made = write_mesh_sequence(job.path, meshes, job.times, job.rate, kind=kind, overwrite=overwrite)
-    return Exported(tuple(made))
+    return Exported(
+        write_mesh_sequence(job.path, meshes, job.times, job.rate, kind=kind, overwrite=overwrite)
+    )
 
 
 def _usd(job: _Job) -> Exported:
@@ -188,7 +163,6 @@ def surfaces(scene: Scene4D, settings: ExportSettings, callback: ExportCallback 
 
 
 def _deviation(tracked: Tracked) -> str:
-    """Return how far the moving mesh is from the frames' own surfaces."""
     mean, worst = sum(tracked.deviation) / len(tracked.deviation), max(tracked.deviation)
     return (
         f"The mesh of frame {tracked.anchor} follows the surface to {100 * mean:.2f} % of the object's size, "
@@ -197,11 +171,7 @@ def _deviation(tracked: Tracked) -> str:
 
 
 def _coherence(tracked: Tracked) -> tuple[str, ...]:
-    """Return one sentence on how evenly the mesh moves, or none below 3 frames.
-
-    The step of a vertex is its way to the next frame; the change from step to step is the acceleration of
-    `Coherence` as a share of the diagonal of the largest frame's box, per frame squared.
-    """
+    """Return one sentence on how evenly the mesh moves, as `Coherence` says, or none below 3 frames."""
     figures = coherence(tracked.animation, tracked.frames)
     if figures is None:
         return ()
@@ -218,15 +188,15 @@ def _splats(job: _Job, kind: str) -> Exported:
     gaussians, times, overwrite = as_gaussians(job.scene), job.times, job.settings.overwrite
     if job.path.suffix.lower() != f".{kind}":
         frames = (gaussians_at(gaussians, time) for time in times)
-        made = write_splat_sequence(job.path, frames, times, job.rate, kind=kind, overwrite=overwrite)
-        return Exported(tuple(made))
+        return Exported(
+            write_splat_sequence(job.path, frames, times, job.rate, kind=kind, overwrite=overwrite)
+        )
     if len(times) != 1:
         raise ValueError(
             f"Expected one time for a single file; {job.path.name} would hold {len(times)}. Give one time "
             f"(--times 0.5), or the name of a folder for a sequence."
         )
-    write = {"ply": write_splat_ply, "splat": write_splat, "glb": write_splat_glb}[kind]
-    write(job.path, gaussians_at(gaussians, times[0]), overwrite=overwrite)
+    write_splats(job.path, gaussians_at(gaussians, times[0]), kind=kind, overwrite=overwrite)
     return Exported((job.path,), (f"{len(gaussians.canonical.means)} Gaussians at time {times[0]:g}.",))
 
 
@@ -247,7 +217,7 @@ def as_gaussians(scene: Scene4D) -> Gaussians:
 
 
 def _dataset(job: _Job) -> Exported:
-    return Exported(tuple(write_dataset(job.path, job.views(), overwrite=job.settings.overwrite)))
+    return Exported(write_dataset(job.path, job.views(), overwrite=job.settings.overwrite))
 
 
 # The points that readers of COLMAP start from need no fine surface.
@@ -255,13 +225,12 @@ _POINTS_RESOLUTION, _POINTS_FACES = 48, 4000
 
 
 def _colmap(job: _Job) -> Exported:
-    """Write COLMAP models whose points are the scene's surface."""
     grid, level = job.views(), surface_level(job.scene)
     meshes = (
         surface_at(job.scene, time, _POINTS_RESOLUTION, _POINTS_FACES, level=level) for time in job.times
     )
     points = [ColouredPoints(mesh.vertices, mesh.colours) for mesh in meshes]
-    return Exported(tuple(write_colmap(job.path, grid, points, overwrite=job.settings.overwrite)))
+    return Exported(write_colmap(job.path, grid, points, overwrite=job.settings.overwrite))
 
 
 def _turntable(job: _Job) -> Exported:
@@ -271,27 +240,19 @@ def _turntable(job: _Job) -> Exported:
     seen, _ = turntable(scene, settings.cameras_of(scene), settings.frames, settings.size, callback=progress)
     shown = seen.rgb[0], seen.alpha[0], settings.fps or scene.fps
     if not job.path.suffix:
-        return Exported(tuple(write_pngs(job.path, *shown, overwrite=settings.overwrite)))
+        return Exported(write_pngs(job.path, *shown, overwrite=settings.overwrite))
     write_animation(job.path, *shown, overwrite=settings.overwrite)
     return Exported((job.path,))
 
 
 class Format(NamedTuple):
-    """One way to export.
+    """One way to export."""
 
-    Args:
-        purpose: for the help.
-        write: makes it.
-        suffixes: ends of the names of its file.
-        entries: of its folder, which a name with none of the suffixes means; None: such a name is refused.
-        marker: the entry that says that an export is there.
-    """
-
-    purpose: str
+    purpose: str  # for the help
     write: Callable[[_Job], Exported]
-    suffixes: tuple[str, ...] = ()
-    entries: re.Pattern[str] | None = None
-    marker: str = SEQUENCE_FILE
+    suffixes: tuple[str, ...] = ()  # of its file's name
+    entries: re.Pattern[str] | None = None  # of the folder that other names mean; None: these are refused
+    marker: str = SEQUENCE_FILE  # the entry that says that an export is there
 
 
 def _meshes(purpose: str, kind: str) -> Format:
@@ -299,14 +260,13 @@ def _meshes(purpose: str, kind: str) -> Format:
 
 
 def _gaussians(purpose: str, kind: str) -> Format:
-    return Format(
-        f"Gaussians {purpose}: a .{kind} of one time, or a folder",
-        partial(_splats, kind=kind),
-        (f".{kind}",),
-        SPLAT_NAMES,
-    )
+    purpose = f"Gaussians {purpose}: a .{kind} of one time, or a folder"
+    return Format(purpose, partial(_splats, kind=kind), (f".{kind}",), SPLAT_NAMES)
 
 
+_FOR_NERFS = "pictures, masks, times, cameras for D-NeRF, nerfstudio and their like"
+_FOR_COLMAP = "the same for readers of COLMAP, a model per frame"
+_FOR_EYES = "around the object: .mp4, .webm, .gif, or a folder of PNG"
 FORMATS = {
     "glb": Format("one mesh that moves, for Blender, Unity, three.js, browsers", _moving_mesh, (".glb",)),
     "glb-sequence": _meshes("a GLB per frame", "glb"),
@@ -317,21 +277,9 @@ FORMATS = {
     "splat": _gaussians("for browsers", "splat"),
     "splat-glb": _gaussians("by glTF's KHR_gaussian_splatting", "glb"),
     "npz": Format("how every Gaussian moves, for numpy", _trajectories, (".npz",)),
-    "dataset": Format(
-        "pictures, masks, times, cameras for D-NeRF, nerfstudio and their like",
-        _dataset,
-        entries=DATASET_NAMES,
-        marker=DATASET_FILE,
-    ),
-    "colmap": Format(
-        "the same for readers of COLMAP, a model per frame", _colmap, (), COLMAP_NAMES, COLMAP_FILE
-    ),
-    "turntable": Format(
-        "around the object: .mp4, .webm, .gif, or a folder of PNG",
-        _turntable,
-        ANIMATION_SUFFIXES,
-        SEQUENCE_NAMES,
-    ),
+    "dataset": Format(_FOR_NERFS, _dataset, (), DATASET_NAMES, DATASET_FILE),
+    "colmap": Format(_FOR_COLMAP, _colmap, (), COLMAP_NAMES, COLMAP_FILE),
+    "turntable": Format(_FOR_EYES, _turntable, ANIMATION_SUFFIXES, SEQUENCE_NAMES),
 }
 VIEWS_FORMATS = ("dataset", "colmap")
 
@@ -343,14 +291,7 @@ def export_scene(
     settings: ExportSettings | None = None,
     callback: ExportCallback | None = None,
 ) -> Exported:
-    """Write a scene in one of `FORMATS`; complete or not at all.
-
-    Args:
-        scene: to be written.
-        path: of the file or folder.
-        kind: a key of ``FORMATS``.
-        settings: how; None: as `ExportSettings` begins.
-        callback: called with (steps done, all steps, None); may raise to cancel.
+    """Write a scene in one of `FORMATS` to a file or folder; complete or not at all.
 
     Raises:
         FileExistsError: something is there already and may not be replaced.
@@ -377,8 +318,8 @@ def export_views(
             f"with sv4d2 refine."
         )
     if kind == "colmap":
-        return Exported(tuple(write_colmap(folder, grid, overwrite=overwrite)))
-    return Exported(tuple(write_dataset(folder, grid, crop=crop, overwrite=overwrite)))
+        return Exported(write_colmap(folder, grid, overwrite=overwrite))
+    return Exported(write_dataset(folder, grid, crop=crop, overwrite=overwrite))
 
 
 def check_place(path: Path, kind: str, overwrite: bool) -> None:
@@ -391,8 +332,6 @@ def check_place(path: Path, kind: str, overwrite: bool) -> None:
         raise ValueError(
             f"Expected a name that ends in {' or '.join(chosen.suffixes)} for {kind}; got {path.name!r}."
         )
-    if is_file and path.is_dir():
-        raise ValueError(f"Expected the name of a file for {kind}; {path} is a folder.")
     if is_file:
         refuse_existing(path, overwrite)
     elif chosen.entries is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import all_or_nothing, recover, replaceable, scratch_folder, write_file
+from ..data.datasets import write_export
+from ..files import recover, replaceable, scratch_folder, write_file
 from .glb import glb_bytes
 from .mesh import Mesh, check_surface, srgb_to_linear
 
@@ -24,25 +24,20 @@ _TYPICAL_BYTES = 3_000_000
 
 def write_sequence(
     folder: str | Path,
-    contents: Iterable[bytes],
-    times: Sequence[float],
+    contents: Iterable[bytes],  # of the files; taken one by one, so that one is in memory at a time
+    times: Sequence[float],  # [T] in 0..1, rising
     fps: float,
     *,
     stem: str,
     kind: str,
-    own_names: re.Pattern[str],
+    own_names: re.Pattern[str],  # of the entries that this sequence may replace
     overwrite: bool,
     **about: str,
 ) -> list[Path]:
     """Write ``stem_00000.kind`` and so on, and ``sequence.json``; all of them or nothing. Return their paths.
 
-    Args:
-        folder: made if missing; files of other names or origin in it are left alone.
-        contents: of the files, one per time; taken one by one, so that one is in memory at a time.
-        times: [T] in 0..1, rising.
-        fps: frames per second at which to play them.
-        own_names: of the entries that such sequences may have, and that this one may replace.
-        about: what else ``sequence.json`` says.
+    ``about`` is what ``sequence.json`` says beside kind, rate and times. Files of other names or origin in
+    the folder are left alone.
 
     Raises:
         FileExistsError: an earlier sequence is there and ``overwrite`` is off, or files of other origin.
@@ -51,14 +46,13 @@ def write_sequence(
     folder = Path(folder)
     recover(folder)
     existing = replaceable(folder, SEQUENCE_FILE, own_names, overwrite)
-    files = [f"{stem}_{i:05d}.{kind}" for i in range(len(times))]
-    names = [*files, SEQUENCE_FILE]
-    listed = {"format": kind, "fps": fps, "times": list(times), **about, "entries": names}
-    with all_or_nothing(folder, existing, SEQUENCE_FILE, len(times) * _TYPICAL_BYTES) as staging:
-        for file, content in zip(files, contents, strict=True):
-            (staging / file).write_bytes(content)
-        (staging / SEQUENCE_FILE).write_text(json.dumps(listed, indent=2, allow_nan=False) + "\n")
-    return [folder / name for name in names]
+
+    def fill(staging: Path) -> None:
+        for i, (_, content) in enumerate(zip(times, contents, strict=True)):
+            (staging / f"{stem}_{i:05d}.{kind}").write_bytes(content)
+
+    listed = {"format": kind, "fps": fps, "times": list(times), **about}
+    return write_export(folder, SEQUENCE_FILE, existing, len(times) * _TYPICAL_BYTES, listed, fill)
 
 
 def write_mesh_sequence(
@@ -70,21 +64,17 @@ def write_mesh_sequence(
     kind: str = "glb",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write meshes with vertex colours as glb, obj or ply, one per time, as `write_sequence` does.
-
-    Raises ValueError if one is no surface or holds NaN.
-    """
-    contents = (mesh_bytes(mesh, kind, f"mesh of frame {i}") for i, mesh in enumerate(meshes))
+    """Write meshes with vertex colours as glb, obj or ply; see `write_sequence`, and `check_surface`."""
+    contents = (_mesh_bytes(mesh, kind, f"mesh of frame {i}") for i, mesh in enumerate(meshes))
     return write_sequence(
         folder, contents, times, fps, stem="mesh", kind=kind, own_names=NAMES, overwrite=overwrite
     )
 
 
-def mesh_bytes(mesh: Mesh, kind: str, what: str = "mesh") -> bytes:
-    """Return the content of a file of one mesh, which errors call ``what``, with its vertex colours."""
+def _mesh_bytes(mesh: Mesh, kind: str, what: str) -> bytes:
     if kind == "glb":
         # Its colours are linear: trimesh would store display values, which viewers then show too bright.
-        return glb_bytes(mesh, what)
+        return glb_bytes(mesh, what=what)
     import trimesh
     from trimesh.exchange import obj, ply
 
@@ -98,21 +88,16 @@ def mesh_bytes(mesh: Mesh, kind: str, what: str = "mesh") -> bytes:
 
 
 def write_usd(
-    path: str | Path,
-    meshes: Sequence[Mesh],
-    seconds: Sequence[float],
+    path: str | Path,  # .usdc (binary) or .usda (text)
+    meshes: Sequence[Mesh],  # at least one
+    seconds: Sequence[float],  # at which each is shown, rising
     *,
-    fps: float = 24.0,
+    fps: float = 24.0,  # time codes per second, at which the program that opens the file steps
     overwrite: bool = False,
 ) -> int:
     """Write time samples of points, and of triangles and colours where these change; return bytes written.
 
     The world is +y up and one unit is a metre. Colours become linear ``displayColor`` values.
-
-    Args:
-        path: ends with .usdc (binary) or .usda (text).
-        meshes: at least one, each with the seconds at which it is shown, rising.
-        fps: time codes per second; the program that opens the file steps at this rate.
 
     Raises:
         ModuleNotFoundError: the optional package usd-core is missing.

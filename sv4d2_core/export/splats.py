@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from ..files import write_file
 from ..scene.gaussians.gaussians import Gaussians
-from ..scene.gaussians.splatting import GaussiansAt
+from ..scene.gaussians.splat_torch import GaussiansAt
 from ..video.pictures import to_bytes
 from .glb import ARRAY_BUFFER, GLBContainer, linear_colours
+from .mesh import check_finite
 from .sequences import write_sequence
 
 # Y_00, the constant spherical harmonic.
@@ -26,12 +27,9 @@ _WORLD_FRAME = "x right, y up, z towards the input camera: our world, which is g
 
 @torch.no_grad()
 def gaussians_at(scene: Gaussians, time: float | None) -> GaussiansAt:
-    """Return a scene's Gaussians in the world, where its path puts them, float32 on the CPU.
+    """Return a scene's Gaussians in the world at a time in 0..1, or before they move, about the origin.
 
-    Without a time, in 0..1, they are where they are before they move, about the origin.
-
-    Raises:
-        ValueError: a time outside 0..1, or what `checked` says.
+    They are float32 on the CPU. Raises ValueError for a time outside 0..1, and as `checked`.
     """
     if time is not None and not 0 <= time <= 1:
         raise ValueError(f"Expected a time in 0..1; got {time:g}.")
@@ -45,12 +43,7 @@ def checked(gaussians: GaussiansAt) -> GaussiansAt:
     """
     if not len(gaussians.means):
         raise ValueError("Expected at least one Gaussian to write; the scene is empty. Fit it again.")
-    for name, tensor in gaussians._asdict().items():
-        if bad := int((~tensor.isfinite()).sum()):
-            raise ValueError(
-                f"Expected finite numbers; {bad} of the {tensor.numel()} {name} are NaN or infinite. The fit "
-                f"has failed; fit the scene again."
-            )
+    check_finite("scene", **gaussians._asdict())
     own = GaussiansAt(*(tensor.detach().float().cpu() for tensor in gaussians))
     if (own.scales < 0).any() or (own.opacities < 0).any() or (own.opacities > 1).any():
         raise ValueError(
@@ -80,13 +73,12 @@ _COLUMNS = (
 )
 
 
-def splat_ply(gaussians: GaussiansAt) -> bytes:
-    """Return a 3DGS PLY file: binary little endian, 17 float32 per Gaussian, 68 bytes.
+def _ply_bytes(gaussians: GaussiansAt) -> bytes:
+    """Return a 3DGS PLY file: binary little endian, 17 float32 per Gaussian.
 
-    In the file's columns: x y z; nx ny nz, always 0; f_dc, the colour as (c - 1/2) / Y_00; opacity as logit;
-    scale as natural logarithm; rot as unit quaternion wxyz. There is no f_rest, as the colours are the same
-    from everywhere. The axes are those of 3DGS (`in_splat_frame`: +y down), which viewers turn upright.
-    Source: Kerbl et al. 2023, the layout of its released code.
+    The normal is 0; f_dc, the colour, is (c - 1/2) / Y_00; opacity a logit; scale a natural logarithm; rot a
+    unit quaternion wxyz. There is no f_rest, as the colours are the same from everywhere. The axes are those
+    of 3DGS (+y down), which viewers turn upright. Source: Kerbl et al. 2023, the layout of its released code.
     """
     own = in_splat_frame(checked(gaussians))
     opacities = own.opacities.double().clamp(_LEAST_OPACITY, 1 - _LEAST_OPACITY)
@@ -108,11 +100,10 @@ _EXTENSION = "KHR_gaussian_splatting"
 _POINTS = 0
 
 
-def splat_glb(gaussians: GaussiansAt) -> bytes:
-    """Return a GLB file with the Gaussians of one time as points in our world, which is glTF's (+y up).
+def _glb_bytes(gaussians: GaussiansAt) -> bytes:
+    """Return a GLB file of Gaussians as points in our world, which is glTF's (+y up).
 
-    Attributes: POSITION; ROTATION as xyzw; SCALE, linear; OPACITY in 0..1; SH_DEGREE_0_COEF_0, the colour as
-    (c - 1/2) / Y_00 in sRGB; and COLOR_0, linear RGB and opacity, for programs that know only points.
+    SCALE is linear, the colour (c - 1/2) / Y_00 of sRGB; COLOR_0 is for programs that know only points.
     Source: the Khronos text of KHR_gaussian_splatting, 2026.
     """
     own, container = checked(gaussians), GLBContainer()
@@ -140,13 +131,11 @@ def splat_glb(gaussians: GaussiansAt) -> bytes:
 _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
 
 
-def splat_rows(gaussians: GaussiansAt) -> bytes:
-    """Return a ``.splat`` file: no header, 32 bytes per Gaussian, those that matter most first.
+def _splat_bytes(gaussians: GaussiansAt) -> bytes:
+    """Return a ``.splat`` file, in the axes of 3DGS as the PLY file: no header, 32 bytes per Gaussian.
 
-    A row: position and scales, 3 float32 each, little endian; colour and opacity, 4 bytes; the unit
-    quaternion wxyz, 4 bytes, each round(128 q + 128). The order is by volume times opacity, so that a viewer
-    that has read a part of the file shows the best of it. The axes are those of 3DGS, as in the PLY file.
-    Source: the format of antimatter15/splat.
+    They are in the order of volume times opacity, so that a viewer that has read a part of the file shows the
+    best of it. Source: the format of antimatter15/splat.
     """
     own = in_splat_frame(checked(gaussians))
     order = (-(own.scales.double().prod(-1) * own.opacities)).argsort(stable=True)
@@ -158,23 +147,13 @@ def splat_rows(gaussians: GaussiansAt) -> bytes:
     return rows.tobytes()
 
 
-def write_splat_ply(path: str | Path, gaussians: GaussiansAt, *, overwrite: bool = False) -> int:
-    """Write `splat_ply` and return its size in bytes; errors are those of `checked` and `write_file`."""
-    return write_file(Path(path), splat_ply(gaussians), overwrite)
-
-
-def write_splat_glb(path: str | Path, gaussians: GaussiansAt, *, overwrite: bool = False) -> int:
-    """Write `splat_glb` and return its size in bytes; errors are those of `checked` and `write_file`."""
-    return write_file(Path(path), splat_glb(gaussians), overwrite)
-
-
-def write_splat(path: str | Path, gaussians: GaussiansAt, *, overwrite: bool = False) -> int:
-    """Write `splat_rows` and return its size in bytes; errors are those of `checked` and `write_file`."""
-    return write_file(Path(path), splat_rows(gaussians), overwrite)
-
-
 NAMES = re.compile(r"sequence\.json|splat_\d{5}\.(ply|splat|glb)")
-_CONTENTS = {"ply": splat_ply, "splat": splat_rows, "glb": splat_glb}
+_CONTENTS = {"ply": _ply_bytes, "splat": _splat_bytes, "glb": _glb_bytes}
+
+
+def write_splats(path: str | Path, gaussians: GaussiansAt, *, kind: str, overwrite: bool = False) -> int:
+    """Write Gaussians of our world as ply, splat or glb and return the size; see `checked`, `write_file`."""
+    return write_file(Path(path), _CONTENTS[kind](gaussians), overwrite)
 
 
 def write_splat_sequence(
@@ -186,30 +165,20 @@ def write_splat_sequence(
     kind: str = "ply",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write Gaussians of our world as ply, splat or glb, one set per time, as `write_sequence` does.
-
-    Raises ValueError as `checked` does.
-    """
+    """Write Gaussians of our world as ply, splat or glb, a set per time; see `write_sequence`, `checked`."""
+    contents = (_CONTENTS[kind](gaussians) for gaussians in frames)
+    axes = _WORLD_FRAME if kind == "glb" else _SPLAT_FRAME
     return write_sequence(
-        folder,
-        (_CONTENTS[kind](gaussians) for gaussians in frames),
-        times,
-        fps,
-        stem="splat",
-        kind=kind,
-        own_names=NAMES,
-        overwrite=overwrite,
-        axes=_WORLD_FRAME if kind == "glb" else _SPLAT_FRAME,
+        folder, contents, times, fps, stem="splat", kind=kind, own_names=NAMES, overwrite=overwrite, axes=axes
     )
 
 
 def write_trajectories(
     path: str | Path, scene: Gaussians, times: Sequence[float], *, overwrite: bool = False
 ) -> int:
-    """Write a scene's Gaussians before and while they move, and return the size in bytes.
+    """Write a scene's Gaussians before and while they move as ``.npz``, and return the size in bytes.
 
-    The file is a compressed ``.npz`` without pickled objects. Gaussian i is the same in all arrays. All
-    lengths are world units, the world is ours (+y up), quaternions are wxyz and of unit length:
+    Gaussian i is the same in all arrays; lengths are world units, +y is up, quaternions are unit wxyz:
 
     - ``means`` [T, N, 3], ``quats`` [T, N, 4], ``scales`` [T, N, 3] (standard deviations along the own axes)
       and ``opacities`` [T, N] in 0..1, float32: what is seen at each time.

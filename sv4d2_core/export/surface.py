@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..scene.scene import Scene4D, own_cameras
 from ..video.pictures import pick_frames
-from .mesh import Mesh
+from .mesh import Mesh, check_finite
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -47,33 +47,25 @@ class DensityGrid:
 def density_grid(scene: Scene4D, time: float, resolution: int) -> DensityGrid:
     """Return the scene's densities on a grid over its bounds, ``resolution`` steps along the longest side.
 
-    Raises:
-        ValueError: a resolution out of range, nothing at this time, densities that are not finite.
+    Raises ValueError: a resolution out of range, nothing at this time, densities that are not finite.
     """
     if not _RESOLUTIONS[0] <= resolution <= _RESOLUTIONS[1]:
         raise ValueError(
             f"Expected a resolution of {_RESOLUTIONS[0]} to {_RESOLUTIONS[1]} steps; got {resolution}. 128 "
             f"suits views of 576 pixels."
         )
-    low, high = scene.bounds(time).float()
-    sides = high - low
-    if not sides.isfinite().all():
-        raise ValueError(
-            f"Expected an object of finite size at time {time:g}; got bounds {low.tolist()} to "
-            f"{high.tolist()}. The fit diverged: fit the scene again, with a lower learning rate."
-        )
+    moment = f"scene at time {time:g}"
+    bounds = scene.bounds(time).float()
+    check_finite(moment, bounds=bounds)
+    low, sides = bounds[0], bounds[1] - bounds[0]
     step = float(sides.max()) / resolution
     # One more on either side, so that every surface is closed.
     counts = [int(count) for count in (sides / step - 1e-4).ceil() + 3]
     low = low - step
-    axes = [low[a] + step * torch.arange(counts[a]) for a in range(3)]
+    axes = [start + step * torch.arange(count) for start, count in zip(low, counts, strict=True)]
     inner = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)[1:-1, 1:-1, 1:-1]
     found = scene.densities(inner.reshape(-1, 3), time).cpu().float()
-    if wrong := int((~found.isfinite()).sum()):
-        raise ValueError(
-            f"Expected finite densities; {wrong} of {len(found)} at time {time:g} are NaN or infinite. The "
-            f"fit diverged: fit the scene again, with a lower learning rate."
-        )
+    check_finite(moment, densities=found)
     values = torch.zeros(counts)
     values[1:-1, 1:-1, 1:-1] = found.view(inner.shape[:3])
     return DensityGrid(values, low, step)
@@ -92,10 +84,7 @@ def surface_level(scene: Scene4D, resolution: int = 96) -> float:
 
     A pixel belongs to the surface's silhouette where the highest density along its ray reaches the level, and
     to the picture's where its opacity is at least 0.5. The level is one for the whole scene, so that the
-    surface does not breathe.
-
-    Raises:
-        ValueError: nothing in the scene, or in its pictures.
+    surface does not breathe. Raises ValueError for nothing in the scene, or in its pictures.
     """
     cameras = own_cameras(scene)
     origins, directions = cameras.rays(_SIZE)
@@ -137,23 +126,15 @@ _LEAST_FACES = 4
 
 def surface_at(
     scene: Scene4D,
-    time: float,
-    resolution: int = 128,
-    faces: int = 20_000,
-    smoothing: int = 10,
-    level: float | None = None,
+    time: float,  # in 0..1
+    resolution: int = 128,  # steps of the grid along the longest side of the object, 16 to 512
+    faces: int = 20_000,  # triangles at most
+    smoothing: int = 10,  # iterations of Taubin's filter
+    level: float | None = None,  # density of the surface; None: `surface_level`
 ) -> Mesh:
     """Return the surface of a scene at a time, closed and turned outwards, with the scene's colours.
 
-    Args:
-        scene, time: to be looked at, in 0..1.
-        resolution: steps of the grid along the longest side of the object, 16 to 512.
-        faces: triangles at most.
-        smoothing: iterations of Taubin's filter; 0: none.
-        level: density of the surface, as `surface_level` finds it; None: let it.
-
-    Raises:
-        ValueError: an argument out of range, nothing in the scene, densities that are not finite.
+    Raises ValueError: an argument out of range, nothing in the scene, densities that are not finite.
     """
     if not 0 <= time <= 1 or faces < _LEAST_FACES or smoothing < 0:
         raise ValueError(
@@ -178,13 +159,7 @@ def surface_at(
 
 
 def surface_colours(scene: Scene4D, time: float, vertices: Tensor, faces: Tensor, depth: float) -> Tensor:
-    """Return a scene's colours, [N, 3] in 0..1, a little below a surface, where it is sure of them.
-
-    Args:
-        scene, time: to be looked at, in 0..1.
-        vertices, faces: [N, 3] and [F, 3] of the surface.
-        depth: how far below, world units.
-    """
+    """Return a scene's colours, [N, 3] in 0..1, ``depth`` below a surface, where it is sure of them."""
     inward = torch.from_numpy(vertex_normals(vertices.double().numpy(), faces.numpy())).float()
     return scene.colours(vertices - depth * inward, time).cpu().float().clamp(0, 1)
 

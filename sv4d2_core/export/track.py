@@ -101,10 +101,7 @@ _FARTHEST_OF_PROJECTION = 0.03
 
 
 def projected(vertices: np.ndarray, faces: np.ndarray, target: Surface, size: float) -> np.ndarray:
-    """Return vertices [N, 3] of faces [F, 3] moved along their normals onto a dense surface near them.
-
-    ``size`` of the object and all places are in world units.
-    """
+    """Return vertices [N, 3] of faces [F, 3] moved along their normals onto a dense surface near them."""
     from scipy.spatial import KDTree
 
     tree, mean = KDTree(target.points), _mean_of_neighbours(faces, len(vertices))
@@ -160,26 +157,18 @@ class Tracked:
 
 def track(
     scene: Scene4D,
-    times: Sequence[float],
-    resolution: int = 128,
+    times: Sequence[float],  # [T] in 0..1, rising, one at least
+    resolution: int = 128,  # these four as of `surface_at`
     faces: int = 20_000,
     *,
     smoothing: int = 10,
     level: float | None = None,
-    callback: Callable[[int, int, None], None] | None = None,
+    callback: Callable[[int, int, None], None] | None = None,  # of steps done, all steps; may raise to cancel
 ) -> Tracked:
     """Return one mesh, the surface of the middle frame, that moves as the scene does.
 
     Its colours are the mean over all frames: what is in the dark, or hidden, at one is seen at others.
-
-    Args:
-        scene: to be followed.
-        times: [T] in 0..1, rising, one at least.
-        resolution, faces, smoothing, level: see `surface_at`.
-        callback: called with (steps done, all steps, None); may raise to cancel.
-
-    Raises:
-        ValueError: whatever `surface_at` refuses.
+    Raises ValueError for whatever `surface_at` refuses.
     """
     times = tuple(times)
     steps = itertools.count(1)
@@ -198,8 +187,10 @@ def track(
     tracker = _Tracker(scene, times, frames, anchor)
     positions = tracker.positions(advance)
     depth = float((template.vertices.amax(0) - template.vertices.amin(0)).max()) / resolution
-    frames_at = zip(times, positions, strict=True)
-    colours = [surface_colours(scene, time, at, template.faces, depth) for time, at in frames_at]
+    colours = [
+        surface_colours(scene, time, at, template.faces, depth)
+        for time, at in zip(times, positions, strict=True)
+    ]
     duration = max(scene.n_frames - 1, 1) / scene.fps
     animation = MeshAnimation(positions, template.faces, torch.stack(colours).mean(0), times, duration)
     deviation = []
@@ -285,8 +276,8 @@ class _Tracker:
         frame: int,
         steps: int,
         stiffness: tuple[float, float],  # of the first and the last step
-        places: np.ndarray,  # [M, 3] where the nodes are drawn to, so strongly:
-        steadiness: float,
+        places: np.ndarray,  # [M, 3] where the nodes are drawn to
+        steadiness: float,  # how strongly
     ) -> Pose:
         """Return the pose in which the mesh lies on a frame's surface."""
         pose, edges = start, self.graph.edges_at_rest(start, _MEMORY)
@@ -299,7 +290,6 @@ class _Tracker:
         return pose
 
     def _posed(self, pose: Pose) -> Surface:
-        """Return the vertices of the mesh in a pose."""
         vertices = self.graph.posed(pose)
         return Surface(vertices, vertex_normals(vertices, self.faces), self.colours)
 

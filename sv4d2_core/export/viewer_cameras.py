@@ -19,10 +19,7 @@ _LARGEST_SHARE = 1e-3
 
 @dataclass(frozen=True)
 class ViewerCamera:
-    """One perspective camera.
-
-    Raises ValueError for numbers that are not finite or out of range, a target where the camera stands.
-    """
+    """One perspective camera; ValueError for numbers that none can have."""
 
     position: tuple[float, float, float]  # world units
     target: tuple[float, float, float]  # the point that it looks at, world units
@@ -33,14 +30,11 @@ class ViewerCamera:
 
     def __post_init__(self) -> None:
         turn = self.quaternion_xyzw or (0.0, 0.0, 0.0, 1.0)
-        if not all(map(math.isfinite, (*self.position, *self.target, *turn, self.fov_deg, self.zoom))):
+        finite = all(map(math.isfinite, (*self.position, *self.target, *turn, self.zoom)))
+        if not finite or not 0 < self.fov_deg < 180 or self.zoom <= 0:
             raise ValueError(
-                f"Expected finite numbers in a camera; got {self}. Check the node it comes from."
-            )
-        if not 0 < self.fov_deg < 180 or self.zoom <= 0:
-            raise ValueError(
-                f"Expected a field of view between 0 and 180 degrees and a zoom above 0; got "
-                f"{self.fov_deg:g} and {self.zoom:g}. Set both in the node that the camera comes from."
+                f"Expected finite numbers in a camera, a field of view between 0 and 180 degrees and a zoom "
+                f"above 0; got {self}. Set them in the node that it comes from."
             )
         if self.position == self.target or not any(turn):
             raise ValueError(
@@ -67,10 +61,7 @@ class ViewerCamera:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a viewer has put a model: world = rotation (scale x model) + position.
-
-    Raises ValueError for numbers that are not finite, scales that differ or are not above 0.
-    """
+    """Where a viewer has put a model: world = rotation (scale x model) + position."""
 
     position: tuple[float, float, float]  # world units
     quaternion_xyzw: tuple[float, float, float, float]  # rotation from the model's axes to the world's
@@ -105,16 +96,12 @@ def from_viewer(
 ) -> Cameras:
     """Return the orbit on which a viewer's cameras stand around the point they all look at.
 
-    Args:
-        viewer: the cameras, in the order of the views.
-        front_elevation_deg: None: the first camera is the input view. Else all are novel views, and the input
-            view stands before the front (+z) of the world at this elevation, degrees.
-        model: where the model stands in the viewer's world; the cameras come back in the model's own axes and
-            units. None: it stands as it is.
+    The first camera is the input view; or, with a ``front_elevation_deg``, all are novel views, and the input
+    view stands before the front (+z) of the world at that elevation. Cameras come back in the axes and units
+    of the model, where one was placed.
 
-    Raises:
-        ValueError: too few cameras, targets, distances or fields of view that differ, a camera that is rolled
-            or looks past its target, a pole; the message says by how much.
+    Raises ValueError: too few cameras, targets, distances or fields of view that differ, a camera that is
+    rolled or looks past its target, a pole; the message says by how much.
     """
     if not viewer:
         raise ValueError("Expected at least one camera; got none. Connect a node that makes one.")
@@ -132,9 +119,12 @@ def from_viewer(
         c2w[:, :3, :3] = turn.T @ c2w[:, :3, :3]
         eyes, targets = ((points - model.position) @ turn / scale for points in (eyes, targets))
     distance = float(np.median(np.linalg.norm(eyes - targets, axis=-1)))
-    _check_targets(targets, distance, names)
+    fovs = np.array([[camera.zoomed_fov_deg] for camera in viewer])
+    fov_deg = float(fovs[0, 0])
+    _check_alike("target, a point", targets, distance, names)
+    _check_alike("field of view, zoom included", fovs, fov_deg, names)
     c2w[:, :3, 3] = eyes - targets[0]
-    poses, fov_deg = torch.from_numpy(c2w), _common_fov_deg(viewer, names)
+    poses = torch.from_numpy(c2w)
     if front_elevation_deg is not None:
         front = Cameras((0, 0), (0, 0), distance, fov_deg, front_elevation_deg)
         poses, names = torch.cat([front.c2w_opengl()[:1], poses]), ["the front", *names]
@@ -154,25 +144,13 @@ def _rotation(quaternion_xyzw: tuple[float, float, float, float]) -> np.ndarray:
     return Rotation.from_quat(quaternion_xyzw).as_matrix()
 
 
-def _check_targets(targets: np.ndarray, distance: float, names: Sequence[str]) -> None:
-    gap = np.linalg.norm(targets - targets[0], axis=-1)
+def _check_alike(what: str, values: np.ndarray, size: float, names: Sequence[str]) -> None:
+    """Raise ValueError where a row of values [N, C] differs from the first by too large a share of a size."""
+    gap = np.linalg.norm(values - values[0], axis=-1)
     worst = int(gap.argmax())
-    if gap[worst] > _LARGEST_SHARE * distance:
-        first, other = (", ".join(f"{x:.4g}" for x in targets[i]) for i in (0, worst))
+    if gap[worst] > _LARGEST_SHARE * size:
+        first, other = (", ".join(f"{x:.4g}" for x in values[i]) for i in (0, worst))
         raise ValueError(
-            f"Expected cameras that look at one point (to {100 * _LARGEST_SHARE:g} % of their distance "
-            f"{distance:.4g}); {names[0]} looks at ({first}), {names[worst]} at ({other}), {gap[worst]:.4g} "
-            f"away. Give all cameras one target."
+            f"Expected cameras with one {what} (to {100 * _LARGEST_SHARE:g} % of {size:.4g}); {names[0]} has "
+            f"({first}), {names[worst]} ({other}). Give all cameras the same."
         )
-
-
-def _common_fov_deg(viewer: Sequence[ViewerCamera], names: Sequence[str]) -> float:
-    fovs = [camera.zoomed_fov_deg for camera in viewer]
-    worst = max(range(len(fovs)), key=lambda i: abs(fovs[i] - fovs[0]))
-    if abs(fovs[worst] - fovs[0]) > _LARGEST_SHARE * fovs[0]:
-        raise ValueError(
-            f"Expected one field of view for all cameras, zoom included (to {100 * _LARGEST_SHARE:g} %); got "
-            f"{fovs[0]:.4g} degrees for {names[0]} and {fovs[worst]:.4g} for {names[worst]}. Give all "
-            f"cameras one fov and one zoom."
-        )
-    return fovs[0]
