@@ -363,11 +363,18 @@ def _swap(folder: Path, staging: Path, existing: Sequence[str], marker: str) -> 
         raise
 
 
-def replaceable(folder: Path, marker: str, names: re.Pattern[str], overwrite: bool) -> list[str]:
+def replaceable(
+    folder: Path,
+    marker: str,
+    names: re.Pattern[str],
+    overwrite: bool,
+    *,
+    foreign: str = "which no export of this kind wrote and which is never replaced",
+) -> list[str]:
     """Return which entries of ``folder`` a new export of this kind replaces, none in a new folder.
 
     ``names`` is what such exports call their entries; the JSON file ``marker`` lists, under "entries", those
-    that the earlier one wrote.
+    that the earlier one wrote; ``foreign`` is what errors say of others of such names.
 
     Raises:
         FileExistsError: the folder holds entries of such names from elsewhere, an export of another kind
@@ -379,10 +386,7 @@ def replaceable(folder: Path, marker: str, names: re.Pattern[str], overwrite: bo
     listed = _listed(folder / marker)
     if others := [name for name in found if name not in listed]:
         some = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
-        raise FileExistsError(
-            f"{folder} holds {some}, which no export of this kind wrote and which is never replaced. Choose "
-            f"another folder or move them away."
-        )
+        raise FileExistsError(f"{folder} holds {some}, {foreign}. Choose another folder or move them away.")
     if kept := [name for name in listed if not names.fullmatch(name) and (folder / name).exists()]:
         raise FileExistsError(
             f"{folder} holds an earlier export of another kind ({kept[0]}). Choose another folder."

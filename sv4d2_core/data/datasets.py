@@ -52,7 +52,7 @@ def _square_size(grid: ViewGrid, even: bool) -> int:
     return height
 
 
-def _write_export(
+def write_export(
     folder: Path,
     marker: str,  # a JSON file of ``about`` and, under "entries", the names of what was written
     names: re.Pattern[str],
@@ -118,7 +118,7 @@ def write_dataset(
         _write_json(staging / CAMERAS_FILE, cameras_json(*shared, crop))
 
     needed = 2 * grid.images.numel()
-    return _write_export(Path(folder), DATASET_FILE, DATASET_NAMES, overwrite, needed, {}, fill)
+    return write_export(Path(folder), DATASET_FILE, DATASET_NAMES, overwrite, needed, {}, fill)
 
 
 def _write_pictures(folder: Path, grid: ViewGrid, masks: Tensor) -> None:
@@ -178,7 +178,7 @@ def write_renders(
 
     pixels = 0 if grid is None else grid.images.numel() // 3 * (1 if maps is None else 2)
     pixels += 0 if turntable is None else turntable[1].numel()
-    return _write_export(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite, 5 * pixels, run or {}, fill)
+    return write_export(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite, 5 * pixels, run or {}, fill)
 
 
 def refuse_renders(folder: Path, overwrite: bool) -> None:
@@ -227,7 +227,7 @@ def write_colmap(
             (model / "points3D.txt").write_text(_points_text(points))
 
     about = {"fps": grid.fps, "times": list(grid.frame_times())}
-    return _write_export(Path(folder), COLMAP_FILE, COLMAP_NAMES, overwrite, needed, about, fill)
+    return write_export(Path(folder), COLMAP_FILE, COLMAP_NAMES, overwrite, needed, about, fill)
 
 
 def _images_text(cameras: Cameras) -> str:

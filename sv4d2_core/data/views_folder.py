@@ -272,7 +272,8 @@ def entries_of(run: dict) -> list[str]:
 
 def replaceable_views(folder: Path, overwrite: bool) -> list[str]:
     """Return which entries of ``folder`` new views would replace; raise as `write_views` does."""
-    return replaceable(folder, RUN_FILE, _NAMES, overwrite)
+    foreign = "which this program did not write and never replaces"
+    return replaceable(folder, RUN_FILE, _NAMES, overwrite, foreign=foreign)
 
 
 def missing_files(folder: Path) -> list[str]:

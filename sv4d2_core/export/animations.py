@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from ..data.datasets import write_export
-from ..files import recover, replaceable, scratch_folder, write_file
+from ..files import scratch_folder, write_file
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
 from .mesh import check_finite
@@ -54,12 +54,10 @@ def write_pngs(
     """
     folder = Path(folder)
     check_finite("animation", pictures=images, opacity=opacity)
-    recover(folder)
-    existing = replaceable(folder, SEQUENCE_FILE, SEQUENCE_NAMES, overwrite)
     pictures = images if opacity is None else with_alpha(images, opacity)
     about = {"format": "png", "fps": fps}
     fill = partial(write_frames, pictures=pictures)
-    return write_export(folder, SEQUENCE_FILE, existing, pictures.numel(), about, fill)
+    return write_export(folder, SEQUENCE_FILE, SEQUENCE_NAMES, overwrite, pictures.numel(), about, fill)
 
 
 def _mp4_bytes(images: Tensor, _opacity: Tensor | None, fps: float) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..data.datasets import write_export
-from ..files import recover, replaceable, scratch_folder, write_file
+from ..files import scratch_folder, write_file
 from .glb import glb_bytes
 from .mesh import Mesh, check_surface, srgb_to_linear
 
@@ -44,15 +44,14 @@ def write_sequence(
         OSError: the disk is full or read-only; the text says which folder and what to do.
     """
     folder = Path(folder)
-    recover(folder)
-    existing = replaceable(folder, SEQUENCE_FILE, own_names, overwrite)
 
     def fill(staging: Path) -> None:
         for i, (_, content) in enumerate(zip(times, contents, strict=True)):
             (staging / f"{stem}_{i:05d}.{kind}").write_bytes(content)
 
     listed = {"format": kind, "fps": fps, "times": list(times), **about}
-    return write_export(folder, SEQUENCE_FILE, existing, len(times) * _TYPICAL_BYTES, listed, fill)
+    needed = len(times) * _TYPICAL_BYTES
+    return write_export(folder, SEQUENCE_FILE, own_names, overwrite, needed, listed, fill)
 
 
 def write_mesh_sequence(
