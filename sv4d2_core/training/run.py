@@ -45,7 +45,7 @@ class TrainingRun:
     device: torch.device
     base: Path | None = None  # checkpoint to start from; None trains all networks from scratch
     minutes: float | None = None  # None runs to the end
-    # Called after each step with stage, progress and model (None while no UNet is trained); may raise to stop.
+    # Called after each step with stage, progress, model (None while no UNet is trained); may raise to end it.
     callback: Callable[[str, Progress, Model | None], None] | None = None
 
     def run(self) -> Path:
