@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +15,11 @@ from ..sv4d2_core.diffusion.clip import preprocess_for_clip
 from ..sv4d2_core.diffusion.config import ModelConfig
 from ..sv4d2_core.diffusion.model import EncoderRole, SamplingJob
 from ..sv4d2_core.diffusion.sampling import first_step, guidance_table, guide, to_network_images
-from .host import check_cancelled
+from .host import batches, say_once
 from .host_model import WindowConds
 from .resume import identity, model_identity
 
-log = logging.getLogger(__name__)
-
 OFFICIAL = "official"
-
-# Images per call of a network: a job can be cancelled between two calls.
-_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,8 @@ class HostBackend:
         vae = self.vae
         if role == "views":
             if not hasattr(vae, "sv4d2_views"):
-                _say_one_encoder()
+                text = "this VAE encodes frames and views alike; SV4D2 Load Checkpoint can differ."
+                say_once(logging.INFO, text)
             vae = getattr(vae, "sv4d2_views", None) or vae
         return torch.cat([vae.encode(batch).float().cpu() for batch in batches(images)])
 
@@ -190,15 +184,3 @@ def backend_of(patcher: Any, clip_vision: Any, vae: Any, config: ModelConfig, **
             f"Connect vae of SV4D2 Load Checkpoint."
         )
     return HostBackend(patcher, clip_vision, vae, config, **sampling)
-
-
-def batches(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield a few rows at a time; raises between them when the user cancels."""
-    for batch in tensor.split(_BATCH):
-        check_cancelled()
-        yield batch
-
-
-@functools.cache
-def _say_one_encoder() -> None:
-    log.info("SV4D2: this VAE encodes frames and views alike; SV4D2 Load Checkpoint can differ.")

@@ -22,7 +22,6 @@ _FIRST, _FRONT = "first camera", "front"
 class SV4D2CameraOrbit(io.ComfyNode):
     """Places cameras around the object."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -58,7 +57,6 @@ class SV4D2CameraOrbit(io.ComfyNode):
 class SV4D2CamerasToCameraInfo(io.ComfyNode):
     """Turns our cameras into those of a 3D viewer."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -91,7 +89,6 @@ class SV4D2CamerasToCameraInfo(io.ComfyNode):
 class SV4D2CameraInfoToCameras(io.ComfyNode):
     """Turns cameras of a 3D viewer into ours."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -16,7 +16,6 @@ from torch import Tensor
 from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, Texture, bake_texture, srgb_to_linear
 from ..sv4d2_core.export.scene_export import (
     VIEWS_FORMATS,
-    Exported,
     ExportSettings,
     as_gaussians,
     export_scene,
@@ -76,7 +75,6 @@ _FILE_OUTPUTS = [
 class SV4D2Export4D(io.ComfyNode):
     """A scene as files."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -116,8 +114,9 @@ class SV4D2Export4D(io.ComfyNode):
             more["times"] = even_times(frames)
         # The place is new and empty.
         settings = ExportSettings(**more, fps=fps or None, overwrite=True)
-        place, made = _written(scene, kind, suffix, filename_prefix, settings)
-        name = relative_to_output(place)
+        with gradients(), claimed(*output_place(filename_prefix, settings.size), suffix) as place:
+            made = export_scene(scene, place, kind, settings, Progress())
+        name = relative_to_output(place if place.exists() else made.paths[0].parent)
         report = [f"{name}: {made.n_bytes() / 1e6:.2f} MB", *made.notes]
         return io.NodeOutput(
             name,
@@ -137,19 +136,9 @@ def _handed_on(output: _FileOutput, format: str, file: Path) -> Any:
     )
 
 
-def _written(
-    scene: Scene4D, kind: str, suffix: str, prefix: str, settings: ExportSettings
-) -> tuple[Path, Exported]:
-    """Return the new file or folder and what was made."""
-    with gradients(), claimed(*output_place(prefix, settings.size), suffix) as place:
-        made = export_scene(scene, place, kind, settings, Progress())
-    return place if place.exists() else made.paths[0].parent, made
-
-
 class SV4D2ExportDataset(io.ComfyNode):
     """Views as a data set."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -181,7 +170,6 @@ class SV4D2ExportDataset(io.ComfyNode):
 class SV4D2SceneToMesh(io.ComfyNode):
     """A scene as a batch of meshes over time."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -295,7 +283,6 @@ def _filled(rows: Sequence[Tensor]) -> Tensor:
 class SV4D2SceneToSplat(io.ComfyNode):
     """A scene of Gaussians as a batch over time."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

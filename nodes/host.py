@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -15,9 +16,12 @@ import comfy.model_management
 import comfy_api.latest
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..sv4d2_core.files import is_out_of_memory
 from ..sv4d2_core.views import ViewGrid
+
+log = logging.getLogger(__name__)
 
 # Carries `sv4d2_core.cameras.Cameras`.
 CamerasType = io.Custom("SV4D2_CAMERAS")
@@ -29,6 +33,9 @@ SceneType = io.Custom("SV4D2_SCENE")
 # Nodes that were renamed or rebuilt, so that saved workflows keep opening: keyword arguments of the host's
 # `io.NodeReplace`. A node id never changes its meaning: a changed node gets a new id and an entry here.
 REPLACEMENTS: tuple[dict[str, Any], ...] = ()
+
+# Images per call of a network: a job can be cancelled between two calls.
+_BATCH = 4
 
 _SCHEMA_FIELDS = {field.name for field in fields(io.Schema)}
 
@@ -55,11 +62,11 @@ def _texts() -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def described(define: Callable[[type], io.Schema]) -> Callable[[type], io.Schema]:
-    """Decorate ``define_schema``: the node's name and all help come from locales/en/nodeDefs.json."""
+def described(define: Callable[[Any], io.Schema]) -> classmethod[Any, [], io.Schema]:
+    """Make ``define_schema`` a class method; name and all help come from locales/en/nodeDefs.json."""
 
     @functools.wraps(define)
-    def complete(cls: type) -> io.Schema:
+    def complete(cls: Any) -> io.Schema:
         schema = define(cls)
         texts = _texts()[schema.node_id]
         schema.display_name, schema.description = texts["display_name"], texts["description"]
@@ -70,7 +77,7 @@ def described(define: Callable[[type], io.Schema]) -> Callable[[type], io.Schema
             output.tooltip = tooltips[output.display_name]
         return schema
 
-    return complete
+    return classmethod(complete)
 
 
 def number(name: str, default: float, limits: tuple[float, ...], **options: Any) -> io.Input:
@@ -147,3 +154,16 @@ def check_main_memory(needed: float, what: str, advice: str) -> None:
 def check_cancelled(*_: object) -> None:
     """Raise when the user cancels; a callback of whatever counts its steps."""
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def batches(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a few rows at a time; raises between them when the user cancels."""
+    for batch in tensor.split(_BATCH):
+        check_cancelled()
+        yield batch
+
+
+@functools.cache
+def say_once(level: int, text: str) -> None:
+    """Log a text the first time."""
+    log.log(level, "SV4D2: %s", text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ from ..sv4d2_core.diffusion.safetensors_stream import (
 )
 from ..sv4d2_core.diffusion.sampling import Conditioning
 from ..sv4d2_core.diffusion.unet import UNet
-from .host import check_cancelled, is_oom
+from .host import check_cancelled, is_oom, say_once
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +141,9 @@ class HostUNet(UNet):
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
+        x: Tensor,  # [N, 4, h, w] scaled noisy latents, N = B * T * V ordered (b t v)
+        timesteps: Tensor,  # [N], the same for all frames
+        context: Tensor,  # [B, T, D] image embedding of each input frame
         control: Any = None,
         transformer_options: dict[str, Any] | None = None,
         *_args: Any,
@@ -152,12 +151,8 @@ class HostUNet(UNet):
     ) -> Tensor:
         """Return the network's prediction, [N, 4, h, w], for any number B of batch elements.
 
-        Args:
-            x: [N, 4, h, w] scaled noisy latents, N = B * T * V ordered (b t v).
-            timesteps: [N], the same for all frames.
-            context: [B, T, D] image embedding of each input frame.
-            conds: ``frames`` [B * T, 4, h, w] latents, ``y`` [B * V, A] camera vectors, ``references``
-                [B * V, 4, h, w] latents, ``view_mixing``.
+        ``conds`` are ``frames`` [B * T, 4, h, w] latents, ``y`` [B * V, A] camera vectors, ``references``
+        [B * V, 4, h, w] latents, and ``view_mixing``.
         """
         options = transformer_options or {}
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
@@ -234,7 +229,7 @@ class SV4D2Model(comfy.model_base.BaseModel):
         eight = OFFICIAL_VARIANTS["sv4d2_8views"]
         official = eight if n_views % eight.n_views == 0 else OFFICIAL_VARIANTS["sv4d2"]
         unet = replace(self.sv4d2_config.unet, view_mixing=official.unet.view_mixing)
-        _say_once(
+        say_once(
             logging.INFO,
             f"a stock loader does not know the variant; with {n_views} cameras it is taken as "
             f"{official.variant}. Use SV4D2 Load Checkpoint to choose.",
@@ -287,7 +282,7 @@ class SV4D2(comfy.supported_models.SV3D_p):
             return state_dict is not None and unet_prefix(state_dict.keys()) is not None
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            _say_once(
+            say_once(
                 logging.WARNING,
                 f"could not look at a model ({reason}); it is left to ComfyUI's own detection.",
             )
@@ -360,11 +355,6 @@ def register() -> None:
     if SV4D2 not in comfy.supported_models.models:
         # In front, because the host would take the same keys for SV3D.
         comfy.supported_models.models.insert(0, SV4D2)
-
-
-@functools.cache
-def _say_once(level: int, text: str) -> None:
-    log.log(level, "SV4D2: %s", text)
 
 
 def _config_of_tensors(state_dict: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, str]]:

@@ -53,7 +53,6 @@ def register_tiny_model() -> None:
 class SV4D2CheckpointLoader(io.ComfyNode):
     """A whole checkpoint as MODEL, CLIP_VISION and VAE."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -77,7 +76,6 @@ class SV4D2CheckpointLoader(io.ComfyNode):
 class SV4D2UNETLoader(io.ComfyNode):
     """The diffusion model alone."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

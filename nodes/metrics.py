@@ -29,7 +29,7 @@ from ..sv4d2_core.metrics.report.tables import (
 )
 from ..sv4d2_core.shipped import versions
 from ..sv4d2_core.views import ViewGrid
-from .host import ViewsType, aliases, check_cancelled, choice, described
+from .host import ViewsType, aliases, batches, choice, described
 from .output_folder import host, output_place, relative_to_output
 from .preview import Progress, as_images, picture_preview
 
@@ -37,8 +37,6 @@ NONE = "none"
 
 _FOLDER = "sv4d2_metrics"
 _LPIPS, _I3D = ".safetensors", ".pt"
-# Images per call of a network: a job can be cancelled between two calls.
-_BATCH = 4
 # What the networks and their activations take at most on large images, bytes.
 _ROOM = 2 * 2**30
 
@@ -46,7 +44,6 @@ _ROOM = 2 * 2**30
 class SV4D2Metrics(io.ComfyNode):
     """Scores views, against true views where there are some."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -165,10 +162,6 @@ def _in_batches(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @torch.no_grad()
     def call(*inputs: Tensor) -> Tensor:
-        outputs = []
-        for batch in zip(*(tensor.split(_BATCH) for tensor in inputs), strict=True):
-            check_cancelled()
-            outputs.append(network(*batch).cpu())
-        return torch.cat(outputs)
+        return torch.cat([network(*few).cpu() for few in zip(*map(batches, inputs), strict=True)])
 
     return call

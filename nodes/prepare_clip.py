@@ -28,7 +28,6 @@ _LIKELY_RATE, _COPIES = 30, 2
 class SV4D2PrepareClip(io.ComfyNode):
     """Crops a clip around its object and puts it on white."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -124,7 +123,6 @@ def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:
 class SV4D2SampleClip(io.ComfyNode):
     """The clip that comes with the pack."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

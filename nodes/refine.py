@@ -60,7 +60,6 @@ _REPORT_SIZE = 128
 class SV4D2Refine4D(io.ComfyNode):
     """One 4D scene out of the views."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -6,7 +6,6 @@ hash) and the content of everything else. Keeping never ends a job: what cannot 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import uuid
@@ -20,7 +19,7 @@ import folder_paths
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
-from ..sv4d2_core.files import remove
+from ..sv4d2_core.files import fingerprint_of, remove
 from ..sv4d2_core.scene.store import FitState
 
 log = logging.getLogger(__name__)
@@ -95,8 +94,7 @@ class FitCache:
 
 def _place(folder: str, settings: dict[str, Any], kept: int, suffix: str = "") -> Path:
     """Return where a job is kept below ComfyUI's temp folder; the oldest beyond ``kept`` of its kind go."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
-    place = Path(folder_paths.get_temp_directory()) / folder / f"{digest}{suffix}"
+    place = Path(folder_paths.get_temp_directory()) / folder / f"{fingerprint_of(settings)}{suffix}"
     with suppress(OSError):
         others = sorted((x for x in place.parent.iterdir() if x != place), key=lambda x: x.stat().st_mtime)
         remove(*others[: 1 - kept])

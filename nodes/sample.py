@@ -55,7 +55,6 @@ def _model_and_clip_inputs() -> list[io.Input]:
 class SV4D2Sampler(io.ComfyNode):
     """A whole clip from all cameras."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -203,7 +202,6 @@ def _store(backend: HostBackend, clip: Tensor, cameras: Cameras, arguments: dict
 class SV4D2Conditioning(io.ComfyNode):
     """Frames and cameras of one window as conditioning for ComfyUI's own KSampler."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -247,7 +245,6 @@ class SV4D2Conditioning(io.ComfyNode):
 class SV4D2Guidance(io.ComfyNode):
     """Guidance that differs per frame and view, put on a MODEL."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -45,7 +45,6 @@ _OPAQUE = 0.5
 class SV4D2LoadScene(io.ComfyNode):
     """Loads a scene that was saved earlier."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -71,7 +70,6 @@ class SV4D2LoadScene(io.ComfyNode):
 class SV4D2SaveScene(io.ComfyNode):
     """Saves a scene."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -103,7 +101,6 @@ def _found(name: str) -> Path:
 class SV4D2Render4D(io.ComfyNode):
     """A scene from any camera at any time."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -31,7 +31,6 @@ _ONE_VIEW, _ONE_FRAME, _ALL_VIEWS = "one view", "one frame", "all views"
 class SV4D2LoadViews(io.ComfyNode):
     """Loads views that were saved earlier."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -62,7 +61,6 @@ class SV4D2LoadViews(io.ComfyNode):
 class SV4D2SaveViews(io.ComfyNode):
     """Saves views as videos, pictures and camera files."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -125,7 +123,6 @@ def _workflow(cls: type[io.ComfyNode]) -> dict[str, Any]:
 class SV4D2ViewsToImages(io.ComfyNode):
     """Takes images out of views."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -163,7 +160,6 @@ class SV4D2ViewsToImages(io.ComfyNode):
 class SV4D2ImagesToViews(io.ComfyNode):
     """Makes views of images."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -203,7 +199,6 @@ class SV4D2ImagesToViews(io.ComfyNode):
 class SV4D2RendersToViews(io.ComfyNode):
     """Makes views of pictures that another node has rendered from our cameras."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -252,7 +247,6 @@ def _joined(name: str, batches: list[Tensor]) -> Tensor:
 class SV4D2ViewsGridVideo(io.ComfyNode):
     """Shows all views at once."""
 
-    @classmethod
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -26,8 +26,8 @@ COMMANDS = {
     "scenes": ("metrics", "write the benchmark scenes, whose every view is known"),
     "curate": ("train", "keep the clips that are fit to be learnt from, rectified"),
     "train": ("train", "train a small model, or fine-tune a given one"),
-    "convert": ("checkpoints", "write a smaller checkpoint"),
-    "info": ("checkpoints", "say what a checkpoint file is"),
+    "convert": ("export", "write a smaller checkpoint"),
+    "info": ("export", "say what a checkpoint file is"),
     "demo": ("demo", "run the whole job on a generated clip"),
 }
 

@@ -21,11 +21,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 # What allocators say whose errors have no class of their own: a CPU's, Apple's, Intel's, cuBLAS and cuDNN.
-_OUT_OF_MEMORY = (
-    *("out of memory", "outofmemory", "can't allocate memory", "cannot allocate memory"),
-    *("not enough memory", "alloc_failed"),
+_OUT_OF_MEMORY = re.compile(
+    "out of memory|outofmemory|can(no|')t allocate memory|not enough memory|alloc_failed", re.IGNORECASE
 )
-# cudaErrorMemoryAllocation
+# cudaErrorMemoryAllocation, as the AcceleratorError of newer versions of PyTorch has it.
 _CUDA_OUT_OF_MEMORY = 2
 
 
@@ -37,11 +36,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     if not isinstance(error, (RuntimeError, SafetensorError)):
         return False
-    accelerator = getattr(torch, "AcceleratorError", None)
-    if accelerator is not None and isinstance(error, accelerator):
-        if getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY:
-            return True
-    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+    return _OUT_OF_MEMORY.search(str(error)) is not None or (
+        getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY
+    )
 
 
 @contextmanager
@@ -115,10 +112,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], header: dict) -> None:
-    """Write tensors and JSON values as one safetensors file, which appears complete or not at all.
-
-    ``kind`` is the key of the metadata that holds the header; it tells what the file is.
-    """
+    """Write tensors and, under the metadata's key ``kind``, JSON values as a file that appears as a whole."""
     content = save(
         {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
         metadata={kind: json.dumps(header)},
@@ -180,20 +174,11 @@ def seed_of(*values: object) -> int:
 
 @contextmanager
 def claimed(parent: Path, name: str, suffix: str = "", *, numbered: bool = True) -> Iterator[Path]:
-    """Yield a new empty place in ``parent``: a file where there is a suffix, else a folder.
+    """Yield a new empty place in ``parent``, made if missing: a file where there is a suffix, else a folder.
 
-    Making it is what claims it, so that of several processes none gets another's. Where it is still empty
-    after the block, it is given back.
-
-    Args:
-        parent: made if missing.
-        name: of the place; a number is added: name_00001. The number is higher than that of anything of this
-            name in ``parent``, whatever its suffix.
-        suffix: of the file.
-        numbered: False: the name alone is taken where it is free.
-
-    Raises:
-        OSError: the disk is full or read-only.
+    A number is added to the name (name_00001), higher than that of anything of this name whatever its suffix;
+    without ``numbered`` only where the name alone is taken. Making the place is what claims it, so that of
+    several processes none gets another's. Where it is still empty after the block, it is given back.
     """
     parent.mkdir(parents=True, exist_ok=True)
     taken = re.compile(re.escape(name) + r"_(\d+)(\.\w+)?", re.IGNORECASE)
@@ -262,11 +247,8 @@ _LISTED, _DEPTH = 5, 5
 def find_inside(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool], what: str) -> Path:
     """Return the file or folder called ``name`` in the first of ``roots`` that has it, links resolved.
 
-    Args:
-        name: path relative to a root, or the whole path of something inside one.
-        roots: folders to look in, in this order.
-        is_one: whether a place is of the kind that is wanted.
-        what: the kind, for errors: "a folder of views".
+    ``name`` is relative to a root, or the whole path of something inside one; ``what`` is what ``is_one``
+    looks for, in errors: "a folder of views".
 
     Raises:
         ValueError: the path leads out of the roots.
@@ -316,13 +298,9 @@ _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 def all_or_nothing(folder: Path, existing: Sequence[str], marker: str, needed_bytes: int) -> Iterator[Path]:
     """Yield an empty staging folder whose entries take their places in ``folder`` when the block ends well.
 
-    On any failure, an interrupt included, the staging folder is removed and ``folder`` is as it was.
-
-    Args:
-        folder: made if missing.
-        existing: names in ``folder`` that the new entries replace; kept until all new ones are complete.
-        marker: the file whose presence says that the others are complete: the first to go, the last to come.
-        needed_bytes: an upper estimate, told to the user when the disk is full.
+    On any failure, an interrupt included, the staging folder is removed and ``folder`` is as it was. The new
+    entries replace the ``existing`` ones once all are complete. ``marker`` is the file whose presence says
+    so: the first to go, the last to come. ``needed_bytes``, an upper estimate, is told when the disk is full.
 
     Raises:
         OSError: the disk is full or read-only; the text names the folder and what to do.
@@ -385,24 +363,11 @@ def _swap(folder: Path, staging: Path, existing: Sequence[str], marker: str) -> 
         raise
 
 
-def replaceable(
-    folder: Path,
-    marker: str,
-    names: re.Pattern[str],
-    overwrite: bool,
-    *,
-    earlier: str = "an earlier export",
-    foreign: str = "which no export of this kind wrote and which is never replaced",
-) -> list[str]:
+def replaceable(folder: Path, marker: str, names: re.Pattern[str], overwrite: bool) -> list[str]:
     """Return which entries of ``folder`` a new export of this kind replaces, none in a new folder.
 
-    Args:
-        folder: of the export.
-        marker: the JSON file that lists, under "entries", what the earlier export wrote.
-        names: what exports of this kind call their entries; whatever else is listed does not count.
-        overwrite: whether an earlier export may be replaced.
-        earlier: what the earlier export is called in errors.
-        foreign: what is said of entries from elsewhere.
+    ``names`` is what such exports call their entries; the JSON file ``marker`` lists, under "entries", those
+    that the earlier one wrote.
 
     Raises:
         FileExistsError: the folder holds entries of such names from elsewhere, an export of another kind
@@ -414,15 +379,18 @@ def replaceable(
     listed = _listed(folder / marker)
     if others := [name for name in found if name not in listed]:
         some = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
-        raise FileExistsError(f"{folder} holds {some}, {foreign}. Choose another folder or move them away.")
+        raise FileExistsError(
+            f"{folder} holds {some}, which no export of this kind wrote and which is never replaced. Choose "
+            f"another folder or move them away."
+        )
     if kept := [name for name in listed if not names.fullmatch(name) and (folder / name).exists()]:
         raise FileExistsError(
             f"{folder} holds an earlier export of another kind ({kept[0]}). Choose another folder."
         )
     if found and not overwrite:
         raise FileExistsError(
-            f"Expected a folder without {earlier}; {folder / found[0]} exists already. Choose another folder "
-            f"or overwrite it (--overwrite)."
+            f"Expected a new folder; {folder / found[0]} exists already. Choose another one or overwrite it "
+            f"(--overwrite)."
         )
     return found
 

@@ -29,6 +29,7 @@ from sv4d2_core.diffusion.config import (
     UNetConfig,
     VAEConfig,
 )
+from sv4d2_core.diffusion.convert import write_random_checkpoint
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.safetensors_stream import read_header
 from sv4d2_core.diffusion.unet import UNet
@@ -176,24 +177,22 @@ def tiny_model(goldens):
 
 
 @pytest.fixture(scope="session")
-def official_layout():
-    """Return a function that adds to a file the parts of official ones that nothing reads, or twice."""
-
-    def add(path: Path) -> Path:
-        tensors, metadata = load_file(path), read_header(path).metadata
-        del metadata["sv4d2.shared_encoder"]
-        encoder, decoder = (
-            {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
-            for prefix in ("conditioner.embedders.1.encoder.", "first_stage_model.")
-        )
-        for number in (1, 4, 5):
-            prefix = f"conditioner.embedders.{number}.encoder."
-            tensors |= {prefix + key: x.clone() for key, x in {**encoder, **decoder}.items()}
-        tensors["conditioner.embedders.0.open_clip.model.logit_scale"] = torch.tensor(4.6)
-        save_file(tensors, path, metadata)
-        return path
-
-    return add
+def full_checkpoint(tmp_path_factory: pytest.TempPathFactory, training_config: ModelConfig) -> Path:
+    """Return an untrained file of the smallest sizes in the full official layout, with its unread parts."""
+    path = tmp_path_factory.mktemp("full") / "model.safetensors"
+    write_random_checkpoint(path, training_config, seed=7)
+    tensors, metadata = load_file(path), read_header(path).metadata
+    del metadata["sv4d2.shared_encoder"]
+    encoder, decoder = (
+        {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+        for prefix in ("conditioner.embedders.1.encoder.", "first_stage_model.")
+    )
+    for number in (1, 4, 5):
+        prefix = f"conditioner.embedders.{number}.encoder."
+        tensors |= {prefix + key: x.clone() for key, x in {**encoder, **decoder}.items()}
+    tensors["conditioner.embedders.0.open_clip.model.logit_scale"] = torch.tensor(4.6)
+    save_file(tensors, path, metadata)
+    return path
 
 
 @pytest.fixture(scope="session")

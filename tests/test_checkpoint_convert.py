@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,31 +19,25 @@ from sv4d2_core.diffusion.checkpoint import (
     load_checkpoint,
     shapes_of,
 )
-from sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
+from sv4d2_core.diffusion.config import ModelConfig
 from sv4d2_core.diffusion.convert import convert_checkpoint, write_random_checkpoint
 from sv4d2_core.diffusion.layout import EXPECTED_UNUSED, STORED_METADATA, read_config
 from sv4d2_core.diffusion.safetensors_stream import CheckpointError, read_header, write_safetensors
 
 ROOT = Path(__file__).parents[1]
 OFFICIAL = json.loads((ROOT / "tests" / "data" / "official_manifest.json").read_text())
-CONFIG = ModelConfig(
-    vector_dims=(32, 48, 48),
-    trained=False,
-    unet=UNetConfig(
-        base=32, multipliers=(1, 2), attention_levels=1, head_channels=16, context_dim=48, vector_dim=128
-    ),
-    vae=VAEConfig(base=32, multipliers=(1, 2)),
-    clip=CLIPVisionConfig(width=64, layers=2, head_width=32, mlp_width=256, embed_dim=48),
-)
 UNET_KEY = "model.diffusion_model.time_embed.0.weight"
 VIEWS_KEY = "conditioner.embedders.4.encoder.quant_conv.bias"
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory, official_layout) -> Path:
-    """Return an untrained file in the full official layout: the three autoencoders are equal."""
-    path = tmp_path_factory.mktemp("source") / "my_sv4d2.safetensors"
-    return official_layout(write_random_checkpoint(path, CONFIG, seed=7))
+@pytest.fixture
+def source(full_checkpoint) -> Path:
+    return full_checkpoint
+
+
+@pytest.fixture
+def config(training_config) -> ModelConfig:
+    return replace(training_config, trained=False)
 
 
 def assert_equal_weights(a, b) -> None:
@@ -87,16 +82,16 @@ def test_the_networks_have_the_recorded_shapes_and_nothing_else_is_needed():
     assert shapes.keys().isdisjoint(unused) and shapes | unused == OFFICIAL
 
 
-def test_random_checkpoint_is_untrained_seeded_and_complete(tmp_path, source):
+def test_random_checkpoint_is_untrained_seeded_and_complete(tmp_path, source, config):
     full = load_file(source)
-    assert read_config(read_header(source)) == CONFIG
+    assert read_config(read_header(source)) == config
     assert "UNTRAINED" in str(describe_checkpoint(source))
-    small = write_random_checkpoint(tmp_path / "sv4d2.safetensors", CONFIG, seed=7)
+    small = write_random_checkpoint(tmp_path / "small.safetensors", config, seed=7)
     written = load_file(small)
     written.pop(STORED_METADATA)
     assert all(torch.equal(value, full[key]) for key, value in written.items())
     assert_equal_weights(load_checkpoint(small), load_checkpoint(source))
-    other = load_file(write_random_checkpoint(tmp_path / "b.safetensors", CONFIG, seed=8))
+    other = load_file(write_random_checkpoint(tmp_path / "b.safetensors", config, seed=8))
     assert not torch.equal(other[UNET_KEY], full[UNET_KEY])
     norm = full["model.diffusion_model.out.0.weight"]
     assert abs(norm.mean() - 1) < 0.1 and 0.03 < norm.std() < 0.3
@@ -105,13 +100,13 @@ def test_random_checkpoint_is_untrained_seeded_and_complete(tmp_path, source):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_converted_file_loads_like_its_source(tmp_path, source, dtype):
+def test_converted_file_loads_like_its_source(tmp_path, source, config, dtype):
     target = convert_checkpoint(source, tmp_path / "small.safetensors", dtype)
     assert_equal_weights(load_checkpoint(target, dtype=dtype), load_checkpoint(source, dtype=dtype))
-    assert read_config(read_header(target)) == CONFIG
+    assert read_config(read_header(target)) == config
     assert [p.name for p in tmp_path.iterdir()] == ["small.safetensors"]
     info = describe_checkpoint(target)
-    assert not info.unexpected and all(part.title != "not used" for part in info.parts)
+    assert not info.unexpected and "not used" not in info.parts
     if dtype != torch.float32:
         assert target.stat().st_size < 0.5 * source.stat().st_size
 
@@ -120,6 +115,8 @@ def test_equal_encoders_are_stored_once_and_different_ones_twice(tmp_path, sourc
     target = convert_checkpoint(source, tmp_path / "a.safetensors")
     assert read_header(target).metadata["sv4d2.shared_encoder"] == "true"
     assert VIEWS_KEY not in read_header(target).tensors
+    model = load_checkpoint(source)
+    assert model.view_encoder is model.frame_encoder
     again = convert_checkpoint(target, tmp_path / "again.safetensors")
     assert_equal_weights(load_checkpoint(again), load_checkpoint(target))
 
@@ -129,8 +126,8 @@ def test_equal_encoders_are_stored_once_and_different_ones_twice(tmp_path, sourc
     save_file(tensors, other, read_header(source).metadata)
     target = convert_checkpoint(other, tmp_path / "b.safetensors")
     assert "sv4d2.shared_encoder" not in read_header(target).metadata
-    model = load_checkpoint(target, dtype=torch.float16)
-    assert model.view_encoder is not model.frame_encoder
+    for model in (load_checkpoint(target, dtype=torch.float16), load_checkpoint(other)):
+        assert model.view_encoder is not model.frame_encoder
 
 
 def test_a_tensor_keeps_the_metadata_that_other_programs_drop(tmp_path, source):
@@ -163,14 +160,14 @@ def test_metadata_keeps_the_sources_and_records_the_variant(tmp_path, source):
     assert load_checkpoint(target).config.variant == "sv4d2_8views"
 
 
-def test_targets_are_protected(tmp_path, source):
+def test_targets_are_protected(tmp_path, source, config):
     target = tmp_path / "x.safetensors"
     target.write_bytes(b"precious")
     with pytest.raises(FileExistsError, match="exists already"):
         convert_checkpoint(source, target)
     assert target.read_bytes() == b"precious"
     convert_checkpoint(source, target, overwrite=True)
-    assert load_checkpoint(target).config == CONFIG
+    assert load_checkpoint(target).config == config
     with pytest.raises(ValueError, match="is the source itself"):
         convert_checkpoint(target, target, overwrite=True)
     with pytest.raises(FileNotFoundError, match="does not exist"):

@@ -65,17 +65,13 @@ def test_every_matrix_of_the_blocks_takes_one_byte_a_number(micro_model, narrow)
     assert size(narrow.clip) == size(micro_model.clip) and size(narrow.decoder) == size(micro_model.decoder)
 
 
-def test_pictures_are_close_but_not_the_same(micro_model, narrow):
+def test_pictures_are_close_but_not_the_same_whatever_the_placement(micro_model, narrow):
     exact, rounded = sample(micro_model), sample(narrow)
     error = (rounded - exact).abs().mean().item()
     assert 0 < error < 0.1 * exact.std().item()
-
-
-@pytest.mark.parametrize("placement", ["turns", "streamed"])
-def test_every_placement_gives_the_same_views(narrow, placement):
-    expected = sample(narrow)
-    place(narrow, CPU, placement)
-    assert sample(narrow).equal(expected)
+    for placement in ("turns", "streamed"):
+        place(narrow, CPU, placement)
+        assert sample(narrow).equal(rounded)
 
 
 def test_the_plan_counts_them():

@@ -20,7 +20,8 @@ from sv4d2_core.export.splats import (
 )
 from sv4d2_core.scene.config import GaussiansConfig
 from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
-from sv4d2_core.scene.gaussians.splatting import GaussiansAt, splat
+from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt
+from sv4d2_core.scene.gaussians.splatting import splat
 from sv4d2_core.scene.geometry.placement import ObjectPath
 
 CAMERAS = Cameras((0, 20), (0, 75))
@@ -137,7 +138,7 @@ def test_the_file_shows_what_the_scene_shows(tmp_path, scene):
     own = [torch.tensor(back[name]).float() for name in GaussiansAt._fields]
     assert float(expected.alpha.mean()) > 0.1
     for view in range(2):
-        picture = splat(*own, CAMERAS, view, SIZE)
+        picture = splat(GaussiansAt(*own), CAMERAS, view, SIZE)
         assert float((picture.rgb - expected.rgb[0, view]).abs().max()) < 2e-3
 
 

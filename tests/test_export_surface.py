@@ -17,8 +17,7 @@ from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
 from sv4d2_core.scene.dynerf.dynerf import DyNeRF
 from sv4d2_core.scene.gaussians.densities import gaussian_densities
 from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
-from sv4d2_core.scene.gaussians.splat_torch import rotations
-from sv4d2_core.scene.gaussians.splatting import GaussiansAt
+from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt, rotations
 from sv4d2_core.scene.geometry.hull import Occupancy
 from sv4d2_core.scene.geometry.placement import ObjectPath
 

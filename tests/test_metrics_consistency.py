@@ -44,16 +44,13 @@ def test_flicker_and_acceleration_of_known_clips(levels, flicker, acceleration):
     assert mean_change(clip, EVERYWHERE, order=2) == pytest.approx(acceleration, abs=1e-6)
 
 
-def test_only_static_pixels_count():
+def test_only_static_pixels_count_the_quietest_of_the_object():
     images = torch.full((3, 8, 8, 3), 0.5)
     images[1, :4] = 0.9
     lower = torch.zeros(8, 8, dtype=torch.bool)
     lower[4:] = True
     assert mean_change(images, lower, order=1) == 0
     assert mean_change(images, ~lower, order=1) == pytest.approx(0.4)
-
-
-def test_the_quietest_pixels_are_found_on_the_object_alone():
     images = torch.full((3, 8, 8, 3), 0.5)
     images[1, :, :6] += torch.linspace(0.1, 0.4, 6)[:, None]
     masks = torch.zeros(3, 8, 8)
@@ -79,10 +76,7 @@ def test_optical_flow_explains_motion_but_not_change():
     assert warping_errors(moving, masks).mean() < 0.25 * unexplained
     darker = moving * torch.tensor([1.0, 0.8, 1.0])[:, None, None, None]
     assert warping_errors(darker, masks).mean() > 4 * warping_errors(moving, masks).mean()
-
-
-def test_frames_without_an_object_have_no_warping_error():
-    masks = torch.ones(3, 48, 48)
+    # Frames without an object have no error.
     masks[2] = 0
     errors = warping_errors(waves(3), masks)
     assert errors[0] < 1e-6 and errors[1].isnan()

@@ -67,15 +67,7 @@ def test_shrinkage_makes_covariances_round():
     assert frechet_distance(a, b).distance == pytest.approx(8.0)
     assert frechet_distance(a, b, shrinkage=1.0).distance == pytest.approx(0.0, abs=1e-9)
     assert frechet_distance(a, b, shrinkage=0.5).shrinkage == 0.5
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "shrinkage", "message"),
-    [
-        (torch.full((4, 3), torch.nan), torch.zeros(4, 3), 0.0, "finite features"),
-        (torch.zeros(4, 3), torch.zeros(4, 3), 1.5, "0 to 1; got 1.5"),
-    ],
-)
-def test_bad_input_is_named(a, b, shrinkage, message):
-    with pytest.raises(ValueError, match=message):
-        frechet_distance(a, b, shrinkage)
+    with pytest.raises(ValueError, match=r"0 to 1; got 1\.5"):
+        frechet_distance(a, b, 1.5)
+    with pytest.raises(ValueError, match="finite features"):
+        frechet_distance(a.where(a > 0, torch.nan), b)

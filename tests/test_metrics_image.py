@@ -45,18 +45,13 @@ def test_foreground_ignores_the_rest():
     assert math.isinf(psnr(images, reference, upper)) and float(psnr(images, reference)) < 13
     whole, foreground = ssim(images, reference, torch.stack([torch.ones_like(upper), upper]))
     assert float(foreground) == pytest.approx(1.0) and float(whole) < 0.9
-    assert torch.equal(whole, ssim(images, reference)) and torch.equal(
-        foreground, ssim(images, reference, upper)
-    )
+    assert torch.equal(whole, ssim(images, reference))
+    assert torch.equal(foreground, ssim(images, reference, upper))
     lower = torch.zeros(1, 32, 32)
     lower[:, 24:] = 1
     assert float(psnr(images, reference, lower)) == pytest.approx(-10 * math.log10(0.25))
-
-
-def test_an_empty_foreground_is_marked():
-    image = torch.rand(1, 32, 32, 3)
     for metric in (psnr, ssim):
-        assert math.isnan(metric(image, image, torch.zeros(1, 32, 32))), metric.__name__
+        assert math.isnan(metric(images, images, torch.zeros(1, 32, 32))), metric.__name__
 
 
 def test_mask_iou():

@@ -112,19 +112,16 @@ def test_step_cache_saves_evaluations_for_a_bounded_error(sample):
     assert max(errors[1:]) < errors[0] + 0.03
 
 
-def test_outside_the_guidance_interval_the_conditional_half_is_the_result(micro_model, halves):
-    never = sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=3.0, guidance_interval=(1e5, 1e6))
-    assert halves == [1, 1, 1]
-    unguided = sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=1.0)
-    torch.testing.assert_close(never.images, unguided.images, rtol=0, atol=1e-5)
+def test_the_guidance_interval_decides_which_halves_are_computed(micro_model, halves):
+    def sampled(cfg, interval):
+        return sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=cfg, guidance_interval=interval).images
 
-
-def test_within_the_guidance_interval_nothing_changes(micro_model, halves):
-    always = sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=3.0, guidance_interval=(0.0, 1e6))
-    plain = sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=3.0)
-    assert torch.equal(always.images, plain.images) and halves == [2] * 6
-    partly = sample_views(micro_model, clip(), CAMERAS, steps=3, cfg=3.0, guidance_interval=(0.001, 100.0))
-    assert halves[6:] == [1, 2, 2] and not torch.equal(partly.images, plain.images)
+    never, unguided = sampled(3.0, (1e5, 1e6)), sampled(1.0, None)
+    assert halves == [1] * 3 + [2] * 3
+    torch.testing.assert_close(never, unguided, rtol=0, atol=1e-5)
+    always, plain, partly = (sampled(3.0, interval) for interval in ((0.0, 1e6), None, (0.001, 100.0)))
+    assert torch.equal(always, plain) and halves[6:12] == [2] * 6
+    assert halves[12:] == [1, 2, 2] and not torch.equal(partly, plain)
 
 
 def test_step_cache_of_a_model_says_what_it_saved(micro_model, halves, caplog):

@@ -56,11 +56,8 @@ def test_a_solid_block_has_its_colour_depth_and_normals():
     corner = (0, slice(None), 0, 0)
     assert torch.equal(picture.rgb[corner], torch.ones(3, 3))
     assert not picture.alpha[corner].any() and not picture.depth[corner].any()
-
-
-def test_thin_matter_lets_the_white_through():
-    scene = fill(make_scene(), 2.0, [0.2, 0.4, 0.6])
-    alpha = scene.render(CAMERAS, [0.0], 33).alpha[0, :2, 16, 16]
+    # Thin matter lets the white through.
+    alpha = fill(scene, 2.0, [0.2, 0.4, 0.6]).render(CAMERAS, [0.0], 33).alpha[0, :2, 16, 16]
     torch.testing.assert_close(alpha, 1 - torch.exp(-2.0 * torch.tensor([0.4, 0.8])), atol=1e-4, rtol=0)
 
 
@@ -143,14 +140,10 @@ def test_files_that_are_no_scene_are_refused(tmp_path):
         load_scene(path)
 
 
-def test_times_and_sizes_out_of_range_are_refused():
-    scene = make_scene()
+def test_rendering_reports_can_be_cancelled_and_refuses_times_and_sizes_out_of_range():
     for times, size in (([], 8), ([1.5], 8), ([0.5], 0)):
         with pytest.raises(ValueError, match="times? in 0..1"):
-            scene.render(CAMERAS, times, size)
-
-
-def test_rendering_reports_and_can_be_cancelled():
+            make_scene().render(CAMERAS, times, size)
     heard = []
 
     def stop_at_two(done, total, info):
@@ -163,9 +156,6 @@ def test_rendering_reports_and_can_be_cancelled():
     assert heard == [(1, 6), (2, 6)]
 
 
-ROOM = torch.tensor([[-1.0, -0.5, -0.25], [1.0, 0.5, 0.25]])
-
-
 def test_constant_density_gives_the_exponential_law():
     density = torch.full((1, 40), 3.0, dtype=torch.float64)
     weights = ray_weights(density, torch.full((1, 1), 0.05, dtype=torch.float64))
@@ -176,14 +166,10 @@ def test_constant_density_gives_the_exponential_law():
     torch.testing.assert_close(rgb[0], expected * colour + (1 - expected))
 
 
-def test_two_layers_hide_each_other():
+def test_layers_hide_each_other_and_dense_matter_stays_finite():
     # Opacities .75 in front and .5 behind: .75 + .25 * .5.
     density = torch.tensor([[math.log(4), 0.0, math.log(2)]])
-    weights = ray_weights(density, torch.ones(1, 1))
-    torch.testing.assert_close(weights, torch.tensor([[0.75, 0.0, 0.125]]))
-
-
-def test_dense_matter_stays_finite():
+    torch.testing.assert_close(ray_weights(density, torch.ones(1, 1)), torch.tensor([[0.75, 0.0, 0.125]]))
     density = torch.full((1, 64), 1e5, requires_grad=True)
     weights = ray_weights(density, torch.full((1, 1), 0.1))
     assert float(weights.detach().sum()) == 1
@@ -200,16 +186,13 @@ def test_gradients_agree_with_finite_differences():
     assert torch.autograd.gradcheck(lambda d, c: composite_on_white(ray_weights(d, lengths), c), inputs)
 
 
-def test_where_rays_cross_a_box():
+def test_where_rays_cross_a_box_and_every_stretch_has_one_sample():
     origins = torch.tensor([[0.0, 0, 2], [0.0, 0.6, 2], [0.0, 0, 0], [3.0, 0, 0]])
     directions = torch.tensor([[0.0, 0, -1], [0.0, 0, -1], [1.0, 0, 0], [1.0, 0, 0]])
-    entry, leave = box_span(origins, directions, ROOM)
+    entry, leave = box_span(origins, directions, torch.tensor([[-1.0, -0.5, -0.25], [1.0, 0.5, 0.25]]))
     torch.testing.assert_close(entry[[0, 2]], torch.tensor([1.75, 0.0]))
     torch.testing.assert_close(leave[[0, 2]], torch.tensor([2.25, 1.0]))
     assert bool((leave[[1, 3]] <= entry[[1, 3]]).all())
-
-
-def test_every_stretch_has_one_sample():
     entry, leave = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5])
     jitter = torch.rand(2, 10, generator=torch.Generator().manual_seed(0))
     distances = sample_distances(entry, leave, 10, jitter)

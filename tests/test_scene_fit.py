@@ -11,7 +11,13 @@ import torch
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene import schedule
-from sv4d2_core.scene.config import FieldConfig, RefineConfig, settings_from_json, settings_to_json
+from sv4d2_core.scene.config import (
+    FieldConfig,
+    GaussiansConfig,
+    RefineConfig,
+    settings_from_json,
+    settings_to_json,
+)
 from sv4d2_core.scene.dynerf import dynerf_fit
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.store import FitState
@@ -49,9 +55,9 @@ def views():
     return render_views(make_creature(10), CAMERAS, 4, 32)
 
 
-@pytest.fixture(scope="module")
-def fitted(views):
-    losses, states = [], {}
+@pytest.fixture(scope="module", params=["planes", "canonical"])
+def fitted(request, views):
+    losses, states, config = [], {}, replace(TINY, field=request.param)
 
     def listen(step, total, progress):
         assert total == 60
@@ -59,7 +65,7 @@ def fitted(views):
         if step in (7, 35):
             states[step] = progress.state()
 
-    return refine_scene(views, TINY, callback=listen), losses, states
+    return refine_scene(views, config, callback=listen), losses, states, config
 
 
 def same(first, second):
@@ -68,7 +74,7 @@ def same(first, second):
 
 
 def test_the_loss_falls_and_an_unseen_view_is_better_than_white(fitted):
-    scene, losses, _ = fitted
+    scene, losses, _, config = fitted
     assert [phase for phase, _ in losses] == ["static"] * 10 + ["dynamic"] * 50
     values = [loss for _, loss in losses]
     assert sum(values[-5:]) < 0.5 * sum(values[:5])
@@ -79,45 +85,42 @@ def test_the_loss_falls_and_an_unseen_view_is_better_than_white(fitted):
     pictures = [x[:, 1] for x in (rendering.rgb, truth.images, truth.masks)]
     ours, white = psnr(*pictures).mean(), psnr(torch.ones_like(pictures[0]), *pictures[1:]).mean()
     assert float(ours) > float(white) + 3
+    grids = [x for name, x in scene.field.named_parameters() if "deformation" in name]
+    assert bool(grids) == (config.field == "canonical") and all(grid.any() for grid in grids)
 
 
 def test_one_seed_gives_one_scene(views, fitted):
-    assert same(refine_scene(views, TINY), fitted[0])
-    assert not same(refine_scene(views, replace(TINY, seed=1)), fitted[0])
+    scene, _, _, config = fitted
+    assert same(refine_scene(views, config), scene)
+    assert not same(refine_scene(views, replace(config, seed=1)), scene)
 
 
 @pytest.mark.parametrize("step", [7, 35])
 def test_a_resumed_fit_gives_the_same_bits(views, fitted, step, tmp_path):
-    scene, _, states = fitted
+    scene, _, states, config = fitted
     states[step].save(tmp_path / "fit.safetensors")
     state = FitState.load(tmp_path / "fit.safetensors")
     heard = []
-    resumed = refine_scene(views, TINY, state=state, callback=lambda done, *_: heard.append(done))
+    resumed = refine_scene(views, config, state=state, callback=lambda done, *_: heard.append(done))
     assert heard[0] == step + 1 and same(resumed, scene)
     assert torch.equal(resumed.occupancy.cells, scene.occupancy.cells)
 
 
 def test_a_state_of_another_fit_is_refused(views, fitted):
-    state = fitted[2][7]
+    _, _, states, config = fitted
     with pytest.raises(ValueError, match="one of another fit, at step 7"):
-        refine_scene(views, replace(TINY, learning_rate_factor=0.5), state=state)
+        refine_scene(views, replace(config, learning_rate_factor=0.5), state=states[7])
     with pytest.raises(ValueError, match="one of another fit"):
-        refine_scene(replace(views, images=views.images * 0.9), TINY, state=state)
+        refine_scene(replace(views, images=views.images * 0.9), config, state=states[7])
 
 
-def test_a_callback_can_cancel(views):
-    def stop(step, total, progress):
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        refine_scene(views, TINY, callback=stop)
-
-
-def test_frames_come_in_one_by_one_and_pictures_grow(views, monkeypatch):
+@pytest.mark.parametrize("backend", ["dynerf", "gaussians"])
+def test_frames_come_in_one_by_one_and_pictures_grow(views, monkeypatch, backend):
+    config = replace(TINY, steps_static=2, steps=4, progressive=True, backend=backend)
+    config = replace(config, gaussians=GaussiansConfig(count=200, features=4, plane_sizes=(8,)))
+    plain = refine_scene(views, config).render(CAMERAS, [0.0], 16)
     monkeypatch.setattr(schedule, "_COARSE_TO_FINE_FROM", 32)
-    plain = refine_scene(views, replace(TINY, steps_static=2, steps=4, progressive=True))
-    monkeypatch.undo()
-    assert not same(plain, refine_scene(views, replace(TINY, steps_static=2, steps=4, progressive=True)))
+    assert not torch.equal(refine_scene(views, config).render(CAMERAS, [0.0], 16).rgb, plain.rgb)
 
 
 def test_missing_masks_are_made_and_said(views, caplog):
@@ -152,6 +155,9 @@ def test_views_that_cannot_be_fitted_are_refused(views):
     for bad, text in cases:
         with pytest.raises(ValueError, match=text):
             refine_scene(bad, TINY)
+    # Views are checked at the size that they are fitted at.
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        refine_scene(views, TINY, size=8)
 
 
 def test_a_fit_that_diverges_names_the_knob(views):
@@ -167,17 +173,30 @@ def test_planes_follow_the_pictures_unless_they_are_given(views):
         assert [plane.shape[-1] for plane in planes] == sizes
 
 
-def test_settings_of_a_field_survive_json_and_all_are_checked():
-    saved = settings_to_json(FieldConfig, replace(TINY, density_scale=20.0))
-    again = settings_from_json(FieldConfig, {**saved, "weight_entropy": 0.1})
-    assert (again.plane_sizes, again.hidden, again.density_scale) == ((8, 16, 32), 32, 20)
-    for name, value in (
-        ("steps", 0),
-        ("learning_rate_factor", 0.0),
-        ("strength", 1.5),
-        ("density_scale", float("nan")),
-        ("plane_sizes", (1,)),
-        ("field", "voxels"),
-    ):
-        with pytest.raises(ValueError, match=f"Expected {name}"):
-            replace(TINY, **{name: value})
+@pytest.mark.parametrize(
+    "settings",
+    [replace(TINY, density_scale=20.0), GaussiansConfig(count=7, plane_sizes=(4, 9))],
+)
+def test_settings_survive_json_beside_numbers_of_version_0_1_0(settings):
+    kind = GaussiansConfig if isinstance(settings, GaussiansConfig) else FieldConfig
+    saved = settings_to_json(kind, settings)
+    again = settings_from_json(kind, {**saved, "weight_hull": 0.1})
+    assert settings_to_json(kind, again) == saved and again.plane_sizes == settings.plane_sizes
+    assert GaussiansConfig().count_for(64) == 3072
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value"),
+    [
+        (TINY, "steps", 0),
+        (TINY, "learning_rate_factor", 0.0),
+        (TINY, "strength", 1.5),
+        (TINY, "density_scale", float("nan")),
+        (TINY, "plane_sizes", (1,)),
+        (TINY, "field", "voxels"),
+        (GaussiansConfig(), "fade", -1.0),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, name, value):
+    with pytest.raises(ValueError, match=f"Expected {name}"):
+        replace(settings, **{name: value})

@@ -1,36 +1,23 @@
-"""Fields that move: the canonical field, following an object, and what a file keeps."""
+"""Fields over space and time: planes that change, the canonical field, and following an object."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 
-from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.dynerf import dynerf_fit
+from sv4d2_core.scene.config import FieldConfig
 from sv4d2_core.scene.dynerf.following import Following
 from sv4d2_core.scene.dynerf.motion import FramePath, OffsetGrids, frame_shares, rotations_about
-from sv4d2_core.scene.dynerf.planes import Canonical, MovingPlanes
+from sv4d2_core.scene.dynerf.planes import Canonical, MovingPlanes, Planes
 from sv4d2_core.scene.dynerf.registration import hull_centres, hull_turns
 from sv4d2_core.scene.geometry.hull import Occupancy
-from sv4d2_core.scene.refine import refine_scene as whole_job
-from sv4d2_core.world.body import make_creature
-from sv4d2_core.world.render import render_views
 
-# The scenes are rendered at known cameras: nothing is estimated.
-refine_scene = partial(whole_job, input_elevation_deg=0.0)
-
-CONFIG = RefineConfig(
-    field="canonical", features=3, plane_sizes=(4, 8), hidden=16, samples=32, deformation_sizes=(3, 5)
-)
+CONFIG = FieldConfig(features=3, plane_sizes=(4, 8), hidden=16, deformation_sizes=(3, 5))
 BOX = torch.tensor([[-0.6, -0.3, -0.3], [0.6, 0.3, 0.3]])
 N_FRAMES = 5
-
-
+both_kinds = pytest.mark.parametrize("kind", [MovingPlanes, Canonical])
 TIMES = torch.linspace(0, 1, N_FRAMES).tolist()
 
 
@@ -54,8 +41,8 @@ def disturb(field, seed=2):
     """Make everything move."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for part in (field.path, field.field.deformation, field.field.tint.change):
-            for parameter in part.parameters():
+        for name, parameter in field.named_parameters():
+            if any(part in name for part in ("path", "deformation", "change")):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return field
 
@@ -76,9 +63,13 @@ def slab_hull(angles, centres, size=32):
     return hull
 
 
-def test_nothing_moves_at_first():
+@both_kinds
+def test_nothing_moves_at_first(kind):
     points, times = random_points()
-    field = make_field()
+    field = make_field(kind=kind)
+    density, colour = field(points, times)
+    assert density.shape == (200,) and colour.shape == (200, 3)
+    assert bool((density > 0).all()) and 0 < float(colour.min()) and float(colour.max()) < 1
     torch.testing.assert_close(offsets(field, points, times), torch.zeros(200, 3), atol=1e-6, rtol=0)
     torch.testing.assert_close(field(points, times), field(points, None), atol=1e-4, rtol=1e-4)
 
@@ -87,16 +78,16 @@ def test_the_shape_is_that_of_the_canonical_points():
     points, times = random_points()
     field = disturb(make_field())
     still = make_field()(points, None)[0]
-    density = field.densities(points + offsets(field, points, times), None)
-    torch.testing.assert_close(field.densities(points, times), density)
+    density = field(points + offsets(field, points, times), None)[0]
+    torch.testing.assert_close(field(points, times)[0], density)
     # Canonical space does not know the deformation.
     assert torch.equal(field(points, None)[0], still) and not torch.allclose(density, still)
-    assert torch.equal(field(points, times)[0], field.densities(points, times))
 
 
-def test_every_parameter_and_the_points_have_gradients():
-    points, times = random_points()
-    field = disturb(make_field())
+@both_kinds
+def test_every_parameter_and_the_points_have_gradients(kind):
+    points, times = random_points(400)
+    field = disturb(make_field(kind=kind))
     points.requires_grad_()
     density, colour = field(points, times)
     (density.sum() + colour.sum()).backward()
@@ -108,11 +99,44 @@ def test_every_parameter_and_the_points_have_gradients():
     assert len(grouped) == len(list(field.parameters()))
 
 
-def test_motion_has_the_gradient_of_finite_differences():
-    field = disturb(make_field()).double()
+@both_kinds
+def test_points_have_the_gradient_of_finite_differences(kind):
+    field = disturb(make_field(kind=kind)).double()
     points, times = (value.double() for value in random_points(6))
     points = (0.8 * points).requires_grad_()
     assert torch.autograd.gradcheck(lambda p: offsets(field, p, times), (points,), atol=1e-5)
+    assert torch.autograd.gradcheck(lambda p: field(p, times), (points,), eps=1e-7, atol=1e-5)
+
+
+def test_a_plane_is_read_at_the_axes_it_spans_and_times_may_come_in_any_order():
+    # The features of one scale are the product of three bilinear values; ones leave a single plane standing.
+    field = Planes((4,), N_FRAMES, 3, 64)
+    points, times = random_points()
+    for index, (across, down) in enumerate([(0, 1), (0, 2), (1, 2)]):
+        ramp = 10 * torch.arange(4.0)[:, None] + torch.arange(4.0)
+        with torch.no_grad():
+            field.space[0].fill_(1)
+            field.space[0][index] = ramp
+            # Grows along time to twice the plane.
+            field.change[0].zero_()
+            field.change[0][:, index] = torch.linspace(0, 1, N_FRAMES)[:, None, None, None] * ramp
+        place = (points + 1) / 2 * 3
+        expected = 10 * place[:, down] + place[:, across]
+        torch.testing.assert_close(field.features(points, None)[:, 0], expected)
+        torch.testing.assert_close(field.features(points, times)[:, 0], expected * (1 + times))
+    repeated = torch.tensor([0.0, 0.3, 1.0, 0.3, 0.25]).repeat(40)
+    order = repeated.argsort()
+    in_order = field.features(points[order], repeated[order])
+    torch.testing.assert_close(field.features(points, repeated)[order], in_order)
+
+
+def test_coarse_changes_are_spread_over_fine_planes():
+    field = Planes((8,), 3, 2, 3)
+    points, _ = random_points()
+    with torch.no_grad():
+        field.space[0].fill_(1)
+        field.change[0][2, 0] = torch.linspace(-1, 1, 3)  # along x, on the plane xy
+    torch.testing.assert_close(field.features(points, torch.ones(200))[:, 0], 1 + points[:, 0])
 
 
 def test_frames_stand_alone_at_their_own_times_and_lines_stay_lines():
@@ -171,9 +195,9 @@ def test_following_lays_all_frames_over_the_anchor():
     field.follow(hull, 2, TIMES)
     point = torch.tensor([[0.2, 0.1, 0.0]])
     moved = point + torch.tensor([[0.5, 0.0, 0.0]])
-    density = field.densities(point, torch.tensor([0.5]))
-    torch.testing.assert_close(field.densities(moved, torch.ones(1)), density, rtol=0.05, atol=0)
-    torch.testing.assert_close(field.densities(point, None), density, rtol=1e-3, atol=0)
+    density = field(point, torch.tensor([0.5]))[0]
+    torch.testing.assert_close(field(moved, torch.ones(1))[0], density, rtol=0.05, atol=0)
+    torch.testing.assert_close(field(point, None)[0], density, rtol=1e-3, atol=0)
     assert float(field.reach[0]) < 0.5
 
 
@@ -192,7 +216,7 @@ def test_a_translation_is_learnt():
         times = frames / (N_FRAMES - 1)
         centre = torch.stack([0 * times, 0.5 * times, 0 * times], dim=-1)
         target = 20 * torch.sigmoid(12 * (0.4 - (points - centre).norm(dim=-1)))
-        loss = (field.densities(points, times) - target).square().mean()
+        loss = (field(points, times)[0] - target).square().mean()
         loss = loss + field.field.regularisation(True)
         optimizer.zero_grad()
         loss.backward()
@@ -228,23 +252,6 @@ def test_regularisation_knows_statics_from_motion():
     assert float(field.field.regularisation(True).detach()) > still + 1e-4
 
 
-def test_a_resumed_fit_gives_the_same_bits(monkeypatch):
-    monkeypatch.setattr(dynerf_fit, "_OCCUPANCY_EVERY", 3)
-    views = render_views(make_creature(10), Cameras.official("sv4d2"), 4, 32)
-    config = replace(CONFIG, rounds=0, steps_static=3, steps=5, rays_per_step=128, hull_size=16)
-    states = {}
-
-    def listen(step, total, progress):
-        states[step] = progress.state()
-
-    whole = refine_scene(views, config, callback=listen).field.state_dict()
-    for step in (2, 5):
-        resumed = refine_scene(views, config, state=states[step]).field.state_dict()
-        assert resumed.keys() == whole.keys()
-        assert all(torch.equal(resumed[key], whole[key]) for key in whole)
-    assert bool(whole["field.deformation.grids.0"].any()) and float(whole["field.deformation.share"]) == 1
-
-
 def test_only_an_object_that_moves_far_is_followed():
     near, far = (slab_hull([0.0] * 5, [d * t for t in (-2, -1, 0, 1, 2)]) for d in (0.04, 0.15))
     for hull, wanted, followed in (
@@ -271,9 +278,9 @@ def test_frames_at_uneven_times_are_followed_too():
     assert float(moved[0, 0].detach()) == pytest.approx(0.3 * 3 / 8 / 0.6, abs=0.03)
 
 
-@pytest.mark.parametrize("field", ["planes", "canonical"])
-def test_frames_that_come_in_start_from_their_neighbours(field):
-    made = make_field(kind={"planes": MovingPlanes, "canonical": Canonical}[field])
+@both_kinds
+def test_frames_that_come_in_start_from_their_neighbours(kind):
+    made = make_field(kind=kind)
     with torch.no_grad():
         for i, parameter in enumerate(made.field.parameters()):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))

@@ -11,7 +11,7 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.image import psnr
-from sv4d2_core.scene.config import GaussiansConfig, RefineConfig, settings_from_json, settings_to_json
+from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
 from sv4d2_core.scene.gaussians import gaussians_fit
 from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Deformation, Gaussians
 from sv4d2_core.scene.gaussians.gaussians_fit import GaussiansFit, nearest, relocate, shared
@@ -33,10 +33,6 @@ def early_moves():
         yield
 
 
-def step_of(number, timed, shrink=1):
-    return Step(number, 0, False, 1.0, shrink, timed, 3 if timed else 5, (0, 1, 2, 3))
-
-
 class Loop:
     """The least that fits: Adam over the groups, frames drawn at random."""
 
@@ -53,7 +49,8 @@ class Loop:
     def drawn(self):
         timed = self.step >= self.config.steps_static
         order = torch.randperm(4, generator=self.generator)[:2]
-        return step_of(self.step, timed), order if timed else torch.tensor([self.anchor])
+        step = Step(self.step, 0, False, 1.0, 1, timed, 3 if timed else 5, (0, 1, 2, 3))
+        return step, order if timed else torch.tensor([self.anchor])
 
     def run(self, steps):
         for _ in range(steps):
@@ -110,18 +107,14 @@ def test_the_times_of_the_frames_are_told_apart(views, fitted):
     assert float(sum(own)) < 0.95 * float(sum(swapped))
 
 
-def test_one_seed_gives_one_scene(views):
-    runs = [Loop(views, replace(TINY, seed=seed, steps_static=3)).run(6) for seed in (0, 0, 1)]
-    first, again, other = (run.fit.scene.state_dict() for run in runs)
-    assert same(first, again)
-    assert not same(first, other)
-
-
 def test_a_restored_fit_goes_on_with_the_same_bits(views, monkeypatch):
     monkeypatch.setattr(gaussians_fit, "_RELOCATE_EVERY", 7)
     config = replace(TINY, steps_static=4)
     whole = Loop(views, config).run(9)
     held = whole.fit.tensors()
+    for seed in (0, 1):
+        again = Loop(views, replace(config, seed=seed)).run(9).fit.tensors()
+        assert same(again, held) == (seed == 0)
     other = Loop(views, config)
     other.fit.restore({key: value.clone() for key, value in held.items()})
     state = whole.optimizer.state_dict()
@@ -202,6 +195,12 @@ def test_pixels_without_weight_teach_no_colour(views):
     assert float(loop.fit.scene.canonical.means.grad.abs().max()) > 1e-4
 
 
+def test_a_fit_that_diverged_says_so(views):
+    loop = Loop(views)
+    loop.fit.scene.canonical.means.data[3] = torch.nan
+    assert math.isnan(loop.fit.accumulate(*loop.drawn()))
+
+
 def test_dead_gaussians_come_back_to_life(views):
     loop = Loop(views, replace(TINY, steps_static=40))
     canonical = loop.fit.scene.canonical
@@ -261,8 +260,8 @@ def test_the_distance_to_the_hull_leads_back_in():
     assert found[0] == 0 and (found.diff() > 0).all()
     (gradient,) = torch.autograd.grad(found.sum(), points)
     assert (gradient[1:, 0] > 0).all()
-    assert distance.contains(points, 0).tolist() == [True, False, False, False]
-    assert not distance.contains(points, 1).any()
+    # Nothing is in frame 1.
+    assert torch.allclose(distance(points, 1)[:3], torch.tensor(12.0))
 
 
 def test_the_nearest_are_the_nearest():
@@ -272,43 +271,16 @@ def test_the_nearest_are_the_nearest():
     assert nearest(points[:2], 8).tolist() == [[1], [0]]
 
 
-SMALL = GaussiansConfig(plane_sizes=(4,), features=2, hidden=8)
-
-
-def test_a_new_deformation_moves_nothing():
-    box = torch.tensor([[-1.0] * 3, [1.0] * 3])
-    offsets = Deformation(box, SMALL, 3)(torch.rand(5, 3), 0.3)
-    assert not any(part.any() for part in offsets)
-
-
 def test_new_times_start_from_known_ones():
-    deformation = Deformation(torch.tensor([[-1.0] * 3, [1.0] * 3]), SMALL, 5)
+    config = GaussiansConfig(plane_sizes=(4,), features=2, hidden=8)
+    deformation = Deformation(torch.tensor([[-1.0] * 3, [1.0] * 3]), config, 5)
+    points = torch.rand(6, 3)
+    # A new one moves nothing.
+    assert not any(part.any() for part in deformation(points, 0.3))
     with torch.no_grad():
         deformation.time[0].uniform_()
-    points, held = torch.rand(6, 3), deformation.time[0].detach().clone()
+    held = deformation.time[0].detach().clone()
     deformation.hold(0.25, 0.5)
     assert torch.equal(deformation.time[0][:, :, 1:3], held[:, :, 1:3])
     for new, known in ((0.0, 0.25), (0.9, 0.5)):
         assert torch.allclose(deformation.features(points, new), deformation.features(points, known))
-
-
-def test_small_pictures_come_first_when_asked_for(views):
-    small, full = (Loop(views).fit.accumulate(step_of(0, False, n), torch.tensor([0])) for n in (2, 1))
-    assert small != full
-
-
-def test_a_fit_that_diverged_says_so(views):
-    loop = Loop(views)
-    loop.fit.scene.canonical.means.data[3] = torch.nan
-    assert math.isnan(loop.fit.accumulate(*loop.drawn()))
-
-
-def test_settings_survive_json_and_wrong_ones_are_refused():
-    own = GaussiansConfig(count=7, plane_sizes=(4, 9))
-    saved = settings_to_json(GaussiansConfig, own)
-    # A file of version 0.1.0 holds every number of its fit.
-    assert settings_from_json(GaussiansConfig, {**saved, "weight_hull": 0.1}) == own
-    assert GaussiansConfig().count_for(64) == 3072
-    for wrong in ({"fade": -1.0}, {"plane_sizes": (1,)}, {"hidden": 0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            GaussiansConfig(**wrong)

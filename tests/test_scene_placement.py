@@ -56,9 +56,7 @@ def test_a_body_that_is_round_about_the_vertical_is_not_certain():
     ball = torch.linalg.vector_norm(torch.stack(axes), dim=0) < 14
     for masks in (ball.float().expand(2, 5, 48, 48), truth("owl", 10.0).masks):
         assert not estimate_elevation(masks, RIG)[1]
-
-
-def test_an_elevation_beyond_the_candidates_is_not_certain():
+    # Nor is one beyond the candidates.
     assert estimate_elevation(truth("walker", 50.0).masks, RIG) == (40, False)
 
 

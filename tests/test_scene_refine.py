@@ -75,11 +75,8 @@ def test_rings_stand_between_the_cameras_and_leave_out_what_the_input_shows():
     eight = ring_cameras(Cameras.official("sv4d2_8views"), (10.0,))
     assert eight.n_views == 16 and len(set(eight.azimuths_deg)) == 17
     assert ring_cameras(CAMERAS, ()) == CAMERAS
-
-
-def test_rings_of_two_orbits_and_near_a_pole():
-    two = Cameras((0, 0, 0, 20, 20), (0, 90, 270, 90, 270))
-    assert ring_cameras(two, (0.0,)).n_views == 8
+    # Two orbits, and near a pole.
+    assert ring_cameras(Cameras((0, 0, 0, 20, 20), (0, 90, 270, 90, 270)), (0.0,)).n_views == 8
     high = replace(CAMERAS, input_elevation_deg=80.0)
     assert max(ring_cameras(high, (15.0,)).elevations_deg) == 5
 
@@ -203,8 +200,3 @@ def test_a_gpu_fits_what_a_cpu_fits(views, change):
         rgb = scene.render(CAMERAS, views.frame_times(), SIZE).rgb
         quality.append(float(psnr(rgb[:, 1], views.images[:, 1], views.masks[:, 1]).mean()))
     assert quality[1] > quality[0] - 1
-
-
-def test_views_are_checked_at_the_size_that_they_are_fitted_at(views):
-    with pytest.raises(ValueError, match="at least 16 pixels"):
-        refine_scene(views, TINY, size=8)

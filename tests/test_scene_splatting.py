@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.scene.gaussians import splat_torch, splatting
 from sv4d2_core.scene.gaussians.splat_torch import TILE, project
-from sv4d2_core.scene.gaussians.splatting import GaussiansAt as Gaussians
+from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt as Gaussians
 from sv4d2_core.scene.gaussians.splatting import Splatted, splat
 
 CAMERAS = Cameras((0, 20, -35), (0, 70, 200), input_elevation_deg=10)
@@ -142,7 +142,7 @@ def assert_agrees(
     expected, slopes = results(lambda g: reference(g, view, size).picture, gaussians, sure)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splatting, "rasteriser", lambda _: backend)
-        got, got_slopes = results(lambda g: splat(*g, CAMERAS, view, size), gaussians, sure, dtype, device)
+        got, got_slopes = results(lambda g: splat(g, CAMERAS, view, size), gaussians, sure, dtype, device)
     for part, a, b in zip(Splatted._fields, got, expected, strict=True):
         assert a.dtype == dtype
         error = (a - b)[sure].abs().max()
@@ -158,8 +158,16 @@ def test_pytorch_tiles_agree_with_the_reference(name, limits):
     assert_agrees("torch", name, *limits)
 
 
+def test_two_runs_give_the_same_bits():
+    gaussians, view, size = SCENES["many"]
+    sure = torch.ones(size, size, dtype=torch.bool)
+    runs = [results(lambda g: splat(g, CAMERAS, view, size), gaussians, sure, torch.float32) for _ in "ab"]
+    for a, b in zip(*([*picture, *slopes] for picture, slopes in runs), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_the_background_shows_where_there_is_nothing():
-    rgb, alpha, depth = splat(*make(0), CAMERAS, 0, 8, background=0.25)
+    rgb, alpha, depth = splat(make(0), CAMERAS, 0, 8, background=0.25)
     assert torch.equal(rgb, torch.full_like(rgb, 0.25))
     assert not alpha.any() and not depth.any()
 
@@ -170,7 +178,7 @@ def test_a_speck_on_a_pixels_ray_shows_there_at_its_distance(view):
     origins, directions = CAMERAS.rays(size)
     point = origins[view] + distance * directions[view, row, column]
     speck = make(1, scale=(0.001, 0.002), opacity=(0.9, 0.9))._replace(means=point[None])
-    rgb, alpha, depth = splat(*speck, CAMERAS, view, size, background=0.0)
+    rgb, alpha, depth = splat(speck, CAMERAS, view, size, background=0.0)
     assert divmod(int(alpha.argmax()), size) == (row, column)
     assert alpha[row, column].item() == pytest.approx(0.9)
     assert depth[row, column].item() == pytest.approx(distance)
@@ -180,7 +188,7 @@ def test_a_speck_on_a_pixels_ray_shows_there_at_its_distance(view):
 def test_a_gaussian_in_the_camera_itself_is_skipped_and_leaves_gradients_finite():
     both = make(2)._replace(means=torch.tensor([[0.0, 0, 0], [0, 0, 2]]))
     leaves = Gaussians(*(x.float().requires_grad_() for x in both))
-    splats = project(*leaves, torch.eye(4), 20.0, 8).splats
+    splats = project(leaves, torch.eye(4), 20.0, 8).splats
     assert len(splats) == 1
     splats.sum().backward()
     for leaf in leaves:
@@ -192,16 +200,8 @@ def test_the_nearer_gaussian_hides_the_farther_one():
     near_last = torch.tensor([[0, 0, -0.3], [0, 0, 0.3]], dtype=torch.float64)
     cameras = Cameras((0, 0), (0, 180))
     for view, front in ((0, 1), (1, 0)):
-        rgb = splat(*two._replace(means=near_last), cameras, view, 15).rgb[7, 7]
+        rgb = splat(two._replace(means=near_last), cameras, view, 15).rgb[7, 7]
         assert (rgb - two.colours[front]).abs().max() < 0.05
-
-
-def test_two_runs_give_the_same_bits():
-    gaussians, view, size = SCENES["many"]
-    sure = torch.ones(size, size, dtype=torch.bool)
-    runs = [results(lambda g: splat(*g, CAMERAS, view, size), gaussians, sure, torch.float32) for _ in "ab"]
-    for a, b in zip(*([*picture, *slopes] for picture, slopes in runs), strict=True):
-        assert torch.equal(a, b)
 
 
 class _Largest(TorchDispatchMode):
@@ -221,6 +221,6 @@ def test_temporary_memory_does_not_grow_with_the_lists():
     for n in (300, 1200):
         crowd = Gaussians(*(x.requires_grad_() for x in make(n, 0.05, (0.5, 0.6), (0.005, 0.006))))
         with _Largest() as largest:
-            splat(*crowd, CAMERAS, 0, 64).rgb.sum().backward()
+            splat(crowd, CAMERAS, 0, 64).rgb.sum().backward()
         counts.append(largest.count)
     assert counts[0] == counts[1] == splat_torch.TILES_AT_ONCE * splat_torch.PLACES_AT_ONCE * TILE**2

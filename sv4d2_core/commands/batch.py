@@ -21,10 +21,9 @@ import torch
 
 from ..diffusion.model import Model
 from ..files import DISK_FULL, exclusive, is_out_of_memory, write_whole
-from ..shipped import versions
 from ..video.read import natural_key
 from . import views
-from .common import Options, at_least, clip_place, options_of, refuse_inputs_among
+from .common import Options, at_least, clip_place, made_with, refuse_inputs_among
 
 log = logging.getLogger(__name__)
 
@@ -99,13 +98,12 @@ def _new_report(args: Namespace, clips: list[Namespace], file: Path) -> dict[str
         raise FileExistsError(
             f"Expected a free place for the report; {file} is not a batch's. Choose another --out."
         )
-    options = {**options_of(args), "input": [args.input, *args.more]}
-    del options["more"]
+    made = made_with(args)
+    made["options"]["input"] = [args.input, *made["options"].pop("more")]
     nothing = {"status": "unfinished", "seconds": None, "error": None}
     report = {
         "made_by": _MADE_BY,
-        "options": options,
-        "versions": versions(),
+        **made,
         "clips": {clip.out.name: {"input": clip.input, **nothing} for clip in clips},
     }
     write_whole(file, json.dumps(report, indent=2).encode())

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,13 +21,14 @@ import torch
 from tqdm import tqdm
 
 from ..cameras import Cameras
+from ..data.transforms import read_cameras
 from ..diffusion.config import ModelConfig
 from ..diffusion.memory import load_within, plan_for_free_memory, plan_memory
 from ..diffusion.model import Model
 from ..files import is_out_of_memory
 from ..orbits import CUSTOM, orbit
 from ..scene.scene import even_times
-from ..shipped import SAMPLE_CLIP, TINY_MODEL
+from ..shipped import SAMPLE_CLIP, TINY_MODEL, versions
 
 log = logging.getLogger(__name__)
 
@@ -165,11 +166,15 @@ def positive_number(text: str) -> float:
     return value
 
 
-def listed_cameras(
-    azimuths_deg: Sequence[float] | None, elevations_deg: Sequence[float] | None, **more: Any
-) -> Cameras:
-    """Return the cameras of --azimuths and --elevations; ``more`` are further arguments of `orbit`."""
-    azimuths, elevations = (" ".join(map(str, angles or [])) for angles in (azimuths_deg, elevations_deg))
+def given_cameras(args: argparse.Namespace, **more: Any) -> Cameras | None:
+    """Return the cameras of --cameras, else `orbit` of --azimuths, --elevations and ``more``, else None."""
+    if args.cameras is not None:
+        if args.azimuths or args.elevations:
+            raise ValueError("Expected --cameras, or --azimuths and --elevations; got both. Leave one out.")
+        return read_cameras(args.cameras)
+    if args.azimuths is None:
+        return None
+    azimuths, elevations = (" ".join(map(str, given or [])) for given in (args.azimuths, args.elevations))
     return orbit(CUSTOM, azimuths=azimuths, elevations=elevations, **more)
 
 
@@ -182,10 +187,10 @@ def listed_times(args: argparse.Namespace) -> tuple[float, ...] | None:
     return None if args.times is None else tuple(args.times)
 
 
-def options_of(args: argparse.Namespace) -> dict[str, object]:
-    """Return the options of a command as JSON values."""
+def made_with(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return what a result was made with, a command's options and the versions, as JSON values."""
     given = {key: value for key, value in vars(args).items() if not callable(value) and key != "quiet"}
-    return json.loads(json.dumps(given, default=str))
+    return {"options": json.loads(json.dumps(given, default=str)), "versions": versions()}
 
 
 def choose_device(name: str) -> torch.device:

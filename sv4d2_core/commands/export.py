@@ -1,4 +1,4 @@
-"""`sv4d2 export`: a 4D scene, or views, as files that other programs open."""
+"""`sv4d2 export`: scenes and views for other programs; `convert` and `info`: checkpoints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ from pathlib import Path
 from ..data.reader import read_any_views
 from ..data.transforms import read_cameras
 from ..data.views_folder import read_crop
+from ..diffusion.checkpoint import describe_checkpoint
+from ..diffusion.convert import convert_checkpoint
 from ..export.scene_export import FORMATS, Exported, ExportSettings, check_place, export_scene, export_views
 from ..scene.store import load_scene
-from .common import Options, Progress, at_least, choose_device, listed_times
+from .common import (
+    DTYPES,
+    VARIANTS,
+    Options,
+    Progress,
+    at_least,
+    checkpoint_file,
+    choose_device,
+    listed_times,
+)
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +32,7 @@ _TURNTABLE_PICTURES = ExportSettings().frames
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
+    """Declare the options of `export`."""
     options = Options(parser)
     default = ExportSettings()
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -88,3 +99,33 @@ def _views(args: argparse.Namespace) -> Exported:
     grid = read_any_views(args.scene)
     crop = read_crop(args.scene) if args.scene.is_dir() else None
     return export_views(grid, args.out, args.format, crop=crop and crop.to_json(), overwrite=args.overwrite)
+
+
+def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `convert`."""
+    options = Options(parser)
+    options.value("source", checkpoint_file, "official checkpoint", metavar="SOURCE")
+    options.value("target", Path, "file to write", metavar="TARGET")
+    options.choice("--dtype", ("fp16", "bf16"), "fp16")
+    options.choice("--variant", VARIANTS, "auto")
+    options.flag("--overwrite", "replace TARGET")
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Write the smaller copy and return the exit code."""
+    path = convert_checkpoint(args.source, args.target, DTYPES[args.dtype], args.variant, args.overwrite)
+    before, after = args.source.stat().st_size, path.stat().st_size
+    log.info("%s: %.2f GB, %.0f %% of %.2f GB", path, after / 1e9, 100 * after / before, before / 1e9)
+    return 0
+
+
+def add_info_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `info`."""
+    Options(parser).value("file", checkpoint_file, "safetensors file, or tiny", metavar="FILE")
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Print what the file is; exit code 0 when it can be used, else 2."""
+    info = describe_checkpoint(args.file)
+    print(info)
+    return 2 if info.problem else 0

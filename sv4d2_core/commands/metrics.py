@@ -7,7 +7,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from ..cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
 from ..data.reader import find_scenes, read_any_views
-from ..data.transforms import read_cameras
 from ..data.views_folder import missing_files, read_run, write_views
 from ..diffusion.checkpoint import load_clip_vision
 from ..export.report import refuse_report, write_report
@@ -32,8 +30,8 @@ from .common import (
     Progress,
     at_least,
     choose_device,
-    listed_cameras,
-    options_of,
+    given_cameras,
+    made_with,
     positive_number,
     refuse_odd,
 )
@@ -90,13 +88,9 @@ def run(args: argparse.Namespace) -> int:
             _compare(args, scene, places, None if truth is None else truth[scene], networks)
             for scene, places in _by_scene(scenes, truth).items()
         ]
-        run = {
-            "options": options_of(args),
-            "versions": versions(),
-            "seconds": round(time.perf_counter() - began, 2),
-        }
+        made = {**made_with(args), "seconds": round(time.perf_counter() - began, 2)}
         page = write_report(
-            args.out, comparisons, run=run, shrinkage=args.shrinkage, overwrite=args.overwrite
+            args.out, comparisons, run=made, shrinkage=args.shrinkage, overwrite=args.overwrite
         )
     _print(markdown_tables(comparisons, summaries_of(comparisons, args.shrinkage)))
     log.info("Done in %.0f s. Look at %s", time.perf_counter() - began, page)
@@ -205,13 +199,7 @@ def _cameras(args: argparse.Namespace, reference: ViewGrid | None) -> Cameras | 
     """Return the cameras that plain clips were taken with: the options', else the reference's."""
     if args.azimuths is None and args.elevations is not None:
         raise ValueError("Expected --azimuths beside --elevations; got --elevations alone. Give both.")
-    if args.cameras is not None and args.azimuths is not None:
-        raise ValueError("Expected --cameras or --azimuths; got both. Leave one out.")
-    if args.cameras is not None:
-        return read_cameras(args.cameras)
-    if args.azimuths is not None:
-        return listed_cameras(args.azimuths, args.elevations)
-    return None if reference is None else reference.cameras
+    return given_cameras(args) or (None if reference is None else reference.cameras)
 
 
 def _networks(args: argparse.Namespace) -> Networks:
@@ -257,14 +245,12 @@ def run_scenes(args: argparse.Namespace) -> int:
     for seed, scene in enumerate(benchmark_scenes()):
         if scene.name not in only:
             continue
-        _write_scene(args, scene, "train", partial(scene.views, rig, args.size), rig)
-        _write_scene(args, scene, "held_out", partial(scene.views, HELD_OUT, args.size), HELD_OUT)
-        _write_scene(args, scene, "held_out_between", partial(scene.between, HELD_OUT, args.size), HELD_OUT)
+        _write_scene(args, scene, "train", scene.views, rig)
+        _write_scene(args, scene, "held_out", scene.views, HELD_OUT)
+        _write_scene(args, scene, "held_out_between", scene.between, HELD_OUT)
         if args.corrupt is not None:
             made = {"seed": seed, "strength": args.corrupt, "per_frame": False}
-            views = partial(scene.views, rig, args.size)
-            spoilt = partial(_spoilt, views, seed, args.corrupt)
-            _write_scene(args, scene, "train_corrupted", spoilt, rig, {"corruption": made})
+            _write_scene(args, scene, "train_corrupted", scene.views, rig, made)
         log.info("%s: %s", scene.name, scene.what)
     log.info(
         "Make views of %s with --centering none and score them against that folder; score pictures of 4D "
@@ -274,23 +260,24 @@ def run_scenes(args: argparse.Namespace) -> int:
     return 0
 
 
-def _spoilt(views: Callable[[], ViewGrid], seed: int, strength: float) -> ViewGrid:
-    return corrupt_views(views(), seed, strength)
-
-
 def _write_scene(
     args: argparse.Namespace,
     scene: BenchmarkScene,
     part: str,
-    render: Callable[[], ViewGrid],
+    render: Callable[[Cameras, int], ViewGrid],
     cameras: Cameras,
-    more: dict | None = None,
+    corruption: dict | None = None,
 ) -> None:
     """Render and write one part of a scene, unless the folder holds just that already."""
     place = args.out / part / scene.name
-    settings = {"scene": scene.name, "what": scene.what, **(more or {})}
+    settings: dict = {"scene": scene.name, "what": scene.what}
+    if corruption is not None:
+        settings["corruption"] = corruption
     run = read_run(place)
     known = (run.get("settings"), run.get("size"), run.get("n_views"))
     if known == (settings, args.size, cameras.n_views) and not missing_files(place):
         return
-    write_views(place, render(), run={"settings": settings, "versions": versions()}, overwrite=args.overwrite)
+    views = render(cameras, args.size)
+    if corruption is not None:
+        views = corrupt_views(views, **corruption)
+    write_views(place, views, run={"settings": settings, "versions": versions()}, overwrite=args.overwrite)

@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     views = read_any_views(args.views)
     crop = None if args.centred else read_crop(args.views)
     normals = None if args.normals is None else read_normals(args.normals, views)
-    perceptual = None if args.lpips is None else LPIPS(args.lpips, device).distance
+    perceptual = None if args.lpips is None else LPIPS(args.lpips, device)
     state_file = args.out.with_suffix(_STATE)
     state = _state(state_file) if args.resume else None
     shown = Progress("fitting", done=state.step if state else 0)

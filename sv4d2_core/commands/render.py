@@ -11,20 +11,18 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..data.datasets import SurfaceMaps, refuse_renders, write_renders
-from ..data.transforms import read_cameras
 from ..files import exclusive
 from ..scene.scene import Scene4D, own_cameras, turntable
 from ..scene.store import load_scene
-from ..shipped import versions
 from ..views import ViewGrid
 from .common import (
     Options,
     Progress,
     at_least,
     choose_device,
-    listed_cameras,
+    given_cameras,
     listed_times,
-    options_of,
+    made_with,
     refuse_odd,
 )
 
@@ -67,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             _turntable(args, scene) if args.turntable else None,
             maps=maps if args.maps else None,
             fps=args.fps or scene.fps,
-            run={"options": options_of(args), "versions": versions()},
+            run=made_with(args),
             overwrite=args.overwrite,
         )
     log.info("Done in %.0f s: %s", time.perf_counter() - began, ", ".join(path.name for path in made))
@@ -76,22 +74,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
     """Return the cameras that are asked for; None where only a turntable is."""
-    if args.cameras is not None and (args.azimuths or args.elevations):
-        raise ValueError("Give either --cameras or --azimuths and --elevations, not both.")
-    if args.cameras is not None:
-        return read_cameras(args.cameras)
-    if args.turntable and args.azimuths is None and (args.maps or args.times):
-        raise ValueError("--maps and --times are for views; got --turntable alone. Give cameras, too.")
-    if args.azimuths is None:
-        return None if args.turntable else own_cameras(scene)
     own = scene.cameras
-    return listed_cameras(
-        args.azimuths,
-        args.elevations,
-        input_elevation_deg=own.input_elevation_deg,
-        radius=own.radius,
-        fov_deg=own.fov_deg,
+    given = given_cameras(
+        args, input_elevation_deg=own.input_elevation_deg, radius=own.radius, fov_deg=own.fov_deg
     )
+    if given is not None or not args.turntable:
+        return given or own_cameras(scene)
+    if args.maps or args.times:
+        raise ValueError("--maps and --times are for views; got --turntable alone. Give cameras, too.")
+    return None
 
 
 def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[ViewGrid, SurfaceMaps]:

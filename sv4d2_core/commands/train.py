@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -22,7 +23,6 @@ from ..diffusion.novel_views import sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..export.plots import loss_plot
 from ..files import exclusive
-from ..shipped import versions
 from ..training.curate import PAGE_FILE, curate
 from ..training.curation import CurationLimits
 from ..training.loop import LoopConfig, any_process, is_first_process, process_group
@@ -44,7 +44,7 @@ from .common import (
     checkpoint_file,
     choose_device,
     interrupts_between_steps,
-    options_of,
+    made_with,
     positive_number,
     refuse_odd,
 )
@@ -257,12 +257,6 @@ def sample_sheet(model: Backend, objects: Sequence[int], *, steps: int = 20, see
     """Return a picture of held-out objects: per object a row of true views and one of what a model makes.
 
     A row is all views of the first frame, then of the last.
-
-    Args:
-        model: makes the views.
-        objects: numbers of held-out objects.
-        steps: of the sampler.
-        seed: of the noise.
     """
     config, rows = model.config, []
     for number in objects:
@@ -308,12 +302,7 @@ def run_curate(args: argparse.Namespace) -> int:
     scenes = _scenes(args.places)
     _refuse_sources(args.out, list(scenes.values()))
     with exclusive(args.out), Progress("curating", "clip") as progress:
-        judged: list[object] = []
-
-        def on_scene(record: object) -> None:
-            judged.append(record)
-            progress(len(judged), len(scenes))
-
+        judged = count(1)
         records = curate(
             scenes,
             args.out,
@@ -321,8 +310,8 @@ def run_curate(args: argparse.Namespace) -> int:
             size=args.size,
             dry_run=args.dry_run,
             overwrite=args.overwrite,
-            run={"options": options_of(args), "versions": versions()},
-            on_scene=on_scene,
+            run=made_with(args),
+            on_scene=lambda _record: progress(next(judged), len(scenes)),
         )
     for record in records:
         if not record.verdict.kept:

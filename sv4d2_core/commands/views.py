@@ -22,13 +22,12 @@ from ..diffusion.novel_views import check_size, sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..diffusion.sampling import SAMPLERS, Solver, guidance_table
 from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
-from ..diffusion.window_store import SettingsDiffer, WindowFolder, changed_settings, tensor_fingerprint
+from ..diffusion.window_store import WindowFolder, changed_settings, tensor_fingerprint
 from ..files import exclusive, file_fingerprint
-from ..shipped import versions
 from ..video.crop import CENTERINGS
 from ..video.prepare import PreparedClip, prepare_clip
 from ..video.read import load_clip
-from ..views import ViewGrid, resize_images
+from ..views import resize_images
 from .common import (
     DTYPES,
     Options,
@@ -38,7 +37,7 @@ from .common import (
     choose_dtype,
     clip_place,
     load_planned,
-    options_of,
+    made_with,
     positive_number,
     refuse_inputs_among,
 )
@@ -101,12 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything about a run that is known before the weights are loaded.
-
-    Args:
-        settings: what determines the sampled latents, JSON values; a run continues only with equal ones.
-        output: what else determines the written files, JSON values.
-    """
+    """Everything about a run that is known before the weights are loaded."""
 
     args: argparse.Namespace
     config: ModelConfig
@@ -115,8 +109,8 @@ class Job:
     dtype: torch.dtype
     clip: PreparedClip
     references: Tensor | None
-    settings: dict
-    output: dict
+    settings: dict  # what determines the sampled latents, JSON values; a run continues only with equal ones
+    output: dict  # what else determines the written files, JSON values
 
 
 def check_options(args: argparse.Namespace) -> tuple[ModelConfig, Cameras, int]:
@@ -190,9 +184,8 @@ def _prepare(args: argparse.Namespace) -> Job:
     prepared = prepare_clip(clip, size=size, centering=args.centering)
     for line in prepared.report:
         log.info("%s", line)
-    references = None
-    if args.reference_views is not None:
-        references = _reference_views(args.reference_views, cameras.n_views, size)
+    place = args.reference_views
+    references = None if place is None else _reference_views(place, cameras.n_views, size)
     settings = {
         "checkpoint": file_fingerprint(args.checkpoint),
         "variant": config.variant,
@@ -226,14 +219,32 @@ def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s
     model = load(job)
     resumed = store.finished()
     sampling = time.perf_counter()
-    grid = _sample(job, model, store)
+    with Progress("sampling") as shown:
+
+        def progress(step: int, total: int, preview: Tensor | None) -> None:
+            if preview is None:
+                # A window of an earlier run: no work of this one.
+                shown.skip(step)
+            shown(step, total)
+
+        grid = sample_views(
+            model,
+            job.clip,
+            job.cameras,
+            steps=args.steps,
+            seed=args.seed,
+            cfg=_guidance_range(args, job.config),
+            reference_views=job.references,
+            **vars(_solver(args)),
+            store=store,
+            callback=progress,
+        )
     finished = time.perf_counter()
     source_frames = [args.start + args.every * t for t in range(len(job.clip.images))]
     report = {
         "settings": job.settings,
         "output": job.output,
-        "options": options_of(args),
-        "versions": versions(),
+        **made_with(args),
         "seconds": {
             "prepare": round(prepare_s, 2),
             "load": round(sampling - loading, 2),
@@ -251,29 +262,6 @@ def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s
         # Whose the present entries are has been settled before the work began.
         overwrite=True,
     )
-
-
-def _sample(job: Job, model: Model, store: WindowFolder) -> ViewGrid:
-    with Progress("sampling") as shown:
-
-        def progress(step: int, total: int, preview: Tensor | None) -> None:
-            if preview is None:
-                # A window of an earlier run: no work of this one.
-                shown.skip(step)
-            shown(step, total)
-
-        return sample_views(
-            model,
-            job.clip,
-            job.cameras,
-            steps=job.args.steps,
-            seed=job.args.seed,
-            cfg=_guidance_range(job.args, job.config),
-            reference_views=job.references,
-            **vars(_solver(job.args)),
-            store=store,
-            callback=progress,
-        )
 
 
 def _cameras(args: argparse.Namespace, config: ModelConfig) -> Cameras:
@@ -317,23 +305,20 @@ def _reference_views(folder: Path, n_views: int, size: int) -> Tensor:
 def _is_complete(job: Job) -> bool:
     """Return whether the output folder holds all results of exactly the job's settings.
 
-    Raises SettingsDiffer where it holds results of other settings, which may not be replaced.
+    Raises ValueError where it holds results of other settings, which may not be replaced.
     """
     folder = job.args.out
     replaceable_views(folder, overwrite=True)
     run = read_run(folder)
     if not entries_of(run):
         return False
-    known = {**_dict(run.get("settings")), **_dict(run.get("output"))}
+    parts = [part for name in ("settings", "output") if isinstance(part := run.get(name), dict)]
+    known = {key: value for part in parts for key, value in part.items()}
     changed = changed_settings(known, {**job.settings, **job.output})
     if changed and not job.args.overwrite:
         resampled = "" if set(changed) - job.output.keys() else " Nothing would be sampled again."
-        raise SettingsDiffer(
+        raise ValueError(
             f"{folder} holds results with other settings ({', '.join(changed)}). Choose another folder, or "
             f"replace them (--overwrite).{resampled}"
         )
     return not changed and not missing_files(folder)
-
-
-def _dict(value: object) -> dict:
-    return value if isinstance(value, dict) else {}

@@ -212,11 +212,4 @@ def write_renders(
 
 def refuse_renders(folder: Path, overwrite: bool) -> list[str]:
     """Return which entries of ``folder`` new renders would replace; raise as `write_renders` does."""
-    return replaceable(
-        folder,
-        RENDER_FILE,
-        _NAMES_OF_RENDERS,
-        overwrite,
-        earlier="renders",
-        foreign="which this program did not render and never replaces",
-    )
+    return replaceable(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite)

@@ -42,16 +42,6 @@ CONVENTIONS = {
 }
 
 
-def frame_path(view: int, frame: int) -> str:
-    """Return the place of a frame below the folder, without extension."""
-    return f"frames/view_{view:02d}/{frame:05d}"
-
-
-def mask_path(view: int, frame: int) -> str:
-    """Return the place of a mask below the folder, with extension."""
-    return f"masks/view_{view:02d}/{frame:05d}.png"
-
-
 def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float], crop: dict | None) -> dict:
     """Return the content of ``cameras.json``; `Cameras.from_json` reads the cameras back from it."""
     K, opengl, opencv = cameras.intrinsics(size), cameras.c2w_opengl(), cameras.c2w_opencv()
@@ -103,12 +93,12 @@ def transforms_json(
     for t, time in enumerate(times):
         for v in range(len(matrices)) if views is None else views:
             frame = {
-                "file_path": f"./{frame_path(v, t)}{suffix}",
+                "file_path": f"./frames/view_{v:02d}/{t:05d}{suffix}",
                 "time": time,
                 "transform_matrix": matrices[v],
             }
             if has_masks:
-                frame["mask_path"] = f"./{mask_path(v, t)}"
+                frame["mask_path"] = f"./masks/view_{v:02d}/{t:05d}.png"
             frames.append(frame)
     return {
         "camera_angle_x": math.radians(cameras.fov_deg),
@@ -139,26 +129,18 @@ _NAMES = re.compile(
 
 def write_views(
     folder: Path,
-    grid: ViewGrid,
+    grid: ViewGrid,  # square images of even size
     *,
-    crop: dict | None = None,
-    run: dict | None = None,
-    save_latents: bool = False,
+    crop: dict | None = None,  # how the input was cut out of the source clip, JSON values
+    run: dict | None = None,  # settings, versions, timings, JSON values
+    save_latents: bool = False,  # also the sampled latents, float16
     overwrite: bool = False,
 ) -> list[Path]:
     """Write views as videos, frames, masks, contact sheet, camera files and ``run.json``, all or nothing.
 
-    Args:
-        folder: made if missing; files of other names in it are left alone.
-        grid: square images of even size.
-        crop: how the input was cut out of the source clip, JSON values, or None.
-        run: settings, versions, timings: JSON values; the grid's own settings join ``settings``, its facts
-            (seed, steps, variant, trained, fps, sizes) win over equal names.
-        save_latents: also write the sampled latents, float16.
-        overwrite: replace what an earlier call wrote here; entries of other origin are never touched.
-
-    Returns:
-        The entries made in ``folder``, ``run.json`` last.
+    The grid's own settings join the ``settings`` of ``run``, its facts win over equal names there. ``folder``
+    is made if missing; files of other names in it are left alone, ``overwrite`` replaces what an earlier call
+    wrote. Returns the entries made, ``run.json`` last.
 
     Raises:
         FileExistsError: ``folder`` holds views already and ``overwrite`` is off, or it holds entries of
@@ -182,7 +164,19 @@ def write_views(
     cameras = _json(cameras_json(grid.cameras, size, grid.fps, times, crop))
     transforms = _json(transforms_json(grid.cameras, size, grid.fps, times, has_masks))
     settings = {**(grid.settings or {}), **(run or {}).get("settings", {})}
-    run = {**(run or {}), "settings": settings, **_provenance(grid)}
+    facts = {
+        "variant": grid.variant,
+        "trained": grid.trained,
+        "seed": grid.seed,
+        "steps": grid.steps,
+        "fps": grid.fps,
+        "n_frames": grid.n_frames,
+        "times": None if grid.times is None else list(grid.times),
+        "n_views": grid.n_views,
+        "size": size,
+        **({} if grid.trained else {"warning": UNTRAINED_LABEL}),
+    }
+    run = {**(run or {}), "settings": settings, **facts}
     _json(run)
 
     # The uncompressed frames, masks and latents are more than the folder will take.
@@ -250,10 +244,9 @@ def read_views(folder: Path) -> ViewGrid:
 def _read(folder: Path) -> ViewGrid:
     run = json.loads((folder / RUN_FILE).read_text())
     cameras = Cameras.from_json(json.loads((folder / CAMERAS_FILE).read_text()))
-    images = _read_grid(folder / "frames", cameras.n_views + 1, run["n_frames"])
-    masks = None
-    if (folder / "masks").is_dir():
-        masks = _read_grid(folder / "masks", cameras.n_views + 1, run["n_frames"])
+    shape = cameras.n_views + 1, run["n_frames"]
+    images = _read_grid(folder / "frames", *shape)
+    masks = _read_grid(folder / "masks", *shape) if (folder / "masks").is_dir() else None
     latents = None
     if (folder / _LATENTS_FILE).is_file():
         latents = load((folder / _LATENTS_FILE).read_bytes())[_LATENTS_KEY].float()
@@ -278,19 +271,8 @@ def entries_of(run: dict) -> list[str]:
 
 
 def replaceable_views(folder: Path, overwrite: bool) -> list[str]:
-    """Return which entries of ``folder`` new views would replace.
-
-    Raises:
-        FileExistsError: they may not, as `write_views` says.
-    """
-    return replaceable(
-        folder,
-        RUN_FILE,
-        _NAMES,
-        overwrite,
-        earlier="views",
-        foreign="which this program did not write and never replaces",
-    )
+    """Return which entries of ``folder`` new views would replace; raise as `write_views` does."""
+    return replaceable(folder, RUN_FILE, _NAMES, overwrite)
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -304,21 +286,6 @@ def missing_files(folder: Path) -> list[str]:
     if "latents" in expected:
         expected.append(_LATENTS_FILE)
     return [name for name in expected if not (folder / name).exists()]
-
-
-def _provenance(grid: ViewGrid) -> dict:
-    facts = {
-        "variant": grid.variant,
-        "trained": grid.trained,
-        "seed": grid.seed,
-        "steps": grid.steps,
-        "fps": grid.fps,
-        "n_frames": grid.n_frames,
-        "times": None if grid.times is None else list(grid.times),
-        "n_views": grid.n_views,
-        "size": grid.images.shape[2],
-    }
-    return facts if grid.trained else {**facts, "warning": UNTRAINED_LABEL}
 
 
 def _json(content: dict) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -121,29 +122,18 @@ class Upsample(nn.Module):
         return out
 
 
-class GEGLU(nn.Module):
-    """[..., C] linearly to [..., 2 inner]; the first half times the exact GELU of the second."""
-
-    def __init__(self, width: int, inner: int, *, operations: Any, **kw) -> None:
-        super().__init__()
-        self.proj = operations.Linear(width, 2 * inner, **kw)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return F.gelu(gate).mul_(value)
-
-
 class FeedForward(nn.Module):
-    """GEGLU of tokens [..., C] with an inner width of 4 C, then a linear layer back."""
+    """GEGLU of tokens [..., C]: 4 C values times the exact GELU of as many gates, linearly back to C."""
 
     def __init__(self, width: int, *, operations: Any, **kw) -> None:
         super().__init__()
-        gate = GEGLU(width, 4 * width, operations=operations, **kw)
+        project = nn.Sequential(OrderedDict(proj=operations.Linear(width, 8 * width, **kw)))
         # The official keys count a dropout layer.
-        self.net = nn.Sequential(gate, nn.Identity(), operations.Linear(4 * width, width, **kw))
+        self.net = nn.Sequential(project, nn.Identity(), operations.Linear(4 * width, width, **kw))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+        value, gate = self.net[0](x).chunk(2, dim=-1)
+        return self.net[2](F.gelu(gate).mul_(value))
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

@@ -7,8 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ..files import is_out_of_memory
 from .clip import CLIPVision
 from .config import CLIPVisionConfig, ModelConfig
-from .layout import EXPECTED_UNUSED, PARTS, PREFIXES, parts_of, read_clip, read_config, variant_of
+from .layout import EXPECTED_UNUSED, PARTS, PREFIXES, Part, parts_of, read_clip, read_config, variant_of
 from .model import Model
 from .safetensors_stream import DTYPE_NAMES, NEEDED, CheckpointError, Header, TensorInfo, read_header
 from .unet import UNet
@@ -34,16 +33,11 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Model:
-    """Return the networks of a checkpoint in the official layout, frozen and in evaluation mode.
+    """Return the networks of a safetensors file in the official layout, frozen and in evaluation mode.
 
-    Tensors go one by one from the memory-mapped file to the wanted dtype and device, so that the resident
-    memory is that of the result.
-
-    Args:
-        path: a safetensors file: official, or written by `convert_checkpoint`.
-        variant: ``sv4d2``, ``sv4d2_8views`` or ``auto`` (metadata, then the file name).
-        dtype: float32, float16 or bfloat16, for all networks but the VAE decoder, which stays float32.
-        device: where the weights go.
+    Tensors go one by one from the memory-mapped file to their place, so that the resident memory is that of
+    the result. ``variant`` is ``sv4d2``, ``sv4d2_8views`` or ``auto`` (metadata, then the file name);
+    ``dtype`` float32, float16 or bfloat16, in which all is but the VAE decoder, which stays float32.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -72,12 +66,11 @@ def open_checkpoint(
     """
     header = read_header(path)
     config = read_config(header, variant)
-    networks = _networks_in(header, config)
+    networks = build_networks(config, parts_of(header))
     required = shapes_of(networks)
     check_tensors(header, required)
     if keys := _unexpected_keys(header, required):
-        count, first = _count_text(keys, "unexpected key"), _first_text(keys)
-        log.warning("%s: %s not used: %s", header.path.name, count, first)
+        log.warning("%s: %s not used", header.path.name, _some(keys, "unexpected key"))
     with open_tensors(header) as file:
         if "view_encoder" in networks and _encoders_are_equal(header, file, networks["view_encoder"]):
             del networks["view_encoder"]
@@ -89,22 +82,17 @@ def stored_dtype(part: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if part == "decoder" else dtype
 
 
-def build_networks(config: ModelConfig) -> dict[str, Any]:
-    """Return the five networks by their field of `Model`, without memory for weights (``meta`` device)."""
-    meta: dict[str, Any] = {"device": "meta"}
-    return {
-        "unet": UNet(config.unet, **meta),
-        "clip": CLIPVision(config.clip, **meta),
-        "frame_encoder": VAEEncoder(config.vae, **meta),
-        "view_encoder": VAEEncoder(config.vae, **meta),
-        "decoder": VAEDecoder(config.vae, **meta),
-    }
-
-
-def _networks_in(header: Header, config: ModelConfig) -> dict[str, Any]:
-    """Return the networks that a file must hold: all, or all but a view encoder declared shared."""
-    networks = build_networks(config)
-    return {part.name: networks[part.name] for part in parts_of(header)}
+def build_networks(config: ModelConfig, parts: Collection[Part] = PARTS) -> dict[str, Any]:
+    """Return the networks by their field of `Model`, without memory for weights (``meta`` device)."""
+    with torch.device("meta"):
+        networks = {
+            "unet": UNet(config.unet),
+            "clip": CLIPVision(config.clip),
+            "frame_encoder": VAEEncoder(config.vae),
+            "view_encoder": VAEEncoder(config.vae),
+            "decoder": VAEDecoder(config.vae),
+        }
+    return {part.name: networks[part.name] for part in parts}
 
 
 def shapes_of(networks: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
@@ -123,20 +111,20 @@ def check_tensors(
     name = header.path.name
     if missing := [key for key in required if key not in header.tensors]:
         raise CheckpointError(
-            f"{name} lacks {_count_text(missing, 'key')} that the model needs: {_first_text(missing)}. The "
-            f"file is incomplete or belongs to another model. {NEEDED}"
+            f"{name} lacks {_some(missing, 'key')} that the model needs: it is damaged or another model's. "
+            f"{NEEDED}"
         )
     if wrong := [key for key, shape in required.items() if header.tensors[key].shape != shape]:
         key = wrong[0]
         raise CheckpointError(
-            f"{name} has {_count_text(wrong, 'tensor')} of another shape: expected {key} "
-            f"{list(required[key])}; got {list(header.tensors[key].shape)}. {NEEDED}"
+            f"{name} has {_some(wrong, 'tensor')} of another shape: expected {key} {list(required[key])}; "
+            f"got {list(header.tensors[key].shape)}. {NEEDED}"
         )
     if unreadable := [key for key in required if header.tensors[key].dtype not in readable]:
         dtypes = ", ".join(sorted({header.tensors[key].dtype for key in unreadable}))
         raise CheckpointError(
-            f"{name} holds {_count_text(unreadable, 'tensor')} of type {dtypes} ({_first_text(unreadable)}); "
-            f"expected {', '.join(readable)}. Use the official file or an fp16/bf16 conversion of it."
+            f"{name} holds {_some(unreadable, 'tensor')} of type {dtypes}; expected {', '.join(readable)}. "
+            f"Use the official file or an fp16/bf16 conversion of it."
         )
 
 
@@ -181,14 +169,10 @@ def _unexpected_keys(header: Header, required: Collection[str]) -> list[str]:
     return [key for key in header.tensors if key not in required and not EXPECTED_UNUSED.match(key)]
 
 
-def _count_text(keys: Sequence[str], noun: str) -> str:
-    """Return for example ``3 keys``."""
-    return f"{len(keys)} {noun}{'' if len(keys) == 1 else 's'}"
-
-
-def _first_text(keys: Sequence[str]) -> str:
-    """Return the first three keys."""
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+def _some(keys: Sequence[str], noun: str) -> str:
+    """Return for example ``5 keys (a, b, c, ...)``."""
+    first = ", ".join([*keys[:3], "..."] if len(keys) > 3 else keys)
+    return f"{len(keys)} {noun}{'' if len(keys) == 1 else 's'} ({first})"
 
 
 _CLIP_HELP = (
@@ -223,9 +207,7 @@ def load_clip_vision(
 ) -> CLIPVision:
     """Return the image tower of a file, frozen and in evaluation mode.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file holds no CLIP image tower, or not all of it.
+    FileNotFoundError: there is no such file. CheckpointError: it holds no CLIP image tower, or not all of it.
     """
     header = read_header(path)
     state = _clip_tensors(header)
@@ -281,22 +263,13 @@ def _clip_tensors(header: Header) -> dict[str, Tensor]:
 _UNUSED = "not used"
 
 
-class PartInfo(NamedTuple):
-    """Size of one part of a file: number of parameters, bytes, and the data types that occur."""
-
-    title: str
-    parameters: int
-    n_bytes: int
-    dtypes: tuple[str, ...]
-
-
 @dataclass
 class CheckpointInfo:
     """What a safetensors file is; as a string, for people."""
 
     name: str
     n_bytes: int
-    parts: tuple[PartInfo, ...]  # the last one counts what inference does not read
+    parts: dict[str, list[TensorInfo]]  # by title, those that are not empty; also what is not used
     variant: str | None = None  # that ``auto`` would take, or None when it cannot be told
     config: ModelConfig | None = None  # None when the file cannot be used
     missing: tuple[str, ...] = ()  # keys that the model needs and the file lacks
@@ -308,31 +281,33 @@ class CheckpointInfo:
         if self.config is not None:
             trained = "trained" if self.config.trained else "UNTRAINED random weights"
             lines[0] += f", SV4D 2.0, variant {self.variant or 'cannot be told'}, {trained}"
-        for part in self.parts:
-            size = f"{part.parameters / 1e6:10.2f} M  {part.n_bytes / 1e9:6.3f} GB  {' '.join(part.dtypes)}"
-            lines.append(f"  {part.title:<26}{size}")
+        for title, tensors in self.parts.items():
+            millions = sum(tensor.numel for tensor in tensors) / 1e6
+            gigabytes = sum(tensor.n_bytes for tensor in tensors) / 1e9
+            dtypes = " ".join(sorted({tensor.dtype for tensor in tensors}))
+            lines.append(f"  {title:<26}{millions:10.2f} M  {gigabytes:6.3f} GB  {dtypes}")
         for title, keys in (("missing", self.missing), ("unexpected", self.unexpected)):
             if keys:
-                lines.append(f"  {title}: {_count_text(keys, 'key')}: {_first_text(keys)}")
-        return "\n".join([*lines, self._advice()])
-
-    def _advice(self) -> str:
-        if self.problem:
-            return self.problem
-        wide = any(part.title == PARTS[0].title and "F32" in part.dtypes for part in self.parts)
-        if wide or any(part.title == _UNUSED and part.n_bytes for part in self.parts):
-            return "Ready to load. `sv4d2 convert` writes a smaller copy (fp16, only what is needed)."
-        return "Ready to load."
+                lines.append(f"  {title}: {_some(keys, 'key')}")
+        lines.append(self.problem or "Ready to load.")
+        wide = any(tensor.dtype == "F32" for tensor in self.parts.get(PARTS[0].title, ()))
+        if not self.problem and (wide or any(tensor.n_bytes for tensor in self.parts.get(_UNUSED, ()))):
+            lines[-1] += " `sv4d2 convert` writes a smaller copy (fp16, only what is needed)."
+        return "\n".join(lines)
 
 
 def describe_checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
     """Return what a safetensors file is, its tensors not read; CheckpointError where it is none."""
     header = read_header(path)
-    info = CheckpointInfo(header.path.name, header.file_size, tuple(_part_infos(header)))
+    parts: dict[str, list[TensorInfo]] = {title: [] for title in (*(part.title for part in PARTS), _UNUSED)}
+    for key, tensor in header.tensors.items():
+        parts[next((part.title for part in PARTS if part.owns(key)), _UNUSED)].append(tensor)
+    filled = {title: tensors for title, tensors in parts.items() if tensors}
+    info = CheckpointInfo(header.path.name, header.file_size, filled)
     try:
         # Only one problem is reported, so the sizes are read even where the variant cannot be told.
         info.config = read_config(header, "auto" if "sv4d2.variant" in header.metadata else "sv4d2")
-        required = shapes_of(_networks_in(header, info.config))
+        required = shapes_of(build_networks(info.config, parts_of(header)))
         info.missing = tuple(key for key in required if key not in header.tensors)
         info.unexpected = tuple(_unexpected_keys(header, required))
         check_tensors(header, required)
@@ -341,15 +316,3 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
     except CheckpointError as error:
         info.problem = str(error)
     return info
-
-
-def _part_infos(header: Header) -> Iterator[PartInfo]:
-    keys_of = {part.title: [key for key in header.tensors if part.owns(key)] for part in PARTS}
-    used = set(chain(*keys_of.values()))
-    keys_of[_UNUSED] = [key for key in header.tensors if key not in used]
-    for title, keys in keys_of.items():
-        infos = [header.tensors[key] for key in keys]
-        if infos:
-            dtypes = tuple(sorted({info.dtype for info in infos}))
-            n_bytes = sum(info.n_bytes for info in infos)
-            yield PartInfo(title, sum(info.numel for info in infos), n_bytes, dtypes)

@@ -31,21 +31,19 @@ def _blur_axis(x: Tensor, factor: float, axis: int) -> Tensor:
     return F.conv2d(padded, kernel.expand(x.shape[1], 1, *kernel.shape[2:]), groups=x.shape[1])
 
 
-def resize_for_clip(images: Tensor, size: int = 224) -> Tensor:
-    """Return images [N, 3, size, size]: blurred when shrinking, bicubic, corners aligned."""
+def preprocess_for_clip(images: Tensor, size: int = 224) -> Tensor:
+    """Return images [N, 3, H, W] in -1..1 resized and normalised for the tower, [N, 3, size, size].
+
+    They are blurred when shrinking, and bicubic with aligned corners.
+    """
     height, width = images.shape[-2:]
-    if (height, width) == (size, size):
-        return images
     if max(height, width) > size:
         images = _blur_axis(images, width / size, axis=3)
         images = _blur_axis(images, height / size, axis=2)
-    return F.interpolate(images, (size, size), mode="bicubic", align_corners=True)
-
-
-def preprocess_for_clip(images: Tensor, size: int = 224) -> Tensor:
-    """Return images [N, 3, H, W] in -1..1 resized and normalised for the tower, [N, 3, size, size]."""
+    if (height, width) != (size, size):
+        images = F.interpolate(images, (size, size), mode="bicubic", align_corners=True)
     mean, std = (images.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
-    return ((resize_for_clip(images, size) + 1) / 2 - mean) / std
+    return ((images + 1) / 2 - mean) / std
 
 
 class _PackedAttention(nn.Module):
@@ -103,12 +101,10 @@ class CLIPVision(nn.Module):
         *,
         operations: Any = nn,
         attention: AttentionFunction = scaled_dot_product,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
+        **plain: Any,  # dtype and device of the weights
     ) -> None:
         super().__init__()
         self.config = config
-        plain: dict[str, Any] = {"dtype": dtype, "device": device}
         kw = {"operations": operations, "attention": attention, **plain}
         width, tokens = config.width, (config.image_size // config.patch) ** 2 + 1
         self.conv1 = operations.Conv2d(3, width, config.patch, stride=config.patch, bias=False, **plain)

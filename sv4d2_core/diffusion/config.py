@@ -77,9 +77,9 @@ class ModelConfig:
     """What tells one SV4D 2.0 checkpoint from another; the defaults are the official ``sv4d2``."""
 
     variant: str = "sv4d2"  # or sv4d2_8views
+    vector_dims: tuple[int, int, int] = (256, 512, 512)  # of noise constant, polar angle, azimuth
     n_frames: int = 12  # T, per window
     n_views: int = 4  # V, novel views per window
-    vector_dims: tuple[int, int, int] = (256, 512, 512)  # of noise constant, polar angle, azimuth
     size: int = 576  # pixels that the model was trained at
     sigma_min: float = 0.002
     sigma_max: float = 700.0
@@ -120,7 +120,6 @@ class ModelConfig:
 
     @property
     def latent_factor(self) -> int:
-        """Factor between the image size and the latent size."""
         return self.vae.downsampling
 
     @property

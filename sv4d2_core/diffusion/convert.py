@@ -34,10 +34,8 @@ def convert_checkpoint(
     the same weights as loading the source in ``dtype``. One tensor at a time is in memory.
 
     Raises:
-        FileNotFoundError: there is no source, or no folder for the target.
-        FileExistsError: the target exists and ``overwrite`` is not set.
-        CheckpointError: the source cannot be used, see `load_checkpoint`, or exceeds the range of ``dtype``.
-        OSError: the disk is full; nothing of the target is left.
+        CheckpointError: as `load_checkpoint`, and values beyond the range of ``dtype``.
+        FileExistsError, OSError: as `write_safetensors`.
         ValueError: a dtype that is not float32, float16 or bfloat16, or a target that is the source.
     """
     source, target = Path(source), Path(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
@@ -19,18 +19,8 @@ STORED_METADATA = UNET_PREFIX + METADATA_KEY
 # Metadata that belongs to a variant, so that choosing another variant by hand sets it aside.
 _OF_THE_VARIANT = ("variant", "view_mixing", "n_frames", "n_views", "guidance", "cfg_min", "cfg_max")
 # Fields of `ModelConfig` that metadata may hold under the same name.
-_MODEL_FIELDS = (
-    "vector_dims",
-    "n_frames",
-    "n_views",
-    "size",
-    "sigma_min",
-    "sigma_max",
-    "scale_factor",
-    "guidance",
-    "cfg_min",
-    "cfg_max",
-    "trained",
+_MODEL_FIELDS = tuple(
+    field.name for field in fields(ModelConfig) if field.name not in ("variant", "unet", "vae", "clip")
 )
 
 # Parts of the official file that inference never reads: the motion encoder, the decoders of the two other
@@ -82,19 +72,18 @@ PREFIXES = {part.name: part.prefix for part in PARTS}
 def parts_of(header: Header) -> tuple[Part, ...]:
     """Return the parts that a file must hold: all, or all but a view encoder declared shared."""
     shared = header.metadata.get(SHARED_ENCODER) == "true"
-    return tuple(
-        part
-        for part in PARTS
-        if not (shared and part.name == "view_encoder" and not any(map(part.owns, header.tensors)))
-    )
+    return tuple(p for p in PARTS if p.name != "view_encoder" or not shared or _has(header, p))
+
+
+def _has(header: Header, part: Part) -> bool:
+    return any(map(part.owns, header.tensors))
 
 
 def unet_prefix(keys: Collection[str]) -> str | None:
     """Return what the keys of an SV4D 2.0 UNet start with, or None where there is no such UNet."""
-    prefixes = (key.removesuffix(_FIRST_KEY) for key in keys if key.endswith(_FIRST_KEY))
-    return next(
-        (p for p in prefixes if any(k.startswith(p) and ".time_mixer_motion." in k for k in keys)), None
-    )
+    starts = tuple(key.removesuffix(_FIRST_KEY) for key in keys if key.endswith(_FIRST_KEY))
+    mixers = [key for key in keys if ".time_mixer_motion." in key]
+    return next((start for start in starts if any(key.startswith(start) for key in mixers)), None)
 
 
 def read_config(header: Header, variant: str = "auto") -> ModelConfig:
@@ -105,7 +94,7 @@ def read_config(header: Header, variant: str = "auto") -> ModelConfig:
     """
     if unet_prefix(header.tensors) != UNET_PREFIX:
         raise CheckpointError(f"{header.path.name} is {_kind_of_file(header)}. {NEEDED}")
-    if absent := _absent_parts(header):
+    if absent := [part for part in parts_of(header) if not _has(header, part)]:
         names = ", ".join(f"{part.title} ({part.prefix}*)" for part in absent)
         raise CheckpointError(
             f"{header.path.name} is an SV4D 2.0 model without {len(absent)} of its parts: {names}. {NEEDED}"
@@ -127,7 +116,7 @@ def read_unet_only(header: Header, variant: str = "auto") -> tuple[ModelConfig, 
         values = {field: _read_field(metadata, field, getattr(official, field)) for field in _MODEL_FIELDS}
         unet = _read_unet(header, prefix, metadata, official.unet)
         config = ModelConfig(variant=chosen, unet=unet, **values)
-        if prefix == UNET_PREFIX and not _absent_parts(header):
+        if prefix == UNET_PREFIX and all(_has(header, part) for part in parts_of(header)):
             vae = read_vae(header, PREFIXES["frame_encoder"])
             clip = read_clip(header, PREFIXES["clip"], metadata, official.clip)
             config = replace(config, vae=vae, clip=clip)
@@ -140,10 +129,6 @@ def read_unet_only(header: Header, variant: str = "auto") -> tuple[ModelConfig, 
             f"official one must name in its metadata what tensors cannot tell: sv4d2.num_head_channels, "
             f"sv4d2.vector_dims, sv4d2.clip_head_width."
         ) from error
-
-
-def _absent_parts(header: Header) -> list[Part]:
-    return [part for part in parts_of(header) if not any(map(part.owns, header.tensors))]
 
 
 def _kind_of_file(header: Header) -> str:

@@ -34,21 +34,16 @@ _SEQUENCE_COPIES = 4
 # Widths per token of a part in an attention block: the feed-forward's hidden layer is 8 of them.
 _TOKEN_WIDTHS = 15
 # Tensors of the first level's width at full resolution that the autoencoder's halves hold per image.
-_ENCODER_TENSORS, _DECODER_TENSORS = 6.4, 8.2
+_IMAGE_TENSORS = {"encoder": 6.4, "decoder": 8.2}
 # For everything small: embeddings, inputs, statistics.
 _MARGIN = 1.06
 
 log = logging.getLogger(__name__)
 
 
-def encoder_bytes(config: ModelConfig, images: int, size: int, itemsize: int) -> int:
-    """Return the estimated peak of the encoder's activations for images of ``size`` pixels."""
-    return int(_ENCODER_TENSORS * images * size * size * config.vae.base * itemsize)
-
-
-def decoder_bytes(config: ModelConfig, images: int, size: int, itemsize: int) -> int:
-    """Return the estimated peak of the decoder's activations for images of ``size`` pixels."""
-    return int(_DECODER_TENSORS * images * size * size * config.vae.base * itemsize)
+def autoencoder_bytes(config: ModelConfig, half: str, images: int, size: int, itemsize: int) -> int:
+    """Return the estimated peak of the activations of the ``encoder`` or ``decoder`` at ``size`` pixels."""
+    return int(_IMAGE_TENSORS[half] * images * size * size * config.vae.base * itemsize)
 
 
 def activation_bytes(config: ModelConfig, images: int, pixels: int, itemsize: int, chunk_bytes: int) -> int:
@@ -218,18 +213,15 @@ class MemoryPlan:
 def plan_memory(
     config: ModelConfig,
     dtype: torch.dtype,
-    size: int,
+    size: int,  # of the images, pixels
     budget_gb: float,
     device: torch.device | str = "cpu",
     eight_bits: bool = False,
 ) -> MemoryPlan:
     """Return the plan that uses a budget best: few moves of weights first, then large parts.
 
-    ``size`` is that of the images in pixels, ``budget_gb`` the memory of the device for weights and
-    activations in GiB. With ``eight_bits`` the UNet's weights are kept in 8 bits (`keep_in_eight_bits`).
-
-    Raises:
-        ValueError: the budget is too small for even the smallest parts; says how much is needed.
+    ``budget_gb``: the device's memory for weights and activations in GiB. ``eight_bits``: the UNet's weights
+    are kept so (`keep_in_eight_bits`). ValueError: too little for the smallest parts; says what is needed.
     """
     share = _GPU_SHARE if torch.device(device).type == "cuda" else 1
     plans = _plans(config, dtype, size, torch.device(device), eight_bits)
@@ -303,24 +295,25 @@ def _plans(
     # Guidance doubles the images.
     images, pixels = 2 * config.n_frames * config.n_views, (size // config.latent_factor) ** 2
 
-    def on_device(placement: Placement, *working: str) -> int:
-        if placement == "resident":
-            return sum(weights.values())
-        if placement == "streamed" and "unet" in working:
-            return unet_layer
-        return max(weights[name] for name in working)
-
+    encoders = max(weights[name] for name in ("clip", "frame_encoder", "view_encoder"))
+    everything = sum(weights.values())
+    # The weights on the device while the UNet, an encoder and the decoder work.
+    held: dict[Placement, tuple[int, int, int]] = {
+        "resident": (everything, everything, everything),
+        "turns": (weights["unet"], encoders, weights["decoder"]),
+        "streamed": (unet_layer, encoders, weights["decoder"]),
+    }
+    decoder_itemsize = stored_dtype("decoder", dtype).itemsize
     placements = tuple(PLACEMENTS) if device.type == "cuda" else ("resident",)
     plans = []
     for placement, chunk, (encode, decode) in product(placements, _CHUNKS, _BATCHES):
-        peaks = (
-            on_device(placement, "unet") + activation_bytes(config, images, pixels, dtype.itemsize, chunk),
-            on_device(placement, "clip", "frame_encoder", "view_encoder")
-            + encoder_bytes(config, encode, size, dtype.itemsize),
-            on_device(placement, "decoder")
-            + decoder_bytes(config, decode, size, stored_dtype("decoder", dtype).itemsize),
+        activations = (
+            activation_bytes(config, images, pixels, dtype.itemsize, chunk),
+            autoencoder_bytes(config, "encoder", encode, size, dtype.itemsize),
+            autoencoder_bytes(config, "decoder", decode, size, decoder_itemsize),
         )
-        plans.append(MemoryPlan(chunk, encode, decode, placement, max(peaks)))
+        peak = max(map(sum, zip(held[placement], activations, strict=True)))
+        plans.append(MemoryPlan(chunk, encode, decode, placement, peak))
     return plans
 
 

@@ -21,28 +21,22 @@ EncoderRole = Literal["frames", "views"]
 
 
 class Backend(Protocol):
-    """What the pipeline needs: our own networks, or a host's."""
+    """What the pipeline needs: our own networks, or a host's. Images are [N, H, W, 3] in 0..1.
+
+    `encode` returns unscaled latents [N, 4, h, w], `decode` takes scaled (sampled) ones, `embed` returns one
+    context token per image, [N, D], and `denoise` the latents of a window, [T * V, 4, h, w] float32.
+    """
 
     @property
-    def config(self) -> ModelConfig:
-        """Sizes and sampling defaults."""
-        ...
+    def config(self) -> ModelConfig: ...
 
-    def encode(self, images: Tensor, role: EncoderRole) -> Tensor:
-        """Return unscaled latents [N, 4, h, w] of images [N, H, W, 3] in 0..1."""
-        ...
+    def encode(self, images: Tensor, role: EncoderRole) -> Tensor: ...
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return images [N, H, W, 3] in 0..1 of scaled (sampled) latents [N, 4, h, w]."""
-        ...
+    def decode(self, latents: Tensor) -> Tensor: ...
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Return one context token per image [N, H, W, 3], [N, D]."""
-        ...
+    def embed(self, images: Tensor) -> Tensor: ...
 
-    def denoise(self, job: SamplingJob) -> Tensor:
-        """Return the sampled latents of a window, [T * V, 4, h, w] float32."""
-        ...
+    def denoise(self, job: SamplingJob) -> Tensor: ...
 
 
 @dataclass

@@ -84,11 +84,9 @@ def checked_clip(images: Tensor, config: ModelConfig) -> Tensor:
     images = checked("clip", images, (len(images), *images.shape[1:3], 3))
     height, width = images.shape[1:3]
     if height != width:
-        multiple = config.size_multiple
-        nearest = max(multiple, round(max(height, width) / multiple) * multiple)
         raise ValueError(
-            f"Expected square frames with a side divisible by {multiple}; got {width} x {height}. Prepare "
-            f"the clip with size {nearest}."
+            f"Expected square frames; got {width} x {height}. Prepare the clip with a size divisible by "
+            f"{config.size_multiple}."
         )
     check_size(height, config)
     return images
@@ -133,9 +131,8 @@ def window_frames(config: ModelConfig, clip: Tensor, start: int = 0) -> Tensor:
 def window_conditioning(
     model: Backend, frames: Tensor, cameras: Cameras, reference_views: Tensor | None = None
 ) -> Conditioning:
-    """Return the conditioning of one window, for callers that sample it by themselves.
+    """Return the conditioning of one window of `window_frames`, for callers that sample it by themselves.
 
-    ``frames`` come from `window_frames`, ``cameras`` are exactly the model's V novel views,
     ``reference_views`` [V, H, W, 3] show the first frame. ValueError: inputs that do not fit the model.
     """
     config = model.config
@@ -163,15 +160,11 @@ def encode_window(
 
 
 class WindowStore(Protocol):
-    """Keeps the latents of finished windows so that a later run can continue."""
+    """Keeps the latents [T * V, 4, h, w] of finished windows so that a later run can continue."""
 
-    def load(self, index: int) -> Tensor | None:
-        """Return the latents [T * V, 4, h, w] of a finished window, or None."""
-        ...
+    def load(self, index: int) -> Tensor | None: ...
 
-    def save(self, index: int, latents: Tensor) -> None:
-        """Keep the latents of a finished window."""
-        ...
+    def save(self, index: int, latents: Tensor) -> None: ...
 
 
 def window_seed(seed: int, index: int) -> int:
@@ -185,46 +178,28 @@ def window_noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def sample_views(
-    model: Backend,
-    clip: PreparedClip | Tensor,
-    cameras: Cameras,
+    model: Backend,  # a loaded `Model`, or a host's
+    clip: PreparedClip | Tensor,  # Tensor: images [T, H, W, 3] in 0..1, taken as they are
+    cameras: Cameras,  # V novel views, or a multiple of the model's V: several passes that share the input
     *,
-    steps: int = 50,
-    seed: int = 23,
-    cfg: float | tuple[float, float] | Tensor | None = None,
-    noise: Tensor | None = None,
-    reference_views: Tensor | None = None,
-    init_views: Tensor | None = None,
-    strength: float = 1.0,
-    sampler: str = "euler",
+    steps: int = 50,  # of the full schedule
+    seed: int = 23,  # window k starts from CPU noise seeded with ``seed + k``
+    cfg: float | tuple[float, float] | Tensor | None = None,  # guidance, see `resolve_guidance`
+    noise: Tensor | None = None,  # [windows, T * V, 4, h, w] in place of the seeded one
+    reference_views: Tensor | None = None,  # [V, H, W, 3] frame 0 from the novel cameras
+    init_views: Tensor | None = None,  # [T, V, H, W, 3] views to start from when ``strength`` is below 1
+    strength: float = 1.0,  # share of the schedule to run
+    sampler: str = "euler",  # this and the next two: see `Solver`; a host's backend has its own sampler
     guidance_interval: tuple[float, float] | None = None,
     step_cache: float = 0.0,
-    fps: float | None = None,
-    store: WindowStore | None = None,
-    callback: Callback | None = None,
+    fps: float | None = None,  # of the result; None: the clip's own, 8 for plain images
+    store: WindowStore | None = None,  # keeps finished windows; what it holds is not computed again
+    callback: Callback | None = None,  # ``callback(step, total, preview)`` after each step
 ) -> ViewGrid:
-    """Return the clip seen from all cameras.
+    """Return the clip seen from all cameras; the callback may raise to cancel.
 
-    Args:
-        model: a loaded `Model`, or a host's backend.
-        clip: a prepared clip, or images [T, H, W, 3] in 0..1 that are taken as they are. A clip shorter
-            than the model's window is extended by playing it back and forth, and trimmed again.
-        cameras: V novel views, or a multiple of the model's V: then several passes share the input.
-        steps: denoising steps of the full schedule.
-        seed: window k starts from CPU noise seeded with ``seed + k``.
-        cfg: guidance: None (the variant's own), a number, (min, max), or a table [T, V] of one window.
-        noise: explicit initial noise [windows, T * V, 4, h, w] in place of the seeded one.
-        reference_views: [V, H, W, 3] images of frame 0 from the novel cameras, for the first window.
-        init_views: [T, V, H, W, 3] views to start from when ``strength`` is below 1.
-        strength: share of the schedule to run.
-        sampler, guidance_interval, step_cache: what trades accuracy for time, see `Solver`; a host's backend
-            has its own sampler and does not read them.
-        fps: frames per second of the result (None: the clip's own, 8 for plain images).
-        store: keeps finished windows; what it already holds is not computed again.
-        callback: ``callback(step, total, preview)`` after each step; may raise to cancel.
-
-    Raises:
-        ValueError: inputs whose shapes or values do not fit the model.
+    A clip shorter than the model's window is played back and forth, and trimmed again. ValueError: inputs
+    whose shapes or values do not fit the model.
     """
     config = model.config
     solver = Solver(sampler, guidance_interval, step_cache)
@@ -269,7 +244,10 @@ def sample_views(
             progress(steps, steps, None)
         else:
             references = novel[start] if start > 0 else reference_views
-            init = None if init_views is None else init_views[order[frames], views]
+            init = None
+            if init_views is not None:
+                shown = init_views[order[frames], views].flatten(0, 1)
+                init = model.encode(shown, role="frames") * config.scale_factor
             job = SamplingJob(
                 conditioning=encode_window(
                     model,
@@ -281,13 +259,18 @@ def sample_views(
                 noise=window_noise(seed, index, noise_shape) if noise is None else noise[index],
                 steps=steps,
                 guidance=guidance,
-                init=None if init is None else _scaled_latents(model, init),
+                init=init,
                 strength=strength,
                 seed=window_seed(seed, index),
                 solver=solver,
                 callback=progress,
             )
-            sampled = _finite(model.denoise(job))
+            sampled = model.denoise(job)
+            if not sampled.isfinite().all():
+                raise ValueError(
+                    "Expected finite latents from the sampler; got NaN or infinite ones. Half precision may "
+                    "have overflowed: use bf16 or fp32. If it is not in use, the checkpoint is damaged."
+                )
             if store is not None:
                 store.save(index, sampled)
         latents[frames, views] = rearrange(sampled, "(t v) c h w -> t v c h w", v=config.n_views)
@@ -305,20 +288,6 @@ def sample_views(
         seed=seed,
         steps=steps,
     )
-
-
-def _scaled_latents(model: Backend, views: Tensor) -> Tensor:
-    """Return views [T, V, H, W, 3] as latents [T * V, 4, h, w] to start from."""
-    return model.encode(views.flatten(0, 1), role="frames") * model.config.scale_factor
-
-
-def _finite(latents: Tensor) -> Tensor:
-    if not latents.isfinite().all():
-        raise ValueError(
-            "Expected finite latents from the sampler; got NaN or infinite ones. Half precision may have "
-            "overflowed: use bf16 or fp32. If it is not in use, the checkpoint is damaged."
-        )
-    return latents
 
 
 def resynthesizer(

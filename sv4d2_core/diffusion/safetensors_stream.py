@@ -80,9 +80,7 @@ class Header:
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Return keys, shapes and metadata of a safetensors file without reading its tensors.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: a folder, an empty or truncated file, a pickle or anything that is not safetensors.
+    FileNotFoundError: there is no such file. CheckpointError: it is truncated, or no safetensors file at all.
     """
     path = Path(path)
     if path.is_dir():
@@ -97,8 +95,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         length = int.from_bytes(start[:8], "little")
         # The length is checked before the signatures: any byte may begin a valid length.
         if len(start) < 9 or start[8:9] != b"{" or length > _LARGEST_HEADER:
+            kinds = (what for signature, what in _SIGNATURES.items() if start.startswith(signature))
+            unknown = f"{size:,} bytes of another format"
             raise CheckpointError(
-                f"{path.name} is not a safetensors file: {_guess_format(start, size)}. {NEEDED}"
+                f"{path.name} is not a safetensors file: it is {next(kinds, unknown)}. {NEEDED}"
             )
         if size < 8 + length:
             raise CheckpointError(
@@ -157,8 +157,7 @@ def write_safetensors(
 ) -> Path:
     """Write a safetensors file tensor by tensor; the target appears complete or not at all.
 
-    ``tensors`` has dtype and shape of every key, ``read`` is called once per key and returns its tensor. The
-    file is written under a temporary name in the same folder and then renamed.
+    ``tensors`` has dtype and shape of every key, ``read`` is called once per key and returns its tensor.
 
     Raises:
         FileExistsError: the target is a folder, or exists and ``overwrite`` is not set.
@@ -196,8 +195,3 @@ def _raw_bytes(tensor: Tensor, key: str, dtype: torch.dtype, shape: tuple[int, .
     if tensor.dtype != dtype or tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"Expected {key} as {dtype} {list(shape)}; got {tensor.dtype} {list(tensor.shape)}.")
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _guess_format(start: bytes, size: int) -> str:
-    kinds = (what for signature, what in _SIGNATURES.items() if start.startswith(signature))
-    return f"it is {next(kinds, f'{size:,} bytes of another format')}"

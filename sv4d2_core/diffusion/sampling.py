@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from .blocks import retry_on_oom, sinusoidal_embedding
-from .config import GUIDANCE_SHAPES, ModelConfig
+from .config import ModelConfig
 from .unet import PreparedWindow, UNet
 
 # denoised = denoise(x, sigma), x [N, C, h, w], sigma [] on the device of x.
@@ -100,13 +100,9 @@ class Conditioning:
 
     def unconditional(self) -> Conditioning:
         """Return the other half of guidance: zeros for all but the cameras."""
-        return Conditioning(
-            torch.zeros_like(self.tokens),
-            torch.zeros_like(self.frame_latents),
-            torch.zeros_like(self.reference_latents),
-            self.uncond_vectors,
-            self.uncond_vectors,
-        )
+        given = (self.tokens, self.frame_latents, self.reference_latents)
+        tokens, frames, references = (torch.zeros_like(x) for x in given)
+        return Conditioning(tokens, frames, references, self.uncond_vectors, self.uncond_vectors)
 
 
 def camera_vectors(cameras: Cameras, dims: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -202,7 +198,7 @@ def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_
 
     ``linear`` rises over the flattened (t v) order (official sv4d2), ``spatiotemporal`` is the mean of a
     rise over frames and a triangle over views (official sv4d2_8views), ``triangle`` is the triangle over
-    views, ``constant`` is ``cfg_max``. ValueError: another shape, or a range that is not finite and rising.
+    views, ``constant`` is ``cfg_max``. ValueError: a range that is not finite and rising.
     """
     if shape == "constant":
         cfg_min = cfg_max
@@ -217,10 +213,8 @@ def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_
         position = 0.5 * torch.linspace(0, 1, n_frames)[:, None] + 0.5 * _triangle(n_views)[None]
     elif shape == "triangle":
         position = _triangle(n_views).expand(n_frames, n_views)
-    elif shape == "constant":
+    else:  # constant
         position = torch.ones(n_frames, n_views)
-    else:
-        raise ValueError(f"Expected guidance shape {', '.join(GUIDANCE_SHAPES)}; got {shape!r}.")
     return cfg_min + (cfg_max - cfg_min) * position
 
 
@@ -231,12 +225,11 @@ def resolve_guidance(cfg: float | tuple[float, float] | Tensor | None, config: M
     """
     n_frames, n_views = config.n_frames, config.n_views
     if isinstance(cfg, Tensor):
-        if tuple(cfg.shape) != (n_frames, n_views):
+        if tuple(cfg.shape) != (n_frames, n_views) or not cfg.isfinite().all():
             raise ValueError(
-                f"Expected a guidance table [{n_frames}, {n_views}] (frames, views); got {list(cfg.shape)}."
+                f"Expected a finite guidance table [{n_frames}, {n_views}] (frames, views); got "
+                f"{list(cfg.shape)}: {cfg}."
             )
-        if not cfg.isfinite().all():
-            raise ValueError(f"Guidance scales must be finite numbers; got {cfg}.")
         return cfg.float()
     if isinstance(cfg, (int, float)):
         return guidance_table("constant", n_frames, n_views, float(cfg), float(cfg))
@@ -244,11 +237,6 @@ def resolve_guidance(cfg: float | tuple[float, float] | Tensor | None, config: M
         raise ValueError(f"Expected a guidance range (min, max); got {len(cfg)} values: {cfg}.")
     low, high = (config.cfg_min, config.cfg_max) if cfg is None else cfg
     return guidance_table(config.guidance, n_frames, n_views, float(low), float(high))
-
-
-def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
-    """Return the derivative dx / dsigma of the probability flow (equation 3)."""
-    return (x - denoised) / sigma
 
 
 def sample_euler(
@@ -262,7 +250,9 @@ def sample_euler(
     sigmas, steps = sigmas.to(x), len(sigmas) - 1
     for i in range(start, steps):
         denoised = denoise(x, sigmas[i])
-        x = x + to_d(x, sigmas[i], denoised) * (sigmas[i + 1] - sigmas[i])
+        # The derivative dx / dsigma of the probability flow (equation 3).
+        d = (x - denoised) / sigmas[i]
+        x = x + d * (sigmas[i + 1] - sigmas[i])
         if callback is not None:
             callback(i + 1, steps, denoised)
     return x

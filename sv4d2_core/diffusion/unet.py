@@ -5,6 +5,7 @@ Source: Yao et al. 2025 (SV4D 2.0). Module names give the official checkpoint ke
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -68,20 +69,17 @@ class Stage(nn.ModuleList):
         for layer in self:
             state.before_layer()
             with state.loaded(layer):
-                x = self._run_layer(layer, x, skip, state)
+                if isinstance(layer, ResBlock):
+                    x = layer(x, skip[0] if skip else None, state.emb, state.window.grid, state.budget)
+                elif isinstance(layer, AttentionBlock):
+                    references = state.window.references[x.shape[-2], x.shape[-1]]
+                    context = state.window.blocks[state.next_block]
+                    state.next_block += 1
+                    x = layer(x, context, references, state.emb, state.window.grid, state.budget)
+                else:
+                    x = layer(x, state.budget) if isinstance(layer, Upsample) else layer(x)
             skip.clear()
         return x
-
-    @staticmethod
-    def _run_layer(layer: nn.Module, x: Tensor, skip: list[Tensor], state: _Pass) -> Tensor:
-        if isinstance(layer, ResBlock):
-            return layer(x, skip[0] if skip else None, state.emb, state.window.grid, state.budget)
-        if isinstance(layer, AttentionBlock):
-            references = state.window.references[x.shape[-2], x.shape[-1]]
-            context = state.window.blocks[state.next_block]
-            state.next_block += 1
-            return layer(x, context, references, state.emb, state.window.grid, state.budget)
-        return layer(x, state.budget) if isinstance(layer, Upsample) else layer(x)
 
 
 class UNet(nn.Module):
@@ -100,8 +98,7 @@ class UNet(nn.Module):
         *,
         operations: Any = nn,
         attention: AttentionFunction = scaled_dot_product,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
+        **plain: Any,  # dtype and device of the weights
     ) -> None:
         super().__init__()
         self.config = config
@@ -109,8 +106,7 @@ class UNet(nn.Module):
         self.before_layer: Callable[[], None] = lambda: None
         self.loaded: Callable[[nn.Module], AbstractContextManager] = lambda _layer: nullcontext()
         self.recomputes = False
-        kw: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
-        plain: dict[str, Any] = {"dtype": dtype, "device": device}
+        kw = {"operations": operations, **plain}
         emb_dim = 4 * config.base
 
         def mlp(width: int) -> nn.Sequential:
@@ -199,16 +195,24 @@ class UNet(nn.Module):
     def _attention_blocks(self) -> Iterator[AttentionBlock]:
         return (m for m in self.modules() if isinstance(m, AttentionBlock))
 
-    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor, window: PreparedWindow) -> Tensor:
-        """Return the network's prediction, [N, 4, h, w].
-
-        Args:
-            x: [N, 8, h, w], N = B * T * V ordered (b t v): scaled noisy latents, then latents of the frames.
-            timesteps: [R] noise conditioning.
-            y: [R, A] camera vectors. R = N, or B * V when timesteps and vectors are the same for all frames.
-            window: from `prepare`.
-        """
-        self._check(x, timesteps, y, window.grid)
+    def forward(
+        self,
+        x: Tensor,  # [N, 8, h, w], N = B T V ordered (b t v): scaled noisy latents, then frames'
+        timesteps: Tensor,  # [R] noise conditioning
+        y: Tensor,  # [R, A] camera vectors; R = N, or B V when all frames share them and the timesteps
+        window: PreparedWindow,
+    ) -> Tensor:
+        """Return the network's prediction, [N, 4, h, w]."""
+        n, channels, multiple = (
+            math.prod(window.grid),
+            2 * self.config.latent_channels,
+            self.config.downsampling,
+        )
+        if x.shape[:2] != (n, channels) or any(side % multiple for side in x.shape[2:]):
+            raise ValueError(
+                f"Expected x [{n}, {channels}, h, w] for {window.grid}, h and w divisible by {multiple}; got "
+                f"{list(x.shape)}."
+            )
         emb = self._embed(timesteps, y.to(x.dtype), window.grid, x.dtype)
         state = _Pass(window, emb, self._budget(x), self.before_layer, self.loaded)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -247,17 +251,3 @@ class UNet(nn.Module):
             return Embedding(rows, row_of_image, rows)
         of_views = rows.unflatten(0, (b, t, v))[:, 0].flatten(0, 1)
         return Embedding(rows, torch.arange(b * t * v, device=rows.device), of_views)
-
-    def _check(self, x: Tensor, timesteps: Tensor, y: Tensor, grid: Grid) -> None:
-        b, t, v = grid
-        channels, multiple = 2 * self.config.latent_channels, self.config.downsampling
-        if x.shape[0] != b * t * v or x.shape[1] != channels or any(n % multiple for n in x.shape[2:]):
-            raise ValueError(
-                f"Expected x [{b * t * v}, {channels}, h, w] for B={b}, T={t}, V={v}, with h and w divisible "
-                f"by {multiple}; got {list(x.shape)}."
-            )
-        if len(y) != len(timesteps) or len(y) not in (b * v, b * t * v):
-            raise ValueError(
-                f"Expected {b * t * v} timesteps and vectors (one per image) or {b * v} (one per view); got "
-                f"{len(timesteps)} and {len(y)}."
-            )

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,11 +68,12 @@ class _Resample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def _level(blocks: list[nn.Module], resample: _Resample | None) -> nn.Module:
-    """Return the blocks of one resolution and the change of resolution after them."""
+def _level(width_in: int, width: int, n_blocks: int, change: str | None, **kw) -> nn.Module:
+    """Return the blocks of one resolution and the ``change`` of it after them, by its official key."""
+    blocks = [ResnetBlock(width if i else width_in, width, **kw) for i in range(n_blocks)]
     parts = OrderedDict[str, nn.Module](block=nn.Sequential(*blocks))
-    if resample is not None:
-        parts["downsample" if resample.down else "upsample"] = resample
+    if change is not None:
+        parts[change] = _Resample(width, down=change == "downsample", **kw)
     return nn.Sequential(parts)
 
 
@@ -94,12 +94,9 @@ class _EncoderLayers(nn.Module):
         self.conv_in = operations.Conv2d(3, width, 3, padding=1, **plain)
         levels = []
         for index, multiplier in enumerate(config.multipliers):
-            blocks: list[nn.Module] = []
-            for _ in range(config.res_blocks):
-                blocks.append(ResnetBlock(width, config.base * multiplier, **kw))
-                width = config.base * multiplier
-            last = index == len(config.multipliers) - 1
-            levels.append(_level(blocks, None if last else _Resample(width, down=True, **kw)))
+            change = "downsample" if index < len(config.multipliers) - 1 else None
+            levels.append(_level(width, config.base * multiplier, config.res_blocks, change, **kw))
+            width = config.base * multiplier
         self.down = nn.Sequential(*levels)
         self.mid = _middle(width, attention=attention, **kw)
         self.norm_out = _norm(width, operations, **plain)
@@ -119,14 +116,13 @@ class VAEEncoder(nn.Module):
         *,
         operations: Any = nn,
         attention: AttentionFunction = scaled_dot_product,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
+        **plain: Any,  # dtype and device of the weights
     ) -> None:
         super().__init__()
         self.config = config
         channels = 2 * config.latent_channels
-        self.encoder = _EncoderLayers(config, operations, attention, dtype=dtype, device=device)
-        self.quant_conv = operations.Conv2d(channels, channels, 1, dtype=dtype, device=device)
+        self.encoder = _EncoderLayers(config, operations, attention, **plain)
+        self.quant_conv = operations.Conv2d(channels, channels, 1, **plain)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return unscaled latents [N, 4, H / 8, W / 8] of ``images`` [N, 3, H, W] in -1..1."""
@@ -142,23 +138,19 @@ class VAEDecoder(nn.Module):
         *,
         operations: Any = nn,
         attention: AttentionFunction = scaled_dot_product,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
+        **plain: Any,  # dtype and device of the weights
     ) -> None:
         super().__init__()
         self.config = config
-        plain: dict[str, Any] = {"dtype": dtype, "device": device}
         kw = {"operations": operations, **plain}
         width = config.base * config.multipliers[-1]
         self.conv_in = operations.Conv2d(config.latent_channels, width, 3, padding=1, **plain)
         self.mid = _middle(width, attention=attention, **kw)
         levels: list[nn.Module] = []
         for index, multiplier in reversed(list(enumerate(config.multipliers))):
-            blocks: list[nn.Module] = []
-            for _ in range(config.res_blocks + 1):
-                blocks.append(ResnetBlock(width, config.base * multiplier, **kw))
-                width = config.base * multiplier
-            levels.insert(0, _level(blocks, _Resample(width, down=False, **kw) if index else None))
+            change = "upsample" if index else None
+            levels.insert(0, _level(width, config.base * multiplier, config.res_blocks + 1, change, **kw))
+            width = config.base * multiplier
         self.up = nn.ModuleList(levels)
         self.norm_out = _norm(width, operations, **plain)
         self.conv_out = operations.Conv2d(width, 3, 3, padding=1, **plain)

@@ -17,19 +17,11 @@ _KEY = "latents"
 _SETTINGS = "settings.json"
 
 
-class SettingsDiffer(ValueError):
-    """The folder holds results of a run with other settings."""
-
-
 class WindowFolder:
     """Keeps each window's latents as float32 in a file of its own, together with the run's settings.
 
-    Nothing is written or removed before the first `save`.
-
-    Args:
-        folder: where the windows are or will be.
-        settings: everything that determines the latents, JSON values.
-        discard: replace windows of other settings instead of raising SettingsDiffer.
+    ``settings`` are everything that determines the latents, JSON values. Windows of others raise ValueError,
+    or are replaced where ``discard`` says so. Nothing is written or removed before the first `save`.
     """
 
     def __init__(self, folder: Path, settings: dict, *, discard: bool = False) -> None:
@@ -38,7 +30,7 @@ class WindowFolder:
         known = self._read_settings()
         self._usable = known == settings
         if known is not None and not self._usable and not discard:
-            raise SettingsDiffer(
+            raise ValueError(
                 f"{folder.parent} holds an unfinished run with other settings "
                 f"({', '.join(changed_settings(known, settings))}). Choose another folder, use the same "
                 f"settings to continue, or replace it (--overwrite)."

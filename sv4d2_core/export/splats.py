@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..files import write_file
 from ..scene.gaussians.gaussians import Gaussians
-from ..scene.gaussians.splatting import GaussiansAt
+from ..scene.gaussians.splat_torch import GaussiansAt
 from ..video.pictures import to_bytes
 from .glb import ARRAY_BUFFER, GLBContainer, linear_colours
 from .mesh import check_finite

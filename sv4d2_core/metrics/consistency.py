@@ -43,12 +43,8 @@ def fit_residuals(rendered: ViewGrid, views: ViewGrid, *, include_input: bool = 
     """Return how far a fitted scene's pictures are from the views that it was fitted to, [T, V].
 
     The mean of |rendered - view| over the pixels that show the object in either. A scene can only show what
-    is consistent, so what it leaves is a measure of inconsistency without knowing the truth.
-
-    Args:
-        rendered: the scene from the views' cameras, at their times and size.
-        views: what the scene was fitted to.
-        include_input: the input view is the first column, [T, V + 1].
+    is consistent, so what it leaves is a measure of inconsistency without knowing the truth. With
+    ``include_input`` the input view is the first column, [T, V + 1].
     """
     rendered, _ = paired_views(rendered, views, "the rendered scene")
     first = 0 if include_input else 1
@@ -115,19 +111,16 @@ def warping_errors(images: Tensor, masks: Tensor) -> Tensor:
     return torch.tensor(errors, dtype=torch.float64)
 
 
-def tangency_errors(masks: Tensor, cameras: Cameras) -> Tensor:
-    """Return how far each view's outline misses the planes that touch the object in other views.
+def tangency_errors(
+    masks: Tensor,  # [V + 1, H, W] opacity in 0..1 of one moment
+    cameras: Cameras,
+) -> Tensor:
+    """Return how far each view's outline misses the planes that touch the object in others, [V + 1].
 
     The planes through two camera centres that touch the object are the same for both cameras, so both
     outlines must touch their images of them. The error of a pair is the mean distance over both planes and
-    both views, the error of a view the mean over its pairs.
-
-    Args:
-        masks: [V + 1, H, W] opacity in 0..1 of one moment.
-        cameras: V + 1 cameras.
-
-    Returns:
-        [V + 1] per cent of the width; NaN where an outline is empty or no pair can be compared.
+    both views, the error of a view the mean over its pairs, per cent of the width; NaN where an outline is
+    empty or no pair can be compared.
 
     Source: Hernandez, Schmitt, Cipolla 2007, "Silhouette Coherence for Camera Calibration".
     """
@@ -147,19 +140,16 @@ def tangency_errors(masks: Tensor, cameras: Cameras) -> Tensor:
     return _means(errors)
 
 
-def match_errors(images: Tensor, cameras: Cameras) -> Tensor:
-    """Return how far the matched corners of each view lie from their partners' epipolar lines.
+def match_errors(
+    images: Tensor,  # [V + 1, H, W, 3] in 0..1 of one moment
+    cameras: Cameras,
+) -> Tensor:
+    """Return how far each view's matched corners lie from their partners' epipolar lines, [V + 1].
 
     SIFT corners of views at most 50 degrees apart are matched by appearance alone (mutual best, ratio 0.85 in
     both directions); distances are symmetric (mean of both views) and count as 5 % where they are larger:
-    such matches are mistaken. Of true views' matches a fifth to a third are.
-
-    Args:
-        images: [V + 1, H, W, 3] in 0..1 of one moment.
-        cameras: V + 1 cameras.
-
-    Returns:
-        [V + 1] per cent of the width, the mean over a view's matches; NaN where it has none.
+    such matches are mistaken. Of true views' matches a fifth to a third are. The error of a view is the mean
+    over its matches, per cent of the width; NaN where it has none.
 
     Source: Hartley and Zisserman 2004, "Multiple View Geometry", chapter 11; Lowe 2004 (SIFT).
     """

@@ -201,10 +201,8 @@ class Networks:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Finite images [T, V + 1, H, W, 3] and masks [T, V + 1, H, W]."""
-
-    images: Tensor
-    masks: Tensor
+    images: Tensor  # [T, V + 1, H, W, 3], finite
+    masks: Tensor  # [T, V + 1, H, W]
 
     def show_an_object(self) -> Tensor:
         """Return which images of the novel views show one, [T, V]."""
@@ -213,25 +211,17 @@ class _Pictures:
 
 def evaluate(
     predicted: ViewGrid,
-    reference: ViewGrid | None = None,
+    reference: ViewGrid | None = None,  # of the same frames, in any order of cameras; None: what needs none
     networks: Networks | None = None,
     *,
     method: str = "predicted",
     scene: str = "",
-    residuals: Tensor | None = None,
-    callback: Callable[[int, int], None] | None = None,
+    residuals: Tensor | None = None,  # [T, V], see `fit_residuals`
+    callback: Callable[[int, int], None] | None = None,  # takes (steps done, `steps_of`), may raise to cancel
 ) -> SceneScores:
-    """Return the scores of predicted novel views.
+    """Return the scores of predicted novel views; the input view is not scored.
 
     Images that hold NaN or infinite values, and views that are missing, get no score; the notes name them.
-
-    Args:
-        predicted: the views; their input view is not scored.
-        reference: true views of the same frames, in any order of cameras; None: only what needs none.
-        networks: for LPIPS, CLIP-S and FVD.
-        method, scene: names.
-        residuals: [T, V] what a fitted 4D scene leaves unexplained of each image (`fit_residuals`).
-        callback: called with (steps done, `steps_of`) between frames and views; may raise to cancel.
 
     Raises:
         ValueError: frames, sizes or cameras that do not fit the reference's, values outside 0..1, images

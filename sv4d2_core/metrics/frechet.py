@@ -37,16 +37,15 @@ class FrechetDistance:
         return min(self.n_samples, self.n_reference_samples) <= self.n_features
 
 
-def frechet_distance(features: Tensor, reference: Tensor, shrinkage: float = 0.0) -> FrechetDistance:
+def frechet_distance(
+    features: Tensor,  # [N, D], N at least 2
+    reference: Tensor,  # [M, D], M at least 2
+    shrinkage: float = 0.0,  # 0 to 1; the same for all values that are compared
+) -> FrechetDistance:
     """Return the distance between Gaussians fitted to two sets of feature vectors.
 
     ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` with unbiased covariances, each shrunk towards
     ``tr(S) / D * I`` by ``shrinkage``.
-
-    Args:
-        features: [N, D], N at least 2.
-        reference: [M, D], M at least 2.
-        shrinkage: 0 to 1; the same for all values that are compared.
 
     Raises:
         ValueError: values that are not finite, or a shrinkage out of range.
@@ -112,7 +111,6 @@ class I3D:
     Args:
         path: TorchScript file whose network takes clips [N, 3, T, 224, 224] in -1..1 and the switches
             ``rescale``, ``resize`` and ``return_features``.
-        device: where the network runs.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -137,10 +135,7 @@ class I3D:
 
     @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:
-        """Return one feature vector per clip, [N, D] float32 on the CPU.
-
-        Args:
-            clips: [N, T, H, W, 3] in 0..1, resized to 224 x 224 (bilinear), T at least 9.
+        """Return one feature vector per clip, [N, D] float32 on the CPU, of [N, T, H, W, 3] in 0..1.
 
         Raises:
             ValueError: clips that are too short, or a network that answers in another way.
@@ -178,14 +173,10 @@ _NEIGHBOUR_DEG = 41.8
 
 
 def hog3d_features(clips: Tensor) -> Tensor:
-    """Return one vector per clip, [N, 276] float32 on the CPU.
+    """Return one vector per clip [N, T, H, W, 3] in 0..1, [N, 276] float32 on the CPU; T is at least 2.
 
     Histograms of the grey level's gradients in time and space over the ten axes of a dodecahedron's corners
-    in 2 x 3 x 3 cells, and mean and deviation over time of the colours in 4 x 4 cells. One pixel of a 64
-    pixel picture and one image of the clip are the units of the gradients.
-
-    Args:
-        clips: [N, T, H, W, 3] in 0..1, resized to 64 x 64; T at least 2.
+    in 2 x 3 x 3 cells, and mean and deviation over time of the colours in 4 x 4 cells, all at 64 x 64 pixels.
 
     Source: Klaeser, Marszalek, Schmid 2008, "A Spatio-Temporal Descriptor Based on 3D-Gradients".
     """

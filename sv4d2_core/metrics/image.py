@@ -74,11 +74,7 @@ def paired_views(predicted: ViewGrid, reference: ViewGrid, name: str = "") -> tu
     """Return the predicted views in the reference's order, and which novel views (1 to V) are missing.
 
     Views are the same where their angles relative to the input view agree to 0.5 degrees. A missing view's
-    images are NaN. Views that the reference does not have are left out.
-
-    Args:
-        predicted, reference: grids of equal frames and size.
-        name: what to call the predicted views in messages.
+    images are NaN. Views that the reference does not have are left out. Messages speak of views of ``name``.
 
     Raises:
         ValueError: other numbers of frames, other sizes, or no common novel view.

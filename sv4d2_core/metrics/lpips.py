@@ -38,10 +38,6 @@ _STAGES = range(5)
 class LPIPS:
     """The distance of images to their references, 0 for equal ones.
 
-    Args:
-        path: safetensors file.
-        device: where the network runs.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not LPIPS's state dict.
@@ -53,19 +49,11 @@ class LPIPS:
         first_kernel = self._stages[0][0][1].shape[-1]
         self.name, self._window, self._stride, self._padding, self._pooled = _BACKBONES[first_kernel]
 
-    @torch.no_grad()
     def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
-        """Return one distance per image, [N] float64; arguments as `distance`."""
-        return self.distance(images, reference)
-
-    def distance(self, images: Tensor, reference: Tensor) -> Tensor:
-        """Return one distance per image, [N] float64, differentiable.
-
-        Args:
-            images, reference: [N, H, W, 3] in 0..1, at least 32 x 32.
+        """Return the distances [N] float64 of images [N, H, W, 3] in 0..1, differentiable.
 
         Raises:
-            ValueError: images too small for the backbone.
+            ValueError: images below 32 x 32 pixels.
         """
         if min(images.shape[1:3]) < 32:
             raise ValueError(

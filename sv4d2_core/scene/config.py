@@ -1,8 +1,4 @@
-"""The settings of a fit: each has its default, its range and what it is. What nobody should turn is a named
-constant beside the code that uses it.
-
-The defaults are the recipe for five views of 64 to 512 pixels.
-"""
+"""The settings of a fit; the defaults are the recipe for five views of 64 to 512 pixels."""
 
 from __future__ import annotations
 
@@ -51,12 +47,10 @@ def settings_to_json(kind: type[Settings], settings: Settings) -> dict:
 
 
 def settings_from_json(kind: type[_Kind], data: dict) -> _Kind:
-    """Return settings from `settings_to_json`'s values; missing ones have their defaults, others are ignored.
+    """Return settings from `settings_to_json`'s values; missing ones have their defaults.
 
-    Files of version 0.1.0 hold every number of the fit that made them.
-
-    Raises:
-        ValueError: a value out of range.
+    Others are ignored: files of version 0.1.0 hold every number of the fit that made them. Raises ValueError
+    for one out of range.
     """
     return kind(**{one.name: data[one.name] for one in fields(kind) if one.name in data})
 
@@ -128,11 +122,7 @@ class GaussiansConfig(Settings):
 
 @dataclass(frozen=True)
 class RefineConfig(FieldConfig):
-    """Settings of `refine_scene`.
-
-    Raises:
-        ValueError: a field out of its range.
-    """
+    """Settings of `refine_scene`; ValueError for one out of its range."""
 
     backend: str = setting(
         "dynerf",
@@ -174,11 +164,9 @@ class RefineConfig(FieldConfig):
         return self.stage_one_steps + self.rounds * self.steps_refine
 
     def with_steps(self, steps: int, stages: int) -> RefineConfig:
-        """Return the same settings with ``steps`` steps in all, divided as the default recipe divides them.
+        """Return the same settings with ``steps`` steps, at least 4, divided as in the default recipe.
 
-        Args:
-            steps: at least 4.
-            stages: 1, or 2 with the rounds of these settings (2 where they have none).
+        Two stages have the rounds of these settings, or 2 where they have none.
         """
         recipe = RefineConfig()
         rounds = 0 if stages == 1 else self.rounds or recipe.rounds

@@ -1,8 +1,4 @@
-"""A fit between two steps: what it is fitted to, its optimiser, and a state to resume from.
-
-What is fitted is a `DyNeRFFit` or a `GaussiansFit`, which can do the same; `schedule.py` says what the steps
-are.
-"""
+"""A fit between two steps: what it is fitted to, its optimiser, and a state to resume from."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..files import tensors_under
 from ..views import ViewGrid
@@ -22,7 +19,7 @@ from .gaussians.gaussians_fit import GaussiansFit
 from .scene import Scene4D
 from .schedule import Step, round_of
 from .store import FitState, fit_fingerprint
-from .targets import RoundTargets, first_weights
+from .targets import RoundTargets, first_weights, resized_normals
 
 _FITS = {"dynerf": DyNeRFFit, "gaussians": GaussiansFit}
 
@@ -41,32 +38,20 @@ class FitProgress:
 
 
 class Fit:
-    """A fit between two steps.
+    """A fit between two steps, ``step`` of which are done with ``losses``.
 
-    Args:
-        views: checked, with masks.
-        config: the settings.
-        device: where the scene is fitted and stays.
-        perceptual: distance of patches, in place of SSIM.
-        normals: of the views, see `DyNeRFFit.aim`.
-        notes: for `FitProgress`.
-
-    Attributes:
-        step: steps done.
-        losses: of all steps done.
-
-    Raises:
-        ValueError: normals or a perceptual distance for Gaussians, silhouettes that contradict each other.
+    What is fitted is a `DyNeRFFit` or a `GaussiansFit`, which can do the same. Raises ValueError for normals
+    or a perceptual distance for Gaussians, and for silhouettes that contradict each other.
     """
 
     def __init__(
         self,
-        views: ViewGrid,
+        views: ViewGrid,  # checked, with masks
         config: RefineConfig,
-        device: torch.device | str = "cpu",
-        perceptual: Perceptual | None = None,
-        normals: Tensor | None = None,
-        notes: tuple[str, ...] = (),
+        device: torch.device | str = "cpu",  # where the scene is fitted and stays
+        perceptual: Perceptual | None = None,  # distance of patches, in place of SSIM
+        normals: Tensor | None = None,  # of the views, see `DyNeRFFit.aim`
+        notes: tuple[str, ...] = (),  # for `FitProgress`
     ) -> None:
         if config.backend == "gaussians" and (perceptual is not None or normals is not None):
             raise ValueError(
@@ -78,10 +63,10 @@ class Fit:
         self._fingerprint = fit_fingerprint(views, config, normals, perceptual is not None)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._targets: RoundTargets | None = None
-        self._normals = normals
+        self._given = views, first_weights(views, config), normals
+        self._shrink = 0  # how many times smaller than given is what the scene is fitted to; 0: nothing yet
         self._part = _FITS[config.backend](views, config, device, self._generator, perceptual)
         self._optimizer = torch.optim.Adam(self._part.groups(), betas=(0.9, 0.99), eps=1e-15, fused=True)
-        self._part.aim(views, first_weights(views, config), normals)
 
     @property
     def scene(self) -> Scene4D:
@@ -102,22 +87,27 @@ class Fit:
         """Fit to the targets of a round of the second stage from now on."""
         self._targets = targets
         views, weights = targets.unpacked(self.views)
-        normals = self._normals
+        normals = self._given[2]
         if normals is not None:
             # There are none for cameras beyond those of the views.
+            normals = normals[:, : self.views.n_views + 1]
             none = torch.zeros_like(normals[:, :1])
             normals = torch.cat([normals, *[none] * (views.n_views - self.views.n_views)], dim=1)
-        self._part.aim(views, weights, normals)
+        self._given, self._shrink = (views, weights, normals), 0
 
     def take(self, step: Step) -> None:
-        """Do one step.
-
-        Raises:
-            FloatingPointError: the fit diverged.
-        """
+        """Do one step; FloatingPointError where the fit diverged."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * step.learning_rate
         frames = step.frames(self.views.n_frames, self._generator)
+        if step.shrink != self._shrink:
+            views, weights, given = self._given
+            size = views.images.shape[2] // step.shrink
+            if step.shrink > 1:
+                weights = F.interpolate(weights, (size, size), mode="area")
+                given = None if given is None else resized_normals(given, size)
+            self._part.aim(views.resized(size), weights, given)
+            self._shrink = step.shrink
         self._part.prepare(step, self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._part.accumulate(step, frames)
@@ -143,11 +133,7 @@ class Fit:
         return FitState(self.step, self._fingerprint, tensors, cameras, self.config.total_steps)
 
     def restore(self, state: FitState) -> None:
-        """Go on from ``state``.
-
-        Raises:
-            ValueError: it belongs to a fit of other views or settings.
-        """
+        """Go on from ``state``; ValueError for that of a fit of other views or settings."""
         if state.fingerprint != self._fingerprint:
             raise ValueError(
                 f"Expected the state of a fit of these views with these settings; got one of another fit, at "

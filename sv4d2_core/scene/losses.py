@@ -44,14 +44,9 @@ def depth_smoothness(depths: Tensor, weights: Tensor) -> Tensor:
 def normal_smoothness(normals: Tensor, images: Tensor, weights: Tensor) -> Tensor:
     """Return how rough normals are where the picture is smooth: exp(-3 |grad I|) (sqrt(1 + |grad n|) - 1).
 
-    Gradients are Sobel's, scaled to the change per pixel; their norm is taken over directions and channels.
-    Pixels at the patch's border are left out. The papers' constant 1 is taken off: a flat surface costs
-    nothing. Source: SV3D (2403.12008), SV4D (2407.17470), bilateral normal smoothness after SAMURAI.
-
-    Args:
-        normals: [N, P, P, 3] rendered normals.
-        images: [N, P, P, 3] the target's colours in 0..1.
-        weights: [N, P, P] such as the opacity.
+    Of normals and the target's colours [N, P, P, 3], weighted by [N, P, P] such as the opacity. Gradients are
+    Sobel's, per pixel; their norm is over directions and channels. The papers' constant 1 is taken off: a
+    flat surface costs nothing. Source: SV3D (2403.12008), SV4D (2407.17470), bilateral normal smoothness.
     """
     edges = torch.exp(-_EDGE_SHARPNESS * _gradient_norm(images))
     roughness = (1 + _gradient_norm(normals)).sqrt() - 1
@@ -70,17 +65,14 @@ def alpha_entropy(alpha: Tensor) -> Tensor:
 
 
 def total_variation(planes: Tensor) -> Tensor:
-    """Return the mean squared difference of neighbours, in both directions, of feature planes [C, H, W].
-
-    Source: K-Planes (2301.10241), section 4.2, which takes the square.
-    """
+    """Return the mean squared difference of neighbours of planes [C, H, W] (K-Planes, 2301.10241, 4.2)."""
     return planes.diff(dim=-2).square().mean() + planes.diff(dim=-1).square().mean()
 
 
 def second_difference(planes: Tensor) -> Tensor:
-    """Return the mean squared second difference along time of planes [C, T, N]; 0 when T is below 3.
+    """Return the mean squared second difference along time of planes [C, T, N], 0 when T is below 3.
 
-    Steady change costs nothing, sudden change does. Source: K-Planes (2301.10241), section 4.2.
+    Source: K-Planes (2301.10241), section 4.2.
     """
     return planes.diff(n=2, dim=-2).square().mean() if planes.shape[-2] > 2 else planes.sum() * 0
 

@@ -1,8 +1,4 @@
-"""Views in, a 4D scene out: a first fit, then rounds that make the views anew from it and fit again.
-
-`refine_scene` is the whole job for every door: checked and resized views, the input's elevation, the path of
-an object that the crop followed, both stages.
-"""
+"""Views in, a 4D scene out: a first fit, then rounds that make the views anew from it and fit again."""
 
 from __future__ import annotations
 
@@ -34,43 +30,31 @@ _WARM_UP, _TIMED = 5, 20
 
 
 def refine_scene(
-    views: ViewGrid,
-    config: RefineConfig | None = None,
+    views: ViewGrid,  # square pictures of at least two views; the near-white rule makes missing masks
+    config: RefineConfig | None = None,  # None: the recipe, with stage 2 if there is ``resynthesize``
     *,
-    # how the views are taken
-    size: int | None = None,
+    size: int | None = None,  # fit pictures of this many pixels a side; None: as given
     input_elevation_deg: float | None = None,
     crop: CropPath | None = None,
-    # what else they are compared with
-    resynthesize: Resynthesize | None = None,
-    perceptual: Perceptual | None = None,
+    resynthesize: Resynthesize | None = None,  # denoises the scene's pictures; None: rounds keep the views
+    perceptual: Perceptual | None = None,  # distance of patches, such as LPIPS, in place of SSIM
     normals: Tensor | None = None,
-    # the run
-    minutes: float | None = None,
+    minutes: float | None = None,  # as many steps as this machine does in it, in place of the settings'
     callback: Callback | None = None,
-    device: torch.device | str = "cpu",
-    state: FitState | None = None,
+    device: torch.device | str = "cpu",  # where the scene is fitted and stays
+    state: FitState | None = None,  # of an interrupted fit, to go on with
 ) -> Scene4D:
     """Return the scene that shows what the views show, as `sv4d2 refine` and the node SV4D2 Refine 4D do.
 
     Args:
-        views: square pictures of at least two views; without masks the near-white rule makes them.
-        config: the settings; None: the recipe, with the second stage if ``resynthesize`` is
-            given. ``rounds`` 0 leaves the second stage out.
-        size: fit pictures of this many pixels a side; None: as given.
         input_elevation_deg: absolute elevation of the input camera; None: the cameras' own where it is not 0,
             else estimated from the silhouettes.
         crop: how the input was cut out of its clip; where it followed the object, the scene moves as the
             object did. None: the object stays in the middle.
-        resynthesize: denoises the scene's pictures again; None: the rounds keep the given views.
-        perceptual: distance of patches, such as LPIPS, in place of SSIM.
         normals: [T, V + 1, h, w, 3] of the views from an estimator, unit, in the camera's OpenGL axes (x
             right, y up, z towards the camera), 0 where not known; None: none.
-        minutes: as many steps as this machine does in so many minutes, in place of the settings'.
         callback: called with (steps done, all steps, `FitProgress`) after every step, and while a round
             renders; once where ``state`` had no step left. May raise to cancel.
-        device: where the scene is fitted and stays.
-        state: continue this interrupted fit.
 
     Raises:
         ValueError: views that cannot be fitted, or a state of another fit; the text says what to change.
@@ -121,8 +105,7 @@ def refine_scene(
 def steps_in(minutes: float, probe: Fit) -> int:
     """Return about how many steps of a fit take ``minutes``, by doing a few of another; at least 4.
 
-    Not counted is what the model of a second stage takes. Equal steps give equal scenes; equal minutes need
-    not.
+    What the model of a second stage takes is not counted.
     """
     began = 0.0
     for step in schedule(probe.config, probe.views):

@@ -33,42 +33,28 @@ class SceneRendering:
 class Scene4D(ABC):
     """An object that moves, seen from any camera at any time.
 
-    Args:
-        cameras: of the views that it was fitted to.
-        fps: frames per second of these views.
-        times: [T] in 0..1, rising, the times of these views.
-
-    Attributes:
-        backend: what it is made of; `load_scene` reads it from the file.
-        n_frames: T.
-        path: where the object is, if the crop of the views followed it; None: at the origin.
+    It knows the cameras, frames per second and times [T], rising in 0..1, of the views it was fitted to.
     """
 
-    backend: ClassVar[str]
+    backend: ClassVar[str]  # what it is made of; `load_scene` reads it from the file
 
     def __init__(self, cameras: Cameras, fps: float, times: Sequence[float]) -> None:
         self.cameras, self.fps, self.times = cameras, fps, tuple(times)
         self.n_frames = len(self.times)
+        # Where the object is, if the crop of the views followed it; None: at the origin.
         self.path: ObjectPath | None = None
 
     @torch.no_grad()
     def render(
         self,
         cameras: Cameras,
-        times: Sequence[float],
-        size: int,
+        times: Sequence[float],  # in 0..1
+        size: int,  # H and W, pixels
         *,
-        views: Sequence[int] | None = None,
-        callback: Callable[[int, int, None], None] | None = None,
+        views: Sequence[int] | None = None,  # which of the cameras, 0 the input view; None: all V + 1
+        callback: Callable[[int, int, None], None] | None = None,  # (done, all, None); may raise to cancel
     ) -> SceneRendering:
-        """Return square pictures of cameras at times in 0..1.
-
-        Args:
-            cameras: V + 1 cameras.
-            times: in 0..1.
-            size: H and W, pixels.
-            views: which of the cameras, 0 the input view; None: all V + 1.
-            callback: called with (pictures done, all pictures, None); may raise to cancel.
+        """Return square pictures of cameras at some times.
 
         Raises:
             ValueError: no time, a time outside 0..1, a size below 1, no such view.
@@ -94,8 +80,7 @@ class Scene4D(ABC):
     def bounds(self, time: float) -> Tensor:
         """Return the corners [2, 3] of a box that holds the object at a time, world units, on the CPU.
 
-        Raises:
-            ValueError: there is nothing at this time.
+        Raises ValueError where there is nothing at this time.
         """
 
     @abstractmethod
@@ -167,26 +152,14 @@ def no_object(time: float) -> ValueError:
 
 def turntable(
     scene: Scene4D,
-    cameras: Cameras,
-    n_pictures: int,
-    size: int,
+    cameras: Cameras,  # give radius, field of view and the input's elevation
+    n_pictures: int,  # N, at least 2, or ValueError
+    size: int,  # of the pictures, pixels
     *,
-    turns: float = 1.0,
-    callback: Callable[[int, int], None] | None = None,
+    turns: float = 1.0,  # around the scene; negative: the other way
+    callback: Callable[[int, int], None] | None = None,  # (pictures done, all); may raise to cancel
 ) -> tuple[SceneRendering, Cameras]:
-    """Return pictures [1, N, ...] around the scene, its motion to and fro at its own pace, and their cameras.
-
-    Args:
-        scene: to be seen.
-        cameras: give radius, field of view and the input's elevation.
-        n_pictures: N.
-        size: of the pictures, pixels.
-        turns: around the scene; negative: the other way.
-        callback: called with (pictures done, all pictures); may raise to cancel.
-
-    Raises:
-        ValueError: fewer than two pictures.
-    """
+    """Return pictures [1, N, ...] around the scene, which moves to and fro as it did, and their cameras."""
     if n_pictures < 2:
         raise ValueError(f"Expected at least 2 pictures of a turntable; got {n_pictures}. Raise frames.")
     azimuths = tuple(360 * turns * i / n_pictures for i in range(n_pictures))

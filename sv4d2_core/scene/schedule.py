@@ -23,7 +23,7 @@ _GROWTH_PERCENT = 35
 _RINGS = 5
 # Mean mask IoU with the anchor frame up to which the motion counts as large. The benchmark's slow scenes lie
 # between 0.67 and 0.94, the fast ones that cross the picture at 0.23 and 0.28.
-_LARGE_MOTION_IOU = 0.3
+LARGE_MOTION_IOU = 0.3
 # Pictures from this size on are fitted from coarse to fine: the share of stage 1 at which a quarter, a half
 # and all of their size begin.
 _COARSE_TO_FINE_FROM, _COARSE_TO_FINE = 256, ((0.0, 4), (0.4, 2), (0.7, 1))
@@ -46,10 +46,6 @@ class Step:
     newest: tuple[int, ...] = ()  # those of them that were admitted last; (): all are alike
     known: tuple[int, int] | None = None  # first and last frame known before, where others come in with it
 
-    def size_of(self, size: int) -> int:
-        """Return the size in which the step uses pictures of ``size`` pixels."""
-        return size // self.shrink
-
     def frames(self, n_frames: int, generator: torch.Generator) -> Tensor:
         """Return the frames of the step out of T, [F] int64; while not timed, the anchor alone."""
         if not self.timed:
@@ -61,7 +57,9 @@ def schedule(config: RefineConfig, views: ViewGrid, first: int = 0) -> Iterator[
     """Yield the steps of a fit to checked views, from number ``first`` on."""
     assert views.masks is not None
     n_frames, anchor = views.n_frames, anchor_frame(views.masks)
-    outward = motion_is_large(views.masks, anchor) if config.progressive is None else config.progressive
+    outward = config.progressive
+    if outward is None:
+        outward = motion_score(views.masks, anchor) <= LARGE_MOTION_IOU
     coarse_to_fine = views.images.shape[2] >= _COARSE_TO_FINE_FROM
     for number in range(first, config.total_steps):
         moving, after = number - config.steps_static, number - config.stage_one_steps
@@ -106,10 +104,7 @@ def _learning_rate(config: RefineConfig, number: int) -> float:
 
 
 def anchor_frame(masks: Tensor) -> int:
-    """Return the frame with the largest mask area summed over the views of ``masks`` [T, V + 1, H, W].
-
-    The first of equal ones. The largest picture of the object hides least of it.
-    """
+    """Return the frame of largest area of masks [T, V + 1, H, W], the first of equals: it hides least."""
     return int(masks.sum(dim=(1, 2, 3), dtype=torch.float64).argmax())
 
 
@@ -122,11 +117,6 @@ def motion_score(masks: Tensor, anchor: int) -> float:
     both = (inside & inside[anchor]).sum(dim=(2, 3)).double()
     either = (inside | inside[anchor]).sum(dim=(2, 3)).double()
     return float(torch.where(either > 0, both / either.clamp(min=1), 1.0).mean())
-
-
-def motion_is_large(masks: Tensor, anchor: int) -> bool:
-    """Return whether admitting frames bit by bit is worth it: a `motion_score` of at most 0.3."""
-    return motion_score(masks, anchor) <= _LARGE_MOTION_IOU
 
 
 def allowed_frames(step: int, steps: int, n_frames: int, anchor: int) -> tuple[list[int], list[int]]:
@@ -149,9 +139,9 @@ def allowed_frames(step: int, steps: int, n_frames: int, anchor: int) -> tuple[l
 def draw_frames(
     allowed: Sequence[int], newest: Sequence[int], count: int, generator: torch.Generator
 ) -> Tensor:
-    """Return ``count`` frames for one step, half from the newest and the rest from all others, [count] int64.
+    """Return frames for one step, [count] int64, the larger half from the newest, the rest from all others.
 
-    The larger half is new where there are that many new ones. No frame comes twice unless there are too few.
+    No frame comes twice unless there are too few.
     """
     new = min(len(newest), (count + 1) // 2)
     drawn = [newest[i] for i in shuffled(len(newest), new, generator).tolist()]

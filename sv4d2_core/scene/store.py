@@ -40,12 +40,7 @@ class FitState:
 
     @classmethod
     def load(cls, path: str | Path) -> FitState:
-        """Return the state that `save` wrote.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: the file is damaged or of another kind.
-        """
+        """Return the state that `save` wrote; FileNotFoundError, or ValueError for a damaged file."""
         tensors, header = read_tensors(path, _FORMAT)
         try:
             cameras = None if header["cameras"] is None else Cameras.from_json(header["cameras"])
@@ -77,12 +72,7 @@ def fit_fingerprint(
 
 
 def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
-    """Return the scene that a file holds.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a scene, damaged, or of a backend that this version does not read.
-    """
+    """Return the scene that a file holds; FileNotFoundError, or ValueError for one that cannot be read."""
     tensors, header = read_tensors(path, SCENE_FORMAT)
     readers = {DyNeRF.backend: DyNeRF.from_tensors, Gaussians.backend: Gaussians.from_tensors}
     backend = header.get("backend")

@@ -42,9 +42,7 @@ _NAMES = ("images", "masks", "weights")
 def checked_views(views: ViewGrid) -> ViewGrid:
     """Return float32 views on the CPU with masks, which the near-white rule makes where they are missing.
 
-    Raises:
-        ValueError: pictures that are not square, too small, not finite or out of range, pictures without an
-            object, times that do not rise.
+    Raises ValueError for views that cannot be fitted: their sizes, times, values, silhouettes.
     """
     n_frames, n_views, height, width = views.images.shape[:4]
     if n_frames < 1:
@@ -108,8 +106,7 @@ def _check_silhouettes(masks: Tensor) -> None:
 def checked_normals(normals: Tensor, views: ViewGrid) -> Tensor:
     """Return float32 normals of checked views on the CPU and in their size, of length 1, or 0: not known.
 
-    Raises:
-        ValueError: normals of other pictures than the views, or values that are not finite.
+    Raises ValueError for normals of other pictures than the views, or values that are not finite.
     """
     sized = resized_normals(normals.detach().cpu().float(), views.images.shape[2])
     if sized.shape != views.images.shape or not sized.isfinite().all():
@@ -234,8 +231,7 @@ def ring_cameras(cameras: Cameras, ring_elevations_deg: Sequence[float]) -> Came
     """Return the cameras and, per ring, as many novel ones between them: V (1 + rings) novel views.
 
     A model samples V views at a time, so every ring is one pass of it. Of the V + 1 gaps between neighbouring
-    azimuths, one next to the input view is left out: the input shows most of it already. Elevations are
-    relative to the input view.
+    azimuths, one next to the input view is left out: the input shows most of it already.
     """
     azimuths = sorted({a % 360 for a in cameras.azimuths_deg})
     gaps = [(b - a, (a + b) / 2) for a, b in zip(azimuths, [*azimuths[1:], 360.0], strict=True)]

@@ -42,8 +42,7 @@ class Bone:
 class Bones(list[Bone]):
     """A skeleton in the making: each method adds an ellipsoid; further fields as in `Bone`.
 
-    Args:
-        palette: parts without a paint of their own have its main one, with its pattern.
+    Parts without a paint of their own have the palette's main one, with its pattern.
     """
 
     def __init__(self, palette: Palette | None = None) -> None:
@@ -240,12 +239,9 @@ _ROUNDS = 4
 
 
 def framed(parts: Parts, cameras: Cameras, fill: float) -> Parts:
-    """Return the object centred and scaled so that in the tightest picture it fills a share of the frame.
+    """Return the object centred and scaled so that in the tightest picture it reaches to ``fill``.
 
-    Args:
-        parts: at all the times that will be seen.
-        cameras: all cameras that will see it.
-        fill: reach of the object from the middle of the picture, as a share of half the picture's side.
+    It is a share of half the picture's side, at all times of the parts and for all cameras.
     """
     points = surface_points(parts)
     middle = (points.amin(0) + points.amax(0)) / 2
@@ -290,13 +286,14 @@ def make_creature(seed: int) -> Creature:
     It looks across the input view, half towards the camera, and stays within a unit box around the origin.
     """
     dice = Dice(seed)
-    palette = _jittered(_PALETTES[seed % len(_PALETTES)], dice)
+    coat = _jittered(_PALETTES[seed % len(_PALETTES)], dice)
+    marking, underside = (plain(*colour) for colour in coat[1:])
     pattern = dice.choose(("stripes", "spots", "patches"))
-    body = _body(dice)
+    palette = Palette(coat, marking, marking, underside, _NOSE, pattern)
+    body = _body(dice, palette)
     gait = dice.choose(tuple(_GAITS.values()))
-    bones = (*body, *_head(dice), *_legs(dice, gait), *_tail(dice))
     creature = Creature(
-        tuple(_painted(bone, palette, pattern) for bone in bones),
+        (*body, *_head(dice, palette), *_legs(dice, palette, gait), *_tail(dice, palette)),
         heading_deg=dice.choose((-1, 1)) * dice.between(35, 75),
         cycles=dice.choose((1, 2)),
         bob=dice.between(0.012, 0.022),
@@ -306,52 +303,50 @@ def make_creature(seed: int) -> Creature:
     return fitted(creature)
 
 
-# One part on as few lines as it needs; ruff would spread each over ten.
+# One part of an animal stands on as few lines as it needs; ruff would spread it over ten.
 # fmt: off
-def _body(dice: Dice) -> list[Bone]:
+def _body(dice: Dice, palette: Palette) -> Bones:
     """Return the trunk: a belly with chest and rump on it, about 0.9 long."""
     stout, long = dice.between(0.85, 1.15), dice.between(0.92, 1.12)
-    w, h, middle = 0.185 * stout, 0.195 * stout, (0, 0, 0)
-    return [
-        Bone("belly", "", middle, middle, (w, h, 0.36 * long), swing_deg=2.0, beats=2, phase=0.15),
-        Bone("chest", "belly", (0, 0.015, 0.17 * long), middle, (1.04 * w, 1.1 * h, 0.23 * long)),
-        Bone("rump", "belly", (0, 0.01, -0.18 * long), middle, (1.01 * w, 1.05 * h, 0.21 * long)),
-    ]
+    w, h = 0.185 * stout, 0.195 * stout
+    bones = Bones(palette)
+    bones.ball("belly", "", (0, 0, 0), (w, h, 0.36 * long), swing_deg=2.0, beats=2, phase=0.15)
+    bones.ball("chest", "belly", (0, 0.015, 0.17 * long), (1.04 * w, 1.1 * h, 0.23 * long))
+    bones.ball("rump", "belly", (0, 0.01, -0.18 * long), (1.01 * w, 1.05 * h, 0.21 * long))
+    return bones
 
 
-def _head(dice: Dice) -> list[Bone]:
+def _head(dice: Dice, palette: Palette) -> Bones:
     """Return neck, head, muzzle, nose, eyes and ears."""
     size, neck = dice.between(0.9, 1.12), dice.between(0.10, 0.22)
     muzzle, ears = dice.between(0.09, 0.16), dice.choose(("pointed", "round", "long", "floppy"))
     lean = dice.between(25, 45)
     r = 0.17 * size
-    bones = [
-        Bone("neck", "chest", (0, 0.08, 0.08), (0, neck / 2, 0), (0.105, 0.09 + neck / 2, 0.115),
-             rest_deg=(lean, 0, 0), axis=(0, 1, 0), swing_deg=dice.between(4, 10)),
-        Bone("head", "neck", (0, neck + 0.06, 0.02), (0, 0.05, 0.04), (0.98 * r, 0.92 * r, r),
-             rest_deg=(-lean, 0, 0), swing_deg=dice.between(3, 7), beats=2),
-        Bone("muzzle", "head", (0, 0.005, 0.04 + 0.75 * r), (0, 0, 0.3 * muzzle),
-             (0.56 * r, 0.44 * r, 0.05 + 0.6 * muzzle)),
-        Bone("nose", "muzzle", (0, 0.26 * r, 0.035 + 0.85 * muzzle), (0, 0, 0),
-             (0.21 * r, 0.16 * r, 0.16 * r)),
-    ]
+    bones = Bones(palette)
+    bones.limb("neck", "chest", (0, 0.08, 0.08), (0, neck / 2, 0), (0.105, 0.09 + neck / 2, 0.115),
+               rest_deg=(lean, 0, 0), axis=Y, swing_deg=dice.between(4, 10))
+    bones.limb("head", "neck", (0, neck + 0.06, 0.02), (0, 0.05, 0.04), (0.98 * r, 0.92 * r, r),
+               rest_deg=(-lean, 0, 0), swing_deg=dice.between(3, 7), beats=2)
+    bones.limb("muzzle", "head", (0, 0.005, 0.04 + 0.75 * r), (0, 0, 0.3 * muzzle),
+               (0.56 * r, 0.44 * r, 0.05 + 0.6 * muzzle), palette.light)
+    tip = (0, 0.26 * r, 0.035 + 0.85 * muzzle)
+    bones.ball("nose", "muzzle", tip, (0.21 * r, 0.16 * r, 0.16 * r), palette.dark)
     for side, a in SIDES:
-        bones.append(
-            Bone(f"eye {side}", "head", (a * 0.56 * r, 0.05 + 0.3 * r, 0.04 + 0.72 * r), (0, 0, 0),
-                 (0.25 * r, 0.29 * r, 0.2 * r), rest_deg=(-4, a * 30, 0), pattern="eye"))
+        at = (a * 0.56 * r, 0.05 + 0.3 * r, 0.04 + 0.72 * r)
+        bones.eye(f"eye {side}", "head", at, (0.25 * r, 0.29 * r, 0.2 * r), a * 30, -4)
         length, (x, y, z), rest = {
             "pointed": (0.42, (0.36, 0.62, 0.18), (-5, a * 15, -a * 16)),
             "round": (0.22, (0.46, 0.46, 0.17), (-5, a * 15, -a * 38)),
             "long": (0.95, (0.26, 1.05, 0.17), (-14, a * 10, -a * 14)),
             "floppy": (0.55, (0.30, 0.75, 0.16), (0, a * 20, -a * 128)),
         }[ears]
-        bones.append(
-            Bone(f"ear {side}", "head", (a * 0.55 * r, 0.05 + 0.68 * r, 0.01), (0, length * r, 0),
-                 (x * r, y * r, z * r), rest, axis=Z, swing_deg=a * dice.between(4, 9), beats=2))
+        bones.limb(f"ear {side}", "head", (a * 0.55 * r, 0.05 + 0.68 * r, 0.01), (0, length * r, 0),
+                   (x * r, y * r, z * r), palette.second, rest_deg=rest, axis=Z,
+                   swing_deg=a * dice.between(4, 9), beats=2)
     return bones
 
 
-def _legs(dice: Dice, gait: tuple[float, ...]) -> list[Bone]:
+def _legs(dice: Dice, palette: Palette, gait: tuple[float, ...]) -> Bones:
     """Return four legs of thigh, shank and paw.
 
     A positive angle swings a leg backwards. The knee bends most while the leg swings forwards, a quarter of
@@ -359,64 +354,46 @@ def _legs(dice: Dice, gait: tuple[float, ...]) -> list[Bone]:
     """
     upper, lower = dice.between(0.19, 0.25), dice.between(0.17, 0.24)
     thick, stride, lift = dice.between(0.9, 1.15), dice.between(24, 34), dice.between(16, 26)
-    bones = []
+    base, marking, _ = palette.main
     ends = (  # end, trunk, joint, girth of the thigh, rest of thigh, shank and paw
         ("front", "chest", -0.07, 0.03, 1.0, (0, lift, -lift)),
         ("hind", "rump", -0.05, -0.04, 1.2, (-12, lift + 8, -lift + 4)),
     )
     corners = [(*end, *side) for end in ends for side in SIDES]
+    bones = Bones(replace(palette, main=(base, marking, base)))
     for (end, trunk, y, z, heavy, rest, side, a), phase in zip(corners, gait, strict=True):
         leg = f"{end} {side}"
-        bones += [
-            Bone(f"thigh {leg}", trunk, (a * 0.105, y, z), (0, -upper / 2, 0),
-                 (0.075 * thick, 0.62 * upper, 0.085 * thick * heavy),
-                 rest_deg=(rest[0], 0, 0), swing_deg=stride, phase=phase),
-            Bone(f"shank {leg}", f"thigh {leg}", (0, -upper, 0), (0, -lower / 2, 0),
-                 (0.052 * thick, 0.62 * lower, 0.055 * thick),
-                 rest_deg=(rest[1], 0, 0), swing_deg=lift, phase=phase - 0.25),
-            Bone(f"paw {leg}", f"shank {leg}", (0, -lower, 0), (0, -0.01, 0.025),
-                 (0.062 * thick, 0.042 * thick, 0.085 * thick),
-                 rest_deg=(rest[2], 0, 0), swing_deg=0.6 * lift, phase=phase + 0.25),
-        ]
+        bones.limb(f"thigh {leg}", trunk, (a * 0.105, y, z), (0, -upper / 2, 0),
+                   (0.075 * thick, 0.62 * upper, 0.085 * thick * heavy),
+                   rest_deg=(rest[0], 0, 0), swing_deg=stride, phase=phase)
+        bones.limb(f"shank {leg}", f"thigh {leg}", (0, -upper, 0), (0, -lower / 2, 0),
+                   (0.052 * thick, 0.62 * lower, 0.055 * thick),
+                   rest_deg=(rest[1], 0, 0), swing_deg=lift, phase=phase - 0.25)
+        bones.limb(f"paw {leg}", f"shank {leg}", (0, -lower, 0), (0, -0.01, 0.025),
+                   (0.062 * thick, 0.042 * thick, 0.085 * thick), palette.second,
+                   rest_deg=(rest[2], 0, 0), swing_deg=0.6 * lift, phase=phase + 0.25)
     return bones
 
 
-def _tail(dice: Dice) -> list[Bone]:
-    """Return a tail of three wagging pieces, each a little behind the one before."""
+def _tail(dice: Dice, palette: Palette) -> Bones:
+    """Return a tail of three wagging pieces, each a little behind the one before, the last a tuft."""
     length, thick, lift = dice.between(0.12, 0.19), dice.between(0.032, 0.055), dice.between(15, 55)
     wag, tuft = dice.between(14, 24), dice.between(0.8, 1.7)
-    bones, parent, joint, rest = [], "rump", (0.0, 0.09, -0.13), (lift - 20, 0.0, 0.0)
-    for i, radius in enumerate((thick, 0.9 * thick, tuft * thick)):
-        bones.append(
-            Bone(f"tail {i}", parent, joint, (0, 0, -length / 2), (radius, radius, 0.6 * length),
-                 rest_deg=rest, axis=(0, 1, 0), swing_deg=wag, phase=-0.12 * i))
+    bones, parent, joint, rest = Bones(palette), "rump", (0.0, 0.09, -0.13), (lift - 20, 0.0, 0.0)
+    for i, (radius, paint) in enumerate(((thick, None), (0.9 * thick, None), (tuft * thick, palette.second))):
+        bones.limb(f"tail {i}", parent, joint, (0, 0, -length / 2), (radius, radius, 0.6 * length), paint,
+                   rest_deg=rest, axis=Y, swing_deg=wag, phase=-0.12 * i)
         parent, joint, rest = f"tail {i}", (0.0, 0.0, -length), (lift / 2, 0.0, 0.0)
     return bones
 
 
 # fmt: on
-def _painted(bone: Bone, palette: Paint, pattern: str) -> Bone:
-    """Return the bone in its colours: coat everywhere but on eyes, nose, muzzle, paws, ears and tuft."""
-    base, marking, underside = palette
-    kind = "tuft" if bone.name == "tail 2" else bone.name.split()[0]
-    plain_paints = {
-        "eye": EYE,
-        "nose": _NOSE,
-        "muzzle": (underside,) * 3,
-        **dict.fromkeys(("paw", "ear", "tuft"), (marking,) * 3),
-    }
-    if kind in plain_paints:
-        return replace(bone, colours=plain_paints[kind])
-    below = base if kind in ("thigh", "shank") else underside
-    return replace(bone, colours=(base, marking, below), pattern=pattern)
-
-
-def _jittered(palette: Paint, dice: Dice) -> Paint:
-    """Return the palette with every channel moved by up to 0.05."""
+def _jittered(paint: Paint, dice: Dice) -> Paint:
+    """Return the paint with every channel moved by up to 0.05."""
 
     def moved(colour: Vector) -> Vector:
         r, g, b = (min(max(c + dice.between(-0.05, 0.05), 0.0), 1.0) for c in colour)
         return r, g, b
 
-    base, marking, underside = palette
+    base, marking, underside = paint
     return moved(base), moved(marking), moved(underside)

@@ -69,14 +69,13 @@ class Coat:
             self.phases.to(device, dtype),
         )
 
-    def albedo(self, part: Tensor, on_sphere: Tensor, radii: Tensor) -> Tensor:
-        """Return the unlit colour of surface points, [N, 3].
-
-        Args:
-            part: [N] which ellipsoid.
-            on_sphere: [N, 3] the point in the ellipsoid's frame, divided by the radii: on the unit sphere.
-            radii: [P, 3] of all ellipsoids.
-        """
+    def albedo(
+        self,
+        part: Tensor,  # [N] which ellipsoid
+        on_sphere: Tensor,  # [N, 3] the point in the ellipsoid's frame, divided by its radii
+        radii: Tensor,  # [P, 3] of all ellipsoids
+    ) -> Tensor:
+        """Return the unlit colour of surface points, [N, 3]."""
         local = on_sphere * radii[part]
         at_rest = torch.einsum("nij,nj->ni", self.rest_rotations[part], local) + self.rest_centres[part]
         base, marking, underside = self.colours[part].unbind(1)

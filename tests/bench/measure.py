@@ -69,3 +69,11 @@ def matrix_product_rate(device: torch.device, dtype: torch.dtype, size: int, rep
     """Return the best rate of a square matrix product, in floating-point operations per second."""
     a, b = torch.randn(2, size, size, device=device).to(dtype)
     return 2 * size**3 / min(seconds(lambda: a @ b, device) for _ in range(repeats))
+
+
+def interval(values: Tensor, n: int = 10_000) -> tuple[float, float]:
+    """Return the middle 95 % of the mean of values [N] under resampling."""
+    generator = torch.Generator().manual_seed(0)
+    means = values[torch.randint(len(values), (n, len(values)), generator=generator)].mean(1)
+    low, high = torch.quantile(means.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

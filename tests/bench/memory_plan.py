@@ -35,14 +35,6 @@ _HEADER = """| budget, GiB | weights | parts, MiB | encoded / decoded at once | 
 _MEASURED = (" measured allocated / reserved, GB | s per step | retries |", "--:|--:|--:|")
 
 
-def row(budget: float, plan: MemoryPlan, measured: str) -> str:
-    """Return a line of the table."""
-    return (
-        f"| {budget:g} | {plan.placement} | {plan.chunk_bytes / 2**20:.0f} | {plan.encode_batch} / "
-        f"{plan.decode_batch} | {plan.estimated_bytes / 1e9:.1f} |{measured}"
-    )
-
-
 def table(config: ModelConfig, options: argparse.Namespace) -> str:
     """Return the Markdown table of all budgets."""
     dtype = getattr(torch, options.dtype)
@@ -58,7 +50,10 @@ def table(config: ModelConfig, options: argparse.Namespace) -> str:
             lines.append(f"| {budget:g} | does not fit | | | |")
             continue
         measured = "" if model is None else run_within(model, options, budget, plan)
-        lines.append(row(budget, plan, measured))
+        lines.append(
+            f"| {budget:g} | {plan.placement} | {plan.chunk_bytes / 2**20:.0f} | {plan.encode_batch} / "
+            f"{plan.decode_batch} | {plan.estimated_bytes / 1e9:.1f} |{measured}"
+        )
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,33 +31,6 @@ from sv4d2_core.scene.store import load_scene
 _OPAQUE = 0.5
 
 
-class Row(NamedTuple):
-    """What was measured of one scene."""
-
-    scene: str
-    tracked: tuple[float, float]
-    renewed: tuple[float, float]
-    deviation: float
-    acceleration: tuple[float, float]
-    megabytes: float
-    seconds: float
-    browser: tuple[float, float] | None
-
-    def cells(self) -> list[str]:
-        """Return the cells of the row."""
-        browser = "-" if self.browser is None else "{:.3f} ({:.3f})".format(*self.browser)
-        return [
-            self.scene,
-            "{:.3f} ({:.3f})".format(*self.tracked),
-            "{:.3f} ({:.3f})".format(*self.renewed),
-            browser,
-            f"{100 * self.deviation:.2f} %",
-            "{:.4f} / {:.4f}".format(*self.acceleration),
-            f"{self.megabytes:.2f}",
-            f"{self.seconds:.0f}",
-        ]
-
-
 HEADS = [
     "scene",
     "IoU tracked, mean (worst)",
@@ -70,8 +43,8 @@ HEADS = [
 ]
 
 
-def measure(place: Path, args: argparse.Namespace) -> Row:
-    """Return the figures of one scene."""
+def measure(place: Path, args: argparse.Namespace) -> list[str]:
+    """Return the figures of one scene, one cell for each of ``HEADS``."""
     scene = load_scene(place, torch.device("cpu"))
     began = time.perf_counter()
     made = track(scene, tuple(scene.times), args.resolution, args.faces)
@@ -90,16 +63,22 @@ def measure(place: Path, args: argparse.Namespace) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "moving.glb"
         write_animated_glb(file, made.animation)
-        return Row(
-            scene=place.stem,
-            tracked=(float(np.mean(tracked)), min(tracked)),
-            renewed=(float(np.mean(renewed)), min(renewed)),
-            deviation=max(made.deviation),
-            acceleration=(steady.tracked, steady.nearest),
-            megabytes=file.stat().st_size / 1e6,
-            seconds=seconds,
-            browser=_played(file, scene, made, masks, args.size) if args.browser else None,
-        )
+        played = _played(file, scene, made, masks, args.size) if args.browser else None
+        megabytes = file.stat().st_size / 1e6
+    return [
+        place.stem,
+        _mean_and_worst(tracked),
+        _mean_and_worst(renewed),
+        "-" if played is None else _mean_and_worst(played),
+        f"{100 * max(made.deviation):.2f} %",
+        f"{steady.tracked:.4f} / {steady.nearest:.4f}",
+        f"{megabytes:.2f}",
+        f"{seconds:.0f}",
+    ]
+
+
+def _mean_and_worst(scores: list[float]) -> str:
+    return f"{np.mean(scores):.3f} ({min(scores):.3f})"
 
 
 def _scene_masks(scene: Scene4D, size: int) -> np.ndarray:
@@ -108,18 +87,17 @@ def _scene_masks(scene: Scene4D, size: int) -> np.ndarray:
     return torch.stack(frames).numpy() >= _OPAQUE
 
 
-def _played(file: Path, scene: Scene4D, made: Tracked, masks: np.ndarray, size: int) -> tuple[float, float]:
-    """Return the mean and the worst IoU of what three.js shows."""
+def _played(file: Path, scene: Scene4D, made: Tracked, masks: np.ndarray, size: int) -> list[float]:
+    """Return the IoU of the pictures that three.js shows."""
     cameras, seconds = own_cameras(scene), made.animation.seconds()
     asked = [(t, v) for t in range(0, len(seconds), 3) for v in (0, min(2, masks.shape[1] - 1))]
     intrinsics, poses = cameras.intrinsics(size), cameras.c2w_opengl()
     shots: list[Any] = [viewer.Shot(file, float(seconds[t]), intrinsics, poses[v], size) for t, v in asked]
     pictures, _ = viewer.render(shots)
-    scores = [
+    return [
         overlap(np.asarray(picture)[..., 3] > 127, masks[t, v])
         for picture, (t, v) in zip(pictures, asked, strict=True)
     ]
-    return float(np.mean(scores)), min(scores)
 
 
 def main() -> None:
@@ -138,7 +116,7 @@ def main() -> None:
         parser.error(missing)
     print("| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS), flush=True)
     for place in args.scenes:
-        print("| " + " | ".join(measure(place, args).cells()) + " |", flush=True)
+        print("| " + " | ".join(measure(place, args)) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,21 +37,13 @@ _STATIC_SHARE, _SAME_MOTION = 0.3, 0.01
 
 @dataclass(frozen=True)
 class PlantedClip:
-    """A clip and what is wrong with it.
+    """A clip and what is wrong with it."""
 
-    Args:
-        name: of the object and the defect.
-        defect: out of `DEFECTS`.
-        grid: the views.
-        centre: [3] of the most static third of the surface, in truth.
-        parts: the object as it was pictured, before light was changed.
-    """
-
-    name: str
-    defect: str
+    name: str  # of the object and the defect
+    defect: str  # out of `DEFECTS`
     grid: ViewGrid
-    centre: Tensor
-    parts: Parts
+    centre: Tensor  # [3] of the most static third of the surface, in truth
+    parts: Parts  # the object as it was pictured, before light was changed
 
 
 def planted_defects(

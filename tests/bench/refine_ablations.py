@@ -1,7 +1,7 @@
 """Prints what each part of the refiner is worth: one row per way to fit, with equal numbers of steps.
 
     python tests/bench/refine_ablations.py [--arms stage1 oracle-0.5 ...] [--scenes owl] [--steps 1000]
-        [--corrupt 1]
+        [--corrupt 1] [--per-scene] [--rig sv4d2] [--set learning_rate_factor=0.3 features=8]
 
 Figures are means over the scenes, of the five cameras of `HELD_OUT` at the frame times; "between" half-way
 between them; "floaters" is the opacity more than two pixels outside the true mask, as a share of the mask.
@@ -14,6 +14,7 @@ views; ``polish`` keeps the given views and only weighs them by visibility.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from sv4d2_core.cameras import Cameras
+from sv4d2_core.cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
 from sv4d2_core.metrics.consistency import fit_residuals
 from sv4d2_core.metrics.evaluate import evaluate
 from sv4d2_core.metrics.image import psnr
@@ -120,19 +121,22 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--corrupt", type=float, default=1.0)
     parser.add_argument("--per-scene", action="store_true")
+    parser.add_argument("--rig", default="sv4d2", choices=tuple(OFFICIAL_AZIMUTHS_DEG))
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of RefineConfig")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    print(f"sv4d2 rig, {args.size} px, {args.steps} steps, corruption {args.corrupt:g}, {args.scenes}\n")
+    fields = {key: json.loads(value) for key, value in (text.split("=") for text in args.set)}
+    print(f"{vars(args)}\n")
     print("| arm | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|")
     scenes = [(i, scene) for i, scene in enumerate(benchmark_scenes()) if scene.name in args.scenes]
     for arm in args.arms:
         base = RefineConfig(weight_by_trust=args.corrupt > 0)
         config = replace(base, **ARMS[arm])
-        config = config.with_steps(args.steps, 2 if config.rounds else 1)
+        config = replace(config.with_steps(args.steps, 2 if config.rounds else 1), **fields)
         rows = []
         for seed, scene in scenes:
-            shown = corrupt_views(scene.views(Cameras.official("sv4d2"), args.size), seed, args.corrupt)
+            shown = corrupt_views(scene.views(Cameras.official(args.rig), args.size), seed, args.corrupt)
             latest: list[Scene4D] = []
 
             def listen(step: int, total: int, progress: FitProgress, latest: list[Scene4D] = latest) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measure import interval
 from torch import Tensor
 from tqdm import tqdm
 
@@ -80,12 +81,8 @@ def score_model(
     }
 
 
-def interval(values: torch.Tensor, n: int = 10_000) -> str:
-    """Return mean and the middle 95 % of the mean of values [N] under resampling."""
-    generator = torch.Generator().manual_seed(0)
-    means = values[torch.randint(len(values), (n, len(values)), generator=generator)].mean(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
+def cell(values: Tensor) -> str:
+    return "{:.3f} ({:.3f} to {:.3f})".format(values.mean(), *interval(values))
 
 
 def main() -> None:
@@ -108,10 +105,10 @@ def main() -> None:
         )
     print("| | PSNR, dB | PSNR of the foreground, dB | IoU of the silhouette |\n|---|---|---|---|")
     for method, found in scores.items():
-        print(f"| {method} | {' | '.join(interval(found[name]) for name in COLUMNS)} |")
+        print(f"| {method} | {' | '.join(cell(found[name]) for name in COLUMNS)} |")
     for baseline in ("copy", "white", "with_references"):
         pairs = [scores["model"][n] - scores[baseline][n] for n in COLUMNS]
-        print(f"| model - {baseline} | {' | '.join(interval(pair) for pair in pairs)} |")
+        print(f"| model - {baseline} | {' | '.join(cell(pair) for pair in pairs)} |")
 
 
 if __name__ == "__main__":

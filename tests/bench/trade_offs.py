@@ -39,19 +39,12 @@ INTERVAL = (0.3, 3.0)
 
 
 class Setting(NamedTuple):
-    """One row.
-
-    Args:
-        name: what the table calls it.
-        options: of `sample_views`.
-        model: a key of `MODELS`.
-        size: pixels, as a share of the model's.
-    """
+    """One row of the table."""
 
     name: str
-    options: dict[str, Any]
-    model: str = "fp32"
-    size: float = 1.0
+    options: dict[str, Any]  # of `sample_views`
+    model: str = "fp32"  # a key of `MODELS`
+    size: float = 1.0  # pixels, as a share of the model's
 
 
 class Row(NamedTuple):

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from measure import interval
 from planted_clips import DEFECTS, planted_clip
 from torch import Tensor
 
@@ -65,20 +66,6 @@ ARMS = {
 COLUMNS = ("PSNR fg", "with references", "mask IoU", "temporal error")
 
 
-def planted(kind: str, folder: Path, base: Model) -> list[EncodedScene]:
-    """Return the encoded clips of an arm; kept in a file list of the folder's own."""
-    scenes = []
-    store = EncodedScenes(base, _reader(kind), folder / f"clips_{kind}")
-    names = folder / f"clips_{kind}.json"
-    if not names.exists():
-        verdicts = ((k, judge(_clip(k), _LIMITS)) for k in range(CLIPS))
-        kept = [k for k, verdict in verdicts if verdict.plan and (kind != "curated" or verdict.kept)]
-        names.write_text(json.dumps(kept))
-    for index in json.loads(names.read_text()):
-        scenes.append(store(index))
-    return scenes
-
-
 _LIMITS = CurationLimits()
 
 
@@ -86,7 +73,9 @@ def _clip(index: int) -> ViewGrid:
     return planted_clip(20_000 + index, tuple(DEFECTS)[index % len(DEFECTS)], CLIP_SIZE).grid
 
 
-def _reader(kind: str) -> Callable[[int], tuple[Tensor, Cameras]]:
+def planted(kind: str, folder: Path, base: Model) -> list[EncodedScene]:
+    """Return the encoded clips of an arm; which they are is kept in the folder."""
+
     def read(index: int) -> tuple[Tensor, Cameras]:
         grid = _clip(index)
         if kind != "raw":
@@ -94,7 +83,13 @@ def _reader(kind: str) -> Callable[[int], tuple[Tensor, Cameras]]:
         grid = grid.resized(TINY.size)
         return (grid.images * 255).round().to(torch.uint8), grid.cameras
 
-    return read
+    names = folder / f"clips_{kind}.json"
+    if not names.exists():
+        verdicts = ((k, judge(_clip(k), _LIMITS)) for k in range(CLIPS))
+        kept = [k for k, verdict in verdicts if verdict.plan and (kind != "curated" or verdict.kept)]
+        names.write_text(json.dumps(kept))
+    store = EncodedScenes(base, read, folder / f"clips_{kind}")
+    return [store(index) for index in json.loads(names.read_text())]
 
 
 def trained(
@@ -159,15 +154,6 @@ def report(results: dict[str, list[list[list[float]]]]) -> None:
                 cell += f" ({low:+.{digits}f} to {high:+.{digits}f})"
             cells.append(cell)
         print(f"| {name} | {len(results[name])} | {' | '.join(cells)} |")
-
-
-def interval(differences: Tensor, n: int = 10_000) -> tuple[float, float]:
-    """Return the middle 95 % of the mean of paired differences [N] under resampling."""
-    generator = torch.Generator().manual_seed(0)
-    picked = torch.randint(len(differences), (n, len(differences)), generator=generator)
-    means = differences[picked].mean(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
 
 
 def main() -> None:

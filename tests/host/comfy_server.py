@@ -118,22 +118,19 @@ class ComfyServer:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
-    @property
-    def log(self) -> str:
-        """Everything that the server printed so far."""
-        return self._log_file.read_text(errors="replace")
-
     def stop(self) -> None:
-        """End the server; further calls do nothing."""
-        if self._process is None:
-            return
+        assert self._process is not None
         self._process.terminate()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process = None
+
+    @property
+    def log(self) -> str:
+        """Everything that the server printed so far."""
+        return self._log_file.read_text(errors="replace")
 
     def read(self, path: str) -> bytes:
         """Return the answer to a GET request. Raises HTTPError where there is none."""

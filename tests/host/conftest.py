@@ -105,6 +105,76 @@ def loaded(nodes_of, tiny_checkpoint):
     return nodes_of("load_model").load_checkpoint(str(tiny_checkpoint), "auto", "default")
 
 
+@pytest.fixture(scope="session")
+def clip():
+    """Return seven frames of noise: more than two windows of the tiny model."""
+    return torch.rand(7, 32, 32, 3, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def cameras(core):
+    """Return as many cameras as the tiny model makes views."""
+    return core("cameras").Cameras.ring(2)
+
+
+@pytest.fixture(scope="session")
+def window(pack, loaded, clip, cameras):
+    """Return positive, negative and latents of the clip's first window, and its frames."""
+    return pack["SV4D2Conditioning"].execute(*loaded, clip, cameras, 0).args
+
+
+@pytest.fixture(scope="session")
+def guided(pack, loaded):
+    """Return the tiny model with the official guidance."""
+    return pack["SV4D2Guidance"].execute(loaded[0], "official", 1.0, 2.0)[0]
+
+
+@pytest.fixture(scope="session")
+def ksampler(host, window):
+    """Return a caller of the stock KSampler, on the first window: ``ksampler(model, steps=2)``."""
+
+    def sample(model, given=window, *, steps=4, cfg=1.0, sampler="euler"):
+        arguments = (model, 5, steps, cfg, sampler, "karras", *given[:3])
+        with torch.inference_mode():
+            return host.KSampler().sample(*arguments)[0]["samples"]
+
+    return sample
+
+
+@pytest.fixture
+def cancelled(host):
+    """Return a maker of blocks that the user's cancelling must end: ``with cancelled(): ...``."""
+    from comfy.model_management import InterruptProcessingException
+
+    return lambda: pytest.raises(InterruptProcessingException)
+
+
+@pytest.fixture
+def bar(host, monkeypatch):
+    """Return the list of what the progress bar is told."""
+    import comfy.utils
+
+    seen = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_kw: seen.append(args))
+    return seen
+
+
+@pytest.fixture
+def cancel_at(host, monkeypatch):
+    """Return a function that makes the user cancel when the bar stands at a value."""
+    import comfy.model_management
+    import comfy.utils
+
+    def arrange(wanted):
+        def hook(value, *_args, **_kw):
+            if wanted(value):
+                comfy.model_management.interrupt_current_processing()
+
+        monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+
+    return arrange
+
+
 @pytest.fixture
 def host_dirs(host, tmp_path, monkeypatch):
     """Return fresh folders that ComfyUI uses in place of its own."""
@@ -135,12 +205,6 @@ def write_checkpoint(tmp_path_factory):
         return path if path.exists() else media.write_micro_checkpoint(path, n_frames, n_views, vae_levels)
 
     return write
-
-
-@pytest.fixture(scope="session")
-def moving_block():
-    """Return a maker of a scene of one block: ``moving_block(core, colour, fps)``."""
-    return media.moving_block
 
 
 @pytest.fixture(scope="session")
@@ -189,6 +253,21 @@ def tiny_settings():
         return {kind: {**table["all"].get(kind, {}), **own.get(kind, {})} for kind in {*table["all"], *own}}
 
     return settings
+
+
+@pytest.fixture(scope="session")
+def tiny_prompt(tiny_settings):
+    """Return a reader of committed prompts, with small sizes and few steps: ``tiny_prompt(name)``."""
+
+    def read(name: str) -> dict[str, dict[str, Any]]:
+        graph = json.loads((HERE.parent / "data/prompts" / f"{name}.json").read_text())
+        for number, node in graph.items():
+            changes = tiny_settings(name).get(node["class_type"], {})
+            assert changes.keys() <= node["inputs"].keys(), (name, number)
+            node["inputs"] |= changes
+        return graph
+
+    return read
 
 
 @pytest.fixture(scope="session")

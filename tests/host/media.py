@@ -65,6 +65,30 @@ def write_micro_checkpoint(path: Path, *sizes: int) -> Path:
     return core("diffusion.convert").write_random_checkpoint(path, micro_config(*sizes), seed=3)
 
 
+def predictions(core: Callable[[str], Any], unet: Any, patcher: Any, n_windows: int = 1) -> Any:
+    """Return what a UNet of ours and ComfyUI's model of `micro_config` predict for the same noisy windows."""
+    import comfy.model_management
+    import torch
+
+    t, v, draw = 3, 2, torch.Generator().manual_seed(0)
+
+    def seeded(n: int, *shape: int) -> torch.Tensor:
+        return torch.randn(n_windows * n, *shape, generator=draw)
+
+    x, frames, sigma = seeded(t * v, 4, 16, 16), seeded(t, 4, 16, 16), torch.tensor(3.0)
+    context, vectors, references = seeded(1, t, 48), seeded(v, 128), seeded(v, 4, 16, 16)
+    scale = core("diffusion.sampling").precondition(sigma)
+    conds = {"frames": frames, "c_crossattn": context, "y": vectors, "references": references}
+    comfy.model_management.load_model_gpu(patcher)
+    with torch.inference_mode():
+        together = torch.cat([x * scale.c_in, frames.repeat_interleave(v, 0)], dim=1)
+        out = unet(together, scale.c_noise.expand(len(vectors)), vectors, unet.prepare(context, references))
+        theirs = patcher.model.apply_model(
+            x, sigma.expand(len(x)), **conds, view_mixing=unet.config.view_mixing
+        )
+        return out * scale.c_out + x * scale.c_skip, theirs
+
+
 def write_other_model(path: Path) -> None:
     """Write a few weights by which ComfyUI takes the file for a very small Stable Diffusion 3."""
     import torch
@@ -105,8 +129,21 @@ def moving_block(core: Callable[[str], Any], colour: tuple[float, float, float],
     return scene
 
 
+def still_gaussians(
+    core: Callable[[str], Any], means: Any, colours: Any, scale: float, cameras: Any, fps: float
+) -> Any:
+    """Return a scene of three frames of Gaussians that stand still, at [N, 3] and of colours [N, 3]."""
+    import torch
+
+    gaussians, count = core("scene.gaussians.gaussians"), len(means)
+    canonical = gaussians.CanonicalGaussians(means, scale, 0.9, colours)
+    config = core("scene.config").GaussiansConfig(count=count, features=4, plane_sizes=(8,), hidden=8)
+    box = torch.tensor([[-0.6] * 3, [0.6] * 3])
+    return gaussians.Gaussians(canonical, box, (1e-3, 0.1), cameras, fps, (0.0, 0.5, 1.0), config)
+
+
 def write_media(folder: Path) -> None:
-    """Write a clip on white, a wide one, one on a grey scene with its mask as a video, views, and a scene."""
+    """Write a clip on white, one on a grey scene with its mask as a video, views, and a scene."""
     import torch
 
     write_video = core("video.write").write_video
@@ -118,9 +155,6 @@ def write_media(folder: Path) -> None:
     moving_block(core, (0.8, 0.4, 0.2), 1.0).save(folder / "block.safetensors")
     clip, masks = views.images[:, 0], views.masks[:, 0]
     write_video(folder / "clip.mp4", clip, _FPS)
-    wide = torch.ones(_N_FRAMES, _SIZE, 2 * _SIZE, 3)
-    wide[:, :, _SIZE // 2 : _SIZE // 2 + _SIZE] = clip
-    write_video(folder / "wide.mp4", wide, _FPS)
     scene = torch.linspace(0.2, 0.6, _SIZE).expand(_N_FRAMES, _SIZE, _SIZE)[..., None]
     alpha = masks[..., None]
     write_video(folder / "footage.mp4", clip * alpha + scene * (1 - alpha), _FPS)

@@ -7,7 +7,7 @@ import importlib
 import pytest
 import torch
 import trimesh
-from sv4d2_recorded_schemas import defaults
+from sv4d2_host_media import still_gaussians
 
 SIZE = 128
 ANGLES = ((0, 10, -20, 35), (0, 60, 130, 275))
@@ -86,30 +86,10 @@ class TestProjection:
             assert (centre_of(mask[0]) - expected).abs().max() < 0.4
             assert (image[0][mask[0] == 0] == 1).all()
 
-    @pytest.mark.parametrize("view", [0, 2, 3])
-    def test_a_rendered_splat_is_where_our_cameras_project_it(self, splat_nodes, cameras, infos, view):
-        for mark, expected in zip(MARKS, pixels(cameras, MARKS, SIZE)[view], strict=True):
-            _, masks = render_splat(splat_nodes, splat_of(mark[None, None], 0.03), infos[view])
-            error = centre_of(masks[0]) - expected
-            # Some versions take a pixel's corner for its centre.
-            assert min(error.abs().max(), (error - 0.5).abs().max()) < 0.1
 
-
-def splat_of(points, scale):
-    """Return grey round Gaussians at points [T, N, 3] of our world, as a batch of the host's."""
-    from comfy_api.latest import Types
-
-    means = points.float() * torch.tensor([1.0, -1.0, -1.0])
-    shape = means.shape[:2]
-    turns = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(*shape, 4)
-    return Types.SPLAT(
-        means, torch.full_like(means, scale), turns, torch.full((*shape, 1), 0.99), torch.zeros(*shape, 1, 3)
-    )
-
-
-def render_splat(splat_nodes, splat, info, size=SIZE):
+def render_splat(splat_nodes, splat, info):
     """Return the host's pictures and masks of a splat on white."""
-    options = dict(width=size, height=size, frames=1, splat_scale=1.0, sharpen=1.0, headlight_shading=0.0)
+    options = dict(width=SIZE, height=SIZE, frames=1, splat_scale=1.0, sharpen=1.0, headlight_shading=0.0)
     options |= dict(opacity_threshold=0.0, background="#FFFFFF", render_style="color")
     return splat_nodes.RenderSplat.execute(splat, **options, camera_info=info).args
 
@@ -139,18 +119,17 @@ class TestCameraInfoToCameras:
         for given in (infos, [infos], [infos[:2], infos[2:]], [infos[0], tuple(infos[1:])]):
             equal_cameras(to_cameras(pack, *given), cameras, 1e-7)
 
-    def test_cameras_that_the_host_creates(self, pack, core, splat_nodes):
+    def test_cameras_that_the_host_creates(self, pack, cameras, splat_nodes):
         create = getattr(splat_nodes, "CreateCameraInfo", None)
         create = create or importlib.import_module("comfy_extras.nodes_camera").CreateCameraInfo
-        expected = core("cameras").Cameras(*ANGLES, radius=2.3, fov_deg=40.0, input_elevation_deg=15.0)
         made = []
         for elevation, azimuth in zip(*ANGLES, strict=True):
             orbit = {"mode": "orbit", "yaw": azimuth + 20.0, "pitch": elevation + 15.0, "distance": 2.3}
             made.append(create.execute(orbit, 0.5, -1.0, 2.0, 0.0, 40.0).args[0])
-        equal_cameras(to_cameras(pack, *made), expected)
+        equal_cameras(to_cameras(pack, *made), cameras)
         at = {f"position_{axis}": made[2]["position"][axis] for axis in "xyz"}
         made[2] = create.execute({"mode": "look_at", **at}, 0.5, -1.0, 2.0, 0.0, 40.0).args[0]
-        equal_cameras(to_cameras(pack, *made), expected)
+        equal_cameras(to_cameras(pack, *made), cameras)
         made[2] = create.execute({"mode": "look_at", **at}, 0.5, -1.0, 2.0, 7.0, 40.0).args[0]
         with pytest.raises(ValueError, match=r"camera 3 of 4 is rolled by 7\.00 degrees"):
             to_cameras(pack, *made)
@@ -169,48 +148,45 @@ class TestCameraInfoToCameras:
         def seen(point):
             return {axis: 5 * point[axis] + (2.5 if axis == "y" else 0) for axis in "xyz"}
 
-        placed = [
-            {**info, "position": seen(info["position"]), "target": seen(info["target"])} for info in infos
-        ]
-        model = {
-            "position": {"x": 0, "y": 2.5, "z": 0},
-            "quaternion": {"x": 0, "y": 0, "z": 0, "w": 1},
-            "scale": {"x": 5, "y": 5, "z": 5},
-        }
+        placed = [{**info, **{key: seen(info[key]) for key in ("position", "target")}} for info in infos]
+        model = {"position": {"x": 0, "y": 2.5, "z": 0}, "quaternion": {"x": 0, "y": 0, "z": 0, "w": 1}}
+        model["scale"] = {"x": 5, "y": 5, "z": 5}
         equal_cameras(to_cameras(pack, *placed, model_3d_info=[[model]]), cameras, 1e-7)
         # A viewer without a model gives an empty list.
         assert to_cameras(pack, *placed, model_3d_info=[[]]).radius == pytest.approx(5 * 2.3)
 
-    def test_what_is_no_camera(self, pack):
-        for given in ([], [None]):
-            with pytest.raises(ValueError, match="at least one camera; got none"):
+    def test_what_is_no_camera(self, pack, infos):
+        flat = {**infos[2], "cameraType": "orthographic"}
+        for given, message in (
+            ([], "at least one camera; got none"),
+            ([None], "at least one camera; got none"),
+            (["front"], "camera_info with position and target"),
+            ([{"position": {"x": 0, "y": 0, "z": 1}}], "camera_info with position and target"),
+            ([*infos[:2], flat], "perspective cameras; got an orthographic one"),
+        ):
+            with pytest.raises(ValueError, match=message):
                 to_cameras(pack, *given)
-        for given in ("front", {"position": {"x": 0, "y": 0, "z": 1}}):
-            with pytest.raises(ValueError, match="camera_info with position and target"):
-                to_cameras(pack, given)
-
-    def test_orthographic_cameras(self, pack, infos):
-        with pytest.raises(ValueError, match="perspective cameras; got an orthographic one"):
-            to_cameras(pack, *infos[:2], {**infos[2], "cameraType": "orthographic"})
 
 
 @pytest.fixture(scope="module")
 def scene(core, cameras):
     """Return a still scene of coloured Gaussians, seen from our cameras."""
-    gaussians = core("scene.gaussians.gaussians")
     draw = torch.Generator().manual_seed(0)
     means = torch.rand(60, 3, generator=draw) - 0.5
-    colours = torch.rand(60, 3, generator=draw)
-    canonical = gaussians.CanonicalGaussians(means, 0.03, 0.9, colours)
-    config = core("scene.config").GaussiansConfig(count=60, features=4, plane_sizes=(8,), hidden=8)
-    box = torch.tensor([[-0.6] * 3, [0.6] * 3])
-    return gaussians.Gaussians(canonical, box, (1e-3, 0.1), cameras, 4.0, (0.0, 0.5, 1.0), config)
+    return still_gaussians(core, means, torch.rand(60, 3, generator=draw), 0.03, cameras, 4.0)
 
 
 def render(pack, scene, cameras, size=SIZE):
     """Return the views that our own node renders."""
     with torch.inference_mode():
         return pack["SV4D2Render4D"].execute(scene, "views", 2, size, 1.0, cameras).args[4]
+
+
+def as_views(pack, images, cameras, fps, masks=None):
+    """Return the host's renders, one batch per camera, as our views."""
+    order = ["view by view"]
+    given = dict(images=list(images), cameras=[cameras], order=order, fps=[fps], masks=masks and list(masks))
+    return pack["SV4D2RendersToViews"].execute(**given).args[0]
 
 
 class TestRenders:
@@ -220,17 +196,7 @@ class TestRenders:
             (splat,) = pack["SV4D2SceneToSplat"].execute(scene, 2).args
         pictures, masks = zip(*(render_splat(splat_nodes, splat, info) for info in infos), strict=True)
         assert pictures[0].shape == (2, SIZE, SIZE, 3), "the frames of one camera"
-        (theirs,) = (
-            pack["SV4D2RendersToViews"]
-            .execute(
-                images=list(pictures),
-                cameras=[to_cameras(pack, infos)],
-                order=["view by view"],
-                fps=[4.0],
-                masks=list(masks),
-            )
-            .args
-        )
+        theirs = as_views(pack, pictures, to_cameras(pack, infos), 4.0, masks)
         assert theirs.images.shape == ours.images.shape and theirs.fps == 4
         for view in range(4):
             error = (theirs.images[:, view] - ours.images[:, view]).square().mean()
@@ -238,25 +204,19 @@ class TestRenders:
             assert -10 * error.log10() > 25 and -10 * others.log10() < 19, view
             assert (theirs.masks[:, view] - ours.masks[:, view]).abs().mean() < 0.03
 
-    def test_a_model_file_becomes_views(self, pack, mesh_nodes, cameras, infos, tmp_path):
+    def test_a_mesh_becomes_views(self, pack, mesh_nodes, cameras, infos):
         from comfy_api.latest import Types
 
         body, head = trimesh.creation.box((0.6, 0.3, 0.2)), trimesh.creation.box((0.2, 0.2, 0.2))
         head.apply_translation((0.3, 0.3, 0.0))
-        trimesh.util.concatenate([body, head]).export(tmp_path / "model.glb")
-        model = trimesh.load(tmp_path / "model.glb", force="mesh")
+        model = trimesh.util.concatenate([body, head])
         vertices = torch.tensor(model.vertices)
         mesh = Types.MESH(vertices.float()[None], torch.tensor(model.faces).long()[None])
         seen = [
             mesh_nodes.RenderMesh.execute(mesh, "solid", SIZE, SIZE, "#FFFFFF", camera_info=info).args
             for info in infos
         ]
-        images, masks = ([pair[i] for pair in seen] for i in (0, 1))
-        (views,) = (
-            pack["SV4D2RendersToViews"]
-            .execute(images=images, cameras=[cameras], order=["view by view"], fps=[8.0], masks=masks)
-            .args
-        )
+        views = as_views(pack, [image for image, _ in seen], cameras, 8.0, [mask for _, mask in seen])
         assert views.images.shape == (1, 4, SIZE, SIZE, 3)
         # The corners of the model bound what each camera shows.
         for mask, corners in zip(views.masks[0], pixels(cameras, vertices, SIZE), strict=True):
@@ -275,95 +235,4 @@ class TestRenders:
     def test_batches_of_different_sizes(self, pack, cameras):
         batches = [torch.ones(1, 8, 8, 3), torch.ones(1, 8, 12, 3)]
         with pytest.raises(ValueError, match=r"images of one size from all cameras; got \[\(8, 8, 3\), "):
-            pack["SV4D2RendersToViews"].execute(
-                images=batches, cameras=[cameras], order=["view by view"], fps=[8.0]
-            )
-
-
-ORBIT = defaults(
-    "SV4D2CameraOrbit",
-    preset="custom",
-    elevations_deg="10 -20",
-    azimuths_deg="60 200",
-    input_elevation_deg=15.0,
-    radius=2.3,
-    fov_deg=40.0,
-)
-REFINE = defaults("SV4D2Refine4D", steps=12, stages="1", trust=False, elevation="given")
-MESH = dict(frames=0, faces=200, resolution=16, one_topology=True)
-SPLAT_OPTIONS = dict(frames=1, splat_scale=1.0, sharpen=2.0, headlight_shading=0.0, opacity_threshold=0.0)
-
-
-def graph_of(kind):
-    """Return: a scene as mesh or splat -> rendered from all cameras of an orbit -> views -> a folder."""
-    refine = {"views": ["1", 0], **REFINE, "backend": "dynerf" if kind == "Mesh" else "gaussians"}
-    picture = {"width": 64, "height": 64, "background": "#FFFFFF", "camera_info": ["5", 1]}
-    options = {"mode": "auto"} if kind == "Mesh" else {**SPLAT_OPTIONS, "render_style": "color"}
-    scene = {"scene": ["2", 0], **(MESH if kind == "Mesh" else {"frames": 0})}
-    renders = {
-        "images": ["6", 0],
-        "masks": ["6", 1],
-        "cameras": ["4", 0],
-        "order": "view by view",
-        "fps": 8.0,
-    }
-    save = {"views": ["7", 0], "filename_prefix": f"renders/{kind}", "save_latents": False}
-    return {
-        "1": {"class_type": "SV4D2LoadViews", "inputs": {"folder": "creature"}},
-        "2": {"class_type": "SV4D2Refine4D", "inputs": refine},
-        "3": {"class_type": f"SV4D2SceneTo{kind}", "inputs": scene},
-        "4": {"class_type": "SV4D2CameraOrbit", "inputs": ORBIT},
-        "5": {"class_type": "SV4D2CamerasToCameraInfo", "inputs": {"cameras": ["4", 0], "view": 0}},
-        "6": {"class_type": f"Render{kind}", "inputs": {kind.lower(): ["3", 0], **picture, **options}},
-        "7": {"class_type": "SV4D2RendersToViews", "inputs": renders},
-        "8": {"class_type": "SV4D2SaveViews", "inputs": save},
-    }
-
-
-class TestGraphs:
-    def needs(self, server, node):
-        if node not in server.object_info():
-            pytest.skip(f"this ComfyUI has no node {node}")
-
-    @pytest.mark.parametrize(("kind", "frames"), [("Mesh", 1), ("Splat", 3)])
-    def test_an_asset_becomes_views_of_our_cameras(self, server, core, kind, frames):
-        self.needs(server, f"Render{kind}")
-        outcome = server.prompt(graph_of(kind), timeout=120)
-        assert outcome.status == "success", outcome.message
-        (folder,) = (server.base / "output/renders").glob(f"{kind}*")
-        views = core("data.reader").read_any_views(folder)
-        assert views.images.shape == (frames, 3, 64, 64, 3) and views.masks is not None
-        equal_cameras(views.cameras, core("cameras").Cameras((0, 10, -20), (0, 60, 200), 2.3, 40.0, 15.0))
-        # The object is in every picture, whole, and stands on white.
-        shown = views.masks > 0.5
-        assert (shown.flatten(2).float().mean(-1) > 0.01).all()
-        assert views.images[views.masks == 0].min() > 0.97
-
-    def test_cameras_of_the_host_render_our_scene(self, server):
-        self.needs(server, "CreateCameraInfo")
-        graph = graph_of("Mesh")
-        look = {"mode": "orbit", "mode.yaw": 75.0, "mode.pitch": 20.0, "mode.distance": 2.3}
-        look |= {"target_x": 0.0, "target_y": 0.0, "target_z": 0.0, "roll": 0.0, "fov": 40.0, "zoom": 1.0}
-        back = {"camera_info": ["3", 0], "input_view": "front", "input_elevation_deg": 0.0, "fov_deg": 33.8}
-        pictures = {"scene": ["2", 0], "cameras": ["4", 0], "mode": "views", "frames": 1, "size": 32}
-        graph = {
-            **{number: graph[number] for number in "12"},
-            "3": {"class_type": "CreateCameraInfo", "inputs": {**look, "camera_type": "perspective"}},
-            "4": {"class_type": "SV4D2CameraInfoToCameras", "inputs": back},
-            "5": {"class_type": "SV4D2Render4D", "inputs": {**pictures, "turns": 1.0}},
-            "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
-        }
-        outcome = server.prompt(graph, timeout=120)
-        assert outcome.status == "success", outcome.message
-        assert len(outcome.outputs["6"]["images"]) == 2
-        graph["3"]["inputs"]["roll"] = 12.0
-        outcome = server.prompt(graph, timeout=120)
-        assert outcome.status == "error" and "is rolled by 12.00 degrees" in outcome.message
-
-    def test_a_camera_list_on_a_host_without_them_says_what_to_connect(self, server):
-        if "BatchCameras" in server.object_info():
-            pytest.skip("this ComfyUI has camera lists")
-        graph = {number: node for number, node in graph_of("Mesh").items() if number in "45"}
-        graph["6"] = {"class_type": "PreviewAny", "inputs": {"source": ["5", 2]}}
-        outcome = server.prompt(graph)
-        assert outcome.status == "error" and "Connect all_cameras instead" in outcome.message
+            as_views(pack, batches, cameras, 8.0)

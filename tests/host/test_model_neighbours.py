@@ -126,7 +126,7 @@ def test_stock_loaded_variant_follows_the_number_of_cameras(
     assert chosen.model.config_for(4).variant == "sv4d2_8views"
 
 
-def test_unet_only_files_with_and_without_prefix(pack, core, named, official_widths, host_dirs):
+def test_unet_only_files_with_and_without_prefix(pack, named, official_widths, host_dirs):
     from safetensors import safe_open
     from safetensors.torch import save_file
 

@@ -14,12 +14,16 @@ REFINE = defaults("SV4D2Refine4D", steps=10, elevation="given", strength=0.5, sa
 RENDER = dict(mode="views", frames=0, size=SIZE, turns=1.0)
 
 
-@pytest.fixture(scope="module")
-def views(core):
+def seen_from(core, n_views):
     """Return views as the host hands them on: tensors of inference mode."""
     with torch.inference_mode():
-        creature = core("world.body").make_creature(5)
-        return core("world.render").render_views(creature, core("cameras").Cameras.ring(V), T, SIZE, 8.0)
+        creature, cameras = core("world.body").make_creature(5), core("cameras").Cameras.ring(n_views)
+        return core("world.render").render_views(creature, cameras, T, SIZE, 8.0)
+
+
+@pytest.fixture(scope="module")
+def views(core):
+    return seen_from(core, V)
 
 
 @pytest.fixture
@@ -34,6 +38,11 @@ def refine(pack, views, host_dirs):
     return run
 
 
+@pytest.fixture(scope="module")
+def sockets(loaded):
+    return dict(zip(("model", "clip_vision", "vae"), loaded, strict=True))
+
+
 @pytest.fixture
 def render(pack):
     """Return a function that takes pictures of a scene as the host does."""
@@ -45,34 +54,8 @@ def render(pack):
     return run
 
 
-@pytest.fixture
-def bar(host, monkeypatch):
-    """Return the list of what the progress bar is told."""
-    import comfy.utils
-
-    seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_kw: seen.append(args))
-    return seen
-
-
-@pytest.fixture
-def cancel_at(host, monkeypatch):
-    """Return a function that makes the user cancel when the bar stands at a value."""
-    import comfy.model_management
-    import comfy.utils
-
-    def arrange(wanted):
-        def hook(value, *_args, **_kw):
-            if wanted(value):
-                comfy.model_management.interrupt_current_processing()
-
-        monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
-
-    return arrange
-
-
 class TestRefineAndRender:
-    def test_views_become_a_scene_that_is_seen_from_anywhere(self, refine, render, views, core):
+    def test_views_become_a_scene_that_is_seen_from_anywhere(self, refine, render, views):
         output = refine(steps=40)
         scene, fit, report = output.args
         images, masks, depth, normals, shown, fps = render(scene)
@@ -115,7 +98,7 @@ class TestRefineAndRender:
         facing = packed(torch.tensor([0.0, 0, 1]).expand(1, V + 1, 1, 1, 3), views.cameras)
         assert torch.allclose(facing[0, 0, 0, 0], torch.tensor([0.5, 0.5, 1.0]))
 
-    def test_given_normals_size_elevation_and_crop_are_used(self, refine, render, views, core):
+    def test_given_normals_size_elevation_and_crop_are_used(self, refine, render, core):
         plain = refine(steps=8)[0]
         flat = torch.full(((V + 1) * T, 8, 8, 3), 0.5)
         flat[..., 2] = 1.0
@@ -134,13 +117,14 @@ class TestRefineAndRender:
         assert moved.path is not None and plain.path is None
         assert render(moved)[4].cameras.fov_deg > plain.cameras.fov_deg
 
-    def test_a_model_makes_the_views_anew(self, refine, loaded):
-        model, clip_vision, vae = loaded
-        report = refine(steps=8, model=model, clip_vision=clip_vision, vae=vae)[2]
+    def test_a_model_makes_the_views_anew_and_its_steps_are_told(self, refine, sockets, bar):
+        report = refine(steps=8, **sockets)[2]
         assert "made the views anew 2 times with sv4d2" in report and "UNTRAINED" in report
-        assert "8 steps" in report
+        values = [value for value, *_ in bar]
+        # Two rounds of windows are sampled while the fit waits.
+        assert values == sorted(values) and values[-1] == 8 and len(values) > 8 + 2 * 2
         assert "no model" in refine(steps=8, stages="2")[2]
-        assert "Stage 2" not in refine(steps=4, stages="1", model=model)[2]
+        assert "Stage 2" not in refine(steps=4, stages="1", model=sockets["model"])[2]
 
 
 class TestProgress:
@@ -181,12 +165,10 @@ class TestProgress:
         assert 32 <= min(sizes) and max(sizes) <= 128
         assert max(sizes) == {1e-7: 128, 1e-5: 80, 1e-3: 64}[pixel_seconds]
 
-    def test_cancelled_fit_continues_to_the_same_scene(self, refine, render, bar, cancel_at, host_dirs):
-        import comfy.model_management as management
-
+    def test_cancelled_fit_continues_to_the_same_scene(self, refine, render, cancel_at, cancelled, host_dirs):
         whole = render(refine(seed=5)[0])[0]
         cancel_at(lambda value: value == 5)
-        with pytest.raises(management.InterruptProcessingException):
+        with cancelled():
             refine(seed=5)
         (kept,) = (host_dirs.temp / "sv4d2_fits").iterdir()
         values = []
@@ -199,25 +181,22 @@ class TestProgress:
         other = refine(seed=6)[2]
         assert "continued" not in other
 
-    def test_fit_that_is_cancelled_in_its_last_step_is_finished(self, refine, cancel_at):
-        import comfy.model_management as management
-
+    def test_fit_that_is_cancelled_in_its_last_step_is_finished(self, refine, cancel_at, cancelled):
         cancel_at(lambda value: value == 3)
-        with pytest.raises(management.InterruptProcessingException):
+        with cancelled():
             refine(steps=4)
         cancel_at(lambda value: False)
         scene, fit, report = refine(steps=4).args
         assert "continued after step 4" in report and scene.n_frames == T and fit.shape[-1] == 3
 
     def test_cancelled_second_stage_continues_to_the_same_scene(
-        self, refine, render, loaded, cancel_at, monkeypatch
+        self, refine, render, sockets, cancel_at, cancelled, monkeypatch
     ):
         import comfy.model_management as management
 
-        sockets = dict(zip(("model", "clip_vision", "vae"), loaded, strict=True))
         whole = render(refine(**sockets)[0])[0]
         calls = []
-        apply_model = loaded[0].model.apply_model
+        apply_model = sockets["model"].model.apply_model
 
         def slow(*args, **kwargs):
             calls.append(1)
@@ -225,42 +204,40 @@ class TestProgress:
                 management.interrupt_current_processing()
             return apply_model(*args, **kwargs)
 
-        monkeypatch.setattr(loaded[0].model, "apply_model", slow)
-        with pytest.raises(management.InterruptProcessingException):
+        monkeypatch.setattr(sockets["model"].model, "apply_model", slow)
+        with cancelled():
             refine(**sockets)
         assert len(calls) == 3
         cancel_at(lambda value: value == REFINE["steps"] - 1)
-        with pytest.raises(management.InterruptProcessingException):
+        with cancelled():
             refine(**sockets)
         cancel_at(lambda value: False)
         scene, _, report = refine(**sockets).args
         assert "continued after step" in report
         assert torch.equal(render(scene)[0], whole)
 
-    def test_a_full_disk_ends_no_fit(self, refine, core, cancel_at, monkeypatch, caplog):
-        import comfy.model_management as management
-
+    def test_a_full_disk_ends_no_fit(self, refine, core, cancel_at, cancelled, monkeypatch, caplog):
         def full(*_args):
             raise OSError(28, "No space left")
 
         monkeypatch.setattr(core("scene.store").FitState, "save", full)
         cancel_at(lambda value: value == 3)
-        with pytest.raises(management.InterruptProcessingException):
+        with cancelled():
             refine(seed=8)
         assert "No space left" in caplog.text
         cancel_at(lambda value: False)
         assert "continued" not in refine(seed=8)[2]
 
-    def test_rendering_tells_every_picture_and_can_be_cancelled(self, refine, render, bar, cancel_at):
-        import comfy.model_management as management
-
+    def test_rendering_tells_every_picture_and_can_be_cancelled(
+        self, refine, render, bar, cancel_at, cancelled
+    ):
         scene = refine(steps=4)[0]
         bar.clear()
         render(scene)
         assert [args[:2] for args in bar] == [(i + 1, 9) for i in range(9)]
         for mode in ("views", "turntable"):
             cancel_at(lambda value: value == 2)
-            with pytest.raises(management.InterruptProcessingException):
+            with cancelled():
                 render(scene, mode=mode)
 
 
@@ -296,20 +273,21 @@ class TestFiles:
         load = pack["SV4D2LoadScene"].execute
         scene = refine(steps=4)[0]
         scene.save(host_dirs.input / "mine.safetensors")
-        with pytest.raises(FileNotFoundError, match="no 'other.safetensors'.*exist: mine.safetensors"):
-            load("other.safetensors")
-        with pytest.raises(ValueError, match="leads .* outside"):
-            load("../mine.safetensors")
-        with pytest.raises(ValueError, match="NUL"):
-            load("a\0b")
-        assert load(str(host_dirs.input / "mine.safetensors"))[0].n_frames == T
         (host_dirs.input / "cut.safetensors").write_bytes(b"cut")
-        with pytest.raises(ValueError, match="cannot be read"):
-            load("cut.safetensors")
+        wrong = {
+            "other.safetensors": "no 'other.safetensors'.*exist: .*mine.safetensors",
+            "../mine.safetensors": "leads .* outside",
+            "a\0b": "NUL",
+            "cut.safetensors": "cannot be read",
+        }
+        for name, message in wrong.items():
+            with pytest.raises((FileNotFoundError, ValueError), match=message):
+                load(name)
+        assert load(str(host_dirs.input / "mine.safetensors"))[0].n_frames == T
 
 
 class TestWrongInput:
-    def test_views_that_cannot_be_fitted_are_explained(self, refine, views, core):
+    def test_views_that_cannot_be_fitted_are_explained(self, refine, views):
         blank = replace(views, images=torch.ones_like(views.images), masks=None)
         cases = [
             (blank, {}, "Expected an object on a white background"),
@@ -322,12 +300,13 @@ class TestWrongInput:
             with pytest.raises(ValueError, match=message):
                 refine(given, **changes)
 
-    def test_models_that_do_not_fit_are_explained(self, refine, loaded, core, views):
-        model, clip_vision, vae = loaded
+    def test_models_that_do_not_fit_are_explained(self, refine, sockets, core):
         with pytest.raises(ValueError, match="socket 'clip_vision'; got none"):
-            refine(model=model, vae=vae)
+            refine(**{**sockets, "clip_vision": None})
         with pytest.raises(ValueError, match="Stable Video 4D 2.0 model"):
-            refine(model=object(), clip_vision=clip_vision, vae=vae)
+            refine(**{**sockets, "model": object()})
+        with pytest.raises(ValueError, match="makes 2 novel views per pass; got 3"):
+            refine(seen_from(core, 3), **sockets)
 
     def test_memory_that_is_missing_is_told(self, refine, render, nodes_of, monkeypatch):
         import comfy.model_management as management

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import urllib.error
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,24 +17,6 @@ BLUEPRINTS = sorted((DATA.parent.parent / "subgraphs").glob("*.json"))
 # Combos that list the files of one machine.
 FILE_LISTS = {("LoadVideo", "file"), ("SV4D2CheckpointLoader", "ckpt_name"), ("SV4D2UNETLoader", "unet_name")}
 
-Settings = Callable[[str], dict[str, dict[str, Any]]]
-
-
-def tiny(file, settings):
-    """Return a committed prompt with small sizes, few steps and the sample media."""
-    graph = json.loads(file.read_text())
-    for node in graph.values():
-        for name, value in settings.get(node["class_type"], {}).items():
-            assert name in node["inputs"], f"{node['class_type']} has no input {name}"
-            node["inputs"][name] = value
-    return graph
-
-
-def only(graph, kind):
-    """Return the number of the one node of a kind."""
-    (number,) = (number for number, node in graph.items() if node["class_type"] == kind)
-    return number
-
 
 @pytest.fixture(scope="module")
 def live(server):
@@ -46,16 +25,11 @@ def live(server):
     used = {node["type"] for file in WORKFLOWS for node in json.loads(file.read_text())["nodes"]}
     used |= {node["class_type"] for file in PROMPTS for node in json.loads(file.read_text()).values()}
     wanted = {name for name in info if name.startswith("SV4D2") or name in used}
-    nodes = {name: without_file_lists(name, info[name]) for name in sorted(wanted)}
-    return {"comfyui": server.get("/system_stats")["system"]["comfyui_version"], "nodes": nodes}
-
-
-def without_file_lists(name, description):
-    description = copy.deepcopy(description)
+    nodes = {name: info[name] for name in sorted(wanted)}
     for kind, widget in FILE_LISTS:
-        if kind == name:
-            description["input"]["required"][widget][1]["options"] = []
-    return description
+        if kind in nodes:
+            nodes[kind]["input"]["required"][widget][1]["options"] = []
+    return {"comfyui": server.get("/system_stats")["system"]["comfyui_version"], "nodes": nodes}
 
 
 def test_what_was_recorded_is_there(live, recorded_schemas):
@@ -102,8 +76,8 @@ def test_blueprints_are_served(server, live, recorded_schemas):
 
 
 @pytest.mark.parametrize("file", PROMPTS, ids=[file.stem for file in PROMPTS])
-def test_committed_prompt_runs(file, server, tiny_settings, live, recorded_schemas):
-    graph = tiny(file, tiny_settings(file.stem))
+def test_committed_prompt_runs(file, server, tiny_prompt, live, recorded_schemas):
+    graph = tiny_prompt(file.stem)
     info = server.object_info()
     missing = {node["class_type"] for node in graph.values()} - info.keys()
     if missing:
@@ -121,16 +95,3 @@ def test_committed_prompt_runs(file, server, tiny_settings, live, recorded_schem
             assert place.stat().st_size > 100, place
             n_files += 1
     assert n_files >= len([n for n in showing if "Save" in graph[n]["class_type"]]) > 0
-
-
-def test_progress_counts_the_steps_of_all_windows(server, tiny_settings):
-    graph = tiny(DATA / "prompts/04 long video.json", tiny_settings("04 long video"))
-    sampler = only(graph, "SV4D2Sampler")
-    graph[sampler]["inputs"] |= {"seed": 101, "steps": 3}
-    outcome = server.prompt(graph)
-    assert outcome.status == "success", outcome.message
-    # 5 frames in windows of 3 that overlap by one: 2 windows.
-    assert outcome.progress(sampler)[-1] == (6, 6)
-    values = [value for value, _ in outcome.progress(sampler)]
-    assert values == sorted(values) and set(range(1, 7)) <= set(values)
-    assert outcome.n_previews > 0

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
-
-PROMPT = Path(__file__).parent.parent / "data/prompts/01 novel views from a video.json"
 
 
 class Edit:
@@ -38,21 +33,14 @@ class Edit:
         """Return the link to the clip's frames as IMAGE."""
         return self.add("GetVideoComponents", video=[self.number("LoadVideo"), 0])
 
-    def colour(self, width, height, batch=5, colour=0xFF0000):
-        return self.add("EmptyImage", width=width, height=height, batch_size=batch, color=colour)
-
     def unprepared(self, clip):
         """Connect frames to the sampler past SV4D2 Prepare Clip."""
         self.set("SV4D2Sampler", clip=clip, mask=None, fps=8.0)
 
 
 @pytest.fixture
-def edit(tiny_settings):
-    """Return the first workflow's prompt, with small sizes."""
-    graph = json.loads(PROMPT.read_text())
-    for node in graph.values():
-        node["inputs"].update(tiny_settings(PROMPT.stem).get(node["class_type"], {}))
-    return Edit(graph)
+def edit(tiny_prompt):
+    return Edit(tiny_prompt("01 novel views from a video"))
 
 
 def other_model(edit):
@@ -60,21 +48,8 @@ def other_model(edit):
     edit.set("SV4D2Sampler", model=model)
 
 
-def other_file(edit):
-    model = edit.add("SV4D2UNETLoader", unet_name="other.safetensors", variant="auto", weight_dtype="default")
-    edit.set("SV4D2Sampler", model=model)
-
-
 def four_cameras_for_eight(edit):
     edit.set("SV4D2CheckpointLoader", ckpt_name="sv4d2_8views.safetensors")
-
-
-def angles_that_are_no_numbers(edit):
-    edit.set("SV4D2CameraOrbit", preset="custom", azimuths_deg="60, abc")
-
-
-def prepared_not_divisible(edit):
-    edit.set("SV4D2PrepareClip", size=33)
 
 
 def transparent_unprepared(edit):
@@ -82,19 +57,11 @@ def transparent_unprepared(edit):
     edit.unprepared(edit.add("JoinImageWithAlpha", image=edit.frames(), alpha=alpha))
 
 
-def views_outside(edit):
-    edit.set("SV4D2ViewsGridVideo", views=edit.add("SV4D2LoadViews", folder="../../etc"))
-
-
 # What a user must read: what is wrong, with the numbers, and what to do.
 WRONG = {
     other_model: ["SD3", "SV4D2 Load Checkpoint"],
-    other_file: ["other.safetensors", "sv4d2.safetensors"],
     four_cameras_for_eight: ["8 novel views", "got 4"],
-    angles_that_are_no_numbers: ["abc", "azimuth"],
-    prepared_not_divisible: ["divisible by 16", "33", "48"],
     transparent_unprepared: ["channels", "4", "SV4D2 Prepare Clip"],
-    views_outside: ["outside", "../../etc"],
 }
 
 
@@ -108,14 +75,6 @@ def test_wrong_graph_gets_a_message(change, edit, server):
     assert len(outcome.message) < 500 and outcome.message.endswith((".", ")")), outcome.message
 
 
-def one_frame(edit):
-    edit.set("SV4D2PrepareClip", frames=1)
-
-
-def wide_clip(edit):
-    edit.set("LoadVideo", file="wide.mp4")
-
-
 def transparent_clip(edit):
     edit.set("LoadVideo", file="footage.mp4")
     frames = edit.frames()
@@ -123,10 +82,6 @@ def transparent_clip(edit):
     # The host counts alpha the other way round: 1 is transparent.
     alpha = edit.add("InvertMask", mask=edit.add("ImageToMask", image=matte, channel="red"))
     edit.set("SV4D2PrepareClip", clip=edit.add("JoinImageWithAlpha", image=frames, alpha=alpha))
-
-
-def full_mask(edit):
-    edit.set("SV4D2PrepareClip", mask=edit.add("SolidMask", value=1.0, width=64, height=64))
 
 
 def two_passes(edit):
@@ -145,10 +100,7 @@ def five_hundred_frames(edit):
 @pytest.mark.parametrize(
     ("change", "n_frames", "n_views"),
     [
-        (one_frame, 1, 4),
-        (wide_clip, 5, 4),
         (transparent_clip, 5, 4),
-        (full_mask, 5, 4),
         (two_passes, 5, 8),
         (five_hundred_frames, 500, 1),
     ],
@@ -182,6 +134,7 @@ def test_cancelled_run_stops_at_once_and_goes_on_where_it_was(edit, server):
     # Two windows were finished: they are reported whole, and no step of theirs runs again.
     # Newer versions leave out what follows at once, such as the second of these two.
     assert values[0] == steps and not any(value % steps for value in values if value < 2 * steps)
-    assert 2 * steps + 1 in values
+    assert 2 * steps + 1 in values and values == sorted(values)
     assert again.progress(sampler)[-1] == (6 * steps, 6 * steps)
+    assert again.n_previews > 0
     assert edit.number("SV4D2CheckpointLoader") in again.cached_nodes

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 from sv4d2_recorded_schemas import defaults
 
 REFINE = defaults("SV4D2Refine4D", steps=12, elevation="given", strength=0.5, sampling_steps=2)
@@ -28,22 +26,10 @@ def graph_of(**changes):
     }
 
 
-def with_model(graph):
-    loader = {"ckpt_name": "sv4d2.safetensors", "variant": "auto", "weight_dtype": "default"}
-    graph["7"] = {"class_type": "SV4D2CheckpointLoader", "inputs": loader}
-    sockets = {"model": ["7", 0], "clip_vision": ["7", 1], "vae": ["7", 2]}
-    graph["2"]["inputs"].update(sockets)
-    return graph
-
-
-def report_of(outcome):
-    assert outcome.status == "success", outcome.message
-    return "\n".join(outcome.outputs["2"]["text"])
-
-
 def test_views_become_pictures_and_the_fit_is_watched(server):
     outcome = server.prompt(graph_of())
-    assert "3 frames of 5 views at 32 px with dynerf: 12 steps" in report_of(outcome)
+    assert outcome.status == "success", outcome.message
+    assert "3 frames of 5 views at 32 px with dynerf: 12 steps" in "\n".join(outcome.outputs["2"]["text"])
     # The last of them brings the picture of the finished fit.
     assert outcome.progress("2") == [*((i + 1, 12) for i in range(12)), (12, 12)]
     assert outcome.n_previews > 1
@@ -52,15 +38,6 @@ def test_views_become_pictures_and_the_fit_is_watched(server):
     assert "2" in again.cached_nodes
     saved = sorted(path.name for path in (server.base / "output/4d").iterdir())
     assert saved[0] == "scene_00001.safetensors"
-
-
-def test_a_model_makes_the_views_anew_and_its_steps_are_shown(server):
-    outcome = server.prompt(with_model(graph_of(seed=1, steps=8)))
-    assert "made the views anew 2 times with sv4d2" in report_of(outcome)
-    values = [value for value, _ in outcome.progress("2")]
-    assert values == sorted(values) and values[-1] == 8
-    # Two rounds of windows are sampled while the fit waits.
-    assert len(values) > 8 + 2 * 2
 
 
 def test_cancelled_fit_stops_at_once_and_goes_on_where_it_was(server):
@@ -157,87 +134,12 @@ def test_splats_reach_the_hosts_viewer_saver_and_parser(server):
     assert count.split()[-1].decode() == outcome.outputs["8"]["text"][0]
 
 
-def test_a_file_that_is_not_there_is_explained(server):
-    need(server, "PreviewGaussianSplat")
-    graph = exported("glb", PreviewGaussianSplat={**VIEWER, "model_3d": ["3", 3]})
-    outcome = server.prompt(graph)
-    assert outcome.status == "error"
-    assert "splat-ply, splat only; got glb. Set format" in outcome.message
-
-
-def test_the_host_renders_our_splats_as_we_do(server):
-    need(server, "RenderSplat", "SV4D2SceneToSplat", "SV4D2CamerasToCameraInfo")
-    size, n_frames, view = 256, 2, 1
-    graph = graph_of(backend="gaussians", steps=60)
-    graph["3"]["inputs"] |= {"frames": n_frames, "size": size}
-    camera = {"cameras": ["1", 2], "view": view}
-    splat = {"splat": ["5", 0], "camera_info": ["6", 0], "width": size, "height": size, "frames": 1}
-    # Sharper than 1 is not what was fitted.
-    look = dict(splat_scale=1.0, sharpen=1.0, headlight_shading=0.0, opacity_threshold=0.0)
-    look |= dict(render_style="color", background="#ffffff")
-    for number, (kind, inputs) in enumerate(
-        [
-            ("SV4D2SceneToSplat", {"scene": ["2", 0], "frames": n_frames}),
-            ("SV4D2CamerasToCameraInfo", camera),
-            ("RenderSplat", {**splat, **look}),
-            ("PreviewImage", {"images": ["7", 0]}),
-            ("MaskToImage", {"mask": ["3", 1]}),
-            ("PreviewImage", {"images": ["9", 0]}),
-            ("MaskToImage", {"mask": ["7", 1]}),
-            ("PreviewImage", {"images": ["11", 0]}),
-        ],
-        start=5,
-    ):
-        graph[str(number)] = {"class_type": kind, "inputs": inputs}
-    outcome = server.prompt(graph)
-    assert outcome.status == "success", outcome.message
-
-    def seen(node):
-        files = [written(server, one) for one in outcome.outputs[node]["images"]]
-        return np.stack([np.asarray(Image.open(file)) for file in files]).astype(float)
-
-    def decibels(ours, theirs):
-        """Return how near their pictures are to each of our views, [views, frames]."""
-        pictures = seen(ours).reshape(-1, n_frames, size, size, 3)
-        return 10 * np.log10(255**2 / np.square(pictures - seen(theirs)).mean((2, 3, 4)))
-
-    images, masks = decibels("4", "8"), decibels("10", "12")
-    # Shape, place and opacity are equal; colours are mixed in display values here, as linear light there.
-    assert masks[view].min() >= 38 and images[view].min() >= 30, (masks, images)
-    assert np.delete(images, view, 0).max() < 25
-
-
-def views_of_other_cameras(graph):
-    with_model(graph)
-    graph["7"]["inputs"]["ckpt_name"] = "sv4d2_8views.safetensors"
-
-
-def scene_outside(graph):
-    graph["8"] = {"class_type": "SV4D2LoadScene", "inputs": {"file": "../../etc/passwd"}}
-    graph["3"]["inputs"]["scene"] = ["8", 0]
-
-
-def views_of_a_turntable(graph):
+def test_a_turntable_in_the_place_of_views_is_explained(server):
+    graph = graph_of(steps=4)
     graph["3"]["inputs"]["mode"] = "turntable"
     grid = {"views": ["3", 4], "columns": 0, "labels": True, "cell_size": 0}
     graph["8"] = {"class_type": "SV4D2ViewsGridVideo", "inputs": grid}
     graph["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
-
-
-# What a user must read: what is wrong, with the numbers, and what to do.
-WRONG = {
-    views_of_other_cameras: ["8 novel views", "got 4"],
-    scene_outside: ["outside", "../../etc"],
-    views_of_a_turntable: ["turntable has no views", "images"],
-}
-
-
-@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
-def test_wrong_graph_gets_a_message(change, server):
-    graph = graph_of(steps=4)
-    change(graph)
     outcome = server.prompt(graph)
     assert outcome.status == "error", outcome.status
-    for words in WRONG[change]:
-        assert words in outcome.message, outcome.message
-    assert len(outcome.message) < 500 and outcome.message.endswith((".", ")")), outcome.message
+    assert "turntable has no views" in outcome.message and "images" in outcome.message

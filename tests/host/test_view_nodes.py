@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial.transform import Rotation
 from sv4d2_recorded_schemas import defaults
 
 CLIP = defaults("SV4D2PrepareClip", size=64)
@@ -81,8 +82,7 @@ class TestPrepareClip:
         loaded = core("video.read").load_clip(source, mask=host_dirs.input / "masks", **choice)
         expected = core("video.prepare").prepare_clip(loaded, size=64)
         clip, mask, crop, _, fps = self.prepare(pack, images, mask=masks, **choice).args
-        torch.testing.assert_close(clip, expected.images, rtol=0, atol=0)
-        torch.testing.assert_close(mask, expected.masks, rtol=0, atol=0)
+        assert torch.equal(clip, expected.images) and torch.equal(mask, expected.masks)
         assert json.loads(crop) == {**expected.crop.to_json(), "source_frames": [1, 4, 7, 10]}
         assert fps == 8, "the rate of images is taken as it is"
 
@@ -91,7 +91,7 @@ class TestPrepareClip:
         choice = dict(start=2, every=2, frames=3)
         of_source = self.prepare(pack, images, mask=masks, **choice).args[1]
         of_picked = self.prepare(pack, images, mask=masks[2:7:2], **choice).args[1]
-        torch.testing.assert_close(of_source, of_picked, rtol=0, atol=0)
+        assert torch.equal(of_source, of_picked)
         one = self.prepare(pack, images, mask=masks[:1], **choice).args[1]
         flat = self.prepare(pack, images, mask=masks[0], **choice).args[1]
         assert (one == one[0]).all() and (one == flat).all() and one.mean() > 0.1
@@ -121,22 +121,16 @@ class TestPrepareClip:
 
     def test_alpha_is_taken_from_images(self, pack, host_dirs):
         images, masks = moving_square()
-        with_alpha = torch.cat([images, masks[..., None]], dim=-1)
-        clip, mask, _, report, _ = self.prepare(pack, with_alpha).args
+        made = self.prepare(pack, torch.cat([images, masks[..., None]], dim=-1)).args
         masked = self.prepare(pack, images, mask=masks).args
-        torch.testing.assert_close(clip, masked[0], rtol=0, atol=0)
-        torch.testing.assert_close(mask, masked[1], rtol=0, atol=0)
-        assert "object from alpha" in report
+        assert torch.equal(made[0], masked[0]) and torch.equal(made[1], masked[1])
+        assert "object from alpha" in made[3]
 
-    @pytest.mark.parametrize("centering", ["global", "smooth", "per_frame"])
-    def test_centering_and_ratio(self, pack, host_dirs, centering):
+    def test_centering_and_ratio_are_used(self, pack, host_dirs):
         images, masks = moving_square()
-        wide = self.prepare(pack, images, mask=masks, centering=centering, object_ratio=0.9).args
-        small = self.prepare(pack, images, mask=masks, centering=centering, object_ratio=0.5).args
-        assert small[1].mean() < 0.5 * wide[1].mean()
-        assert json.loads(wide[2])["centering"] == centering
-        columns = [mask.nonzero()[:, 1].float().mean().item() for mask in wide[1]]
-        assert (max(columns) - min(columns) > 5) == (centering == "global")
+        wide = self.prepare(pack, images, mask=masks, centering="per_frame", object_ratio=0.9).args
+        small = self.prepare(pack, images, mask=masks, centering="per_frame", object_ratio=0.5).args
+        assert small[1].mean() < 0.5 * wide[1].mean() and json.loads(wide[2])["centering"] == "per_frame"
 
     def test_bad_inputs(self, pack, host_dirs):
         cases = (
@@ -194,114 +188,59 @@ class TestCameraInfo:
         assert info["position"] == pytest.approx({"x": 3 * math.cos(math.pi / 6), "y": 1.5, "z": 0.0})
         assert info["target"] == {"x": 0, "y": 0, "z": 0}
         assert (info["fov"], info["zoom"], info["cameraType"]) == (40, 1, "perspective")
-        q = torch.tensor([info["quaternion"][k] for k in "xyzw"], dtype=torch.float64)
         # The camera looks along its own -z: turned by the quaternion that is the way to the target.
-        looks = torch.tensor([0.0, 0, -1], dtype=torch.float64)
-        side = 2 * torch.linalg.cross(q[:3], looks)
-        turned = looks + q[3] * side + torch.linalg.cross(q[:3], side)
-        expected = torch.tensor([-math.cos(math.pi / 6), -0.5, 0.0], dtype=torch.float64)
-        torch.testing.assert_close(turned, expected)
+        looks = Rotation.from_quat([info["quaternion"][k] for k in "xyzw"]).apply([0, 0, -1])
+        assert looks == pytest.approx([-math.cos(math.pi / 6), -0.5, 0.0])
         json.dumps(info)
+        first = run(pack["SV4D2CamerasToCameraInfo"], cameras=cameras, view=0).args[0]
+        assert first["position"] == {"x": 0, "y": 0, "z": 3}
+        assert first["quaternion"] == pytest.approx({"x": 0, "y": 0, "z": 0, "w": 1})
 
-    def test_the_input_camera_stands_unturned(self, pack, core):
-        info = run(pack["SV4D2CamerasToCameraInfo"], cameras=core("cameras").Cameras.default(4), view=0).args[
-            0
-        ]
-        assert info["position"] == {"x": 0, "y": 0, "z": 2}
-        assert info["quaternion"] == pytest.approx({"x": 0, "y": 0, "z": 0, "w": 1})
-
-    def test_a_view_that_is_not_there(self, pack, core):
-        with pytest.raises(ValueError, match=r"from 0 \(the input\) to 4; got 5"):
-            run(pack["SV4D2CamerasToCameraInfo"], cameras=core("cameras").Cameras.default(4), view=5)
+        with pytest.raises(ValueError, match=r"from 0 \(the input\) to 2; got 3"):
+            run(pack["SV4D2CamerasToCameraInfo"], cameras=cameras, view=3)
 
 
 class TestViewsToImages:
     def images(self, pack, grid, mode, **changes):
-        inputs = {"view": 1, "frame": 0, "include_input": True, **changes}
+        inputs = {"view": 1, "frame": 2, "include_input": True, **changes}
         return run(pack["SV4D2ViewsToImages"], views=grid, mode=mode, **inputs).args
 
     def test_one_view_one_frame_or_all_view_by_view(self, pack, grid):
-        for view in (0, 4):
-            images, mask, fps = self.images(pack, grid, "one view", view=view)
-            assert torch.equal(images, grid.images[:, view]) and torch.equal(mask, grid.masks[:, view])
-            assert fps == 7.5
-        images, mask, _ = self.images(pack, grid, "one frame", frame=2)
-        assert torch.equal(images, grid.images[2]) and torch.equal(mask, grid.masks[2])
-        images, mask, _ = self.images(pack, grid, "one frame", frame=2, include_input=False)
-        assert torch.equal(images, grid.images[2, 1:]) and torch.equal(mask, grid.masks[2, 1:])
-        images, mask, _ = self.images(pack, grid, "all views")
-        assert images.shape == (15, 64, 64, 3) and torch.equal(images[3 * 2 + 1], grid.images[1, 2])
-        images, mask, _ = self.images(pack, grid, "all views", include_input=False)
-        assert torch.equal(images[:3], grid.images[:, 1]) and torch.equal(mask[3:6], grid.masks[:, 2])
+        flat = grid.images.movedim(1, 0).flatten(0, 1), grid.masks.movedim(1, 0).flatten(0, 1)
+        for mode, changes, expected in (
+            ("one view", dict(view=0), (grid.images[:, 0], grid.masks[:, 0])),
+            ("one view", dict(view=4), (grid.images[:, 4], grid.masks[:, 4])),
+            ("one frame", {}, (grid.images[2], grid.masks[2])),
+            ("one frame", dict(include_input=False), (grid.images[2, 1:], grid.masks[2, 1:])),
+            ("all views", {}, flat),
+            ("all views", dict(include_input=False), (flat[0][3:], flat[1][3:])),
+        ):
+            images, mask, fps = self.images(pack, grid, mode, **changes)
+            assert torch.equal(images, expected[0]) and torch.equal(mask, expected[1]) and fps == 7.5
 
     def test_masks_are_made_where_there_are_none(self, pack, grid):
         images, mask, _ = self.images(pack, replace(grid, masks=None), "one view")
         assert mask.shape == (3, 64, 64) and 0.02 < mask.mean() < 0.6
         assert (images[mask == 0] > 0.9).all()
 
-    def test_what_is_not_there(self, pack, grid):
-        with pytest.raises(ValueError, match=r"from 0 \(the input\) to 4; got 5"):
-            self.images(pack, grid, "one view", view=5)
+    def test_images_become_the_grid_again(self, pack, grid):
+        images = self.images(pack, grid, "all views", include_input=False)[0]
+        clip = dict(clip=grid.images[:, 0], clip_mask=grid.masks[:, 0], cameras=grid.cameras, fps=7.5)
+        back = pack["SV4D2ImagesToViews"]
+        views = run(back, **clip, novel_views=images, order="view by view").args[0]
+        assert torch.equal(views.images, grid.images) and torch.equal(views.masks[:, 0], grid.masks[:, 0])
+        assert (views.cameras, views.fps, views.latents) == (grid.cameras, 7.5, None)
 
 
-class TestImagesToViews:
-    def views(self, pack, grid, **changes):
-        by_frame = grid.images[:, 1:].flatten(0, 1)
-        inputs = dict(clip=grid.images[:, 0], novel_views=by_frame, cameras=grid.cameras)
-        inputs |= dict(order="frame by frame", fps=7.5)
-        return run(pack["SV4D2ImagesToViews"], **{**inputs, **changes}).args[0]
-
-    def test_both_orders_give_the_grid(self, pack, grid):
-        by_view = grid.images[:, 1:].transpose(0, 1).flatten(0, 1)
-        for changes in ({}, dict(novel_views=by_view, order="view by view")):
-            views = self.views(pack, grid, **changes)
-            assert torch.equal(views.images, grid.images) and views.fps == 7.5
-            assert views.cameras == grid.cameras and views.latents is None
-            not_white = grid.images[:, 1:].mean(dim=-1) * 255 <= 250
-            assert torch.equal(views.masks[:, 1:], not_white.float())
-
-    def test_images_of_views_are_views_again(self, pack, grid):
-        flat = run(
-            pack["SV4D2ViewsToImages"], views=grid, mode="all views", view=0, frame=0, include_input=False
-        )
-        views = self.views(pack, grid, novel_views=flat.args[0], order="view by view")
-        assert torch.equal(views.images, grid.images)
-
-    def test_masks_of_the_clip(self, pack, grid):
-        own = self.views(pack, grid, clip_mask=grid.masks[:, 0]).masks
-        assert torch.equal(own[:, 0], grid.masks[:, 0])
-        single = self.views(pack, grid, clip_mask=grid.masks[:1, 0]).masks
-        assert torch.equal(single[2, 0], grid.masks[0, 0])
-
-    def test_bad_inputs(self, pack, grid):
-        with pytest.raises(ValueError, match=r"3 frames x 4 views = 12.*got 11"):
-            self.views(pack, grid, novel_views=grid.images[:, 1:].flatten(0, 1)[:11])
-        with pytest.raises(ValueError, match="square clip.*got 64 x 32.*Prepare Clip"):
-            self.views(pack, grid, clip=grid.images[:, 0, :32])
-
-
-class TestViewsGridVideo:
-    def test_mosaic_and_video(self, pack, grid, tmp_path):
-        images, video = run(
-            pack["SV4D2ViewsGridVideo"], views=grid, columns=0, labels=True, cell_size=72
-        ).args
-        assert images.shape[0] == 3 and images.shape[2] == 3 * 72
-        assert images.shape[1] > 2 * 72 and images.shape[1] % 2 == 0
-        components = video.get_components()
-        assert components.frame_rate == Fraction(15, 2) and torch.equal(components.images, images)
-        video.save_to(str(tmp_path / "a.mp4"))
-        assert (tmp_path / "a.mp4").stat().st_size > 1000
-
-    def test_bare(self, pack, grid):
-        images, _ = run(
-            pack["SV4D2ViewsGridVideo"],
-            views=replace(grid, trained=True),
-            columns=5,
-            labels=False,
-            cell_size=0,
-        ).args
-        assert images.shape == (3, 64, 5 * 64, 3)
-        assert torch.equal(images[:, :, 64:128], grid.images[:, 1])
+def test_mosaic_and_video(pack, grid, tmp_path):
+    node = pack["SV4D2ViewsGridVideo"]
+    images, video = run(node, views=grid, columns=5, labels=True, cell_size=72).args
+    assert images.shape[0] == 3 and images.shape[2] == 5 * 72
+    assert images.shape[1] > 72 and images.shape[1] % 2 == 0
+    components = video.get_components()
+    assert components.frame_rate == Fraction(15, 2) and torch.equal(components.images, images)
+    video.save_to(str(tmp_path / "a.mp4"))
+    assert (tmp_path / "a.mp4").stat().st_size > 1000
 
 
 class TestFolders:
@@ -348,7 +287,8 @@ class TestFolders:
         taken.mkdir(parents=True)
         assert self.save(pack, grid).args == ("sv4d2/views_00008",)
         assert self.save(pack, grid, filename_prefix="sv4d2/view").args == ("sv4d2/view_00001",)
-        assert self.save(pack, grid, filename_prefix="plain").args == ("plain_00001",)
+        assert self.save(pack, grid, filename_prefix="plain", crop=" ").args == ("plain_00001",)
+        assert self.load(pack, "plain_00001")[1] == ""
         assert self.save(pack, grid, filename_prefix="a%width%x%height%").args == ("a64x64_00001",)
         assert not any(taken.iterdir())
 
@@ -358,16 +298,17 @@ class TestFolders:
         assert list((host_dirs.output / "sv4d2").iterdir()) == []
         assert self.save(pack, grid).args == ("sv4d2/views_00001",)
 
-    @pytest.mark.parametrize("prefix", ["../elsewhere", "a/../../b", "/tmp/c"])
-    def test_saving_stays_in_the_output_folder(self, pack, grid, host_dirs, prefix):
-        with pytest.raises(Exception, match="outside the output folder"):
+    @pytest.mark.parametrize(
+        ("prefix", "message"),
+        [
+            *((prefix, "outside the output folder") for prefix in ("../elsewhere", "a/../../b", "/tmp/c")),
+            *((prefix, "Expected a name for the folder") for prefix in ("", "..", "a/..")),
+        ],
+    )
+    def test_saving_needs_a_name_in_the_output_folder(self, pack, grid, host_dirs, prefix, message):
+        with pytest.raises(Exception, match=message):
             self.save(pack, grid, filename_prefix=prefix)
-        assert not any(host_dirs.output.iterdir())
-
-    @pytest.mark.parametrize("prefix", ["", "..", "a/.."])
-    def test_a_folder_needs_a_name(self, pack, grid, host_dirs, prefix):
-        with pytest.raises(ValueError, match="Expected a name for the folder"):
-            self.save(pack, grid, filename_prefix=prefix)
+        assert not [path for path in host_dirs.output.rglob("*") if path.is_file()]
 
     @pytest.mark.parametrize("crop", ["{not json", "[1, 2]", "3"])
     def test_a_crop_that_is_none(self, pack, grid, host_dirs, crop):
@@ -375,11 +316,7 @@ class TestFolders:
             self.save(pack, grid, crop=crop)
         assert not any(host_dirs.output.iterdir())
 
-    def test_without_a_crop(self, pack, grid, host_dirs):
-        (name,) = self.save(pack, grid, crop=" ").args
-        assert self.load(pack, name)[1] == ""
-
-    def test_the_input_folder_comes_second(self, pack, core, grid, host_dirs):
+    def test_the_input_folder_comes_second(self, pack, core, grid, host_dirs, tmp_path):
         write = core("data.views_folder").write_views
         write(host_dirs.input / "mine", replace(grid, fps=3.0))
         assert self.load(pack, "mine")[0].fps == 3
@@ -387,15 +324,9 @@ class TestFolders:
         assert self.load(pack, " mine ")[0].fps == 3, "a folder without views does not hide one with"
         write(host_dirs.output / "mine", replace(grid, fps=4.0))
         assert self.load(pack, str(host_dirs.output / "mine"))[0].fps == 4
-
-    def test_loading_stays_in_both_folders(self, pack, core, grid, host_dirs, tmp_path):
-        core("data.views_folder").write_views(tmp_path / "secret", grid)
-        (host_dirs.output / "link").symlink_to(tmp_path / "secret")
-        for name in ("../secret", str(tmp_path / "secret"), "link", "a/../../secret", "/"):
-            with pytest.raises(ValueError, match="outside"):
-                self.load(pack, name)
-        with pytest.raises(ValueError, match="NUL"):
-            self.load(pack, "a\0b")
+        write(tmp_path / "secret", grid)
+        with pytest.raises(ValueError, match="outside"):
+            self.load(pack, "../secret")
 
     def test_new_views_of_the_same_name_are_read_again(self, pack, core, grid, host_dirs):
         fingerprint = pack["SV4D2LoadViews"].fingerprint_inputs
@@ -407,11 +338,8 @@ class TestFolders:
         assert fingerprint(folder="mine") > first
 
 
-def test_previews_take_pictures_and_tensors(pack, host_dirs):
-    import importlib
-
-    package = pack["SV4D2SaveViews"].__module__.rsplit(".", 1)[0]
-    preview = importlib.import_module(f"{package}.preview").picture_preview
+def test_previews_take_pictures_and_tensors(nodes_of, host_dirs):
+    preview = nodes_of("preview").picture_preview
     ramp = torch.linspace(0, 1, 48).view(4, 4, 3)
     for picture in (ramp, ramp[None], Image.fromarray((ramp * 255).round().byte().numpy())):
         result = preview(picture)

@@ -46,10 +46,7 @@ def report_page(
 ) -> str:
     """Return the page: what was compared, the tables, the notes, and every scene's pictures and plots.
 
-    Args:
-        comparisons: the scenes.
-        summaries: of the true views and the methods over all scenes (`summaries_of`).
-        run: how the report was made, JSON values.
+    ``run`` says how the report was made, in JSON values.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -60,8 +57,8 @@ def report_page(
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    drawing = (error_scale, heat_maps, plots_over_time, plots_over_angle, _png)
-    environment.globals.update({function.__name__.lstrip("_"): function for function in drawing})
+    drawing = (error_scale, heat_maps, plots_over_time, plots_over_angle)
+    environment.globals.update({function.__name__: function for function in drawing})
     numbers = {REFERENCE: -1, **{name: i for i, name in enumerate(method_names(comparisons))}}
     return environment.get_template("page.html.jinja").render(
         title="Evaluation of novel views",
@@ -75,15 +72,22 @@ def report_page(
         numbers=numbers,
         marks={name: (series_mark(i), series_colour(i)) for name, i in numbers.items()},
         ramp=RAMP,
+        png=_png,
         error_png=lambda errors, scale: _png(ramp(errors / (255 * scale))),
+        svg=lambda text: _address(text.encode(), "svg+xml"),
     )
 
 
 def _png(picture: NDArray) -> str:
-    """Return a picture [h, w, 3] uint8 as the address of a PNG file that it carries itself."""
+    """Return the address of a picture [h, w, 3] uint8."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return _address(buffer.getvalue(), "png")
+
+
+def _address(file: bytes, kind: str) -> str:
+    """Return the address of an image file that holds the whole file."""
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode('ascii')}"
 
 
 _DIGITS = 7

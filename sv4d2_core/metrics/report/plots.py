@@ -8,12 +8,10 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -31,7 +29,7 @@ from ..image import paired_views
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.collections import PathCollection, QuadMesh
+    from matplotlib.collections import QuadMesh
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
@@ -103,30 +101,11 @@ def as_image(figure: Figure) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
-def svg(figure: Figure, label: str, tooltips: Mapping[str, Sequence[str]]) -> str:
-    """Return a figure as ``<svg>`` to stand inside a page.
-
-    Args:
-        figure: its texts stay texts.
-        label: what is shown, for readers that cannot see it.
-        tooltips: by the gid of a collection of shapes, a text for each shape.
-    """
+def svg(figure: Figure) -> str:
+    """Return a figure as the text of an SVG file; its texts stay texts."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = file.getvalue()
-    # Inside a page there are no name spaces.
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :]).replace("xlink:href", "href")
-    root = ElementTree.fromstring(text)
-    for definitions in root.findall("defs"):
-        root.remove(definitions)
-    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
-    root.set("style", "stroke-linejoin: round; stroke-linecap: butt")
-    for gid, words in tooltips.items():
-        # A mark is defined once and then used, a cell is a path of its own.
-        shapes = root.findall(f".//g[@id='{gid}']//use") or root.findall(f".//g[@id='{gid}']/path")
-        for shape, tooltip in zip(shapes, words, strict=True):
-            ElementTree.SubElement(shape, "title").text = tooltip
-    return ElementTree.tostring(root, encoding="unicode")
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
 
 
 def colour_map() -> Colormap:
@@ -150,13 +129,6 @@ def series_colour(index: int) -> str:
 def series_mark(index: int) -> str:
     """Return the mark of the method of that number as a letter; -1: of the true views."""
     return "┄" if index < 0 else _MARK_LETTERS[index % len(_MARK_LETTERS)]
-
-
-def limits_of(values: Sequence[Tensor], higher_is_better: bool) -> tuple[float, float]:
-    """Return the best and the worst finite value of several heat maps that share a scale; NaN without any."""
-    finite = sorted(float(x) for tensor in values for x in tensor.flatten() if math.isfinite(x))
-    low, high = (finite[0], finite[-1]) if finite else (math.nan, math.nan)
-    return (high, low) if higher_is_better else (low, high)
 
 
 def draw_heat_map(
@@ -216,46 +188,40 @@ def _shown(groups: Sequence[Sequence[str]], scores: Sequence[SceneScores]) -> li
 
 @styled
 def heat_maps(scores: Sequence[SceneScores]) -> list[tuple[Metric, str]]:
-    """Return heat maps as ``<svg>`` with tooltips: of each metric those of all methods on one scale."""
+    """Return heat maps as SVG: of each metric those of all methods on one scale."""
     return [(metric, _heat_maps_of(metric, scores)) for metric in _shown(_HEAT_MAPS, scores)]
 
 
 def _heat_maps_of(metric: Metric, scores: Sequence[SceneScores]) -> str:
     having = [score for score in scores if metric.name in score.values]
-    limits = limits_of([score.values[metric.name] for score in having], metric.higher_is_better)
+    values = torch.cat([score.values[metric.name].flatten() for score in having])
+    ends = values[values.isfinite()].aminmax() if values.isfinite().any() else (math.nan, math.nan)
+    best, worst = map(float, reversed(ends) if metric.higher_is_better else ends)
     step = max(score.cameras.n_views for score in having) * _ROW_HEIGHT + 80
     height = math.ceil(len(having) / 2) * step
-    figure, tooltips = new_figure(_PAGE_WIDTH, height + 55), {}
+    figure = new_figure(_PAGE_WIDTH, height + 55)
     for i, score in enumerate(having):
-        values, gid = score.values[metric.name], f"cells{i}"
+        cells = score.values[metric.name]
         labels = [view_label(score.cameras, v) for v in range(1, score.cameras.n_views + 1)]
         left, top = i % 2 * _PAGE_WIDTH / 2 + _LABEL_WIDTH, i // 2 * step + 40
-        width = min(_PAGE_WIDTH / 2 - _LABEL_WIDTH - 60, _WIDEST_CELL * len(values))
+        width = min(_PAGE_WIDTH / 2 - _LABEL_WIDTH - 60, _WIDEST_CELL * len(cells))
         axes = axes_at(figure, left, top, width, _ROW_HEIGHT * len(labels))
-        mesh = draw_heat_map(axes, values, labels, limits, metric.digits)
-        mesh.set_gid(gid)
+        mesh = draw_heat_map(axes, cells, labels, (best, worst), metric.digits)
         axes.set_title(score.method, pad=16)
-        tooltips[gid] = [
-            f"{label}, frame {t}: {'no value' if math.isnan(x) else number(x, metric.digits)}"
-            for label, row in zip(labels, values.T.tolist(), strict=True)
-            for t, x in enumerate(row)
-        ]
         if i == 0:
             place = axes_at(figure, _LABEL_WIDTH, height, 240, 12)
             bar = figure.colorbar(mesh, cax=place, orientation="horizontal")
-            bar.set_label("no finite value" if math.isnan(limits[0]) else "darker is worse, x: no value")
+            bar.set_label("no finite value" if math.isnan(best) else "darker is worse, x: no value")
             if metric.higher_is_better:
                 bar.ax.invert_xaxis()
-    return svg(figure, f"{metric.name} per view and frame", tooltips)
+    return svg(figure)
 
 
 @styled
 def plots_over_time(scores: Sequence[SceneScores], numbers: Mapping[str, int]) -> str:
-    """Return the means over the views against the frame as ``<svg>``; pairs of frames stand between them.
+    """Return the means over the views of one scene against the frame as SVG.
 
-    Args:
-        scores: of one scene.
-        numbers: per method the number that chooses its colour and mark, -1 for the true views.
+    Pairs of frames stand between them. ``numbers`` choose each method's colour and mark, -1: the true views'.
     """
 
     def points(score: SceneScores, name: str) -> tuple[list[float], list[float]]:
@@ -267,7 +233,7 @@ def plots_over_time(scores: Sequence[SceneScores], numbers: Mapping[str, int]) -
 
 @styled
 def plots_over_angle(scores: Sequence[SceneScores], numbers: Mapping[str, int]) -> str:
-    """Return the means over the frames against the azimuth as ``<svg>``; elevations are written above."""
+    """Return the means over the frames against the azimuth as SVG; elevations are written above."""
 
     def azimuths(score: SceneScores) -> list[float]:
         return [180 - (180 - azimuth) % 360 for azimuth in score.cameras.azimuths_deg[1:]]
@@ -293,14 +259,13 @@ def _line_plots(
     x_ticks: Sequence[float] = (),
     above: Mapping[float, str] | None = None,
 ) -> str:
-    """Return a plot per metric, a line per method that has it, as ``<svg>``; every point has a tooltip."""
+    """Return a plot per metric, a line per method that has it."""
     from matplotlib.ticker import MaxNLocator
 
     metrics = _shown(_LINE_PLOTS, scores)
     top_margin, width = (68 if above else 24), _PAGE_WIDTH / _PLOTS_IN_A_ROW
     step = top_margin + _PLOT_HEIGHT + 45
     figure = new_figure(_PAGE_WIDTH, max(1, math.ceil(len(metrics) / _PLOTS_IN_A_ROW)) * step)
-    tooltips = {}
     for i, metric in enumerate(metrics):
         row, column = divmod(i, _PLOTS_IN_A_ROW)
         axes = axes_at(figure, column * width + 45, row * step + top_margin, width - 55, _PLOT_HEIGHT)
@@ -309,13 +274,7 @@ def _line_plots(
         # Infinite values lie hollow at the upper edge.
         edge = max(finite) + (0.08 * (max(finite) - min(finite)) or 0.05 * abs(max(finite)) or 0.5)
         for method, (x, y) in lines.items():
-            gid = f"points{i}-{numbers[method]}"
-            _draw_line(axes, numbers[method], x, y, edge).set_gid(gid)
-            tooltips[gid] = [
-                f"{method}, {a:g}: {number(b, metric.digits)}"
-                for a, b in zip(x, y, strict=True)
-                if not math.isnan(b)
-            ]
+            _draw_line(axes, numbers[method], x, y, edge)
         axes.set_title(metric.title)
         axes.set_xlabel(x_label)
         axes.grid(axis="y")
@@ -331,21 +290,19 @@ def _line_plots(
             upper.set_xticks(list(above), list(above.values()), rotation=90, fontsize=6.5)
             upper.tick_params(length=2)
             upper.spines["top"].set_visible(False)
-    names = ", ".join(metric.name for metric in metrics)
-    return svg(figure, f"{names} over {x_label}", tooltips)
+    return svg(figure)
 
 
-def _draw_line(axes: Axes, index: int, x: list[float], y: list[float], edge: float) -> PathCollection:
-    """Draw a method's line, infinite values at ``edge``, and return its marks: one per value there is."""
-    colour, heights = series_colour(index), [min(value, edge) for value in y]
+def _draw_line(axes: Axes, index: int, x: list[float], y: list[float], edge: float) -> None:
+    """Draw a method's line and marks, infinite values hollow at ``edge``."""
+    colour, heights = series_colour(index), np.minimum(y, edge)
     axes.plot(x, heights, "--" if index < 0 else "-", color=colour)
-    has_value = [k for k, value in enumerate(y) if not math.isnan(value)]
-    return axes.scatter(
-        [x[k] for k in has_value],
-        [heights[k] for k in has_value],
+    axes.scatter(
+        x,
+        heights,
         s=6 if index < 0 else 16,
         marker="o" if index < 0 else _MARKS[index % len(_MARKS)],
-        c=["white" if math.isinf(y[k]) else colour for k in has_value],
+        c=["white" if math.isinf(value) else colour for value in y],
         edgecolors=colour,
         linewidths=0.8,
         zorder=3,
@@ -397,12 +354,9 @@ def view_label(cameras: Cameras, view: int) -> str:
 def scene_pictures(
     predictions: Mapping[str, ViewGrid], reference: ViewGrid | None, scores: Sequence[SceneScores]
 ) -> tuple[Strip, Strip]:
-    """Return a few views of the middle frame, and a few frames of the view that is worst.
+    """Return a few views of the middle frame, and a few frames of the view that is worst by the ``scores``.
 
-    Args:
-        predictions: the methods' views.
-        reference: true views, or None; then every method shows the view nearest to the first method's.
-        scores: of the reference and the methods, as in `SceneComparison`.
+    Without a reference every method shows the views nearest to the first method's.
     """
     grids = dict(predictions) if reference is None else {REFERENCE: reference, **predictions}
     lead = next(iter(grids.values()))
@@ -431,10 +385,9 @@ def _worst_view(scores: Sequence[SceneScores], n_views: int) -> tuple[int, str]:
             continue
         means = mean_along(torch.stack(columns), dim=0)
         if not means.isnan().all():
-            badness = (-means if METRICS[name].higher_is_better else means).nan_to_num(
-                nan=-torch.inf, neginf=-1e9
-            )
-            return 1 + int(badness.argmax()), f" (worst {name})"
+            badness = -means if METRICS[name].higher_is_better else means
+            worst = badness.nan_to_num(nan=-torch.inf, neginf=-1e9).argmax()
+            return 1 + int(worst), f" (worst {name})"
     return 1, ""
 
 

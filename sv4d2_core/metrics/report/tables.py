@@ -60,22 +60,14 @@ class SceneComparison:
 
 def compare(
     scene: str,
-    predictions: Mapping[str, ViewGrid],
+    predictions: Mapping[str, ViewGrid],  # by the methods' names
     reference: ViewGrid | None,
     networks: Networks | None = None,
     *,
-    residuals: Mapping[str, Tensor] | None = None,
-    callback: Callable[[int, int], None] | None = None,
+    residuals: Mapping[str, Tensor] | None = None,  # of methods, [T, V], see `fit_residuals`
+    callback: Callable[[int, int], None] | None = None,  # takes (steps done, all steps), may raise to cancel
 ) -> SceneComparison:
     """Return the scores of all methods on one scene, and of the true views by what needs no truth.
-
-    Args:
-        scene: name.
-        predictions: the views of every method, by its name.
-        reference: true views, or None.
-        networks: for LPIPS, CLIP-S and FVD.
-        residuals: per method [T, V] what a fitted 4D scene leaves unexplained (`fit_residuals`).
-        callback: called with (steps done, all steps); may raise to cancel.
 
     Raises:
         ValueError: no method, a method without a name or with the name of the true views, residuals of no

@@ -25,25 +25,18 @@ _POINTS = 1 << 17
 
 
 class DyNeRF(Scene4D):
-    """A scene made of a field inside occupied cells, untrained at first, on the device of the cells.
-
-    Args:
-        occupancy: where the field holds something, per frame; outside is empty.
-        cameras, fps, times: see `Scene4D`; one frame of the occupancy per time.
-        config: what the field is made of.
-        generator: draws the initial values; None: PyTorch's own.
-    """
+    """A scene made of a field inside occupied cells, untrained at first, on the device of the cells."""
 
     backend = "dynerf"
 
     def __init__(
         self,
-        occupancy: Occupancy,
+        occupancy: Occupancy,  # where the field holds something, one frame per time; outside is empty
         cameras: Cameras,
         fps: float,
         times: Sequence[float],
         config: FieldConfig,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None = None,  # draws the initial values
     ) -> None:
         super().__init__(cameras, fps, times)
         kind = Canonical if config.field == "canonical" else MovingPlanes
@@ -55,7 +48,7 @@ class DyNeRF(Scene4D):
         """Return the scene that `save` wrote."""
         grid = header["grid"]
         cells = np.unpackbits(tensors["cells"].numpy(), count=int(np.prod(grid))).reshape(grid)
-        occupancy = Occupancy(torch.from_numpy(cells).bool(), tensors["box"]).to(device)
+        occupancy = Occupancy(torch.from_numpy(cells).bool().to(device), tensors["box"].to(device))
         cameras = Cameras.from_json(header["cameras"])
         config = settings_from_json(FieldConfig, header["config"])
         scene = cls(occupancy, cameras, header["fps"], header["times"], config)
@@ -87,10 +80,10 @@ class DyNeRF(Scene4D):
     def densities(self, points: Tensor, time: float) -> Tensor:
         """Return the field's density at world points, [N] per world unit, 0 outside the occupied cells."""
         unit, occupancy = self._unit(points, time), self._occupancy_at(time)
-        inside = occupancy.contains(unit, torch.zeros(len(unit), dtype=torch.long, device=unit.device))
+        inside = occupancy.contains(unit, 0)
         found = torch.zeros_like(unit[:, 0])
         for part in inside.nonzero()[:, 0].split(_POINTS):
-            found[part] = self.field.densities(unit[part], torch.full_like(unit[part, 0], time))
+            found[part] = self.field(unit[part], torch.full_like(unit[part, 0], time))[0]
         return found.to(points.device)
 
     @torch.no_grad()

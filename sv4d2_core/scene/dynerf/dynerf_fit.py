@@ -16,7 +16,6 @@ from ..config import RefineConfig
 from ..geometry.hull import Occupancy, visual_hull
 from ..losses import alpha_entropy, mask_loss, mean_squared
 from ..schedule import Step, anchor_frame
-from ..targets import resized_normals
 from .dynerf import DyNeRF
 from .rays import Perceptual, RayPool, patch_loss
 
@@ -40,24 +39,16 @@ _PATCH, _PERCEPTUAL_PATCH, _LEAST_PERCEPTUAL_PATCH = 16, 64, 32
 class DyNeRFFit:
     """A `DyNeRF` that is being fitted, along rays that meet the visual hull.
 
-    Args:
-        views: checked, with masks.
-        config: the settings.
-        device: where the scene is fitted.
-        generator: on the CPU, of the initial values and of every draw.
-        perceptual: distance of patches, in place of SSIM.
-
-    Raises:
-        ValueError: silhouettes that contradict each other; pictures too small for a perceptual distance.
+    Raises ValueError for silhouettes that contradict each other, and pictures too small for ``perceptual``.
     """
 
     def __init__(
         self,
-        views: ViewGrid,
+        views: ViewGrid,  # checked, with masks
         config: RefineConfig,
         device: torch.device | str,
-        generator: torch.Generator,
-        perceptual: Perceptual | None = None,
+        generator: torch.Generator,  # on the CPU, of the initial values and of every draw
+        perceptual: Perceptual | None = None,  # distance of patches, in place of SSIM
     ) -> None:
         assert views.masks is not None
         size = views.images.shape[2]
@@ -81,13 +72,13 @@ class DyNeRFFit:
 
     def aim(
         self,
-        views: ViewGrid,  # checked; the frames and the picture size never change, the cameras may
+        views: ViewGrid,  # checked; the frames never change, the cameras and the picture size may
         weights: Tensor,  # [T, V + 1, H, W] how much a pixel's colour counts
         normals: Tensor | None = None,  # [T, V + 1, H, W, 3] in the camera's OpenGL axes, 0 where not known
     ) -> None:
         """Fit to these views from now on."""
-        self._target = views, weights, normals
-        self._pool: RayPool | None = None
+        self._pool = RayPool(views, weights, self._hull, self._device, normals)
+        self._on_patches = self._perceptual is not None or normals is not None
 
     def prepare(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Look again where the scene is dense, and let frames that come in start from their neighbours."""
@@ -100,7 +91,7 @@ class DyNeRFFit:
 
     def accumulate(self, step: Step, frames: Tensor) -> float:
         """Add the gradients of one step to the parameters and return the loss of its pictures."""
-        config, pool, generator = self._config, self._pixels(step), self._generator
+        config, pool, generator = self._config, self._pool, self._generator
         rays, target = pool.draw(frames, step.n_views, config.rays_per_step, generator, step.timed)
         count = len(rays.frames)
         jitter = torch.rand(count, config.samples, generator=generator).to(self._device)
@@ -112,9 +103,8 @@ class DyNeRFFit:
             loss = loss + _WEIGHT_MASK * mask_loss(opacities, goal.opacities)
             loss = loss + _WEIGHT_ENTROPY * alpha_entropy(opacities)
             total += _backward(loss * (len(part) / count))
-        on_patches = self._perceptual is not None or self._target[2] is not None
-        if on_patches and step.number >= _PATCH_START * config.stage_one_steps:
-            total += _backward(self._patch(pool, step, frames))
+        if self._on_patches and step.number >= _PATCH_START * config.stage_one_steps:
+            total += _backward(self._patch(step, frames))
         if step.number % _SMOOTH_EVERY == 0:
             _backward(_SMOOTH_EVERY * self.scene.field.field.regularisation(step.timed))
         return float(total)
@@ -129,24 +119,12 @@ class DyNeRFFit:
         self.scene.field.load_state_dict(tensors_under("field.", tensors))
         self.scene.occupancy = Occupancy(tensors["cells"].to(self._device), self._hull.box)
 
-    def _pixels(self, step: Step) -> RayPool:
-        """Return the pixels of the picture size that a step uses."""
-        views, weights, normals = self._target
-        own = views.images.shape[2]
-        size = step.size_of(own)
-        if self._pool is None or self._pool.size != size:
-            if size != own:
-                weights = F.interpolate(weights, (size, size), mode="area")
-                normals = None if normals is None else resized_normals(normals, size)
-            self._pool = RayPool(views.resized(size), weights, self._hull, self._device, normals)
-        return self._pool
-
-    def _patch(self, pool: RayPool, step: Step, frames: Tensor) -> Tensor:
+    def _patch(self, step: Step, frames: Tensor) -> Tensor:
         """Return the terms of one patch, which is drawn as rays are."""
-        side = min(self._patch_side, pool.size)
+        side = min(self._patch_side, self._pool.size)
         if self._config.rays_in_memory:
             side = min(side, math.isqrt(self._config.rays_in_memory))
-        rays, target = pool.draw_patch(frames, side, self._generator, step.timed)
+        rays, target = self._pool.draw_patch(frames, side, self._generator, step.timed)
         colours, opacities, distances = self.scene.follow(rays)
         points = rays.origins + distances[:, None] * rays.directions
         maps = (x.unflatten(0, (1, side, side)) for x in (colours, opacities, distances, points))
@@ -174,7 +152,7 @@ def dense_cells(scene: DyNeRF, hull: Occupancy, frames: Sequence[int]) -> Occupa
             continue
         index = hull.cells[t].flatten().nonzero()[:, 0]
         parts = centres[index].split(_CHUNK)
-        densities = [scene.field.densities(part, torch.full_like(part[:, 0], time)) for part in parts]
+        densities = [scene.field(part, torch.full_like(part[:, 0], time))[0] for part in parts]
         cells[t].view(-1)[index] = 1 - torch.exp(-torch.cat(densities) * size) >= _LEAST_OPACITY
     wider = F.max_pool3d(cells[:, None].float(), 3, 1, 1)[:, 0] > 0
     return Occupancy(wider & hull.cells, hull.box)

@@ -1,7 +1,6 @@
 """A field that goes with an object which moves far: it is asked where a point is at the anchor frame.
 
-An object that crosses the pictures is small in the box that holds its whole way. A field that goes with it
-has all its planes for the object alone, and knows the motion between the frames.
+So it has all its planes for the object alone, not for its whole way, and knows the motion between frames.
 """
 
 from __future__ import annotations
@@ -71,17 +70,11 @@ class Following(nn.Module):
         self.reach.copy_((high - low) / 2 * _MARGIN + 1 / hull.cells.shape[-1])
 
     def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the density [N] and the colour [N, 3] in 0..1.
+        """Return the density [N] and the colour [N, 3] in 0..1 at points [N, 3] in -1..1 of the scene's box.
 
-        Args:
-            points: [N, 3] in -1..1 of the scene's box.
-            times: [N] in 0..1; None: the points are at the anchor frame, and the field knows no time.
+        ``times`` is [N] in 0..1; None: the points are at the anchor frame, and the field knows no time.
         """
         return self.field(self._place(points, times), times)
-
-    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
-        """Return the density alone, [N]; arguments as `forward`."""
-        return self.field.densities(self._place(points, times), times)
 
     def from_to(self, points: Tensor, start: float, end: float) -> Tensor:
         """Return where points of one time are at another, [N, 3] in -1..1 of the scene's box.
@@ -125,8 +118,7 @@ class Following(nn.Module):
             marked[0, z, y, x] = True
         # Neighbouring points may land a cell apart.
         marked = F.max_pool3d(marked[:, None].float(), 3, 1, 1)[:, 0] > 0
-        first = torch.zeros(len(centres), dtype=torch.long, device=centres.device)
-        return Occupancy(marked, occupancy.box).contains(self.arrived(centres, times[2]), first).view(n, n, n)
+        return Occupancy(marked, occupancy.box).contains(self.arrived(centres, times[2]), 0).view(n, n, n)
 
     def arrived(self, points: Tensor, time: float | Tensor) -> Tensor:
         """Return where points [N, 3] of a time are in -1..1 of the anchor's box, after the field's motion."""

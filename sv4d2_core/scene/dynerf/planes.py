@@ -1,8 +1,7 @@
 """Fields over space and time: density and colour decoded from feature planes, which change or are moved.
 
-Source: the features of a point are the product of its projections on the planes xy, xz and yz, at several
-scales, as in K-Planes (Fridovich-Keil et al., CVPR 2023). There, planes xt, yt and zt are multiplied on; here
-the planes of space themselves have a change per time, which follows fast motion far better with few views.
+Source: K-Planes (Fridovich-Keil et al., CVPR 2023). There, planes xt, yt and zt are multiplied on; here the
+planes of space themselves have a change per time, which follows fast motion far better with few views.
 """
 
 from __future__ import annotations
@@ -60,15 +59,9 @@ class Decoder(nn.Module):
         """Return the density [N] and the colour [N, 3] in 0..1 of features [N, width] and [N, more]."""
         hidden = F.relu(self.trunk(features))
         seen = hidden if more is None else torch.cat([hidden, more], dim=-1)
-        return self._density(hidden), torch.sigmoid(self.colour(seen))
-
-    def densities(self, features: Tensor) -> Tensor:
-        """Return the density alone, [N]."""
-        return self._density(F.relu(self.trunk(features)))
-
-    def _density(self, hidden: Tensor) -> Tensor:
         # Starting thin lets light through to the far side of the hull, so that both sides learn at once.
-        return self.density_scale * F.softplus(self.density(hidden)[:, 0] - 1)
+        density = self.density_scale * F.softplus(self.density(hidden)[:, 0] - 1)
+        return density, torch.sigmoid(self.colour(seen))
 
 
 class Planes(nn.Module):
@@ -94,11 +87,9 @@ class Planes(nn.Module):
         )
 
     def features(self, points: Tensor, times: Tensor | None) -> Tensor:
-        """Return the product over the planes, all scales one after the other, [N, scales * C].
+        """Return the product over the planes at points [N, 3], one scale after the other, [N, scales * C].
 
-        Args:
-            points: [N, 3] in -1..1 of the box.
-            times: [N] in 0..1, fastest where equal ones follow each other; None leaves the changes out.
+        ``times`` [N] in 0..1 is fastest where equal ones follow each other; None leaves the changes out.
         """
         where = torch.stack([points[:, pair] for pair in PLANE_AXES])[:, None]  # [3, 1, N, 2]
         if times is None or not len(times) or not len(self.change):
@@ -154,18 +145,11 @@ class MovingPlanes(nn.Module):
         self.decoder = Decoder(config.features * len(config.plane_sizes), 0, config, generator)
 
     def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the density [N] and the colour [N, 3] in 0..1.
+        """Return the density [N] and the colour [N, 3] in 0..1 at points [N, 3] in -1..1 of the box.
 
-        Args:
-            points: [N, 3] in -1..1 of the box.
-            times: [N] in 0..1, fastest where equal ones follow each other; None: the anchor's, where the
-                field knows no time.
+        ``times`` is [N] in 0..1; None: the anchor's, where the field knows no time.
         """
         return self.decoder(self.planes.features(points, times))
-
-    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
-        """Return the density alone, [N]; arguments as `forward`."""
-        return self.decoder.densities(self.planes.features(points, times))
 
     def moved(self, points: Tensor, _times: Tensor) -> Tensor:
         """Return the points: planes change, but know no motion."""
@@ -208,20 +192,14 @@ class Canonical(nn.Module):
         self.decoder = Decoder(features * len(sizes), features, config, generator)
 
     def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the density [N] and the colour [N, 3] in 0..1."""
         place = self.moved(points, times)
         return self.decoder(self.shape.features(place, None), self.tint.features(place, times))
-
-    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
-        """Return the density alone, [N]."""
-        return self.decoder.densities(self.shape.features(self.moved(points, times), None))
 
     def moved(self, points: Tensor, times: Tensor | None) -> Tensor:
         """Return where points are in canonical space, [N, 3]; without times they are there already."""
         return points if times is None else points + self.deformation(points, times)
 
     def groups(self) -> list[dict]:
-        """Return the optimiser's groups."""
         return [
             {"params": [*self.shape.parameters(), *self.tint.parameters()], "rate": _PLANES_RATE},
             {"params": [*self.decoder.parameters()], "rate": _DECODER_RATE},
@@ -229,7 +207,6 @@ class Canonical(nn.Module):
         ]
 
     def regularisation(self, timed: bool) -> Tensor:
-        """Return the terms of the loss that look at the field alone."""
         loss = self.shape.roughness(timed) + self.tint.roughness(timed)
         if not timed:
             return loss
@@ -238,7 +215,6 @@ class Canonical(nn.Module):
         return loss + _WEIGHT_OFFSET * self.deformation.size()
 
     def hold(self, first: float, last: float) -> None:
-        """Let times outside first..last be as the nearer of these two."""
         self.tint.hold(first, last)
         self.deformation.hold(first, last)
 

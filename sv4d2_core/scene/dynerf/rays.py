@@ -183,7 +183,8 @@ def patch_loss(
 ) -> Tensor:
     """Return the weighted sum of the terms that need pixels side by side."""
     seen = alpha.detach()
-    solid = _with_neighbours(seen)
+    # The neighbours to the right and below make a pixel's normal.
+    solid = seen * F.pad(seen[:, :, 1:], (0, 1)) * F.pad(seen[:, 1:], (0, 0, 0, 1))
     if perceptual is not None:
         structure = _WEIGHT_PERCEPTUAL * perceptual(colours, target.colours).mean()
     else:
@@ -197,12 +198,6 @@ def patch_loss(
         given = normal_consistency(normals, target.normals, solid * known * target.weights)
         loss = loss + _WEIGHT_NORMAL * given
     return loss
-
-
-def _with_neighbours(alpha: Tensor) -> Tensor:
-    """Return the opacity of pixels times that of those to the right and below, which make their normal."""
-    right, down = F.pad(alpha[:, :, 1:], (0, 1)), F.pad(alpha[:, 1:], (0, 0, 0, 1))
-    return alpha * right * down
 
 
 def surface_normals(points: Tensor) -> Tensor:

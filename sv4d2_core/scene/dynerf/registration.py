@@ -93,8 +93,7 @@ class _Search:
     def _hits(self, source: int, target: int, turn: Tensor) -> Tensor:
         moved = self.clouds[source] @ turn.transpose(1, 2) / self.half + self.centres[target]
         grid = Occupancy(self.cells[target][None], torch.stack([-self.half, self.half]))
-        frames = torch.zeros(moved.shape[0] * moved.shape[1], dtype=torch.long)
-        return grid.contains(moved.flatten(0, 1), frames).view(moved.shape[:2]).float().mean(-1)
+        return grid.contains(moved.flatten(0, 1), 0).view(moved.shape[:2]).float().mean(-1)
 
     def _cloud(self, t: int) -> Tensor:
         """Return points of a frame about its centre, world units."""

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .splat_torch import rotations
-from .splatting import GaussiansAt
+from .splat_torch import GaussiansAt, rotations
 
 # A Gaussian ends at this many standard deviations, where it has fallen to 1 %.
 _REACH = 3.0
@@ -33,11 +32,7 @@ def gaussian_box(gaussians: GaussiansAt) -> Tensor:
 
 
 def gaussian_densities(gaussians: GaussiansAt, points: Tensor) -> Tensor:
-    """Return the sum of the Gaussians, each as high as its opacity, at points [N, 3] in the world, [N].
-
-    Only Gaussians near a point are looked at: points are sorted into cells, and every Gaussian visits the
-    cells that its box meets.
-    """
+    """Return the sum of the Gaussians, each as high as its opacity, at points [N, 3] in the world, [N]."""
     seen = gaussians.opacities >= _LEAST_OPACITY
     gaussians = type(gaussians)(*(part[seen] for part in gaussians))
     sums = torch.zeros_like(points[:, 0])

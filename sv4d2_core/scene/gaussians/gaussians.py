@@ -5,32 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...cameras import Cameras
-from ...files import tensors_under
 from ..config import GaussiansConfig, settings_from_json, settings_to_json
 from ..dynerf.planes import PLANE_AXES, sample_planes
 from ..scene import Scene4D, no_object
 from .densities import gaussian_box, gaussian_colours, gaussian_densities, gaussian_motion
-from .splat_torch import rotations
-from .splatting import GaussiansAt, splat
+from .splat_torch import GaussiansAt, rotations
+from .splatting import splat
 
 # Initial values, whose products are about 1: with the usual small ones the decoder learns slowly.
 _INITIAL = (0.6, 1.4)
-
-
-class Offsets(NamedTuple):
-    """What a time changes."""
-
-    means: Tensor  # [N, 3] world units, added
-    rotations: Tensor  # [N, 3] the imaginary part of a quaternion of real part 1, turned by after the own
-    log_scales: Tensor  # [N, 3] added
-    opacities: Tensor  # [N] added to the logits, times a factor
 
 
 class Deformation(nn.Module):
@@ -61,11 +50,12 @@ class Deformation(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, points: Tensor, time: float) -> Offsets:
-        """Return the offsets of world points [N, 3] at a time in 0..1."""
-        outputs = self.head(self.trunk(self.features(points, time)))
-        means, rotations, log_scales, opacities = outputs.split([3, 3, 3, 1], dim=-1)
-        return Offsets(means, rotations, log_scales, opacities[:, 0])
+    def forward(self, points: Tensor, time: float) -> tuple[Tensor, ...]:
+        """Return what a time in 0..1 adds to means, log scales [N, 3 each] and logits of opacities [N, 1].
+
+        Second, after the means, comes the imaginary part [N, 3] of a quaternion of real part 1 to turn by.
+        """
+        return self.head(self.trunk(self.features(points, time))).split([3, 3, 3, 1], dim=-1)
 
     @torch.no_grad()
     def hold(self, first: float, last: float) -> None:
@@ -114,33 +104,25 @@ class CanonicalGaussians(nn.Module):
 
 
 class Gaussians(Scene4D):
-    """A scene made of deformable 3D Gaussians, which do not move at first.
-
-    Args:
-        canonical: the Gaussians.
-        box: [2, 3] that their motion is known in, world units.
-        scale_limits: the least and the largest scale along an axis, world units.
-        cameras, fps, times: see `Scene4D`.
-        config: what it is made of.
-        generator: draws the initial values of the motion; None: PyTorch's own.
-    """
+    """A scene made of deformable 3D Gaussians, which do not move at first."""
 
     backend = "gaussians"
 
     def __init__(
         self,
         canonical: CanonicalGaussians,
-        box: Tensor,
-        scale_limits: tuple[float, float],
+        box: Tensor,  # [2, 3] that their motion is known in, world units
+        scale_limits: tuple[float, float],  # the least and the largest along an axis, world units
         cameras: Cameras,
         fps: float,
         times: Sequence[float],
         config: GaussiansConfig,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None = None,  # draws the initial values of the motion
     ) -> None:
         super().__init__(cameras, fps, times)
         self.canonical, self.scale_limits, self.config = canonical, scale_limits, config
         self.deformation = Deformation(box, config, self.n_frames, generator)
+        self.parts = nn.ModuleDict({"canonical": canonical, "deformation": self.deformation})
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> Gaussians:
@@ -156,29 +138,20 @@ class Gaussians(Scene4D):
             header["times"],
             settings_from_json(GaussiansConfig, header["config"]),
         )
-        scene.load_state_dict(tensors)
-        return scene.to(device)
-
-    def to(self, device: torch.device | str) -> Gaussians:
-        """Return this scene, moved to a device."""
-        self.canonical.to(device)
-        self.deformation.to(device)
-        return self
+        scene.parts.load_state_dict(tensors)
+        scene.parts.to(device)
+        return scene
 
     def at_time(self, time: float | None) -> GaussiansAt:
-        """Return the Gaussians at a time in 0..1, with gradients; None: where they are before they move.
-
-        They are about the origin, also where the object has a path.
-        """
+        """Return the Gaussians at a time, about the origin, with gradients; None: before they move."""
         own = self.canonical
         means, quats = own.means, F.normalize(own.quats, dim=-1)
         log_scales, opacities = own.log_scales, own.opacities
         if time is not None:
-            offsets = self.deformation(means, time)
-            means = means + offsets.means
-            quats = _turned(quats, offsets.rotations)
-            log_scales = log_scales + offsets.log_scales
-            opacities = opacities + self.config.fade * offsets.opacities
+            move, turn, growth, fading = self.deformation(means, time)
+            means, quats = means + move, _turned(quats, turn)
+            log_scales = log_scales + growth
+            opacities = opacities + self.config.fade * fading[:, 0]
         low, high = (math.log(limit) for limit in self.scale_limits)
         scales = log_scales.clamp(low, high).exp()
         return GaussiansAt(means, quats, scales, opacities.sigmoid(), own.colours.sigmoid())
@@ -216,23 +189,24 @@ class Gaussians(Scene4D):
         before, after = self.in_world(start), self.in_world(end)
         return gaussian_motion(before, after, points.to(before.means)).to(points)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return all parameters; `load_state_dict` reads them."""
-        parts = {"canonical": self.canonical, "deformation": self.deformation}
-        return {f"{part}.{key}": v for part in parts for key, v in parts[part].state_dict().items()}
-
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Take over all parameters from a `state_dict`; other keys are left alone."""
-        for part, module in (("canonical.", self.canonical), ("deformation.", self.deformation)):
-            module.load_state_dict(tensors_under(part, tensors))
-
     def _saved(self) -> tuple[dict[str, Tensor], dict]:
         config = settings_to_json(GaussiansConfig, self.config)
-        return self.state_dict(), {"config": config, "scale_limits": list(self.scale_limits)}
+        return self.parts.state_dict(), {"config": config, "scale_limits": list(self.scale_limits)}
 
     def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
         gaussians = self.in_world(time)
-        return lambda cameras, view, size: _see(gaussians, cameras, view, size)
+
+        def draw(cameras: Cameras, view: int, size: int) -> Tensor:
+            picture = splat(gaussians, cameras, view, size)
+            outward = _outward(gaussians, cameras, view)
+            blended = splat(gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
+            alpha = picture.alpha[..., None]
+            # Where normals cancel out, the surface is taken to face the camera.
+            towards = -cameras.rays(size, [view])[1][0].to(blended)
+            normal = F.normalize(blended + 1e-4 * alpha * towards, dim=-1, eps=1e-20)
+            return torch.cat([picture.rgb.clamp(0, 1), alpha, picture.depth[..., None], normal], dim=-1)
+
+        return draw
 
 
 def _turned(quats: Tensor, rotation: Tensor) -> Tensor:
@@ -241,18 +215,6 @@ def _turned(quats: Tensor, rotation: Tensor) -> Tensor:
     real = w - (rotation * v).sum(-1, keepdim=True)
     imaginary = v + w * rotation + torch.linalg.cross(rotation, v)
     return F.normalize(torch.cat([real, imaginary], dim=-1), dim=-1)
-
-
-def _see(gaussians: GaussiansAt, cameras: Cameras, view: int, size: int) -> Tensor:
-    """Return colour, opacity, distance and normal that one camera sees, [size, size, 8]."""
-    picture = splat(*gaussians, cameras, view, size)
-    outward = _outward(gaussians, cameras, view)
-    blended = splat(*gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
-    alpha = picture.alpha[..., None]
-    # Where normals cancel out, the surface is taken to face the camera.
-    towards = -cameras.rays(size, [view])[1][0].to(blended)
-    normal = F.normalize(blended + 1e-4 * alpha * towards, dim=-1, eps=1e-20)
-    return torch.cat([picture.rgb.clamp(0, 1), alpha, picture.depth[..., None], normal], dim=-1)
 
 
 def _outward(gaussians: GaussiansAt, cameras: Cameras, view: int) -> Tensor:

@@ -14,8 +14,8 @@ from ..geometry.hull import HullDistance, Occupancy, visual_hull
 from ..losses import dissimilarity, mask_loss, second_difference, total_variation
 from ..schedule import Step, anchor_frame, shuffled
 from .gaussians import CanonicalGaussians, Gaussians
-from .splat_torch import rotations
-from .splatting import GaussiansAt, splat
+from .splat_torch import GaussiansAt, rotations
+from .splatting import splat
 
 # A Gaussian at the start: its opacity, and its scale in distances between neighbours.
 _OPACITY, _SCALE = 0.5, 0.7
@@ -146,15 +146,10 @@ def _colours(means: Tensor, outward: Tensor, views: ViewGrid, frame: int) -> Ten
 
 
 class GaussiansFit:
-    """A `Gaussians` scene that is being fitted; its methods are those of `DyNeRFFit`.
+    """A `Gaussians` scene that is being fitted; arguments, errors and methods are those of `DyNeRFFit`.
 
     The loss of a picture is that of 3DGS (Kerbl et al. 2023, equation 7) with a mask; what keeps the motion
     smooth follows K-Planes (2301.10241, section 4.2) and Dynamic 3D Gaussians (2308.09713, isometry).
-
-    The visual hull of the views is where the Gaussians start. The arguments are those of `DyNeRFFit`.
-
-    Raises:
-        ValueError: silhouettes that contradict each other.
     """
 
     def __init__(
@@ -175,7 +170,8 @@ class GaussiansFit:
         limits = (_SMALLEST_SCALE * scale, _LARGEST_SCALE * scale)
         self.scene = Gaussians(
             canonical, hull.box, limits, views.cameras, views.fps, self._times, config.gaussians, generator
-        ).to(device)
+        )
+        self.scene.parts.to(device)
         self._neighbours = nearest(self.scene.canonical.means, _NEIGHBOURS)
 
     def groups(self) -> list[dict]:
@@ -189,7 +185,11 @@ class GaussiansFit:
         ]
 
     def aim(self, views: ViewGrid, weights: Tensor, normals: Tensor | None = None) -> None:
-        self._given, self._given_weights, self._size = views, weights, 0
+        assert views.masks is not None
+        self._cameras, self._size = views.cameras, views.images.shape[2]
+        self._images, self._masks, self._weights = (
+            x.to(self._device) for x in (views.images, views.masks, weights)
+        )
 
     def prepare(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Let new frames start from known ones; move dead Gaussians when it is time, find neighbours anew."""
@@ -203,28 +203,16 @@ class GaussiansFit:
 
     @torch.no_grad()
     def dead(self, timed: bool) -> Tensor:
-        """Return which Gaussians are nearly transparent or outside the hull at every frame, [N] bool.
-
-        While not ``timed``, they are taken as they are before they move, and each frame's hull will do.
-        """
-        still = self.scene.at_time(None)
+        """Return which Gaussians are nearly transparent or outside the hull at every frame, [N] bool."""
+        still, hull = self.scene.at_time(None), self._hull.hull
         alive = torch.zeros_like(still.opacities, dtype=torch.bool)
         for frame, time in enumerate(self._times):
             now = self.scene.at_time(time) if timed else still
-            alive |= (now.opacities >= _DEAD_OPACITY) & self._hull.contains(now.means, frame)
+            alive |= (now.opacities >= _DEAD_OPACITY) & hull.contains(hull.to_unit(now.means), frame)
         return ~alive
 
     def accumulate(self, step: Step, frames: Tensor) -> float:
         """Add the gradients of one step to the parameters and return its loss, NaN where these diverged."""
-        size = step.size_of(self._given.images.shape[2])
-        if size != self._size:
-            views = self._given.resized(size)
-            assert views.masks is not None
-            weights = F.interpolate(self._given_weights.float(), (size, size), mode="area")
-            self._cameras, self._size = views.cameras, size
-            self._images, self._masks, self._weights = (
-                x.to(self._device) for x in (views.images, views.masks, weights)
-            )
         if not all(parameter.detach().sum().isfinite() for parameter in self.scene.canonical.parameters()):
             return math.nan
         pictures = self._pictures(frames, step.n_views)
@@ -248,12 +236,12 @@ class GaussiansFit:
         return float(total)
 
     def tensors(self) -> dict[str, Tensor]:
-        parameters = {key: value.detach().clone() for key, value in self.scene.state_dict().items()}
+        parameters = {key: value.clone() for key, value in self.scene.parts.state_dict().items()}
         return {**parameters, "neighbours": self._neighbours.clone()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        self.scene.load_state_dict(tensors)
         self._neighbours = tensors["neighbours"].to(self._device)
+        self.scene.parts.load_state_dict({key: x for key, x in tensors.items() if key != "neighbours"})
 
     def _pictures(self, frames: Tensor, n_views: int) -> list[tuple[int, int]]:
         """Return frames and views of a step: some of the pictures of its frames, spread evenly over them."""
@@ -268,7 +256,7 @@ class GaussiansFit:
         return spread[:_PICTURES_PER_STEP]
 
     def _picture_loss(self, gaussians: GaussiansAt, frame: int, view: int) -> Tensor:
-        seen = splat(*gaussians, self._cameras, view, self._size)
+        seen = splat(gaussians, self._cameras, view, self._size)
         target, weights = self._images[frame, view], self._weights[frame, view]
         loss = _WEIGHT_COLOUR * (weights * (seen.rgb - target).abs().mean(-1)).mean()
         loss = loss + _WEIGHT_MASK * mask_loss(seen.alpha, self._masks[frame, view])

@@ -1,8 +1,7 @@
-"""Projection of 3D Gaussians to 2D Gaussians on the picture of one camera.
+"""3D Gaussians projected to the picture of one camera, and blended there by PyTorch.
 
-Source: Zwicker et al. 2001, "EWA Splatting" (the affine approximation of the perspective projection by its
-Jacobian, the low-pass filter); Kerbl et al. 2023, "3D Gaussian Splatting for Real-Time Radiance Field
-Rendering" (covariance from rotation and scale, filter of 0.3 px, the limit of the Jacobian off screen).
+Source: Zwicker et al. 2001, "EWA Splatting" (the Jacobian of the projection, the low-pass filter); Kerbl et
+al. 2023, "3D Gaussian Splatting" (covariance, filter of 0.3 px, the limit of the Jacobian off screen).
 """
 
 from __future__ import annotations
@@ -22,6 +21,16 @@ MIN_TRANSMITTANCE = 1e-4  # a Gaussian that would leave less light than this, an
 _SCREEN_MARGIN = 1.3  # the Jacobian is evaluated at most this many half pictures from the centre
 
 
+class GaussiansAt(NamedTuple):
+    """N Gaussians at one time."""
+
+    means: Tensor  # [N, 3] world units
+    quats: Tensor  # [N, 4] wxyz, of any length
+    scales: Tensor  # [N, 3] standard deviations along their own axes, world units
+    opacities: Tensor  # [N] in 0..1
+    colours: Tensor  # [N, 3] in 0..1, the same from everywhere
+
+
 class Projected(NamedTuple):
     """M of N Gaussians, those that may show, nearest first.
 
@@ -36,16 +45,13 @@ class Projected(NamedTuple):
 
 
 def project(
-    means: Tensor,  # [N, 3] world units
-    quats: Tensor,  # [N, 4] wxyz, any length
-    scales: Tensor,  # [N, 3] standard deviations, world units
-    opacities: Tensor,  # [N] 0..1
-    colours: Tensor,  # [N, 3]
+    gaussians: GaussiansAt,
     w2c: Tensor,  # [4, 4] OpenCV camera axes
     focal: float,  # pixels
     size: int,
 ) -> Projected:
     """Return the Gaussians as seen by a camera whose principal point is the centre of its square picture."""
+    means, quats, scales, opacities, colours = gaussians
     w2c = w2c.to(means)
     x, y, z = (means @ w2c[:3, :3].T + w2c[:3, 3]).unbind(-1)
     front = z > NEAR

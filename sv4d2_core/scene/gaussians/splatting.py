@@ -17,19 +17,17 @@ from torch import Tensor
 
 from ...cameras import Cameras
 from ...files import is_out_of_memory
-from .splat_torch import MIN_ALPHA, TileLists, composite_torch, project, ray_lengths, tile_lists
+from .splat_torch import (
+    MIN_ALPHA,
+    GaussiansAt,
+    TileLists,
+    composite_torch,
+    project,
+    ray_lengths,
+    tile_lists,
+)
 
 _log = logging.getLogger(__name__)
-
-
-class GaussiansAt(NamedTuple):
-    """The Gaussians at one time, in the order of `splat`'s arguments."""
-
-    means: Tensor  # [N, 3] world units
-    quats: Tensor  # [N, 4] wxyz, unit
-    scales: Tensor  # [N, 3] standard deviations along their own axes, world units
-    opacities: Tensor  # [N] in 0..1
-    colours: Tensor  # [N, 3] in 0..1, the same from everywhere
 
 
 class Splatted(NamedTuple):
@@ -43,11 +41,7 @@ class Splatted(NamedTuple):
 
 
 def splat(
-    means: Tensor,  # [N, 3] world units; N may be 0
-    quats: Tensor,  # [N, 4] wxyz, any length
-    scales: Tensor,  # [N, 3] standard deviations along the Gaussian's own axes, world units
-    opacities: Tensor,  # [N] 0..1
-    colours: Tensor,  # [N, 3]
+    gaussians: GaussiansAt,  # may be none
     cameras: Cameras,
     view: int,  # entry of cameras, 0 is the input view
     size: int,  # pixels of the square picture
@@ -56,9 +50,9 @@ def splat(
 ) -> Splatted:
     """Return what one camera sees of N Gaussians; differentiable once with respect to all five tensors."""
     w2c, focal = cameras.w2c_opencv()[view], float(cameras.intrinsics(size)[0, 0])
-    projected = project(means, quats, scales, opacities, colours, w2c, focal, size)
+    projected = project(gaussians, w2c, focal, size)
     lists = tile_lists(projected, size)
-    if rasteriser(means.device) == "triton":
+    if rasteriser(gaussians.means.device) == "triton":
         from .splat_triton import composite_triton as composite
     else:
         composite = composite_torch
@@ -93,8 +87,7 @@ def rasteriser(device: torch.device) -> str:
 def triton_fault(device: torch.device) -> str | None:
     """Return why the Triton kernels do not work on a device, tried on one Gaussian; None: they do.
 
-    Raises:
-        MemoryError, torch.cuda.OutOfMemoryError: no room, which says nothing about Triton.
+    Running out of memory says nothing about Triton and is raised.
     """
     try:
         from .splat_triton import composite_triton

@@ -21,27 +21,18 @@ _REACH = 12
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Cells of a box that may hold something, per frame.
+    """Cells of a box that may hold something, per frame."""
 
-    Args:
-        cells: [T, G, G, G] bool, axes z, y, x.
-        box: [2, 3] the lower and the upper corner, world units.
-    """
-
-    cells: Tensor
-    box: Tensor
-
-    def to(self, device: torch.device | str) -> Occupancy:
-        """Return the same on another device."""
-        return Occupancy(self.cells.to(device), self.box.to(device))
+    cells: Tensor  # [T, G, G, G] bool, axes z, y, x
+    box: Tensor  # [2, 3] the lower and the upper corner, world units
 
     def to_unit(self, points: Tensor) -> Tensor:
         """Return world points [..., 3] in the box's coordinates -1..1."""
         low, high = self.box
         return (points - low) / (high - low) * 2 - 1
 
-    def contains(self, unit: Tensor, frames: Tensor) -> Tensor:
-        """Return whether points [N, 3] in -1..1 of the box lie in an occupied cell of their frame [N]."""
+    def contains(self, unit: Tensor, frames: Tensor | int) -> Tensor:
+        """Return whether points [N, 3] in -1..1 of the box lie in an occupied cell of their frames [N]."""
         n = self.cells.shape[-1]
         index = ((unit + 1) * (n / 2)).long()
         inside = ((index >= 0) & (index < n)).all(-1)
@@ -64,10 +55,8 @@ def visual_hull(
     """Return the cells that all views see in their widened silhouettes, or all but a few.
 
     As many views may miss a cell as it takes for the hull to cover 97 % of the silhouettes. The grid is
-    carved twice: the second time on the box that the first left, so that no cell is wasted.
-
-    Raises:
-        ValueError: the silhouettes contradict each other or the cameras.
+    carved twice: the second time on the box that the first left, so that no cell is wasted. Raises ValueError
+    for silhouettes that contradict each other or the cameras.
     """
     reach = math.ceil(_DILATION * masks.shape[-1] / _REFERENCE_SIZE)
     binary = (masks >= 0.5).float().flatten(0, 1)[:, None]
@@ -177,9 +166,3 @@ class HullDistance:
         inside = F.grid_sample(field, places, align_corners=False, padding_mode="border").flatten()
         outside = (unit.abs() - 1).clamp(min=0).sum(-1) * (field.shape[-1] / 2)
         return inside + outside
-
-    @torch.no_grad()
-    def contains(self, points: Tensor, frame: int) -> Tensor:
-        """Return whether world points [N, 3] lie in an occupied cell of a frame, [N] bool."""
-        frames = torch.full((len(points),), frame, device=points.device)
-        return self.hull.contains(self.hull.to_unit(points), frames)

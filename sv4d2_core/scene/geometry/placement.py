@@ -33,15 +33,10 @@ _MARGIN = 0.01
 
 @dataclass(frozen=True)
 class ObjectPath:
-    """Where the middle of the object is at the times of the frames.
+    """Where the middle of the object is at the times of the frames."""
 
-    Args:
-        times: [T] rising, in 0..1.
-        shifts: [T] x, y, z from the world's origin, world units.
-    """
-
-    times: tuple[float, ...]
-    shifts: tuple[tuple[float, float, float], ...]
+    times: tuple[float, ...]  # [T] rising, in 0..1
+    shifts: tuple[tuple[float, float, float], ...]  # [T] x, y, z from the world's origin, world units
 
     def at(self, time: float) -> Tensor:
         """Return the shift at a time, [3] float64, linear between the frames and constant beyond them."""
@@ -70,13 +65,10 @@ def object_path(
     cameras: Cameras,  # of the views
     times: Sequence[float],  # [T] of the frames
 ) -> ObjectPath | None:
-    """Return the path that a crop followed, or None where it stood still.
+    """Return the path that a crop followed, its middle at the origin, or None where it stood still.
 
     The object is taken to move across the input camera's view, at the distance of the origin; what it moves
-    towards the camera cannot be told from a crop of one size. The middle of the path is the origin.
-
-    Raises:
-        ValueError: another number of centres than times.
+    towards the camera cannot be told from a crop of one size. Raises ValueError for a crop of other frames.
     """
     if len(crop.centers) != len(times):
         raise ValueError(
@@ -96,14 +88,10 @@ def object_path(
 
 
 def with_elevation(views: ViewGrid, elevation_deg: float | None = None) -> tuple[ViewGrid, str]:
-    """Return the views with the input's absolute elevation, and a sentence that says where it comes from.
+    """Return views with masks with the input's absolute elevation, and a sentence: where it comes from.
 
-    Args:
-        views: with masks.
-        elevation_deg: degrees; None: the cameras' own where it is not 0, else by the silhouettes.
-
-    Raises:
-        ValueError: an elevation that lifts a view over a pole.
+    None takes the cameras' own where it is not 0, else that of the silhouettes. Raises ValueError for an
+    elevation that lifts a view over a pole.
     """
     assert views.masks is not None
     how = "as given"
@@ -131,12 +119,13 @@ def estimate_elevation(
     120 estimates 7 erred by more than 5 degrees, and 2 of these were called certain.
 
     It is not certain where the scores are too flat to tell or the best lies at an end. Candidates that would
-    place a view beyond a pole are left out; `Cameras.input_elevation_deg` is not read.
-
-    Raises:
-        ValueError: fewer than three candidates that fit.
+    place a view beyond a pole are left out, and where fewer than three stay, ValueError is raised;
+    `Cameras.input_elevation_deg` is not read.
     """
-    few = _few_small_masks(masks)
+    frames = torch.linspace(0, len(masks) - 1, min(len(masks), _MOST_FRAMES)).round().long()
+    few = masks[frames].float()
+    if masks.shape[-1] > _SIZE:
+        few = F.interpolate(few, (_SIZE, _SIZE), mode="bilinear", antialias=True).clamp(0, 1)
     candidates = [e for e in _CANDIDATES_DEG if max(abs(e + x) for x in cameras.elevations_deg) < 90]
     if len(candidates) < 3:
         raise ValueError(
@@ -181,15 +170,6 @@ def hull_iou(
         overlap, area = torch.minimum(hull, mask).sum(-1), mask.sum(-1)
         ious.append((overlap / area)[area > 0])
     return float(torch.cat(ious).mean())
-
-
-def _few_small_masks(masks: Tensor) -> Tensor:
-    """Return at most 6 frames of the masks, evenly spread, [T', V + 1, N, N] with N at most 48."""
-    frames = torch.linspace(0, len(masks) - 1, min(len(masks), _MOST_FRAMES)).round().long()
-    few = masks[frames].float()
-    if masks.shape[-1] > _SIZE:
-        few = F.interpolate(few, (_SIZE, _SIZE), mode="bilinear", antialias=True).clamp(0, 1)
-    return few
 
 
 def _peak(positions: Sequence[float], values: Sequence[float], best: int) -> float:

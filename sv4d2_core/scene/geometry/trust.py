@@ -34,10 +34,10 @@ _SURFACE_ALPHA = 0.5
 
 
 def view_trust(cameras: Cameras) -> Tensor:
-    """Return the weight of every view, [V + 1] float32: 1 for the input, falling to 0.35 far from it.
+    """Return the weight of every view, [V + 1] float32: 0.35 + 0.65 exp(-(theta / 75)^2).
 
-    It is 0.35 + 0.65 exp(-(theta / 75)^2) with the great-circle angle theta to the input view, degrees.
-    Stronger trust costs the novel views more than the input view gains.
+    Theta is the great-circle angle to the input view, degrees. Stronger trust costs the novel views more than
+    the input view gains.
     """
     directions = F.normalize(cameras.eyes(), dim=-1)
     across = torch.linalg.cross(directions, directions[:1].expand_as(directions)).norm(dim=-1)
@@ -47,10 +47,7 @@ def view_trust(cameras: Cameras) -> Tensor:
 
 
 def pixel_trust(views: ViewGrid) -> Tensor:
-    """Return how much every pixel counts in the first stage, [T, V + 1, H, W]: trust in views, less at rims.
-
-    The input view is exact up to its rim.
-    """
+    """Return how much pixels count in stage 1, [T, V + 1, H, W]: trust in views, less at novel rims."""
     assert views.masks is not None
     size = views.images.shape[2]
     small = min(size, _LARGEST_RIM_SIZE)
@@ -64,8 +61,7 @@ def pixel_trust(views: ViewGrid) -> Tensor:
 def rim_weights(masks: Tensor, pixels: float) -> Tensor:
     """Return 0.5 within ``pixels`` of the silhouettes of masks [N, H, W], on either side, and 1 elsewhere.
 
-    The silhouette runs between pixels above an opacity of 0.5 and others; where the picture's edge cuts the
-    object there is none. Distances are from the pixel's centre.
+    Where the picture's edge cuts the object there is no silhouette. Distances are from the pixel's centre.
     """
     inside = (masks > 0.5).to(masks.dtype)
     # A pixel's centre is half a pixel from its own edge.
@@ -74,12 +70,10 @@ def rim_weights(masks: Tensor, pixels: float) -> Tensor:
 
 
 def visibility_weights(rendering: SceneRendering, targets: ViewGrid, *, trusted: bool = False) -> Tensor:
-    """Return how much every pixel of the targets counts, [T, V + 1, H, W] in 0..1; the input counts 1.
+    """Return how much every pixel of targets with masks counts, [T, V + 1, H, W] in 0..1; the input 1.
 
-    Args:
-        rendering: the scene from the targets' cameras, at their times and size.
-        targets: views with masks.
-        trusted: all views are as good as the input: neither angle nor rim lowers their weight.
+    ``rendering`` is the scene from their cameras, at their times and size; where all views are ``trusted`` as
+    the input is, neither angle nor rim lowers their weight.
     """
     base = torch.ones_like(rendering.alpha) if trusted else pixel_trust(targets)
     pairs = zip(targets.images, rendering.rgb, strict=True)
@@ -105,7 +99,7 @@ def facing(
 ) -> Tensor:
     """Return how squarely a camera sees surface points, [...] in 0..1: smoothstep(v . n; 0, 0.5).
 
-    v is the unit vector from the point to the camera. Source: SV3D (2403.12008), soft visibility.
+    Source: SV3D (2403.12008), soft visibility; v points from the surface to the camera.
     """
     cosine = (F.normalize(eye.to(points) - points, dim=-1) * normals).sum(-1)
     t = ((cosine - _GRAZING) / (_FACING - _GRAZING)).clamp(0, 1)
@@ -129,14 +123,10 @@ def fit_confidence(
 def seen_by_input(depths: Tensor, cameras: Cameras) -> Tensor:
     """Return which pixels show surface that the input view sees at the same time, bool [T, V + 1, N, N].
 
-    A pixel's surface point is seen when the input's depth map shows the same distance there. The input view
-    itself is False throughout. On the benchmark at 64 pixels 82 % of what it marks is seen and it finds 73 %
-    of what is: one pixel of a steep surface spans more depth than the tolerance there.
-
-    Args:
-        depths: [T, V + 1, N, N] distances from the camera centre along the unit rays, world units; 0 where
-            there is no surface.
-        cameras: the V + 1 cameras of the depths, the input first.
+    ``depths`` [T, V + 1, N, N] are distances along the unit rays, world units, 0 where there is no surface. A
+    point is seen when the input's depth map shows the same distance there; the input itself is False. On the
+    benchmark at 64 pixels 82 % of what it marks is seen and it finds 73 % of what is: one pixel of a steep
+    surface spans more depth than the tolerance.
     """
     size = depths.shape[-1]
     origins, directions = (x.to(depths) for x in cameras.rays(size))

@@ -4,58 +4,41 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parent.parent.parent
+REPOSITORY = Path(__file__).parents[3]
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 PROMPTS = REPOSITORY / "tests" / "data" / "prompts"
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
 # The node that gives a blueprint what it begins with.
 SOURCES = {"Views to 4D scene": "SV4D2LoadViews"}
-SECONDS = 600
+
+
+def source_of(blueprint):
+    return SOURCES.get(blueprint.stem, "SV4D2SampleClip")
 
 
 @pytest.fixture(scope="module")
-def page(frontend, start_server, tiny_settings, recorded_schemas, tmp_path_factory):
+def page(frontend, browse, start_server, tiny_settings, recorded_schemas, tmp_path_factory):
     """Return what the page said about each workflow and blueprint; one browser opens them all."""
-    folder = tmp_path_factory.mktemp("browser")
     with start_server(frontend.folder) as server:
         version = server.get("/system_stats")["system"]["comfyui_version"]
-        pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", folder)) / version / frontend.name
+        pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", tmp_path_factory.mktemp("pictures")))
+        pictures = pictures / version / frontend.name
         pictures.mkdir(parents=True, exist_ok=True)
-        job = {
-            "url": server.url,
-            "newNodes": frontend.new_nodes,
-            "chromium": os.environ.get("CHROMIUM", "/usr/bin/chromium"),
-            "profile": str(folder / "profile"),
-            "workflows": [
-                {
-                    "name": workflow.stem,
-                    "file": str(workflow),
-                    "settings": tiny_settings(workflow.stem),
-                    "picture": str(pictures / f"{workflow.stem}.png"),
-                }
-                for workflow in WORKFLOWS
-            ],
-            "blueprints": [
-                {"name": file.stem, "source": SOURCES.get(file.stem, "SV4D2SampleClip")}
-                for file in BLUEPRINTS
-            ],
-        }
-        job_file = folder / "job.json"
-        job_file.write_text(json.dumps(job))
-        done = subprocess.run(
-            [os.environ.get("NODE", "node"), str(HERE / "shot.js"), str(job_file)],
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
-        assert done.returncode == 0, f"{done.stderr[-3000:]}\nServer log:\n{server.log[-3000:]}"
-    said = json.loads(done.stdout)
+        workflows = [
+            {
+                "name": workflow.stem,
+                "file": str(workflow),
+                "settings": tiny_settings(workflow.stem),
+                "picture": str(pictures / f"{workflow.stem}.png"),
+            }
+            for workflow in WORKFLOWS
+        ]
+        blueprints = [{"name": file.stem, "source": source_of(file)} for file in BLUEPRINTS]
+        said = browse(server, "shot.js", workflows=workflows, blueprints=blueprints)
     for workflow in said["workflows"].values():
         workflow["prompt"] = as_recorded(workflow["prompt"] or {}, recorded_schemas.read())
         workflow["frontend"] = frontend.name
@@ -72,10 +55,6 @@ def as_recorded(prompt, recorded):
         inputs = {name: value for name, value in node["inputs"].items() if name in known}
         read[number] = {"class_type": kind, "inputs": inputs}
     return read
-
-
-def test_there_are_workflows():
-    assert len(WORKFLOWS) >= 5
 
 
 @pytest.mark.parametrize("name", [workflow.stem for workflow in WORKFLOWS])
@@ -113,8 +92,7 @@ def test_blueprint_becomes_the_prompt_of_its_nodes(file, page):
     (outside,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
     promoted = [entry["name"] for entry in outside["inputs"] if "widget" in entry]
     assert [widget for widget in said["widgets"] if widget in promoted] == promoted
-    source = SOURCES.get(file.stem, "SV4D2SampleClip")
-    prompt = said["prompt"]
+    source, prompt = source_of(file), said["prompt"]
     kinds = sorted([source, *(node["type"] for node in subgraph["nodes"])])
     assert sorted(node["class_type"] for node in prompt.values()) == kinds
     known = {node["id"]: node for node in subgraph["nodes"]}

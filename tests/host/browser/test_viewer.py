@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,6 @@ import pytest
 from PIL import Image
 from sv4d2_recorded_schemas import defaults
 
-HERE = Path(__file__).parent
-SECONDS = 300
 # The page rounds numbers to the steps of their widgets.
 EXPORT = defaults("SV4D2Export4D", filename_prefix="4d/block", resolution=32)
 PROMPT = {
@@ -34,7 +30,7 @@ def changed_pixels(files):
     return max(int((abs(a - b).max(-1) > 40).sum()) for a, b in itertools.combinations(pictures, 2))
 
 
-def test_the_exported_mesh_moves(frontend, start_server, tmp_path):
+def test_the_exported_mesh_moves(frontend, browse, start_server, tmp_path):
     pictures = Path(os.environ.get("SV4D2_SCREENSHOTS", tmp_path)) / frontend.name
     pictures.mkdir(parents=True, exist_ok=True)
     still, moving = ([pictures / f"viewer {kind} {i}.png" for i in range(4)] for kind in ("still", "moving"))
@@ -42,29 +38,9 @@ def test_the_exported_mesh_moves(frontend, start_server, tmp_path):
         if "Preview3DAdvanced" not in server.object_info():
             version = server.get("/system_stats")["system"]["comfyui_version"]
             pytest.skip(f"ComfyUI {version} has no Preview3DAdvanced, whose viewer takes a 3D file")
-        job = {
-            "url": server.url,
-            "newNodes": frontend.new_nodes,
-            "chromium": os.environ.get("CHROMIUM", "/usr/bin/chromium"),
-            "profile": str(tmp_path / "profile"),
-            "prompt": PROMPT,
-            "node": 4,
-            "still": list(map(str, still)),
-            "moving": list(map(str, moving)),
-            # The motion takes two seconds.
-            "every_ms": 300,
-            "page": str(pictures / "viewer.png"),
-        }
-        job_file = tmp_path / "job.json"
-        job_file.write_text(json.dumps(job))
-        done = subprocess.run(
-            [os.environ.get("NODE", "node"), str(HERE / "viewer.js"), str(job_file)],
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
-        assert done.returncode == 0, f"{done.stderr[-3000:]}\nServer log:\n{server.log[-3000:]}"
-    said = json.loads(done.stdout)
+        # The motion takes two seconds.
+        files = {"still": list(map(str, still)), "moving": list(map(str, moving)), "every_ms": 300}
+        said = browse(server, "viewer.js", prompt=PROMPT, node=4, **files, page=str(pictures / "viewer.png"))
     assert said["status"] == "execution_success", said["message"]
     assert changed_pixels(still) == 0
     assert changed_pixels(moving) > 100

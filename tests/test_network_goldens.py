@@ -1,10 +1,11 @@
-"""The UNet and its blocks against the official code's numbers."""
+"""The networks and their blocks against the official code's numbers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 
 from sv4d2_core.diffusion.blocks import (
     AttentionBlock,
@@ -15,6 +16,7 @@ from sv4d2_core.diffusion.blocks import (
     sinusoidal_embedding,
     to_tokens,
 )
+from sv4d2_core.diffusion.clip import preprocess_for_clip
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.unet import UNet
 
@@ -57,10 +59,9 @@ def test_res_block(goldens, close, width_out, budget):
     goldens.fill(block, spec["key_prefix"].format(cin=32, cout=width_out))
     x = goldens.randn(f"in:resblock:x{name}", (24, 32, 4, 4))
     emb = per_image(goldens.randn(f"in:resblock:emb{name}", (24, 128)), grid)
-    with torch.no_grad():
-        close(block(x, None, emb, grid, budget), arrays[f"out_{name}"], 2e-5)
-    recorded = block(x, None, emb, grid, budget)
-    close(recorded.detach(), arrays[f"out_{name}"], 2e-5)
+    for recording in (False, True):
+        with torch.set_grad_enabled(recording):
+            close(block(x, None, emb, grid, budget).detach(), arrays[f"out_{name}"], 2e-5)
 
 
 @pytest.mark.parametrize("layout", ["3d", "view"])
@@ -75,7 +76,7 @@ def test_attention_block(goldens, close, layout, budget):
     x, emb, context, cond_view = (
         goldens.randn(f"in:{name}:{key}", shapes[key]) for key in ("x", "emb", "context", "cond_view")
     )
-    references = nn.functional.interpolate(cond_view, (4, 2), mode="bilinear", align_corners=False)
+    references = interpolate(cond_view, (4, 2), mode="bilinear", align_corners=False)
     references = to_tokens(references).unflatten(0, (2, 4))
     for scale, key in ((1, "out"), (0, "out_condview0")):
         with torch.no_grad():
@@ -204,3 +205,36 @@ def test_half_precision_stays_close(goldens, dtype):
     assert actual.dtype == dtype
     error = (actual.float() - expected).abs().mean() / expected.abs().mean()
     assert error < (0.05 if dtype == torch.bfloat16 else 0.01), error.item()
+
+
+def test_vae(goldens, close, tiny_model):
+    model, arrays = tiny_model("sv4d2"), goldens.arrays("vae")
+    noise = goldens.randn("in:vae:img", (2, 3, 8, 8))
+    image = torch.tanh(interpolate(noise, (64, 64), mode="bilinear", align_corners=False))
+    n, _, height, width = arrays["decoded"].shape
+    scaled = 0.18215 * goldens.randn("in:vae:z", (n, 4, height // 8, width // 8))
+    encoder = model.frame_encoder
+    with torch.no_grad():
+        close(encoder(image), arrays["latent"], 2e-5)
+        close(encoder.quant_conv(encoder.encoder(image)), arrays["moments"], 2e-5)
+        close(model.decoder(scaled / 0.18215), arrays["decoded"], 2e-5)
+
+
+def clip_image(goldens, name, height, width):
+    noise = goldens.randn(name, (1, 3, height // 4, width // 4))
+    return torch.tanh(0.7 * interpolate(noise, (height, width), mode="bicubic", align_corners=False))
+
+
+@pytest.mark.parametrize("height,width", [(64, 64), (576, 576), (320, 256), (224, 224)])
+def test_clip_resize(goldens, close, height, width):
+    resized = preprocess_for_clip(clip_image(goldens, f"in:clip:img{height}x{width}", height, width))
+    arrays, name = goldens.arrays("clip"), f"pre_{height}x{width}"
+    close(resized[0, :, ::3, ::3], arrays[f"{name}_s3"], 2e-5)
+    close(resized[0, :, -1], arrays[f"{name}_lastrow"], 2e-5)
+    close(resized[0, :, :, -1], arrays[f"{name}_lastcol"], 2e-5)
+
+
+def test_clip_embeddings(goldens, close, tiny_model):
+    images = torch.cat([clip_image(goldens, f"in:clip:emb{i}", 64, 64) for i in range(3)])
+    with torch.no_grad():
+        close(tiny_model("sv4d2").clip(images), goldens.arrays("clip")["embeddings"], 2e-5)
