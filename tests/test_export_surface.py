@@ -205,7 +205,7 @@ def test_an_empty_scene_and_one_that_diverged_are_refused():
         ValueError, match=r"Expected finite densities; \d+ of \d+ numbers in the scene at time 0.5"
     ):
         surface_at(wrong, 0.5, 16, level=1.0)
-    with pytest.raises(ValueError, match="finite (bounds|densities)"):
+    with pytest.raises(ValueError, match="finite"):
         surface_at(lost, 0.5, 16, level=1.0)
 
 
