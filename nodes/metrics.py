@@ -17,7 +17,7 @@ from ..sv4d2_core.export.report import write_report
 from ..sv4d2_core.files import claimed
 from ..sv4d2_core.metrics.evaluate import NO_VALUE, Networks, Summary
 from ..sv4d2_core.metrics.frechet import I3D, I3D_HELP
-from ..sv4d2_core.metrics.lpips import LPIPS, LPIPS_HELP
+from ..sv4d2_core.metrics.image import LPIPS, LPIPS_HELP
 from ..sv4d2_core.metrics.report.tables import (
     SceneComparison,
     compare,

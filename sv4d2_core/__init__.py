@@ -10,8 +10,7 @@ from .shipped import __version__ as __version__
 if TYPE_CHECKING:
     from .cameras import Cameras
     from .data.views_folder import read_views, write_views
-    from .diffusion.checkpoint import load_checkpoint
-    from .diffusion.convert import convert_checkpoint
+    from .diffusion.checkpoint import convert_checkpoint, load_checkpoint
     from .diffusion.novel_views import resynthesizer, sample_views
     from .scene.config import RefineConfig
     from .scene.refine import refine_scene
@@ -45,7 +44,7 @@ _HOMES = {
     "PreparedClip": "video.prepare",
     "RefineConfig": "scene.config",
     "ViewGrid": "views",
-    "convert_checkpoint": "diffusion.convert",
+    "convert_checkpoint": "diffusion.checkpoint",
     "load_checkpoint": "diffusion.checkpoint",
     "load_clip": "video.read",
     "load_scene": "scene.store",

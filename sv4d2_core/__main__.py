@@ -1,7 +1,89 @@
-"""Runs the command line: ``python -m sv4d2_core``."""
+"""The shell's door: ``python -m sv4d2_core`` or ``sv4d2``.
 
+Exit codes: 0 success, 1 some clips of a batch failed, 2 bad usage or input (one readable message), 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
 import sys
+from collections.abc import Collection, Sequence
+from importlib import import_module
+from typing import Any
 
-from .cli import main
+from .shipped import __version__
 
-sys.exit(main())
+# Where each command is, and what it does; the functions of a module with several end with the command's name.
+COMMANDS = {
+    "views": ("views", "make novel-view videos from a clip"),
+    "batch": ("batch", "make novel-view videos from many clips"),
+    "refine": ("refine", "fit a 4D scene to views"),
+    "render": ("render", "show a 4D scene from any camera at any time"),
+    "export": ("export", "write a 4D scene as files that other programs open"),
+    "metrics": ("metrics", "score views against true views or themselves"),
+    "scenes": ("metrics", "write the benchmark scenes, whose every view is known"),
+    "curate": ("train", "keep the clips that are fit to be learnt from, rectified"),
+    "train": ("train", "train a small model, or fine-tune a given one"),
+    "convert": ("export", "write a smaller checkpoint"),
+    "info": ("export", "say what a checkpoint file is"),
+    "demo": ("demo", "run the whole job on a generated clip"),
+}
+
+_OUT_OF_MEMORY = (
+    "The memory is exhausted ({}). Use a smaller --size or --dtype fp16, or set --memory-gb lower than what "
+    "is free."
+)
+
+
+def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Return the parser; only the ``chosen`` commands get their options, whose modules import PyTorch."""
+    parser = argparse.ArgumentParser(
+        prog="sv4d2", description="Stable Video 4D 2.0: a clip of a moving object in, novel views out."
+    )
+    parser.add_argument("--version", action="version", version=f"sv4d2 {__version__}")
+    quiet: dict[str, Any] = {"action": "store_true", "help": "say only what went wrong"}
+    parser.add_argument("-q", "--quiet", **quiet)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (home, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        # Without a default, or it would undo the one before the command.
+        command.add_argument("-q", "--quiet", **quiet, default=argparse.SUPPRESS)
+        if name in chosen:
+            module = import_module(f".commands.{home}", __package__)
+            own = home == name
+            getattr(module, "add_arguments" if own else f"add_{name}_arguments")(command)
+            command.set_defaults(run=getattr(module, "run" if own else f"run_{name}"))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    args = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
+    level = logging.WARNING if args.quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    from .files import DISK_FULL, is_out_of_memory
+
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return _fail("Interrupted.", 130)
+    except (OSError, ValueError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return _fail(_OUT_OF_MEMORY.format(str(error).partition("\n")[0]), 2)
+        if isinstance(error, RuntimeError):
+            raise
+        if isinstance(error, OSError) and error.errno in DISK_FULL and error.filename:
+            return _fail(f"The disk is full ({error}). Free some space; the same command continues.", 2)
+        return _fail(str(error), 2)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"sv4d2: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

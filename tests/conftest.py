@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sv4d2_core.diffusion.checkpoint import load_checkpoint
+from sv4d2_core.diffusion.checkpoint import load_checkpoint, write_random_checkpoint
 from sv4d2_core.diffusion.clip import CLIPVision
 from sv4d2_core.diffusion.config import (
     OFFICIAL_VARIANTS,
@@ -29,7 +29,6 @@ from sv4d2_core.diffusion.config import (
     UNetConfig,
     VAEConfig,
 )
-from sv4d2_core.diffusion.convert import write_random_checkpoint
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.safetensors_stream import read_header
 from sv4d2_core.diffusion.unet import UNet

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from sv4d2_core.diffusion.checkpoint import (
     build_networks,
+    convert_checkpoint,
     describe_checkpoint,
     load_checkpoint,
     shapes_of,
+    write_random_checkpoint,
 )
 from sv4d2_core.diffusion.config import ModelConfig
-from sv4d2_core.diffusion.convert import convert_checkpoint, write_random_checkpoint
 from sv4d2_core.diffusion.layout import EXPECTED_UNUSED, STORED_METADATA, read_config
 from sv4d2_core.diffusion.safetensors_stream import CheckpointError, read_header, write_safetensors
 
@@ -206,7 +207,7 @@ def test_interruption_leaves_the_old_target(tmp_path):
 
 DISK_FULL_SCRIPT = """
 import resource, sys
-from sv4d2_core.diffusion.convert import convert_checkpoint
+from sv4d2_core.diffusion.checkpoint import convert_checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:
     convert_checkpoint(sys.argv[1], sys.argv[2])

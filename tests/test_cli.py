@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from sv4d2_core import __version__, read_views
-from sv4d2_core.cli import build_parser, main
+from sv4d2_core.__main__ import build_parser, main
 from sv4d2_core.commands import common
 from sv4d2_core.files import exclusive
 from sv4d2_core.shipped import SAMPLE_CLIP, TINY_MODEL
@@ -172,7 +172,7 @@ def test_bad_files_leave_nothing_behind(refused, tmp_path):
 
 WITHOUT_DISK = """
 import resource, sys
-from sv4d2_core.cli import main
+from sv4d2_core.__main__ import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 sys.exit(main(sys.argv[1:]))
 """
@@ -241,7 +241,7 @@ def test_two_runs_never_share_a_folder(refused, tmp_path):
 
 DYING_WHEN_FILES_MOVE = """
 import os, pathlib, sys
-from sv4d2_core.cli import main
+from sv4d2_core.__main__ import main
 rename, left = pathlib.Path.rename, [int(sys.argv.pop(1))]
 def dying(self, target):
     left[0] -= 1

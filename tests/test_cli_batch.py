@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sv4d2_core.cli import main
+from sv4d2_core.__main__ import main
 from sv4d2_core.commands import views
 from sv4d2_core.commands.batch import clips_of, needs_of_actor
 from sv4d2_core.diffusion.window_store import WindowFolder

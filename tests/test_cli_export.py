@@ -14,8 +14,8 @@ import trimesh
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.cli import main
 from sv4d2_core.data.reader import read_dataset
 from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.export.track import Tracked

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sv4d2_core.cli import main
+from sv4d2_core.__main__ import main
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.world import corrupt_views
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.cli import main
 from sv4d2_core.commands import refine
 from sv4d2_core.data.reader import read_dataset
 from sv4d2_core.data.views_folder import read_views, write_views

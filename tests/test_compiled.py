@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from sv4d2_core.cli import main
+from sv4d2_core.__main__ import main
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.speed import check_compiler, compile_blocks, keep_in_eight_bits
 from sv4d2_core.diffusion.unet import UNet

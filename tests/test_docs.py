@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import sv4d2_core
-from sv4d2_core.cli import build_parser
+from sv4d2_core.__main__ import build_parser
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

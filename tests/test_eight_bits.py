@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.cli import main
 from sv4d2_core.diffusion import speed as eight_bits
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS
 from sv4d2_core.diffusion.memory import load_within, place, plan_memory

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sv4d2_core.diffusion.checkpoint import load_clip_vision
 from sv4d2_core.metrics.frechet import I3D
-from sv4d2_core.metrics.lpips import LPIPS
+from sv4d2_core.metrics.image import LPIPS
 
 torch.set_num_threads(1)
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.cli import main
 from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.diffusion.sampling import (
     SAMPLERS,

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from sv4d2_core.scene.config import FieldConfig
-from sv4d2_core.scene.dynerf.following import Following
+from sv4d2_core.scene.dynerf.following import Following, hull_centres, hull_turns
 from sv4d2_core.scene.dynerf.motion import FramePath, OffsetGrids, frame_shares, rotations_about
 from sv4d2_core.scene.dynerf.planes import Canonical, MovingPlanes, Planes
-from sv4d2_core.scene.dynerf.registration import hull_centres, hull_turns
 from sv4d2_core.scene.geometry.hull import Occupancy
 
 CONFIG = FieldConfig(features=3, plane_sizes=(4, 8), hidden=16, deformation_sizes=(3, 5))

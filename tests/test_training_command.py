@@ -16,12 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.cli import main
 from sv4d2_core.commands import train as command
 from sv4d2_core.data.views_folder import write_views
-from sv4d2_core.diffusion.checkpoint import load_checkpoint
-from sv4d2_core.diffusion.convert import write_random_checkpoint
+from sv4d2_core.diffusion.checkpoint import load_checkpoint, write_random_checkpoint
 from sv4d2_core.files import read_tensors
 from sv4d2_core.training.loop import Progress
 from sv4d2_core.world import make_creature, render_views
@@ -148,7 +147,7 @@ def alive(pid: int) -> bool:
 KILLED = """
 import sys
 from pathlib import Path
-from sv4d2_core.cli import main
+from sv4d2_core.__main__ import main
 from sv4d2_core.training import run
 from sv4d2_core.training.scenes import ProceduralScenes, SceneStore
 
@@ -196,7 +195,7 @@ def test_a_killed_training_loses_an_interval_at_most_and_leaves_no_workers(tmp_p
 
 OWN_CLOCKS = """
 import math, sys
-from sv4d2_core.cli import main
+from sv4d2_core.__main__ import main
 from sv4d2_core.training import run
 from sv4d2_core.training.loop import is_first_process
 

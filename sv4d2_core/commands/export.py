@@ -10,8 +10,7 @@ from pathlib import Path
 from ..data.reader import read_any_views
 from ..data.transforms import read_cameras
 from ..data.views_folder import read_crop
-from ..diffusion.checkpoint import describe_checkpoint
-from ..diffusion.convert import convert_checkpoint
+from ..diffusion.checkpoint import convert_checkpoint, describe_checkpoint
 from ..export.scene_export import FORMATS, Exported, ExportSettings, check_place, export_scene, export_views
 from ..scene.store import load_scene
 from .common import (

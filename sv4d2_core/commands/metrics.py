@@ -20,7 +20,7 @@ from ..export.report import refuse_report, write_report
 from ..files import exclusive
 from ..metrics.evaluate import DEFAULT_SHRINKAGE, Networks
 from ..metrics.frechet import I3D
-from ..metrics.lpips import LPIPS
+from ..metrics.image import LPIPS
 from ..metrics.report.tables import SceneComparison, compare, markdown_tables, summaries_of
 from ..shipped import versions
 from ..views import ViewGrid

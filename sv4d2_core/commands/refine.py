@@ -19,7 +19,7 @@ from ..diffusion.novel_views import check_cameras, checked_clip, resynthesizer
 from ..diffusion.safetensors_stream import read_header
 from ..export.report import fit_report
 from ..files import remove
-from ..metrics.lpips import LPIPS
+from ..metrics.image import LPIPS
 from ..scene.config import RefineConfig
 from ..scene.fit import FitProgress
 from ..scene.refine import refine_scene

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..diffusion.checkpoint import load_checkpoint
-from ..diffusion.convert import write_checkpoint_file
+from ..diffusion.checkpoint import load_checkpoint, write_checkpoint_file
 from ..diffusion.layout import PARTS
 from ..diffusion.model import Model
 from ..diffusion.window_store import changed_settings

@@ -62,7 +62,7 @@ def micro_config(n_frames: int = 3, n_views: int = 2, vae_levels: int = 2) -> An
 
 def write_micro_checkpoint(path: Path, *sizes: int) -> Path:
     """Write an untrained checkpoint of `micro_config` in the official layout and return its path."""
-    return core("diffusion.convert").write_random_checkpoint(path, micro_config(*sizes), seed=3)
+    return core("diffusion.checkpoint").write_random_checkpoint(path, micro_config(*sizes), seed=3)
 
 
 def write_other_model(path: Path) -> None:

@@ -26,7 +26,7 @@ def official_widths(core, tmp_path_factory):
         ),
     )
     path = tmp_path_factory.mktemp("official") / "sv4d2_small.safetensors"
-    return core("diffusion.convert").write_random_checkpoint(path, model, seed=3, dtype=torch.float16)
+    return core("diffusion.checkpoint").write_random_checkpoint(path, model, seed=3, dtype=torch.float16)
 
 
 @pytest.fixture

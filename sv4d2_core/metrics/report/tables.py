@@ -31,7 +31,7 @@ from ..evaluate import (
     written,
 )
 from ..frechet import I3D_HELP
-from ..lpips import LPIPS_HELP
+from ..image import LPIPS_HELP
 from .plots import Strip, scene_pictures
 
 
