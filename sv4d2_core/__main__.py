@@ -1,4 +1,4 @@
-"""The shell's door: ``python -m sv4d2_core`` or ``sv4d2``.
+"""The command line: ``python -m sv4d2_core`` or ``sv4d2``.
 
 Exit codes: 0 success, 1 some clips of a batch failed, 2 bad usage or input (one readable message), 130
 interrupted.

@@ -259,7 +259,7 @@ def test_the_python_example_of_the_readme_makes_the_scene_of_the_command(tmp_pat
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     made = tmp_path / "command.safetensors"
     options = ["--steps", "8", "--stages", "1", "--device", "cpu"]
-    assert main(["refine", str(tmp_path / "result"), "--out", str(made), *options]) == 0
+    assert main(["refine", str(tmp_path / "views"), "--out", str(made), *options]) == 0
     assert made.read_bytes() == (tmp_path / "scene.safetensors").read_bytes()
 
 

@@ -1,1 +1,1 @@
-"""The jobs of the command line, one module each."""
+"""The commands of the command line: their arguments, and what they print; small ones share a module."""

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     options = Options(parser)
     parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR")
-    text = "an official checkpoint (default: sv4d2-tiny)"
+    text = "an official checkpoint (default: tiny, the small model of the pack)"
     options.value("--checkpoint", checkpoint_file, text, metavar="FILE")
     options.removed("--untrained", "leave it out, the small model of the pack is trained")
     options.value("--creature", int, "which creature", SAMPLE_CREATURE)

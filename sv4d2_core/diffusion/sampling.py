@@ -1,5 +1,6 @@
 """The sampling method, top to bottom: noise levels, conditioning, guidance, solvers, one window.
 
+The noise of a window and the plan of windows are in `novel_views`.
 Source: Karras et al. 2022 (EDM), whose equations and algorithms are cited by number; see docs/method.md.
 """
 

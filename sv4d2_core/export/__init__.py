@@ -1,1 +1,1 @@
-"""Files: videos and data sets."""
+"""A scene becomes files: meshes, splats, videos, plots; and the evaluation's report."""

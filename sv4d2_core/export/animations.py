@@ -1,4 +1,4 @@
-"""Pictures that move, as people share them: mp4, webm with transparency, GIF, or numbered PNG files."""
+"""Animations: mp4, webm with transparency, GIF, or numbered PNG files."""
 
 from __future__ import annotations
 

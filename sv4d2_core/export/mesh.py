@@ -1,4 +1,4 @@
-"""What a scene's surface is kept as: a mesh, or a mesh that moves, and a texture that is baked for it."""
+"""Meshes, still and moving, and the texture that is baked for one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One door to all files of a scene: what each format is called, what it needs and who writes it."""
+"""The export of a scene: the formats, what each needs, and who writes it."""
 
 from __future__ import annotations
 

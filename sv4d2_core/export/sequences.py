@@ -1,4 +1,4 @@
-"""Frames that need have nothing in common: a numbered file of each (Gaussians, too), or one USD file."""
+"""Mesh and splat sequences: a numbered file per frame, or one USD file of all meshes."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ class Fit:
         self._fingerprint = fit_fingerprint(views, config, normals, perceptual is not None)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._targets: RoundTargets | None = None
-        self._given = views, first_weights(views, config), normals
+        # What was given: views, weights and normals at full size.
+        self._full_size = views, first_weights(views, config), normals
         self._shrink = 0  # how many times smaller than given is what the scene is fitted to; 0: nothing yet
         self._part = _FITS[config.backend](views, config, device, self._generator, perceptual)
         self._optimizer = torch.optim.Adam(self._part.groups(), betas=(0.9, 0.99), eps=1e-15, fused=True)
@@ -87,13 +88,13 @@ class Fit:
         """Fit to the targets of a round of the second stage from now on."""
         self._targets = targets
         views, weights = targets.unpacked(self.views)
-        normals = self._given[2]
+        _, _, normals = self._full_size
         if normals is not None:
             # There are none for cameras beyond those of the views.
             normals = normals[:, : self.views.n_views + 1]
             none = torch.zeros_like(normals[:, :1])
             normals = torch.cat([normals, *[none] * (views.n_views - self.views.n_views)], dim=1)
-        self._given, self._shrink = (views, weights, normals), 0
+        self._full_size, self._shrink = (views, weights, normals), 0
 
     def take(self, step: Step) -> None:
         """Do one step; FloatingPointError where the fit diverged."""
@@ -101,7 +102,7 @@ class Fit:
             group["lr"] = group["rate"] * step.learning_rate
         frames = step.frames(self.views.n_frames, self._generator)
         if step.shrink != self._shrink:
-            views, weights, given = self._given
+            views, weights, given = self._full_size
             size = views.images.shape[2] // step.shrink
             if step.shrink > 1:
                 weights = F.interpolate(weights, (size, size), mode="area")
@@ -114,8 +115,8 @@ class Fit:
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"The fit diverged: the loss was {loss} at step {step.number + 1} of "
-                f"{self.config.total_steps}. Lower learning_rate_factor, for example to a third; it is "
-                f"{self.config.learning_rate_factor:g}."
+                f"{self.config.total_steps}. Try another seed, or from Python a lower "
+                f"learning_rate_factor than {self.config.learning_rate_factor:g}."
             )
         self._optimizer.step()
         self.losses.append(loss)

@@ -77,14 +77,14 @@ def schedule(config: RefineConfig, views: ViewGrid, first: int = 0) -> Iterator[
         yield Step(
             number,
             round_of(config, number),
-            after >= 0 and after % config.steps_refine == 0,
-            _learning_rate(config, number),
-            min(shrinks, default=1),
-            moving >= 0,
-            _VIEWS if moving >= 0 else views.n_views + 1,
-            tuple(allowed),
-            tuple(newest),
-            known,
+            begins_round=after >= 0 and after % config.steps_refine == 0,
+            learning_rate=_learning_rate(config, number),
+            shrink=min(shrinks, default=1),
+            timed=moving >= 0,
+            n_views=_VIEWS if moving >= 0 else views.n_views + 1,
+            allowed=tuple(allowed),
+            newest=tuple(newest),
+            known=known,
         )
 
 

@@ -1,4 +1,4 @@
-"""A fit that was interrupted: everything that decides how it goes on."""
+"""Scene files of any kind are loaded; the state of an interrupted fit is saved and loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a clip must be like to be learnt from, and how its pictures are turned to its static part."""
+"""The checks of curation: limits and measures of a clip, and its rectification."""
 
 from __future__ import annotations
 

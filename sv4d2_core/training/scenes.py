@@ -111,7 +111,7 @@ def _folders(root: Path) -> list[Path]:
     return sorted((e for e in entries if e.is_dir() and not e.name.startswith(".")), key=natural_key)
 
 
-def _is_dataset(place: Path) -> bool:
+def _is_foreign_dataset(place: Path) -> bool:
     is_ours = all((place / name).is_file() for name in (RUN_FILE, CAMERAS_FILE))
     return place.is_file() or (transforms_file(place) is not None and not is_ours)
 
@@ -146,13 +146,13 @@ def _checked(scene: Path, size: int, n_views: int) -> tuple[ViewGrid | None, lis
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         return None, [reason, *_wrong_pictures(_frame_files(scene), reason)]
-    matrices = () if _is_dataset(scene) else _wrong_matrices(scene / CAMERAS_FILE, grid.cameras)
+    matrices = () if _is_foreign_dataset(scene) else _wrong_matrices(scene / CAMERAS_FILE, grid.cameras)
     return grid, [*matrices, *wrong_cameras(grid.cameras, n_views), *_wrong_views(grid, size)]
 
 
 def _read(place: Path) -> ViewGrid:
     """Return the views of a scene, with masks and without latents."""
-    if not _is_dataset(place):
+    if not _is_foreign_dataset(place):
         grid = read_views(place)
     else:
         files = _frame_files(place)
@@ -172,7 +172,7 @@ def _read(place: Path) -> ViewGrid:
 
 def _frame_files(place: Path) -> list[Path]:
     """Return the files of a scene's frames as its camera file states them; none when that is damaged."""
-    if not _is_dataset(place):
+    if not _is_foreign_dataset(place):
         return sorted((place / "frames").rglob("*.png"), key=natural_key)
     file = place if place.is_file() else transforms_file(place) or place
     try:

@@ -1,4 +1,4 @@
-"""What Gaussians add up to at points in the world: their density, their colour and their motion."""
+"""Density, colour and motion of Gaussians at points in the world."""
 
 from __future__ import annotations
 
