@@ -1,4 +1,4 @@
-"""The ComfyUI door: nodes that hand the sockets' values to the core."""
+"""The nodes: they hand the sockets' values to the core; their help is in locales/en/nodeDefs.json."""
 
 from __future__ import annotations
 
@@ -29,17 +29,13 @@ log = logging.getLogger(__name__)
 
 
 class SV4D2Extension(ComfyExtension):
-    """All nodes of this pack."""
-
     async def on_load(self) -> None:
-        """Register what newer hosts want to know before the nodes."""
         try:
             await register_replacements()
         except Exception:
             log.exception("SV4D2: this ComfyUI did not take the list of renamed nodes.")
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Return the node classes."""
         for step in (register, register_folder, register_tiny_model):
             try:
                 step()

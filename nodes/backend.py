@@ -26,8 +26,7 @@ OFFICIAL = "official"
 class Guidance:
     """A shape and a range from which the table of any model and number of views follows."""
 
-    # ``official`` stands for the variant's own shape and range.
-    shape: str = OFFICIAL
+    shape: str = OFFICIAL  # official: the variant's own shape and range
     cfg_min: float = 1.0
     cfg_max: float = 2.0
 
@@ -108,8 +107,7 @@ class HostBackend:
     def embed(self, images: Tensor) -> Tensor:
         """Return one context token per image [N, H, W, 3], [N, D].
 
-        The images are resized as the reference does it; the host's own preparation crops, resizes
-        differently and rounds to 8 bits.
+        Images are resized as in the reference; the host's preparation crops and rounds to 8 bits.
         """
         comfy.model_management.load_model_gpu(self.clip_vision.patcher)
         tokens = []

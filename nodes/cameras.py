@@ -1,4 +1,4 @@
-"""Where the novel views are seen from, and cameras of the host's 3D nodes as ours and back."""
+"""Cameras of the novel views, and their exchange with the host's 3D nodes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ _FIRST, _FRONT = "first camera", "front"
 
 
 class SV4D2CameraOrbit(io.ComfyNode):
-    """Places cameras around the object."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -55,8 +53,6 @@ class SV4D2CameraOrbit(io.ComfyNode):
 
 
 class SV4D2CamerasToCameraInfo(io.ComfyNode):
-    """Turns our cameras into those of a 3D viewer."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -87,8 +83,6 @@ class SV4D2CamerasToCameraInfo(io.ComfyNode):
 
 
 class SV4D2CameraInfoToCameras(io.ComfyNode):
-    """Turns cameras of a 3D viewer into ours."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -35,8 +35,7 @@ from .views import parsed_crop
 
 _DEFAULTS = ExportSettings()
 
-# What the widget offers: the core's format, and the end of the file's name; none is a folder.
-_FORMATS = {
+_FORMATS = {  # the widget's word: the core's format, and the suffix; none is a folder
     "glb": ("glb", ".glb"),
     "glb-sequence": ("glb-sequence", ""),
     "obj": ("obj", ""),
@@ -73,8 +72,6 @@ _FILE_OUTPUTS = [
 
 
 class SV4D2Export4D(io.ComfyNode):
-    """A scene as files."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -112,8 +109,7 @@ class SV4D2Export4D(io.ComfyNode):
             more["frames"] = frames or _DEFAULTS.frames
         elif frames:
             more["times"] = even_times(frames)
-        # The place is new and empty.
-        settings = ExportSettings(**more, fps=fps or None, overwrite=True)
+        settings = ExportSettings(**more, fps=fps or None, overwrite=True)  # the place is new and empty
         with gradients(), claimed(*output_place(filename_prefix, settings.size), suffix) as place:
             made = export_scene(scene, place, kind, settings, Progress())
         name = relative_to_output(place if place.exists() else made.paths[0].parent)
@@ -137,8 +133,6 @@ def _handed_on(output: _FileOutput, format: str, file: Path) -> Any:
 
 
 class SV4D2ExportDataset(io.ComfyNode):
-    """Views as a data set."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -168,8 +162,6 @@ class SV4D2ExportDataset(io.ComfyNode):
 
 
 class SV4D2SceneToMesh(io.ComfyNode):
-    """A scene as a batch of meshes over time."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -240,10 +232,9 @@ def _meshes(
 
 
 def batched(meshes: Sequence[Mesh], textures: Sequence[Texture] = ()) -> Any:
-    """Return the host's mesh of a batch; shorter ones are filled with what shows nothing.
+    """Return the host's mesh of a batch, padded with zeros.
 
-    Newer hosts also take how long each one is, normals, and colours, as linear values. Where there are
-    textures these replace them, as values of pictures; one that all meshes share is there once.
+    Newer hosts also take lengths, normals and linear colours, or textures as values of pictures instead.
     """
     vertices = _filled([mesh.vertices for mesh in meshes])
     faces = _filled([mesh.faces for mesh in meshes])
@@ -281,8 +272,6 @@ def _filled(rows: Sequence[Tensor]) -> Tensor:
 
 
 class SV4D2SceneToSplat(io.ComfyNode):
-    """A scene of Gaussians as a batch over time."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

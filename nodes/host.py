@@ -1,4 +1,4 @@
-"""What the nodes say to a host of any age: sockets, widgets, schema fields, memory, gradients."""
+"""Access to hosts of any age: sockets, widgets, schema fields, memory, gradients."""
 
 from __future__ import annotations
 
@@ -23,19 +23,15 @@ from ..sv4d2_core.views import ViewGrid
 
 log = logging.getLogger(__name__)
 
-# Carries `sv4d2_core.cameras.Cameras`.
-CamerasType = io.Custom("SV4D2_CAMERAS")
-# Carries `sv4d2_core.views.ViewGrid`.
-ViewsType = io.Custom("SV4D2_VIEWS")
-# Carries a `sv4d2_core.scene.scene.Scene4D`.
-SceneType = io.Custom("SV4D2_SCENE")
+CamerasType = io.Custom("SV4D2_CAMERAS")  # carries a `Cameras`
+ViewsType = io.Custom("SV4D2_VIEWS")  # carries a `ViewGrid`
+SceneType = io.Custom("SV4D2_SCENE")  # carries a `Scene4D`
 
 # Nodes that were renamed or rebuilt, so that saved workflows keep opening: keyword arguments of the host's
 # `io.NodeReplace`. A node id never changes its meaning: a changed node gets a new id and an entry here.
 REPLACEMENTS: tuple[dict[str, Any], ...] = ()
 
-# Images per call of a network: a job can be cancelled between two calls.
-_BATCH = 4
+_BATCH = 4  # images per call of a network: a job can be cancelled between two calls
 
 _SCHEMA_FIELDS = {field.name for field in fields(io.Schema)}
 
@@ -111,10 +107,7 @@ async def register_replacements() -> None:
 
 @contextmanager
 def gradients() -> Iterator[None]:
-    """Allow gradients, which the host switches off for all nodes, of tensors that are made inside.
-
-    What comes from outside has to be copied first.
-    """
+    """Allow gradients, which the host switches off, for tensors that are made inside; copy others first."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
@@ -165,5 +158,4 @@ def batches(tensor: Tensor) -> Iterator[Tensor]:
 
 @functools.cache
 def say_once(level: int, text: str) -> None:
-    """Log a text the first time."""
     log.log(level, "SV4D2: %s", text)

@@ -40,8 +40,7 @@ log = logging.getLogger(__name__)
 # The host's stock loaders know neither the file's name nor its metadata, ours sets both aside here.
 _declared: ContextVar[ModelConfig | None] = ContextVar("sv4d2_config", default=None)
 
-# What a CONDITIONING holds of a window beside its embedding, each under "sv4d2_" and its name.
-_PARTS = ("frames", "vectors", "references", "view_mixing")
+_PARTS = ("frames", "vectors", "references", "view_mixing")  # of a CONDITIONING, as "sv4d2_" + name
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,6 @@ class WindowConds:
 
     @classmethod
     def of(cls, half: Conditioning, view_mixing: str) -> WindowConds:
-        """Return what a window's conditioning, of either half, is to the host."""
         return cls(half.tokens[None], half.frame_latents, half.vectors, half.reference_latents, view_mixing)
 
     def to_host(self) -> list[list[Any]]:
@@ -76,7 +74,6 @@ class WindowConds:
 
     @property
     def n_views(self) -> int:
-        """V."""
         return self.vectors.shape[0]
 
     @property
@@ -105,10 +102,7 @@ def declared(config: ModelConfig) -> Iterator[None]:
 
 
 class _HostAttention:
-    """The host's attention, with the options of the pass that runs.
-
-    Layers that pointed back to the network instead would keep its weights after the host has dropped it.
-    """
+    """The host's attention with the pass's options; a reference to the network would keep it alive."""
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -135,8 +129,7 @@ class HostUNet(UNet):
         super().__init__(config, operations=operations, attention=attention, dtype=dtype, device=device)
         self.register_buffer(METADATA_KEY, metadata)
         self._attention = attention
-        # The host reads the weights' type from here.
-        self.dtype = dtype
+        self.dtype = dtype  # read by the host
         self.before_layer = _raise_if_cancelled
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -147,13 +140,9 @@ class HostUNet(UNet):
         control: Any = None,
         transformer_options: dict[str, Any] | None = None,
         *_args: Any,
-        **conds: Any,
+        **conds: Any,  # frames [B * T, 4, h, w], y [B * V, A], references [B * V, 4, h, w], view_mixing
     ) -> Tensor:
-        """Return the network's prediction, [N, 4, h, w], for any number B of batch elements.
-
-        ``conds`` are ``frames`` [B * T, 4, h, w] latents, ``y`` [B * V, A] camera vectors, ``references``
-        [B * V, 4, h, w] latents, and ``view_mixing``.
-        """
+        """Return the network's prediction, [N, 4, h, w], for any number B of batch elements."""
         options = transformer_options or {}
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         executor = WrapperExecutor.new_class_executor(self._predict, self, wrappers)
@@ -196,12 +185,11 @@ class FixedCond(comfy.conds.CONDRegular):
     """A condition whose first axis is not the batch of images: never repeated or cut to fit it."""
 
     def process_cond(self, batch_size: int, *_args: Any, **_kwargs: Any) -> FixedCond:
-        """Return the condition unchanged."""
         return self._copy_with(self.cond)
 
 
 class SV4D2Model(comfy.model_base.BaseModel):
-    """The diffusion model; ``sv4d2_config`` has its sizes.
+    """The diffusion model, with the sizes ``sv4d2_config``.
 
     ``variant_known`` is False when a stock loader built it: the weights of both variants have the same
     shapes, so the number of cameras must tell (`config_for`).
@@ -265,10 +253,7 @@ class SV4D2Model(comfy.model_base.BaseModel):
 
 
 class SV4D2(comfy.supported_models.SV3D_p):
-    """The entry in the host's list of models: how a file is recognised and what is built of it.
-
-    It stands in front of everybody's models, so nothing that a host passes here, now or later, may raise.
-    """
+    """The entry in the host's list of models, ahead of all others: nothing passed here may make it raise."""
 
     # The decoder of the first stage replaces the one that is stored beside the encoder.
     vae_key_prefix = ["conditioner.embedders.1.encoder.", "first_stage_model."]
@@ -309,10 +294,7 @@ class SV4D2(comfy.supported_models.SV3D_p):
     def process_vae_state_dict(
         self, state_dict: dict[str, Any], *_args: Any, **_kwargs: Any
     ) -> dict[str, Any]:
-        """Return the autoencoder's weights in the form that the host's AutoencoderKL takes.
-
-        The host knows one size of it; of another there are none, which the host says when somebody uses it.
-        """
+        """Return the autoencoder's weights as the host's AutoencoderKL takes them; none of sizes it lacks."""
         if "encoder.conv_in.weight" in state_dict and read_vae(_header_of(state_dict), "") != VAEConfig():
             log.warning(
                 "SV4D2: ComfyUI's own loaders cannot build this file's small VAE; the model is loaded. SV4D2 "
@@ -323,14 +305,10 @@ class SV4D2(comfy.supported_models.SV3D_p):
 
 
 def with_identity_post_quant(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return an autoencoder's weights with a ``post_quant_conv`` that changes nothing.
-
-    SV4D 2.0 decodes latents without that layer, the host's AutoencoderKL has it.
-    """
+    """Return weights with an identity ``post_quant_conv``, which SV4D 2.0 lacks and the host's class has."""
     weight = state_dict.get("decoder.conv_in.weight")
     if weight is None:
-        # A file without an autoencoder; the host says so when somebody uses it.
-        return state_dict
+        return state_dict  # no autoencoder: the host says so when somebody uses it
     channels = weight.shape[1]
     return {
         **state_dict,
@@ -351,9 +329,8 @@ def sv4d2_model(patcher: Any) -> SV4D2Model:
 
 
 def register() -> None:
-    """Put SV4D 2.0 in front of the host's list of models, once."""
+    """Put SV4D 2.0, once, in front of the host's list, where SV3D would take the same keys."""
     if SV4D2 not in comfy.supported_models.models:
-        # In front, because the host would take the same keys for SV3D.
         comfy.supported_models.models.insert(0, SV4D2)
 
 

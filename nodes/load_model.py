@@ -33,8 +33,7 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "fp8_e5m2": torch.float8_e5m2,
 }
 
-# What the host reads, its own fp8 files included.
-_READABLE = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_READABLE = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # types that the host reads, its fp8 files included
 
 
 def _loader_inputs(name: str, kind: str) -> list[io.Input]:
@@ -51,8 +50,6 @@ def register_tiny_model() -> None:
 
 
 class SV4D2CheckpointLoader(io.ComfyNode):
-    """A whole checkpoint as MODEL, CLIP_VISION and VAE."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -74,8 +71,6 @@ class SV4D2CheckpointLoader(io.ComfyNode):
 
 
 class SV4D2UNETLoader(io.ComfyNode):
-    """The diffusion model alone."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -95,22 +90,19 @@ class SV4D2UNETLoader(io.ComfyNode):
 def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, Any, Any]:
     """Return MODEL, CLIP_VISION and VAE of a whole checkpoint. Raises CheckpointError for another file.
 
-    The VAE carries as ``sv4d2_views`` a second VAE that encodes reference views, or None where the file has
-    one encoder for frames and views.
+    The VAE's ``sv4d2_views`` is a VAE that encodes reference views, None where one encoder serves both.
     """
     with open_checkpoint(path, variant) as (_, config, networks, _):
         one_encoder = "view_encoder" not in networks
     state_dict = comfy.utils.load_torch_file(path, safe_load=True)
-    # The host takes the UNet's weights out of the state dict.
-    model = _build_model(state_dict, config, weight_dtype)
+    model = _build_model(state_dict, config, weight_dtype)  # takes the UNet's weights out of the dict
     _remember(model, load_unet, path, variant, weight_dtype)
     vae = _build_vae(state_dict, "frame_encoder", config.vae)
     _remember(vae.patcher, _load_patcher, path, variant, "vae")
     vae.sv4d2_views = None
     if not one_encoder:
         vae.sv4d2_views = _build_vae(state_dict, "view_encoder", config.vae)
-        # It only encodes.
-        vae.sv4d2_views.first_stage_model.decoder = torch.nn.Identity()
+        vae.sv4d2_views.first_stage_model.decoder = torch.nn.Identity()  # it only encodes
     clip_vision = _build_clip_vision(state_dict, config.clip)
     _remember(clip_vision.patcher, _load_patcher, path, variant, "clip_vision")
     return model, clip_vision, vae
@@ -184,15 +176,13 @@ def _build_vae(state_dict: dict[str, Tensor], encoder: str, config: VAEConfig) -
         "dropout": 0.0,
     }
     params = {"ddconfig": sizes, "embed_dim": config.latent_channels}
-    # The host knows the official sizes by itself.
-    given = None if config == VAEConfig() else {"params": params}
+    given = None if config == VAEConfig() else {"params": params}  # the host knows official sizes
     vae = comfy.sd.VAE(sd=with_identity_post_quant(parts), config=given)
     vae.downscale_ratio = vae.upscale_ratio = config.downsampling
     return vae
 
 
 def _build_clip_vision(state_dict: dict[str, Tensor], config: CLIPVisionConfig) -> Any:
-    """Return the host's CLIP vision model of the checkpoint's image tower."""
     sizes = {
         "model_type": "clip_vision_model",
         "hidden_size": config.width,
@@ -205,8 +195,7 @@ def _build_clip_vision(state_dict: dict[str, Tensor], config: CLIPVisionConfig) 
         "image_size": config.image_size,
         "projection_dim": config.embed_dim,
     }
-    # The host reads sizes from a file only.
-    with scratch_folder() as folder:
+    with scratch_folder() as folder:  # the host reads sizes from a file only
         path = folder / "clip_vision.json"
         path.write_text(json.dumps(sizes))
         clip_vision = comfy.clip_vision.ClipVisionModel(str(path))

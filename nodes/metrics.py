@@ -1,4 +1,4 @@
-"""How good views are, in numbers."""
+"""Metrics of views: the node, and the host's folder for their networks."""
 
 from __future__ import annotations
 
@@ -37,13 +37,10 @@ NONE = "none"
 
 _FOLDER = "sv4d2_metrics"
 _LPIPS, _I3D = ".safetensors", ".pt"
-# What the networks and their activations take at most on large images, bytes.
-_ROOM = 2 * 2**30
+_ROOM = 2 * 2**30  # bytes, what networks and activations take at most on large images
 
 
 class SV4D2Metrics(io.ComfyNode):
-    """Scores views, against true views where there are some."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -125,7 +122,6 @@ def choices(suffix: str) -> list[str]:
 
 
 def _networks(lpips: str, i3d: str, clip_vision: Any) -> Networks:
-    """Return the networks that were chosen, by the names of their files, on the host's device."""
     device = comfy.model_management.get_torch_device()
     if (lpips, i3d) != (NONE, NONE):
         comfy.model_management.free_memory(_ROOM, device)

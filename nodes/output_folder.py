@@ -1,4 +1,4 @@
-"""Where nodes save and load below ComfyUI's folders, what they show of it, and which ComfyUI that is."""
+"""Files of nodes below ComfyUI's folders, and how its page shows them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ _VIDEOS = (".mp4", ".webm")
 
 
 def output_place(filename_prefix: str, size: int) -> tuple[Path, str]:
-    """Return the parent and the name of a folder to come, without its number; makes the parent.
+    """Return the parent, which it makes, and the name, still without number, of a folder to come.
 
-    The host fills in %year% and the like, ``size`` for %width% and %height%, and refuses a prefix that leads
-    out of the output folder.
+    The host fills in %year% and so on (``size``: %width%, %height%) and refuses what leads out of the output.
     """
     output = folder_paths.get_output_directory()
     parent, name, *_ = folder_paths.get_save_image_path(filename_prefix, output, size, size)
@@ -37,10 +36,7 @@ def output_place(filename_prefix: str, size: int) -> tuple[Path, str]:
 
 
 def found_inside(name: str, is_one: Callable[[Path], bool], what: str) -> Path:
-    """Return a file or folder of the output folder, looked at first, or the input folder.
-
-    Arguments and errors are those of `find_inside`.
-    """
+    """Return a file or folder of the output folder, looked at first, or the input folder (`find_inside`)."""
     roots = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
     return find_inside(name, roots, is_one, what)
 
@@ -53,9 +49,7 @@ def relative_to_output(folder: Path) -> str:
 def shown_files(paths: Sequence[Path]) -> dict[str, Any]:
     """Return the `ui` result by which the host's page, history and assets find saved files.
 
-    Args:
-        paths: what an export made below the output folder. Of COLMAP models the pictures of the first frame
-            are shown; descriptions and other folders are not.
+    Of COLMAP models the pictures of the first frame are shown; descriptions and other folders are not.
     """
     files = [path for path in paths if path.suffix in _LISTS] or sorted(paths[0].glob("images/*.png"))
     shown: dict[str, Any] = {}
@@ -64,16 +58,12 @@ def shown_files(paths: Sequence[Path]) -> dict[str, Any]:
         entry = ui.SavedResult(file.name, "/".join(below.parts), io.FolderType.output)
         shown.setdefault(_LISTS[file.suffix], []).append(entry)
     if any(file.suffix in _VIDEOS for file in files):
-        # By this the page tells videos from pictures.
-        shown["animated"] = (True,)
+        shown["animated"] = (True,)  # by this the page tells videos from pictures
     return shown
 
 
 def last_change(name: str | None, find: Callable[[str], Path]) -> int:
-    """Return when the file or folder of a name last changed, so that it is read again then.
-
-    0 where the name comes through a link and is not known yet, or is wrong: loading it says so.
-    """
+    """Return when a name's files last changed, so that they are read again; 0 for a wrong or unknown name."""
     if name is None:
         return 0
     try:
@@ -84,7 +74,6 @@ def last_change(name: str | None, find: Callable[[str], Path]) -> int:
 
 
 def host() -> dict[str, str]:
-    """Return the host's name and version."""
     try:
         from comfyui_version import __version__
     except ImportError:

@@ -1,4 +1,4 @@
-"""A clip becomes what the model sees: square frames on white; and a clip to try everything with."""
+"""Preparation of a clip: square frames on white; and the sample clip."""
 
 from __future__ import annotations
 
@@ -21,13 +21,10 @@ from ..sv4d2_core.video.read import Clip, load_clip
 from .host import aliases, choice, described, number, shows_a_picture
 from .preview import picture_preview
 
-# Frames per second that a video has before it is known, and copies of its frames that are alive at once.
-_LIKELY_RATE, _COPIES = 30, 2
+_LIKELY_RATE, _COPIES = 30, 2  # frames per second, assumed before decoding; copies of frames alive at once
 
 
 class SV4D2PrepareClip(io.ComfyNode):
-    """Crops a clip around its object and puts it on white."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -104,8 +101,7 @@ def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:
     try:
         seconds = video.get_duration()
     except ValueError:
-        # A live recording, for example, does not say.
-        seconds = 0.0
+        seconds = 0.0  # unknown, as of a live recording
     if seconds * per_second > free:
         raise ValueError(
             f"A video of {seconds:.0f} s at {width} x {height} needs about "
@@ -121,8 +117,6 @@ def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:
 
 
 class SV4D2SampleClip(io.ComfyNode):
-    """The clip that comes with the pack."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

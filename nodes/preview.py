@@ -1,4 +1,4 @@
-"""What a node shows on itself: progress and pictures while it runs, a picture and text when it is done."""
+"""Previews on a node: progress and pictures while it runs, a picture and text at its end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from ..sv4d2_core.video.pictures import pick_frames, to_bytes
 from ..sv4d2_core.views import ViewGrid
 from .host import check_cancelled
 
-# Frames of latents, and views of a scene, that are shown.
-_FRAMES, _VIEWS = 6, 3
+_FRAMES, _VIEWS = 6, 3  # frames of latents, and views of a scene, that are shown
 # Previews of a fit: seconds between two, their share of the time, and their sides in pixels.
 _EVERY_S, _SHARE = 2.0, 0.1
 _SMALLEST, _FIRST, _LARGEST = 32, 64, 128
@@ -59,10 +58,7 @@ def live_preview(draw: Draw, full_size: bool = False) -> tuple[str, Image.Image,
 
 
 def latent_picture(latents: Tensor | None, n_views: int, latent_format: Any) -> Image.Image | None:
-    """Return a picture of denoised latents [T * V, 4, h, w]: a row per view, a column per shown frame.
-
-    None without latents, and where the host's ``latent_format`` has no map of them to colours.
-    """
+    """Return latents [T * V, 4, h, w] as a picture, a row per view; None without latents or RGB factors."""
     if latents is None or latent_format.latent_rgb_factors is None:
         return None
     grid = rearrange(latents, "(t v) c h w -> v t h w c", v=n_views)
@@ -73,10 +69,7 @@ def latent_picture(latents: Tensor | None, n_views: int, latent_format: Any) -> 
 
 
 class ScenePreview:
-    """Shows some views above and the scene from their cameras below, another frame every time.
-
-    The pictures are as large as `_SHARE` of the time allows.
-    """
+    """Views above, the scene below, another frame each time; as large as `_SHARE` of the time allows."""
 
     def __init__(self, views: ViewGrid) -> None:
         self._views = views

@@ -53,13 +53,10 @@ log = logging.getLogger(__name__)
 AUTO, GIVEN = "auto", "given"
 
 _SAVE_EVERY_S = 60.0
-# The report looks at pictures of at most this side: it must not take longer than the fit.
-_REPORT_SIZE = 128
+_REPORT_SIZE = 128  # pixels, at most: the report must not take longer than the fit
 
 
 class SV4D2Refine4D(io.ComfyNode):
-    """One 4D scene out of the views."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -170,8 +167,7 @@ class _SecondStage:
         )
 
         def resynthesize(rendered: ViewGrid, strength: float) -> ViewGrid:
-            # As the host runs its nodes; its weights are tensors of this mode.
-            with torch.inference_mode():
+            with torch.inference_mode():  # the mode of the host's weights
                 views = made_anew(rendered, strength)
                 _release_models()
             return views
@@ -191,7 +187,7 @@ def _release_models() -> None:
 
 
 class _Fit:
-    """One fit and what happens beside it: the bar, previews, cancelling, a state to go on from.
+    """A fit with its progress bar, previews, cancelling and saved state.
 
     ``inputs`` are normals, size and input_elevation_deg of `refine_scene`.
     """
@@ -242,13 +238,11 @@ class _Fit:
         return scene
 
     def report(self, scene: Scene4D) -> tuple[Image.Image, list[str]]:
-        """Return the picture of the fit, and what there is to say about it."""
         fitted = self._latest
         assert fitted is not None
         views = fitted.views.resized(min(fitted.views.images.shape[2], _REPORT_SIZE))
         picture, residual = fit_report(centred(scene), views, fitted.losses, callback=check_cancelled)
-        # The page would go on showing the last preview.
-        self._bar.show(*self._at, lambda: picture, full_size=True)
+        self._bar.show(*self._at, lambda: picture, full_size=True)  # else the last preview stays
         unexplained = f"It leaves {residual:.4f} of the views unexplained."
         return picture, [*self._lines(fitted.views), unexplained, *fitted.notes]
 

@@ -1,7 +1,6 @@
-"""What is kept of cancelled jobs on disk, so that queueing them again continues.
+"""State of cancelled jobs on disk, from which they continue; what cannot be saved is computed again.
 
-The key of a job is the identity of its models within this ComfyUI process (their weights are too large to
-hash) and the content of everything else. Keeping never ends a job: what cannot be kept is computed again.
+The key of a job: its models' identity in this process (weights are too large to hash) and all other content.
 """
 
 from __future__ import annotations
@@ -24,12 +23,9 @@ from ..sv4d2_core.scene.store import FitState
 
 log = logging.getLogger(__name__)
 
-# Jobs that are kept. One window of the official model takes 4 MB; a fit takes 50 MB for pictures of 512
-# pixels, several hundred in its second stage.
-_WINDOW_RUNS, _FITS = 16, 4
+_WINDOW_RUNS, _FITS = 16, 4  # jobs kept; a window takes 4 MB, a fit of 512 px 50 MB to several hundred
 
-# Where the host's nodes keep what changes a MODEL beside its weights and their patches.
-_CHANGES = (
+_CHANGES = (  # where the host keeps changes of a MODEL beside its weights and patches
     "model_options",
     "object_patches",
     "wrappers",
@@ -87,7 +83,6 @@ class FitCache:
             log.warning("SV4D2: step %d of the fit is not kept for a later run: %s", state.step, error)
 
     def clear(self) -> None:
-        """Forget the state."""
         with suppress(OSError):
             remove(self._file)
 

@@ -38,8 +38,7 @@ log = logging.getLogger(__name__)
 
 MODEL_DEFAULT = "model default"
 
-# Copies of all views that are alive at once while the result is put together.
-_COPIES = 4
+_COPIES = 4  # of all views, alive at once while the result is put together
 
 
 def _model_and_clip_inputs() -> list[io.Input]:
@@ -53,8 +52,6 @@ def _model_and_clip_inputs() -> list[io.Input]:
 
 
 class SV4D2Sampler(io.ComfyNode):
-    """A whole clip from all cameras."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -187,7 +184,6 @@ def _angles(angles: tuple[float, ...]) -> str:
 
 
 def _store(backend: HostBackend, clip: Tensor, cameras: Cameras, arguments: dict[str, Any]) -> WindowCache:
-    """Return where this job's finished windows are kept."""
     values = {**arguments, "clip": clip}
     return WindowCache(
         {
@@ -200,8 +196,6 @@ def _store(backend: HostBackend, clip: Tensor, cameras: Cameras, arguments: dict
 
 
 class SV4D2Conditioning(io.ComfyNode):
-    """Frames and cameras of one window as conditioning for ComfyUI's own KSampler."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -243,8 +237,6 @@ class SV4D2Conditioning(io.ComfyNode):
 
 
 class SV4D2Guidance(io.ComfyNode):
-    """Guidance that differs per frame and view, put on a MODEL."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -263,6 +255,5 @@ class SV4D2Guidance(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, shape: str, cfg_min: float, cfg_max: float) -> io.NodeOutput:
         guidance = Guidance(shape, cfg_min, cfg_max)
-        # A wrong range shall be reported here, not in the sampler.
-        guidance.table(sv4d2_model(model).sv4d2_config)
+        guidance.table(sv4d2_model(model).sv4d2_config)  # a wrong range is reported here, not in the sampler
         return io.NodeOutput(with_guidance(model, guidance))

@@ -36,15 +36,11 @@ _SUFFIX = ".safetensors"
 
 _VIEWS, _TURNTABLE = "views", "turntable"
 _TURNTABLE_PICTURES = 96
-# Numbers per pixel that are alive at once: the maps of a scene and the outputs made of them.
-_NUMBERS = 24
-# Pixels below this opacity do not set the range of the depth.
-_OPAQUE = 0.5
+_NUMBERS = 24  # numbers per pixel alive at once: the scene's maps and the outputs made of them
+_OPAQUE = 0.5  # pixels below this opacity do not set the depth's range
 
 
 class SV4D2LoadScene(io.ComfyNode):
-    """Loads a scene that was saved earlier."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -57,7 +53,6 @@ class SV4D2LoadScene(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None) -> int:
-        """Return when the file last changed, so that it is read again then."""
         return last_change(file, _found)
 
     @classmethod
@@ -68,8 +63,6 @@ class SV4D2LoadScene(io.ComfyNode):
 
 
 class SV4D2SaveScene(io.ComfyNode):
-    """Saves a scene."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -99,8 +92,6 @@ def _found(name: str) -> Path:
 
 
 class SV4D2Render4D(io.ComfyNode):
-    """A scene from any camera at any time."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -1,4 +1,4 @@
-"""Views in folders, as images, as a video, and out of images."""
+"""Nodes of views: folders, images and videos."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ _ONE_VIEW, _ONE_FRAME, _ALL_VIEWS = "one view", "one frame", "all views"
 
 
 class SV4D2LoadViews(io.ComfyNode):
-    """Loads views that were saved earlier."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -47,7 +45,6 @@ class SV4D2LoadViews(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None) -> int:
-        """Return when a file of the views last changed, so that they are read again then."""
         return last_change(folder, _find)
 
     @classmethod
@@ -59,8 +56,6 @@ class SV4D2LoadViews(io.ComfyNode):
 
 
 class SV4D2SaveViews(io.ComfyNode):
-    """Saves views as videos, pictures and camera files."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -121,8 +116,6 @@ def _workflow(cls: type[io.ComfyNode]) -> dict[str, Any]:
 
 
 class SV4D2ViewsToImages(io.ComfyNode):
-    """Takes images out of views."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -158,8 +151,6 @@ class SV4D2ViewsToImages(io.ComfyNode):
 
 
 class SV4D2ImagesToViews(io.ComfyNode):
-    """Makes views of images."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -197,8 +188,6 @@ class SV4D2ImagesToViews(io.ComfyNode):
 
 
 class SV4D2RendersToViews(io.ComfyNode):
-    """Makes views of pictures that another node has rendered from our cameras."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -245,8 +234,6 @@ def _joined(name: str, batches: list[Tensor]) -> Tensor:
 
 
 class SV4D2ViewsGridVideo(io.ComfyNode):
-    """Shows all views at once."""
-
     @described
     def define_schema(cls) -> io.Schema:
         return io.Schema(
