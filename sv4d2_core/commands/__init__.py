@@ -1,1 +1,1 @@
-"""The commands of the command line: their arguments, and what they print; small ones share a module."""
+"""The commands: ``add_arguments`` declares the options of each, ``run`` returns its exit code."""

@@ -33,12 +33,10 @@ _LIST_SUFFIX = ".txt"
 _ONLY_OF_BATCH = ("more", "ray", "actors", "run", "quiet")
 # What the clips of a batch share: the model, where it runs, and where the results go.
 _SHARED = ("checkpoint", "variant", "device", "dtype", "memory_gb", "fp8_weights", "compile", "out")
-# Every actor sees its own GPU alone, as the first.
-_RAY_DEVICES = ("auto", "cpu", "cuda")
+_RAY_DEVICES = ("auto", "cpu", "cuda")  # an actor sees its own GPU alone, as the first
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command: those of `sv4d2 views`, and how many clips are shared out."""
     options = Options(parser)
     views.add_arguments(parser)
     text = (
@@ -86,10 +84,7 @@ def _tell(clip: Namespace, outcome: Outcome) -> None:
 
 
 def _new_report(args: Namespace, clips: list[Namespace], file: Path) -> dict[str, Any]:
-    """Return the content of ``batch.json``, which tells what became of every clip, written as it begins.
-
-    Raises FileExistsError where a file of this name is not a batch's.
-    """
+    """Return and write the first ``batch.json``. Raises FileExistsError where the file is no batch's."""
     try:
         known = json.loads(file.read_text()) if file.exists() else {"made_by": _MADE_BY}
     except ValueError:
@@ -111,11 +106,7 @@ def _new_report(args: Namespace, clips: list[Namespace], file: Path) -> dict[str
 
 
 def clips_of(args: Namespace) -> list[Namespace]:
-    """Return the options of `sv4d2 views` for each clip, in the order given, with a folder of its own.
-
-    The folder is named after the clip's file without suffix; the second of equal names gets ``_2``, and so on
-    (capitals do not count, as on some disks).
-    """
+    """Return the options of `sv4d2 views` per clip, in order, its folder named after its file."""
     common = {key: value for key, value in vars(args).items() if key not in _ONLY_OF_BATCH}
     common["command"] = "views"
     clips = [clip for place in (args.input, *args.more) for clip in _clips_at(place, common)]
@@ -174,8 +165,7 @@ def _parsed(line: str, common: dict) -> Namespace:
     """Return the options of a line; those that it does not name are the batch's."""
     words = shlex.shlex(line, posix=True, punctuation_chars=False)
     words.whitespace_split, words.commenters = True, ""
-    # A backslash separates folders on Windows; quotes do for spaces.
-    words.escape = ""
+    words.escape = ""  # a backslash separates folders on Windows; quotes do for spaces
     parser = _LineParser(add_help=False)
     views.add_arguments(parser)
     required = [f"--checkpoint={common['checkpoint']}", f"--out={common['out']}"]
@@ -194,7 +184,7 @@ def _stem(path: str) -> str:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """Return the name, numbered where it is taken, and take it."""
+    """Return the name, with _2 and so on where it is taken; case does not count, as on some disks."""
     unique, number = name, 1
     while unique.casefold() in taken:
         number += 1
@@ -212,16 +202,14 @@ class Outcome:
     errno: int | None = None
 
 
-# Makes clips, given the options of `sv4d2 views` for each, and yields them with what became of them.
-Make = Callable[[list[Namespace]], Iterator[tuple[Namespace, Outcome]]]
+Make = Callable[[list[Namespace]], Iterator[tuple[Namespace, Outcome]]]  # clips in, their outcomes out
 
 
 class Worker:
     """Runs `sv4d2 views` for one clip after the other; the model is loaded for the first that needs it.
 
-    Args:
-        folder: the command's working directory, for a process of a Ray cluster.
-        threads: of the command's PyTorch, on which the last bits of results on a CPU depend; None: as it is.
+    A process of a Ray cluster gets the command's working directory and number of threads, on which the
+    last bits of results on a CPU depend.
     """
 
     def __init__(self, folder: str = ".", threads: int | None = None) -> None:
@@ -249,8 +237,7 @@ class Worker:
     def _load(self, job: views.Job) -> Model:
         """Return the model; another image size, which may need another memory plan, has it loaded anew."""
         if self._model is None or job.settings["size"] != self._size:
-            # Two at once could be too many for the memory.
-            self._model = None
+            self._model = None  # two at once may not fit into memory
             self._model, self._size = views.load_model(job), job.settings["size"]
         return self._model
 
@@ -276,8 +263,7 @@ def on_ray(device: str, actors: int | None, largest: int) -> Iterator[Make]:
     workers: list[Any] = []
     try:
         resources = ray.cluster_resources()
-        # A progress bar per actor would drown what they have to say.
-        quiet = {"env_vars": {"TQDM_DISABLE": "1"}}
+        quiet = {"env_vars": {"TQDM_DISABLE": "1"}}  # a bar per actor would drown what they say
         needs = needs_of_actor(resources, device, actors)
         remote = ray.remote(Worker).options(**needs, runtime_env=quiet)
         count = min(largest, actors or int(resources["GPU"]))
@@ -323,11 +309,7 @@ def _share(
 
 
 def needs_of_actor(resources: dict[str, float], device: str, actors: int | None) -> dict[str, int]:
-    """Return what one actor takes of a cluster: a GPU where there are some, else a CPU core.
-
-    Raises:
-        ValueError: the cluster cannot hold so many.
-    """
+    """Return what an actor takes: a GPU where there are some, else a core. Raises ValueError for too many."""
     cores, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     on_gpus = gpus > 0 and device != "cpu"
     if not on_gpus and (actors is None or device == "cuda"):
@@ -354,8 +336,7 @@ def _connected_ray() -> tuple[Any, bool]:
         ) from error
     if ray.is_initialized():
         return ray, False
-    # Nothing is reported to anybody unless the user says so.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports nothing unless the user says so
     try:
         ray.init(include_dashboard=False, logging_level=logging.WARNING)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What the commands share: parsers of options, the device, progress, and Ctrl-C between two steps."""
+"""Options, devices, progress and Ctrl-C of all commands."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 VARIANTS = ("auto", "sv4d2", "sv4d2_8views")
 
-# Seconds between two lines about progress where there is no terminal.
-_SAY_EVERY_S = 5.0
+_SAY_EVERY_S = 5.0  # seconds between two lines about progress where there is no terminal
 
 
 class Options:
@@ -46,7 +45,6 @@ class Options:
         self._place = place
 
     def group(self, title: str) -> Options:
-        """Return what adds to a new group."""
         return Options(self._place.add_argument_group(title))
 
     def value(
@@ -65,11 +63,9 @@ class Options:
         )
 
     def flag(self, name: str, help: str) -> None:
-        """Add an option without a value."""
         self._place.add_argument(name, action="store_true", help=help)
 
     def choice(self, name: str, choices: Iterable[str], default: str | None = None, help: str = "") -> None:
-        """Add an option that takes one of a few words."""
         self._place.add_argument(name, default=default, choices=tuple(choices), help=help or None)
 
     def removed(self, name: str, instead: str) -> None:
@@ -82,18 +78,15 @@ class Options:
         self._place.add_argument(name, nargs=0, action=Refusal, help=argparse.SUPPRESS)
 
     def output(self, out: str, replaced: str, metavar: str = "DIR") -> None:
-        """Add --out and --overwrite."""
         self._place.add_argument("--out", type=Path, required=True, metavar=metavar, help=out)
         self.flag("--overwrite", f"replace {replaced}")
 
     def device(self) -> None:
-        """Add --device."""
         self._place.add_argument(
             "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)"
         )
 
     def model(self, *, required: bool) -> None:
-        """Add --checkpoint and --variant."""
         self._place.add_argument(
             "--checkpoint",
             type=checkpoint_file,
@@ -104,7 +97,6 @@ class Options:
         self.choice("--variant", VARIANTS, "auto")
 
     def cameras(self) -> None:
-        """Add --azimuths and --elevations."""
         text = "one per novel view, relative to the input view"
         self.value("--azimuths", float, text, metavar="DEG", nargs="+")
         self.value("--elevations", float, "one per novel view (default 0)", metavar="DEG", nargs="+")
@@ -156,7 +148,6 @@ def refuse_odd(size: int) -> None:
 
 
 def positive_number(text: str) -> float:
-    """Return a number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -239,7 +230,7 @@ def load_planned(
 
 
 class Progress:
-    """Shows how far a job is: a bar in a terminal, elsewhere a line every few seconds, nothing with --quiet.
+    """A job's progress: a bar in a terminal, elsewhere a line every few seconds, nothing with --quiet.
 
     ``done`` steps are of an earlier run, which the time left does not count.
     """

@@ -22,13 +22,11 @@ from .common import Options, checkpoint_file
 log = logging.getLogger(__name__)
 
 _TINY_VIEWS = ("--steps", "5", "--centering", "none")
-# The 4D part on a CPU within half a minute.
-_SMALL_FIT = ("--steps", "300", "--input-elevation", "0")
+_SMALL_FIT = ("--steps", "300", "--input-elevation", "0")  # the 4D part within half a minute on a CPU
 _SMALL_TURN = ("--turntable", "--frames", "48", "--size", "128")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
     options = Options(parser)
     parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR")
     text = "an official checkpoint (default: tiny, the small model of the pack)"

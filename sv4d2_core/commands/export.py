@@ -31,7 +31,6 @@ _TURNTABLE_PICTURES = ExportSettings().frames
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `export`."""
     options = Options(parser)
     default = ExportSettings()
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -60,7 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export and return the exit code."""
     began = time.perf_counter()
     check_place(args.out, args.format, args.overwrite)
     try:
@@ -101,7 +99,6 @@ def _views(args: argparse.Namespace) -> Exported:
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `convert`."""
     options = Options(parser)
     options.value("source", checkpoint_file, "official checkpoint", metavar="SOURCE")
     options.value("target", Path, "file to write", metavar="TARGET")
@@ -111,7 +108,6 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    """Write the smaller copy and return the exit code."""
     path = convert_checkpoint(args.source, args.target, DTYPES[args.dtype], args.variant, args.overwrite)
     before, after = args.source.stat().st_size, path.stat().st_size
     log.info("%s: %.2f GB, %.0f %% of %.2f GB", path, after / 1e9, 100 * after / before, before / 1e9)
@@ -119,7 +115,6 @@ def run_convert(args: argparse.Namespace) -> int:
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `info`."""
     Options(parser).value("file", checkpoint_file, "safetensors file, or tiny", metavar="FILE")
 
 

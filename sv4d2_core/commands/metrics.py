@@ -39,14 +39,11 @@ from .common import (
 log = logging.getLogger(__name__)
 
 _DEFAULT_NAME = "predicted"
-# Times closer than this are one moment.
-_SAME_TIME = 1e-3
-# Images that the CLIP tower takes at once.
-_CLIP_BATCH = 8
+_SAME_TIME = 1e-3  # times closer than this are one moment
+_CLIP_BATCH = 8  # images that the CLIP tower takes at once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `metrics`."""
     options = Options(parser)
     text = (
         "views to score, and true views: a folder of `sv4d2 views`, a D-NeRF style data set, a folder with "
@@ -74,7 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score everything, write the report and return the exit code."""
     began = time.perf_counter()
     if not 0 <= args.shrinkage <= 1:
         raise ValueError(f"Expected a --shrinkage from 0 to 1; got {args.shrinkage:g}.")
@@ -203,7 +199,6 @@ def _cameras(args: argparse.Namespace, reference: ViewGrid | None) -> Cameras | 
 
 
 def _networks(args: argparse.Namespace) -> Networks:
-    """Return the networks in local files, ready to run on the device."""
     place = choose_device(args.device)
     return Networks(
         lpips=None if args.lpips is None else LPIPS(args.lpips, place),
@@ -217,7 +212,6 @@ def _embedder(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
 
     @torch.no_grad()
     def embed(images: Tensor) -> Tensor:
-        """Return embeddings [N, D] of images [N, H, W, 3] in 0..1."""
         batches = images.movedim(-1, 1).split(_CLIP_BATCH)
         return torch.cat([tower(batch.to(device) * 2 - 1).float().cpu() for batch in batches])
 
@@ -225,7 +219,6 @@ def _embedder(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
 
 
 def add_scenes_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `scenes`."""
     options = Options(parser)
     options.output("folder for the scenes", "scenes of other settings in DIR")
     options.value("--size", at_least(16), "image size", 576)
@@ -236,7 +229,6 @@ def add_scenes_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_scenes(args: argparse.Namespace) -> int:
-    """Render the scenes and return the exit code."""
     only = args.only or SCENE_NAMES
     if unknown := [name for name in only if name not in SCENE_NAMES]:
         raise ValueError(f"Expected --only out of {', '.join(SCENE_NAMES)}; got {', '.join(unknown)}.")

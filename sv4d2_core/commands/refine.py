@@ -43,13 +43,11 @@ log = logging.getLogger(__name__)
 
 _STEPS = 2500
 _SUFFIX = ".safetensors"
-# Beside the scene: an interrupted fit, and the picture of a finished one.
-_STATE, _PICTURE = ".fit", ".fit.png"
+_STATE, _PICTURE = ".fit", ".fit.png"  # beside the scene: of an interrupted fit, of a finished one
 _SAVE_EVERY_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
     options = Options(parser)
     options.value("views", str, "a folder of `sv4d2 views`, or a D-NeRF style data set", metavar="VIEWS")
     options.output("SCENE.safetensors to write", "FILE", "FILE")
@@ -106,14 +104,12 @@ class _Watch:
         self.check_interrupt()
 
     def save(self) -> None:
-        """Write the state, from which the fit goes on."""
         if self.latest is not None:
             self.latest.state().save(self.state_file)
             self.saved = time.monotonic()
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit the scene and return the exit code."""
     began = time.perf_counter()
     _check_place(args.out, args.overwrite, args.resume)
     config = _settings(args)
@@ -189,7 +185,6 @@ def _settings(args: argparse.Namespace) -> RefineConfig:
 
 
 def _state(path: Path) -> FitState:
-    """Return the state to go on from."""
     if not path.is_file():
         raise FileNotFoundError(f"Expected an interrupted fit at {path}; there is none. Leave --resume out.")
     state = FitState.load(path)

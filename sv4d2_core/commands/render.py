@@ -32,7 +32,6 @@ _TURNTABLE_FRAMES = 96
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
     options = Options(parser)
     options.value("scene", Path, "a scene that `sv4d2 refine` wrote", metavar="SCENE")
     options.output("folder for the pictures", "earlier renders in DIR")
@@ -49,7 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render and return the exit code."""
     began = time.perf_counter()
     refuse_odd(args.size)
     scene = load_scene(args.scene, choose_device(args.device))

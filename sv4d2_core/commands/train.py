@@ -63,7 +63,6 @@ _CAMERAS, _FEW_VIEWS, _FEWEST_FRAMES = 12, 4, 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `train`."""
     options = Options(parser)
     autoencoder, (static, motion) = _FROM_SCRATCH.autoencoder, _FROM_SCRATCH.phases
     text = "folder of the training; the same goes on"
@@ -111,7 +110,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train and return the exit code."""
     paths: tuple[Path, ...] = ()
     recipe = recipe_of(args)
     model = recipe.model
@@ -249,12 +247,11 @@ class _Watch:
             self.sampled = time.monotonic()
 
 
-# Small pictures are shown at about this size.
-_SHOWN = 96
+_SHOWN = 96  # pixels, about: the size at which small pictures are shown
 
 
 def sample_sheet(model: Backend, objects: Sequence[int], *, steps: int = 20, seed: int = 0) -> Image.Image:
-    """Return a picture of held-out objects: per object a row of true views, below it what the model makes.
+    """Return a picture of held-out objects: per object a row of true views, below it the model's.
 
     A row is all views of the first frame, the input's first, then of the last.
     """
@@ -269,7 +266,6 @@ def sample_sheet(model: Backend, objects: Sequence[int], *, steps: int = 20, see
 
 
 def add_curate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `curate`."""
     options = Options(parser)
     text = "a folder of `sv4d2 views`, a D-NeRF style data set, or a folder of such folders, one per scene"
     options.value("places", Path, text, metavar="VIEWS", nargs="+")
@@ -284,7 +280,6 @@ def add_curate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_curate(args: argparse.Namespace) -> int:
-    """Curate the clips and return the exit code."""
     began = time.perf_counter()
     refuse_odd(args.size or 0)
     limits = CurationLimits(**{limit.name: getattr(args, limit.name) for limit in fields(CurationLimits)})

@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
     options = Options(parser)
     text = "video, GIF, image, folder of images, a quoted glob, or sample for the clip of the pack"
     options.value("input", clip_place, text, metavar="INPUT")
@@ -127,7 +126,6 @@ def check_options(args: argparse.Namespace) -> tuple[ModelConfig, Cameras, int]:
 
 
 def load_model(job: Job) -> Model:
-    """Return the model of a job."""
     args = job.args
     model = load_planned(args, job.config, job.dtype, job.settings["size"], job.device, args.fp8_weights)
     if args.compile:
@@ -223,8 +221,7 @@ def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s
 
         def progress(step: int, total: int, preview: Tensor | None) -> None:
             if preview is None:
-                # A window of an earlier run: no work of this one.
-                shown.skip(step)
+                shown.skip(step)  # a window of an earlier run
             shown(step, total)
 
         grid = sample_views(
@@ -259,8 +256,7 @@ def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s
         crop={**job.clip.crop.to_json(), "source_frames": source_frames},
         run=report,
         save_latents=args.save_latents,
-        # Whose the present entries are has been settled before the work began.
-        overwrite=True,
+        overwrite=True,  # whose the present entries are was settled before the work
     )
 
 
@@ -303,7 +299,7 @@ def _reference_views(folder: Path, n_views: int, size: int) -> Tensor:
 
 
 def _is_complete(job: Job) -> bool:
-    """Return whether the output folder holds all results of exactly the job's settings.
+    """Return whether the folder holds all results of exactly the job's settings.
 
     Raises ValueError where it holds results of other settings, which may not be replaced.
     """
