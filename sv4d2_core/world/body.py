@@ -92,7 +92,7 @@ class Bones(list[Bone]):
         paint: Paint | None = None,
         **more: Any,
     ) -> None:
-        """Add a long ellipsoid from ``start`` to ``end``, hinged at ``start``; its own +y points to ``end``.
+        """Add a long ellipsoid hinged at ``start``, whose own +y points to ``end``.
 
         It reaches beyond both by a tenth of its length, so that struts in a row overlap.
         """
@@ -111,11 +111,7 @@ def on_circle(i: int, n: int, radius: float, height: float) -> Vector:
 
 @dataclass(frozen=True)
 class Creature:
-    """A skeleton that moves on the spot or along a path; `make_creature` draws an animal from a seed.
-
-    The root travels by ``path`` from time 0 to 1, straight and evenly, half before its place of rest and half
-    after; in the creature frame and the bones' lengths.
-    """
+    """A skeleton that moves on the spot or along a path; `make_creature` draws an animal from a seed."""
 
     bones: tuple[Bone, ...]  # parents before children, the root first
     heading_deg: float = 0.0  # azimuth the animal looks to (0: to the input camera, 90: to +x)
@@ -125,7 +121,7 @@ class Creature:
     origin: Vector = (0.0, 0.0, 0.0)  # where the root rests, in the creature frame, world units
     marking_frequency: float = 6.0  # markings per world unit
     marking_phases: Vector = (0.0, 0.0, 0.0)  # radians
-    path: Vector = (0.0, 0.0, 0.0)
+    path: Vector = (0.0, 0.0, 0.0)  # way of the root from time 0 to 1, its rest half-way; bones' lengths
     light: Light = Light()
 
 
@@ -141,10 +137,7 @@ class Parts:
 
 
 def parts_at(creature: Creature, times: Tensor) -> Parts:
-    """Return the creature's ellipsoids at ``times`` [T] in 0..1.
-
-    Float64 on the CPU: a few dozen numbers per time, which the renderer moves to its device.
-    """
+    """Return the ellipsoids at ``times`` [T] in 0..1, on the CPU: a few dozen numbers per time."""
     times = times.detach().to("cpu", torch.float64)
     centres, rotations = _pose(creature, times, motion=1.0)
     rest_centres, rest_rotations = _pose(creature, times.new_zeros(1), motion=0.0)
@@ -220,10 +213,7 @@ _BALL = 0.55
 
 
 def fitted(creature: Creature, n_times: int = 33) -> Creature:
-    """Return the creature moved and scaled so that its motion fits the unit box and the ball of the view.
-
-    Its former scale and origin do not matter. The motion is looked at ``n_times`` times.
-    """
+    """Return the creature moved and scaled so that its motion fits the unit box and the ball of the view."""
     unscaled = replace(creature, heading_deg=0.0, scale=1.0, origin=(0.0, 0.0, 0.0))
     cloud = surface_points(parts_at(unscaled, torch.linspace(0, 1, n_times)))
     low, high = cloud.amin(0), cloud.amax(0)
@@ -234,8 +224,7 @@ def fitted(creature: Creature, n_times: int = 33) -> Creature:
     return replace(creature, scale=scale, origin=(x, y, z))
 
 
-# Nearer parts grow faster than the object: each round corrects what the one before could not foresee.
-_ROUNDS = 4
+_ROUNDS = 4  # nearer parts grow faster than the object: each round corrects the one before
 
 
 def framed(parts: Parts, cameras: Cameras, fill: float) -> Parts:
@@ -347,10 +336,9 @@ def _head(dice: Dice, palette: Palette) -> Bones:
 
 
 def _legs(dice: Dice, palette: Palette, gait: tuple[float, ...]) -> Bones:
-    """Return four legs of thigh, shank and paw.
+    """Return four legs of thigh, shank and paw; positive angles swing backwards.
 
-    A positive angle swings a leg backwards. The knee bends most while the leg swings forwards, a quarter of
-    a cycle before the hip.
+    The knee bends most while the leg swings forwards, a quarter of a cycle before the hip.
     """
     upper, lower = dice.between(0.19, 0.25), dice.between(0.17, 0.24)
     thick, stride, lift = dice.between(0.9, 1.15), dice.between(24, 34), dice.between(16, 26)

@@ -26,16 +26,13 @@ def _sheet(
     joint: Vector,
     size: tuple[int, int],  # rows along -y, columns along x
     plate: tuple[float, float],  # length and width of a plate
-    paints: list[Paint],
+    paints: list[Paint],  # of the columns, in turn
     wave: _Wave,
     rest_deg: Vector = (0.0, 0.0, 0.0),
-    flare: float = 0.0,
+    flare: float = 0.0,  # part by which the sheet widens towards its end
     pattern: str = "plain",
 ) -> Bones:
-    """Return thin plates that hang from the joint; every row hinges about x on the row before.
-
-    ``paints`` go round by columns; ``flare`` widens the sheet towards its end by this part.
-    """
+    """Return thin plates that hang from the joint; every row hinges about x on the row before."""
     rows, columns = size
     long, wide = plate
     bones = Bones()

@@ -1,7 +1,6 @@
-"""What an object's surface looks like: paints, markings in body coordinates, and how light falls on it.
+"""Coats of objects: paints, markings in body coordinates, shading, and the random numbers of this package.
 
-Nothing here depends on the viewer. Two cameras that see the same surface point see the same colour, so a
-rendering is exact ground truth for multi-view consistency. `Dice` draws all that is random in this package.
+Nothing depends on the viewer: a point has one colour for all cameras, exact multi-view ground truth.
 """
 
 from __future__ import annotations
@@ -21,11 +20,7 @@ Option = TypeVar("Option")
 
 @dataclass(frozen=True)
 class Light:
-    """Light that is fixed in the world, so that a surface point looks the same to every camera.
-
-    By default the key stands to the upper right of the input camera, the rim behind the object so that its
-    outline is readable against the dark side.
-    """
+    """Light fixed in the world, by default from the input camera's upper right, with a rim from behind."""
 
     key_direction: Vector = (0.45, 0.80, 0.55)  # towards the soft main light, of any length
     key: Vector = (0.56, 0.54, 0.50)  # RGB
@@ -45,11 +40,7 @@ _GLINT = (0.35, 0.60, 0.72)
 
 @dataclass(frozen=True)
 class Coat:
-    """Colours and markings of P ellipsoids.
-
-    The markings are functions of the rest pose, so that they run on from one part to the next and move with
-    the parts.
-    """
+    """Colours of P ellipsoids and markings of their rest pose, which run over parts and move with them."""
 
     colours: Tensor  # [P, 3, 3] RGB of base, markings and underside (of an eye: white, pupil, glint)
     patterns: Tensor  # [P] index into PATTERNS
@@ -59,7 +50,6 @@ class Coat:
     phases: Tensor  # [3] radians, shift the markings
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Coat:
-        """Return the coat on a device, its real numbers in a dtype."""
         return Coat(
             self.colours.to(device, dtype),
             self.patterns.to(device),
@@ -101,8 +91,7 @@ class Coat:
             + torch.sin(0.80 * x + 0.55 * z - 0.3 * y + r)
         )
         slow = torch.sin(0.42 * z + p) + torch.sin(0.38 * y + 0.3 * x + q) + 0.4 * torch.sin(0.8 * x + r)
-        # In the order of PATTERNS.
-        amounts = [
+        amounts = [  # in the order of PATTERNS
             torch.zeros_like(x),
             _ramp(stripes, 0.25, 0.5),
             _ramp(blobs, 0.75, 1.0),
@@ -136,16 +125,12 @@ def _ramp(x: Tensor, low: float, high: float) -> Tensor:
 
 
 class Dice:
-    """Random numbers from one seed, independent of torch's global generator and the same on every machine.
-
-    Only the lower 32 bits of the seed count.
-    """
+    """Random numbers of a seed's lower 32 bits, the same on every machine, apart from torch's generator."""
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator("cpu").manual_seed(seed)
 
     def between(self, low: float, high: float) -> float:
-        """Return a number from ``low`` to ``high``."""
         return low + (high - low) * float(torch.rand((), generator=self._generator, dtype=torch.float64))
 
     def whole(self, low: int, high: int) -> int:
@@ -153,16 +138,13 @@ class Dice:
         return low + int(torch.randint(high - low + 1, (), generator=self._generator))
 
     def chance(self, probability: float) -> bool:
-        """Return whether something happens that has this probability."""
         return self.between(0, 1) < probability
 
     def choose(self, options: Sequence[Option]) -> Option:
-        """Return one of the options, all alike likely."""
         return options[self.whole(0, len(options) - 1)]
 
 
 def plain(r: float, g: float, b: float) -> Paint:
-    """Return a paint of one colour."""
     return (r, g, b), (r, g, b), (r, g, b)
 
 

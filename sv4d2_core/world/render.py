@@ -15,15 +15,11 @@ from .coat import shade
 
 @dataclass(frozen=True)
 class Rendering:
-    """Pictures of T times from V + 1 cameras, float32.
-
-    The depth is the distance from the camera centre along the pixel's ray (not along the optical axis), world
-    units, mean over what is covered of the pixel. Depth and normals are 0 where the mask is 0.
-    """
+    """Pictures of T times from V + 1 cameras, float32; depth and normals are 0 where the mask is 0."""
 
     rgb: Tensor  # [T, V + 1, H, W, 3] in 0..1, on white
     mask: Tensor  # [T, V + 1, H, W] opacity in 0..1
-    depth: Tensor  # [T, V + 1, H, W]
+    depth: Tensor  # [T, V + 1, H, W] world units along the ray, mean over what a pixel shows of the object
     normal: Tensor  # [T, V + 1, H, W, 3] outward unit normals in the world
 
 
@@ -59,24 +55,16 @@ def render_views(
 
 
 def render_parts(
-    parts: Parts,
-    cameras: Cameras,
-    size: int,
+    parts: Parts,  # at T times, in front of all cameras
+    cameras: Cameras,  # V + 1
+    size: int,  # H and W, pixels
     *,
-    samples: int = 2,
+    samples: int = 2,  # a pixel is the mean of samples x samples rays
     device: torch.device | str = "cpu",
 ) -> Rendering:
-    """Return pictures of ellipsoids, every one with the exact first hit of every ray.
+    """Return pictures of ellipsoids by the exact first hit of every ray.
 
-    Args:
-        parts: ellipsoids at T times; all must lie in front of the cameras.
-        cameras: V + 1 cameras.
-        size: H and W, pixels.
-        samples: a pixel is the mean of samples x samples rays.
-        device: where the pictures are computed and returned.
-
-    Raises:
-        ValueError: a size or a number of samples below 1, an ellipsoid that is not in front of a camera.
+    Raises ValueError for a size or samples below 1, or an ellipsoid that is not in front of a camera.
     """
     if size < 1 or samples < 1:
         raise ValueError(f"Expected size >= 1 and samples >= 1; got {size} and {samples}. Give more.")
@@ -137,8 +125,7 @@ def _surface(parts: Parts, eye: Tensor, directions: Tensor, windows: list[list[i
     """Return colour, opacity, depth and normal of every ray's first hit, [N, N, 8]; zeros where it misses."""
     distance = torch.full(directions.shape[:2], torch.inf, device=eye.device)
     part = torch.zeros_like(distance, dtype=torch.long)
-    # [P, 3, 3]: the ellipsoids become unit spheres.
-    to_sphere = (parts.rotations / parts.radii[:, None, :]).mT
+    to_sphere = (parts.rotations / parts.radii[:, None, :]).mT  # [P, 3, 3]: ellipsoids become unit spheres
     origins = torch.einsum("pij,pj->pi", to_sphere, eye - parts.centres)
     for p, (top, bottom, left, right) in enumerate(windows):
         window = (slice(top, bottom), slice(left, right))
@@ -159,11 +146,10 @@ def _surface(parts: Parts, eye: Tensor, directions: Tensor, windows: list[list[i
 
 
 def _first_hit(origin: Tensor, directions: Tensor) -> Tensor:
-    """Return where rays first hit the unit sphere, in multiples of the directions [...]; inf where they miss.
+    """Return first hits of the unit sphere ahead, in multiples of the directions [...]; inf for misses.
 
-    The sphere lies in front of the origin. The discriminant is taken from the ray's closest point to
-    the centre: the textbook b^2 - ac loses its digits in float32 when the sphere is far away or small (Ray
-    Tracing Gems, chapter 7).
+    The discriminant is taken from the ray's closest point to the centre: the textbook b^2 - ac loses its
+    digits in float32 when the sphere is far away or small (Ray Tracing Gems, chapter 7).
     """
     squared = directions.square().sum(-1)
     along = -(directions @ origin) / squared

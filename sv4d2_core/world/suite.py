@@ -1,8 +1,7 @@
 """The benchmark: ten fixed scenes whose every view at every time is known exactly.
 
-A method is shown the frame times from a training rig, `Cameras.official("sv4d2")` or
-`Cameras.official("sv4d2_8views")`. It is judged on the views of `HELD_OUT`, at the frame times and half-way
-between them.
+A method is shown the frame times from a training rig (`Cameras.official`). It is judged on the views of
+`HELD_OUT`, at the frame times and half-way between them.
 """
 
 from __future__ import annotations
@@ -145,12 +144,9 @@ _MARGIN = 0.99  # what a swing can reach between two of these times
 
 
 def draw_object(seed: int) -> Creature:
-    """Return the object of a seed, the same on every machine, in the unit box and the ball of the view.
+    """Return the object of a seed, alike on every machine, in the unit box and the ball of the view.
 
-    It looks to any side. About every fifteenth is nearly still.
-
-    Raises:
-        ValueError: the seed does not fit into 32 bits.
+    It looks to any side; about every fifteenth is nearly still. Raises ValueError for a seed above 32 bits.
     """
     kind, dice = _kind(seed)
     palette = draw_palette(dice)
@@ -206,10 +202,7 @@ def _path(dice: Dice) -> Vector:
 
 
 def _light(dice: Dice) -> Light:
-    """Return a light from any side above, warm or cold, soft or hard, that neither hides nor bleaches.
-
-    Key and ambient light share a sum, so that a hard light has dark shadows.
-    """
+    """Return a light from any side above; key and ambient share a sum: hard light has dark shadows."""
     side, height = math.radians(dice.between(0, 360)), math.radians(dice.between(25, 75))
     key_direction = _direction(side, height)
     rim_direction = _direction(side + math.radians(dice.between(130, 230)), math.radians(dice.between(5, 40)))
@@ -230,10 +223,8 @@ def _direction(azimuth: float, elevation: float) -> Vector:
 # Standard deviations at severity 1: shifts as shares of the picture's side, colours as shares of full scale.
 _STEADY_SHIFT, _FRAME_SHIFT = 0.019, 0.0019
 _STEADY_COLOUR, _FRAME_COLOUR = 0.049, 0.004
-# Shifts are drawn on a lattice of this many nodes a side and interpolated.
-_NODES = 5
-# Ink of a lower opacity, left behind by bicubic reading, is none.
-_LEAST_INK = 1e-4
+_NODES = 5  # a side of the lattice on which shifts are drawn, to be interpolated
+_LEAST_INK = 1e-4  # opacity below which ink is a leftover of bicubic reading
 # Severity at the input view itself, and its growth per degree of elevation away from the input's.
 _NEAREST = 0.09
 _PER_DEGREE = 0.009
@@ -242,15 +233,10 @@ _PER_DEGREE = 0.009
 def corrupt_views(grid: ViewGrid, seed: int, strength: float = 1.0, *, per_frame: bool = False) -> ViewGrid:
     """Return the views with every novel one, and its mask, warped and discoloured; the input stays as it is.
 
-    Args:
-        grid: true views with masks, on white, of any size.
-        seed: the errors are the same for a seed at every size; those of two seeds are independent.
-        strength: factor of all errors, 1: as large as SV4D 2.0's; 0 leaves every pixel as it is.
-        per_frame: draw all errors anew for every frame, equally large, as methods make them that know
-            nothing of the frames before.
-
-    Raises:
-        ValueError: a strength that is negative or not finite, a grid without masks.
+    ``strength`` scales all errors, 1 being as large as SV4D 2.0's; those of a seed are the same at every
+    size, those of two seeds independent. With ``per_frame`` they are drawn anew for every frame, equally
+    large, as methods make them that know nothing of the frames before. Raises ValueError for a strength that
+    is negative or not finite, and for a grid without masks.
     """
     if not math.isfinite(strength) or strength < 0:
         raise ValueError(
@@ -280,9 +266,8 @@ def corrupt_views(grid: ViewGrid, seed: int, strength: float = 1.0, *, per_frame
 def _severity(cameras: Cameras) -> Tensor:
     """Return how large the errors of every view are, [V + 1] float64, about 1 behind the object.
 
-    It grows with the haversine of the great-circle angle to the input view, which is 0 at the input view and
-    1 opposite to it, and besides with the difference in elevation: the haversine alone would make lifted
-    views behind the object better.
+    They grow with the haversine of the great-circle angle to the input view and with the difference in
+    elevation: the haversine alone would make lifted views behind the object better.
     """
     directions = F.normalize(cameras.eyes(), dim=-1)
     haversine = (1 - directions @ directions[0]) / 2
