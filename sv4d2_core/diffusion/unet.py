@@ -160,7 +160,7 @@ class UNet(nn.Module):
         return PreparedWindow(Grid(b, t, views), tuple(blocks), references)
 
     def set_view_mixing(self, view_mixing: str) -> None:
-        """Change how the view blocks group tokens; the same weights fit every kind (`UNetConfig`)."""
+        """Change how the view blocks group tokens; the same weights fit every kind (`VIEW_MIXINGS`)."""
         if view_mixing != self.config.view_mixing:
             self.config = replace(self.config, view_mixing=view_mixing)
             for block in self._attention_blocks():

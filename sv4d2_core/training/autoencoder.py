@@ -147,7 +147,7 @@ def train_autoencoder(
 def train_decoder(
     recipe: Recipe, model: Model, read: ReadScene, run: Callable[..., list[float]] = train
 ) -> None:
-    """Train the decoder of a model in place, on the latents of its encoder as they are; see above."""
+    """Train the decoder of a model in place, on the latents of its encoder as they are (`DecoderLoss`)."""
     device = next(model.decoder.parameters()).device
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
