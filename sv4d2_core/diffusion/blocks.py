@@ -1,7 +1,6 @@
-"""The layers of the networks: residual and attention blocks, work in parts, and the retry on out-of-memory.
+"""Layers of the networks: residual and attention blocks, work in parts, and the retry on out-of-memory.
 
-Images are channels-last, so that tokens [..., L, C] are views of them. What is updated in place are results
-that autograd does not save, such as a convolution's; `reusable` memory replaces the rest where it may.
+Images are channels-last, so that tokens [..., L, C] are views; what autograd saves is not updated in place.
 """
 
 from __future__ import annotations
@@ -36,10 +35,7 @@ def retry_on_oom(
     shrink: Callable[[], str],
     is_oom: Callable[[BaseException], bool] = is_out_of_memory,
 ) -> Tensor:
-    """Return the result of ``work``, done a second time after ``shrink`` when memory runs out.
-
-    ``shrink`` makes the second call take less memory and says how; ``is_oom`` recognises the errors.
-    """
+    """Return ``work()``; out of memory, try once more after ``shrink()``, which says what it reduced."""
     try:
         return work()
     except Exception as error:
@@ -53,7 +49,6 @@ def retry_on_oom(
 
 
 def empty_device_cache() -> None:
-    """Give back to the device the memory that PyTorch keeps for later."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
@@ -61,10 +56,8 @@ def empty_device_cache() -> None:
 
 
 def parts(total: int, item_bytes: int, budget: int) -> Iterator[slice]:
-    """Yield even slices that cover ``range(total)``, as few as ``budget`` bytes allow.
-
-    While autograd records there is one: its graph holds all activations anyway.
-    """
+    """Yield even slices that cover ``range(total)``, as few as ``budget`` bytes allow."""
+    # While autograd records there is one: its graph holds all activations anyway.
     most = total if torch.is_grad_enabled() else max(1, min(total, budget // max(1, item_bytes)))
     step = math.ceil(total / math.ceil(total / most))
     for start in range(0, total, step):
@@ -170,10 +163,7 @@ class SelfAttention(_Projections):
 
 
 class OneTokenAttention(_Projections):
-    """Cross-attention to a single context token: every softmax is 1, so it is a linear map of that token.
-
-    ``to_q`` and ``to_k`` never matter; the official files hold them.
-    """
+    """Cross-attention to one token: softmax is 1, so ``to_q`` and ``to_k`` (official keys) change nothing."""
 
     def forward(self, context: Tensor) -> Tensor:
         """Return what every query that sees ``context`` [..., D] receives, [..., C]."""
@@ -245,11 +235,7 @@ class ResBlock(nn.Module):
         self.time_mixer = Blend(**kw)
 
     def forward(self, x: Tensor, skip: Tensor | None, emb: Embedding, grid: Grid, budget: int) -> Tensor:
-        """Return the block's output, [N, C_out, h, w], worked out in parts within ``budget`` bytes.
-
-        ``x`` [N, C, h, w] is overwritten when there is a ``skip`` [N, C', h, w], further channels from the
-        way down, and autograd does not record.
-        """
+        """Return [N, C_out, h, w]; given a ``skip`` [N, C', h, w] and no autograd, ``x`` is overwritten."""
         n, _, height, width = x.shape
         out = self._output_memory(x, reuse=skip is not None)
         widths = part_widths(self.width_in, self.width_out, joined=skip is not None)
@@ -337,8 +323,7 @@ class TransformerBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Attention over the pixels of an image, then over views, then over frames, each blended in.
 
-    Without ``mixes_frames`` the frames' blend is held at zero, as training on static objects does. Source:
-    Yao et al. 2025 (SV4D 2.0), section 3; docs/method.md, View attention.
+    Source: Yao et al. 2025 (SV4D 2.0), section 3; docs/method.md, View attention.
     """
 
     def __init__(
@@ -347,7 +332,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.width = width
         self.config = config
-        self.mixes_frames = True
+        self.mixes_frames = True  # False: the blend stays at zero, as for training on static objects
 
         # Lists of one, as the official keys number them.
         def transformer(context_dim: int, feed_forward_in: bool) -> nn.ModuleList:
@@ -388,11 +373,7 @@ class AttentionBlock(nn.Module):
     def forward(
         self, x: Tensor, context: BlockContext, references: Tensor, emb: Embedding, grid: Grid, budget: int
     ) -> Tensor:
-        """Return the block's output, [N, C, h, w], worked out in parts within ``budget`` bytes.
-
-        ``x`` [N, C, h, w] is overwritten when autograd does not record; ``context`` comes from `prepare`, and
-        ``references`` [B, V, S, 4] are latents of the reference views at this level.
-        """
+        """Return [N, C, h, w]; without autograd ``x`` is overwritten. ``references`` are [B, V, S, 4]."""
         n, _, height, width = x.shape
         pixels = height * width
         # The widest intermediate result is the feed-forward's hidden layer.
@@ -419,7 +400,7 @@ class AttentionBlock(nn.Module):
         before = tokens.flatten(0, 1)
         after = reusable(before)
         across_views = self.config.view_mixing == "view"
-        # As released, a group is V neighbouring pixels in raster order (`UNetConfig.view_mixing`).
+        # As released, a group is V neighbouring pixels in raster order (`VIEW_MIXINGS`).
         group = v * s if self.config.view_mixing == "joint_3d" else v
         for i in parts(b * t, v * s, token_budget):
             mixed = before[i] + per_view[i]

@@ -83,10 +83,9 @@ def load_checkpoint(
 def open_checkpoint(
     path: str | os.PathLike[str], variant: str
 ) -> Iterator[tuple[Header, ModelConfig, dict[str, Any], Any]]:
-    """Open a complete checkpoint: its header, sizes, networks without memory for weights, and tensors.
+    """Open a checkpoint: its header, sizes, networks without memory for weights, and tensors.
 
-    There is no network for views where one VAE encoder serves frames and views. Keys that are neither needed
-    nor known parts of the official file are one warning. Raises as `load_checkpoint`.
+    There is no network for views where one VAE encoder serves both. Raises as `load_checkpoint`.
     """
     header = read_header(path)
     config = read_config(header, variant)
@@ -231,7 +230,7 @@ def load_clip_vision(
 ) -> CLIPVision:
     """Return the image tower of a file, frozen and in evaluation mode.
 
-    FileNotFoundError: there is no such file. CheckpointError: it holds no CLIP image tower, or not all of it.
+    Raises FileNotFoundError, or CheckpointError where the file holds no complete CLIP image tower.
     """
     header = read_header(path)
     state = _clip_tensors(header)
@@ -397,11 +396,7 @@ def write_random_checkpoint(
     dtype: torch.dtype = torch.float32,
     overwrite: bool = False,
 ) -> Path:
-    """Write a complete checkpoint of random, untrained weights, marked as such, and return its path.
-
-    The same config, with ``trained`` False, is read back. Every tensor depends on ``seed`` and its key alone.
-    Raises what `write_safetensors` raises.
-    """
+    """Write a checkpoint of random weights, each from ``seed`` and its key alone, marked as untrained."""
     networks = build_networks(config)
     del networks["view_encoder"]
     tensors = {key: (dtype, shape) for key, shape in shapes_of(networks).items()}
@@ -417,14 +412,11 @@ def write_checkpoint_file(
     tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
     read: Callable[[str], Tensor],
     config: ModelConfig,
-    shared_encoder: bool,
-    notes: Mapping[str, str],
+    shared_encoder: bool,  # one VAE encoder serves frames and views
+    notes: Mapping[str, str],  # further metadata
     overwrite: bool = False,
 ) -> Path:
-    """Write a checkpoint (`write_safetensors`) with its metadata, as strings and once more as a tensor.
-
-    ``shared_encoder``: one VAE encoder serves frames and views. ``notes``: further metadata strings.
-    """
+    """Write a checkpoint (`write_safetensors`) with its metadata, as strings and once more as a tensor."""
     sizes = metadata_of(config) | ({SHARED_ENCODER: "true"} if shared_encoder else {})
     others = {key: value for key, value in notes.items() if key != SHARED_ENCODER}
     stored = metadata_tensor(sizes)

@@ -1,7 +1,4 @@
-"""The OpenCLIP image tower that turns each input frame into one context token.
-
-Source: Ilharco et al. 2021 (OpenCLIP). Module names give the official checkpoint keys.
-"""
+"""The OpenCLIP image tower (Ilharco et al. 2021): a context token per frame; names give the official keys."""
 
 from __future__ import annotations
 
@@ -32,10 +29,7 @@ def _blur_axis(x: Tensor, factor: float, axis: int) -> Tensor:
 
 
 def preprocess_for_clip(images: Tensor, size: int = 224) -> Tensor:
-    """Return images [N, 3, H, W] in -1..1 resized and normalised for the tower, [N, 3, size, size].
-
-    They are blurred when shrinking, and bicubic with aligned corners.
-    """
+    """Return [N, 3, H, W] in -1..1 blurred where it shrinks, resized to ``size`` (bicubic) and normalised."""
     height, width = images.shape[-2:]
     if max(height, width) > size:
         images = _blur_axis(images, width / size, axis=3)

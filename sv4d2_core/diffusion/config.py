@@ -6,19 +6,16 @@ import math
 from dataclasses import dataclass
 
 GUIDANCE_SHAPES = ("linear", "spatiotemporal", "triangle", "constant")
+# What a view block mixes: V neighbouring pixels in raster order (official 4-view model), the V views of a
+# pixel (official 8-view model), or all pixels of a frame.
 VIEW_MIXINGS = ("released_3d", "view", "joint_3d")
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Sizes of the SV4D 2.0 UNet; the defaults are the official model.
+    """Sizes of the SV4D 2.0 UNet; the defaults are the official model."""
 
-    ``view_mixing``: what a view block mixes. ``released_3d`` (official 4-view model): V neighbouring pixels
-    in raster order. ``view`` (official 8-view model): the V views of a pixel. ``joint_3d``: all pixels of a
-    frame.
-    """
-
-    view_mixing: str = "released_3d"
+    view_mixing: str = "released_3d"  # one of `VIEW_MIXINGS`
     base: int = 320  # channels of the first level
     multipliers: tuple[int, ...] = (1, 2, 4, 4)  # channels of each level in units of ``base``
     res_blocks: int = 2  # per level on the way down; one more on the way up
@@ -39,7 +36,6 @@ class UNetConfig:
 
     @property
     def downsampling(self) -> int:
-        """Factor between the latent size and the size of the deepest level."""
         return 2 ** (len(self.multipliers) - 1)
 
 
@@ -54,7 +50,6 @@ class VAEConfig:
 
     @property
     def downsampling(self) -> int:
-        """Factor between the image size and the latent size."""
         return 2 ** (len(self.multipliers) - 1)
 
 

@@ -54,7 +54,6 @@ class Part:
     subsets: tuple[str, ...] = ("",)  # what they go on with; others under the prefix belong to no part
 
     def owns(self, key: str) -> bool:
-        """Return whether a key belongs to this part."""
         return key.startswith(self.prefix) and key.removeprefix(self.prefix).startswith(self.subsets)
 
 
@@ -89,8 +88,7 @@ def unet_prefix(keys: Collection[str]) -> str | None:
 def read_config(header: Header, variant: str = "auto") -> ModelConfig:
     """Return the sizes of a checkpoint: from its tensors, then its metadata, else the official values.
 
-    CheckpointError: not an SV4D 2.0 file, parts or keys missing, sizes that contradict each other, metadata
-    that cannot be read, or a variant (``sv4d2``, ``sv4d2_8views`` or ``auto``) that cannot be told.
+    Raises CheckpointError for another file, missing parts, contradictions, or a variant that cannot be told.
     """
     if unet_prefix(header.tensors) != UNET_PREFIX:
         raise CheckpointError(f"{header.path.name} is {_kind_of_file(header)}. {NEEDED}")
@@ -103,10 +101,7 @@ def read_config(header: Header, variant: str = "auto") -> ModelConfig:
 
 
 def read_unet_only(header: Header, variant: str = "auto") -> tuple[ModelConfig, str]:
-    """Return the sizes of a file that holds at least the UNet, and what its UNet's keys start with.
-
-    The other networks' sizes are the official ones unless the file holds all parts. Raises as `read_config`.
-    """
+    """Return the sizes of a file with at least a UNet, and its keys' prefix; raises as `read_config`."""
     prefix = unet_prefix(header.tensors)
     if prefix is None:
         raise CheckpointError(f"{header.path.name} is {_kind_of_file(header)}. {NEEDED}")
@@ -173,10 +168,7 @@ def _kind_of_unet(header: Header, prefix: str) -> str:
 
 
 def variant_of(header: Header, variant: str = "auto") -> str:
-    """Return the variant: as asked, else from the metadata, else the file name, else CheckpointError.
-
-    The weights of the two variants have the same shapes, so they cannot tell.
-    """
+    """Return the variant: as asked, else by metadata or file name (shapes cannot tell); CheckpointError."""
     names = " or ".join(OFFICIAL_VARIANTS)
     if variant in OFFICIAL_VARIANTS:
         return variant
@@ -295,7 +287,6 @@ def _read_unet(header: Header, prefix: str, metadata: Mapping[str, str], officia
 
 
 def read_vae(header: Header, prefix: str) -> VAEConfig:
-    """Return the autoencoder's sizes, read from its encoder."""
     base = _shape(header, prefix + "encoder.conv_in.weight", 4)[0]
     down = prefix + "encoder.down."
     levels = range(_count(header, down))
@@ -310,7 +301,6 @@ def read_vae(header: Header, prefix: str) -> VAEConfig:
 def read_clip(
     header: Header, prefix: str, metadata: Mapping[str, str], official: CLIPVisionConfig
 ) -> CLIPVisionConfig:
-    """Return the sizes of the CLIP image tower."""
     width, _, patch, _ = _shape(header, prefix + "conv1.weight", 4)
     tokens = _shape(header, prefix + "positional_embedding", 2)[0]
     head_width = _read_field(metadata, "clip_head_width", official.head_width)
@@ -329,7 +319,6 @@ def read_clip(
 
 
 def _shape(header: Header, key: str, ndim: int) -> tuple[int, ...]:
-    """Return the shape of a tensor from which sizes are read."""
     if key not in header.tensors:
         raise CheckpointError(
             f"{header.path.name} lacks {key}, from which the model's size is read: the file is incomplete. "

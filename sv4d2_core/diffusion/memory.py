@@ -47,10 +47,7 @@ def autoencoder_bytes(config: ModelConfig, half: str, images: int, size: int, it
 
 
 def activation_bytes(config: ModelConfig, images: int, pixels: int, itemsize: int, chunk_bytes: int) -> int:
-    """Return the estimated peak of the UNet's activations in one forward pass.
-
-    ``images``: latents in the pass, B * T * V, of h * w ``pixels``. ``chunk_bytes``: `UNet.chunk_bytes`.
-    """
+    """Return the estimated peak of the UNet's activations for B * T * V ``images`` of h * w ``pixels``."""
     batch = max(1, images // (config.n_frames * config.n_views))
     sizes = _Sizes(images, batch, config.n_views, pixels, itemsize, chunk_bytes)
     return int(_MARGIN * max(_peaks(config.unet, sizes)))
@@ -118,8 +115,7 @@ def _peaks(unet: UNetConfig, sizes: _Sizes) -> Iterator[int]:
     yield sum(skips) + x + sizes.residual(width, width, deepest, joined=False)
     for level, width_out in reversed(widths):
         for index in range(unet.res_blocks + 1):
-            # The skip is alive until it was read, the memory of the stage's input as long as the output that
-            # takes its place.
+            # The skip is alive until it is read, the stage's input until its output, which replaces it.
             yield sum(skips) + x + sizes.residual(width + skip_widths.pop(), width_out, level, joined=True)
             skips.pop()
             held, width = sum(skips) + x, width_out
@@ -214,14 +210,13 @@ def plan_memory(
     config: ModelConfig,
     dtype: torch.dtype,
     size: int,  # of the images, pixels
-    budget_gb: float,
+    budget_gb: float,  # of the device, for weights and activations, GiB
     device: torch.device | str = "cpu",
-    eight_bits: bool = False,
+    eight_bits: bool = False,  # in the UNet, by `keep_in_eight_bits`
 ) -> MemoryPlan:
     """Return the plan that uses a budget best: few moves of weights first, then large parts.
 
-    ``budget_gb``: the device's memory for weights and activations in GiB. ``eight_bits``: the UNet's weights
-    are kept so (`keep_in_eight_bits`). ValueError: too little for the smallest parts; says what is needed.
+    Raises ValueError where it is too little for the smallest parts, and says what is needed.
     """
     share = _GPU_SHARE if torch.device(device).type == "cuda" else 1
     plans = _plans(config, dtype, size, torch.device(device), eight_bits)
@@ -239,10 +234,7 @@ def plan_memory(
 def plan_for_free_memory(
     config: ModelConfig, dtype: torch.dtype, size: int, device: torch.device, eight_bits: bool = False
 ) -> MemoryPlan | None:
-    """Return the plan for what is free on a GPU before the weights are loaded; None on other devices.
-
-    Where even the smallest parts are estimated not to fit, they are tried all the same.
-    """
+    """Return the plan for a GPU's free memory, at worst the smallest parts; None on other devices."""
     if device.type != "cuda":
         return None
     # What PyTorch keeps for later is free, too.

@@ -21,33 +21,23 @@ EncoderRole = Literal["frames", "views"]
 
 
 class Backend(Protocol):
-    """What the pipeline needs: our own networks, or a host's. Images are [N, H, W, 3] in 0..1.
-
-    `encode` returns unscaled latents [N, 4, h, w], `decode` takes scaled (sampled) ones, `embed` returns one
-    context token per image, [N, D], and `denoise` the latents of a window, [T * V, 4, h, w] float32.
-    """
+    """What the pipeline needs: our own networks, or a host's. Images are [N, H, W, 3] in 0..1."""
 
     @property
     def config(self) -> ModelConfig: ...
 
-    def encode(self, images: Tensor, role: EncoderRole) -> Tensor: ...
+    def encode(self, images: Tensor, role: EncoderRole) -> Tensor: ...  # unscaled latents [N, 4, h, w]
 
-    def decode(self, latents: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor: ...  # images of scaled (sampled) latents
 
-    def embed(self, images: Tensor) -> Tensor: ...
+    def embed(self, images: Tensor) -> Tensor: ...  # a context token per image, [N, D]
 
-    def denoise(self, job: SamplingJob) -> Tensor: ...
+    def denoise(self, job: SamplingJob) -> Tensor: ...  # latents [T * V, 4, h, w] float32
 
 
 @dataclass
 class Model:
-    """The networks of one checkpoint; results of all four abilities are float32 on the CPU.
-
-    ``encode_batch`` and ``decode_batch`` bound how many images the autoencoder and the image tower see at
-    once. A network works within ``loaded(network)``, which may bring its weights to the device
-    (`memory.place`). Where memory runs out, a part is tried once more in smaller pieces, at which the model
-    then stays.
-    """
+    """The networks of a checkpoint; results are float32 on the CPU. Out of memory, batches become 1."""
 
     config: ModelConfig
     unet: UNet
@@ -55,8 +45,9 @@ class Model:
     view_encoder: VAEEncoder
     decoder: VAEDecoder
     clip: CLIPVision
-    encode_batch: int = 8
+    encode_batch: int = 8  # images at once, also of the image tower
     decode_batch: int = 4
+    # A network works within it; it may bring the weights to the device (`memory.place`).
     loaded: Callable[[nn.Module], AbstractContextManager] = lambda _network: nullcontext()
 
     def encode(self, images: Tensor, role: EncoderRole) -> Tensor:

@@ -1,7 +1,6 @@
-"""From a clip to a grid of novel views: windows of T frames, and passes of V views, for every backend.
+"""From a clip to a grid of novel views: windows of T frames, passes of V views (Yao et al. 2025, SV4D 2.0).
 
 A window's reference views are the generated views of the frame that it shares with an earlier one.
-Source: Yao et al. 2025 (SV4D 2.0).
 """
 
 from __future__ import annotations
@@ -35,10 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def plan_windows(n_frames: int, window: int) -> list[int]:
-    """Return the first frame of each window of ``window`` frames over ``n_frames`` frames.
-
-    Consecutive windows share at least one frame, whose generated views condition the later window.
-    """
+    """Return the first frame of each window; neighbours share a frame, whose views condition the later."""
     if n_frames < window:
         raise ValueError(f"Expected at least {window} frames (one window); got {n_frames}. Extend the clip.")
     starts = [0]
@@ -114,9 +110,9 @@ def check_cameras(cameras: Cameras, config: ModelConfig) -> None:
 
 
 def window_frames(config: ModelConfig, clip: Tensor, start: int = 0) -> Tensor:
-    """Return the frames [T, H, W, 3] of the window at frame ``start`` of a clip [N, H, W, 3].
+    """Return a window's frames [T, H, W, 3]; a clip [N, H, W, 3] with fewer is played back and forth.
 
-    A clip shorter than the window is played back and forth. ValueError: what does not fit model or clip.
+    Raises ValueError for a clip that the model cannot take, or a window outside it.
     """
     images = checked_clip(clip, config)
     order = ping_pong(len(images), config.n_frames)

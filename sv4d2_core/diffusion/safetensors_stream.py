@@ -1,4 +1,4 @@
-"""The safetensors format read as a header and written as a stream, one tensor in memory at a time.
+"""Safetensors files read as a header and written tensor by tensor.
 
 The library's writer wants all tensors at once, and its reader's errors do not say what a wrong file is.
 """
@@ -78,10 +78,7 @@ class Header:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Return keys, shapes and metadata of a safetensors file without reading its tensors.
-
-    FileNotFoundError: there is no such file. CheckpointError: it is truncated, or no safetensors file at all.
-    """
+    """Return a file's header. Raises FileNotFoundError, or CheckpointError: truncated, or another format."""
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"Expected a checkpoint file; {path} is a folder. {NEEDED}")
@@ -150,18 +147,14 @@ def metadata_of_bytes(content: bytes) -> dict[str, str]:
 
 def write_safetensors(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-    read: Callable[[str], Tensor],
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],  # dtype and shape of each key
+    read: Callable[[str], Tensor],  # called once per key
     metadata: Mapping[str, str],
     overwrite: bool = False,
 ) -> Path:
     """Write a safetensors file tensor by tensor; the target appears complete or not at all.
 
-    ``tensors`` has dtype and shape of every key, ``read`` is called once per key and returns its tensor.
-
-    Raises:
-        FileExistsError: the target is a folder, or exists and ``overwrite`` is not set.
-        OSError: the folder is missing or the disk is full; the temporary file is removed.
+    Raises FileExistsError for an existing target without ``overwrite``, OSError where it cannot be written.
     """
     path = Path(path)
     refuse_existing(path, overwrite)

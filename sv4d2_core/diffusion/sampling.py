@@ -1,6 +1,5 @@
 """The sampling method, top to bottom: noise levels, conditioning, guidance, solvers, one window.
 
-The noise of a window and the plan of windows are in `novel_views`.
 Source: Karras et al. 2022 (EDM), whose equations and algorithms are cited by number; see docs/method.md.
 """
 
@@ -24,7 +23,7 @@ from .unet import PreparedWindow, UNet
 
 # denoised = denoise(x, sigma), x [N, C, h, w], sigma [] on the device of x.
 DenoiseFunction = Callable[[Tensor, Tensor], Tensor]
-# callback(step, total, preview): called after each step; may raise to cancel.
+# callback(step, total, preview): called after each step with its denoised latents; may raise to cancel.
 Callback = Callable[[int, int, Tensor | None], None]
 
 # The reference embeds this constant where other models of the family embed the conditioning noise level.
@@ -42,10 +41,7 @@ def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0
 
 
 def first_step(steps: int, strength: float) -> int:
-    """Return the step of the full schedule at which denoising of given strength starts.
-
-    ValueError: no steps, a strength outside (0, 1], or one so small that no step is left.
-    """
+    """Return the step at which denoising of given strength starts; ValueError unless a step is left."""
     if steps < 1:
         raise ValueError(f"Expected at least 1 step; got {steps}.")
     start = round((1 - strength) * steps)
@@ -107,11 +103,7 @@ class Conditioning:
 
 
 def camera_vectors(cameras: Cameras, dims: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Return the novel views' camera vectors, conditional and unconditional, each [V, sum(dims)].
-
-    ``dims``: widths of the embedded noise constant, which is 0 in the unconditional ones, polar angle,
-    azimuth.
-    """
+    """Return the novel views' cond and uncond vectors (noise constant 0 in these), each [V, sum(dims)]."""
     polar, azimuth = cameras.network_angles_rad()
     constant = torch.full((cameras.n_views,), _NOISE_CONSTANT)
     parts = [sinusoidal_embedding(x, dim) for x, dim in zip((constant, polar, azimuth), dims, strict=True)]
@@ -155,20 +147,16 @@ def predict(unet: UNet, inputs: GuidedInputs, window: PreparedWindow, x: Tensor,
 
 
 def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
-    """Return ``uncond + scale * (cond - uncond)`` on predictions [T * V, C, h, w]; ``scale`` is [T, V].
-
-    Source: Ho and Salimans 2022 (classifier-free guidance), equation 6.
-    """
+    """Return ``uncond + scale * (cond - uncond)``, scale [T, V] (Ho and Salimans 2022, equation 6)."""
     return torch.lerp(uncond, cond, scale.to(cond).reshape(-1, 1, 1, 1))
 
 
 def guided_denoiser(
     unet: UNet, inputs: GuidedInputs, guidance: Tensor, interval: tuple[float, float] | None = None
 ) -> DenoiseFunction:
-    """Return ``denoise(x, sigma)`` for noisy latents ``x`` [T * V, 4, h, w] float32, order (t v).
+    """Return ``denoise(x, sigma)`` for latents ``x`` [T * V, 4, h, w] float32, guided by scales [T, V].
 
-    ``guidance`` has scales [T, V]. Outside ``interval``, the lowest and the highest noise level with
-    guidance, the conditional half alone is computed and returned.
+    Outside ``interval``, the lowest and highest guided noise level, only the conditional half is computed.
     """
     guidance = guidance.to(inputs.context.device)
     halves = {True: inputs, False: inputs.conditional()}
@@ -195,12 +183,7 @@ def _triangle(n_views: int) -> Tensor:
 
 
 def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_max: float) -> Tensor:
-    """Return the guidance scale of each frame and view, [T, V] float32.
-
-    ``linear`` rises over the flattened (t v) order (official sv4d2), ``spatiotemporal`` is the mean of a
-    rise over frames and a triangle over views (official sv4d2_8views), ``triangle`` is the triangle over
-    views, ``constant`` is ``cfg_max``. ValueError: a range that is not finite and rising.
-    """
+    """Return the guidance scale of each frame and view, [T, V]; ValueError: a range not finite and rising."""
     if shape == "constant":
         cfg_min = cfg_max
     if not (math.isfinite(cfg_min) and math.isfinite(cfg_max) and cfg_min <= cfg_max):
@@ -208,9 +191,9 @@ def guidance_table(shape: str, n_frames: int, n_views: int, cfg_min: float, cfg_
             f"Expected a finite guidance range with minimum <= maximum; got {cfg_min:g} to {cfg_max:g}. "
             f"Give the smaller number first."
         )
-    if shape == "linear":
+    if shape == "linear":  # rises over the flattened (t v) order, official sv4d2
         position = torch.linspace(0, 1, n_frames * n_views).view(n_frames, n_views)
-    elif shape == "spatiotemporal":
+    elif shape == "spatiotemporal":  # official sv4d2_8views
         position = 0.5 * torch.linspace(0, 1, n_frames)[:, None] + 0.5 * _triangle(n_views)[None]
     elif shape == "triangle":
         position = _triangle(n_views).expand(n_frames, n_views)
@@ -243,11 +226,7 @@ def resolve_guidance(cfg: float | tuple[float, float] | Tensor | None, config: M
 def sample_euler(
     denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
 ) -> Tensor:
-    """Return the latents at noise level 0 (algorithm 1 without its second-order correction).
-
-    ``x`` [N, C, h, w] float32 is at noise level ``sigmas[start]`` of the descending ``sigmas`` [S + 1],
-    whose last is 0. The callback's preview is the denoised prediction of the step.
-    """
+    """Return latents at noise level 0 from ``x`` [N, C, h, w] at ``sigmas[start]`` (algorithm 1, Euler)."""
     sigmas, steps = sigmas.to(x), len(sigmas) - 1
     for i in range(start, steps):
         denoised = denoise(x, sigmas[i])
@@ -262,17 +241,13 @@ def sample_euler(
 def sample_dpmpp_2m(
     denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
 ) -> Tensor:
-    """Return the latents at noise level 0 by DPM-Solver++(2M), of second order at the cost of Euler's.
-
-    A step takes the prediction half-way to the next noise level (in ``t = -log sigma``), extrapolated from
-    this step's and the one before. The first and the last step are Euler steps. Source: Lu et al. 2022 (DPM-
-    Solver++), algorithm 2.
-    """
+    """Denoise like `sample_euler`, in second order: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2)."""
     sigmas, steps, old_denoised = sigmas.to(x), len(sigmas) - 1, None
     t = -sigmas.log()
     for i in range(start, steps):
         denoised = extrapolated = denoise(x, sigmas[i])
         if old_denoised is not None and i < steps - 1:
+            # The prediction half-way to the next level in t, from this step's and the one before.
             r = (t[i] - t[i - 1]) / (t[i + 1] - t[i])
             extrapolated = denoised + (denoised - old_denoised) / (2 * r)
         x = torch.lerp(extrapolated, x, sigmas[i + 1] / sigmas[i])
@@ -315,20 +290,14 @@ class Solver:
 
 
 class StepCache:
-    """A denoise function that evaluates another only where its result is expected to have changed.
-
-    The network's own output, which changes slowly at every noise level, is reused while it is expected to
-    change by less than ``threshold``, a share of its size. One cache serves one window.
-    """
+    """A denoise function for one window that reuses the network's own output, which changes slowly."""
 
     def __init__(self, denoise: DenoiseFunction, threshold: float) -> None:
         self.denoise = denoise
-        self.threshold = threshold
+        self.threshold = threshold  # of the output's expected change, as a share of its size
         self.evaluated = 0
-        # The network's input and output of the last evaluation, and how far the output moved per movement of
-        # the input since the one before; both before the first and this before the second are unknown.
-        self._last: tuple[Tensor, Tensor] | None = None
-        self._rate = math.inf
+        self._last: tuple[Tensor, Tensor] | None = None  # input and output of the last evaluation
+        self._rate = math.inf  # how far the output moved per movement of the input, once known
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the denoised prediction for latents ``x`` [N, C, h, w] at noise level ``sigma``."""

@@ -1,8 +1,4 @@
-"""Makes the UNet faster or smaller: its work per part compiled, its matrices kept in 8 bits.
-
-Compiled are the functions inside the loops over parts, not the loops. Every step and window calls the same
-shapes, so that all compiling happens in the first step, for parts of full size and for a smaller last one.
-"""
+"""Makes the UNet faster or smaller: its work per part compiled, its matrices kept in 8 bits."""
 
 from __future__ import annotations
 
@@ -43,10 +39,10 @@ def check_compiler(device: torch.device, backend: Backend = "inductor") -> None:
 
 
 def compile_blocks(unet: UNet, backend: Backend = "inductor") -> None:
-    """Replace the work per part in all blocks of a UNet by compiled functions; results equal up to rounding.
+    """Compile, for good, what loops over parts call in a UNet's blocks; results equal up to rounding.
 
-    The first step compiles, which takes minutes, and so does the first of another size: another number of
-    frames or views, guidance switched off for some steps, smaller parts after memory ran out. Not undone.
+    The first step compiles, which takes minutes; later ones have the same shapes. So does the first step of
+    another size: of frames or views, without guidance, or in smaller parts after memory ran out.
     """
     # By default one function is compiled for few sizes. Up to torch 2.5 the limit has another name.
     config: Any = torch._dynamo.config

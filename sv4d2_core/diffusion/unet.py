@@ -1,7 +1,4 @@
-"""The SV4D 2.0 UNet: noisy latents of T frames from V views in, the network's prediction out.
-
-Source: Yao et al. 2025 (SV4D 2.0). Module names give the official checkpoint keys.
-"""
+"""The SV4D 2.0 UNet (Yao et al. 2025): latents of T frames in V views; names give the official keys."""
 
 from __future__ import annotations
 
@@ -62,10 +59,7 @@ class Stage(nn.ModuleList):
     """A numbered group of layers of the official layout, run in order."""
 
     def forward(self, x: Tensor, skip: list[Tensor], state: _Pass) -> Tensor:
-        """Return the last layer's output; what ``skip`` holds joins the channels of the first.
-
-        It holds one tensor or none, and is emptied after the first layer, which gives the memory back.
-        """
+        """Return the last layer's output; ``skip``, if any, joins the first layer's input, then is freed."""
         for layer in self:
             state.before_layer()
             with state.loaded(layer):
@@ -83,14 +77,7 @@ class Stage(nn.ModuleList):
 
 
 class UNet(nn.Module):
-    """The network. ``operations`` and ``attention`` let a host supply its own layers and kernels.
-
-    ``chunk_bytes`` bounds the intermediate results of a part of the work (None: a default that is fast on
-    the device); results do not depend on it beyond rounding. ``before_layer`` is called before each layer and
-    may raise to cancel a pass, and each layer runs within ``loaded(layer)``, which may bring its weights.
-    With ``recomputes`` (gradient checkpointing) the backward pass computes the stages again: much less memory
-    for a third more time.
-    """
+    """The network; ``operations`` and ``attention`` let a host supply its own layers and kernels."""
 
     def __init__(
         self,
@@ -102,10 +89,11 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.chunk_bytes: int | None = None
-        self.before_layer: Callable[[], None] = lambda: None
+        self.chunk_bytes: int | None = None  # bound of a part's intermediate results; None: by device
+        self.before_layer: Callable[[], None] = lambda: None  # may raise to cancel a pass
+        # Each layer runs within it; it may bring the layer's weights.
         self.loaded: Callable[[nn.Module], AbstractContextManager] = lambda _layer: nullcontext()
-        self.recomputes = False
+        self.recomputes = False  # gradient checkpointing: much less memory for a third more time
         kw = {"operations": operations, **plain}
         emb_dim = 4 * config.base
 
@@ -156,11 +144,7 @@ class UNet(nn.Module):
         )
 
     def prepare(self, context: Tensor, cond_view: Tensor) -> PreparedWindow:
-        """Return the conditioning of a window, ready for all its steps.
-
-        ``context`` [B, T, D] embeds the input frames; ``cond_view`` [B * V, 4, h, w] are reference latents
-        or 0.
-        """
+        """Return a window's conditioning: embeddings [B, T, D], reference latents [B * V, 4, h, w] or 0."""
         b, t, _ = context.shape
         views = cond_view.shape[0] // b
         references = {}
@@ -176,7 +160,7 @@ class UNet(nn.Module):
         return PreparedWindow(Grid(b, t, views), tuple(blocks), references)
 
     def set_view_mixing(self, view_mixing: str) -> None:
-        """Change how the view blocks group tokens; the same weights fit every kind (`UNetConfig`)."""
+        """Change how the view blocks group tokens; the same weights fit every kind (`VIEW_MIXINGS`)."""
         if view_mixing != self.config.view_mixing:
             self.config = replace(self.config, view_mixing=view_mixing)
             for block in self._attention_blocks():

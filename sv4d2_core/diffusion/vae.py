@@ -1,7 +1,4 @@
-"""The image autoencoder: an encoder to latents and a decoder back, without temporal layers.
-
-Source: Rombach et al. 2022 (latent diffusion). Module names give the official checkpoint keys.
-"""
+"""The image autoencoder (Rombach et al. 2022), without temporal layers; names give the official keys."""
 
 from __future__ import annotations
 

@@ -18,10 +18,9 @@ _SETTINGS = "settings.json"
 
 
 class WindowFolder:
-    """Keeps each window's latents as float32 in a file of its own, together with the run's settings.
+    """Keeps each window's latents as float32 in a file of its own, with the run's ``settings`` (JSON values).
 
-    ``settings`` are everything that determines the latents, JSON values. Windows of others raise ValueError,
-    or are replaced where ``discard`` says so. Nothing is written or removed before the first `save`.
+    Windows of other settings raise ValueError, or with ``discard`` are replaced at the first `save`.
     """
 
     def __init__(self, folder: Path, settings: dict, *, discard: bool = False) -> None:

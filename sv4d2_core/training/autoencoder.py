@@ -1,8 +1,4 @@
-"""Trains an autoencoder and an image tower from scratch.
-
-The latents are put to mean 0 and variance 1 per channel afterwards, by the encoder's last and the decoder's
-first convolution, so that ``scale_factor`` is 1 and ``sigma_data`` of the diffusion model holds.
-"""
+"""Training of an autoencoder and an image tower from scratch; the latents get mean 0 and variance 1."""
 
 from __future__ import annotations
 
@@ -26,11 +22,11 @@ from .recipe import Recipe, initialise
 _KL_WEIGHT = 1e-5
 # The latents' noise at first: more would drown what the encoder has to say before it has learnt to speak up.
 _FIRST_LOG_VARIANCE = -6.0
+# Brightness explains most of a picture's variance on white: a short training would spend all channels on it.
 _COLOUR_GAIN = 3.0
 # Squares are compared over patches of this size.
 _SQUARES_WEIGHT, _COLOUR_PATCH = 3.0, 2
-# A linear map of the latents must show small pictures, as it does with the official model's: colours are
-# learnt soon then, which takes long through the decoder's normalisation.
+# A linear map of the latents must show small pictures: through the decoder, colours are learnt late.
 _PREVIEW_WEIGHT = 2.0
 # What the image tower's one token must tell: the picture at this size.
 _THUMBNAIL = 8
@@ -94,11 +90,7 @@ class DecoderLoss(nn.Module):
 
 
 def _colour_weighted(x: Tensor) -> Tensor:
-    """Return RGB [N, 3, H, W] as brightness and two colour differences, these amplified.
-
-    Brightness against a white background explains most of a picture's variance, and four channels per patch
-    are few: with colours as they are, a short training spends all of them on brightness.
-    """
+    """Return RGB [N, 3, H, W] as brightness and two colour differences, these amplified."""
     red, green, blue = x.unbind(1)
     colours = torch.stack([red - green, (red + green) / 2 - blue], dim=1)
     return torch.cat([x.mean(1, keepdim=True), _COLOUR_GAIN * colours], dim=1)
@@ -108,8 +100,8 @@ def _colour_weighted(x: Tensor) -> Tensor:
 def normalise_latents(encoder: VAEEncoder, decoder: VAEDecoder, images: Tensor) -> None:
     """Give the latents of ``images`` [N, 3, H, W] mean 0 and variance 1 per channel; pictures stay the same.
 
-    The decoder's first convolution pads with zeros, which then stand for another value: the border of the
-    pictures, white in all training data, moves by a little.
+    So ``scale_factor`` is 1 and the diffusion model's ``sigma_data`` holds. ``conv_in`` pads with zeros,
+    which then stand for another value: the pictures' border, white in all training data, moves by a little.
     """
     latents = torch.cat([encoder(x) for x in images.split(32)])
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
@@ -121,7 +113,7 @@ def normalise_latents(encoder: VAEEncoder, decoder: VAEDecoder, images: Tensor) 
     weight *= std[None, :, None, None]
 
 
-ReadScene = Callable[[int], tuple[Tensor, Cameras]]
+ReadScene = Callable[[int], tuple[Tensor, Cameras]]  # a scene's pictures [F, C, H, W, 3] uint8
 _PICTURES_PER_SCENE = 4
 _SCENES_AT_START, _SCENES_PER_STEP = 64, 2
 _PICTURES_FOR_STATISTICS = 512
@@ -130,10 +122,7 @@ _PICTURES_FOR_STATISTICS = 512
 def train_autoencoder(
     recipe: Recipe, read: ReadScene, device: torch.device, run: Callable[..., list[float]] = train
 ) -> Model:
-    """Return a model with a trained autoencoder and image tower, and a UNet that was never trained.
-
-    ``read`` gives pictures [F, C, H, W, 3] uint8 and cameras of a scene; ``run`` is called as `train`.
-    """
+    """Return a model with a trained autoencoder and image tower, and an untrained UNet."""
     torch.manual_seed(recipe.seed)
     network = AutoencoderLoss(recipe.model).to(device)
     unet = UNet(recipe.model.unet).to(device)
@@ -158,7 +147,7 @@ def train_autoencoder(
 def train_decoder(
     recipe: Recipe, model: Model, read: ReadScene, run: Callable[..., list[float]] = train
 ) -> None:
-    """Train the decoder of a model in place, on the latents of its encoder as they are; see above."""
+    """Train the decoder of a model in place, on the latents of its encoder as they are (`DecoderLoss`)."""
     device = next(model.decoder.parameters()).device
 
     def batches(step: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,4 @@
-"""What the diffusion model is trained on in one step, and the loss: windows of views under noise.
-
-Everything follows from the seed and the number of the step, so a resumed training sees the same batches.
-"""
+"""Training batches, windows of views under noise, and their loss; seed and step decide all, for resuming."""
 
 from __future__ import annotations
 
@@ -37,13 +34,10 @@ class EncodedScene:
 
 @dataclass(frozen=True)
 class EncodedScenes:
-    """Encoded scenes by their number, kept in memory and in a folder of this model's.
-
-    ``read`` returns pictures [F, C, H, W, 3] uint8 and cameras of a scene.
-    """
+    """Encoded scenes by their number, kept in memory and in a folder of this model's."""
 
     model: Model
-    read: Callable[[int], tuple[Tensor, Cameras]]
+    read: Callable[[int], tuple[Tensor, Cameras]]  # pictures [F, C, H, W, 3] uint8 of a scene
     folder: Path
     _scenes: dict[int, EncodedScene] = field(default_factory=dict)
 
@@ -111,7 +105,6 @@ class ViewsBatch:
     vectors: Tensor  # [B, V, A] camera vectors
 
     def to(self, device: torch.device) -> ViewsBatch:
-        """Return the batch on a device."""
         return ViewsBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
@@ -194,17 +187,13 @@ def _draw_frames(n_available: int, n_frames: int, dice: torch.Generator) -> list
 
 
 class ViewsLoss(nn.Module):
-    """EDM's loss of a UNet on a `ViewsBatch`; computes in the UNet's dtype.
-
-    Source: "Elucidating the Design Space of Diffusion-Based Generative Models" (Karras et al., 2022), eq. 8.
-    """
+    """EDM's loss (Karras et al. 2022, equation 8) of a UNet on a `ViewsBatch`, in the UNet's dtype."""
 
     def __init__(self, unet: UNet) -> None:
         super().__init__()
         self.unet = unet
 
     def forward(self, batch: ViewsBatch) -> Tensor:
-        """Return the mean square error of the network's output."""
         t, v = batch.clean.shape[1:3]
         dtype = next(self.unet.parameters()).dtype
         noise, clean = (rearrange(x, "b t v c h w -> (b t v) c h w") for x in (batch.noise, batch.clean))

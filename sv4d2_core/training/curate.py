@@ -51,14 +51,9 @@ def curate(
 ) -> list[SceneRecord]:
     """Write the clips that are fit to be learnt from, rectified, and a report of all; return its records.
 
-    ``out``/NAME holds each kept scene as a folder of views and D-NeRF style data set; ``report.html`` and
-    ``report.json`` say what became of every scene. All or nothing: after any failure ``out`` is as it was.
-    The sources are only read, one at a time; files of other origin in ``out`` are left alone.
-
-    Raises:
-        FileExistsError: entries of other origin, or an earlier curation and ``overwrite`` is off, or a dry
-            run would take the report from curated scenes.
-        OSError: the disk is full or read-only.
+    ``out``/NAME holds each kept scene as a folder of views and D-NeRF style data set. After any failure
+    ``out`` is as it was; files of other origin are left alone. FileExistsError: these hold a name, an earlier
+    curation and no ``overwrite``, a dry run that would take its report. OSError: disk full or read-only.
     """
     existing = _replaced(out, scenes, overwrite, dry_run)
     folders = (source if source.is_dir() else source.parent for source in scenes.values())
@@ -133,7 +128,6 @@ def _replaced(out: Path, names: Iterable[str], overwrite: bool, dry_run: bool) -
 
 
 def _record_json(record: SceneRecord) -> dict[str, Any]:
-    """Return what is in ``report.json`` of a scene: verdict, reasons, measures and rectification."""
     checks = {
         check.name: {
             **check.found._asdict(),
@@ -184,11 +178,7 @@ _CENTRE, _WORST, _LINE = (0, 120, 200), (213, 60, 0), (222, 222, 222)
 
 
 def picture_strip(grid: ViewGrid, verdict: Verdict) -> Image.Image:
-    """Return two rows of pictures: the clip as it came, and rectified where that is possible.
-
-    Frames of the input view and of the middle novel view, then, framed, the pictures that broke a limit. A
-    cross marks the static centre.
-    """
+    """Return the clip's pictures, rectified below, those beyond a limit framed; a cross marks the centre."""
     small, plan = small_grid(grid), verdict.plan
     pictures = [(t, v) for v in (0, (small.n_views + 1) // 2) for t in pick_frames(small.n_frames, _FRAMES)]
     broken = [check.found for check in verdict.checks if not check.passed and check.found.frame is not None]

@@ -67,11 +67,7 @@ def _cut(grid: ViewGrid) -> Found:
 
 
 def _motion(grid: ViewGrid) -> Found:
-    """Return the largest mean change of the object's pixels between two of six key frames.
-
-    The change of a pixel is that of its colour or of its opacity, whichever is larger; the mean is taken over
-    what the object covers in either frame, then over the views.
-    """
+    """Return the largest mean change of the object's pixels, colour or opacity, between two key frames."""
     keys = pick_frames(grid.n_frames, _KEY_FRAMES)
     images, masks = grid.images[keys], masks_of(grid)[keys]
     changes = [0.0]
@@ -86,10 +82,8 @@ def _motion(grid: ViewGrid) -> Found:
 def _rescaling(grid: ViewGrid) -> Found:
     """Return the largest change of size between two frames that all views share, as a logarithm.
 
-    A view's size is measured three times, by height, width and area of the silhouette. An object that moves
-    grows in some of them and not in others; one that is rescaled grows in all. So of the changes of all
-    views and measures the least tenth is left out, and the next counts. An object that truly grows to all
-    sides, such as a balloon, looks the same.
+    An object that moves grows in some of height, width and area of its silhouettes, a rescaled one in all:
+    the least tenth of the changes is left out, the next counts. A balloon, which truly grows, looks the same.
     """
     frames = pick_frames(grid.n_frames, _SIZED_FRAMES)
     masks = masks_of(grid)[frames]
@@ -150,13 +144,10 @@ _LEAST_STILLNESS = 1e-3
 def static_centre(grid: ViewGrid) -> Tensor:
     """Return the centre of the most static part of a `measured_grid`, [3] float64, world units.
 
-    A pixel is still when the object covers it in all frames and its colour stays the same. A cell of space
-    is static when all views see it at still pixels: the geometric mean of their stillness. The centre is the
-    mean of the most static cells in the hull of all frames. The less static the most static one is, the more
-    of the others count, so that of an object that moves as a whole it is about the middle of its way.
-
-    Raises:
-        ValueError: the silhouettes contradict each other or the cameras, so that there is no hull.
+    A pixel is still where the object always covers it in one colour. A cell of the hull is as static as the
+    geometric mean of its pixels' stillness over the views. The less static the most static one is, the more
+    of the others count, so that an object that moves as a whole gives about the middle of its way. Raises
+    ValueError where silhouettes and cameras contradict each other, so that there is no hull.
     """
     masks = masks_of(grid)
     spread = grid.images.std(0, correction=0).mean(-1)
@@ -188,14 +179,10 @@ _OBJECT_RATIO = 0.9
 
 @dataclass(frozen=True)
 class Rectification:
-    """How the pictures of a clip are to be turned and zoomed, alike in all frames.
-
-    The homographies [V + 1, 3, 3] lead from new to old positions (right, down, 1), which run from -1 to 1
-    across a picture.
-    """
+    """How the pictures of a clip are to be turned and zoomed, alike in all frames."""
 
     cameras: Cameras  # on an orbit around what was the static centre
-    to_source: Tensor  # the homographies, float64
+    to_source: Tensor  # [V + 1, 3, 3] float64 homographies from new to old (right, down, 1) in -1..1
     centre: tuple[float, float, float]  # the new origin in the old world
     offset: float  # of the centre from the middle of the pictures, in sides, mean over the views
     zoom: float  # how many times larger the object becomes, mean over the views
@@ -204,12 +191,8 @@ class Rectification:
 def plan_rectification(grid: ViewGrid, centre: Tensor) -> Rectification:
     """Return the rectification that puts ``centre`` [3], world units, into the middle of all views.
 
-    A camera that turns about its own centre changes its picture by a homography, exactly. The cameras'
-    different distances to the new centre are made alike by zooming, which is exact for the plane through the
-    centre and leaves a small difference of perspective in front of it and behind.
-
-    Raises:
-        ValueError: the object is nowhere, or a camera would stand at a pole.
+    Turning a camera about its own centre is exactly a homography. Zooming makes its distance to ``centre``
+    that of the others, exact for the plane through it. Raises ValueError: no object, or a camera at a pole.
     """
     old = grid.cameras
     to_eye = old.eyes() - centre
@@ -311,12 +294,10 @@ class Check:
 
     @property
     def is_least(self) -> bool:
-        """Whether the limit is a lower one."""
         return self.limit_name.startswith("least")
 
     @property
     def passed(self) -> bool:
-        """Whether the value keeps the limit."""
         return self.found.value >= self.limit if self.is_least else self.found.value <= self.limit
 
     @property
@@ -343,7 +324,6 @@ class Verdict:
 
     @property
     def kept(self) -> bool:
-        """Whether the clip is fit to be learnt from."""
         return not self.reasons
 
 

@@ -24,10 +24,7 @@ from .weights import Weights
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that ``torchrun`` started, if it did, and yield this process's device.
-
-    On CUDA every process takes the GPU of its own number; CPUs talk through gloo.
-    """
+    """Join ``torchrun``'s processes, if any, and yield this one's device, on CUDA the GPU of its number."""
     if "LOCAL_RANK" not in os.environ or not dist.is_available():
         yield device
         return
@@ -43,7 +40,6 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 
 
 def rank_and_size() -> tuple[int, int]:
-    """Return the number of this process and how many there are."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -83,7 +79,6 @@ class LoopConfig(Settings):
     )
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
         warm = min(1.0, (step + 1) / max(1, self.warm_up))
         cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / max(1, self.steps)))
         return self.learning_rate * warm * (_LAST_RATE + (1 - _LAST_RATE) * cosine)
@@ -112,10 +107,8 @@ def train(
 ) -> list[float]:
     """Train what requires gradients, leave the weights' average in the network, return each step's loss.
 
-    With ``torch.distributed``, every process has batches of its own, and all keep the same weights.
-
-    Raises:
-        ValueError: the loss is not finite, the state belongs to another training.
+    With ``torch.distributed``, every process has batches of its own, and all keep the same weights. Raises
+    ValueError where the loss is not finite or the state belongs to another training.
     """
     weights = Weights(network, dtype, config.weight_decay, config.average)
     losses: list[float] = []

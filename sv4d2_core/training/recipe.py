@@ -101,10 +101,7 @@ _WRONG_IN_BF16 = 2
 
 
 def initialise(unet: UNet) -> None:
-    """Start a UNet that was never trained: residual branches add nothing, frames do not mix yet.
-
-    torch's own initialisation serves the rest.
-    """
+    """Start an untrained UNet: its residual branches add nothing, so that frames do not mix yet."""
     for name, module in unet.named_modules():
         if _ENDS_BRANCH.search(name):
             for parameter in module.parameters():
@@ -118,10 +115,7 @@ def train_phase(
     scenes: Callable[[int], EncodedScene],
     run: Callable[..., list[float]] = train,
 ) -> None:
-    """Train in place the UNet's weights that require gradients, all of them where none does.
-
-    Raises ValueError for samples of two pictures in bf16 on a CPU.
-    """
+    """Train the weights that require gradients, else the whole UNet; ValueError: a pair in bf16 on a CPU."""
     unet, draw = model.unet, phase.draw
     device = next(unet.parameters()).device
     n_pictures = draw.n_frames * model.config.n_views
@@ -143,10 +137,7 @@ def train_phase(
 
 
 def prepare_for_training(unet: UNet, mixes_frames: bool, recomputes: bool) -> None:
-    """Let a UNet record what is trained: all weights with an effect, or those alone that require gradients.
-
-    Of static objects frames are not mixed: their blend stays at zero. To recompute is gradient checkpointing.
-    """
+    """Let a UNet record its weights that have an effect, or of these those that require gradients."""
     everything = not any(parameter.requires_grad for parameter in unet.parameters())
     for name, parameter in unet.named_parameters():
         has_effect = not _WITHOUT_EFFECT.search(name) and (mixes_frames or not _OF_FRAMES.search(name))

@@ -50,10 +50,7 @@ class TrainingRun:
     def run(self) -> Path:
         """Train what is left to train and return the last stage's checkpoint.
 
-        Raises:
-            OutOfTime: the minutes are over.
-            ValueError: the folder belongs to a training with another recipe or base, processes that cannot
-                share a batch evenly.
+        Raises OutOfTime; ValueError: another recipe or base, or a batch that processes cannot share evenly.
         """
         self._began = self._saved = time.monotonic()
         self._save_every = _SAVE_EVERY_S

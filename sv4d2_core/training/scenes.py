@@ -1,7 +1,6 @@
 """Scenes to train on: users' own renders, checked before training starts, or generated ones.
 
-A scene of renders is a folder as `write_views` leaves it, or a D-NeRF or nerfstudio data set whose pictures
-form a full grid of cameras and times.
+Renders are folders of `write_views`, or D-NeRF or nerfstudio data sets with a full grid of cameras and times.
 """
 
 from __future__ import annotations
@@ -61,12 +60,8 @@ _log = logging.getLogger(__name__)
 def check_training_folder(root: Path, *, size: int, n_views: int, n_frames: int) -> list[Path]:
     """Return the scenes at ``root``, itself or its folders, in natural order, after reading every picture.
 
-    For a model of ``size`` pixels, V = ``n_views`` and T = ``n_frames``: a scene has pictures of that size or
-    more, V + 1 views, and at least 2 frames; those of fewer than T are played back and forth, which is said.
-
-    Raises:
-        FileNotFoundError: there is nothing at ``root``.
-        ValueError: all that is wrong, scene by scene.
+    A scene has pictures of ``size`` pixels or more, ``n_views`` + 1 views and 2 frames or more; of fewer than
+    ``n_frames``, played back and forth. Raises FileNotFoundError, or ValueError with all that is wrong.
     """
     root = Path(root).expanduser().resolve()
     if not root.exists():
@@ -287,7 +282,6 @@ class FolderScenes:
     size: int
 
     def scene(self, index: int) -> ViewGrid:
-        """Return scene ``index`` with masks."""
         return _read(self.paths[index]).resized(self.size)
 
     def identity(self) -> dict[str, str]:
@@ -312,19 +306,15 @@ _APART = 0x9E3779B1
 
 @dataclass(frozen=True)
 class ProceduralScenes:
-    """Seeded scenes without end; scene ``i`` is the same on every machine.
-
-    ``ring_share`` of them have cameras all around at one elevation, as the official orbits; others anywhere.
-    """
+    """Seeded scenes without end; scene ``i`` is the same on every machine."""
 
     seed: int = 0
     size: int = 32  # H and W, pixels
     n_cameras: int = 12  # any of which may be the input view
     n_frames: int = 4
-    ring_share: float = 0.9
+    ring_share: float = 0.9  # with cameras all around at one elevation, as the official orbits; else any
 
     def scene(self, index: int) -> ViewGrid:
-        """Return scene ``index`` with its masks."""
         # A generator uses no more than 32 bits of its seed.
         dice = torch.Generator("cpu").manual_seed((self.seed * _APART + index) % 2**32)
         thing = draw_object(int(torch.randint(len(TRAINING_SEEDS), (), generator=dice)))
@@ -350,10 +340,7 @@ class ProceduralScenes:
 
 
 def held_out_views(number: int, n_frames: int, cameras: Cameras, size: int) -> ViewGrid:
-    """Return the true views of one of the 64 held-out objects from cameras at an elevation of its own.
-
-    The frames are from the middle of the object's motion.
-    """
+    """Return true views of the middle of a held-out object's motion, ``cameras`` at its own elevation."""
     seed = HELD_OUT_OBJECTS[number]
     low, high = _ELEVATIONS_DEG
     share = float(torch.rand((), generator=torch.Generator("cpu").manual_seed(seed)))

@@ -1,7 +1,6 @@
 """Weights in training, with their moments and average, and low-rank parts of the attention.
 
-A layer's weight W [out, in] becomes W + up down with up [out, rank] and down [rank, in].
-Source: "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al., 2021), section 4.1, alpha = rank.
+W [out, in] becomes W + up down, [out, rank] and [rank, in] (Hu et al. 2021, LoRA, section 4.1, alpha = rank).
 """
 
 from __future__ import annotations
@@ -32,16 +31,12 @@ class LoRALinear(nn.Linear):
         nn.init.zeros_(self.lora_up.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the layer's output for ``input`` [..., in], [..., out]."""
         return super().forward(input) + self.lora_up(self.lora_down(input))
 
 
 @torch.no_grad()
 def add_lora(unet: UNet, rank: int, seed: int = 0) -> list[nn.Parameter]:
-    """Give every attention layer of ``unet`` a low-rank part, freeze all else, and return what is trained.
-
-    The output stays exactly what it was until the returned parameters change. The seed is ``lora_down``'s.
-    """
+    """Add low-rank parts, zero at first, to the attention layers, freeze the rest, return what is trained."""
     unet.requires_grad_(False)
     # On the CPU: every process and device gets the same.
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -57,11 +52,7 @@ def add_lora(unet: UNet, rank: int, seed: int = 0) -> list[nn.Parameter]:
 
 
 def lora_state(unet: UNet) -> dict[str, Tensor]:
-    """Return the low-rank parts as a LoRA file holds them, float32 copies on the CPU.
-
-    Keys are ``diffusion_model.<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``, which ComfyUI's
-    LoRA loaders understand.
-    """
+    """Return float32 copies of the low-rank parts on the CPU under the keys of ComfyUI's LoRA loaders."""
     state = {}
     for name, layer in _lora_layers(unet).items():
         key = f"diffusion_model.{name}"
@@ -99,8 +90,7 @@ _WARM_UP = 10
 class Weights:
     """float32 weights, AdamW's moments and the running average of parameters that require gradients.
 
-    The network computes in ``dtype`` from now on; beside bfloat16 weights, float32 ones are kept and rounded
-    into them after each step. Only matrices and kernels decay. ``average`` is the decay of the average.
+    The network computes in ``dtype``; beside bfloat16 weights, float32 ones are kept and rounded into them.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, weight_decay: float, average: float) -> None:
@@ -116,6 +106,7 @@ class Weights:
         network.to(dtype)
         self.mean = {name: p.detach().clone() for name, p in self.master.items()}
         self.average = average
+        # Only matrices and kernels decay.
         groups = [
             {"params": [p for p in self.master.values() if (p.ndim > 1) == decays], "weight_decay": rate}
             for decays, rate in ((True, weight_decay), (False, 0.0))
@@ -123,10 +114,7 @@ class Weights:
         self.optimiser = torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.99))
 
     def step(self, number: int, learning_rate: float, clip: float) -> float:
-        """Step along the gradients, clipped to a length, and return their norm; not where that isn't finite.
-
-        ``number`` is that of the steps done before this one.
-        """
+        """Step along gradients clipped to a length and return their norm; no step where it isn't finite."""
         for name, parameter in self.working.items():
             if parameter is not self.master[name]:
                 self.master[name].grad = None if parameter.grad is None else parameter.grad.float()
