@@ -1,4 +1,4 @@
-"""Pictures of views: as PNG files, and many in one for the eye (contact sheet, mosaic, strip of frames)."""
+"""Pictures of views: PNG files, contact sheet, mosaic, strip of frames."""
 
 from __future__ import annotations
 
@@ -195,7 +195,6 @@ def frame_strip(images: Tensor, numbers: Sequence[int]) -> Image.Image:
 
 
 def _label(grid: ViewGrid, view: int, font: _Font, width: int) -> str:
-    """Return what is written above a view: as much as fits."""
     name, azimuth, elevation = _name_and_angles(grid, view)
     angles = f"az {azimuth:.4g}°  el {elevation:.4g}°"
     texts = (f"{name}   {angles}", f"{name} {azimuth:.3g}°/{elevation:.3g}°", name, str(view))
