@@ -117,7 +117,7 @@ def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], heade
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
-    """Return what `write_tensors` wrote. Raises FileNotFoundError, or ValueError for a file of another kind."""
+    """Return what `write_tensors` wrote. Raises FileNotFoundError, or ValueError for a file that is none."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected a {kind} file; there is no file {path}.")
     try:
