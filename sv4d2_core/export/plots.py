@@ -1,4 +1,4 @@
-"""Pictures of a job: the losses of a fit and what it leaves unexplained, scored views, the camera rig."""
+"""Pictures of a job: losses and residuals of a fit, scored views, the camera rig."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _MEDIANS, _MEDIAN_SHARE = 150, 0.04
 def loss_plot(losses: Sequence[tuple[int, float]], width: int, height: int) -> Image.Image:
     """Return step and loss, steps rising, as a thin line with the running median over it.
 
-    Losses that are not finite or not above 0 have no place on a logarithmic axis; a note counts them.
+    A note counts losses that are not finite or not above 0, which a logarithmic axis cannot show.
     """
     figure = new_figure(width, height)
     _draw_losses(axes_at(figure, 64, 34, width - 92, height - 84), losses)
@@ -98,7 +98,7 @@ def fit_picture(
     rendered: Tensor,  # [K, H, W, 3] the scene in 0..1
     views: Tensor,  # [K, H, W, 3] what it was fitted to
 ) -> Image.Image:
-    """Return the picture of a fit: its losses, the residuals of every view and frame, and pairs of pictures.
+    """Return the picture of a fit: its losses, residuals of every view and frame, and pairs of pictures.
 
     Darker residuals are worse; those without a finite value are grey and crossed out.
     """
@@ -162,8 +162,7 @@ _CELL, _SPACE, _HEADER, _CAPTIONS = 160, 4, 30, 44
 def score_picture(scene: SceneComparison) -> Image.Image:
     """Return a few views of the middle frame: a row of the true ones, then of each method with its errors.
 
-    Errors are the mean absolute difference of the channels to the truth; darker is worse, and the scale in
-    the row of the true views says how much. Where there is no truth there are no errors.
+    Errors, where there is a truth, are the mean absolute difference of the channels to it; darker is worse.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -217,12 +216,9 @@ _INPUT, _FACED, _NOVEL, _FLOOR, _LINE = "#de6810", "#f4cdb0", "#2a62be", "#f3f5f
 # Radii are drawn as 1, whatever they are; the object's cube, the camera's pyramid, the edge of the floor and
 # the distance of a camera's number in the same unit.
 _CUBE, _PYRAMID, _RIM, _BADGE = 0.13, 0.22, 1.08, 1.17
-# More novel elevations than this are no rings: then the cameras' way in order is drawn.
-_FEW_ELEVATIONS = 4
-# More cameras than this are drawn smaller.
-_CROWD, _SMALLEST_BADGE = 10, 0.55
-# The eye that the rig is drawn for: a bit to the left of the input camera and from above.
-_EYE = Cameras((0.0, 27.0), (0.0, -28.0), radius=5.2)
+_FEW_ELEVATIONS = 4  # more novel ones are no rings: then the cameras' way in order is drawn
+_CROWD, _SMALLEST_BADGE = 10, 0.55  # more cameras are drawn smaller
+_EYE = Cameras((0.0, 27.0), (0.0, -28.0), radius=5.2)  # of the rig: left of the input camera, from above
 
 
 def _seen(points: NDArray) -> NDArray:
@@ -236,7 +232,7 @@ def _seen(points: NDArray) -> NDArray:
 def rig_picture(cameras: Cameras) -> Image.Image:
     """Return a picture of the cameras around the object: the input's in orange, the novel ones in blue.
 
-    Below the scene stand azimuth and elevation of every view (of the first ones, where there are many).
+    Below stand azimuth and elevation of the views (of the first ones, where there are many).
     """
     eyes = (cameras.eyes() / cameras.radius).numpy()
     paths = _rig_paths(cameras)
@@ -328,7 +324,6 @@ def _rig_paths(cameras: Cameras) -> list[NDArray]:
 
 
 def _circle(elevation_deg: float) -> NDArray:
-    """Return the points of a circle of equal elevation, [N, 3], the first again at the end."""
     return _on_sphere(np.linspace(0, 360, 121), elevation_deg)
 
 

@@ -142,7 +142,7 @@ def _rotation(quaternion_xyzw: tuple[float, float, float, float]) -> np.ndarray:
 
 
 def _check_alike(what: str, values: np.ndarray, size: float, names: Sequence[str]) -> None:
-    """Raise ValueError where a row of values [N, C] differs from the first by too large a share of ``size``."""
+    """Raise ValueError where a row of values [N, C] is off the first by too large a share of ``size``."""
     gap = np.linalg.norm(values - values[0], axis=-1)
     worst = int(gap.argmax())
     if gap[worst] > _LARGEST_SHARE * size:
