@@ -1,8 +1,8 @@
-"""An embedded deformation graph: a few hundred nodes on a mesh that bend it, and how they are moved.
+"""Embedded deformation graph: a few hundred nodes on a mesh that bend it, and how they are moved.
 
 Source: Sumner, Schmid and Pauly 2007, "Embedded Deformation for Shape Manipulation"; the regulariser is as
-rigid as possible (Sorkine and Alexa 2007). Distances are along the surface, so that two legs which touch do
-not move each other.
+rigid as possible (Sorkine and Alexa 2007). Distances are along the surface: two legs that touch do not move
+each other.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Nodes that a vertex follows.
-_FOLLOWED = 4
-# Nodes further than this from a vertex, in distances between nodes, are not its own.
-_FARTHEST = 4.0
+_FOLLOWED = 4  # nodes that a vertex follows
+_FARTHEST = 4.0  # distance of a followed node, in distances between nodes
 
 
 class Pose(NamedTuple):
@@ -35,7 +33,6 @@ class DeformationGraph(NamedTuple):
 
     @property
     def rest(self) -> Pose:
-        """The pose in which the mesh is at rest."""
         return Pose(np.tile(np.eye(3), (len(self.nodes), 1, 1)), self.nodes)
 
     def posed(self, pose: Pose) -> np.ndarray:
@@ -45,10 +42,7 @@ class DeformationGraph(NamedTuple):
         return turned + np.einsum("nk,nki->ni", self.weights, pose.nodes[self.followed])
 
     def edges_at_rest(self, pose: Pose, memory: float) -> np.ndarray:
-        """Return edges [E, 3], before the turn of their first node, that are at ease in a pose.
-
-        ``memory``, 0..1, is the share of the rest pose in them.
-        """
+        """Return edges [E, 3] at ease in a pose, before their first node's turn; ``memory`` of the rest pose."""
         here, there = self.edges.T
         now = np.einsum("eji,ej->ei", pose.rotations[here], pose.nodes[there] - pose.nodes[here])
         return memory * (self.nodes[there] - self.nodes[here]) + (1 - memory) * now
@@ -74,7 +68,6 @@ def deformation_graph(vertices: np.ndarray, faces: np.ndarray, count: int) -> De
 
 
 def _edge_lengths(vertices: np.ndarray, faces: np.ndarray):
-    """Return the lengths of the mesh's edges as a sparse matrix [N, N]."""
     from scipy.sparse import csr_matrix
 
     pairs = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
@@ -117,10 +110,8 @@ def _node_pairs(followed: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return found[found[:, 0] != found[:, 1]]
 
 
-# What keeps a node that nothing holds where it is.
-_DAMPING = 1e-7
-# How exactly a step is solved for: the next one starts where it ends.
-_TOLERANCE = 1e-3
+_DAMPING = 1e-7  # keeps a node that nothing holds where it is
+_TOLERANCE = 1e-3  # of a step's solution: the next one starts where it ends
 _MOST_ITERATIONS = 200
 
 
@@ -165,7 +156,6 @@ def gauss_newton_step(
 
 
 def _data_equations(graph: DeformationGraph, pose: Pose, data: Correspondences) -> list[_Equations]:
-    """Return the equations that bring vertices to tangent planes and to points."""
     used, weights = graph.followed[data.vertices], graph.weights[data.vertices]
     offsets = graph.vertices[data.vertices][:, None] - graph.nodes[used]
     arms = np.einsum("ckij,ckj->cki", pose.rotations[used], offsets)  # [C, K, 3]
@@ -224,7 +214,6 @@ def _point_equations(
 
 
 def _solution(blocks: list[_Equations], unknowns: int) -> np.ndarray:
-    """Return the unknowns that fulfil weighted equations best, nearly."""
     from scipy.sparse import csr_matrix, diags_array, vstack
     from scipy.sparse.linalg import cg
 

@@ -30,7 +30,7 @@ _FARTHEST = (0.15, 0.04)
 # shares of the object. Without colours a head that turns would seem to stand still.
 _NORMALS, _COLOURS = 0.1, 0.5
 _LEAST_COSINE = 0.3
-_MEMORY = 0.3  # share of the anchor frame's shape at rest; the rest is the frame before's
+_MEMORY = 0.3  # of the anchor's shape in the rest shape; 1 would pull a turned head back like a spring
 
 
 class Surface(NamedTuple):
