@@ -19,8 +19,7 @@ OFFICIAL_AZIMUTHS_DEG = {
     "sv4d2": (0.0, 60.0, 120.0, 180.0, 240.0),
     "sv4d2_8views": (0.0, 30.0, 75.0, 120.0, 165.0, 210.0, 255.0, 300.0, 330.0),
 }
-# Stated by SV3D's authors (Voleti et al. 2024).
-DEFAULT_RADIUS = 2.0
+DEFAULT_RADIUS = 2.0  # as the field of view stated by SV3D's authors (Voleti et al. 2024)
 DEFAULT_FOV_DEG = 33.8
 
 # Camera axes: OpenGL is x right, y up, z backward; OpenCV is x right, y down, z forward.

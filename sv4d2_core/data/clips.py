@@ -70,10 +70,7 @@ def _on_white(images: Tensor, opacity: Tensor) -> Tensor:
 
 
 def grid_of_clips(clips: Iterator[ViewClip], cameras: Cameras) -> ViewGrid:
-    """Return the grid of V + 1 square clips, the input view first, at the rate of the first novel view.
-
-    Clips are taken one by one, so that only the grid and one clip are in memory.
-    """
+    """Return the grid of V + 1 clips, read one by one to save memory, at the rate of the first novel view."""
     first = next(clips)
     n_frames, height, width = first.masks.shape
     if height != width:

@@ -114,10 +114,7 @@ def _mask(folder: Path, frame: Frame) -> np.ndarray:
 
 
 def frame_file(folder: Path, stated: str | None, name: str) -> Path:
-    """Return the file that frame ``name`` of a data set states; a path without an image's suffix means PNG.
-
-    Raises ValueError: there is no path, or it leads out of the folder.
-    """
+    """Return the file that a frame states, PNG without a suffix; ValueError: none, or outside the folder."""
     if not stated:
         raise ValueError(f"Expected a file_path in every frame; {name} has none.")
     file = _inside(folder, stated, name)

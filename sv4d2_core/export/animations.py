@@ -36,8 +36,7 @@ def write_animation(
 ) -> int:
     """Write pictures as .mp4 (H.264 on white), .webm (VP9) or .gif, as the name ends; return its size.
 
-    Raises as `write_file`, and ValueError for numbers that are not finite, a rate or size that the file
-    cannot have.
+    Raises as `write_file`, and ValueError for NaN, or a rate or size that this kind of file cannot have.
     """
     path = Path(path)
     check_finite("animation", pictures=images, opacity=opacity)
@@ -47,10 +46,7 @@ def write_animation(
 def write_pngs(
     folder: str | Path, images: Tensor, opacity: Tensor | None, fps: float, *, overwrite: bool = False
 ) -> list[Path]:
-    """Write ``00000.png`` and so on, RGBA where there is opacity, and ``sequence.json``; return their paths.
-
-    All or nothing; arguments and errors as `write_animation`.
-    """
+    """Write ``00000.png`` and so on (RGBA with opacity) and ``sequence.json``; raise as `write_animation`."""
     folder = Path(folder)
     check_finite("animation", pictures=images, opacity=opacity)
     pictures = images if opacity is None else with_alpha(images, opacity)

@@ -42,7 +42,10 @@ class DeformationGraph(NamedTuple):
         return turned + np.einsum("nk,nki->ni", self.weights, pose.nodes[self.followed])
 
     def edges_at_rest(self, pose: Pose, memory: float) -> np.ndarray:
-        """Return edges [E, 3] at ease in a pose, before their first node's turn; ``memory`` of the rest pose."""
+        """Return edges [E, 3], before the turn of their first node, that are at ease in a pose.
+
+        ``memory``, 0..1, is the share of the rest pose in them.
+        """
         here, there = self.edges.T
         now = np.einsum("eji,ej->ei", pose.rotations[here], pose.nodes[there] - pose.nodes[here])
         return memory * (self.nodes[there] - self.nodes[here]) + (1 - memory) * now
@@ -88,13 +91,11 @@ def _farthest_points(points: np.ndarray, count: int) -> tuple[np.ndarray, float]
 
 
 def _nearest_nodes(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nodes that vertices follow and their weights, [N, K] each, for distances [N, M].
-
-    The weight falls to 0 at the first node that is not followed (Sumner et al. 2007, equation 4).
-    """
+    """Return followed nodes and weights, [N, K] each, by distances [N, M] (Sumner et al. 2007, eq. 4)."""
     kept = min(_FOLLOWED, distances.shape[1])
     order = np.argsort(distances, axis=1, kind="stable")[:, : kept + 1]
     near = np.take_along_axis(distances, order, axis=1)
+    # The weight falls to 0 at the first node that is not followed.
     border = np.where(np.isfinite(near), near, 0).max(1, keepdims=True) * (1 + 1e-3) + 1e-12
     weights = np.where(np.isfinite(near), 1 - near / border, 0).clip(min=0)[:, :kept] ** 2
     followed = np.where(weights > 0, order[:, :kept], order[:, :1])
@@ -203,8 +204,7 @@ def _point_equations(
     """Return the equations that move points by what is missing, one block per axis."""
     blocks, shape = [], (len(arms), 3 * arms.shape[1])
     for axis in range(3):
-        # The cross product of turn and arm.
-        one, two = (axis + 1) % 3, (axis + 2) % 3
+        one, two = (axis + 1) % 3, (axis + 2) % 3  # of the cross product of turn and arm
         values = shares[..., None] * np.stack(
             [arms[..., two], -arms[..., one], np.ones_like(shares)], axis=-1
         )

@@ -149,8 +149,7 @@ def _texels(corners: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.
     within = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
     columns, rows = low[face, 0] + within % width[face], low[face, 1] + within // width[face]
     a, b, c = corners.astype(np.float64)[face].transpose(1, 0, 2)
-    # The centre of the first texel is (0.5, 0.5).
-    points = np.stack([columns, rows], 1) + 0.5
+    points = np.stack([columns, rows], 1) + 0.5  # centres of texels
     doubled_area = _cross(b - a, c - a)
     # A triangle without an area has no weights: NaN, which is not inside.
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -43,10 +43,7 @@ _MEDIANS, _MEDIAN_SHARE = 150, 0.04
 
 @styled
 def loss_plot(losses: Sequence[tuple[int, float]], width: int, height: int) -> Image.Image:
-    """Return step and loss, steps rising, as a thin line with the running median over it.
-
-    A note counts losses that are not finite or not above 0, which a logarithmic axis cannot show.
-    """
+    """Return losses over steps with their running median; a note counts those not finite or not above 0."""
     figure = new_figure(width, height)
     _draw_losses(axes_at(figure, 64, 34, width - 92, height - 84), losses)
     return as_image(figure)
@@ -68,8 +65,7 @@ def _draw_losses(axes: Axes, losses: Sequence[tuple[int, float]]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.set_xlabel("step", loc="right")
     axes.grid()
-    # A single loss has no line.
-    line = "." if len(steps) == 1 else "-"
+    line = "." if len(steps) == 1 else "-"  # a single loss has no line
     axes.plot(steps, values, line, color="#a9cbe3", linewidth=0.9)
     axes.plot(*_medians(steps, values), line, color=series_colour(0), linewidth=1.8)
     if n_missing := len(points) - len(steps):
@@ -98,10 +94,7 @@ def fit_picture(
     rendered: Tensor,  # [K, H, W, 3] the scene in 0..1
     views: Tensor,  # [K, H, W, 3] what it was fitted to
 ) -> Image.Image:
-    """Return the picture of a fit: its losses, residuals of every view and frame, and pairs of pictures.
-
-    Darker residuals are worse; those without a finite value are grey and crossed out.
-    """
+    """Return the picture of a fit: losses, residuals per view and frame (darker is worse), picture pairs."""
     n_views = cameras.n_views
     rows = min(max(_ROOM_OF_ROWS // (n_views + 1), 24), 40) * (n_views + 1)
     upper = max(_SMALLEST_HEIGHT, rows + 160)
@@ -230,10 +223,7 @@ def _seen(points: NDArray) -> NDArray:
 
 @styled
 def rig_picture(cameras: Cameras) -> Image.Image:
-    """Return a picture of the cameras around the object: the input's in orange, the novel ones in blue.
-
-    Below stand azimuth and elevation of the views (of the first ones, where there are many).
-    """
+    """Return a picture of the cameras around the object (input orange, novel blue) over a table of angles."""
     eyes = (cameras.eyes() / cameras.radius).numpy()
     paths = _rig_paths(cameras)
     places = _seen(np.concatenate([_BADGE * eyes, _RIM * _circle(0.0), *paths]))[:, :2]
@@ -334,7 +324,6 @@ def _on_sphere(azimuths_deg: Any, elevations_deg: Any) -> NDArray:
 
 
 def _write_rig_table(axes: Axes, cameras: Cameras, rows: int) -> None:
-    """Write number, azimuth and elevation of the views, column by column, and what all have in common."""
     axes.set_axis_off()
     axes.set_xlim(0, _RIG_WIDTH)
     axes.set_ylim(rows + 2, 0)

@@ -97,8 +97,6 @@ class Exported:
 
 
 class _Job(NamedTuple):
-    """A scene that is written to a place in one way."""
-
     scene: Scene4D
     path: Path
     settings: ExportSettings
@@ -306,10 +304,7 @@ def export_scene(
 def export_views(
     grid: ViewGrid, folder: str | Path, kind: str, *, crop: dict | None = None, overwrite: bool = False
 ) -> Exported:
-    """Write views in one of `VIEWS_FORMATS`, which need no scene; errors as `export_scene`.
-
-    ``crop`` says how the input was cut out of the source clip, JSON values, or None.
-    """
+    """Write views in one of `VIEWS_FORMATS`; ``crop`` as of `write_dataset`, errors as `export_scene`."""
     if kind not in VIEWS_FORMATS:
         raise ValueError(
             f"Expected {' or '.join(VIEWS_FORMATS)} for a folder of views; {kind} needs a scene. Make one "

@@ -132,8 +132,7 @@ _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), (
 def _splat_bytes(gaussians: GaussiansAt) -> bytes:
     """Return a ``.splat`` file, in the axes of 3DGS: no header, 32 bytes per Gaussian.
 
-    In the order of volume times opacity, so that a part of the file shows the best of it. Source: the format
-    of antimatter15/splat.
+    The largest volume times opacity comes first, as viewers show parts. Source: antimatter15/splat's format.
     """
     own = in_splat_frame(checked(gaussians))
     order = (-(own.scales.double().prod(-1) * own.opacities)).argsort(stable=True)

@@ -24,8 +24,7 @@ from .surface import surface_at, surface_colours, surface_level, vertex_normals
 # Registration: steps, and the stiffness of the first and the last one against points that pull with 1 in all.
 _STEPS, _STIFFNESS = 12, (3.0, 0.03)
 _ALONG = 0.3  # share of the pull towards the point itself rather than its tangent plane
-# Points further apart than these shares of the object do not pull, in the first and the last step.
-_FARTHEST = (0.15, 0.04)
+_FARTHEST = (0.15, 0.04)  # shares of the object within which points pull, in the first and the last step
 # In the search for the nearest point opposite normals, and black and white, count as this far apart, in
 # shares of the object. Without colours a head that turns would seem to stand still.
 _NORMALS, _COLOURS = 0.1, 0.5
@@ -123,10 +122,8 @@ def _mean_of_neighbours(faces: np.ndarray, count: int) -> Any:
 
 
 DEVIATION_LIMIT = 0.02  # share of the object; a mesh further from the surface has lost it
-# Nodes of the graph: so many, but not more than one for several vertices.
-_NODES, _VERTICES_PER_NODE = 600, 8
-# Points of a frame's surface that pull, and points that deviations are measured with.
-_PULLING, _MEASURING = 4000, 40_000
+_NODES, _VERTICES_PER_NODE = 600, 8  # so many nodes at most, and one for so many vertices
+_PULLING, _MEASURING = 4000, 40_000  # points of a frame's surface that pull, and that measure deviations
 # Sweeps over all frames that make the motion even: their steps, their stiffness, and how strongly.
 _SWEEPS, _SWEEP_STEPS, _SWEEP_STIFFNESS = 2, 3, (0.03, 0.03)
 _STEADINESS = 0.05

@@ -8,8 +8,7 @@ from torch import Tensor
 from ..views import ViewGrid
 from .read import Clip
 
-# Grey level (mean of the channels, 0..255) up to which a pixel on white is foreground; the reference's rule.
-NEAR_WHITE = 250
+NEAR_WHITE = 250  # mean of the channels up to which a pixel on white is foreground; the reference's rule
 SPECK_SHARE = 0.0005  # of the frame; a smaller connected part is dirt, not the object
 _LARGEST_BORDER_SHARE = 0.8  # of the border may be foreground where the background is called white
 _HAZE = 8  # opacity of a given mask (0..255) that does not count: networks and video codecs leave it
@@ -52,7 +51,6 @@ def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
     elif source == "alpha":
         opacity = clip.frames[..., 3]
     else:
-        # In whole numbers: the mean over RGB is at most 250.
         dark = clip.frames[..., :3].sum(axis=-1, dtype=np.uint16) <= 3 * NEAR_WHITE
         opacity = np.where(dark, 255, 0).astype(np.uint8)
         check_white_border(opacity, clip.name or "the clip")

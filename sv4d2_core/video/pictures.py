@@ -26,8 +26,7 @@ _COLUMNS = 12
 _GAP = 4
 _ROW_LABEL_WIDTH = 92
 _TEXT_SIZE, _WARNING_SIZE = 16, 30
-# Mosaic: height of the text as a share of a picture, and its limits, pixels.
-_TEXT_SHARE, _SMALLEST_TEXT, _LARGEST_TEXT = 0.07, 9, 40
+_TEXT_SHARE, _SMALLEST_TEXT, _LARGEST_TEXT = 0.07, 9, 40  # mosaic: share of a picture, limits in pixels
 # Strip of frames: how many, pictures in a row, longer side of a picture and size of the text, pixels.
 _STRIP_FRAMES, _STRIP_COLUMNS, _STRIP_CELL, _STRIP_TEXT = 8, 4, 192, 17
 

@@ -13,8 +13,7 @@ from .crop import CENTERINGS, CropPath, cut_out, plan_crop
 from .foreground import foreground_masks, object_boxes, opacity_source
 from .read import Clip
 
-# When a clip is called short and long, frames; the released models look at 5 or 12 at once.
-_FEW_FRAMES, _MANY_FRAMES = 12, 60
+_FEW_FRAMES, _MANY_FRAMES = 12, 60  # of a short and a long clip; the released models look at 5 or 12
 # Shares of the frame: of a tiny object; above the second, a mask to all borders is rather the background's.
 _TINY_SHARE, _LARGEST_SHARE = 0.02, 0.5
 _LARGEST_ENLARGEMENT = 2.0  # above it the views cannot be sharp

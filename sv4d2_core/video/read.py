@@ -287,7 +287,7 @@ class Clip:
         start: int = 0,
         every: int = 1,
     ) -> Clip:
-        """Return a clip, in 8 bits, of the images that ``frames``, ``start`` and ``every`` pick: see `load_clip`.
+        """Return a clip, in 8 bits, of the images that are picked as in `load_clip`.
 
         There may be a mask for each image, for each that is taken, or a single one. Raises ValueError: wrong
         shapes or counts, NaN or infinite values, a range that is not 0..1.
