@@ -19,7 +19,7 @@ OFFICIAL_AZIMUTHS_DEG = {
     "sv4d2": (0.0, 60.0, 120.0, 180.0, 240.0),
     "sv4d2_8views": (0.0, 30.0, 75.0, 120.0, 165.0, 210.0, 255.0, 300.0, 330.0),
 }
-DEFAULT_RADIUS = 2.0  # as the field of view stated by SV3D's authors (Voleti et al. 2024)
+DEFAULT_RADIUS = 2.0  # stated by SV3D's authors (Voleti et al. 2024), as the field of view
 DEFAULT_FOV_DEG = 33.8
 
 # Camera axes: OpenGL is x right, y up, z backward; OpenCV is x right, y down, z forward.
@@ -91,8 +91,7 @@ class Cameras:
     def network_angles_rad(self) -> tuple[Tensor, Tensor]:
         """Return the polar and azimuth angles that condition the network, each [V] float64 in [0, 2 pi).
 
-        Equal elevations give pi / 2. Source: docs/method.md, Cameras; the order of rounding is the released
-        code's.
+        Equal elevations give pi / 2. Source: docs/method.md, Cameras; rounding in the released code's order.
         """
         e = torch.tensor(self.elevations_deg, dtype=torch.float64)
         a = torch.tensor(self.azimuths_deg, dtype=torch.float64)

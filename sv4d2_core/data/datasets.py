@@ -91,8 +91,7 @@ def write_dataset(
       nerfstudio would not look at what is outside of them, and the alpha says it already.
     - ``cameras.json``: K, matrices, angles and the crop, in our world (+y up; that of the others is +z up).
 
-    A grid without masks: all that is not near white is the object. Returns the entries, ``dataset.json``
-    last.
+    Without masks all that is not near white is the object. Returns the entries, ``dataset.json`` last.
 
     Raises:
         FileExistsError: a data set is there and ``overwrite`` is off, or such entries of other origin.

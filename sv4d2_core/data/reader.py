@@ -119,7 +119,7 @@ def frame_file(folder: Path, stated: str | None, name: str) -> Path:
         raise ValueError(f"Expected a file_path in every frame; {name} has none.")
     file = _inside(folder, stated, name)
     is_complete = file.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
-    return file if is_complete else file.with_name(f"{file.name}.png")
+    return file if is_complete else file.with_name(f"{file.name}.png")  # D-NeRF leaves the suffix out
 
 
 def _inside(folder: Path, stated: str, name: str) -> Path:

@@ -1,8 +1,7 @@
 """Embedded deformation graph: a few hundred nodes on a mesh that bend it, and how they are moved.
 
 Source: Sumner, Schmid and Pauly 2007, "Embedded Deformation for Shape Manipulation"; the regulariser is as
-rigid as possible (Sorkine and Alexa 2007). Distances are along the surface: two legs that touch do not move
-each other.
+rigid as possible (Sorkine and Alexa 2007). Distances are along the surface: legs that touch stay apart.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 _FOLLOWED = 4  # nodes that a vertex follows
-_FARTHEST = 4.0  # distance of a followed node, in distances between nodes
+_FARTHEST = 4.0  # largest distance of a followed node, in distances between nodes
 
 
 class Pose(NamedTuple):

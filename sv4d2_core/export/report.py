@@ -34,8 +34,8 @@ def write_report(
 ) -> Path:
     """Write the report of all scenes and return the path of its page; all or nothing.
 
-    Raises FileExistsError (`refuse_report`); ValueError for no scene, two of one name, a shrinkage out of
-    range; OSError for a full or read-only disk.
+    Raises FileExistsError as `refuse_report`, ValueError (no scene, equal names, a shrinkage out of range),
+    OSError.
     """
     recover(folder)
     existing = refuse_report(folder, overwrite)

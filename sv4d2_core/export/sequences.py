@@ -36,8 +36,7 @@ def write_sequence(
     """Write ``stem_00000.kind`` and so on, and ``sequence.json``; all or nothing. Return their paths.
 
     ``about`` is what ``sequence.json`` says beside kind, rate and times. Raises FileExistsError for an
-    earlier sequence where ``overwrite`` is off or files of other origin, OSError for a full or read-only
-    disk.
+    earlier sequence without ``overwrite`` or foreign files, OSError for a full or read-only disk.
     """
     folder = Path(folder)
 

@@ -175,7 +175,8 @@ def write_trajectories(
 ) -> int:
     """Write a scene's Gaussians before and while they move as ``.npz``, and return the size in bytes.
 
-    Gaussian i is the same in all arrays; lengths are world units, +y is up, quaternions are unit wxyz:
+    Raises as `gaussians_at` and `write_file`. Gaussian i is the same in all arrays; lengths are world units,
+    +y is up, quaternions are unit wxyz:
 
     - ``means`` [T, N, 3], ``quats`` [T, N, 4], ``scales`` [T, N, 3] (standard deviations along the own axes)
       and ``opacities`` [T, N] in 0..1, float32: what is seen at each time.

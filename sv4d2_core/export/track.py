@@ -122,7 +122,7 @@ def _mean_of_neighbours(faces: np.ndarray, count: int) -> Any:
 
 
 DEVIATION_LIMIT = 0.02  # share of the object; a mesh further from the surface has lost it
-_NODES, _VERTICES_PER_NODE = 600, 8  # so many nodes at most, and one for so many vertices
+_NODES, _VERTICES_PER_NODE = 600, 8  # of the graph at most, and vertices per node at least
 _PULLING, _MEASURING = 4000, 40_000  # points of a frame's surface that pull, and that measure deviations
 # Sweeps over all frames that make the motion even: their steps, their stiffness, and how strongly.
 _SWEEPS, _SWEEP_STEPS, _SWEEP_STIFFNESS = 2, 3, (0.03, 0.03)
@@ -157,8 +157,7 @@ def track(
 ) -> Tracked:
     """Return one mesh, the surface of the middle frame, that moves as the scene does.
 
-    Its colours are the mean over all frames: what is dark or hidden at one is seen at others. Raises
-    ValueError as `surface_at`.
+    Its colours are the mean over all frames: what one hides, others show. Raises ValueError as `surface_at`.
     """
     times = tuple(times)
     steps = itertools.count(1)
@@ -310,8 +309,7 @@ def coherence(animation: MeshAnimation, frames: Sequence[Mesh]) -> Coherence | N
     """Return how far vertices leave a straight and even way, tracked and frame by frame; None below 3 frames.
 
     The acceleration at frame t is |x(t + 1) - 2 x(t) + x(t - 1)|, averaged over vertices and (evenly spaced)
-    frames. Meshes made anew for every frame tremble; theirs is taken at the points nearest to the tracked
-    vertices.
+    frames. Meshes made anew per frame tremble; theirs is that of the points nearest to the tracked vertices.
     """
     if len(frames) < 3:
         return None

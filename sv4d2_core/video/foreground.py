@@ -8,7 +8,7 @@ from torch import Tensor
 from ..views import ViewGrid
 from .read import Clip
 
-NEAR_WHITE = 250  # mean of the channels up to which a pixel on white is foreground; the reference's rule
+NEAR_WHITE = 250  # mean of RGB (0..255) up to which a pixel on white is foreground; the reference's rule
 SPECK_SHARE = 0.0005  # of the frame; a smaller connected part is dirt, not the object
 _LARGEST_BORDER_SHARE = 0.8  # of the border may be foreground where the background is called white
 _HAZE = 8  # opacity of a given mask (0..255) that does not count: networks and video codecs leave it
