@@ -58,7 +58,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name from the module that defines it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

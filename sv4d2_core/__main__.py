@@ -1,7 +1,6 @@
 """The command line: ``python -m sv4d2_core`` or ``sv4d2``.
 
-Exit codes: 0 success, 1 some clips of a batch failed, 2 bad usage or input (one readable message), 130
-interrupted.
+Exit codes: 0 success, 1 some clips of a batch failed, 2 bad usage or input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _OUT_OF_MEMORY = (
 
 
 def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
-    """Return the parser; only the ``chosen`` commands get their options, whose modules import PyTorch."""
+    """Return the parser; only ``chosen`` commands get options, as their modules import PyTorch."""
     parser = argparse.ArgumentParser(
         prog="sv4d2", description="Stable Video 4D 2.0: a clip of a moving object in, novel views out."
     )

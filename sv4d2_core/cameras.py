@@ -1,11 +1,9 @@
-"""Cameras around an object: the one place where the sign and axis conventions of the project are written.
+"""Cameras around an object, and the sign and axis conventions of the whole project.
 
 World: right-handed, +y up, the object at the origin, the input camera on the +z side. A positive elevation
-lifts the camera above the object. A positive azimuth moves the camera to the viewer's right, that is
-counter-clockwise seen from above: ``eye = radius * (cos e sin a, sin e, cos e cos a)``.
-
-The network sees only differences to the input view, so elevations and azimuths are stored relative to it. Its
-absolute elevation is a separate number that only geometry uses.
+lifts the camera; a positive azimuth moves it to the viewer's right, counter-clockwise seen from above:
+``eye = radius * (cos e sin a, sin e, cos e cos a)``. Both are relative to the input view, as the network sees
+only differences; the input's absolute elevation is a separate number that only geometry uses.
 """
 
 from __future__ import annotations
@@ -21,8 +19,7 @@ OFFICIAL_AZIMUTHS_DEG = {
     "sv4d2": (0.0, 60.0, 120.0, 180.0, 240.0),
     "sv4d2_8views": (0.0, 30.0, 75.0, 120.0, 165.0, 210.0, 255.0, 300.0, 330.0),
 }
-# Stated by SV3D's authors (Voleti et al. 2024).
-DEFAULT_RADIUS = 2.0
+DEFAULT_RADIUS = 2.0  # stated by SV3D's authors (Voleti et al. 2024), as the field of view
 DEFAULT_FOV_DEG = 33.8
 
 # Camera axes: OpenGL is x right, y up, z backward; OpenCV is x right, y down, z forward.
@@ -45,7 +42,7 @@ class Cameras:
     input_elevation_deg: float = 0.0  # absolute elevation of the input camera; geometry only
 
     def __post_init__(self) -> None:
-        # Adding 0 makes a negative zero positive, which people would wonder about.
+        # Adding 0 makes a negative zero positive.
         object.__setattr__(self, "elevations_deg", tuple(float(e) + 0.0 for e in self.elevations_deg))
         object.__setattr__(self, "azimuths_deg", tuple(float(a) + 0.0 for a in self.azimuths_deg))
         e, a = self.elevations_deg, self.azimuths_deg
@@ -94,8 +91,7 @@ class Cameras:
     def network_angles_rad(self) -> tuple[Tensor, Tensor]:
         """Return the polar and azimuth angles that condition the network, each [V] float64 in [0, 2 pi).
 
-        Equal elevations all give pi / 2. Source: docs/method.md, Cameras, from the released sampling code,
-        whose order of rounding this keeps.
+        Equal elevations give pi / 2. Source: docs/method.md, Cameras; rounding in the released code's order.
         """
         e = torch.tensor(self.elevations_deg, dtype=torch.float64)
         a = torch.tensor(self.azimuths_deg, dtype=torch.float64)
@@ -126,11 +122,9 @@ class Cameras:
         return c2w
 
     def quaternions_xyzw(self) -> Tensor:
-        """Return the rotations of `c2w_opengl` as unit quaternions (x, y, z, w), [V + 1, 4] float64.
-
-        An orbit camera is turned up or down about its own x axis, then about the world's y axis.
-        """
+        """Return the rotations of `c2w_opengl` as unit quaternions (x, y, z, w), [V + 1, 4] float64."""
         e, a = self._absolute_angles_rad()
+        # Turned up about the camera's own x axis, then about the world's y axis.
         (ce, se), (ca, sa) = ((angle.cos(), angle.sin()) for angle in (e / 2, a / 2))
         return torch.stack([-ca * se, sa * ce, sa * se, ca * ce], dim=-1)
 
@@ -148,10 +142,7 @@ class Cameras:
         return torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], dtype=torch.float64)
 
     def rays(self, size: int, views: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """Return origins [V + 1, 3] and unit directions [V + 1, size, size, 3] through the pixel centres.
-
-        Of all V + 1 cameras, or only of ``views``.
-        """
+        """Return origins [N, 3] and unit directions [N, size, size, 3] of all cameras, or of ``views``."""
         focal = float(self.intrinsics(size)[0, 0])
         offset = (torch.arange(size, dtype=torch.float64) + 0.5 - size / 2) / focal
         y, x = torch.meshgrid(offset, offset, indexing="ij")
@@ -190,10 +181,8 @@ class Cameras:
     ) -> Cameras:
         """Return cameras from a user's lists: a multiple of the model's V, or one more with the input first.
 
-        No azimuths: those of `default`. No elevations: the input's for all.
-
-        Raises:
-            ValueError: a single elevation for several views, or a count that fits no number of passes.
+        No azimuths: those of `default`; no elevations: the input's. Raises ValueError for a single elevation
+        for several views, or a count that fits no number of passes.
         """
         if elevations_deg is not None and len(elevations_deg) == 1 < n_views_per_pass:
             raise ValueError(

@@ -20,12 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-# What allocators say whose errors have no class of their own: a CPU's, Apple's, Intel's, cuBLAS and cuDNN.
+# Allocators whose errors have no class of their own: a CPU's, Apple's, Intel's, cuBLAS and cuDNN.
 _OUT_OF_MEMORY = re.compile(
     "out of memory|outofmemory|can(no|')t allocate memory|not enough memory|alloc_failed", re.IGNORECASE
 )
-# cudaErrorMemoryAllocation, as the AcceleratorError of newer versions of PyTorch has it.
-_CUDA_OUT_OF_MEMORY = 2
+_CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, as PyTorch's newer AcceleratorError has it
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -57,7 +56,6 @@ def writing_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears complete or not at all."""
     with writing_whole(path) as file:
         file.write(content)
 
@@ -73,9 +71,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 def write_file(path: Path, content: bytes, overwrite: bool) -> int:
     """Write ``content`` and return its size in bytes; missing folders above ``path`` are made.
 
-    Raises:
-        FileExistsError: as `refuse_existing`.
-        OSError: the disk is full or read-only; the text says where and what to do.
+    Raises FileExistsError (`refuse_existing`), or OSError: a full or read-only disk, and what to do.
     """
     refuse_existing(path, overwrite)
     made = _missing(path.parent)
@@ -100,19 +96,19 @@ def remove(*places: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what processes that were ended have left half written in a folder."""
+    """Remove what killed processes have left half written in a folder."""
     remove(*folder.glob(".*.part"))
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yield an empty folder for what a library only writes to or reads from names; gone after the block."""
+    """Yield an empty temporary folder for libraries that only write to or read from names."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
 
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], header: dict) -> None:
-    """Write tensors and, under the metadata's key ``kind``, JSON values as a file that appears as a whole."""
+    """Write tensors and, under the metadata's key ``kind``, JSON values; complete or not at all."""
     content = save(
         {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
         metadata={kind: json.dumps(header)},
@@ -121,12 +117,7 @@ def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], heade
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
-    """Return the tensors and the header that `write_tensors` wrote.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged or of another kind.
-    """
+    """Return what `write_tensors` wrote. Raises FileNotFoundError, or ValueError for a file that is none."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected a {kind} file; there is no file {path}.")
     try:
@@ -143,7 +134,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
 
 
 def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose key begins with a prefix, under the rest of their key."""
+    """Return the tensors whose key begins with a prefix, without it."""
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
@@ -177,8 +168,8 @@ def claimed(parent: Path, name: str, suffix: str = "", *, numbered: bool = True)
     """Yield a new empty place in ``parent``, made if missing: a file where there is a suffix, else a folder.
 
     A number is added to the name (name_00001), higher than that of anything of this name whatever its suffix;
-    without ``numbered`` only where the name alone is taken. Making the place is what claims it, so that of
-    several processes none gets another's. Where it is still empty after the block, it is given back.
+    without ``numbered`` only where the name is taken. Making the place claims it, so that no two processes
+    get the same. Where it is still empty after the block, it is removed.
     """
     parent.mkdir(parents=True, exist_ok=True)
     taken = re.compile(re.escape(name) + r"_(\d+)(\.\w+)?", re.IGNORECASE)
@@ -200,13 +191,9 @@ def claimed(parent: Path, name: str, suffix: str = "", *, numbered: bool = True)
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold an output folder for this process alone, made if missing; gone again if left empty.
+    """Hold an output folder for this process alone, made if missing; removed again if left empty.
 
-    The lock is a file in the system's temporary folder that is never removed: a process that waits for a
-    file that another removes would hold nothing.
-
-    Raises:
-        ValueError: the folder cannot be written, or another process holds it.
+    Raises ValueError: the folder cannot be written, or another process holds it.
     """
     from filelock import FileLock, Timeout
 
@@ -238,6 +225,7 @@ def _lock_file(folder: Path) -> Path:
     user = os.getuid() if hasattr(os, "getuid") else ""
     locks = Path(tempfile.gettempdir()) / f"sv4d2-locks-{user}"
     locks.mkdir(mode=0o700, exist_ok=True)
+    # Never removed: a process that waits for a file that another removes would hold nothing.
     return locks / f"{fingerprint_of(os.path.normcase(folder.resolve()))}.lock"
 
 
@@ -247,12 +235,8 @@ _LISTED, _DEPTH = 5, 5
 def find_inside(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool], what: str) -> Path:
     """Return the file or folder called ``name`` in the first of ``roots`` that has it, links resolved.
 
-    ``name`` is relative to a root, or the whole path of something inside one; ``what`` is what ``is_one``
-    looks for, in errors: "a folder of views".
-
-    Raises:
-        ValueError: the path leads out of the roots.
-        FileNotFoundError: no root has such a place; the text lists the latest that are there.
+    ``name`` is relative to a root, or a whole path inside one; ``what`` names what is looked for in errors.
+    Raises ValueError where it leads out of the roots, FileNotFoundError (with the latest there are) for none.
     """
     if "\0" in name:
         raise ValueError(f"Expected {what}; got {name!r}, which holds a NUL byte.")
@@ -278,7 +262,6 @@ def find_inside(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool]
 
 
 def _below(root: Path, is_one: Callable[[Path], bool]) -> Iterator[tuple[Path, str]]:
-    """Yield the places of a kind below a root, with their path relative to it."""
     for folder, folders, files in os.walk(root):
         found = [path for name in (*folders, *files) if is_one(path := Path(folder) / name)]
         yield from ((path, path.relative_to(root).as_posix()) for path in found)
@@ -298,12 +281,9 @@ _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 def all_or_nothing(folder: Path, existing: Sequence[str], marker: str, needed_bytes: int) -> Iterator[Path]:
     """Yield an empty staging folder whose entries take their places in ``folder`` when the block ends well.
 
-    On any failure, an interrupt included, the staging folder is removed and ``folder`` is as it was. The new
-    entries replace the ``existing`` ones once all are complete. ``marker`` is the file whose presence says
-    so: the first to go, the last to come. ``needed_bytes``, an upper estimate, is told when the disk is full.
-
-    Raises:
-        OSError: the disk is full or read-only; the text names the folder and what to do.
+    On any failure, an interrupt included, ``folder`` is as it was. The new entries replace the ``existing``
+    ones once all are complete; ``marker``, the file whose presence says so, goes first and comes last.
+    Raises OSError for a full (told ``needed_bytes``, an upper estimate) or read-only disk.
     """
     made = _missing(folder)
     staging = folder / STAGING_NAME
@@ -325,7 +305,7 @@ def all_or_nothing(folder: Path, existing: Sequence[str], marker: str, needed_by
 
 
 def recover(folder: Path) -> None:
-    """Bring ``folder`` back to what it was before a program that was killed began to replace entries."""
+    """Undo what a program that was killed while it replaced entries has left of that in ``folder``."""
     staging = folder / STAGING_NAME
     if not staging.is_dir():
         return
@@ -341,10 +321,7 @@ def recover(folder: Path) -> None:
 
 
 def _swap(folder: Path, staging: Path, existing: Sequence[str], marker: str) -> None:
-    """Move the ``existing`` entries out of ``folder`` and the new ones in; undo all of it if one move fails.
-
-    Renames within one file system need no space, but a file held open stops them on Windows.
-    """
+    """Move the ``existing`` entries out of ``folder`` and the new ones in; undo all if one move fails."""
     fresh = [path.name for path in (staging / "new").iterdir()]
     (staging / _SWAP_FILE).write_text(json.dumps(fresh))
     moves = [
@@ -353,6 +330,7 @@ def _swap(folder: Path, staging: Path, existing: Sequence[str], marker: str) -> 
     moves += [
         (staging / "new" / name, folder / name) for name in sorted(fresh, key=lambda name: name == marker)
     ]
+    # Renames within one file system need no space, but a file held open stops them on Windows.
     try:
         for source, target in moves:
             source.rename(target)
@@ -373,12 +351,9 @@ def replaceable(
 ) -> list[str]:
     """Return which entries of ``folder`` a new export of this kind replaces, none in a new folder.
 
-    ``names`` is what such exports call their entries; the JSON file ``marker`` lists, under "entries", those
-    that the earlier one wrote; ``foreign`` is what errors say of others of such names.
-
-    Raises:
-        FileExistsError: the folder holds entries of such names from elsewhere, an export of another kind
-            under the same marker, or an earlier export and ``overwrite`` is off.
+    Exports call their entries ``names`` and list them in the JSON file ``marker`` under "entries". Raises
+    FileExistsError for such names from elsewhere (which errors call ``foreign``), an export of another kind
+    under the same marker, or an earlier export where ``overwrite`` is off.
     """
     if not folder.is_dir():
         return []
@@ -410,7 +385,7 @@ def _listed(marker: Path) -> list[str]:
 
 
 def _missing(folder: Path) -> list[Path]:
-    """Return a folder and those above it that are not there yet, the innermost first."""
+    """Return which of a folder and those above it are not there yet, the innermost first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
@@ -421,7 +396,6 @@ def _remove_empty(*folders: Path) -> None:
 
 
 def _explanation(error: OSError, place: Path, needed_bytes: int) -> str:
-    """Return why nothing could be written to a place, and what the user should do."""
     if error.errno in DISK_FULL:
         return (
             f"Expected up to {math.ceil(needed_bytes / 1e6)} MB of space in {place}; the disk, quota or file "

@@ -32,8 +32,7 @@ def orbit(
 ) -> Cameras:
     """Return the cameras of one of `PRESETS`; angles are degrees relative to the input view.
 
-    Raises:
-        ValueError: no such preset, text that holds no numbers, numbers the preset does not use or lacks.
+    Raises ValueError: no such preset, text without numbers, numbers that the preset does not use or lacks.
     """
     if preset not in PRESETS:
         raise ValueError(f"Expected a preset of {', '.join(map(repr, PRESETS))}; got {preset!r}.")
@@ -90,10 +89,8 @@ def parse_angles(text: str, name: str) -> list[float]:
     return numbers
 
 
-# Blender writes rotations with seven digits, structure from motion with about five.
-_LARGEST_ROTATION_ERROR = 1e-3
-# Digits of angles and lengths that double precision leaves after sines and arc tangents: 60, not 59.99999999.
-_DIGITS = 9
+_LARGEST_ROTATION_ERROR = 1e-3  # Blender writes seven digits, structure from motion about five
+_DIGITS = 9  # that double precision leaves after sines and arc tangents: 60, not 59.99999999
 
 
 def fit_orbit(
@@ -106,13 +103,10 @@ def fit_orbit(
 ) -> Cameras:
     """Return the orbit on which all cameras stand; the first camera becomes the input view.
 
-    Its absolute elevation becomes `input_elevation_deg`; elevations and azimuths (0 to 360 degrees) are
-    relative to it: the world is turned until it stands on the +z side. The radius is the median distance to
-    the origin. ``names`` and ``centre`` are what to call each camera, and the origin, in messages.
-
-    Raises:
-        ValueError: fewer than two cameras, matrices that are no rigid motions, cameras that look past the
-            origin or are rolled, distances that differ, a pole.
+    The world is turned until that stands on the +z side; its absolute elevation is `input_elevation_deg`.
+    Azimuths are 0 to 360 degrees, the radius is the median distance to the origin. Messages call the cameras
+    ``names`` and the origin ``centre``. Raises ValueError: fewer than two cameras, no rigid motions, cameras
+    that look past the origin or are rolled, distances that differ, a pole.
     """
     if len(c2w) < 2:
         raise ValueError(

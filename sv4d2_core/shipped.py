@@ -1,7 +1,4 @@
-"""What this copy of the pack is, and what comes with it: a small model and a clip, to try everything at once.
-
-`python tests/bench/sample_clip.py` makes the clip.
-"""
+"""The version of this copy, and what comes with it: a small model and a clip to try everything at once."""
 
 from __future__ import annotations
 
@@ -13,10 +10,9 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 TINY_MODEL = Path(__file__).parent / "weights" / "sv4d2_tiny.safetensors"
-# A walking puppy: 21 frames at 8 per second, 576 pixels, transparent around it.
+# A walking puppy, 576 pixels, transparent around it, by `python tests/bench/sample_clip.py`.
 SAMPLE_CLIP = Path(__file__).parent / "samples" / "puppy.webp"
-# What it shows, in the procedural world.
-SAMPLE_CREATURE, SAMPLE_FRAMES, SAMPLE_FPS = 5, 21, 8.0
+SAMPLE_CREATURE, SAMPLE_FRAMES, SAMPLE_FPS = 5, 21, 8.0  # of the procedural world
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The grid of views over time that every later step reads: T frames seen from V + 1 cameras."""
+"""The grid of views over time: T frames seen from V + 1 cameras."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from .cameras import Cameras
 
 @dataclass(frozen=True)
 class ViewGrid:
-    """T frames of an object from V + 1 cameras; view 0 is the processed input.
-
-    Raises:
-        ValueError: shapes that do not fit together.
-    """
+    """T frames of an object from V + 1 cameras, view 0 the processed input; ValueError for wrong shapes."""
 
     images: Tensor  # [T, V + 1, H, W, 3] float32 in 0..1, on white
     cameras: Cameras
@@ -46,7 +42,6 @@ class ViewGrid:
 
     @property
     def n_frames(self) -> int:
-        """T."""
         return self.images.shape[0]
 
     @property

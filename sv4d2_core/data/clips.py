@@ -1,4 +1,4 @@
-"""Views out of what other programs leave: a folder with one clip per view, or a flat list of pictures."""
+"""Views from other programs: a folder with one clip per view, or a flat list of pictures."""
 
 from __future__ import annotations
 
@@ -21,14 +21,10 @@ from ..views import ViewGrid, resize_images
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".webp", ".apng")
 # How a flat list of pictures is ordered: the views of frame 0 first, or the frames of the first view.
 BY_FRAME, BY_VIEW = "frame by frame", "view by view"
-
 _PATTERNS = {BY_FRAME: "(t v) h w c -> t v h w c", BY_VIEW: "(v t) h w c -> t v h w c"}
-# Share of the pixels outside a mask that may be darker than white before the mask cuts the object out.
-_LARGEST_OUTSIDE_SHARE = 0.5
-# Opacity below which a pixel shows nothing but the background: one grey level.
-_TRANSPARENT = 1 / 255
-# Share of the background of renders that may be darker than near white.
-_LARGEST_DARK_SHARE = 0.01
+_LARGEST_OUTSIDE_SHARE = 0.5  # of the pixels outside a mask may be dark before the mask cuts the object out
+_TRANSPARENT = 1 / 255  # opacity below which a pixel shows only the background: one grey level
+_LARGEST_DARK_SHARE = 0.01  # of the background of renders that may be darker than near white
 _SHOWN_NAMES = 12
 
 _log = logging.getLogger(__name__)
@@ -45,7 +41,7 @@ class ViewClip:
 
     @classmethod
     def of_clip(cls, clip: Clip) -> ViewClip:
-        """Return a clip on white, and its masks, else its alpha, else all that is not near white."""
+        """Return a clip on white with its masks, else its alpha, else all that is not near white."""
         pixels = torch.from_numpy(clip.frames).float() / 255
         images, source = pixels[..., :3], opacity_source(clip)
         if source == "alpha":
@@ -74,10 +70,7 @@ def _on_white(images: Tensor, opacity: Tensor) -> Tensor:
 
 
 def grid_of_clips(clips: Iterator[ViewClip], cameras: Cameras) -> ViewGrid:
-    """Return the grid of V + 1 square clips, the input view first, at the rate of the first novel view.
-
-    The clips are taken one by one, so that only the grid and one clip are in memory.
-    """
+    """Return the grid of V + 1 clips, read one by one to save memory, at the rate of the first novel view."""
     first = next(clips)
     n_frames, height, width = first.masks.shape
     if height != width:
@@ -108,12 +101,9 @@ def read_clips(
 ) -> ViewGrid:
     """Return the grid of views of a folder with one clip per view, in natural order of their names.
 
-    A clip is a sub-folder of images, or a video or animation. Where a folder holds both, the sub-folders
-    are taken. Hidden entries, other files and sub-folders without images do not count.
-
-    Raises:
-        ValueError: another number of clips than V + 1, or V beside ``input_view``; clips that are not square,
-            differ in size or number of frames, or tell no object from a background that is not white.
+    A clip is a sub-folder of images, or a video or animation; sub-folders win, hidden entries do not count.
+    Raises ValueError: other than V + 1 clips (V beside ``input_view``); clips that are not square, differ in
+    size or length, or tell no object from a background that is not white.
     """
     sources, n_views = find_clips(folder), cameras.n_views
     fill_in = input_view is not None and len(sources) == n_views
@@ -167,10 +157,8 @@ def assemble_views(
 ) -> ViewGrid:
     """Return the grid of a clip, the input view, and its novel views, listed in ``order``.
 
-    What is not near white in a novel view is the object, and in the clip where it has no ``clip_masks``.
-
-    Raises:
-        ValueError: counts, sizes or values that do not fit.
+    What is not near white is the object, in the clip where it has no ``clip_masks``. Raises ValueError for
+    counts, sizes or values that do not fit.
     """
     pattern = _pattern(order)
     clip, novel_views = _checked("clip", clip), _checked("novel views", novel_views)
@@ -202,10 +190,9 @@ def assemble_renders(
     fps: float = DEFAULT_FPS,
     masks: Tensor | None = None,  # [T * (V + 1), S, S]; None: what is not near white
 ) -> ViewGrid:
-    """Return the grid of pictures that were rendered from all V + 1 cameras, the input's first.
+    """Return the grid of pictures rendered from all V + 1 cameras, the input's first.
 
-    Raises:
-        ValueError: counts, sizes or values that do not fit, a background that is not white.
+    Raises ValueError for counts, sizes or values that do not fit, or a background that is not white.
     """
     pattern = _pattern(order)
     images = _checked("renders", images)
@@ -245,7 +232,7 @@ def _pattern(order: str) -> str:
 
 
 def _checked(name: str, images: Tensor) -> Tensor:
-    """Return square RGB images as float32 on the CPU; what overshoots 0..1 after a resize is cut."""
+    """Return square RGB images as float32 on the CPU; overshoot over 0..1 from a resize is cut."""
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape or images.shape[1] != images.shape[2]:
         raise ValueError(
             f"Expected square {name} (the cameras are square); got {list(images.shape)} instead of "

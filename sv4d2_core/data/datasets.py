@@ -25,8 +25,7 @@ from .views_folder import CAMERAS_FILE, cameras_json, transforms_json
 DATASET_FILE, RENDER_FILE, COLMAP_FILE = "dataset.json", "render.json", "colmap.json"
 
 _BYTES_PER_POINT = 120
-# Levels of a 16-bit picture per world unit: up to 6.5 world units, with the cameras at 2.
-_DEPTH_SCALE = 10_000
+_DEPTH_SCALE = 10_000  # levels of 16 bits per world unit: up to 6.5 world units, with the cameras at 2
 
 DATASET_NAMES = re.compile(
     r"dataset\.json|cameras\.json|transforms(_train|_val|_test)?\.json|view_\d+\.mp4|frames|masks"
@@ -39,7 +38,7 @@ _NOT_SEEN = 0.5
 
 
 def _square_size(grid: ViewGrid, even: bool) -> int:
-    """Return the side of a grid's pictures: square, finite, even where videos need it; else ValueError."""
+    """Return the side of a grid's pictures. Raises ValueError: not square, finite or (for videos) even."""
     height, width = grid.images.shape[2:4]
     if height != width or (even and height % 2):
         raise ValueError(
@@ -92,12 +91,10 @@ def write_dataset(
       nerfstudio would not look at what is outside of them, and the alpha says it already.
     - ``cameras.json``: K, matrices, angles and the crop, in our world (+y up; that of the others is +z up).
 
-    Where the grid has no masks, all that is not near white is the object. The entries made in ``folder`` are
-    returned, ``dataset.json`` last.
+    Without masks all that is not near white is the object. Returns the entries, ``dataset.json`` last.
 
     Raises:
-        FileExistsError: ``folder`` holds a data set already and ``overwrite`` is off, or entries of these
-            names that this function did not make.
+        FileExistsError: a data set is there and ``overwrite`` is off, or such entries of other origin.
         ValueError: pictures that are not square and even, or hold NaN.
         OSError: the disk is full or read-only; the text says which folder and what to do.
     """
@@ -122,7 +119,6 @@ def write_dataset(
 
 
 def _write_pictures(folder: Path, grid: ViewGrid, masks: Tensor) -> None:
-    """Write ``frames/view_XX/TTTTT.png``, RGBA, and ``view_XX.mp4``, on white."""
     for v in range(grid.n_views + 1):
         write_frames(folder / f"frames/view_{v:02d}", with_alpha(grid.images[:, v], masks[:, v]))
         write_video(folder / f"view_{v:02d}.mp4", grid.images[:, v], grid.fps)
@@ -149,14 +145,11 @@ def write_renders(
 ) -> list[Path]:
     """Write rendered views and, or, a turntable; all or nothing. Returns the entries, ``render.json`` last.
 
-    ``frames/view_XX/TTTTT.png`` and ``turntable/NNNNN.png`` are RGBA, the videos are on white.
-    ``transforms.json`` makes the folder a D-NeRF style data set. ``depth/view_XX/TTTTT.png`` has 16 bits: the
-    distance times 10,000, 0 where there is no surface. In ``normals/view_XX/TTTTT.png`` a colour is
-    (normal + 1) / 2 in the camera's axes (x right, y up, z towards the camera), grey where there is none.
-
-    Raises:
-        FileExistsError, OSError: as `write_dataset`.
-        ValueError: neither views nor a turntable, or views without masks.
+    ``frames/view_XX/TTTTT.png`` and ``turntable/NNNNN.png`` are RGBA, the videos on white;
+    ``transforms.json`` makes it a D-NeRF data set. ``depth/view_XX/TTTTT.png`` has 16 bits: distance times
+    10,000, 0 for no surface. ``normals/view_XX/TTTTT.png``: colour (normal + 1) / 2 in the camera's axes (x
+    right, y up, z towards the camera), grey for none. Raises as `write_dataset`, and ValueError for nothing
+    to write or no masks.
     """
     if grid is None and turntable is None:
         raise ValueError("Expected views or a turntable to write; got neither.")
@@ -202,10 +195,9 @@ def write_colmap(
 ) -> list[Path]:
     """Write the views of every frame as a COLMAP data set, as COLMAP knows no time; all or nothing.
 
-    ``frame_TTTTT/images/view_XX.png`` are RGB on white, ``frame_TTTTT/masks/view_XX.png.png`` the masks where
-    there are some, under the names that COLMAP gives them, and ``frame_TTTTT/sparse/0`` the model: one
-    PINHOLE camera, poses (world to camera, OpenCV axes) and the ``points`` that programs start from. The
-    world is ours, +y up. ``colmap.json`` tells the times. The entries made in ``folder`` are returned,
+    ``frame_TTTTT/images/view_XX.png`` are RGB on white, ``frame_TTTTT/masks/view_XX.png.png`` the masks
+    (COLMAP's names), ``frame_TTTTT/sparse/0`` the model: one PINHOLE camera, poses (world to camera, OpenCV
+    axes) and the ``points`` to start from, +y up. ``colmap.json`` tells the times. Returns the entries,
     ``colmap.json`` last. Raises as `write_dataset`.
     """
     size = _square_size(grid, even=False)

@@ -1,4 +1,4 @@
-"""Reads views in any form that is understood: a folder of ours, a data set, or plain clips."""
+"""Views in any form that is understood: a folder of ours, a data set, or plain clips."""
 
 from __future__ import annotations
 
@@ -28,24 +28,19 @@ from .clips import ViewClip, find_clips, grid_of_clips, read_clips
 from .transforms import TRANSFORMS_FILES, Frame, Transforms, read_transforms, transforms_file
 from .views_folder import CAMERAS_FILE, RUN_FILE, read_views
 
-# Times closer than this are one time.
-_SAME_TIME = 1e-6
-# Largest distance of a time from even spacing, as a share of the whole span.
-_LARGEST_TIME_ERROR = 1e-3
+_SAME_TIME = 1e-6  # times closer than this are one
+_LARGEST_TIME_ERROR = 1e-3  # distance from even spacing, as a share of the whole span
 
 
 def read_dataset(path: str | Path) -> ViewGrid:
-    """Return the grid of views of a D-NeRF or nerfstudio data set.
+    """Return the grid of views of a D-NeRF or nerfstudio data set, a transforms file or a folder with one.
 
-    ``path`` is a transforms file, or a folder with one. Its cameras become an orbit with the first camera as
-    input view (see `fit_orbit`). Only the order of the times is kept: frame t of T stands for the time
-    t / (T - 1). A file without times is a single time. Transparent pictures are put on white and their alpha
-    is the mask; in a view without transparency the files of ``mask_path`` are, else all but near white.
+    The first camera becomes the input view (see `fit_orbit`). Only the order of the times is kept: frame t of
+    T is time t / (T - 1); a file without times is a single time. Transparent pictures are put on white, their
+    alpha is the mask; else the files of ``mask_path`` are, else all but near white.
 
-    Raises:
-        FileNotFoundError: no such file, or a picture is missing.
-        ValueError: damaged files, cameras on no orbit, a grid with gaps, times that are not evenly spaced,
-            paths that lead out of the folder, pictures of different sizes, a background that is not white.
+    Raises FileNotFoundError: no such file, or a picture is missing; ValueError: damaged files, no orbit, gaps
+    in the grid, uneven times, paths out of the folder, pictures of different sizes, a background not white.
     """
     place = Path(path).expanduser()
     file = transforms_file(place) if place.is_dir() else place
@@ -58,7 +53,6 @@ def read_dataset(path: str | Path) -> ViewGrid:
 
 
 def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
-    """Return the frames of each view in order of time."""
     path, n_cameras = transforms.path, transforms.cameras.n_views + 1
     times = _distinct_times(transforms.frames)
     grid: dict[tuple[int, int], Frame] = {}
@@ -102,7 +96,6 @@ def _distinct_times(frames: list[Frame]) -> np.ndarray:
 
 
 def _clip(frames: list[Frame], folder: Path, fps: float) -> ViewClip:
-    """Return all frames of a view, in order of time."""
     files = [frame_file(folder, frame.file_path, frame.name) for frame in frames]
     names = [frame.name for frame in frames]
     clip = Clip(stack_pictures(list(map(_read_picture, files, names)), names), fps, None, names[0])
@@ -121,16 +114,12 @@ def _mask(folder: Path, frame: Frame) -> np.ndarray:
 
 
 def frame_file(folder: Path, stated: str | None, name: str) -> Path:
-    """Return the file that a frame of a data set states; a path without an image's suffix means PNG.
-
-    Raises ValueError: there is no path, or it leads out of the folder; ``name`` says which frame states it.
-    """
+    """Return the file that a frame states, PNG without a suffix; ValueError: none, or outside the folder."""
     if not stated:
         raise ValueError(f"Expected a file_path in every frame; {name} has none.")
     file = _inside(folder, stated, name)
     is_complete = file.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
-    # D-NeRF leaves out the extension, which is PNG's.
-    return file if is_complete else file.with_name(f"{file.name}.png")
+    return file if is_complete else file.with_name(f"{file.name}.png")  # D-NeRF leaves the suffix out
 
 
 def _inside(folder: Path, stated: str, name: str) -> Path:
@@ -163,12 +152,9 @@ def read_any_views(
 
     1. A folder as `write_views` leaves it (``run.json`` and ``cameras.json``): `read_views`.
     2. A transforms file, or a folder with one: `read_dataset`.
-    3. A folder with one clip per view, or a pattern that gives the clips: `read_clips`, for which alone
-       ``cameras``, ``input_view`` and ``frames`` are.
+    3. A folder or pattern of one clip per view: `read_clips`, for which alone the other arguments are.
 
-    Raises:
-        FileNotFoundError: nothing of these kinds is there, or files of it are missing.
-        ValueError: plain clips without cameras; what `read_views`, `read_dataset` and `read_clips` refuse.
+    Raises FileNotFoundError for none of these, ValueError for plain clips without cameras, and what these do.
     """
     place = Path(path).expanduser()
     if is_folder_of_views(place):
@@ -186,7 +172,7 @@ def read_any_views(
 
 
 def find_scenes(path: str | Path) -> dict[str, Path]:
-    """Return the places of views by name: ``path`` itself, or each folder in it; see `read_any_views`."""
+    """Return the places of views (see `read_any_views`) by name: ``path`` itself, or each folder in it."""
     place = Path(path).expanduser()
     folders = sorted(place.iterdir(), key=natural_key) if place.is_dir() else []
     # Folders of views hold a contact sheet: to look for clips first would take each for a clip of one image.
@@ -219,12 +205,9 @@ def _nothing_at(place: Path) -> str:
 def read_normals(folder: Path, views: ViewGrid) -> Tensor:
     """Return the normals of all views, [T, V + 1, H, W, 3] unit, 0 where the picture shows none.
 
-    ``folder`` holds ``view_XX/TTTTT.png`` like the frames of a folder of ``views``, colour = (normal + 1) / 2
-    with x to the right, y up and z towards the camera; black, grey or white where there is no object.
-
-    Raises:
-        FileNotFoundError: pictures are missing.
-        ValueError: pictures of another size or without three channels.
+    ``folder`` holds ``view_XX/TTTTT.png``, colour = (normal + 1) / 2 with x to the right, y up and z towards
+    the camera; black, grey or white where there is no object. Raises FileNotFoundError for missing pictures,
+    ValueError for another size or another number of channels than three.
     """
     places = [folder / f"view_{view:02d}" for view in range(views.n_views + 1)]
     if missing := [place.name for place in places if not place.is_dir()]:

@@ -1,4 +1,4 @@
-"""Camera files of others and of ours: ``transforms.json`` of D-NeRF and nerfstudio, and ``cameras.json``."""
+"""Camera files: ``transforms.json`` of D-NeRF and nerfstudio, and our ``cameras.json``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ from .views_folder import CAMERAS_FILE, Y_UP_TO_Z_UP
 
 TRANSFORMS_FILES = ("transforms_train.json", "transforms.json")
 
-# Matrices closer than this in all their numbers are one camera.
-_SAME_CAMERA = 1e-5
-# Share by which a camera may be off a square pinhole, and the cameras off one lens.
-_TOLERANCE = 0.01
-# Half a pixel: some programs count pixels from their centres.
-_CENTRE_TOLERANCE_PX = 0.5
+_SAME_CAMERA = 1e-5  # difference of all numbers of two matrices
+_TOLERANCE = 0.01  # share by which a camera may be off a square pinhole, and the cameras off one lens
+_CENTRE_TOLERANCE_PX = 0.5  # some programs count pixels from their centres
 _PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 _DISTORTIONS = ("k1", "k2", "k3", "k4", "p1", "p2")
 _LARGEST_DISTORTION = 1e-3
@@ -40,8 +37,6 @@ class Frame:
 
 @dataclass(frozen=True)
 class Transforms:
-    """What a transforms file says."""
-
     path: Path
     cameras: Cameras  # one camera per distinct matrix, in order of first appearance
     frames: list[Frame]  # as listed
@@ -51,12 +46,8 @@ class Transforms:
 def read_cameras(path: str | Path) -> Cameras:
     """Return the cameras of a file, or of the camera file in a folder.
 
-    From a ``cameras.json`` of ours they come back as they were. From a ``transforms.json`` (D-NeRF,
-    nerfstudio) comes one camera per distinct matrix, the first as input view: see `fit_orbit`.
-
-    Raises:
-        FileNotFoundError: there is no such file, or no camera file in the folder.
-        ValueError: a file that is damaged or lacks something, cameras that stand on no orbit.
+    From a ``transforms.json`` comes one camera per distinct matrix, the first as input view: see `fit_orbit`.
+    Raises FileNotFoundError for no such file, ValueError for a damaged one or cameras on no orbit.
     """
     file = place = Path(path).expanduser()
     if place.is_dir():
@@ -164,7 +155,7 @@ def _distinct(matrices: Tensor) -> tuple[list[int], list[int]]:
 
 
 def _field_of_view_deg(camera: dict, name: str) -> float:
-    """Return the field of view of a square pinhole camera from D-NeRF's and nerfstudio's fields, degrees."""
+    """Return the field of view of a square pinhole camera, from the fields of either program."""
     model = camera.get("camera_model")
     if model is not None and str(model).upper() not in _PINHOLES:
         raise ValueError(f"Expected a pinhole camera; {name} is {str(model)[:40]}. Rectify the pictures.")
@@ -212,7 +203,6 @@ def _field_of_view_deg(camera: dict, name: str) -> float:
 
 
 def _number(fields: dict, key: str, name: str) -> float | None:
-    """Return a field as a float, None when it is not there."""
     value = fields.get(key)
     if value is None:
         return None

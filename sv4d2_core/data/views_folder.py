@@ -1,4 +1,4 @@
-"""The folder of views: everything a run leaves for people and for reconstruction programs."""
+"""The folder of views: what a run leaves for people and for reconstruction programs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..video.pictures import UNTRAINED_LABEL, contact_sheet, read_frames, write_
 from ..video.write import write_video
 from ..views import ViewGrid
 
-# D-NeRF and nerfstudio have +z up, our world +y up. A quarter turn about +x takes one to the other:
-# (x, y, z) -> (x, -z, y). The input camera, on our +z side, comes to stand at -y: Blender's front view.
+# From our world (+y up) to that of D-NeRF and nerfstudio (+z up), a quarter turn about +x: (x, y, z) ->
+# (x, -z, y). The input camera, on our +z side, comes to stand at -y: Blender's front view.
 Y_UP_TO_Z_UP = torch.tensor(
     [[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]],
     dtype=torch.float64,
@@ -83,9 +83,8 @@ def transforms_json(
 ) -> dict:
     """Return the content of ``transforms_train.json``: D-NeRF's fields and nerfstudio's intrinsics.
 
-    The world is turned to +z up; the camera axes are OpenGL's (x right, y up, z backward). Frames are listed
-    time by time, v fastest: all ``views``, or only the given ones. ``suffix`` ends the names of the pictures:
-    D-NeRF adds ".png" itself, nerfstudio wants it in the file.
+    World +z up, camera axes OpenGL's (x right, y up, z backward). Frames are time by time, v fastest, of all
+    or the given ``views``. D-NeRF adds ".png" to the names itself, nerfstudio wants it as their ``suffix``.
     """
     K = cameras.intrinsics(size)
     matrices = (Y_UP_TO_Z_UP @ cameras.c2w_opengl()).tolist()
@@ -119,7 +118,7 @@ CAMERAS_FILE = "cameras.json"
 CONTACT_SHEET = "contact_sheet.png"
 _LATENTS_FILE = "latents/latents.safetensors"
 _LATENTS_KEY = "latents"
-# Names that begin so are what `read_views` reads; the others are for people and for other programs.
+# How the names begin that `read_views` reads; the others are for people and for other programs.
 _NEEDED_TO_READ = ("frames/", "masks/", "latents", CAMERAS_FILE)
 # Every name that `write_views` may make.
 _NAMES = re.compile(
@@ -143,8 +142,7 @@ def write_views(
     wrote. Returns the entries made, ``run.json`` last.
 
     Raises:
-        FileExistsError: ``folder`` holds views already and ``overwrite`` is off, or it holds entries of
-            these names that `write_views` did not make.
+        FileExistsError: views are there already and ``overwrite`` is off, or such entries of other origin.
         ValueError: images that are not square and even, latents that are not there, values JSON cannot hold.
         OSError: the disk is full or read-only; the text says which folder and what to do.
     """
@@ -210,9 +208,7 @@ def read_crop(folder: str | Path) -> CropPath | None:
 def read_views(folder: Path) -> ViewGrid:
     """Return the grid that `write_views` wrote: images and masks to 8 bits, latents to 16 bits.
 
-    Raises:
-        FileNotFoundError: ``folder`` is not a complete folder of views.
-        ValueError: a file of it is damaged.
+    Raises FileNotFoundError for a folder that is incomplete, ValueError for damaged files.
     """
     folder = Path(folder)
     for name in (RUN_FILE, CAMERAS_FILE):
@@ -290,7 +286,7 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def _json(content: dict) -> str:
-    """Return JSON text. Raises ValueError for values that JSON cannot hold, before anything is written."""
+    """Return JSON text; ValueError, before anything is written, for values that it cannot hold."""
     try:
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
     except TypeError as error:

@@ -22,7 +22,7 @@ from .mesh import check_finite
 from .sequences import SEQUENCE_FILE
 
 SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
-# Constant quality, from 0, lossless, to 63. The second encoder, of the alpha, takes the same.
+# Constant quality, from 0, lossless, to 63; the encoder of the alpha takes the same.
 _WEBM_OPTIONS = {"crf": "15", "b:v": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4"}
 
 
@@ -36,9 +36,7 @@ def write_animation(
 ) -> int:
     """Write pictures as .mp4 (H.264 on white), .webm (VP9) or .gif, as the name ends; return its size.
 
-    Raises:
-        FileExistsError, OSError: what `write_file` says.
-        ValueError: numbers that are not finite, a rate or a size that this kind of file cannot have.
+    Raises as `write_file`, and ValueError for NaN, or a rate or size that this kind of file cannot have.
     """
     path = Path(path)
     check_finite("animation", pictures=images, opacity=opacity)
@@ -48,10 +46,7 @@ def write_animation(
 def write_pngs(
     folder: str | Path, images: Tensor, opacity: Tensor | None, fps: float, *, overwrite: bool = False
 ) -> list[Path]:
-    """Write ``00000.png`` and so on, RGBA where there is opacity, and ``sequence.json``; return their paths.
-
-    All or nothing; arguments and errors as `write_animation`.
-    """
+    """Write ``00000.png`` and so on (RGBA with opacity) and ``sequence.json``; raise as `write_animation`."""
     folder = Path(folder)
     check_finite("animation", pictures=images, opacity=opacity)
     pictures = images if opacity is None else with_alpha(images, opacity)

@@ -1,8 +1,7 @@
 """Binary glTF of a mesh or of a mesh that moves, written here, as trimesh writes no morph targets.
 
-glTF cannot animate vertices as such. What every viewer plays is one morph target for each frame, whose
-weight is 1 at that frame's key time and 0 at all others: between two key times the linear interpolation of
-the weights is the linear interpolation of the two frames.
+glTF cannot animate vertices as such. What every viewer plays is a morph target per frame, whose weight is 1
+at that frame's key time and 0 at all others: linear interpolation of weights is that of the frames.
 """
 
 from __future__ import annotations
@@ -93,8 +92,7 @@ ANIMATION_NAME = "motion"
 _NAME = "object"
 _UNLIT = "KHR_materials_unlit"
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
-# 65535 as an index means the start of a new strip in some interfaces and is not allowed.
-_MAX_SHORT_VERTICES = 65535
+_MAX_SHORT_VERTICES = 65535  # as an index it starts a new strip in some interfaces and is not allowed
 
 
 def write_animated_glb(
@@ -108,9 +106,8 @@ def glb_bytes(mesh: Mesh | MeshAnimation, texture: Texture | None = None, what: 
     """Return a GLB of a mesh, which errors call ``what``.
 
     Of one that moves the first frame is the mesh itself and each later frame ``t`` the target ``frame_00t``;
-    keys are in seconds. A texture, of the same call of `bake_texture`, takes the place of the colours.
-
-    Raises ValueError: no surface, numbers that are not finite, more than a GLB can hold.
+    keys are in seconds. A texture, of the same call of `bake_texture`, takes the place of the colours. Raises
+    ValueError: no surface, numbers that are not finite, more than a GLB can hold.
     """
     check_surface(mesh, what)
     glb = GLBContainer()
@@ -121,16 +118,13 @@ def glb_bytes(mesh: Mesh | MeshAnimation, texture: Texture | None = None, what: 
 
 
 def linear_colours(colours: np.ndarray, opacities: np.ndarray) -> np.ndarray:
-    """Return COLOR_0, [N, 4] uint16, of display values [N, 3] and opacities [N], all in 0..1.
-
-    In eight bits the darkest 26 display values would share three linear ones.
-    """
+    """Return COLOR_0, [N, 4] uint16, of display values [N, 3] and opacities [N], all in 0..1."""
     linear = np.concatenate([srgb_to_linear(colours), opacities[:, None]], axis=1)
+    # In eight bits the darkest 26 display values would share three linear ones.
     return np.rint(linear * 65535).astype(np.uint16)
 
 
 def _document(glb: GLBContainer, mesh: Mesh, texture: Texture | None) -> dict[str, Any]:
-    """Return the JSON of one mesh that stands still."""
     # The colours hold the light of the pictures already, so the material asks for none. There are no normals,
     # as those of the first frame are wrong in the others.
     positions = mesh.vertices.numpy().astype(np.float32)
@@ -163,7 +157,7 @@ def _document(glb: GLBContainer, mesh: Mesh, texture: Texture | None) -> dict[st
 
 
 def _add_motion(glb: GLBContainer, document: dict[str, Any], animation: MeshAnimation) -> None:
-    """Add a morph target for each frame after the first, and the keys that show each frame at its time."""
+    """Add a morph target for each frame after the first, and the keys that show each at its time."""
     positions = animation.positions.numpy().astype(np.float32)
     n_targets = len(positions) - 1
     offsets = positions[1:] - positions[0]

@@ -1,8 +1,7 @@
-"""An embedded deformation graph: a few hundred nodes on a mesh that bend it, and how they are moved.
+"""Embedded deformation graph: a few hundred nodes on a mesh that bend it, and how they are moved.
 
 Source: Sumner, Schmid and Pauly 2007, "Embedded Deformation for Shape Manipulation"; the regulariser is as
-rigid as possible (Sorkine and Alexa 2007). Distances are along the surface, so that two legs which touch do
-not move each other.
+rigid as possible (Sorkine and Alexa 2007). Distances are along the surface: legs that touch stay apart.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Nodes that a vertex follows.
-_FOLLOWED = 4
-# Nodes further than this from a vertex, in distances between nodes, are not its own.
-_FARTHEST = 4.0
+_FOLLOWED = 4  # nodes that a vertex follows
+_FARTHEST = 4.0  # largest distance of a followed node, in distances between nodes
 
 
 class Pose(NamedTuple):
@@ -35,7 +32,6 @@ class DeformationGraph(NamedTuple):
 
     @property
     def rest(self) -> Pose:
-        """The pose in which the mesh is at rest."""
         return Pose(np.tile(np.eye(3), (len(self.nodes), 1, 1)), self.nodes)
 
     def posed(self, pose: Pose) -> np.ndarray:
@@ -74,7 +70,6 @@ def deformation_graph(vertices: np.ndarray, faces: np.ndarray, count: int) -> De
 
 
 def _edge_lengths(vertices: np.ndarray, faces: np.ndarray):
-    """Return the lengths of the mesh's edges as a sparse matrix [N, N]."""
     from scipy.sparse import csr_matrix
 
     pairs = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
@@ -95,13 +90,11 @@ def _farthest_points(points: np.ndarray, count: int) -> tuple[np.ndarray, float]
 
 
 def _nearest_nodes(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nodes that vertices follow and their weights, [N, K] each, for distances [N, M].
-
-    The weight falls to 0 at the first node that is not followed (Sumner et al. 2007, equation 4).
-    """
+    """Return followed nodes and weights, [N, K] each, by distances [N, M] (Sumner et al. 2007, eq. 4)."""
     kept = min(_FOLLOWED, distances.shape[1])
     order = np.argsort(distances, axis=1, kind="stable")[:, : kept + 1]
     near = np.take_along_axis(distances, order, axis=1)
+    # The weight falls to 0 at the first node that is not followed.
     border = np.where(np.isfinite(near), near, 0).max(1, keepdims=True) * (1 + 1e-3) + 1e-12
     weights = np.where(np.isfinite(near), 1 - near / border, 0).clip(min=0)[:, :kept] ** 2
     followed = np.where(weights > 0, order[:, :kept], order[:, :1])
@@ -117,10 +110,8 @@ def _node_pairs(followed: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return found[found[:, 0] != found[:, 1]]
 
 
-# What keeps a node that nothing holds where it is.
-_DAMPING = 1e-7
-# How exactly a step is solved for: the next one starts where it ends.
-_TOLERANCE = 1e-3
+_DAMPING = 1e-7  # keeps a node that nothing holds where it is
+_TOLERANCE = 1e-3  # of a step's solution: the next one starts where it ends
 _MOST_ITERATIONS = 200
 
 
@@ -165,7 +156,6 @@ def gauss_newton_step(
 
 
 def _data_equations(graph: DeformationGraph, pose: Pose, data: Correspondences) -> list[_Equations]:
-    """Return the equations that bring vertices to tangent planes and to points."""
     used, weights = graph.followed[data.vertices], graph.weights[data.vertices]
     offsets = graph.vertices[data.vertices][:, None] - graph.nodes[used]
     arms = np.einsum("ckij,ckj->cki", pose.rotations[used], offsets)  # [C, K, 3]
@@ -213,8 +203,7 @@ def _point_equations(
     """Return the equations that move points by what is missing, one block per axis."""
     blocks, shape = [], (len(arms), 3 * arms.shape[1])
     for axis in range(3):
-        # The cross product of turn and arm.
-        one, two = (axis + 1) % 3, (axis + 2) % 3
+        one, two = (axis + 1) % 3, (axis + 2) % 3  # of the cross product of turn and arm
         values = shares[..., None] * np.stack(
             [arms[..., two], -arms[..., one], np.ones_like(shares)], axis=-1
         )
@@ -224,7 +213,6 @@ def _point_equations(
 
 
 def _solution(blocks: list[_Equations], unknowns: int) -> np.ndarray:
-    """Return the unknowns that fulfil weighted equations best, nearly."""
     from scipy.sparse import csr_matrix, diags_array, vstack
     from scipy.sparse.linalg import cg
 

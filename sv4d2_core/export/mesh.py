@@ -29,7 +29,6 @@ class MeshAnimation:
     duration: float  # seconds from time 0 to time 1
 
     def at(self, frame: int) -> Mesh:
-        """Return the mesh of a frame."""
         return Mesh(self.positions[frame], self.faces, self.colours)
 
     def seconds(self) -> tuple[float, ...]:
@@ -46,7 +45,7 @@ class Texture:
 
 
 def check_finite(what: str, **tensors: Tensor | None) -> None:
-    """Raise ValueError unless all numbers are finite of the tensors of what errors call ``what``."""
+    """Raise ValueError unless all numbers of the tensors, which errors call ``what``, are finite."""
     for name, values in tensors.items():
         if values is not None and (wrong := int((~values.isfinite()).sum())):
             raise ValueError(
@@ -56,7 +55,7 @@ def check_finite(what: str, **tensors: Tensor | None) -> None:
 
 
 def check_surface(mesh: Mesh | MeshAnimation, what: str) -> None:
-    """Raise ValueError unless ``mesh``, called ``what`` in the text, has faces and finite numbers."""
+    """Raise ValueError unless ``mesh``, which errors call ``what``, has faces and finite numbers."""
     positions = mesh.vertices[None] if isinstance(mesh, Mesh) else mesh.positions
     n_vertices = positions.shape[1]
     if 0 in (n_vertices, len(mesh.faces)):
@@ -68,10 +67,7 @@ def check_surface(mesh: Mesh | MeshAnimation, what: str) -> None:
 
 
 def srgb_to_linear(colours: np.ndarray) -> np.ndarray:
-    """Return linear values in 0..1, float64, of display values in 0..1; values outside are clipped.
-
-    Source: IEC 61966-2-1.
-    """
+    """Return linear values, float64, of display values in 0..1, clipped. Source: IEC 61966-2-1."""
     values = np.clip(colours.astype(np.float64), 0.0, 1.0)
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
@@ -86,11 +82,8 @@ def bake_texture(
 ) -> tuple[MeshAnimation, Texture]:
     """Return the animation with vertices doubled along seams, and its texture, painted in its colours.
 
-    ``frame`` is the one that is cut open and laid flat; ``size`` the picture's width, 64 to 8192 pixels.
-
-    Raises:
-        ModuleNotFoundError: the optional package xatlas is missing.
-        ValueError: an animation that `check_surface` refuses, a size out of range.
+    ``frame`` is laid flat; ``size`` is the picture's width, 64 to 8192 pixels. Raises ModuleNotFoundError
+    without the optional package xatlas, ValueError for a size out of range, and as `check_surface`.
     """
     check_surface(animation, "animation")
     if not _TEXTURE_SIZES[0] <= size <= _TEXTURE_SIZES[1]:
@@ -156,8 +149,7 @@ def _texels(corners: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.
     within = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
     columns, rows = low[face, 0] + within % width[face], low[face, 1] + within // width[face]
     a, b, c = corners.astype(np.float64)[face].transpose(1, 0, 2)
-    # The centre of the first texel is (0.5, 0.5).
-    points = np.stack([columns, rows], 1) + 0.5
+    points = np.stack([columns, rows], 1) + 0.5  # centres of texels
     doubled_area = _cross(b - a, c - a)
     # A triangle without an area has no weights: NaN, which is not inside.
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Pictures of a job: the losses of a fit and what it leaves unexplained, scored views, the camera rig."""
+"""Pictures of a job: losses and residuals of a fit, scored views, the camera rig."""
 
 from __future__ import annotations
 
@@ -43,10 +43,7 @@ _MEDIANS, _MEDIAN_SHARE = 150, 0.04
 
 @styled
 def loss_plot(losses: Sequence[tuple[int, float]], width: int, height: int) -> Image.Image:
-    """Return step and loss, steps rising, as a thin line with the running median over it.
-
-    Losses that are not finite or not above 0 have no place on a logarithmic axis; a note counts them.
-    """
+    """Return losses over steps with their running median; a note counts those not finite or not above 0."""
     figure = new_figure(width, height)
     _draw_losses(axes_at(figure, 64, 34, width - 92, height - 84), losses)
     return as_image(figure)
@@ -68,8 +65,7 @@ def _draw_losses(axes: Axes, losses: Sequence[tuple[int, float]]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.set_xlabel("step", loc="right")
     axes.grid()
-    # A single loss has no line.
-    line = "." if len(steps) == 1 else "-"
+    line = "." if len(steps) == 1 else "-"  # a single loss has no line
     axes.plot(steps, values, line, color="#a9cbe3", linewidth=0.9)
     axes.plot(*_medians(steps, values), line, color=series_colour(0), linewidth=1.8)
     if n_missing := len(points) - len(steps):
@@ -98,10 +94,7 @@ def fit_picture(
     rendered: Tensor,  # [K, H, W, 3] the scene in 0..1
     views: Tensor,  # [K, H, W, 3] what it was fitted to
 ) -> Image.Image:
-    """Return the picture of a fit: its losses, the residuals of every view and frame, and pairs of pictures.
-
-    Darker residuals are worse; those without a finite value are grey and crossed out.
-    """
+    """Return the picture of a fit: losses, residuals per view and frame (darker is worse), picture pairs."""
     n_views = cameras.n_views
     rows = min(max(_ROOM_OF_ROWS // (n_views + 1), 24), 40) * (n_views + 1)
     upper = max(_SMALLEST_HEIGHT, rows + 160)
@@ -162,8 +155,7 @@ _CELL, _SPACE, _HEADER, _CAPTIONS = 160, 4, 30, 44
 def score_picture(scene: SceneComparison) -> Image.Image:
     """Return a few views of the middle frame: a row of the true ones, then of each method with its errors.
 
-    Errors are the mean absolute difference of the channels to the truth; darker is worse, and the scale in
-    the row of the true views says how much. Where there is no truth there are no errors.
+    Errors, where there is a truth, are the mean absolute difference of the channels to it; darker is worse.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -217,12 +209,9 @@ _INPUT, _FACED, _NOVEL, _FLOOR, _LINE = "#de6810", "#f4cdb0", "#2a62be", "#f3f5f
 # Radii are drawn as 1, whatever they are; the object's cube, the camera's pyramid, the edge of the floor and
 # the distance of a camera's number in the same unit.
 _CUBE, _PYRAMID, _RIM, _BADGE = 0.13, 0.22, 1.08, 1.17
-# More novel elevations than this are no rings: then the cameras' way in order is drawn.
-_FEW_ELEVATIONS = 4
-# More cameras than this are drawn smaller.
-_CROWD, _SMALLEST_BADGE = 10, 0.55
-# The eye that the rig is drawn for: a bit to the left of the input camera and from above.
-_EYE = Cameras((0.0, 27.0), (0.0, -28.0), radius=5.2)
+_FEW_ELEVATIONS = 4  # more novel ones are no rings: then the cameras' way in order is drawn
+_CROWD, _SMALLEST_BADGE = 10, 0.55  # more cameras are drawn smaller
+_EYE = Cameras((0.0, 27.0), (0.0, -28.0), radius=5.2)  # of the rig: left of the input camera, from above
 
 
 def _seen(points: NDArray) -> NDArray:
@@ -234,10 +223,7 @@ def _seen(points: NDArray) -> NDArray:
 
 @styled
 def rig_picture(cameras: Cameras) -> Image.Image:
-    """Return a picture of the cameras around the object: the input's in orange, the novel ones in blue.
-
-    Below the scene stand azimuth and elevation of every view (of the first ones, where there are many).
-    """
+    """Return a picture of the cameras around the object (input orange, novel blue) over a table of angles."""
     eyes = (cameras.eyes() / cameras.radius).numpy()
     paths = _rig_paths(cameras)
     places = _seen(np.concatenate([_BADGE * eyes, _RIM * _circle(0.0), *paths]))[:, :2]
@@ -328,7 +314,6 @@ def _rig_paths(cameras: Cameras) -> list[NDArray]:
 
 
 def _circle(elevation_deg: float) -> NDArray:
-    """Return the points of a circle of equal elevation, [N, 3], the first again at the end."""
     return _on_sphere(np.linspace(0, 360, 121), elevation_deg)
 
 
@@ -339,7 +324,6 @@ def _on_sphere(azimuths_deg: Any, elevations_deg: Any) -> NDArray:
 
 
 def _write_rig_table(axes: Axes, cameras: Cameras, rows: int) -> None:
-    """Write number, azimuth and elevation of the views, column by column, and what all have in common."""
     axes.set_axis_off()
     axes.set_xlim(0, _RIG_WIDTH)
     axes.set_ylim(rows + 2, 0)

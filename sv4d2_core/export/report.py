@@ -1,4 +1,4 @@
-"""Writes the evaluation report: ``report.json``, ``report.md`` and ``report.html``."""
+"""The evaluation report: ``report.json``, ``report.md`` and ``report.html``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from ..views import ViewGrid
 from .plots import fit_picture
 
 _NAMES = ("report.json", "report.md", "report.html")
-# Says in report.json that this program wrote it, and the other files with it.
-_KIND = "sv4d2 evaluation report"
+_KIND = "sv4d2 evaluation report"  # in report.json: this program wrote it and the other files
 
 
 def write_report(
@@ -35,10 +34,8 @@ def write_report(
 ) -> Path:
     """Write the report of all scenes and return the path of its page; all or nothing.
 
-    Raises:
-        FileExistsError: what `refuse_report` says.
-        ValueError: no scene, two of one name, a shrinkage out of range.
-        OSError: the disk is full or read-only; the text says which folder and what to do.
+    Raises FileExistsError as `refuse_report`, ValueError (no scene, equal names, a shrinkage out of range),
+    OSError.
     """
     recover(folder)
     existing = refuse_report(folder, overwrite)
@@ -76,8 +73,7 @@ def refuse_report(folder: Path, overwrite: bool) -> list[str]:
     return existing
 
 
-# Pairs of pictures in the picture of a fit.
-_PAIRS = 6
+_PAIRS = 6  # of pictures in the picture of a fit
 
 
 def fit_report(

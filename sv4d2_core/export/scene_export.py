@@ -1,4 +1,4 @@
-"""The export of a scene: the formats, what each needs, and who writes it."""
+"""Export of a scene: the formats, what each needs, and who writes it."""
 
 from __future__ import annotations
 
@@ -64,11 +64,9 @@ class ExportSettings:
             raise ValueError(f"Expected at least 4 faces, a tetrahedron; got {self.faces}.")
 
     def times_of(self, scene: Scene4D) -> tuple[float, ...]:
-        """Return the times that are exported."""
         return tuple(scene.times) if self.times is None else self.times
 
     def cameras_of(self, scene: Scene4D) -> Cameras:
-        """Return the cameras of the pictures."""
         return own_cameras(scene) if self.cameras is None else self.cameras
 
     def duration(self, scene: Scene4D) -> float:
@@ -79,7 +77,6 @@ class ExportSettings:
         return (len(times) - 1) / self.fps / (times[-1] - times[0])
 
     def rate(self, scene: Scene4D) -> float:
-        """Return the frames per second of the exported frames."""
         times = self.times_of(scene)
         if self.fps is not None or len(times) < 2:
             return self.fps or scene.fps
@@ -94,15 +91,12 @@ class Exported:
     notes: Sequence[str] = ()  # what the user should know, one sentence each
 
     def n_bytes(self) -> int:
-        """Return the size of all that was made."""
         return sum(
             file.stat().st_size for path in self.paths for file in (path, *path.rglob("*")) if file.is_file()
         )
 
 
 class _Job(NamedTuple):
-    """A scene that is written to a place in one way."""
-
     scene: Scene4D
     path: Path
     settings: ExportSettings
@@ -117,7 +111,6 @@ class _Job(NamedTuple):
         return self.settings.rate(self.scene)
 
     def views(self) -> ViewGrid:
-        """Return the scene's views at the exported times."""
         cameras = self.settings.cameras_of(self.scene)
         seen = self.scene.render(cameras, self.times, self.settings.size, callback=self.callback)
         return ViewGrid(seen.rgb, cameras, seen.alpha, self.rate, times=self.times)
@@ -176,7 +169,7 @@ def _deviation(tracked: Tracked) -> str:
 
 
 def _coherence(tracked: Tracked) -> tuple[str, ...]:
-    """Return one sentence on how evenly the mesh moves, as `Coherence` says, or none below 3 frames."""
+    """Return one sentence on how evenly the mesh moves, or none below 3 frames."""
     figures = coherence(tracked.animation, tracked.frames)
     if figures is None:
         return ()
@@ -225,8 +218,7 @@ def _dataset(job: _Job) -> Exported:
     return Exported(write_dataset(job.path, job.views(), overwrite=job.settings.overwrite))
 
 
-# The points that readers of COLMAP start from need no fine surface.
-_POINTS_RESOLUTION, _POINTS_FACES = 48, 4000
+_POINTS_RESOLUTION, _POINTS_FACES = 48, 4000  # COLMAP's readers start from them: no fine surface needed
 
 
 def _colmap(job: _Job) -> Exported:
@@ -301,8 +293,7 @@ def export_scene(
     Raises:
         FileExistsError: something is there already and may not be replaced.
         ModuleNotFoundError: an optional package is missing; the text names it.
-        ValueError: an unknown format, a name that does not fit it, a scene that it cannot hold, settings out
-            of range.
+        ValueError: an unknown format, a name or a scene that does not fit it, settings out of range.
         OSError: the disk is full or read-only; the text says which folder and what to do.
     """
     path, settings = Path(path), settings or ExportSettings()
@@ -313,10 +304,7 @@ def export_scene(
 def export_views(
     grid: ViewGrid, folder: str | Path, kind: str, *, crop: dict | None = None, overwrite: bool = False
 ) -> Exported:
-    """Write views in one of `VIEWS_FORMATS`, which need no scene; errors as `export_scene`.
-
-    ``crop`` says how the input was cut out of the source clip, JSON values, or None.
-    """
+    """Write views in one of `VIEWS_FORMATS`; ``crop`` as of `write_dataset`, errors as `export_scene`."""
     if kind not in VIEWS_FORMATS:
         raise ValueError(
             f"Expected {' or '.join(VIEWS_FORMATS)} for a folder of views; {kind} needs a scene. Make one "

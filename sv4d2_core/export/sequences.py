@@ -18,8 +18,7 @@ from .mesh import Mesh, check_surface, srgb_to_linear
 
 SEQUENCE_FILE = "sequence.json"
 NAMES = re.compile(r"sequence\.json|mesh_\d{5}\.(?:glb|obj|ply)")
-# Of a frame that is not known yet, for the text about a full disk.
-_TYPICAL_BYTES = 3_000_000
+_TYPICAL_BYTES = 3_000_000  # of a frame that is not known yet, for the text about a full disk
 
 
 def write_sequence(
@@ -34,14 +33,10 @@ def write_sequence(
     overwrite: bool,
     **about: str,
 ) -> list[Path]:
-    """Write ``stem_00000.kind`` and so on, and ``sequence.json``; all of them or nothing. Return their paths.
+    """Write ``stem_00000.kind`` and so on, and ``sequence.json``; all or nothing. Return their paths.
 
-    ``about`` is what ``sequence.json`` says beside kind, rate and times. Files of other names or origin in
-    the folder are left alone.
-
-    Raises:
-        FileExistsError: an earlier sequence is there and ``overwrite`` is off, or files of other origin.
-        OSError: the disk is full or read-only; the text says which folder and what to do.
+    ``about`` is what ``sequence.json`` says beside kind, rate and times. Raises FileExistsError for an
+    earlier sequence without ``overwrite`` or foreign files, OSError for a full or read-only disk.
     """
     folder = Path(folder)
 
@@ -96,12 +91,8 @@ def write_usd(
 ) -> int:
     """Write time samples of points, and of triangles and colours where these change; return bytes written.
 
-    The world is +y up and one unit is a metre. Colours become linear ``displayColor`` values.
-
-    Raises:
-        ModuleNotFoundError: the optional package usd-core is missing.
-        FileExistsError, OSError: what `write_file` says.
-        ValueError: a frame that is no surface or holds NaN.
+    World +y up, a unit is a metre, colours become linear ``displayColor`` values. Raises ModuleNotFoundError
+    without the optional package usd-core, ValueError as `check_surface`, and as `write_file`.
     """
     path = Path(path)
     for i, mesh in enumerate(meshes):

@@ -1,4 +1,4 @@
-"""Files of Gaussians: 3DGS PLY, .splat and glTF of one time or of all, and arrays of how they move."""
+"""Gaussian files: 3DGS PLY, .splat and glTF of one time or of all, and arrays of how they move."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from .glb import ARRAY_BUFFER, GLBContainer, linear_colours
 from .mesh import check_finite
 from .sequences import write_sequence
 
-# Y_00, the constant spherical harmonic.
-SH_0 = 0.28209479177387814
+SH_0 = 0.28209479177387814  # Y_00, the constant spherical harmonic
 _SPLAT_FRAME = "x right, y down, z forward as the input camera sees it; world = (x, -y, -z), +y up"
 _WORLD_FRAME = "x right, y up, z towards the input camera: our world, which is glTF's"
 
 
 @torch.no_grad()
 def gaussians_at(scene: Gaussians, time: float | None) -> GaussiansAt:
-    """Return a scene's Gaussians in the world at a time in 0..1, or before they move, about the origin.
+    """Return a scene's Gaussians in the world at a time in 0..1; for None before they move, about the origin.
 
-    They are float32 on the CPU. Raises ValueError for a time outside 0..1, and as `checked`.
+    Float32 on the CPU. Raises ValueError for a time outside 0..1, and as `checked`.
     """
     if time is not None and not 0 <= time <= 1:
         raise ValueError(f"Expected a time in 0..1; got {time:g}.")
@@ -39,7 +38,7 @@ def gaussians_at(scene: Gaussians, time: float | None) -> GaussiansAt:
 def checked(gaussians: GaussiansAt) -> GaussiansAt:
     """Return Gaussians as float32 on the CPU, their quaternions of unit length.
 
-    Raises ValueError if there are none, for numbers that are not finite, scales or opacities out of range.
+    Raises ValueError for none, numbers that are not finite, scales or opacities out of range.
     """
     if not len(gaussians.means):
         raise ValueError("Expected at least one Gaussian to write; the scene is empty. Fit it again.")
@@ -54,10 +53,9 @@ def checked(gaussians: GaussiansAt) -> GaussiansAt:
 
 
 def in_splat_frame(gaussians: GaussiansAt) -> GaussiansAt:
-    """Return Gaussians of our world in the frame of 3DGS files, or the other way round.
+    """Return Gaussians of our world in the frame of 3DGS files, or the other way round: half a turn about x.
 
-    Half a turn about x lies between our world (+y up, the input camera on +z) and that frame (x right, y
-    down, z forward as the input camera sees it).
+    Our world is +y up with the input camera on +z; that frame is x right, y down, z forward as it sees it.
     """
     means = gaussians.means * torch.tensor([1.0, -1.0, -1.0])
     w, x, y, z = gaussians.quats.unbind(-1)
@@ -77,8 +75,8 @@ def _ply_bytes(gaussians: GaussiansAt) -> bytes:
     """Return a 3DGS PLY file: binary little endian, 17 float32 per Gaussian.
 
     The normal is 0; f_dc, the colour, is (c - 1/2) / Y_00; opacity a logit; scale a natural logarithm; rot a
-    unit quaternion wxyz. There is no f_rest, as the colours are the same from everywhere. The axes are those
-    of 3DGS (+y down), which viewers turn upright. Source: Kerbl et al. 2023, the layout of its released code.
+    unit quaternion wxyz. No f_rest: colours are the same from everywhere. The axes are those of 3DGS (+y
+    down), which viewers turn upright. Source: Kerbl et al. 2023, the layout of its released code.
     """
     own = in_splat_frame(checked(gaussians))
     opacities = own.opacities.double().clamp(_LEAST_OPACITY, 1 - _LEAST_OPACITY)
@@ -132,10 +130,9 @@ _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), (
 
 
 def _splat_bytes(gaussians: GaussiansAt) -> bytes:
-    """Return a ``.splat`` file, in the axes of 3DGS as the PLY file: no header, 32 bytes per Gaussian.
+    """Return a ``.splat`` file, in the axes of 3DGS: no header, 32 bytes per Gaussian.
 
-    They are in the order of volume times opacity, so that a viewer that has read a part of the file shows the
-    best of it. Source: the format of antimatter15/splat.
+    The largest volume times opacity comes first, as viewers show parts. Source: antimatter15/splat's format.
     """
     own = in_splat_frame(checked(gaussians))
     order = (-(own.scales.double().prod(-1) * own.opacities)).argsort(stable=True)
@@ -178,7 +175,8 @@ def write_trajectories(
 ) -> int:
     """Write a scene's Gaussians before and while they move as ``.npz``, and return the size in bytes.
 
-    Gaussian i is the same in all arrays; lengths are world units, +y is up, quaternions are unit wxyz:
+    Raises as `gaussians_at` and `write_file`. Gaussian i is the same in all arrays; lengths are world units,
+    +y is up, quaternions are unit wxyz:
 
     - ``means`` [T, N, 3], ``quats`` [T, N, 4], ``scales`` [T, N, 3] (standard deviations along the own axes)
       and ``opacities`` [T, N] in 0..1, float32: what is seen at each time.
@@ -187,8 +185,6 @@ def write_trajectories(
       same without T: the Gaussians before they are moved, about the origin.
     - ``shifts`` [T, 3] float64: the object's own path, already in ``means``; 0 where it has none.
     - ``times`` [T] float64 in 0..1, rising, and ``fps``, float64: frames per second of the scene's clip.
-
-    Errors are those of `gaussians_at` and `write_file`.
     """
     canonical = gaussians_at(scene, None)
     frames = [gaussians_at(scene, time) for time in times]

@@ -1,7 +1,7 @@
-"""The surface of a scene at one time, as a mesh.
+"""The surface of a scene at one time, as a mesh, by scikit-image, trimesh and fast-simplification.
 
 Source: Lorensen and Cline 1987 (marching cubes), Taubin 1995 (smoothing that does not shrink), Garland and
-Heckbert 1997 (decimation by quadrics); by scikit-image, trimesh and fast-simplification.
+Heckbert 1997 (decimation by quadrics).
 """
 
 from __future__ import annotations
@@ -71,20 +71,16 @@ def density_grid(scene: Scene4D, time: float, resolution: int) -> DensityGrid:
     return DensityGrid(values, low, step)
 
 
-# Pictures are compared at this size, at this many times.
-_SIZE, _TIMES = 64, 3
-# Levels that are tried, from the highest density down to this share of it.
-_LEVELS, _LOWEST = 48, 1e-3
-# Levels that agree with the pictures up to this share of the best do as well; the middle of them is taken.
-_ALIKE = 0.995
+_SIZE, _TIMES = 64, 3  # of the pictures that are compared
+_LEVELS, _LOWEST = 48, 1e-3  # tried, from the highest density down to this share of it
+_ALIKE = 0.995  # share of the best agreement that is as good; the middle of such levels is taken
 
 
 def surface_level(scene: Scene4D, resolution: int = 96) -> float:
-    """Return the density of the surface whose silhouettes are nearest to those of the scene's pictures.
+    """Return the density whose surface has the silhouettes nearest to those of the scene's pictures.
 
-    A pixel belongs to the surface's silhouette where the highest density along its ray reaches the level, and
-    to the picture's where its opacity is at least 0.5. The level is one for the whole scene, so that the
-    surface does not breathe. Raises ValueError for nothing in the scene, or in its pictures.
+    A pixel is inside where the highest density along its ray reaches the level, or its opacity 0.5. One level
+    serves the whole scene, so that the surface does not breathe. Raises ValueError for nothing to see.
     """
     cameras = own_cameras(scene)
     origins, directions = cameras.rays(_SIZE)
@@ -119,8 +115,7 @@ def _peak(grid: DensityGrid, eye: Tensor, directions: Tensor) -> Tensor:
     return peak
 
 
-# Connected parts with less than this share of the largest one's area are specks.
-_LEAST_SHARE = 0.02
+_LEAST_SHARE = 0.02  # of the largest connected part's area; smaller parts are specks
 _LEAST_FACES = 4
 
 
@@ -204,7 +199,6 @@ def _isosurface(grid: DensityGrid, level: float, time: float) -> Trimesh:
 
 
 def _without_specks(mesh: Trimesh) -> Trimesh:
-    """Return the parts of a mesh with a fair share of the largest one's area."""
     from trimesh.graph import connected_component_labels
 
     labels = connected_component_labels(mesh.face_adjacency, node_count=len(mesh.faces))

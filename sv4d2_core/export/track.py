@@ -1,9 +1,9 @@
-"""Bends one mesh by its deformation graph until it lies on the surface of every frame.
+"""Registration of one mesh: its deformation graph bends it onto the surface of every frame.
 
 Nearest points with alike normals and colours pull in both directions, across the surface more than along it,
-while neighbouring nodes stay as rigid to each other as they can, ever less strictly.
-Source: Li, Sumner and Pauly 2008; Amberg, Romdhani and Vetter 2007 (non-rigid registration whose stiffness
-falls); Sorkine and Alexa 2007 (as rigid as possible).
+while neighbouring nodes stay as rigid to each other as they can, ever less strictly. Source: Li, Sumner and
+Pauly 2008; Amberg, Romdhani and Vetter 2007 (non-rigid registration whose stiffness falls); Sorkine and Alexa
+2007 (as rigid as possible).
 """
 
 from __future__ import annotations
@@ -21,20 +21,15 @@ from .graph import Correspondences, DeformationGraph, Pose, Regulariser, deforma
 from .mesh import Mesh, MeshAnimation
 from .surface import surface_at, surface_colours, surface_level, vertex_normals
 
-# Registration: its steps, and the stiffness of the first and the last one, against points that pull with 1
-# in all.
+# Registration: steps, and the stiffness of the first and the last one against points that pull with 1 in all.
 _STEPS, _STIFFNESS = 12, (3.0, 0.03)
-# Share of the pull towards the point itself rather than its tangent plane.
-_ALONG = 0.3
-# Points further apart than these shares of the object do not pull, in the first and the last step.
-_FARTHEST = (0.15, 0.04)
+_ALONG = 0.3  # share of the pull towards the point itself rather than its tangent plane
+_FARTHEST = (0.15, 0.04)  # shares of the object within which points pull, in the first and the last step
 # In the search for the nearest point opposite normals, and black and white, count as this far apart, in
 # shares of the object. Without colours a head that turns would seem to stand still.
 _NORMALS, _COLOURS = 0.1, 0.5
 _LEAST_COSINE = 0.3
-# What is left of the shape at the anchor frame when the shape of the frame before is let go by the rest: a
-# head that turns on its neck is no spring.
-_MEMORY = 0.3
+_MEMORY = 0.3  # of the anchor's shape in the rest shape; 1 would pull a turned head back like a spring
 
 
 class Surface(NamedTuple):
@@ -94,10 +89,8 @@ def _between(ends: tuple[float, float], share: float) -> float:
 
 
 _ROUNDS = 3
-# How often what vertices ask for is averaged with their neighbours', per round.
-_SMOOTHING = 5
-# A surface further away than this share of the object is another one.
-_FARTHEST_OF_PROJECTION = 0.03
+_SMOOTHING = 5  # averages of what vertices ask for with their neighbours', per round
+_FARTHEST_OF_PROJECTION = 0.03  # share of the object beyond which a surface is another one
 
 
 def projected(vertices: np.ndarray, faces: np.ndarray, target: Surface, size: float) -> np.ndarray:
@@ -128,12 +121,9 @@ def _mean_of_neighbours(faces: np.ndarray, count: int) -> Any:
     return diags_array(1 / near.sum(1)) @ near
 
 
-# A mesh that is further from the surface than this share of the object has lost it.
-DEVIATION_LIMIT = 0.02
-# Nodes of the graph: so many, but not more than one for several vertices.
-_NODES, _VERTICES_PER_NODE = 600, 8
-# Points of a frame's surface that pull, and points that deviations are measured with.
-_PULLING, _MEASURING = 4000, 40_000
+DEVIATION_LIMIT = 0.02  # share of the object; a mesh further from the surface has lost it
+_NODES, _VERTICES_PER_NODE = 600, 8  # of the graph at most, and vertices per node at least
+_PULLING, _MEASURING = 4000, 40_000  # points of a frame's surface that pull, and that measure deviations
 # Sweeps over all frames that make the motion even: their steps, their stiffness, and how strongly.
 _SWEEPS, _SWEEP_STEPS, _SWEEP_STIFFNESS = 2, 3, (0.03, 0.03)
 _STEADINESS = 0.05
@@ -167,8 +157,7 @@ def track(
 ) -> Tracked:
     """Return one mesh, the surface of the middle frame, that moves as the scene does.
 
-    Its colours are the mean over all frames: what is in the dark, or hidden, at one is seen at others.
-    Raises ValueError for whatever `surface_at` refuses.
+    Its colours are the mean over all frames: what one hides, others show. Raises ValueError as `surface_at`.
     """
     times = tuple(times)
     steps = itertools.count(1)
@@ -279,7 +268,6 @@ class _Tracker:
         places: np.ndarray,  # [M, 3] where the nodes are drawn to
         steadiness: float,  # how strongly
     ) -> Pose:
-        """Return the pose in which the mesh lies on a frame's surface."""
         pose, edges = start, self.graph.edges_at_rest(start, _MEMORY)
         for step in range(steps):
             share = step / (steps - 1)
@@ -320,9 +308,8 @@ class Coherence(NamedTuple):
 def coherence(animation: MeshAnimation, frames: Sequence[Mesh]) -> Coherence | None:
     """Return how far vertices leave a straight and even way, tracked and frame by frame; None below 3 frames.
 
-    The acceleration at frame t is |x(t + 1) - 2 x(t) + x(t - 1)|, averaged over vertices and frames, which
-    are taken as evenly spaced. A mesh made anew for every frame trembles, since its surface lies a little
-    differently each time; its figure is taken at the points nearest to the tracked vertices.
+    The acceleration at frame t is |x(t + 1) - 2 x(t) + x(t - 1)|, averaged over vertices and (evenly spaced)
+    frames. Meshes made anew per frame tremble; theirs is that of the points nearest to the tracked vertices.
     """
     if len(frames) < 3:
         return None
@@ -333,7 +320,6 @@ def coherence(animation: MeshAnimation, frames: Sequence[Mesh]) -> Coherence | N
 
 
 def _nearest(positions: np.ndarray, mesh: Mesh) -> np.ndarray:
-    """Return the points [N, 3] of a mesh that are nearest to others."""
     from scipy.spatial import KDTree
 
     spread = spread_points(mesh, _POINTS)

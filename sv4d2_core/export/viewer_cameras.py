@@ -1,4 +1,4 @@
-"""Cameras of three.js viewers, which ComfyUI's 3D nodes speak: +y up, looking along their own -z."""
+"""Cameras of three.js viewers, as of ComfyUI's 3D nodes: +y up, looking along their own -z."""
 
 from __future__ import annotations
 
@@ -44,7 +44,6 @@ class ViewerCamera:
 
     @property
     def zoomed_fov_deg(self) -> float:
-        """The field of view that is seen, degrees."""
         return math.degrees(2 * math.atan(math.tan(math.radians(self.fov_deg) / 2) / self.zoom))
 
     def rotation(self) -> np.ndarray:
@@ -98,10 +97,8 @@ def from_viewer(
 
     The first camera is the input view; or, with a ``front_elevation_deg``, all are novel views, and the input
     view stands before the front (+z) of the world at that elevation. Cameras come back in the axes and units
-    of the model, where one was placed.
-
-    Raises ValueError: too few cameras, targets, distances or fields of view that differ, a camera that is
-    rolled or looks past its target, a pole; the message says by how much.
+    of the ``model``, where one was placed. Raises ValueError: too few cameras, targets, distances or fields
+    of view that differ, a camera that is rolled or looks past its target, a pole.
     """
     if not viewer:
         raise ValueError("Expected at least one camera; got none. Connect a node that makes one.")
@@ -145,7 +142,7 @@ def _rotation(quaternion_xyzw: tuple[float, float, float, float]) -> np.ndarray:
 
 
 def _check_alike(what: str, values: np.ndarray, size: float, names: Sequence[str]) -> None:
-    """Raise ValueError where a row of values [N, C] differs from the first by too large a share of a size."""
+    """Raise ValueError where a row of values [N, C] is off the first by too large a share of ``size``."""
     gap = np.linalg.norm(values - values[0], axis=-1)
     worst = int(gap.argmax())
     if gap[worst] > _LARGEST_SHARE * size:

@@ -1,4 +1,4 @@
-"""The square crop around the object: where it lies in every frame, how it is cut out, and how to undo it."""
+"""The square crop around the object: where it lies in every frame, cutting it out, and undoing it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from PIL import Image
 
 CENTERINGS = ("global", "per_frame", "smooth", "none")
 
-# Standard deviation of the Gaussian that smooths the path of the object's centre, frames.
-_SMOOTHING_FRAMES = 2.0
+_SMOOTHING_FRAMES = 2.0  # standard deviation of the Gaussian that smooths the path of the object's centre
 
 
 @dataclass(frozen=True)
 class CropPath:
-    """Where the crop of every frame lies in the source: all that is needed to undo it.
+    """Where the crop of every frame lies in the source, to undo it; one scale serves the whole clip.
 
-    Positions are in pixels with pixel j covering [j, j + 1); one scale serves the whole clip.
+    Positions are in pixels, pixel j covering [j, j + 1).
     """
 
     centers: tuple[tuple[float, float], ...]  # (x, y) in each source frame; the crop may reach out of it
@@ -59,8 +58,8 @@ def plan_crop(
 ) -> tuple[CropPath, np.ndarray]:
     """Return the crop path, and for each frame the part of the source that is kept, int64 [T, 4].
 
-    ``global`` counts in whole pixels as the released code does (docs/method.md, Clip preparation). The other
-    modes place the crop between pixels, so that a smooth path is not made to tremble by rounding.
+    ``global`` counts in whole pixels as the released code does (docs/method.md, Clip preparation). Other
+    modes place the crop between pixels, so that rounding makes no smooth path tremble.
     """
     if centering == "none":
         path = ((width / 2, height / 2),) * len(boxes)
@@ -102,10 +101,7 @@ def cut_out(
     frame: int,
     kept: np.ndarray,  # left, top, right, bottom of the source pixels that count
 ) -> np.ndarray:
-    """Return the crop, [size, size] or [size, size, 4]; what lies beyond the frame is transparent.
-
-    Pillow multiplies colours by alpha before it resizes, so that hidden colours do not bleed into the edges.
-    """
+    """Return the crop, [size, size] or [size, size, 4]; what lies beyond the frame is transparent."""
     x, y = crop.source_from_crop(frame, (0, 0))
     left, top = math.floor(x), math.floor(y)
     columns, rows = math.ceil(x + crop.side) - left, math.ceil(y + crop.side) - top
@@ -114,5 +110,6 @@ def cut_out(
     x1, y1 = min(kept[2], left + columns), min(kept[3], top + rows)
     canvas[y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0:y1, x0:x1]
     box = (x - left, y - top, x - left + crop.side, y - top + crop.side)
+    # Pillow multiplies colours by alpha before it resizes: hidden colours do not bleed into the edges.
     image = Image.fromarray(canvas).resize((crop.size, crop.size), Image.Resampling.LANCZOS, box=box)
     return np.asarray(image)

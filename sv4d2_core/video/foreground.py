@@ -1,4 +1,4 @@
-"""Which pixels are the object: a given mask, else alpha, else all that is not a near-white background."""
+"""The pixels of the object: a given mask, else alpha, else all but a near-white background."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from torch import Tensor
 from ..views import ViewGrid
 from .read import Clip
 
-# Grey level (mean of the channels, 0..255) up to which a pixel on white is foreground; the reference's rule.
-NEAR_WHITE = 250
-# A connected part below this share of the frame is dirt, not the object.
-SPECK_SHARE = 0.0005
-# Share of the border that may be foreground before the background cannot be called white.
-_LARGEST_BORDER_SHARE = 0.8
-# Opacity of a given mask (0..255) that does not yet count: networks and video codecs leave such a haze.
-_HAZE = 8
+NEAR_WHITE = 250  # mean of RGB (0..255) up to which a pixel on white is foreground; the reference's rule
+SPECK_SHARE = 0.0005  # of the frame; a smaller connected part is dirt, not the object
+_LARGEST_BORDER_SHARE = 0.8  # of the border may be foreground where the background is called white
+_HAZE = 8  # opacity of a given mask (0..255) that does not count: networks and video codecs leave it
 
 _HOW_TO_CUT_OUT = (
     "Give a mask (white = object; in ComfyUI from RemoveBackground or SAM3, on the command line with "
@@ -46,11 +42,8 @@ def opacity_source(clip: Clip) -> str:
 def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
     """Return the object's opacity in every frame, uint8 [T, H, W]; every value above 0 belongs to the object.
 
-    Masks win over alpha, alpha over the near-white rule. ``ignore_specks`` leaves out connected parts below
-    0.05 % of the frame, and a given mask's haze.
-
-    Raises:
-        ValueError: no frame has any foreground, or the background is not white and nothing else tells.
+    ``ignore_specks`` leaves out connected parts below 0.05 % of the frame, and a given mask's haze. Raises
+    ValueError: no foreground in any frame, or a background that is not white and nothing else tells.
     """
     source = opacity_source(clip)
     if clip.masks is not None:
@@ -58,7 +51,6 @@ def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
     elif source == "alpha":
         opacity = clip.frames[..., 3]
     else:
-        # In whole numbers: the mean over RGB is at most 250.
         dark = clip.frames[..., :3].sum(axis=-1, dtype=np.uint16) <= 3 * NEAR_WHITE
         opacity = np.where(dark, 255, 0).astype(np.uint8)
         check_white_border(opacity, clip.name or "the clip")

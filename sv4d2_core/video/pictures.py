@@ -1,4 +1,4 @@
-"""Pictures of views: as PNG files, and many in one for the eye (contact sheet, mosaic, strip of frames)."""
+"""Pictures of views: PNG files, contact sheet, mosaic, strip of frames."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ _COLUMNS = 12
 _GAP = 4
 _ROW_LABEL_WIDTH = 92
 _TEXT_SIZE, _WARNING_SIZE = 16, 30
-# Mosaic: height of the text as a share of a picture, and its limits, pixels.
-_TEXT_SHARE, _SMALLEST_TEXT, _LARGEST_TEXT = 0.07, 9, 40
+_TEXT_SHARE, _SMALLEST_TEXT, _LARGEST_TEXT = 0.07, 9, 40  # mosaic: share of a picture, limits in pixels
 # Strip of frames: how many, pictures in a row, longer side of a picture and size of the text, pixels.
 _STRIP_FRAMES, _STRIP_COLUMNS, _STRIP_CELL, _STRIP_TEXT = 8, 4, 192, 17
 
@@ -195,7 +194,6 @@ def frame_strip(images: Tensor, numbers: Sequence[int]) -> Image.Image:
 
 
 def _label(grid: ViewGrid, view: int, font: _Font, width: int) -> str:
-    """Return what is written above a view: as much as fits."""
     name, azimuth, elevation = _name_and_angles(grid, view)
     angles = f"az {azimuth:.4g}°  el {elevation:.4g}°"
     texts = (f"{name}   {angles}", f"{name} {azimuth:.3g}°/{elevation:.3g}°", name, str(view))

@@ -1,4 +1,4 @@
-"""From a clip as it was read to the clip as the model takes it, and what a person should know about it."""
+"""Clip preparation: the clip as the model takes it, and what a person should know about it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,13 @@ from .crop import CENTERINGS, CropPath, cut_out, plan_crop
 from .foreground import foreground_masks, object_boxes, opacity_source
 from .read import Clip
 
-# When a clip is called short and long, frames; the released models look at 5 or 12 at once.
-_FEW_FRAMES, _MANY_FRAMES = 12, 60
-# Shares of the frame below which the object is called tiny, and above which a mask that also reaches all
-# borders is rather the background's.
+_FEW_FRAMES, _MANY_FRAMES = 12, 60  # of a short and a long clip; the released models look at 5 or 12
+# Shares of the frame: of a tiny object; above the second, a mask to all borders is rather the background's.
 _TINY_SHARE, _LARGEST_SHARE = 0.02, 0.5
-# Above this enlargement the views cannot be sharp.
-_LARGEST_ENLARGEMENT = 2.0
-# Below this share of the crop another centring would show the object much larger.
-_SMALL_IN_CROP = 0.6
-# A step of the box's centre between two frames, in object sizes, that looks like a wrong mask.
-_JUMP = 0.5
-# Mean change of the object's pixels against the first frame, 0..1, below which it stands still.
-_LITTLE_MOTION = 0.05
+_LARGEST_ENLARGEMENT = 2.0  # above it the views cannot be sharp
+_SMALL_IN_CROP = 0.6  # share of the crop below which another centring would show the object much larger
+_JUMP = 0.5  # step of the box's centre between two frames, in object sizes, that looks like a wrong mask
+_LITTLE_MOTION = 0.05  # mean change of the object's pixels against the first frame, 0..1
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,6 @@ class PreparedClip:
 
     @property
     def n_frames(self) -> int:
-        """T."""
         return self.images.shape[0]
 
 
@@ -56,12 +49,11 @@ def prepare_clip(
     """Return the clip cropped to a square around the object, resized and composited on white.
 
     One scale serves all frames. A clip without mask and alpha keeps its own near-white background. The
-    centering ``global`` keeps the frame's centre; ``per_frame`` puts the centre of each frame's own box in
-    the middle; ``smooth`` follows the object on a path smoothed over time; ``none`` takes the whole frame,
-    padded to a square, for clips that are prepared already. Source: docs/method.md, Clip preparation.
+    centering ``global`` keeps the frame's centre; ``per_frame`` centres each frame's own box; ``smooth``
+    follows the object on a path smoothed over time; ``none`` takes the whole frame, padded to a square, for
+    clips that are prepared already. Source: docs/method.md, Clip preparation.
 
-    Raises:
-        ValueError: an option is out of range, or there is no foreground.
+    Raises ValueError: an option is out of range, or there is no foreground.
     """
     if size < 1 or int(size) != size:
         raise ValueError(f"Expected a size of at least 1 whole pixel; got {size}. The model knows 576.")
@@ -167,7 +159,7 @@ def _report(
 
 
 def _largest_change(images: Tensor, masks: Tensor, present: np.ndarray) -> float:
-    """Return the largest mean change, 0..1, of the object's pixels against the first frame that shows it."""
+    """Return the largest mean change, 0..1, of the object's pixels against the first frame with it."""
     first, *others = present.tolist()
     largest = 0.0
     for t in others:

@@ -1,4 +1,4 @@
-"""A clip as numbers: frames, frame rate and masks, from a file, a folder, a glob pattern or tensors."""
+"""Clips as numbers: frames, frame rate and masks, from a file, a folder, a glob pattern or tensors."""
 
 from __future__ import annotations
 
@@ -23,23 +23,18 @@ from ..files import is_out_of_memory
 DEFAULT_FPS = 8.0
 IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
-# Animations that state no duration are shown by browsers at ten frames per second.
-_DEFAULT_DURATION_MS = 100.0
-# A pixel that is wider or higher than this many times the other is damage, not a wide-screen format.
-_LARGEST_PIXEL_ASPECT = 8
-# Frames per second that a clip can have.
+_DEFAULT_DURATION_MS = 100.0  # of a frame, as browsers show animations that state none
+_LARGEST_PIXEL_ASPECT = 8  # beyond it is damage, not a wide-screen format
 _FPS_RANGE = (0.1, 1000.0)
-# Masks that stay below this grey level everywhere hold labels (0 and 1), not opacity.
-_LOWEST_WHITE = 128
-# Difference between the channels (0..255) that lossy compression leaves in a grey picture.
-_CHROMA_NOISE = 8
+_LOWEST_WHITE = 128  # masks that stay below it everywhere hold labels (0 and 1), not opacity
+_CHROMA_NOISE = 8  # difference of the channels (0..255) that lossy compression leaves in a grey picture
 
 
 def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
     """Return the picked pictures, the source's frame rate, and how many pictures were seen.
 
-    A picture is uint8 [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha. For ``path`` and what is raised
-    see `load_clip`; start and step of ``pick`` are set.
+    A picture is uint8 [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha. ``path`` and errors as
+    `load_clip`; start and step of ``pick`` are set.
     """
     try:
         files = _find(path)
@@ -96,7 +91,6 @@ def _read_image(file: Path) -> np.ndarray:
 
 
 def _read_animation(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    """Read an image file that may hold several frames, composed by Pillow."""
     pictures, durations = [], []
     with _naming(file), Image.open(file) as image:
         total = getattr(image, "n_frames", 1)
@@ -231,9 +225,8 @@ def _to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
 class Clip:
     """T frames of a moving object as they were read, before any crop.
 
-    Raises:
-        ValueError: wrong shapes or types, no frames, a frame rate outside 0.1..1000, masks that hold small
-            numbers instead of 255.
+    Raises ValueError: wrong shapes or types, no frames, a frame rate outside 0.1..1000, masks that hold small
+    numbers instead of 255.
     """
 
     frames: np.ndarray  # uint8 [T, H, W, 3] RGB or [T, H, W, 4] RGBA with straight alpha
@@ -280,7 +273,6 @@ class Clip:
 
     @property
     def n_frames(self) -> int:
-        """T."""
         return self.frames.shape[0]
 
     @classmethod
@@ -295,12 +287,10 @@ class Clip:
         start: int = 0,
         every: int = 1,
     ) -> Clip:
-        """Return a clip, in 8 bits, of the images that ``frames``, ``start`` and ``every`` pick.
+        """Return a clip, in 8 bits, of the images that are picked as in `load_clip`.
 
-        See `load_clip`. There may be a mask for each image, for each that is taken, or a single one.
-
-        Raises:
-            ValueError: wrong shapes or counts, NaN or infinite values, a range that is not 0..1.
+        There may be a mask for each image, for each that is taken, or a single one. Raises ValueError: wrong
+        shapes or counts, NaN or infinite values, a range that is not 0..1.
         """
         pick = _pick(frames, start, every)
         if 0 < len(images) <= start:
@@ -328,9 +318,8 @@ def load_clip(
 
     In a mask white (or opaque, where it has transparency) is the object, in a coloured one all but black.
 
-    Raises:
-        FileNotFoundError: nothing is there, or a folder or pattern gives no images.
-        ValueError: a file cannot be read or holds no such frames, sizes or counts do not fit.
+    Raises FileNotFoundError where nothing is there, or a folder or pattern gives no images; ValueError for
+    files that cannot be read or hold no such frames, sizes or counts that do not fit.
     """
     pick = _pick(frames, start, every)
     pictures, source_fps, total = read_pictures(path, pick)

@@ -17,11 +17,9 @@ from torch import Tensor
 
 from .pictures import pick_frames, to_bytes, with_alpha
 
-# The last entry of the palette is the background's: white, or nothing at all.
-_BACKGROUND = 255
+_BACKGROUND = 255  # the palette's last entry: white, or nothing at all
 _PALETTE_FRAMES, _PALETTE_PIXELS = 16, 500_000
-# A delay of one hundredth is taken for a tenth of a second by browsers.
-_LARGEST_GIF_FPS = 50.0
+_LARGEST_GIF_FPS = 50.0  # browsers take a delay of one hundredth for a tenth of a second
 # At rate factor 12 the eye cannot tell H.264 from the frames (0 is lossless, 23 is x264's default); quantiser
 # 2 of the fallback comes close. With B-frames the bits of small pictures vary from one call to the next.
 _ENCODER_OPTIONS = {"libx264": {"crf": "12", "bf": "0"}, "mpeg4": {"qmin": "2", "qmax": "2"}}
@@ -38,9 +36,9 @@ def gif_bytes(
 ) -> bytes:
     """Return a GIF that repeats for ever.
 
-    A pixel is transparent where its opacity is below a half; without opacity, white stays white. All other
-    colours are dithered to one palette of 255, as a palette per picture would flicker. Delays are whole
-    hundredths of a second, which differ by one so that the whole has the right length.
+    A pixel is transparent where its opacity is below a half; without opacity, white stays white. Colours are
+    dithered to one palette of 255, as one per picture would flicker. Delays are whole hundredths of a second,
+    which differ by one so that the whole has the right length.
     """
     if fps > _LARGEST_GIF_FPS:
         raise ValueError(
@@ -72,7 +70,6 @@ def gif_bytes(
 
 
 def _palette(colours: NDArray[np.uint8], background: NDArray[np.bool_]) -> Image.Image:
-    """Return the 255 colours that suit the pictures' objects best, and white."""
     shown = pick_frames(len(colours), _PALETTE_FRAMES)
     pixels = colours[shown][~background[shown]]
     pixels = pixels[:: -(-len(pixels) // _PALETTE_PIXELS) or 1]
