@@ -46,7 +46,7 @@ def settings_to_json(kind: type[Settings], settings: Settings) -> dict:
 
 
 def settings_from_json(kind: type[_Kind], data: dict) -> _Kind:
-    """Return settings from JSON values; missing ones have their defaults. Raises ValueError for one out of range.
+    """Return settings from JSON values; missing ones have their defaults. ValueError for one out of range.
 
     Others are ignored: files of version 0.1.0 hold every number of the fit that made them.
     """
@@ -160,7 +160,10 @@ class RefineConfig(FieldConfig):
         return self.stage_one_steps + self.rounds * self.steps_refine
 
     def with_steps(self, steps: int, stages: int) -> RefineConfig:
-        """Return these settings with ``steps`` >= 4 divided as by default; stage 2 has at least a round."""
+        """Return the same settings with ``steps`` steps, at least 4, divided as in the default recipe.
+
+        Two stages have the rounds of these settings, or 2 where they have none.
+        """
         recipe = RefineConfig()
         rounds = 0 if stages == 1 else self.rounds or recipe.rounds
         share = recipe.steps_refine / (recipe.stage_one_steps + rounds * recipe.steps_refine)

@@ -38,7 +38,10 @@ class FitProgress:
 
 
 class Fit:
-    """A fit between two steps; ValueError for contradictory silhouettes, or Gaussians with normals."""
+    """A fit between two steps, ``step`` of which are done with ``losses``.
+
+    Raises ValueError for contradictory silhouettes, and Gaussians with normals or a perceptual distance.
+    """
 
     def __init__(
         self,

@@ -29,7 +29,8 @@ def mask_loss(alpha: Tensor, masks: Tensor) -> Tensor:
 def depth_smoothness(depths: Tensor, weights: Tensor) -> Tensor:
     """Return the mean squared depth difference of neighbours on patches [N, P, P], weighted by both ends.
 
-    Opacities as weights make the object's rim free. Source: RegNeRF (2112.00724); used by SV3D and SV4D.
+    With opacities as weights the step from the object to nothing costs nothing. Source: RegNeRF (2112.00724),
+    depth smoothness; used by SV3D and SV4D.
     """
     down = weights[:, 1:] * weights[:, :-1] * depths.diff(dim=1).square()
     right = weights[:, :, 1:] * weights[:, :, :-1] * depths.diff(dim=2).square()

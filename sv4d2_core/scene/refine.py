@@ -102,7 +102,7 @@ def refine_scene(
 
 
 def steps_in(minutes: float, probe: Fit) -> int:
-    """Return how many steps, at least 4, take ``minutes``, by timing a few; stage 2's model is not counted."""
+    """Return how many steps, at least 4, take ``minutes``, by timing a few; without stage 2's model."""
     began = 0.0
     for step in schedule(probe.config, probe.views):
         if step.number == _WARM_UP:

@@ -1,6 +1,6 @@
 """The targets of a fit: checked views, and in the second stage views made anew from the scene.
 
-Stage 2 follows SV4D 2.0 (2503.16396) as far as it is published; strength, cameras and weights are ours.
+Stage 2 follows SV4D 2.0 (2503.16396) as far as abstract and slides tell; strength, cameras, weights are ours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .scene import Scene4D
 
 log = logging.getLogger(__name__)
 
-Resynthesize = Callable[[ViewGrid, float], ViewGrid]  # (rendered views, strength) -> them made anew
+Resynthesize = Callable[[ViewGrid, float], ViewGrid]  # (rendered views, strength) -> new views
 
 _LEAST_SHARE = 0.001  # of all pixels: smaller silhouettes hold no shape
 _SLACK = 0.5  # a colour nearer to length 1 is a normal; those of black, grey and white are not
@@ -215,7 +215,8 @@ def _checked_anew(made: ViewGrid, shown: ViewGrid, alpha: Tensor) -> ViewGrid:
 def ring_cameras(cameras: Cameras, ring_elevations_deg: Sequence[float]) -> Cameras:
     """Return the cameras and, per ring, as many novel ones between them: V (1 + rings) novel views.
 
-    A model's pass has V. Of V + 1 gaps between azimuths one beside the input, which shows it, is left out.
+    A model samples V views at a time, so a ring is one pass of it. Of the V + 1 gaps between azimuths one
+    beside the input view is left out: the input shows most of it already.
     """
     azimuths = sorted({a % 360 for a in cameras.azimuths_deg})
     gaps = [(b - a, (a + b) / 2) for a, b in zip(azimuths, [*azimuths[1:], 360.0], strict=True)]
