@@ -20,16 +20,11 @@ from ..video.foreground import masks_of
 from ..views import ViewGrid, resize_images
 from .image import paired_views
 
-# This share of the object's pixels, the quietest, is taken for static; fewer pixels than this say nothing.
-_QUIET_SHARE, _FEWEST = 0.25, 4
-# Optical flow is searched at this picture size.
-_FLOW_SIDE = 128
-# Views that look along the line between their cameras see no outline tangent to the planes through it.
-_SMALLEST_ANGLE_TO_BASELINE_DEG = 25.0
-# Beyond this turn of the camera, corners look too different to be matched.
-_WIDEST_MATCH_DEG = 50.0
-# Matches worse than this share of the width are mistaken ones; they count as just so bad.
-_WORST_MATCH = 0.05
+_QUIET_SHARE, _FEWEST = 0.25, 4  # of the object's pixels, taken for static; fewer pixels say nothing
+_FLOW_SIDE = 128  # pixels of a picture for the optical flow
+_SMALLEST_ANGLE_TO_BASELINE_DEG = 25.0  # views along their baseline see no tangent outline
+_WIDEST_MATCH_DEG = 50.0  # beyond this turn corners look too different to be matched
+_WORST_MATCH = 0.05  # of the width: worse matches are mistaken, and count as just so bad
 _MATCH_SIDE = 256
 _LARGEST_RATIO = 0.85
 
@@ -42,9 +37,9 @@ def finite_masks(grid: ViewGrid) -> Tensor:
 def fit_residuals(rendered: ViewGrid, views: ViewGrid, *, include_input: bool = False) -> Tensor:
     """Return how far a fitted scene's pictures are from the views that it was fitted to, [T, V].
 
-    The mean of |rendered - view| over the pixels that show the object in either. A scene can only show what
-    is consistent, so what it leaves is a measure of inconsistency without knowing the truth. With
-    ``include_input`` the input view is the first column, [T, V + 1].
+    The mean of |rendered - view| over pixels that show the object in either. A scene can only show what is
+    consistent, so this measures inconsistency without the truth. ``include_input`` puts the input's column
+    first.
     """
     rendered, _ = paired_views(rendered, views, "the rendered scene")
     first = 0 if include_input else 1
@@ -68,10 +63,9 @@ def quietest_pixels(images: Tensor, masks: Tensor) -> Tensor:
 
 
 def mean_change(images: Tensor, static: Tensor, order: int) -> float:
-    """Return the mean over static pixels [H, W] of a clip's absolute differences over time, in 0..1.
+    """Return the mean absolute difference over time of static pixels [H, W], in 0..1; NaN for too few.
 
-    Order 1 is flicker, |I(t+1) - I(t)|; order 2 is acceleration, |I(t+1) - 2 I(t) + I(t-1)|. NaN where there
-    are too few pixels or images.
+    Order 1 is flicker, |I(t+1) - I(t)|; order 2 is acceleration, |I(t+1) - 2 I(t) + I(t-1)|.
     """
     if int(static.sum()) < _FEWEST or len(images) <= order:
         return math.nan
@@ -81,9 +75,9 @@ def mean_change(images: Tensor, static: Tensor, order: int) -> float:
 def warping_errors(images: Tensor, masks: Tensor) -> Tensor:
     """Return how badly each frame follows from the one before along the optical flow, [T - 1] float64.
 
-    The mean of |I(t) - I(t+1) moved back| over the pixels that show the object in frame t and, moved back,
-    in frame t + 1; NaN where there is none. Pictures above 128 pixels are reduced to that first. True
-    pictures have a value above 0, too: what comes into sight follows from nothing.
+    The mean of |I(t) - I(t+1) moved back| over the pixels that show the object in both; NaN where there is
+    none. Pictures above 128 pixels are reduced first. True pictures have a value above 0, too: what comes
+    into sight follows from nothing.
 
     Source: Lai et al. 2018, "Learning Blind Video Temporal Consistency" (the error), Kroeger et al. 2016,
     "Fast Optical Flow using Dense Inverse Search" (the flow).
@@ -111,16 +105,13 @@ def warping_errors(images: Tensor, masks: Tensor) -> Tensor:
     return torch.tensor(errors, dtype=torch.float64)
 
 
-def tangency_errors(
-    masks: Tensor,  # [V + 1, H, W] opacity in 0..1 of one moment
-    cameras: Cameras,
-) -> Tensor:
+def tangency_errors(masks: Tensor, cameras: Cameras) -> Tensor:
     """Return how far each view's outline misses the planes that touch the object in others, [V + 1].
 
     The planes through two camera centres that touch the object are the same for both cameras, so both
-    outlines must touch their images of them. The error of a pair is the mean distance over both planes and
-    both views, the error of a view the mean over its pairs, per cent of the width; NaN where an outline is
-    empty or no pair can be compared.
+    outlines of masks [V + 1, H, W] must touch their images of them. The error of a pair is the mean distance
+    over both planes and both views, the error of a view the mean over its pairs, per cent of the width; NaN
+    where an outline is empty or no pair can be compared.
 
     Source: Hernandez, Schmitt, Cipolla 2007, "Silhouette Coherence for Camera Calibration".
     """
@@ -140,16 +131,13 @@ def tangency_errors(
     return _means(errors)
 
 
-def match_errors(
-    images: Tensor,  # [V + 1, H, W, 3] in 0..1 of one moment
-    cameras: Cameras,
-) -> Tensor:
+def match_errors(images: Tensor, cameras: Cameras) -> Tensor:
     """Return how far each view's matched corners lie from their partners' epipolar lines, [V + 1].
 
-    SIFT corners of views at most 50 degrees apart are matched by appearance alone (mutual best, ratio 0.85 in
-    both directions); distances are symmetric (mean of both views) and count as 5 % where they are larger:
-    such matches are mistaken. Of true views' matches a fifth to a third are. The error of a view is the mean
-    over its matches, per cent of the width; NaN where it has none.
+    SIFT corners of images [V + 1, H, W, 3] at most 50 degrees apart are matched by appearance alone (mutual
+    best, ratio 0.85 in both directions); distances are symmetric (mean of both views) and count as 5 % where
+    they are larger: such matches are mistaken. Of true views' matches a fifth to a third are. The error of a
+    view is the mean over its matches, per cent of the width; NaN where it has none.
 
     Source: Hartley and Zisserman 2004, "Multiple View Geometry", chapter 11; Lowe 2004 (SIFT).
     """
@@ -191,10 +179,7 @@ def _outline_rays(rays: Tensor, mask: Tensor) -> Tensor:
 
 
 def _touching_planes_apart(rays: Tensor, others: Tensor, baseline: Tensor, forward: Tensor) -> float:
-    """Return how far the extreme planes through a baseline differ between two outlines, as a slope.
-
-    The slope times the focal length is the distance in pixels near the middle of the picture.
-    """
+    """Return how far the extreme planes of two outlines differ, as a slope (per focal length in pixels)."""
     front = F.normalize(forward - (forward @ baseline) * baseline, dim=-1)
     side = torch.linalg.cross(baseline, front)
     apart = 0.0

@@ -24,18 +24,12 @@ from .frechet import (
     hog3d_features,
 )
 
-# The name of the true views' own scores.
-REFERENCE = "reference"
-# Share of each covariance that is replaced, so that a few clips give a distance at all.
-DEFAULT_SHRINKAGE = 0.1
-# Equal images have no finite PSNR; in a mean over images of which some are not equal they count as this, dB.
-_EQUAL_IMAGES_DB = 100.0
-# Corners are matched in at most this many frames, evenly spread: it is the slowest metric.
-_MATCHED_FRAMES = 8
-# Nothing can be measured on smaller images.
-_SMALLEST_SIDE = 8
-# Input views that are less alike than this, dB, were cut out in another way, or are of another clip.
-_SAME_INPUT_DB = 24.0
+REFERENCE = "reference"  # the name of the true views' own scores
+DEFAULT_SHRINKAGE = 0.1  # share of each covariance that is replaced: a few clips give a distance, too
+_EQUAL_IMAGES_DB = 100.0  # dB that the infinite PSNR of equal images counts as in a mean
+_MATCHED_FRAMES = 8  # at most, evenly spread: matching corners is the slowest metric
+_SMALLEST_SIDE = 8  # pixels; nothing can be measured on smaller images
+_SAME_INPUT_DB = 24.0  # input views less alike were cut out in another way, or are of another clip
 
 
 @dataclass(frozen=True)
@@ -151,11 +145,7 @@ class Summary:
 
 
 def summarise(scores: Sequence[SceneScores], shrinkage: float = DEFAULT_SHRINKAGE) -> Summary:
-    """Return one method's summary over scenes; every scene weighs the same, every clip of all scenes too.
-
-    Raises:
-        ValueError: no scene, or scenes of several methods.
-    """
+    """Return a method's summary over equally weighed scenes; ValueError for none, or several methods'."""
     methods = {score.method for score in scores}
     if len(methods) != 1:
         raise ValueError(f"Expected the scenes of one method; got those of {len(methods)}. Summarise each.")
@@ -221,11 +211,9 @@ def evaluate(
 ) -> SceneScores:
     """Return the scores of predicted novel views; the input view is not scored.
 
-    Images that hold NaN or infinite values, and views that are missing, get no score; the notes name them.
-
-    Raises:
-        ValueError: frames, sizes or cameras that do not fit the reference's, values outside 0..1, images
-            below 8 x 8 pixels, residuals of another shape.
+    Images that are not finite and missing views get no score; the notes name them. Raises ValueError for
+    frames, sizes or cameras unlike the reference's, values outside 0..1, images below 8 x 8, residuals of
+    another shape.
     """
     missing: list[int] = []
     if reference is not None:

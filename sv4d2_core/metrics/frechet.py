@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from ..files import is_out_of_memory
 
-# Clips [N, T, H, W, 3] in 0..1 to features [N, D].
-ClipFeatures = Callable[[Tensor], Tensor]
+ClipFeatures = Callable[[Tensor], Tensor]  # clips [N, T, H, W, 3] in 0..1 to features [N, D]
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,12 @@ class FrechetDistance:
         return min(self.n_samples, self.n_reference_samples) <= self.n_features
 
 
-def frechet_distance(
-    features: Tensor,  # [N, D], N at least 2
-    reference: Tensor,  # [M, D], M at least 2
-    shrinkage: float = 0.0,  # 0 to 1; the same for all values that are compared
-) -> FrechetDistance:
-    """Return the distance between Gaussians fitted to two sets of feature vectors.
+def frechet_distance(features: Tensor, reference: Tensor, shrinkage: float = 0.0) -> FrechetDistance:
+    """Return the distance between Gaussians fitted to features [N, D] and [M, D], N and M at least 2.
 
-    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` with unbiased covariances, each shrunk towards
-    ``tr(S) / D * I`` by ``shrinkage``.
-
-    Raises:
-        ValueError: values that are not finite, or a shrinkage out of range.
+    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``, where unbiased covariances are shrunk towards
+    ``tr(S)/D*I`` by ``shrinkage`` in 0..1, the same for all that is compared. Raises ValueError for one out
+    of range and values that are not finite.
     """
     for name, x in (("features", features), ("reference features", reference)):
         if not x.isfinite().all():
@@ -80,8 +73,8 @@ ORDERS = ("F", "V", "Diag", "4D")
 def clips_of(images: Tensor, order: str) -> Iterator[Tensor]:
     """Yield the clips [L, ...] of a grid [T, V, ...] of novel views, watched in one of `ORDERS`.
 
-    F: the T frames of each view. V: the V views of each frame. Diag: clip n shows view (n + t) mod V at
-    frame t. 4D: as F, but every second view backwards, as in a scan through all images.
+    F: the T frames of each view. V: the V views of each frame. Diag: clip n shows view (n + t) mod V at frame
+    t. 4D: as F, but every second view backwards, as in a scan through all images.
     """
     n_frames, n_views = images.shape[:2]
     frames = torch.arange(n_frames)
@@ -100,21 +93,15 @@ def clip_features(images: Tensor, describe: ClipFeatures, order: str) -> Tensor:
 
 
 I3D_HELP = "Give the TorchScript file of I3D that StyleGAN-V and others use for FVD, i3d_torchscript.pt."
-# The network halves time three times and then averages over two steps.
-SHORTEST_CLIP = 9
+SHORTEST_CLIP = 9  # the network halves time three times and then averages over two steps
 _SIDE = 224
 
 
 class I3D:
-    """Clips to feature vectors.
+    """Clips to feature vectors; FileNotFoundError, or ValueError for a file that is no TorchScript network.
 
-    Args:
-        path: TorchScript file whose network takes clips [N, 3, T, 224, 224] in -1..1 and the switches
-            ``rescale``, ``resize`` and ``return_features``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a TorchScript network.
+    The network takes clips [N, 3, T, 224, 224] in -1..1 and switches ``rescale``, ``resize``,
+    ``return_features``.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
@@ -137,8 +124,7 @@ class I3D:
     def __call__(self, clips: Tensor) -> Tensor:
         """Return one feature vector per clip, [N, D] float32 on the CPU, of [N, T, H, W, 3] in 0..1.
 
-        Raises:
-            ValueError: clips that are too short, or a network that answers in another way.
+        Raises ValueError for clips that are too short, or a network that answers in another way.
         """
         if clips.shape[1] < SHORTEST_CLIP:
             raise ValueError(
@@ -166,10 +152,8 @@ class I3D:
 
 
 _HOG3D_SIDE = 64
-# Cells along time, height and width of the gradient histograms, and along height and width of the colours.
-_CELLS, _COLOUR_CELLS = (2, 3, 3), (4, 4)
-# The angle between neighbours among the axes of `_axes`.
-_NEIGHBOUR_DEG = 41.8
+_CELLS, _COLOUR_CELLS = (2, 3, 3), (4, 4)  # of gradients along time, y, x; of colours along y, x
+_NEIGHBOUR_DEG = 41.8  # between neighbours among the axes of `_axes`
 
 
 def hog3d_features(clips: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """Views against true ones: which belongs to which, and how alike their images are.
 
 The image metrics take images [N, H, W, 3] in 0..1 and optional weights [..., N, H, W] in 0..1 (the mask of
-the reference), and return one value per image, [..., N] float64. A value that has no meaning, such as that of
-an empty foreground, is NaN.
+the reference), and return float64 [..., N]: NaN without a meaning, as of an empty foreground.
 """
 
 from __future__ import annotations
@@ -23,10 +22,8 @@ from ..cameras import Cameras
 from ..files import is_out_of_memory
 from ..views import ViewGrid
 
-# Wang et al. 2004: a Gaussian window of standard deviation 1.5, cut off at 3.5 of these.
-SSIM_WINDOW = 11
-# Views whose angles differ by less are the same view.
-_SAME_VIEW_DEG = 0.5
+SSIM_WINDOW = 11  # Wang et al. 2004: a Gaussian of deviation 1.5, cut off at 3.5 of these
+_SAME_VIEW_DEG = 0.5  # views whose angles differ by less are the same view
 
 
 def psnr(images: Tensor, reference: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -80,10 +77,8 @@ def paired_views(predicted: ViewGrid, reference: ViewGrid, name: str = "") -> tu
     """Return the predicted views in the reference's order, and which novel views (1 to V) are missing.
 
     Views are the same where their angles relative to the input view agree to 0.5 degrees. A missing view's
-    images are NaN. Views that the reference does not have are left out. Messages speak of views of ``name``.
-
-    Raises:
-        ValueError: other numbers of frames, other sizes, or no common novel view.
+    images are NaN; views that the reference does not have are left out. Raises ValueError, about views of
+    ``name``, for other numbers of frames, other sizes, or no common novel view.
     """
     who = f" of {name}" if name else ""
     if predicted.n_frames != reference.n_frames:
@@ -137,8 +132,7 @@ LPIPS_HELP = (
     "safetensors.torch.save_model(lpips.LPIPS(net='alex'), 'lpips_alex.safetensors')."
 )
 
-# The images' normalisation, for values in -1..1.
-_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # for values in -1..1
 # Per backbone, named by the side of its first kernel: size of the max pooling windows (stride 2), stride and
 # padding of the first layer, and before which layers the pooling stands.
 _BACKBONES = {
@@ -151,9 +145,7 @@ _STAGES = range(5)
 class LPIPS:
     """The distance of images to their references, 0 for equal ones.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not LPIPS's state dict.
+    Raises FileNotFoundError, or ValueError for a file that is not LPIPS's state dict.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
@@ -165,8 +157,7 @@ class LPIPS:
     def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
         """Return the distances [N] float64 of images [N, H, W, 3] in 0..1, differentiable.
 
-        Raises:
-            ValueError: images below 32 x 32 pixels.
+        Raises ValueError for images below 32 x 32 pixels.
         """
         if min(images.shape[1:3]) < 32:
             raise ValueError(

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-# Gaussians per pixel of a picture, and at most, when their number is not given.
-_PER_PIXEL = 0.75
-_MOST = 40_000
+_PER_PIXEL = 0.75  # Gaussians per pixel of a picture, when their number is not given
+_MOST = 40_000  # Gaussians then, at most
 
 _Kind = TypeVar("_Kind", bound="Settings")
 
@@ -47,10 +46,9 @@ def settings_to_json(kind: type[Settings], settings: Settings) -> dict:
 
 
 def settings_from_json(kind: type[_Kind], data: dict) -> _Kind:
-    """Return settings from `settings_to_json`'s values; missing ones have their defaults.
+    """Return settings from JSON values; missing ones have their defaults. ValueError for one out of range.
 
-    Others are ignored: files of version 0.1.0 hold every number of the fit that made them. Raises ValueError
-    for one out of range.
+    Others are ignored: files of version 0.1.0 hold every number of the fit that made them.
     """
     return kind(**{one.name: data[one.name] for one in fields(kind) if one.name in data})
 
@@ -155,12 +153,10 @@ class RefineConfig(FieldConfig):
 
     @property
     def stage_one_steps(self) -> int:
-        """Steps of the static and the dynamic phase."""
         return self.steps_static + self.steps
 
     @property
     def total_steps(self) -> int:
-        """Steps of both stages."""
         return self.stage_one_steps + self.rounds * self.steps_refine
 
     def with_steps(self, steps: int, stages: int) -> RefineConfig:

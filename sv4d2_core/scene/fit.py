@@ -40,8 +40,7 @@ class FitProgress:
 class Fit:
     """A fit between two steps, ``step`` of which are done with ``losses``.
 
-    What is fitted is a `DyNeRFFit` or a `GaussiansFit`, which can do the same. Raises ValueError for normals
-    or a perceptual distance for Gaussians, and for silhouettes that contradict each other.
+    Raises ValueError for contradictory silhouettes, and Gaussians with normals or a perceptual distance.
     """
 
     def __init__(
@@ -63,20 +62,17 @@ class Fit:
         self._fingerprint = fit_fingerprint(views, config, normals, perceptual is not None)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._targets: RoundTargets | None = None
-        # What was given: views, weights and normals at full size.
-        self._full_size = views, first_weights(views, config), normals
+        self._full_size = views, first_weights(views, config), normals  # as they were given
         self._shrink = 0  # how many times smaller than given is what the scene is fitted to; 0: nothing yet
         self._part = _FITS[config.backend](views, config, device, self._generator, perceptual)
         self._optimizer = torch.optim.Adam(self._part.groups(), betas=(0.9, 0.99), eps=1e-15, fused=True)
 
     @property
     def scene(self) -> Scene4D:
-        """The scene that is being fitted."""
         return self._part.scene
 
     @property
     def progress(self) -> FitProgress:
-        """What there is to say after the last step."""
         done = max(self.step - 1, 0)
         phase = "static" if done < self.config.steps_static else "dynamic"
         if number := round_of(self.config, done):

@@ -1,8 +1,7 @@
-"""The terms of the fit's loss, each a plain differentiable function that returns one number.
+"""The terms of the fit's loss: differentiable functions that return one number each.
 
-All are means, so that their weights do not depend on how many rays, pixels or plane entries there are; the
-papers write sums and give no weights. Pixel weights lower a pixel's share of the mean and are not divided
-out: a batch of doubtful pixels counts less as a whole.
+All are means, so that weights do not depend on the number of rays (the papers write sums, without weights).
+Pixel weights are not divided out: a batch of doubtful pixels counts less as a whole.
 """
 
 from __future__ import annotations
@@ -11,12 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Keeps square roots and logarithms differentiable at 0.
-_TINY = 1e-6
-# How fast an edge in the image permits an edge in the normals (SAMURAI, SV3D, SV4D).
-_EDGE_SHARPNESS = 3.0
-# Wang et al. 2004: Gaussian window of standard deviation 1.5 and 11 pixels, and two constants.
-_SSIM_SIGMA, _SSIM_WINDOW = 1.5, 11
+_TINY = 1e-6  # keeps square roots and logarithms differentiable at 0
+_EDGE_SHARPNESS = 3.0  # how fast an edge in the image permits one in the normals (SAMURAI, SV3D, SV4D)
+_SSIM_SIGMA, _SSIM_WINDOW = 1.5, 11  # Wang et al. 2004: Gaussian window, pixels; below, two constants
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 
 
@@ -31,10 +27,10 @@ def mask_loss(alpha: Tensor, masks: Tensor) -> Tensor:
 
 
 def depth_smoothness(depths: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean squared depth difference of neighbours, down plus right, on patches [N, P, P].
+    """Return the mean squared depth difference of neighbours on patches [N, P, P], weighted by both ends.
 
-    A pair counts by the product of its weights [N, P, P], such as the opacity: the step from the object to
-    nothing costs nothing. Source: RegNeRF (2112.00724), depth smoothness; used by SV3D and SV4D.
+    With opacities as weights the step from the object to nothing costs nothing. Source: RegNeRF (2112.00724),
+    depth smoothness; used by SV3D and SV4D.
     """
     down = weights[:, 1:] * weights[:, :-1] * depths.diff(dim=1).square()
     right = weights[:, :, 1:] * weights[:, :, :-1] * depths.diff(dim=2).square()
@@ -42,11 +38,10 @@ def depth_smoothness(depths: Tensor, weights: Tensor) -> Tensor:
 
 
 def normal_smoothness(normals: Tensor, images: Tensor, weights: Tensor) -> Tensor:
-    """Return how rough normals are where the picture is smooth: exp(-3 |grad I|) (sqrt(1 + |grad n|) - 1).
+    """Return the weighted mean exp(-3 |grad I|) (sqrt(1 + |grad n|) - 1) of normals and colours [N, P, P, 3].
 
-    Of normals and the target's colours [N, P, P, 3], weighted by [N, P, P] such as the opacity. Gradients are
-    Sobel's, per pixel; their norm is over directions and channels. The papers' constant 1 is taken off: a
-    flat surface costs nothing. Source: SV3D (2403.12008), SV4D (2407.17470), bilateral normal smoothness.
+    Gradients are Sobel's; the papers' constant 1 is taken off, so that a flat surface costs nothing.
+    Source: SV3D (2403.12008), SV4D (2407.17470), bilateral normal smoothness.
     """
     edges = torch.exp(-_EDGE_SHARPNESS * _gradient_norm(images))
     roughness = (1 + _gradient_norm(normals)).sqrt() - 1
@@ -70,10 +65,7 @@ def total_variation(planes: Tensor) -> Tensor:
 
 
 def second_difference(planes: Tensor) -> Tensor:
-    """Return the mean squared second difference along time of planes [C, T, N], 0 when T is below 3.
-
-    Source: K-Planes (2301.10241), section 4.2.
-    """
+    """Return the mean squared second time difference of [C, T, N], 0 if T < 3 (K-Planes, 2301.10241, 4.2)."""
     return planes.diff(n=2, dim=-2).square().mean() if planes.shape[-2] > 2 else planes.sum() * 0
 
 
@@ -83,10 +75,7 @@ def time_difference(planes: Tensor) -> Tensor:
 
 
 def dissimilarity(rendered: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - SSIM of [N, P, P, 3] in 0..1, mean over patches, channels and windows inside the patch.
-
-    Patches below 11 pixels get a smaller window. Source: Wang et al. 2004, equation 13.
-    """
+    """Return 1 - mean SSIM of patches [N, P, P, 3] in 0..1, of windows up to P (Wang et al. 2004, eq. 13)."""
     x, y = rendered.movedim(-1, 1).flatten(0, 1)[:, None], target.movedim(-1, 1).flatten(0, 1)[:, None]
     mean_x, mean_y = _blurred(x), _blurred(y)
     variance_x = _blurred(x * x) - mean_x**2

@@ -25,8 +25,7 @@ log = logging.getLogger(__name__)
 
 Callback = Callable[[int, int, FitProgress], None]
 
-# Steps that are done to see how long one takes.
-_WARM_UP, _TIMED = 5, 20
+_WARM_UP, _TIMED = 5, 20  # steps that are done to see how long one takes
 
 
 def refine_scene(
@@ -103,10 +102,7 @@ def refine_scene(
 
 
 def steps_in(minutes: float, probe: Fit) -> int:
-    """Return about how many steps of a fit take ``minutes``, by doing a few of another; at least 4.
-
-    What the model of a second stage takes is not counted.
-    """
+    """Return how many steps, at least 4, take ``minutes``, by timing a few; without stage 2's model."""
     began = 0.0
     for step in schedule(probe.config, probe.views):
         if step.number == _WARM_UP:

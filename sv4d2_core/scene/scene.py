@@ -31,18 +31,14 @@ class SceneRendering:
 
 
 class Scene4D(ABC):
-    """An object that moves, seen from any camera at any time.
-
-    It knows the cameras, frames per second and times [T], rising in 0..1, of the views it was fitted to.
-    """
+    """A moving object, seen from any camera at any time in 0..1, with the cameras and times of its views."""
 
     backend: ClassVar[str]  # what it is made of; `load_scene` reads it from the file
 
     def __init__(self, cameras: Cameras, fps: float, times: Sequence[float]) -> None:
         self.cameras, self.fps, self.times = cameras, fps, tuple(times)
         self.n_frames = len(self.times)
-        # Where the object is, if the crop of the views followed it; None: at the origin.
-        self.path: ObjectPath | None = None
+        self.path: ObjectPath | None = None  # if the crop followed the object; None: at the origin
 
     @torch.no_grad()
     def render(
@@ -54,11 +50,7 @@ class Scene4D(ABC):
         views: Sequence[int] | None = None,  # which of the cameras, 0 the input view; None: all V + 1
         callback: Callable[[int, int, None], None] | None = None,  # (done, all, None); may raise to cancel
     ) -> SceneRendering:
-        """Return square pictures of cameras at some times.
-
-        Raises:
-            ValueError: no time, a time outside 0..1, a size below 1, no such view.
-        """
+        """Return square pictures of cameras at times; ValueError for times, a size or views out of range."""
         if size < 1 or not times or not all(0 <= time <= 1 for time in times):
             raise ValueError(
                 f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}."
@@ -78,17 +70,11 @@ class Scene4D(ABC):
 
     @abstractmethod
     def bounds(self, time: float) -> Tensor:
-        """Return the corners [2, 3] of a box that holds the object at a time, world units, on the CPU.
-
-        Raises ValueError where there is nothing at this time.
-        """
+        """Return the object's box [2, 3], world units, on the CPU; ValueError where there is no object."""
 
     @abstractmethod
     def densities(self, points: Tensor, time: float) -> Tensor:
-        """Return how dense the object is at points [N, 3] in the world, [N], on the device of the points.
-
-        The unit is the backend's own: a level on it makes a surface.
-        """
+        """Return densities [N] at world points [N, 3], on their device, in a unit of the backend's own."""
 
     @abstractmethod
     def colours(self, points: Tensor, time: float) -> Tensor:
@@ -143,7 +129,6 @@ def centred(scene: Scene4D) -> Scene4D:
 
 
 def no_object(time: float) -> ValueError:
-    """Return the error of a scene in which there is nothing at a time."""
     return ValueError(
         f"Expected an object at time {time:g}; the scene is empty there. Fit it again, or leave this time "
         f"out."

@@ -1,8 +1,7 @@
 """The schedule of a fit: for every step its phase, its learning rate, its picture size and its frames.
 
-All frames are fitted from the start, or outward from an anchor while the motion is large: the anchor first,
-its neighbours ring by ring, and frames that were admitted before are seen again (replay) so that they are not
-forgotten. The replay is that of SC-GS's progressive training (Huang et al. 2024, 2312.14937, public code).
+All frames are fitted from the start, or, where the motion is large, admitted outward from an anchor frame and
+replayed, so that none is forgotten, as in SC-GS (Huang et al. 2024, 2312.14937, public code).
 """
 
 from __future__ import annotations
@@ -16,25 +15,18 @@ from torch import Tensor
 from ..views import ViewGrid
 from .config import RefineConfig
 
-# Frames of one dynamic step, and views of each; the input view is always one of them.
-_FRAMES, _VIEWS = 4, 4
-# All frames are admitted when this share of the steps is done, in this many equal rings.
-_GROWTH_PERCENT = 35
-_RINGS = 5
-# Mean mask IoU with the anchor frame up to which the motion counts as large. The benchmark's slow scenes lie
-# between 0.67 and 0.94, the fast ones that cross the picture at 0.23 and 0.28.
+_FRAMES, _VIEWS = 4, 4  # frames of one dynamic step, and views of each, the input view included
+_GROWTH_PERCENT = 35  # share of the steps at which all frames are admitted
+_RINGS = 5  # of equal length
+# Mean mask IoU with the anchor frame that is large motion; the benchmark: slow 0.67..0.94, fast 0.23, 0.28.
 LARGE_MOTION_IOU = 0.3
-# Pictures from this size on are fitted from coarse to fine: the share of stage 1 at which a quarter, a half
-# and all of their size begin.
+# From this size on pictures are fitted from coarse to fine: (share of stage 1, how many times smaller).
 _COARSE_TO_FINE_FROM, _COARSE_TO_FINE = 256, ((0.0, 4), (0.4, 2), (0.7, 1))
-# The factors on the learning rates at the end of each stage, and at the start of the second.
-_LAST_RATE, _REFINE_RATE = 0.1, 0.3
+_LAST_RATE, _REFINE_RATE = 0.1, 0.3  # factors on the learning rates: at a stage's end, at the second's start
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a fit."""
-
     number: int  # 0..total_steps - 1
     round: int  # of the second stage, from 1; 0: the first stage
     begins_round: bool
@@ -109,10 +101,7 @@ def anchor_frame(masks: Tensor) -> int:
 
 
 def motion_score(masks: Tensor, anchor: int) -> float:
-    """Return how alike masks [T, V + 1, H, W] stay, 0..1: mean IoU of every frame and view with the anchor.
-
-    A pixel belongs to the object above an opacity of 0.5; views that are empty in both frames are equal.
-    """
+    """Return the mean IoU, 0..1, of masks [T, V + 1, H, W] with the anchor's; 1 where both are empty."""
     inside = masks > 0.5
     both = (inside & inside[anchor]).sum(dim=(2, 3)).double()
     either = (inside | inside[anchor]).sum(dim=(2, 3)).double()
@@ -120,11 +109,10 @@ def motion_score(masks: Tensor, anchor: int) -> float:
 
 
 def allowed_frames(step: int, steps: int, n_frames: int, anchor: int) -> tuple[list[int], list[int]]:
-    """Return the frames that a step may use, and those of them that were admitted last.
+    """Return the frames that a dynamic step may use, and those admitted last; none: all are alike.
 
-    Stage k = 1..5 admits all frames t with |t - anchor| <= ceil(k T / 5); stage 5 begins at 35 % of the
-    steps. The second list is empty when the stage has brought nothing new, and once stage 5 has lasted as
-    long as the others: from then on all frames are alike. Steps count from the start of the dynamic phase.
+    Stage k = 1..5 admits |t - anchor| <= ceil(k T / 5); stage 5 begins at 35 % of the steps, and once it has
+    lasted as long as the others, none of its frames counts as new.
     """
     stage = 1 + (_RINGS - 1) * 100 * step // (_GROWTH_PERCENT * steps)
 
@@ -139,10 +127,7 @@ def allowed_frames(step: int, steps: int, n_frames: int, anchor: int) -> tuple[l
 def draw_frames(
     allowed: Sequence[int], newest: Sequence[int], count: int, generator: torch.Generator
 ) -> Tensor:
-    """Return frames for one step, [count] int64, the larger half from the newest, the rest from all others.
-
-    No frame comes twice unless there are too few.
-    """
+    """Return frames [count] int64, the larger half from the newest, none twice if there are enough."""
     new = min(len(newest), (count + 1) // 2)
     drawn = [newest[i] for i in shuffled(len(newest), new, generator).tolist()]
     others = [t for t in allowed if t not in drawn] or allowed

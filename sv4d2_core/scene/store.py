@@ -53,10 +53,7 @@ class FitState:
 def fit_fingerprint(
     views: ViewGrid, config: RefineConfig, normals: Tensor | None = None, perceptual: bool = False
 ) -> str:
-    """Return a hash of all that decides a fit's result: pictures, masks, normals, cameras, times, settings.
-
-    The memory budget is left out: an interrupted fit may go on with less.
-    """
+    """Return a hash of what decides a fit's result, without the memory budget: it may go on with less."""
     plain = [
         asdict(replace(config, memory_gb=0.0)),
         perceptual,

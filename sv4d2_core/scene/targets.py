@@ -1,7 +1,6 @@
-"""What a scene is fitted to: views that were checked, and in the second stage views made anew from the scene.
+"""The targets of a fit: checked views, and in the second stage views made anew from the scene.
 
-The second stage follows SV4D 2.0 (2503.16396) as far as its abstract and slides tell; strength, cameras and
-weights are ours. Without a model to make views anew, its rounds only weigh the given views by visibility.
+Stage 2 follows SV4D 2.0 (2503.16396) as far as abstract and slides tell; strength, cameras, weights are ours.
 """
 
 from __future__ import annotations
@@ -23,27 +22,18 @@ from .scene import Scene4D
 
 log = logging.getLogger(__name__)
 
-# Makes views anew from a scene's pictures: (rendered views, strength) -> views of the same cameras and size.
-Resynthesize = Callable[[ViewGrid, float], ViewGrid]
+Resynthesize = Callable[[ViewGrid, float], ViewGrid]  # (rendered views, strength) -> new views
 
-# Silhouettes of fewer pixels, over all frames and views, hold no shape.
-_LEAST_SHARE = 0.001
-# A colour is a normal where its length differs from 1 by less; those of black, grey and white do not.
-_SLACK = 0.5
-# Rings of cameras between the given ones, relative to the input view, which views are made anew of, too.
-RING_ELEVATIONS_DEG = (15.0, -15.0)
-# Cameras of rings stay this far from the poles, degrees.
-_FROM_POLE = 5.0
-# The factor on the strength from round to round.
-_STRENGTH_FALLING = 0.6
+_LEAST_SHARE = 0.001  # of all pixels: smaller silhouettes hold no shape
+_SLACK = 0.5  # a colour nearer to length 1 is a normal; those of black, grey and white are not
+RING_ELEVATIONS_DEG = (15.0, -15.0)  # of rings of novel cameras, relative to the input view
+_FROM_POLE = 5.0  # degrees that cameras of rings stay away
+_STRENGTH_FALLING = 0.6  # factor on the strength from round to round
 _NAMES = ("images", "masks", "weights")
 
 
 def checked_views(views: ViewGrid) -> ViewGrid:
-    """Return float32 views on the CPU with masks, which the near-white rule makes where they are missing.
-
-    Raises ValueError for views that cannot be fitted: their sizes, times, values, silhouettes.
-    """
+    """Return float32 views on the CPU with masks (near-white if missing); ValueError for unusable views."""
     n_frames, n_views, height, width = views.images.shape[:4]
     if n_frames < 1:
         raise ValueError("Expected at least one frame; got none. Give views [T, V + 1, H, W, 3] with T >= 1.")
@@ -104,10 +94,7 @@ def _check_silhouettes(masks: Tensor) -> None:
 
 
 def checked_normals(normals: Tensor, views: ViewGrid) -> Tensor:
-    """Return float32 normals of checked views on the CPU and in their size, of length 1, or 0: not known.
-
-    Raises ValueError for normals of other pictures than the views, or values that are not finite.
-    """
+    """Return unit normals, 0 where not known, in the views' size; ValueError for unfit or infinite ones."""
     sized = resized_normals(normals.detach().cpu().float(), views.images.shape[2])
     if sized.shape != views.images.shape or not sized.isfinite().all():
         raise ValueError(
@@ -159,12 +146,10 @@ class RoundTargets:
         return _with_input(views, self.cameras, images, masks), weights
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a state keeps beside the cameras."""
         return {f"targets.{name}": getattr(self, name) for name in _NAMES}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], cameras: Cameras) -> RoundTargets:
-        """Return the targets from what `tensors` returned."""
         return cls(cameras, *(tensors[f"targets.{name}"] for name in _NAMES))
 
 
@@ -230,8 +215,8 @@ def _checked_anew(made: ViewGrid, shown: ViewGrid, alpha: Tensor) -> ViewGrid:
 def ring_cameras(cameras: Cameras, ring_elevations_deg: Sequence[float]) -> Cameras:
     """Return the cameras and, per ring, as many novel ones between them: V (1 + rings) novel views.
 
-    A model samples V views at a time, so every ring is one pass of it. Of the V + 1 gaps between neighbouring
-    azimuths, one next to the input view is left out: the input shows most of it already.
+    A model samples V views at a time, so a ring is one pass of it. Of the V + 1 gaps between azimuths one
+    beside the input view is left out: the input shows most of it already.
     """
     azimuths = sorted({a % 360 for a in cameras.azimuths_deg})
     gaps = [(b - a, (a + b) / 2) for a, b in zip(azimuths, [*azimuths[1:], 360.0], strict=True)]

@@ -60,10 +60,7 @@ def report_page(
     summaries: Sequence[Summary],
     run: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the page: what was compared, the tables, the notes, and every scene's pictures and plots.
-
-    ``run`` says how the report was made, in JSON values.
-    """
+    """Return the page: facts, tables, notes, pictures, plots; ``run`` says in JSON values how it was made."""
     environment = templates(_FOLDER)
     drawing = (error_scale, heat_maps, plots_over_time, plots_over_angle)
     environment.globals.update({function.__name__: function for function in drawing})
@@ -87,7 +84,6 @@ def report_page(
 
 
 def _png(picture: NDArray) -> str:
-    """Return the address of a picture [h, w, 3] uint8."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     return _address(buffer.getvalue(), "png")
@@ -104,7 +100,7 @@ _DIGITS = 7
 def report_json(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> dict[str, Any]:
     """Return values that JSON can hold: NaN is null, infinity "inf" or "-inf"; seven significant digits.
 
-    The values of a scene are [frame][view] of each image or pair of frames, or [view].
+    A scene's values are [frame][view] of each image or pair of frames, or [view].
     """
     record = {
         "methods": method_names(comparisons),

@@ -34,13 +34,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, GRID = "#333333", "#767676", "#e2e2e2"
-# Of a cell without a value, and of the cross over it.
-NO_VALUE_COLOUR, _CROSS_COLOUR = "#dddddd", "#888888"
+NO_VALUE_COLOUR, _CROSS_COLOUR = "#dddddd", "#888888"  # of a cell without a value, and of its cross
 # Distinguishable for colour-blind people (Okabe and Ito 2008); their yellow is too pale on white.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _REFERENCE_COLOUR = "#444444"
-# The marks of the lines, for matplotlib and as letters; the methods take turns.
-_MARKS, _MARK_LETTERS = "osD^v", "●■◆▲▼"
+_MARKS, _MARK_LETTERS = "osD^v", "●■◆▲▼"  # for matplotlib, and as letters; the methods take turns
 # Lightness (CIELAB) falls evenly from 98 to 18, so that equal steps look equal, printed in grey as well.
 RAMP = ("#fbfaeb", "#fdcb7f", "#f9965c", "#e75f60", "#b73975", "#752b75", "#362154")
 _STYLE: Any = {
@@ -75,12 +73,10 @@ def _in_style() -> Iterator[None]:
         yield
 
 
-# A decorator: the style of all plots while a function makes and saves figures.
-styled = _in_style()
+styled = _in_style()  # a decorator: the style of all plots while a function makes and saves figures
 
 
 def new_figure(width: int, height: int) -> Figure:
-    """Return an empty figure of a size in pixels."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / 100, height / 100), dpi=100)
@@ -138,10 +134,9 @@ def draw_heat_map(
     limits: tuple[float, float],
     digits: int,
 ) -> QuadMesh:
-    """Draw a row per view and a column per frame, worse is darker, and the mean of every view at the right.
+    """Draw a row per view, a column per frame, and views' means at the right; ``limits`` are best and worst.
 
-    Cells without a value (NaN) are grey and crossed out, infinite ones (equal images) look like the best.
-    ``limits`` are the best and the worst value, the ends of the colours.
+    Worse is darker; cells without a value are grey and crossed out, infinite ones (equal images) look best.
     """
     best, worst = (0.0, 0.0) if math.isnan(limits[0]) else limits
     n_frames, n_views = values.shape
@@ -176,8 +171,7 @@ _HEAT_MAPS = (_FOREGROUND_PSNR, ("tangency",), ("fit residual",))
 _LINE_PLOTS = (_FOREGROUND_PSNR, ("LPIPS",), ("mask IoU",), ("warping",), ("tangency",), ("fit residual",))
 _PAGE_WIDTH, _PLOTS_IN_A_ROW, _PLOT_HEIGHT = 1140, 4, 150
 _LABEL_WIDTH, _ROW_HEIGHT, _WIDEST_CELL = 125, 19, 30
-# Elevations that stand nearer to each other on the axis of azimuths are not written.
-_LEAST_DISTANCE_DEG = 15
+_LEAST_DISTANCE_DEG = 15  # at least, between azimuths whose elevations are written
 
 
 def _shown(groups: Sequence[Sequence[str]], scores: Sequence[SceneScores]) -> list[Metric]:
@@ -219,9 +213,9 @@ def _heat_maps_of(metric: Metric, scores: Sequence[SceneScores]) -> str:
 
 @styled
 def plots_over_time(scores: Sequence[SceneScores], numbers: Mapping[str, int]) -> str:
-    """Return the means over the views of one scene against the frame as SVG.
+    """Return means over one scene's views against the frame as SVG; pairs of frames stand between them.
 
-    Pairs of frames stand between them. ``numbers`` choose each method's colour and mark, -1: the true views'.
+    ``numbers`` choose each method's colour and mark, -1: the true views'.
     """
 
     def points(score: SceneScores, name: str) -> tuple[list[float], list[float]]:
@@ -309,13 +303,10 @@ def _draw_line(axes: Axes, index: int, x: list[float], y: list[float], edge: flo
     )
 
 
-# The pictures of a scene.
-_THUMBNAIL = 160
+_THUMBNAIL = 160  # pixels of a scene's picture
 _COLUMNS = 4
-# The colours of errors end where only this share of the pixels lies above, but at this error at least.
-_BRIGHTEST_SHARE, _DIMMEST = 0.01, 0.05
-# What shows best where a method fails, in this order.
-_TELLING = ("PSNR fg", "PSNR", "tangency", "warping")
+_BRIGHTEST_SHARE, _DIMMEST = 0.01, 0.05  # of the pixels beyond the colours of errors; their least end
+_TELLING = ("PSNR fg", "PSNR", "tangency", "warping")  # what shows best where a method fails, in order
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,10 @@ class SceneComparison:
 
     @property
     def has_reference(self) -> bool:
-        """Whether there are true views."""
         return self.scores[0].method == REFERENCE
 
     @property
     def of_methods(self) -> tuple[SceneScores, ...]:
-        """The scores of the methods alone."""
         return self.scores[1:] if self.has_reference else self.scores
 
 
@@ -69,9 +67,7 @@ def compare(
 ) -> SceneComparison:
     """Return the scores of all methods on one scene, and of the true views by what needs no truth.
 
-    Raises:
-        ValueError: no method, a method without a name or with the name of the true views, residuals of no
-            method, or views that do not fit the reference's.
+    Raises ValueError for no method, names or residuals that do not fit, or views unlike the reference's.
     """
     networks, residuals = networks or Networks(), residuals or {}
     _check_names(predictions, residuals)
@@ -125,11 +121,7 @@ def method_names(comparisons: Sequence[SceneComparison]) -> list[str]:
 def summaries_of(
     comparisons: Sequence[SceneComparison], shrinkage: float = DEFAULT_SHRINKAGE
 ) -> tuple[Summary, ...]:
-    """Return the summary over all scenes of the true views, where there are some, and of every method.
-
-    Raises:
-        ValueError: no scene, or two scenes of one name.
-    """
+    """Return summaries of true views and every method; ValueError for no scene, or two of one name."""
     names = [scene.scene for scene in comparisons]
     if not names or len(set(names)) < len(names):
         raise ValueError(
@@ -249,8 +241,6 @@ _PER_SCENE = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table."""
-
     text: str
     best: bool = False  # of its column
     incomplete: bool = False  # it leaves out what the others are judged by
@@ -267,7 +257,6 @@ class Table:
 
 
 def report_tables(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> list[Table]:
-    """Return all tables of the report."""
     methods = [s for s in summaries if s.method != REFERENCE]
     has_truth = len(methods) < len(summaries)
     missing = missing_lines(comparisons)
@@ -369,8 +358,7 @@ def _distances_table(summaries: Sequence[Summary]) -> Table:
     return Table("What the Frechet distances rest on", heads, rows, (_FEW_CLIPS,) if deficient else ())
 
 
-# What Markdown, or HTML inside it, would take for more than a letter.
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")  # what Markdown, or HTML inside it, takes for markup
 
 
 def markdown_report(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> str:
@@ -387,7 +375,6 @@ def markdown_report(comparisons: Sequence[SceneComparison], summaries: Sequence[
 
 
 def markdown_tables(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) -> str:
-    """Return the tables alone."""
     return "\n\n".join(map(_markdown, report_tables(comparisons, summaries))) + "\n"
 
 

@@ -19,9 +19,8 @@ from .following import Following
 from .planes import Canonical, MovingPlanes
 from .rays import Rays, box_span, composite_on_white, ray_weights, sample_distances
 
-# Rays that are rendered together, and points that the field is asked for together: bounds the memory.
-_CHUNK = 16384
-_POINTS = 1 << 17
+_CHUNK = 16384  # rays that are rendered together: bounds the memory
+_POINTS = 1 << 17  # points that the field is asked for together
 
 
 class DyNeRF(Scene4D):
@@ -45,7 +44,6 @@ class DyNeRF(Scene4D):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> DyNeRF:
-        """Return the scene that `save` wrote."""
         grid = header["grid"]
         cells = np.unpackbits(tensors["cells"].numpy(), count=int(np.prod(grid))).reshape(grid)
         occupancy = Occupancy(torch.from_numpy(cells).bool().to(device), tensors["box"].to(device))
@@ -68,7 +66,6 @@ class DyNeRF(Scene4D):
 
     @torch.no_grad()
     def bounds(self, time: float) -> Tensor:
-        """Return the corners [2, 3] of the box of the cells that are occupied at a time; see `Scene4D`."""
         occupancy = self._occupancy_at(time)
         used = occupancy.cells[0].nonzero().flip(-1)  # x, y, z
         if not len(used):
@@ -88,7 +85,6 @@ class DyNeRF(Scene4D):
 
     @torch.no_grad()
     def colours(self, points: Tensor, time: float) -> Tensor:
-        """Return the field's colours at world points, [N, 3] in 0..1."""
         parts = self._unit(points, time).split(_POINTS)
         found = [self.field(part, torch.full_like(part[:, 0], time))[1] for part in parts]
         return torch.cat(found).to(points.device)
@@ -157,7 +153,6 @@ class DyNeRF(Scene4D):
         return torch.cat([rgb.clamp(0, 1), alpha[:, None], depth[:, None], normal], dim=-1)
 
     def _samples(self, occupancy: Occupancy, rays: Rays, jitter: Tensor | None = None) -> _Samples:
-        """Return the samples of rays in occupied cells."""
         count = self.config.samples
         entry, leave = box_span(rays.origins, rays.directions, occupancy.box)
         leave = torch.maximum(leave, entry)

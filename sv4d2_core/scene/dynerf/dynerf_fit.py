@@ -19,28 +19,19 @@ from ..schedule import Step, anchor_frame
 from .dynerf import DyNeRF
 from .rays import Perceptual, RayPool, patch_loss
 
-# Nodes of the finest planes along an axis, whatever the picture size.
-_FINEST_PLANES = 256
-# Dynamic steps between two looks at where the scene is dense, and from which opacity a cell counts as filled.
-_OCCUPANCY_EVERY, _LEAST_OPACITY = 256, 0.01
-# Points that the field is asked for together: bounds the memory.
-_CHUNK = 1 << 17
-# All of a deformation's scales are on when this share of the dynamic steps is done.
-_ANNEALED = 0.3
-# Steps between two uses of the terms that look at the field alone; they count more then.
-_SMOOTH_EVERY = 4
+_FINEST_PLANES = 256  # nodes along an axis, at most, whatever the picture size
+_OCCUPANCY_EVERY, _LEAST_OPACITY = 256, 0.01  # dynamic steps; opacity from which a cell counts as filled
+_CHUNK = 1 << 17  # points that the field is asked for together: bounds the memory
+_ANNEALED = 0.3  # share of the dynamic steps after which all of a deformation's scales are on
+_SMOOTH_EVERY = 4  # steps between two uses of the terms on the field alone; they count more then
 _WEIGHT_MASK, _WEIGHT_ENTROPY = 0.1, 1e-3
-# Patches are drawn, one in a step, where something is compared on them, from this share of stage 1 on.
-_PATCH_START = 0.2
+_PATCH_START = 0.2  # share of stage 1 after which each step that compares patches draws one
 # Sides of a patch, pixels: for normals, for a perceptual distance, and the least for it: LPIPS needs room.
 _PATCH, _PERCEPTUAL_PATCH, _LEAST_PERCEPTUAL_PATCH = 16, 64, 32
 
 
 class DyNeRFFit:
-    """A `DyNeRF` that is being fitted, along rays that meet the visual hull.
-
-    Raises ValueError for silhouettes that contradict each other, and pictures too small for ``perceptual``.
-    """
+    """A `DyNeRF` fitted along rays that meet the hull; ValueError for contradictory or too small pictures."""
 
     def __init__(
         self,
@@ -115,12 +106,10 @@ class DyNeRFFit:
         return {**field, "cells": self.scene.occupancy.cells.clone()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` returned."""
         self.scene.field.load_state_dict(tensors_under("field.", tensors))
         self.scene.occupancy = Occupancy(tensors["cells"].to(self._device), self._hull.box)
 
     def _patch(self, step: Step, frames: Tensor) -> Tensor:
-        """Return the terms of one patch, which is drawn as rays are."""
         side = min(self._patch_side, self._pool.size)
         if self._config.rays_in_memory:
             side = min(side, math.isqrt(self._config.rays_in_memory))
@@ -139,10 +128,7 @@ def _backward(loss: Tensor) -> Tensor:
 
 @torch.no_grad()
 def dense_cells(scene: DyNeRF, hull: Occupancy, frames: Sequence[int]) -> Occupancy:
-    """Return the cells of the hull that the scene fills, and their neighbours within the hull.
-
-    ``frames`` are those that have been fitted; the others keep the hull.
-    """
+    """Return the hull's cells that the scene fills, and their neighbours; frames not fitted keep the hull."""
     size = ((hull.box[1] - hull.box[0]) / hull.cells.shape[-1]).mean()
     centres = hull.centres().flatten(0, 2)
     cells = torch.zeros_like(hull.cells)

@@ -1,7 +1,4 @@
-"""A field that goes with an object which moves far: it is asked where a point is at the anchor frame.
-
-So it has all its planes for the object alone, not for its whole way, and knows the motion between frames.
-"""
+"""A field that goes with an object which moves far: its planes hold the object alone, not the whole way."""
 
 from __future__ import annotations
 
@@ -16,20 +13,14 @@ from ..geometry.hull import Occupancy
 from .motion import FramePath, rotations_about
 from .planes import MOTION_RATE, Canonical, MovingPlanes
 
-# Rotations tried around the best so far, halving the range each time; the first range in radians.
-_TRIES, _HALVINGS, _FIRST_RANGE = 150, 5, 1.0
+_TRIES, _HALVINGS, _FIRST_RANGE = 150, 5, 1.0  # rotations around the best, halving their range, radians
 _POINTS = 1500
-# Overlap that a rotation must win over none, mean over the clip.
-_LEAST_GAIN = 0.05
-# Overlap given up per radian away from no rotation, then from the clip's median rotation.
-_PRICE_OF_TURNING, _PRICE_OF_DEVIATING = 0.01, 0.15
+_LEAST_GAIN = 0.05  # overlap that a rotation must win over none, mean over the clip
+_PRICE_OF_TURNING, _PRICE_OF_DEVIATING = 0.01, 0.15  # overlap per radian from none, from the median
 
 
 def hull_centres(hull: Occupancy) -> tuple[Tensor, float]:
-    """Return the centres [T, 3] of the hulls in -1..1 of the box, and their mean largest extent, world units.
-
-    A frame without a hull stays where the box has its middle.
-    """
+    """Return the hulls' centres [T, 3] in -1..1, 0 where empty, and mean largest extent, world units."""
     frames = [_points(cells) for cells in hull.cells.cpu()]
     half = (hull.box[1] - hull.box[0]).cpu() / 2
     extents = torch.stack([(points.amax(0) - points.amin(0)) * half for points in frames])
@@ -37,10 +28,9 @@ def hull_centres(hull: Occupancy) -> tuple[Tensor, float]:
 
 
 def hull_turns(hull: Occupancy, centres: Tensor, anchor: int) -> Tensor:
-    """Return the rotation vectors [T, 3] from each frame to the anchor, in world axes, radians.
+    """Return rotation vectors [T, 3] from frames to the anchor, world axes, radians, beyond half a turn too.
 
-    They go on beyond half a turn; all are 0 where no rotation makes the hulls agree clearly better.
-    ``centres`` [T, 3] are those of `hull_centres`.
+    All are 0 where no rotation makes the hulls agree clearly better.
     """
     vectors = torch.zeros_like(centres)
     search = _Search(hull.cells.cpu(), hull.box.cpu(), centres)
@@ -128,19 +118,13 @@ def _nearest_vector(matrix: Tensor, last: Tensor) -> Tensor:
     return candidates[(candidates - last).norm(dim=-1).argmin()]
 
 
-# An object moves far when its middle goes this far, in sizes of the object.
-_FAR = 0.25
-# Room around the hulls in the space of the anchor frame: the centres of coarse hulls are not exact.
-_MARGIN = 1.05
-# Newton's method: its steps, the longest along an axis, in half boxes, and what keeps it off folds.
-_NEWTON_STEPS, _LONGEST_STEP, _DAMPING = 6, 0.3, 1e-4
+_FAR = 0.25  # an object moves far when its middle goes this far, in sizes of the object
+_MARGIN = 1.05  # room around the hulls at the anchor frame: coarse hulls' centres are not exact
+_NEWTON_STEPS, _LONGEST_STEP, _DAMPING = 6, 0.3, 1e-4  # a step is in half boxes, damped at folds
 
 
 class Following(nn.Module):
-    """A field in the box of the anchor frame, and a rigid motion per frame that takes every time there.
-
-    Until `follow` finds that the object moves far, it changes nothing.
-    """
+    """A field in the anchor frame's box and a rigid motion per frame, none before `follow` finds it large."""
 
     middle: Tensor  # [3] of the anchor's box, in -1..1 of the scene's box
     reach: Tensor  # [3] half of its sides
@@ -181,17 +165,11 @@ class Following(nn.Module):
         self.reach.copy_((high - low) / 2 * _MARGIN + 1 / hull.cells.shape[-1])
 
     def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the density [N] and the colour [N, 3] in 0..1 at points [N, 3] in -1..1 of the scene's box.
-
-        ``times`` is [N] in 0..1; None: the points are at the anchor frame, and the field knows no time.
-        """
+        """Return density [N], colour [N, 3] in 0..1 at points in -1..1 of the scene's box, times [N]."""
         return self.field(self._place(points, times), times)
 
     def from_to(self, points: Tensor, start: float, end: float) -> Tensor:
-        """Return where points of one time are at another, [N, 3] in -1..1 of the scene's box.
-
-        The field knows the way to the anchor frame; Newton's method finds the way back.
-        """
+        """Return where points [N, 3] in -1..1 go between times; Newton's method finds the way back."""
         with torch.no_grad():
             place = self.arrived(points, start)
         found = points.detach().clone()
@@ -208,7 +186,6 @@ class Following(nn.Module):
         return found
 
     def groups(self) -> list[dict]:
-        """Return the optimiser's groups; see `DyNeRFFit.groups`."""
         path = {"params": [*self.path.parameters()], "rate": MOTION_RATE}
         return self.field.groups() + ([path] if self.moves else [])
 
@@ -216,10 +193,7 @@ class Following(nn.Module):
     def carried(
         self, occupancy: Occupancy, frames: tuple[int, int], times: tuple[float, float, float]
     ) -> Tensor:
-        """Return the cells that the object fills between two frames, [G, G, G].
-
-        ``times`` are those of the frames, and the one in between.
-        """
+        """Return the cells [G, G, G] filled between two frames; ``times`` are theirs and that between."""
         n = occupancy.cells.shape[-1]
         centres = occupancy.centres().flatten(0, 2)
         marked = torch.zeros(1, n, n, n, dtype=torch.bool, device=centres.device)

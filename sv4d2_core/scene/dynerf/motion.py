@@ -15,8 +15,7 @@ from ..losses import second_difference
 def frame_shares(times: Tensor, count: int) -> Tensor:
     """Return how much each of ``count`` evenly spaced frames contributes at times [N] in 0..1, [N, count].
 
-    At a frame's own time it contributes alone; in between, four frames make a smooth curve.
-    Source: Catmull and Rom 1974, cubic convolution with a = -1/2.
+    Source: Catmull and Rom 1974, cubic convolution with a = -1/2; at its own time a frame contributes alone.
     """
     frames = torch.arange(count, device=times.device, dtype=times.dtype)
     d = (times[:, None] * (count - 1) - frames).abs()
@@ -55,7 +54,6 @@ class FramePath(nn.Module):
         box: Tensor,  # [2, 3] corners, world units
         home: Tensor,  # [3] centre at the anchor frame, where all points are taken
     ) -> None:
-        """Start from a known motion."""
         self.centres.copy_(centres)
         self.turns.copy_(turns)
         self.home.copy_(home)
@@ -73,10 +71,10 @@ class FramePath(nn.Module):
 
 
 class OffsetGrids(nn.Module):
-    """Offsets at points in -1..1 at times in 0..1, smooth in both; they start at 0.
+    """Offsets at points in -1..1 at times in 0..1, smooth in both; 0 at first; finer grids fade in.
 
-    They take the place of the papers' network D(x, t): at a few hundred steps they learn more, see
-    `tests/bench/README.md`. The finer grids, ``sizes`` nodes along an axis, fade in as its higher bands do.
+    In place of the papers' network D(x, t): at a few hundred steps they learn more, see
+    `tests/bench/README.md`.
     """
 
     share: Tensor  # 0..1, how far the finer grids have faded in
@@ -116,9 +114,7 @@ class OffsetGrids(nn.Module):
         return torch.stack(terms).sum()
 
     def acceleration(self) -> Tensor:
-        """Return the mean squared second difference over the frames."""
         return torch.stack([second_difference(grid.view(self.n_frames, -1)) for grid in self.grids]).sum()
 
     def size(self) -> Tensor:
-        """Return the mean squared offset."""
         return torch.stack([grid.square().mean() for grid in self.grids]).sum()

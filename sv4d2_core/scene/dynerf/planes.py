@@ -17,17 +17,12 @@ from ..config import FieldConfig
 from ..losses import time_difference, total_variation
 from .motion import OffsetGrids
 
-# The axes that each of the three planes of space spans.
-PLANE_AXES = ((0, 1), (0, 2), (1, 2))
-# Learning rates at step 0; that of what moves the field's points serves `Following`, too.
-_PLANES_RATE, _DECODER_RATE, MOTION_RATE = 3e-2, 3e-3, 3e-3
-# Weights of the terms on planes: their total variation, squared difference from one node of time to the next,
-# absolute size of their change.
+PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # of space, spanned by each plane
+_PLANES_RATE, _DECODER_RATE, MOTION_RATE = 3e-2, 3e-3, 3e-3  # learning rates at step 0
+# Weights of terms on planes: total variation, squared change from node to node of time, size of changes.
 _WEIGHT_PLANES, _WEIGHT_TIME_SMOOTHNESS, _WEIGHT_CHANGE = 0.01, 0.05, 1e-3
-# Those on the deformation: squared offset, squared change in space.
-_WEIGHT_OFFSET, _WEIGHT_SLOPE = 1e-3, 0.1
-# A time this near to a node, in nodes, is the node's own.
-_SAME_NODE = 1e-4
+_WEIGHT_OFFSET, _WEIGHT_SLOPE = 1e-3, 0.1  # on the deformation: squared offset, squared change in space
+_SAME_NODE = 1e-4  # nodes by which a time may miss one and still be the node's own
 
 
 def sample_planes(planes: Tensor, coordinates: Tensor) -> Tensor:
@@ -133,10 +128,7 @@ class Planes(nn.Module):
 
 
 class MovingPlanes(nn.Module):
-    """Density and colour at points in a box at times in 0..1; the colour does not depend on the view.
-
-    The ``plane_sizes`` of the settings are filled in.
-    """
+    """Density and colour in a box at times in 0..1, whatever the view; ``plane_sizes`` must be filled in."""
 
     def __init__(self, config: FieldConfig, n_frames: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -145,10 +137,7 @@ class MovingPlanes(nn.Module):
         self.decoder = Decoder(config.features * len(config.plane_sizes), 0, config, generator)
 
     def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the density [N] and the colour [N, 3] in 0..1 at points [N, 3] in -1..1 of the box.
-
-        ``times`` is [N] in 0..1; None: the anchor's, where the field knows no time.
-        """
+        """Return density [N], colour [N, 3] in 0..1 at points in -1..1, times [N]; None: the anchor's."""
         return self.decoder(self.planes.features(points, times))
 
     def moved(self, points: Tensor, _times: Tensor) -> Tensor:
@@ -156,7 +145,6 @@ class MovingPlanes(nn.Module):
         return points
 
     def groups(self) -> list[dict]:
-        """Return the optimiser's groups; see `DyNeRFFit.groups`."""
         return [
             {"params": [*self.planes.parameters()], "rate": _PLANES_RATE},
             {"params": [*self.decoder.parameters()], "rate": _DECODER_RATE},
@@ -167,7 +155,6 @@ class MovingPlanes(nn.Module):
         return self.planes.roughness(timed)
 
     def hold(self, first: float, last: float) -> None:
-        """Let times outside first..last be as the nearer of these two."""
         self.planes.hold(first, last)
 
     def anneal(self, share: float) -> None:
@@ -177,9 +164,9 @@ class MovingPlanes(nn.Module):
 class Canonical(nn.Module):
     """A field in one still space, the anchor frame's, and a deformation that takes every time there.
 
-    Source: D-NeRF (Pumarola et al., CVPR 2021) and SV4D (2407.17470). Ours differs in two ways: the
-    deformation is a grid of offsets, and the colour, but not the shape, may change over time, since a light
-    that stands still shades a body that turns. Arguments and methods are those of `MovingPlanes`.
+    Source: D-NeRF (Pumarola et al., CVPR 2021) and SV4D (2407.17470). Ours deforms by a grid of offsets, and
+    the colour, but not the shape, may change over time: still light shades a turning body. Its interface is
+    that of `MovingPlanes`.
     """
 
     def __init__(self, config: FieldConfig, n_frames: int, generator: torch.Generator | None = None) -> None:
@@ -230,5 +217,4 @@ def _products(scales: Iterable[Tensor], where: Tensor) -> Tensor:
 
 
 def _sum(term: Callable[[Tensor], Tensor], planes: Iterable[Tensor]) -> Tensor:
-    """Return a term of the loss summed over the scales."""
     return torch.stack([term(plane) for plane in planes]).sum()

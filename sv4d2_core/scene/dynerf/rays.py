@@ -27,7 +27,6 @@ class Rays(NamedTuple):
     times: Tensor | None  # [R] in 0..1; None: the field's changes over time are left out
 
     def at(self, index: Tensor) -> Rays:
-        """Return some of the rays."""
         return Rays(*(None if part is None else part[index] for part in self))  # pyright: ignore
 
 
@@ -40,7 +39,6 @@ class Targets(NamedTuple):
     normals: Tensor | None = None  # [R, 3] unit in the world, 0 where not known; None: none are given
 
     def at(self, index: Tensor) -> Targets:
-        """Return the targets of some of the rays."""
         return Targets(*(None if part is None else part[index] for part in self))  # pyright: ignore
 
     def as_patch(self, side: int) -> Targets:
@@ -90,7 +88,7 @@ class RayPool:
     ) -> tuple[Rays, Targets]:
         """Return about ``count`` rays, spread over ``n_views`` views of each frame, the input included.
 
-        Pictures without candidates borrow those of a neighbour, so that the number of rays stays the same.
+        Pictures without candidates borrow a neighbour's, so that the number of rays stays the same.
         """
         novel = self._n_views - 1
         views = [1 + torch.randperm(novel, generator=generator)[: max(n_views - 1, 0)] for _ in frames]
@@ -129,12 +127,11 @@ class RayPool:
         return rays, Targets(self._colours[index], self._opacities[index], self._weights[index], normals)
 
 
-def box_span(
-    origins: Tensor,  # [R, 3]
-    directions: Tensor,  # [R, 3] of any length; distances are in multiples of it
-    box: Tensor,  # [2, 3] the lower and the upper corner
-) -> tuple[Tensor, Tensor]:
-    """Return where rays enter and leave a box, [R] each; a ray that misses it has exit <= entry."""
+def box_span(origins: Tensor, directions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where rays [R, 3] enter and leave a box [2, 3], [R] each, in lengths of their directions.
+
+    A ray that misses the box has exit <= entry.
+    """
     # A direction parallel to a side would divide 0 by 0.
     inverse = 1 / torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
     to_corners = (box[:, None] - origins) * inverse  # [2, R, 3]
@@ -143,20 +140,14 @@ def box_span(
 
 
 def sample_distances(entry: Tensor, leave: Tensor, samples: int, jitter: Tensor | None = None) -> Tensor:
-    """Return distances between entry [R] and leave [R], [R, S], one in each of S equal stretches.
-
-    ``jitter`` [R, S] in 0..1 is the place within the stretch; None: its middle.
-    """
+    """Return distances [R, S], one in each of S equal stretches, at ``jitter`` [R, S] in 0..1; None: 0.5."""
     place = torch.arange(samples, dtype=entry.dtype, device=entry.device)
     place = (place + (0.5 if jitter is None else jitter)) / samples
     return entry[:, None] + (leave - entry)[:, None] * place
 
 
 def ray_weights(density: Tensor, lengths: Tensor) -> Tensor:
-    """Return how much every sample of density [R, S] contributes to its ray, [R, S].
-
-    ``lengths`` [R, S] or [R, 1] are the stretches that samples stand for. The sum is the ray's opacity.
-    """
+    """Return the weights of density [R, S] over stretches [R, S] or [R, 1]; their sum is the opacity."""
     optical = density * lengths
     # The sum of logarithms stays exact where a product of transmittances would underflow.
     before = torch.cumsum(optical, dim=-1) - optical
@@ -201,10 +192,7 @@ def patch_loss(
 
 
 def surface_normals(points: Tensor) -> Tensor:
-    """Return the unit normals that face the camera of surface points [N, P, P, 3], rows downwards.
-
-    They are made of the right and downward neighbours; the last row and column repeat those before them.
-    """
+    """Return unit normals of points [N, P, P, 3] towards the camera; the last row and column are copies."""
     right, down = points.diff(dim=2)[:, :-1], points.diff(dim=1)[:, :, :-1]
     normals = F.normalize(torch.linalg.cross(down, right), dim=-1, eps=1e-9)
     return F.pad(normals.movedim(-1, 1), (0, 1, 0, 1), mode="replicate").movedim(1, -1)

@@ -9,16 +9,11 @@ from torch import Tensor
 
 from .splat_torch import GaussiansAt, rotations
 
-# A Gaussian ends at this many standard deviations, where it has fallen to 1 %.
-_REACH = 3.0
-# Gaussians more transparent than this are left out.
-_LEAST_OPACITY = 0.01
-# Gaussians that decide about the colour and the motion of a point.
-_NEIGHBOURS = 8
-# Pairs of a Gaussian and a point that are looked at together: bounds the memory.
-_PAIRS = 1 << 21
-# Points are sorted into this many cells along an axis, at most.
-_MOST_CELLS = 160
+_REACH = 3.0  # standard deviations at which a Gaussian ends, fallen to 1 %
+_LEAST_OPACITY = 0.01  # more transparent Gaussians are left out
+_NEIGHBOURS = 8  # Gaussians that decide about the colour and the motion of a point
+_PAIRS = 1 << 21  # of a Gaussian and a point, looked at together: bounds the memory
+_MOST_CELLS = 160  # along an axis, at most, that points are sorted into
 
 
 def gaussian_box(gaussians: GaussiansAt) -> Tensor:
@@ -124,7 +119,7 @@ def _near_pairs(
 
 
 def _batches(counts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return for sum(counts) entries whose each is, and which of its own, in batches of about `_PAIRS`.
+    """Return for sum(counts) entries whose each is and which of its own, in batches of about `_PAIRS`.
 
     Counts (3, 1) give 0001 and 0120.
     """

@@ -18,8 +18,7 @@ from .densities import gaussian_box, gaussian_colours, gaussian_densities, gauss
 from .splat_torch import GaussiansAt, rotations
 from .splatting import splat
 
-# Initial values, whose products are about 1: with the usual small ones the decoder learns slowly.
-_INITIAL = (0.6, 1.4)
+_INITIAL = (0.6, 1.4)  # products are about 1: with the usual small values the decoder learns slowly
 
 
 class Deformation(nn.Module):
@@ -126,7 +125,6 @@ class Gaussians(Scene4D):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> Gaussians:
-        """Return the scene that `save` wrote."""
         low, high = (float(limit) for limit in header["scale_limits"])
         means = tensors["canonical.means"]
         scene = cls(
@@ -179,13 +177,11 @@ class Gaussians(Scene4D):
 
     @torch.no_grad()
     def colours(self, points: Tensor, time: float) -> Tensor:
-        """Return the mean colours of the Gaussians near world points, [N, 3] in 0..1."""
         gaussians = self.in_world(time)
         return gaussian_colours(gaussians, points.to(gaussians.means)).to(points.device)
 
     @torch.no_grad()
     def carried(self, points: Tensor, start: float, end: float) -> Tensor:
-        """Return where world points go with the Gaussians near them."""
         before, after = self.in_world(start), self.in_world(end)
         return gaussian_motion(before, after, points.to(before.means)).to(points)
 

@@ -17,25 +17,17 @@ from .gaussians import CanonicalGaussians, Gaussians
 from .splat_torch import GaussiansAt, rotations
 from .splatting import splat
 
-# A Gaussian at the start: its opacity, and its scale in distances between neighbours.
-_OPACITY, _SCALE = 0.5, 0.7
-# The least and the largest scale along an axis, in scales at the start. Large flat ones look right from the
-# given views and wrong from others.
+_OPACITY, _SCALE = 0.5, 0.7  # of a Gaussian at the start; its scale in distances between neighbours
+# Limits of scales, in those at the start: large flat ones look right only from the given views.
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.2, 4.0
-# How much more a view counts for the colour at the start that faces the surface.
-_FACING_POWER = 4
-# Steps between two moves of dead Gaussians onto live ones, the share of stage 1 after which none moves any
-# more, and the opacity below which one counts as dead.
+_FACING_POWER = 4  # how much more a view that faces the surface counts for the colour at the start
+# Steps between two moves of dead Gaussians, the share of stage 1 that has any, and the opacity of a dead one.
 _RELOCATE_EVERY, _RELOCATE_UNTIL, _DEAD_OPACITY = 200, 0.6, 0.01
-# Gaussians that may come to share one place in one move.
-_MOST_COPIES = 8
+_MOST_COPIES = 8  # Gaussians that may come to share one place in one move
 _MAX_OPACITY = 0.99
-# How far copies stand apart, in scales of the original.
-_SPREAD = 0.5
-# Pictures that one step renders, out of the frames and views of its draw.
-_PICTURES_PER_STEP = 2
-# The share of the dynamic steps, from the first, in which only the motion is learnt; it keeps what is known
-# of the anchor frame from being averaged over all frames.
+_SPREAD = 0.5  # how far copies stand apart, in scales of the original
+_PICTURES_PER_STEP = 2  # rendered, out of the frames and views of its draw
+# First share of the dynamic steps, for the motion alone: else what is known of the anchor is averaged.
 _MOTION_ALONE = 0.15
 # Learning rates at step 0: of means in world units, of logarithms of scales, of logits of the others.
 _RATES = {"means": 2e-3, "quats": 1e-2, "log_scales": 2e-2, "opacities": 5e-2, "colours": 5e-2}
@@ -45,8 +37,7 @@ _PLANES_RATE, _DECODER_RATE = 2e-2, 2e-3
 _WEIGHT_COLOUR, _WEIGHT_DISSIMILARITY, _WEIGHT_MASK = 0.8, 0.2, 0.5
 _WEIGHT_HULL, _WEIGHT_ISOMETRY, _NEIGHBOURS = 0.1, 0.02, 8
 _WEIGHT_PLANES, _WEIGHT_TIME_SMOOTHNESS = 1e-3, 0.05
-# Rows of a table of distances that are computed together.
-_ROWS = 2048
+_ROWS = 2048  # of a table of distances that are computed together
 
 
 @torch.no_grad()
@@ -58,9 +49,8 @@ def relocate(
 ) -> int:
     """Move dead Gaussians onto live ones, drawn by their opacity, and return how many moved.
 
-    Copies are spread over the original's extent: at one and the same place they would stay alike for good.
-    Adam's moments of originals and copies start from 0 again. Source: 3DGS-MCMC (Kheradmand et al. 2024,
-    2404.09591), whose code clears those of the originals only.
+    Copies are spread: at one place they would stay alike for good. Adam's moments of all start from 0 again.
+    Source: 3DGS-MCMC (Kheradmand et al. 2024, 2404.09591), whose code clears those of the originals only.
     """
     # Not on the device: Apple's GPUs have no float64.
     opacities = canonical.opacities.sigmoid().cpu().double()
@@ -265,7 +255,6 @@ class GaussiansFit:
         return loss + _WEIGHT_DISSIMILARITY * dissimilarity(seen.rgb[None], mixed[None])
 
     def _motion_loss(self, gaussians: GaussiansAt, frame: int, timed: bool) -> Tensor:
-        """Return what the places of the Gaussians at one frame cost."""
         means, still = gaussians.means, self.scene.canonical.means
         loss = _WEIGHT_HULL * self._hull(means, frame).square().mean()
         if not timed:
@@ -275,7 +264,6 @@ class GaussiansFit:
         return loss + _WEIGHT_ISOMETRY * ((after - before) / before.detach().mean()).square().mean()
 
     def _roughness(self) -> Tensor:
-        """Return how rough the planes of the deformation are."""
         deformation = self.scene.deformation
         variation = torch.stack([total_variation(p) for p in deformation.space]).sum()
         bends = torch.stack([second_difference(p.flatten(0, 1)) for p in deformation.time]).sum()

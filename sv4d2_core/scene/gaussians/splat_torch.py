@@ -92,8 +92,7 @@ def rotations(quats: Tensor) -> Tensor:
 def _whitening(row_x: Tensor, row_y: Tensor) -> tuple[Tensor, Tensor]:
     """Return (p, h, r) [N, 3] of `Projected` and the variances along x and y [N, 2], low-pass included.
 
-    The determinant is a sum of squares (Cauchy-Binet: the 2x2 minors of the rows are their cross product),
-    so that needles lose no digits in float32.
+    The determinant is a sum of squares (Cauchy-Binet), so that needles lose no digits in float32.
     """
     square_x, square_y = (row_x * row_x).sum(-1), (row_y * row_y).sum(-1)
     xx, yy, xy = square_x + LOW_PASS, square_y + LOW_PASS, (row_x * row_y).sum(-1)
@@ -121,7 +120,6 @@ class TileLists(NamedTuple):
 
     @property
     def tiles_across(self) -> int:
-        """Tiles along one side of the picture."""
         return -(-self.size // TILE)
 
 
@@ -150,10 +148,7 @@ PLACES_AT_ONCE = 32
 
 
 def composite_torch(splats: Tensor, lists: TileLists) -> Tensor:
-    """Return red, green, blue and depth times weight, and alpha, the sum of the weights, [size, size, 5].
-
-    Differentiable once with respect to ``splats`` [M, 10] of `Projected`.
-    """
+    """Return red, green, blue, depth times weight, and alpha, [size, size, 5], differentiable once."""
     # One more row, of opacity 0, fills short lists.
     padded = torch.cat([splats, splats.new_zeros(1, splats.shape[1])])
     tiles: Tensor = _Composite.apply(padded, lists)  # pyright: ignore[reportAssignmentType]
@@ -254,10 +249,7 @@ def _power_gradient(slab: _Slab, grad: Tensor, behind: Tensor) -> Tensor:
 
 
 def _shape_gradient(rows: Tensor, slab: _Slab, power: Tensor) -> Tensor:
-    """Return the gradient by mean, whitening and opacity of every place, [C, K, 6].
-
-    The sums over pixels are moments of the offsets up to order two.
-    """
+    """Return the gradient by mean, whitening, opacity [C, K, 6], from moments of offsets up to order two."""
     q = power.unflatten(1, (TILE, TILE))
     of_column, of_row = q.sum(1, keepdim=True), q.sum(2, keepdim=True)  # [C, 1, TILE, K], [C, TILE, 1, K]
     dx, dy = slab.dx, slab.dy

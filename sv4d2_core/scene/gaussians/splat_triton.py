@@ -1,9 +1,8 @@
 """The compositing of `splat_torch.py` as Triton kernels, for CUDA devices. Needs triton and a C compiler.
 
-One program works on one tile. It walks its list in batches of Gaussians, each batch against all pixels of
-the tile at once, and stops when no pixel has light left. The backward pass walks the same way again; what
-lies behind a Gaussian is the pixel's final value minus what came before. Sums into a Gaussian's gradient are
-atomic, so their order, and with it the last digits, may change from run to run.
+One program per tile walks its list in batches, each against all pixels at once, until no pixel has light
+left. The backward pass walks the same way: what lies behind a Gaussian is the final value minus what came
+before. Sums into its gradient are atomic, so that the last digits may change from run to run.
 """
 
 from __future__ import annotations

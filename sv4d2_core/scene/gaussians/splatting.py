@@ -1,8 +1,7 @@
-"""Differentiable pictures of 3D Gaussians, without compiled extensions.
+"""Differentiable pictures of 3D Gaussians, without compiled extensions. Arguments are named as in gsplat.
 
-The Gaussians are projected, put into the lists of the tiles they touch and blended front to back (Kerbl et
-al. 2023, section 6): by PyTorch anywhere (`splat_torch.py`), the blending by Triton kernels on CUDA devices
-where a first tiny picture shows that they work (`splat_triton.py`). Arguments are named as in gsplat.
+Gaussians are put into lists of tiles and blended front to back (Kerbl et al. 2023, section 6), by PyTorch
+(`splat_torch.py`), or by Triton kernels on CUDA devices where a first tiny picture works (`splat_triton.py`).
 """
 
 from __future__ import annotations
@@ -85,10 +84,7 @@ def rasteriser(device: torch.device) -> str:
 
 
 def triton_fault(device: torch.device) -> str | None:
-    """Return why the Triton kernels do not work on a device, tried on one Gaussian; None: they do.
-
-    Running out of memory says nothing about Triton and is raised.
-    """
+    """Return why Triton fails on a device, tried on one Gaussian; None: it works. Raises OOM errors."""
     try:
         from .splat_triton import composite_triton
 

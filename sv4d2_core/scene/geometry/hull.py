@@ -11,12 +11,9 @@ from torch.nn import functional as F
 
 from ...cameras import Cameras
 
-# The share of the silhouettes that a hull must cover, else one more view may miss a cell.
-_LEAST_COVERAGE = 0.97
-# Pixels, in pictures of 64 a side, that silhouettes are widened by: without it, a walker loses 2 dB.
-_DILATION, _REFERENCE_SIZE = 1.0, 64
-# Farther than this many cells, the distance to a hull no longer grows.
-_REACH = 12
+_LEAST_COVERAGE = 0.97  # of the silhouettes by the hull, else one more view may miss a cell
+_DILATION, _REFERENCE_SIZE = 1.0, 64  # pixels of 64 that silhouettes are widened by: 0 costs a walker 2 dB
+_REACH = 12  # cells, beyond which the distance to a hull no longer grows
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,9 @@ def visual_hull(
 ) -> Occupancy:
     """Return the cells that all views see in their widened silhouettes, or all but a few.
 
-    As many views may miss a cell as it takes for the hull to cover 97 % of the silhouettes. The grid is
-    carved twice: the second time on the box that the first left, so that no cell is wasted. Raises ValueError
-    for silhouettes that contradict each other or the cameras.
+    As many views may miss a cell as it takes for the hull to cover 97 % of the silhouettes. It is carved
+    again on the box that it left, so that no cell is wasted. Raises ValueError for silhouettes that
+    contradict each other or the cameras.
     """
     reach = math.ceil(_DILATION * masks.shape[-1] / _REFERENCE_SIZE)
     binary = (masks >= 0.5).float().flatten(0, 1)[:, None]

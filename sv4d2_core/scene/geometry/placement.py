@@ -15,17 +15,12 @@ from ...cameras import Cameras
 from ...video.crop import CropPath
 from ...views import ViewGrid
 
-# Shifts below this, world units, are not worth a path.
-_STILL = 1e-4
-# Elevations of the input that are tried.
-_CANDIDATES_DEG = range(-20, 41, 5)
-# Half the length of the rays that are searched for the object, in shares of the camera radius: the object is
-# about 1 large at radius 2.
-_REACH = 0.375
+_STILL = 1e-4  # shifts below this, world units, are not worth a path
+_CANDIDATES_DEG = range(-20, 41, 5)  # elevations of the input that are tried
+_REACH = 0.375  # half of the rays that are searched, in camera radii: the object is about half of one
 _SAMPLES = 64
-# Larger masks are shrunk to this side, longer clips thinned to this many frames.
-_SIZE = 48
-_MOST_FRAMES = 6
+_SIZE = 48  # side that larger masks are shrunk to
+_MOST_FRAMES = 6  # that longer clips are thinned to
 # Candidates at least this far from the best must score lower by the margin, or the estimate is not certain.
 _APART_DEG = 10.0
 _MARGIN = 0.01
@@ -50,7 +45,6 @@ class ObjectPath:
         return replace(cameras, fov_deg=2 * math.degrees(math.atan(half)))
 
     def to_json(self) -> dict:
-        """Return the fields as plain JSON values; `from_json` reads them back."""
         return {"times": list(self.times), "shifts": [list(shift) for shift in self.shifts]}
 
     @classmethod
@@ -60,15 +54,12 @@ class ObjectPath:
         return cls(tuple(float(t) for t in data["times"]), shifts)
 
 
-def object_path(
-    crop: CropPath,  # of the input clip, one centre per frame
-    cameras: Cameras,  # of the views
-    times: Sequence[float],  # [T] of the frames
-) -> ObjectPath | None:
-    """Return the path that a crop followed, its middle at the origin, or None where it stood still.
+def object_path(crop: CropPath, cameras: Cameras, times: Sequence[float]) -> ObjectPath | None:
+    """Return the path that the input's crop followed, its middle at the origin, or None where it stood still.
 
     The object is taken to move across the input camera's view, at the distance of the origin; what it moves
-    towards the camera cannot be told from a crop of one size. Raises ValueError for a crop of other frames.
+    towards the camera cannot be told from a crop of one size. Raises ValueError for a crop of other frames
+    than ``times`` [T].
     """
     if len(crop.centers) != len(times):
         raise ValueError(
@@ -90,8 +81,8 @@ def object_path(
 def with_elevation(views: ViewGrid, elevation_deg: float | None = None) -> tuple[ViewGrid, str]:
     """Return views with masks with the input's absolute elevation, and a sentence: where it comes from.
 
-    None takes the cameras' own where it is not 0, else that of the silhouettes. Raises ValueError for an
-    elevation that lifts a view over a pole.
+    None takes the cameras' own where it is not 0, else the silhouettes'. ValueError for views lifted over a
+    pole.
     """
     assert views.masks is not None
     how = "as given"
@@ -107,20 +98,16 @@ def with_elevation(views: ViewGrid, elevation_deg: float | None = None) -> tuple
     return replace(views, cameras=cameras), said
 
 
-def estimate_elevation(
-    masks: Tensor,  # [T, V + 1, H, H] opacity in 0..1
-    cameras: Cameras,
-) -> tuple[float, bool]:
-    """Return the elevation of the input, degrees, under which the silhouettes fit best; is it certain?
+def estimate_elevation(masks: Tensor, cameras: Cameras) -> tuple[float, bool]:
+    """Return the elevation of the input, degrees, under which masks [T, V + 1, H, H] fit best; is it certain?
 
-    The network never learns it. Under a wrong elevation, rays through one view's object miss the visual hull
-    of the others; a body that is round about the vertical axis fits at every one. Measured on ten benchmark
-    scenes at four elevations: the median error is 0.3 degrees with true masks and 1.2 with corrupted ones; of
-    120 estimates 7 erred by more than 5 degrees, and 2 of these were called certain.
+    Under a wrong elevation, rays through one view's object miss the visual hull of the others; a body that is
+    round about the vertical axis fits at every one. Measured on ten benchmark scenes at four elevations: the
+    median error is 0.3 degrees with true masks and 1.2 with corrupted ones; of 120 estimates 7 erred by more
+    than 5 degrees, and 2 of these were called certain.
 
-    It is not certain where the scores are too flat to tell or the best lies at an end. Candidates that would
-    place a view beyond a pole are left out, and where fewer than three stay, ValueError is raised;
-    `Cameras.input_elevation_deg` is not read.
+    It is not certain where the scores are too flat to tell or the best lies at an end. Candidates beyond a
+    pole are left out; fewer than three raise ValueError. `Cameras.input_elevation_deg` is not read.
     """
     frames = torch.linspace(0, len(masks) - 1, min(len(masks), _MOST_FRAMES)).round().long()
     few = masks[frames].float()
@@ -141,14 +128,11 @@ def estimate_elevation(
     return _peak(candidates, scores, best), certain
 
 
-def hull_iou(
-    masks: Tensor,  # [T, V + 1, N, N] opacity in 0..1
-    cameras: Cameras,
-) -> float:
-    """Return how well the silhouettes fit together: mean IoU of each view's mask with the others' hull.
+def hull_iou(masks: Tensor, cameras: Cameras) -> float:
+    """Return the mean IoU of each view's mask, of [T, V + 1, N, N] in 0..1, with the others' visual hull.
 
-    A pixel belongs to the hull's silhouette as far as some point of its ray lies in all other views' masks.
-    The hull of all views never shows outside the mask, so only the mask's own pixels are looked at.
+    A pixel shows the hull as far as some point of its ray lies in all other views' masks. The hull of all
+    views never shows outside the mask, so only the mask's own pixels are looked at.
     """
     size = masks.shape[-1]
     origins, directions = (x.to(masks) for x in cameras.rays(size))

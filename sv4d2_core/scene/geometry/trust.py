@@ -14,30 +14,24 @@ from ...cameras import Cameras
 from ...views import ViewGrid
 from ..scene import SceneRendering
 
-# Trust in views far from the input, and the angle by which the rest of it has fallen to 1 / e.
-_FARTHEST_TRUST = 0.35
-_TRUST_ANGLE_DEG = 75.0
+_FARTHEST_TRUST = 0.35  # in views far from the input
+_TRUST_ANGLE_DEG = 75.0  # at which the rest of it has fallen to 1 / e
 # Weight of a silhouette's rim, which is 2 pixels wide in pictures of 64. Rims of larger pictures than 144 are
 # found at that size: the work grows with the fourth power of it.
 _RIM_WEIGHT, _RIM_PIXELS, _RIM_SIZE, _LARGEST_RIM_SIZE = 0.5, 2, 64, 144
-# Confidence in the fit: the colour distance at which it has fallen to 1 / e, its window, its floor.
-_FIT_DISTANCE = 0.15
+_FIT_DISTANCE = 0.15  # of colours, at which the confidence in the fit has fallen to 1 / e
 _FIT_WINDOW = 5
 _LEAST_CONFIDENCE = 0.2
-# smoothstep edges of the cosine between surface normal and view direction (SV3D).
-_GRAZING, _FACING = 0.0, 0.5
-# World units by which two depths of one surface may differ; the object is about 1 large.
-_SAME_SURFACE = 0.02
-# What the input view shows at the same time counts this much in other views.
-_SHOWN_BY_INPUT = 0.5
+_GRAZING, _FACING = 0.0, 0.5  # smoothstep edges of the cosine between normal and view direction (SV3D)
+_SAME_SURFACE = 0.02  # world units by which depths of one surface may differ; the object is about 1
+_SHOWN_BY_INPUT = 0.5  # weight in other views of what the input shows at the same time
 _SURFACE_ALPHA = 0.5
 
 
 def view_trust(cameras: Cameras) -> Tensor:
     """Return the weight of every view, [V + 1] float32: 0.35 + 0.65 exp(-(theta / 75)^2).
 
-    Theta is the great-circle angle to the input view, degrees. Stronger trust costs the novel views more than
-    the input view gains.
+    Theta is the angle to the input, degrees. Stronger trust costs the novel views more than the input gains.
     """
     directions = F.normalize(cameras.eyes(), dim=-1)
     across = torch.linalg.cross(directions, directions[:1].expand_as(directions)).norm(dim=-1)
@@ -92,25 +86,18 @@ def visibility_weights(rendering: SceneRendering, targets: ViewGrid, *, trusted:
     return weights
 
 
-def facing(
-    normals: Tensor,  # [..., 3] unit
-    points: Tensor,  # [..., 3] world units
-    eye: Tensor,  # [3] world units
-) -> Tensor:
+def facing(normals: Tensor, points: Tensor, eye: Tensor) -> Tensor:
     """Return how squarely a camera sees surface points, [...] in 0..1: smoothstep(v . n; 0, 0.5).
 
-    Source: SV3D (2403.12008), soft visibility; v points from the surface to the camera.
+    Source: SV3D (2403.12008), soft visibility, of unit normals n; v points from the surface to the camera.
     """
     cosine = (F.normalize(eye.to(points) - points, dim=-1) * normals).sum(-1)
     t = ((cosine - _GRAZING) / (_FACING - _GRAZING)).clamp(0, 1)
     return t.square() * (3 - 2 * t)
 
 
-def fit_confidence(
-    reference: Tensor,  # [N, H, W, 3] in 0..1
-    rendered: Tensor,  # [N, H, W, 3] in 0..1
-) -> Tensor:
-    """Return how far targets agree with the scene, [N, H, W] in 0.2..1: exp(-|difference|_1 / 0.15).
+def fit_confidence(reference: Tensor, rendered: Tensor) -> Tensor:
+    """Return how far pictures [N, H, W, 3] agree, [N, H, W] in 0.2..1: exp(-|difference|_1 / 0.15).
 
     The difference is summed over the channels, the result averaged over those of 5 x 5 pixels that lie inside
     the picture. Targets that no other view supports are outvoted in the fit; this lowers their weight.
@@ -123,10 +110,10 @@ def fit_confidence(
 def seen_by_input(depths: Tensor, cameras: Cameras) -> Tensor:
     """Return which pixels show surface that the input view sees at the same time, bool [T, V + 1, N, N].
 
-    ``depths`` [T, V + 1, N, N] are distances along the unit rays, world units, 0 where there is no surface. A
-    point is seen when the input's depth map shows the same distance there; the input itself is False. On the
-    benchmark at 64 pixels 82 % of what it marks is seen and it finds 73 % of what is: one pixel of a steep
-    surface spans more depth than the tolerance.
+    ``depths`` are distances along the unit rays, world units, 0 where there is no surface. A point is seen
+    when the input's depth map shows the same distance there; the input itself is False. On the benchmark at
+    64 pixels it finds 73 % of what is seen, and 82 % of what it marks is: one pixel of a steep surface spans
+    more depth than the tolerance.
     """
     size = depths.shape[-1]
     origins, directions = (x.to(depths) for x in cameras.rays(size))
