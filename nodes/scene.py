@@ -88,7 +88,9 @@ class SV4D2SaveScene(io.ComfyNode):
 
 
 def _found(name: str) -> Path:
-    return found_inside(name, lambda path: path.suffix == _SUFFIX and path.is_file(), "the file of a scene")
+    return found_inside(
+        name, lambda path: path.suffix.lower() == _SUFFIX and path.is_file(), "the file of a scene"
+    )
 
 
 class SV4D2Render4D(io.ComfyNode):

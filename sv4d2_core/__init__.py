@@ -56,11 +56,16 @@ _HOMES = {
     "write_views": "data.views_folder",
 }
 
+# Folders and files that are attributes, too, without an import of their own.
+_PARTS = ("cameras", "data", "diffusion", "export", "files", "metrics", "scene", "video", "views")
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _PARTS:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

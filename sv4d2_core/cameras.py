@@ -49,7 +49,7 @@ class Cameras:
         if len(e) != len(a) or len(e) < 2:
             raise ValueError(
                 f"Expected as many elevations as azimuths, of the input and at least one novel view; got "
-                f"{len(e)} elevations and {len(a)} azimuths."
+                f"{len(e)} elevations and {len(a)} azimuths. Give one entry per view, the input view first."
             )
         if not all(map(math.isfinite, (*e, *a, self.radius, self.fov_deg, self.input_elevation_deg))):
             raise ValueError(f"Camera angles must be finite numbers; got elevations {e} and azimuths {a}.")

@@ -67,6 +67,11 @@ def orbit(
                 f"Expected an azimuth for each novel view in the preset {CUSTOM!r}, such as 60, 120; got "
                 f"{'only that of the input view, 0' if azimuths_deg else 'none'}."
             )
+        if elevations_deg and len(elevations_deg) not in (1, len(novel), len(novel) + 1):
+            raise ValueError(
+                f"Expected {len(novel)} elevations (one per novel view), or {len(novel) + 1} with the input "
+                f"view's 0 first; got {len(elevations_deg)}. Give as many as azimuths."
+            )
         cameras = Cameras.from_lists(len(novel), [0.0, *novel], elevations_deg or None)
     return replace(cameras, input_elevation_deg=input_elevation_deg, radius=radius, fov_deg=fov_deg)
 

@@ -191,7 +191,7 @@ def test_a_users_own_files_are_never_replaced(command, refused, clip_folder, tmp
     shutil.copytree(clip_folder, project / "frames")
     before = contents(project)
     for more in ((), ("--overwrite",)):
-        assert "never replaced" in refused(project, *more, clip=project / "frames")
+        assert "never replaces" in refused(project, *more, clip=project / "frames")
     assert contents(project) == before
     assert "apart from the input" in refused(clip_folder)
     assert main(command(out)) == 0

@@ -154,6 +154,7 @@ def test_public_names_exist():
     assert len(sv4d2_core.__all__) == len(set(sv4d2_core.__all__)) <= 15
     for name in sv4d2_core.__all__:
         assert getattr(sv4d2_core, name).__doc__, name
+    assert sv4d2_core.cameras.Cameras is sv4d2_core.Cameras
 
 
 def test_one_file_renames_removes_and_makes_temporary_names():

@@ -93,6 +93,13 @@ def test_dense_cells_are_those_that_hold_something():
     assert not dense_cells(fill(scene, 1e-3, [0.5, 0.5, 0.5]), hull, range(3)).cells.any()
 
 
+def test_a_saved_scene_tells_how_it_was_fitted(tmp_path):
+    scene = make_scene()
+    scene.fit = {"seed": 7, "steps": 20}
+    scene.save(tmp_path / "scene.safetensors")
+    assert load_scene(tmp_path / "scene.safetensors").fit == {"seed": 7, "steps": 20}
+
+
 def test_a_saved_scene_renders_the_same(tmp_path):
     cells = torch.rand(3, 15, 15, 15, generator=torch.Generator().manual_seed(0)) < 0.3
     scene = make_scene(cells)

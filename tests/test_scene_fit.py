@@ -190,6 +190,10 @@ def test_settings_survive_json_beside_numbers_of_version_0_1_0(settings):
     [
         (TINY, "steps", 0),
         (TINY, "learning_rate_factor", 0.0),
+        (TINY, "time_size", 1),
+        (TINY, "deformation_sizes", ()),
+        (GaussiansConfig(), "time_size", 1),
+        (GaussiansConfig(), "plane_sizes", ()),
         (TINY, "strength", 1.5),
         (TINY, "density_scale", float("nan")),
         (TINY, "plane_sizes", (1,)),

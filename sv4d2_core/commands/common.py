@@ -217,13 +217,14 @@ def load_planned(
     size: int,
     device: torch.device,
     eight_bits: bool = False,
+    caps_process: bool = True,  # --memory-gb also limits what the process may take of a CUDA device
 ) -> Model:
     """Return the model of --checkpoint, made to work within --memory-gb, else within what is free now."""
     if args.memory_gb is None:
         plan = plan_for_free_memory(config, dtype, size, device, eight_bits)
     else:
         plan = plan_memory(config, dtype, size, args.memory_gb, device, eight_bits)
-        if device.type == "cuda":
+        if caps_process and device.type == "cuda":
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, args.memory_gb * 2**30 / total), device)
     return load_within(args.checkpoint, args.variant, dtype, device, plan, eight_bits)

@@ -211,7 +211,7 @@ def _resynthesize(
 
     def resynthesize(rendered: ViewGrid, strength: float) -> ViewGrid:
         if not made:
-            model = load_planned(args, config, dtype, size, device)
+            model = load_planned(args, config, dtype, size, device, caps_process=False)
             shown = Progress("making views anew")
 
             def progress(step: int, total: int, _preview: object) -> None:

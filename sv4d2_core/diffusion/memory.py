@@ -226,8 +226,8 @@ def plan_memory(
     weights = sum(_weight_bytes(config, dtype, eight_bits)[0].values())
     raise ValueError(
         f"Expected at least {plans[-1].estimated_bytes / share / _GIB:.1f} GiB for {config.variant} at "
-        f"{size} px (weights {weights / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use a smaller "
-        f"--size, a half precision --dtype, --fp8-weights, or a larger --memory-gb."
+        f"{size} px (weights {weights / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use smaller "
+        f"pictures, half precision (--dtype), 8-bit weights, or a larger budget (--memory-gb)."
     )
 
 

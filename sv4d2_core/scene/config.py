@@ -27,15 +27,20 @@ class Settings:
             if choices and value not in choices:
                 raise ValueError(f"Expected {one.name} {' or '.join(choices)}; got {value!r}.")
             for kind, limit in one.metadata.get("limits", {}).items():
-                sign = {"least": ">=", "above": ">", "most": "<="}[kind]
-                holds = {">=": value >= limit, ">": value > limit, "<=": value <= limit}[sign]
+                sign = {"least": ">=", "above": ">", "most": "<=", "unlike": "!="}[kind]
+                holds = {
+                    ">=": value >= limit,
+                    ">": value > limit,
+                    "<=": value <= limit,
+                    "!=": value != limit,
+                }[sign]
                 if not holds or not math.isfinite(value):
                     raise ValueError(
                         f"Expected {one.name} {sign} {limit:g}; got {value}. Change this setting."
                     )
             if isinstance(value, list | tuple):
                 object.__setattr__(self, one.name, tuple(value))
-                if any(size < 2 for size in value):
+                if any(size < 2 for size in value) or (one.default and not value):
                     raise ValueError(f"Expected {one.name} of at least 2 nodes, one per scale; got {value}.")
 
 
@@ -53,7 +58,7 @@ def settings_from_json(kind: type[_Kind], data: dict) -> _Kind:
     return kind(**{one.name: data[one.name] for one in fields(kind) if one.name in data})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FieldConfig(Settings):
     """What a `DyNeRF` is made of; its file keeps it."""
 
@@ -70,7 +75,7 @@ class FieldConfig(Settings):
     features: int = setting(32, "channels of a plane, per scale", least=1)
     hidden: int = setting(64, "width of the two decoders", least=1)
     samples: int = setting(64, "samples along the stretch of a ray that crosses the scene's box", least=8)
-    time_size: int = setting(0, "nodes along time; 0: one per frame", least=0)
+    time_size: int = setting(0, "nodes along time; 0: one per frame", least=0, unlike=1)
     change_size: int = setting(64, "nodes along an axis, at most, of what changes with time", least=2)
     deformation_sizes: tuple[int, ...] = setting(
         (4, 12), "nodes along an axis of the canonical field's grids of offsets, from coarse to fine"
@@ -93,7 +98,7 @@ class FieldConfig(Settings):
         return max(int(self.memory_gb * 2**30 / (per_sample * self.samples)), 64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GaussiansConfig(Settings):
     """What a `Gaussians` scene is made of; its file keeps it."""
 
@@ -104,7 +109,10 @@ class GaussiansConfig(Settings):
     features: int = setting(16, "channels of a plane of the deformation, per scale", least=1)
     hidden: int = setting(64, "width of the deformation's decoder", least=1)
     time_size: int = setting(
-        0, "nodes along time; 0: one per frame. Fewer follow slow motion only, and flicker less", least=0
+        0,
+        "nodes along time; 0: one per frame. Fewer follow slow motion only, and flicker less",
+        least=0,
+        unlike=1,
     )
     fade: float = setting(
         5.0,
@@ -118,7 +126,7 @@ class GaussiansConfig(Settings):
         return self.count or min(round(_PER_PIXEL * size * size), _MOST)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RefineConfig(FieldConfig):
     """Settings of `refine_scene`; ValueError for one out of its range."""
 

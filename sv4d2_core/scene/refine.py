@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ def refine_scene(
             fit.aim(round_targets(fit.scene, views, fit.config, step.round, resynthesize, report))
         fit.take(step)
         report()
-    fit.scene.path = path
+    fit.scene.path, fit.scene.fit = path, asdict(config)
     return fit.scene
 
 

@@ -39,6 +39,7 @@ class Scene4D(ABC):
         self.cameras, self.fps, self.times = cameras, fps, tuple(times)
         self.n_frames = len(self.times)
         self.path: ObjectPath | None = None  # if the crop followed the object; None: at the origin
+        self.fit: dict | None = None  # the settings it was fitted with; None: not told
 
     @torch.no_grad()
     def render(
@@ -95,6 +96,7 @@ class Scene4D(ABC):
             "fps": self.fps,
             "times": list(self.times),
             "path": self.path and self.path.to_json(),
+            "fit": self.fit,
         }
         write_tensors(path, SCENE_FORMAT, tensors, header)
 

@@ -82,6 +82,7 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
     try:
         scene = readers[backend](tensors, header, device)
         scene.path = header.get("path") and ObjectPath.from_json(header["path"])
+        scene.fit = header.get("fit")
         return scene
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
