@@ -97,7 +97,7 @@ def test_larger_budgets_allow_larger_parts():
 def test_too_small_a_budget_names_what_is_needed():
     # Both encoders, since the plan does not know yet whether those of a file are equal; a float32 decoder.
     weights = 2 * (2_010_961_338 + 632_076_800 + 2 * 34_163_664) + 4 * 49_490_179
-    said = rf"at least \d+\.\d GiB.*\(weights {weights / GIB:.1f} GiB\).*budget of 4 GiB.*smaller pictures.*--memory-gb"
+    said = rf"at least \d+\.\d GiB.*weights {weights / GIB:.1f} GiB.*of 4 GiB.*smaller pictures.*--memory-gb"
     with pytest.raises(ValueError, match=said):
         plan_memory(OFFICIAL, torch.float16, 576, 4)
 
