@@ -44,8 +44,9 @@ def report_of(outcome):
 def test_views_become_pictures_and_the_fit_is_watched(server):
     outcome = server.prompt(graph_of())
     assert "3 frames of 5 views at 32 px with dynerf: 12 steps" in report_of(outcome)
-    # The last of them brings the picture of the finished fit.
-    assert outcome.progress("2") == [*((i + 1, 12) for i in range(12)), (12, 12)]
+    # Newer versions hold back some of what comes in quick succession.
+    values = [value for value, _ in outcome.progress("2")]
+    assert values == sorted(values) and values[-1] == 12 and len(set(values)) >= 8
     assert outcome.n_previews > 1
     assert len(outcome.outputs["4"]["images"]) == 5 * 2
     again = server.prompt(graph_of())
