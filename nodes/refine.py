@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 
 AUTO, GIVEN = "auto", "given"
 
+_DEFAULTS = RefineConfig()
 _SAVE_EVERY_S = 60.0
 _REPORT_SIZE = 128  # pixels, at most: the report must not take longer than the fit
 
@@ -65,13 +66,13 @@ class SV4D2Refine4D(io.ComfyNode):
             inputs=[
                 ViewsType.Input("views"),
                 choice("backend", ["dynerf", "gaussians"]),
-                number("steps", 2500, (4, 100000)),
+                number("steps", _DEFAULTS.stage_one_steps, (4, 100000)),
                 choice("stages", [AUTO, "1", "2"]),
                 number("size", 0, (0, 2048, 16)),
                 io.Boolean.Input("trust", default=True),
                 choice("elevation", [AUTO, GIVEN], **advanced()),
                 number("elevation_deg", 0.0, (-89, 89, 0.1), **advanced()),
-                number("strength", 0.35, (0.01, 1, 0.01), **advanced()),
+                number("strength", _DEFAULTS.strength, (0.01, 1, 0.01), **advanced()),
                 number("sampling_steps", 50, (1, 1000), **advanced()),
                 seed_input(0, **advanced()),
                 number("memory_gb", 0.0, (0, 1024, 0.5), **advanced()),

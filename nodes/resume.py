@@ -44,7 +44,9 @@ class WindowCache:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         plain = json.loads(json.dumps(settings))
-        self._windows = WindowFolder(_place("sv4d2_windows", plain, _WINDOW_RUNS), plain, discard=True)
+        place = _place("sv4d2_windows", plain)
+        _make_room(place, _WINDOW_RUNS)
+        self._windows = WindowFolder(place, plain, discard=True)
 
     def load(self, index: int) -> Tensor | None:
         """Return the latents of a finished window, or None."""
@@ -62,7 +64,7 @@ class FitCache:
     """The state of one fit; ``settings``, JSON values, determine the scene."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._file = _place("sv4d2_fits", settings, _FITS, ".safetensors")
+        self._file = _place("sv4d2_fits", settings, ".safetensors")
 
     def load(self) -> FitState | None:
         """Return the kept state, or None where there is none or it is damaged."""
@@ -78,6 +80,7 @@ class FitCache:
         """Keep the state where the disk allows it."""
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
+            _make_room(self._file, _FITS)
             state.save(self._file)
         except OSError as error:
             log.warning("SV4D2: step %d of the fit is not kept for a later run: %s", state.step, error)
@@ -87,13 +90,16 @@ class FitCache:
             remove(self._file)
 
 
-def _place(folder: str, settings: dict[str, Any], kept: int, suffix: str = "") -> Path:
-    """Return where a job is kept below ComfyUI's temp folder; the oldest beyond ``kept`` of its kind go."""
-    place = Path(folder_paths.get_temp_directory()) / folder / f"{fingerprint_of(settings)}{suffix}"
+def _place(folder: str, settings: dict[str, Any], suffix: str = "") -> Path:
+    """Return where a job is kept below ComfyUI's temp folder."""
+    return Path(folder_paths.get_temp_directory()) / folder / f"{fingerprint_of(settings)}{suffix}"
+
+
+def _make_room(place: Path, kept: int) -> None:
+    """Remove the oldest jobs beside ``place``, so that with it no more than ``kept`` are there."""
     with suppress(OSError):
         others = sorted((x for x in place.parent.iterdir() if x != place), key=lambda x: x.stat().st_mtime)
         remove(*others[: 1 - kept])
-    return place
 
 
 def model_identity(patcher: Any) -> list[Any]:

@@ -246,6 +246,10 @@ class Progress:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the bar, so that what is said next has a line of its own."""
         self._bar.close()
 
     def __call__(self, done: int, total: int, _preview: object = None, note: str = "") -> None:

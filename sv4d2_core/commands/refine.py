@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ from .common import (
 
 log = logging.getLogger(__name__)
 
-_STEPS = 2500
+_STEPS = RefineConfig().stage_one_steps
 _SUFFIX = ".safetensors"
 _STATE, _PICTURE = ".fit", ".fit.png"  # beside the scene: of an interrupted fit, of a finished one
 _SAVE_EVERY_S = 60.0
@@ -75,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "default: 2 with --checkpoint, else 1; 2 without weighs the given views by visibility"
     second.choice("--stages", ("1", "2"), help=text)
     second.model(required=False)
-    second.value("--strength", positive_number, "share of the denoising (default 0.35)", metavar="X")
+    text = f"share of the denoising (default {RefineConfig().strength:g})"
+    second.value("--strength", positive_number, text, metavar="X")
     second.value("--sampling-steps", at_least(1), "of the full schedule", 50)
 
     machine = options.group("the machine")
@@ -207,20 +209,16 @@ def _resynthesize(
         plan_memory(config, dtype, size, args.memory_gb, device)
     if not config.trained:
         log.warning("UNTRAINED WEIGHTS: what the second stage makes is noise. Give a trained --checkpoint.")
-    made: list[Resynthesize] = []
+    load = cache(partial(load_planned, args, config, dtype, size, device, caps_process=False))
 
     def resynthesize(rendered: ViewGrid, strength: float) -> ViewGrid:
-        if not made:
-            model = load_planned(args, config, dtype, size, device, caps_process=False)
-            shown = Progress("making views anew")
+        with Progress("making views anew") as shown:
 
             def progress(step: int, total: int, _preview: object) -> None:
                 shown(step, total)
                 check_interrupt()
 
-            made.append(
-                resynthesizer(model, views, steps=args.sampling_steps, seed=args.seed, callback=progress)
-            )
-        return made[0](rendered, strength)
+            make = resynthesizer(load(), views, steps=args.sampling_steps, seed=args.seed, callback=progress)
+            return make(rendered, strength)
 
     return resynthesize

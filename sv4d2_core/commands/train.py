@@ -6,7 +6,7 @@ import argparse
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
@@ -124,8 +124,9 @@ def run(args: argparse.Namespace) -> int:
             store, watch = _store(args, recipe, paths), _Watch(args.out, args.sample_every, check_interrupt)
             training = TrainingRun(args.out, recipe, store, device, args.base, args.minutes, watch)
             try:
-                with store.made_ahead(recipe.n_scenes, args.workers if first else 0):
-                    log.info("Trained: %s", training.run())
+                with store.made_ahead(recipe.n_scenes, args.workers if first else 0), closing(watch):
+                    trained = training.run()
+                log.info("Trained: %s", trained)
             except OutOfTime as stopped:
                 log.info("Time is up after %s. The same command goes on.", stopped)
             except KeyboardInterrupt:
@@ -211,21 +212,28 @@ class _Watch:
     folder: Path
     sample_every_min: float
     check_interrupt: Callable[[], None]
-    shown: dict[str, Progress] = field(default_factory=dict)
+    stage: str = ""
+    shown: Progress | None = None  # of the stage
     plotted: float = field(default_factory=time.monotonic)
     sampled: float = field(default_factory=time.monotonic)
 
     def __call__(self, stage: str, progress: TrainingProgress, model: Model | None) -> None:
         if is_first_process():
-            if stage not in self.shown:
-                self.shown[stage] = Progress(stage, done=progress.step - 1)
+            if self.shown is None or stage != self.stage:
+                self.close()
+                self.stage, self.shown = stage, Progress(stage, done=progress.step - 1)
             recent = progress.losses[-50:]
             note = f"loss {sum(recent) / len(recent):.4f}"
-            self.shown[stage](progress.step, progress.total, note=note)
+            self.shown(progress.step, progress.total, note=note)
             self._draw(stage, progress, model)
         # A process that stopped alone would leave the others waiting for its gradients.
         if any_process(self._is_interrupted()):
             raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """End the bar of the stage, if there is one."""
+        if self.shown is not None:
+            self.shown.close()
 
     def _is_interrupted(self) -> bool:
         try:

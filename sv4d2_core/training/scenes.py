@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,9 +21,9 @@ from torch import Tensor
 
 from ..cameras import DEFAULT_FOV_DEG, Cameras
 from ..data.clips import VIDEO_SUFFIXES
-from ..data.reader import read_dataset
+from ..data.reader import frame_file, is_dataset, is_folder_of_views, read_dataset
 from ..data.transforms import TRANSFORMS_FILES, transforms_file
-from ..data.views_folder import CAMERAS_FILE, RUN_FILE, read_views
+from ..data.views_folder import CAMERAS_FILE, read_views
 from ..files import (
     file_fingerprint,
     fingerprint_of,
@@ -107,8 +106,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _is_foreign_dataset(place: Path) -> bool:
-    is_ours = all((place / name).is_file() for name in (RUN_FILE, CAMERAS_FILE))
-    return place.is_file() or (transforms_file(place) is not None and not is_ours)
+    return is_dataset(place) and not is_folder_of_views(place)
 
 
 def _why_no_scene(folder: Path) -> str:
@@ -172,16 +170,13 @@ def _frame_files(place: Path) -> list[Path]:
     file = place if place.is_file() else transforms_file(place) or place
     try:
         frames = json.loads(file.read_text(encoding="utf-8"))["frames"]
-        stated = [Path(os.path.normpath(frame["file_path"].replace("\\", "/"))) for frame in frames]
+        found = []
+        for frame in frames:
+            with suppress(ValueError):  # outside the folder
+                found.append(frame_file(file.parent, frame["file_path"], ""))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
-    inside = [file.parent / one for one in stated if not one.is_absolute() and ".." not in one.parts]
-    # A path without extension means PNG.
-    is_whole = [one.is_file() or one.suffix.lower() in IMAGE_SUFFIXES for one in inside]
-    return [
-        one if whole else one.with_name(f"{one.name}.png")
-        for one, whole in zip(inside, is_whole, strict=True)
-    ]
+    return found
 
 
 def _wrong_pictures(files: list[Path], known: str) -> Iterator[str]:

@@ -241,12 +241,7 @@ class Clip:
                 f"Expected frames uint8 [T, H, W, 3 or 4] with at least one frame; got {self.frames.dtype} "
                 f"{list(shape)}."
             )
-        slowest, fastest = _FPS_RANGE
-        if not slowest <= self.fps <= fastest:
-            raise ValueError(
-                f"Expected a frame rate from {slowest:g} to {fastest:g}; got fps = {self.fps:g} for "
-                f"{self.name or 'the clip'}. Give the rate that it should play at."
-            )
+        _check_fps(self.fps, self.name or "the clip")
         if self.masks is None:
             return
         if self.masks.dtype != np.uint8 or self.masks.ndim != 3:
@@ -322,6 +317,8 @@ def load_clip(
     files that cannot be read or hold no such frames, sizes or counts that do not fit.
     """
     pick = _pick(frames, start, every)
+    if fps is not None:
+        _check_fps(fps, str(path))
     pictures, source_fps, total = read_pictures(path, pick)
     if not pictures:
         raise ValueError(_too_few(start, path, total))
@@ -338,6 +335,15 @@ def load_clip(
         masks = stack_pictures([mask_opacity(picture) for picture in given], _numbered(mask, len(given)))
     stacked = stack_pictures(pictures, _numbered(path, len(pictures)))
     return Clip(stacked, source_fps / every if fps is None else float(fps), masks, str(path))
+
+
+def _check_fps(fps: float, name: str) -> None:
+    slowest, fastest = _FPS_RANGE
+    if not slowest <= fps <= fastest:
+        raise ValueError(
+            f"Expected a frame rate from {slowest:g} to {fastest:g}; got fps = {fps:g} for {name}. Give the "
+            f"rate that it should play at."
+        )
 
 
 def _too_few(start: int, path: str | Path, total: int) -> str:

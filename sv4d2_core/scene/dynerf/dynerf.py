@@ -80,7 +80,7 @@ class DyNeRF(Scene4D):
         inside = occupancy.contains(unit, 0)
         found = torch.zeros_like(unit[:, 0])
         for part in inside.nonzero()[:, 0].split(_POINTS):
-            found[part] = self.field(unit[part], torch.full_like(unit[part, 0], time))[0]
+            found[part] = self.field.densities(unit[part], torch.full_like(unit[part, 0], time))
         return found.to(points.device)
 
     @torch.no_grad()

@@ -138,7 +138,7 @@ def dense_cells(scene: DyNeRF, hull: Occupancy, frames: Sequence[int]) -> Occupa
             continue
         index = hull.cells[t].flatten().nonzero()[:, 0]
         parts = centres[index].split(_CHUNK)
-        densities = [scene.field(part, torch.full_like(part[:, 0], time))[0] for part in parts]
+        densities = [scene.field.densities(part, torch.full_like(part[:, 0], time)) for part in parts]
         cells[t].view(-1)[index] = 1 - torch.exp(-torch.cat(densities) * size) >= _LEAST_OPACITY
     wider = F.max_pool3d(cells[:, None].float(), 3, 1, 1)[:, 0] > 0
     return Occupancy(wider & hull.cells, hull.box)

@@ -168,6 +168,10 @@ class Following(nn.Module):
         """Return density [N], colour [N, 3] in 0..1 at points in -1..1 of the scene's box, times [N]."""
         return self.field(self._place(points, times), times)
 
+    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return the density alone, [N]; arguments as `forward`."""
+        return self.field.densities(self._place(points, times), times)
+
     def from_to(self, points: Tensor, start: float, end: float) -> Tensor:
         """Return where points [N, 3] in -1..1 go between times; Newton's method finds the way back."""
         with torch.no_grad():

@@ -54,9 +54,15 @@ class Decoder(nn.Module):
         """Return the density [N] and the colour [N, 3] in 0..1 of features [N, width] and [N, more]."""
         hidden = F.relu(self.trunk(features))
         seen = hidden if more is None else torch.cat([hidden, more], dim=-1)
+        return self._density(hidden), torch.sigmoid(self.colour(seen))
+
+    def densities(self, features: Tensor) -> Tensor:
+        """Return the density alone, which needs neither the colour's layers nor its features."""
+        return self._density(F.relu(self.trunk(features)))
+
+    def _density(self, hidden: Tensor) -> Tensor:
         # Starting thin lets light through to the far side of the hull, so that both sides learn at once.
-        density = self.density_scale * F.softplus(self.density(hidden)[:, 0] - 1)
-        return density, torch.sigmoid(self.colour(seen))
+        return self.density_scale * F.softplus(self.density(hidden)[:, 0] - 1)
 
 
 class Planes(nn.Module):
@@ -140,6 +146,10 @@ class MovingPlanes(nn.Module):
         """Return density [N], colour [N, 3] in 0..1 at points in -1..1, times [N]; None: the anchor's."""
         return self.decoder(self.planes.features(points, times))
 
+    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return the density alone, [N]; arguments as `forward`."""
+        return self.decoder.densities(self.planes.features(points, times))
+
     def moved(self, points: Tensor, _times: Tensor) -> Tensor:
         """Return the points: planes change, but know no motion."""
         return points
@@ -181,6 +191,9 @@ class Canonical(nn.Module):
     def forward(self, points: Tensor, times: Tensor | None) -> tuple[Tensor, Tensor]:
         place = self.moved(points, times)
         return self.decoder(self.shape.features(place, None), self.tint.features(place, times))
+
+    def densities(self, points: Tensor, times: Tensor | None) -> Tensor:
+        return self.decoder.densities(self.shape.features(self.moved(points, times), None))
 
     def moved(self, points: Tensor, times: Tensor | None) -> Tensor:
         """Return where points are in canonical space, [N, 3]; without times they are there already."""
