@@ -206,7 +206,7 @@ def test_what_is_kept_is_used_again_and_what_is_damaged_or_of_others_is_not(comm
     (out / "view_02.mp4").unlink()
     assert main(command(out)) == 0
     assert contents(out) == before and run_of(out)["resumed_windows"] == 3
-    for more in (("--cfg-max", "nan"), ("--seed", 10**20), ("--cfg-min", 5), ("--memory-gb", 0.001)):
+    for more in (("--cfg-max", "nan"), ("--seed", 10**20), ("--cfg-min", 5)):
         refused(out, *more, "--overwrite")
         assert contents(out) == before
     shutil.copytree(out / ".windows", other / ".windows")

@@ -122,19 +122,18 @@ def test_a_missing_compiler_is_told_at_once():
     check_compiler(torch.device("cpu"), backend="eager")
 
 
-def test_the_command_checks_before_it_reads_the_clip(monkeypatch, tmp_path: Path, capsys, caplog):
+def test_the_command_checks_before_it_reads_the_weights(
+    monkeypatch, disc_clip, tmp_path: Path, capsys, caplog
+):
     from sv4d2_core.commands import views
 
-    checked = []
-
     def refuse(device: torch.device) -> None:
-        checked.append(device.type)
-        raise ValueError("no compiler here")
+        raise ValueError(f"no compiler for the {device}")
 
     monkeypatch.setattr(views, "check_compiler", refuse)
-    arguments = ["views", "missing.mp4", "--checkpoint", str(TINY_MODEL), "--out", str(tmp_path / "out")]
-    assert main([*arguments, "--device", "cpu", "--compile"]) == 2
-    assert checked == ["cpu"]
-    assert "no compiler here" in capsys.readouterr().err + caplog.text
-    assert main([*arguments, "--device", "cpu"]) == 2
-    assert checked == ["cpu"]
+    monkeypatch.delattr(views, "load_planned")
+    clip, out = disc_clip(tmp_path / "clip", 2), tmp_path / "out"
+    options = ["--checkpoint", str(TINY_MODEL), "--device", "cpu", "--compile", "--out", str(out)]
+    assert main(["views", str(clip), *options]) == 2
+    assert "no compiler for the cpu" in capsys.readouterr().err + caplog.text
+    assert not out.exists()

@@ -16,7 +16,6 @@ from ..cameras import Cameras
 from ..data.views_folder import entries_of, missing_files, read_run, replaceable_views, write_views
 from ..diffusion.config import ModelConfig
 from ..diffusion.layout import read_config
-from ..diffusion.memory import plan_memory
 from ..diffusion.model import Model
 from ..diffusion.novel_views import check_size, sample_views
 from ..diffusion.safetensors_stream import read_header
@@ -126,7 +125,12 @@ def check_options(args: argparse.Namespace) -> tuple[ModelConfig, Cameras, int]:
 
 
 def load_model(job: Job) -> Model:
+    """Return the job's model; ValueError, before the weights are read, where the machine is not fit for it."""
     args = job.args
+    if args.compile:
+        check_compiler(job.device)
+    if args.fp8_weights:
+        check_eight_bits(job.device)
     model = load_planned(args, job.config, job.dtype, job.settings["size"], job.device, args.fp8_weights)
     if args.compile:
         compile_blocks(model.unet)
@@ -167,12 +171,6 @@ def _prepare(args: argparse.Namespace) -> Job:
         )
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
-    if args.compile:
-        check_compiler(device)
-    if args.fp8_weights:
-        check_eight_bits(device)
-    if args.memory_gb is not None:
-        plan_memory(config, dtype, size, args.memory_gb, device, args.fp8_weights)
     given = (args.input, args.mask, args.reference_views, args.checkpoint)
     written = [args.out / name for name in entries_of(read_run(args.out))]
     refuse_inputs_among(args.out, written, [path for path in given if path is not None])
