@@ -125,7 +125,7 @@ def check_options(args: argparse.Namespace) -> tuple[ModelConfig, Cameras, int]:
 
 
 def load_model(job: Job) -> Model:
-    """Return the job's model; ValueError, before the weights are read, where the machine is not fit for it."""
+    """Return the job's model; ValueError, before the weights are read, where the machine lacks something."""
     args = job.args
     if args.compile:
         check_compiler(job.device)
