@@ -15,27 +15,11 @@ _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def _blur_axis(x: Tensor, factor: float, axis: int) -> Tensor:
-    """Blur images [N, 3, H, W] along one axis as much as shrinking them by ``factor`` needs."""
-    sigma = max((factor - 1) / 2, 0.001)
-    taps = int(max(4 * sigma, 3))
-    taps += 1 - taps % 2
-    offsets = torch.arange(taps, dtype=x.dtype, device=x.device) - taps // 2
-    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).view((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1))
-    half = taps // 2
-    padded = F.pad(x, (0, 0, half, half) if axis == 2 else (half, half, 0, 0), mode="reflect")
-    return F.conv2d(padded, kernel.expand(x.shape[1], 1, *kernel.shape[2:]), groups=x.shape[1])
-
-
 def preprocess_for_clip(images: Tensor, size: int = 224) -> Tensor:
     """Return [N, 3, H, W] in -1..1 blurred where it shrinks, resized to ``size`` (bicubic) and normalised."""
-    height, width = images.shape[-2:]
-    if max(height, width) > size:
-        images = _blur_axis(images, width / size, axis=3)
-        images = _blur_axis(images, height / size, axis=2)
-    if (height, width) != (size, size):
-        images = F.interpolate(images, (size, size), mode="bicubic", align_corners=True)
+    from kornia.geometry import resize
+
+    images = resize(images, (size, size), interpolation="bicubic", align_corners=True, antialias=True)
     mean, std = (images.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
     return ((images + 1) / 2 - mean) / std
 

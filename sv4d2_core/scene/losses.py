@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 _TINY = 1e-6  # keeps square roots and logarithms differentiable at 0
 _EDGE_SHARPNESS = 3.0  # how fast an edge in the image permits one in the normals (SAMURAI, SV3D, SV4D)
-_SSIM_SIGMA, _SSIM_WINDOW = 1.5, 11  # Wang et al. 2004: Gaussian window, pixels; below, two constants
-_SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
+_SSIM_WINDOW = 11  # pixels (Wang et al. 2004)
 
 
 def mean_squared(rendered: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -76,30 +74,17 @@ def time_difference(planes: Tensor) -> Tensor:
 
 def dissimilarity(rendered: Tensor, target: Tensor) -> Tensor:
     """Return 1 - mean SSIM of patches [N, P, P, 3] in 0..1, of windows up to P (Wang et al. 2004, eq. 13)."""
-    x, y = rendered.movedim(-1, 1).flatten(0, 1)[:, None], target.movedim(-1, 1).flatten(0, 1)[:, None]
-    mean_x, mean_y = _blurred(x), _blurred(y)
-    variance_x = _blurred(x * x) - mean_x**2
-    variance_y = _blurred(y * y) - mean_y**2
-    covariance = _blurred(x * y) - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + _SSIM_C1) / (mean_x**2 + mean_y**2 + _SSIM_C1)
-    structure = (2 * covariance + _SSIM_C2) / (variance_x + variance_y + _SSIM_C2)
-    return 1 - (luminance * structure).mean()
+    from kornia.metrics import ssim
 
-
-def _blurred(maps: Tensor) -> Tensor:
-    """Return Gaussian means of [M, 1, P, P] over the windows that lie inside."""
-    side = min(_SSIM_WINDOW, maps.shape[-1] - 1 + maps.shape[-1] % 2, maps.shape[-2] - 1 + maps.shape[-2] % 2)
-    offsets = torch.arange(side, device=maps.device, dtype=maps.dtype) - side // 2
-    window = torch.exp(-offsets.square() / (2 * _SSIM_SIGMA**2))
-    window = window / window.sum()
-    return F.conv2d(F.conv2d(maps, window[None, None, :, None]), window[None, None, None])
+    x, y = rendered.movedim(-1, 1), target.movedim(-1, 1)
+    smallest = min(x.shape[-2:])
+    window = min(_SSIM_WINDOW, smallest - 1 + smallest % 2)
+    return 1 - ssim(x, y, window, eps=0.0, padding="valid").mean()
 
 
 def _gradient_norm(maps: Tensor) -> Tensor:
     """Return the norm of Sobel's gradient of [N, P, P, C] over directions and channels, [N, P - 2, P - 2]."""
-    smooth, slope = maps.new_tensor([1.0, 2.0, 1.0]) / 4, maps.new_tensor([-1.0, 0.0, 1.0]) / 2
-    across = torch.outer(smooth, slope)
-    kernels = torch.stack([across, across.T])[:, None]
-    gradients = F.conv2d(maps.movedim(-1, 1).flatten(0, 1)[:, None], kernels)  # [N * C, 2, P - 2, P - 2]
-    squared = gradients.square().sum(1).unflatten(0, (len(maps), -1)).sum(1)
-    return (squared + _TINY**2).sqrt() - _TINY
+    from kornia.filters import spatial_gradient
+
+    gradients = spatial_gradient(maps.movedim(-1, 1))[..., 1:-1, 1:-1]  # [N, C, 2, P - 2, P - 2]
+    return (gradients.square().sum((1, 2)) + _TINY**2).sqrt() - _TINY
