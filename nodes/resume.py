@@ -18,7 +18,7 @@ import folder_paths
 from torch import Tensor
 
 from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
-from ..sv4d2_core.files import fingerprint_of, remove
+from ..sv4d2_core.files import fingerprint_of, if_possible, remove
 from ..sv4d2_core.scene.store import FitState
 
 log = logging.getLogger(__name__)
@@ -54,10 +54,7 @@ class WindowCache:
 
     def save(self, index: int, latents: Tensor) -> None:
         """Keep the latents of a finished window where the disk allows it."""
-        try:
-            self._windows.save(index, latents)
-        except OSError as error:
-            log.warning("SV4D2: window %d is not kept for a later run: %s", index, error)
+        self._windows.save(index, latents)
 
 
 class FitCache:
@@ -78,12 +75,10 @@ class FitCache:
 
     def save(self, state: FitState) -> None:
         """Keep the state where the disk allows it."""
-        try:
+        with if_possible(f"SV4D2: step {state.step} of the fit"):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             _make_room(self._file, _FITS)
             state.save(self._file)
-        except OSError as error:
-            log.warning("SV4D2: step %d of the fit is not kept for a later run: %s", state.step, error)
 
     def clear(self) -> None:
         with suppress(OSError):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Any
@@ -65,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     from .files import DISK_FULL, is_out_of_memory
 
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # SIGHUP is not known to Windows
+        if number and threading.current_thread() is threading.main_thread():
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)
     try:
         return args.run(args)
     except KeyboardInterrupt:

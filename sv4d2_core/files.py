@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 # Allocators whose errors have no class of their own: a CPU's, Apple's, Intel's, cuBLAS and cuDNN.
 _OUT_OF_MEMORY = re.compile(
@@ -41,49 +45,79 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def writing_whole(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that gets its name once it is whole on the disk; an older one stays until then."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def writing_whole(path: Path, overwrite: bool = True, needed_bytes: int = 0) -> Iterator[BinaryIO]:
+    """Yield a file that gets its name once it is whole on the disk; an older one stays until then.
+
+    Missing folders above it are made. Of a link its target is written. Raises FileExistsError as
+    `refuse_existing`, OSError: a full disk (told ``needed_bytes``) or a read-only one, and what to do.
+    """
+    path = Path(os.path.realpath(path))
+    refuse_existing(path, overwrite)
+    made = _missing(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with _explaining(path, needed_bytes):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _take_name(temporary, path, overwrite)
+        finally:
+            with suppress(NotADirectoryError):
+                temporary.unlink(missing_ok=True)
+            _remove_empty(*made)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    with writing_whole(path) as file:
-        file.write(content)
+def _take_name(temporary: Path, path: Path, overwrite: bool) -> None:
+    if not overwrite:
+        try:
+            os.link(temporary, path)  # unlike a rename, it replaces nothing that has come in between
+            return
+        except FileExistsError:
+            refuse_existing(path, overwrite)
+            raise
+        except OSError:
+            refuse_existing(path, overwrite)  # a file system without hard links
+    temporary.replace(path)
+
+
+def write_whole(path: Path, content: bytes, overwrite: bool = True) -> int:
+    """Write a file as `writing_whole` and return its size in bytes."""
+    with writing_whole(path, overwrite, len(content)) as file:
+        return file.write(content)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if something stands at ``path`` that may not be replaced."""
+    """Raise FileExistsError if something stands at ``path``, or where a link leads, that is not replaced."""
+    path = Path(os.path.realpath(path))
     if path.is_dir():
         raise FileExistsError(f"Expected the name of a file; {path} is a folder. Give a name inside it.")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"Expected the name of a file; {path} is a device or a pipe. Choose another.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already. Choose another name or overwrite it (--overwrite).")
 
 
-def write_file(path: Path, content: bytes, overwrite: bool) -> int:
-    """Write ``content`` and return its size in bytes; missing folders above ``path`` are made.
-
-    Raises FileExistsError (`refuse_existing`), or OSError: a full or read-only disk, and what to do.
-    """
-    refuse_existing(path, overwrite)
-    made = _missing(path.parent)
+@contextmanager
+def _explaining(place: Path, needed_bytes: int) -> Iterator[None]:
+    """Say what to do where ``place`` cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except BaseException as error:
-        _remove_empty(*made)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, _explanation(error, path, len(content))) from error
-        raise
-    return len(content)
+        yield
+    except OSError as error:
+        in_the_way = set() if place.parent.is_dir() else {errno.EEXIST, errno.ENOTDIR}
+        if error.errno not in DISK_FULL | _READ_ONLY | in_the_way:
+            raise
+        raise OSError(error.errno, _explanation(error, place, needed_bytes)) from error
+
+
+@contextmanager
+def if_possible(what: str) -> Iterator[None]:
+    """Let a job go on, and say so, where something cannot be written that only a later run would use."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s is not kept for a later run: %s", what, error)
 
 
 def remove(*places: Path) -> None:
@@ -95,9 +129,11 @@ def remove(*places: Path) -> None:
             place.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes have left half written in a folder."""
-    remove(*folder.glob(".*.part"))
+def remove_unfinished(folder: Path, name: str = "") -> None:
+    """Remove what killed processes have left half written in a folder, of all files or of one."""
+    of = re.escape(name) if name else ".+"
+    unfinished = re.compile(rf"\.{of}\.[0-9a-f]{{8}}\.part")
+    remove(*(path for path in folder.iterdir() if unfinished.fullmatch(path.name)))
 
 
 @contextmanager
@@ -193,40 +229,54 @@ def claimed(parent: Path, name: str, suffix: str = "", *, numbered: bool = True)
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold an output folder for this process alone, made if missing; removed again if left empty.
 
-    Raises ValueError: the folder cannot be written, or another process holds it.
+    What a killed process left half replaced is undone. Raises ValueError: the folder cannot be written, or
+    another process holds it.
     """
+    with _held(folder, folder / _LOCK):
+        recover(folder)
+        remove_unfinished(folder)
+        yield
+
+
+@contextmanager
+def exclusive_file(path: Path) -> Iterator[None]:
+    """Hold the place of a file that is to be written, as `exclusive` holds a folder."""
+    path = Path(os.path.realpath(path))
+    with _held(path, path.with_name(f".{path.name}{_LOCK}")):
+        remove_unfinished(path.parent, path.name)
+        yield
+
+
+_LOCK = ".lock"
+
+
+@contextmanager
+def _held(place: Path, lock_file: Path) -> Iterator[None]:
+    """Hold a lock that lies beside what it is for, so that it holds wherever that is seen."""
     from filelock import FileLock, Timeout
 
-    made = _missing(folder)
+    made = _missing(lock_file.parent)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        lock = FileLock(_lock_file(folder), timeout=0)
-        lock.acquire()
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(Path(os.path.realpath(lock_file)), is_singleton=True)  # a thread may take it again
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(
-            f"Another process is writing to {folder}. Wait for it to end or choose another --out."
+            f"Another process is writing to {place}. Wait for it to end or choose another --out."
         ) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"Expected a writable output folder; {folder} is not ({reason}). Choose another --out."
-        ) from error
+    except OSError as error:
+        _remove_empty(*made)
+        raise OSError(error.errno, _explanation(error, place, 0)) from error
     try:
-        recover(folder)
         yield
     finally:
-        _remove_empty(*made)
+        if lock.lock_counter == 1:
+            # While it is held: who took the same file up before sees that its name is gone, and tries again.
+            # Windows refuses, and removes it with the release.
+            with suppress(PermissionError):
+                lock_file.unlink(missing_ok=True)
         lock.release()
-
-
-def _lock_file(folder: Path) -> Path:
-    user = os.getuid() if hasattr(os, "getuid") else ""
-    locks = Path(tempfile.gettempdir()) / f"sv4d2-locks-{user}"
-    locks.mkdir(mode=0o700, exist_ok=True)
-    # Never removed: a process that waits for a file that another removes would hold nothing.
-    return locks / f"{fingerprint_of(os.path.normcase(folder.resolve()))}.lock"
+        _remove_empty(*made)
 
 
 _LISTED, _DEPTH = 5, 5
@@ -285,45 +335,43 @@ def all_or_nothing(folder: Path, existing: Sequence[str], marker: str, needed_by
     ones once all are complete; ``marker``, the file whose presence says so, goes first and comes last.
     Raises OSError for a full (told ``needed_bytes``, an upper estimate) or read-only disk.
     """
-    made = _missing(folder)
     staging = folder / STAGING_NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        recover(folder)
-        (staging / "new").mkdir(parents=True)
-        (staging / "old").mkdir()
-        yield staging / "new"
-        _swap(folder, staging, existing, marker)
-    except BaseException as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        _remove_empty(*made)
-        known = DISK_FULL | _READ_ONLY | ({errno.EEXIST, errno.ENOTDIR} if not folder.is_dir() else set())
-        if isinstance(error, OSError) and error.errno in known:
-            raise OSError(error.errno, _explanation(error, folder, needed_bytes)) from error
-        raise
-    shutil.rmtree(staging, ignore_errors=True)
+    with exclusive(folder), _explaining(folder, needed_bytes):
+        try:
+            (staging / "new").mkdir(parents=True)
+            (staging / "old").mkdir()
+            yield staging / "new"
+            _swap(folder, staging, existing, marker)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def recover(folder: Path) -> None:
-    """Undo what a program that was killed while it replaced entries has left of that in ``folder``."""
+    """Undo what a program that was killed while it replaced entries has left of that in ``folder``.
+
+    The list of entries may be of anybody: only plain names count, and a link is never followed.
+    """
     staging = folder / STAGING_NAME
-    if not staging.is_dir():
+    new, old = staging / "new", staging / "old"
+    if any(place.is_symlink() or not place.is_dir() for place in (staging, new, old)):
+        if os.path.lexists(staging):
+            log.warning("Dropped %s: it does not hold what an unfinished job leaves there.", staging)
+        remove(staging)
         return
-    swap = staging / _SWAP_FILE
-    if swap.is_file():
-        for name in json.loads(swap.read_text()):
-            if not (staging / "new" / name).exists():
-                # Moved in already; parking it in the staging folder removes it with that.
-                (folder / name).rename(staging / "new" / name)
-        for path in (staging / "old").iterdir():
+    for name in _plain_names(_json_of(staging / _SWAP_FILE)):
+        if os.path.lexists(folder / name) and not os.path.lexists(new / name):
+            # Moved in already; parking it in the staging folder removes it with that.
+            (folder / name).rename(new / name)
+    for path in old.iterdir():
+        if not os.path.lexists(folder / path.name):
             path.rename(folder / path.name)
-    shutil.rmtree(staging)
+    remove(staging)
 
 
 def _swap(folder: Path, staging: Path, existing: Sequence[str], marker: str) -> None:
     """Move the ``existing`` entries out of ``folder`` and the new ones in; undo all if one move fails."""
     fresh = [path.name for path in (staging / "new").iterdir()]
-    (staging / _SWAP_FILE).write_text(json.dumps(fresh))
+    write_whole(staging / _SWAP_FILE, json.dumps(fresh).encode())
     moves = [
         (folder / name, staging / "old" / name) for name in sorted(existing, key=lambda name: name != marker)
     ]
@@ -375,13 +423,22 @@ def replaceable(
 
 
 def _listed(marker: Path) -> list[str]:
+    listed = _json_of(marker)
+    return _plain_names(listed.get("entries") if isinstance(listed, dict) else None)
+
+
+def _json_of(file: Path) -> object:
+    """Return a JSON file's value, None for a file that is missing or damaged."""
     try:
-        names = json.loads(marker.read_text()).get("entries", [])
-    except (OSError, ValueError, AttributeError):
-        return []
-    names = names if isinstance(names, list) else []
-    # What a list names elsewhere was not written into this folder.
-    return [name for name in names if isinstance(name, str) and Path(name).name == name]
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _plain_names(value: object) -> list[str]:
+    """Return those of a list's values that can be names of entries, which lead nowhere else."""
+    names = [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+    return [name for name in names if name not in ("", ".", "..") and not re.search(r"[/\\\0:]", name)]
 
 
 def _missing(folder: Path) -> list[Path]:

@@ -226,5 +226,5 @@ def test_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, source):
         text=True,
         check=True,
     )
-    assert "x.safetensors" in done.stdout and "The incomplete file was removed" in done.stdout
+    assert "x.safetensors" in done.stdout and "Nothing was kept there" in done.stdout
     assert not list(tmp_path.iterdir())

@@ -123,9 +123,9 @@ with exclusive(Path(sys.argv[1])):
 """
 
 
-def test_a_folder_is_held_by_one_process_and_the_lock_outlives_it(tmp_path):
-    """A lock file that is removed while another waits for it would let two processes in."""
+def test_a_folder_is_held_by_one_process_wherever_its_temporary_files_are(tmp_path, monkeypatch):
     out = tmp_path / "out"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # as in another container
 
     def holder() -> subprocess.Popen:
         command = [sys.executable, "-c", HOLDER, str(out)]
@@ -138,7 +138,6 @@ def test_a_folder_is_held_by_one_process_and_the_lock_outlives_it(tmp_path):
     first = holder()
     with pytest.raises(ValueError, match="Another process is writing to"), exclusive(out):
         pass
-    assert list(out.iterdir()) == [], "nothing of ours is left in a user's folder"
     first.communicate("\n")
     assert not out.exists()
     second = holder()
@@ -146,9 +145,51 @@ def test_a_folder_is_held_by_one_process_and_the_lock_outlives_it(tmp_path):
         pass
     second.kill()
     second.communicate()
-    with exclusive(out):
+    assert (out / ".lock").exists(), "what a killed process leaves"
+    with exclusive(out), exclusive(out):
         (out / "result").touch()
     assert [path.name for path in out.iterdir()] == ["result"]
+
+
+TAKERS = """
+import sys, time
+from pathlib import Path
+from sv4d2_core.files import exclusive
+out, n = Path(sys.argv[1]), 0
+sys.stdin.readline()
+while n < 150:
+    try:
+        with exclusive(out):
+            (out / "inside").touch(exist_ok=False)
+            (out / "inside").unlink()
+            n += 1
+    except ValueError as error:
+        assert "Another process" in str(error)
+"""
+
+
+def test_a_lock_that_goes_with_its_holder_lets_nobody_else_in(tmp_path):
+    """Who waits for a lock file that its holder removes must not hold the removed one."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "other").touch()
+    takers = [
+        subprocess.Popen(
+            [sys.executable, "-c", TAKERS, str(out)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for taker in takers:
+        assert taker.stdin is not None
+        taker.stdin.write("\n")
+        taker.stdin.flush()
+    for taker in takers:
+        _, errors = taker.communicate(timeout=120)
+        assert taker.returncode == 0, errors
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,8 @@ class Progress:
 def interrupts_between_steps() -> Iterator[Callable[[], None]]:
     """Yield a function that raises KeyboardInterrupt if Ctrl-C was pressed since; call it between steps.
 
-    A second Ctrl-C does not wait for it. Outside the main thread, where no signals arrive, nothing changes.
+    Signals that end a session or a container count as one. A second one does not wait for it. Outside the
+    main thread, where no signals arrive, nothing changes.
     """
     pressed: list[int] = []
 
@@ -288,8 +289,13 @@ def interrupts_between_steps() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield check
         return
-    before = signal.signal(signal.SIGINT, press)
+    before = {
+        number: signal.signal(number, press)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP")
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -12,6 +12,7 @@ from ..data.transforms import read_cameras
 from ..data.views_folder import read_crop
 from ..diffusion.checkpoint import convert_checkpoint, describe_checkpoint
 from ..export.scene_export import FORMATS, Exported, ExportSettings, check_place, export_scene, export_views
+from ..files import exclusive_file
 from ..scene.store import load_scene
 from .common import (
     DTYPES,
@@ -60,11 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
-    check_place(args.out, args.format, args.overwrite)
-    try:
-        made = _views(args) if args.scene.suffix != _SCENE_SUFFIX else _scene(args)
-    except ModuleNotFoundError as error:
-        raise ValueError(str(error)) from error
+    with exclusive_file(args.out):
+        check_place(args.out, args.format, args.overwrite)
+        try:
+            made = _views(args) if args.scene.suffix != _SCENE_SUFFIX else _scene(args)
+        except ModuleNotFoundError as error:
+            raise ValueError(str(error)) from error
     for note in made.notes:
         log.info("%s", note)
     names = ", ".join(path.name for path in made.paths[:3]) + (" ..." if len(made.paths) > 3 else "")
@@ -108,7 +110,8 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    path = convert_checkpoint(args.source, args.target, DTYPES[args.dtype], args.variant, args.overwrite)
+    with exclusive_file(args.target):
+        path = convert_checkpoint(args.source, args.target, DTYPES[args.dtype], args.variant, args.overwrite)
     before, after = args.source.stat().st_size, path.stat().st_size
     log.info("%s: %.2f GB, %.0f %% of %.2f GB", path, after / 1e9, 100 * after / before, before / 1e9)
     return 0

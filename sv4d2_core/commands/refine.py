@@ -19,7 +19,7 @@ from ..diffusion.memory import plan_memory
 from ..diffusion.novel_views import check_cameras, checked_clip, resynthesizer
 from ..diffusion.safetensors_stream import read_header
 from ..export.report import fit_report
-from ..files import remove
+from ..files import exclusive_file, if_possible, remove
 from ..metrics.image import LPIPS
 from ..scene.config import RefineConfig
 from ..scene.fit import FitProgress
@@ -102,16 +102,22 @@ class _Watch:
         self.shown(step, total, note=f"{progress.phase}, loss {progress.loss:.4f}")
         self.latest = progress
         if time.monotonic() - self.saved > _SAVE_EVERY_S:
-            self.save()
+            self.saved = time.monotonic()
+            with if_possible(f"Step {step} of the fit"):
+                self.save()
         self.check_interrupt()
 
     def save(self) -> None:
         if self.latest is not None:
             self.latest.state().save(self.state_file)
-            self.saved = time.monotonic()
 
 
 def run(args: argparse.Namespace) -> int:
+    with exclusive_file(args.out):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     _check_place(args.out, args.overwrite, args.resume)
     config = _settings(args)
@@ -165,7 +171,6 @@ def _check_place(path: Path, overwrite: bool, resume: bool) -> None:
         raise FileExistsError(
             f"{found} exists already. Choose another --out, or replace it (--overwrite){goes_on}."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _settings(args: argparse.Namespace) -> RefineConfig:

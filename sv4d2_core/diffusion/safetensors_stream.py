@@ -170,17 +170,10 @@ def write_safetensors(
         header[key] = {"dtype": _WRITABLE[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    try:
-        with writing_whole(path) as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for key in order:
-                file.write(_raw_bytes(read(key), key, *tensors[key]))
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"Writing {path} ({end / 1e9:.2f} GB) failed: {error.strerror or error}. The incomplete file was "
-            f"removed; make room there or give another target.",
-        ) from error
+    with writing_whole(path, overwrite, 8 + len(text) + end) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key in order:
+            file.write(_raw_bytes(read(key), key, *tensors[key]))
     return path
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..files import is_out_of_memory, remove, write_whole
+from ..files import if_possible, is_out_of_memory, remove, remove_unfinished, write_whole
 
 _KEY = "latents"
 _SETTINGS = "settings.json"
@@ -26,6 +26,8 @@ class WindowFolder:
     def __init__(self, folder: Path, settings: dict, *, discard: bool = False) -> None:
         self.folder = folder
         self.settings = settings
+        if folder.is_dir():
+            remove_unfinished(folder)
         known = self._read_settings()
         self._usable = known == settings
         if known is not None and not self._usable and not discard:
@@ -46,18 +48,19 @@ class WindowFolder:
         return _read(self._path(index)) if self._usable else None
 
     def save(self, index: int, latents: Tensor) -> None:
-        """Keep the latents of a window; the file appears complete or not at all."""
-        if not self._usable:
-            # Also drops windows whose settings are lost: nothing says what they belong to.
-            remove(self.folder)
-            self.folder.mkdir(parents=True)
-            try:
-                write_whole(self.folder / _SETTINGS, json.dumps(self.settings, indent=2).encode())
-            except BaseException:
+        """Keep the latents of a window where the disk allows it; the file appears complete or not at all."""
+        with if_possible(f"Window {index}"):
+            if not self._usable:
+                # Also drops windows whose settings are lost: nothing says what they belong to.
                 remove(self.folder)
-                raise
-            self._usable = True
-        write_whole(self._path(index), save({_KEY: latents.detach().float().cpu().contiguous()}))
+                self.folder.mkdir(parents=True)
+                try:
+                    write_whole(self.folder / _SETTINGS, json.dumps(self.settings, indent=2).encode())
+                except BaseException:
+                    remove(self.folder)
+                    raise
+                self._usable = True
+            write_whole(self._path(index), save({_KEY: latents.detach().float().cpu().contiguous()}))
 
     def _path(self, index: int) -> Path:
         return self.folder / f"window_{index:03d}.safetensors"

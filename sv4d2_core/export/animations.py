@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from ..data.datasets import write_export
-from ..files import scratch_folder, write_file
+from ..files import scratch_folder, write_whole
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
 from .mesh import check_finite
@@ -36,11 +36,11 @@ def write_animation(
 ) -> int:
     """Write pictures as .mp4 (H.264 on white), .webm (VP9) or .gif, as the name ends; return its size.
 
-    Raises as `write_file`, and ValueError for NaN, or a rate or size that this kind of file cannot have.
+    Raises as `write_whole`, and ValueError for NaN, or a rate or size that this kind of file cannot have.
     """
     path = Path(path)
     check_finite("animation", pictures=images, opacity=opacity)
-    return write_file(path, _ENCODERS[path.suffix.lower()](images, opacity, fps), overwrite)
+    return write_whole(path, _ENCODERS[path.suffix.lower()](images, opacity, fps), overwrite)
 
 
 def write_pngs(

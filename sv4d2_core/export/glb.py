@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..files import write_file
+from ..files import write_whole
 from .mesh import Mesh, MeshAnimation, Texture, check_surface, srgb_to_linear
 
 _COMPONENT_TYPES = {"float32": 5126, "uint32": 5125, "uint16": 5123}
@@ -98,8 +98,8 @@ _MAX_SHORT_VERTICES = 65535  # as an index it starts a new strip in some interfa
 def write_animated_glb(
     path: str | Path, animation: MeshAnimation, *, texture: Texture | None = None, overwrite: bool = False
 ) -> int:
-    """Write `glb_bytes` and return its size; what it raises, and `write_file`."""
-    return write_file(Path(path), glb_bytes(animation, texture, "animation"), overwrite)
+    """Write `glb_bytes` and return its size; what it raises, and `write_whole`."""
+    return write_whole(Path(path), glb_bytes(animation, texture, "animation"), overwrite)
 
 
 def glb_bytes(mesh: Mesh | MeshAnimation, texture: Texture | None = None, what: str = "mesh") -> bytes:

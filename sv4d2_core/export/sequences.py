@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..data.datasets import write_export
-from ..files import scratch_folder, write_file
+from ..files import scratch_folder, write_whole
 from .glb import glb_bytes
 from .mesh import Mesh, check_surface, srgb_to_linear
 
@@ -92,7 +92,7 @@ def write_usd(
     """Write time samples of points, and of triangles and colours where these change; return bytes written.
 
     World +y up, a unit is a metre, colours become linear ``displayColor`` values. Raises ModuleNotFoundError
-    without the optional package usd-core, ValueError as `check_surface`, and as `write_file`.
+    without the optional package usd-core, ValueError as `check_surface`, and as `write_whole`.
     """
     path = Path(path)
     for i, mesh in enumerate(meshes):
@@ -120,7 +120,7 @@ def write_usd(
         exported = folder / f"scene{path.suffix}"
         stage.GetRootLayer().Export(str(exported))
         content = exported.read_bytes()
-    return write_file(path, content, overwrite)
+    return write_whole(path, content, overwrite)
 
 
 def _add_samples(prim: Any, meshes: Sequence[Mesh], codes: list[float]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..files import write_file
+from ..files import write_whole
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.gaussians.splat_torch import GaussiansAt
 from ..video.pictures import to_bytes
@@ -149,8 +149,8 @@ _CONTENTS = {"ply": _ply_bytes, "splat": _splat_bytes, "glb": _glb_bytes}
 
 
 def write_splats(path: str | Path, gaussians: GaussiansAt, *, kind: str, overwrite: bool = False) -> int:
-    """Write Gaussians of our world as ply, splat or glb and return the size; see `checked`, `write_file`."""
-    return write_file(Path(path), _CONTENTS[kind](gaussians), overwrite)
+    """Write Gaussians of our world as ply, splat or glb and return the size; see `checked`, `write_whole`."""
+    return write_whole(Path(path), _CONTENTS[kind](gaussians), overwrite)
 
 
 def write_splat_sequence(
@@ -175,7 +175,7 @@ def write_trajectories(
 ) -> int:
     """Write a scene's Gaussians before and while they move as ``.npz``, and return the size in bytes.
 
-    Raises as `gaussians_at` and `write_file`. Gaussian i is the same in all arrays; lengths are world units,
+    Raises as `gaussians_at` and `write_whole`. Gaussian i is the same in all arrays; lengths are world units,
     +y is up, quaternions are unit wxyz:
 
     - ``means`` [T, N, 3], ``quats`` [T, N, 4], ``scales`` [T, N, 3] (standard deviations along the own axes)
@@ -201,4 +201,4 @@ def write_trajectories(
         times=np.array(times),
         fps=np.array(float(scene.fps)),
     )
-    return write_file(Path(path), content.getvalue(), overwrite)
+    return write_whole(Path(path), content.getvalue(), overwrite)

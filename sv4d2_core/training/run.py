@@ -17,7 +17,7 @@ from ..diffusion.checkpoint import load_checkpoint, write_checkpoint_file
 from ..diffusion.layout import PARTS
 from ..diffusion.model import Model
 from ..diffusion.window_store import changed_settings
-from ..files import file_fingerprint, fingerprint_of, remove, write_whole
+from ..files import file_fingerprint, fingerprint_of, if_possible, remove, write_whole
 from .autoencoder import train_autoencoder, train_decoder
 from .batches import EncodedScenes
 from .loop import Progress, any_process, is_first_process, rank_and_size, train
@@ -131,7 +131,8 @@ class TrainingRun:
     def _save(self, progress: Progress, file: Path) -> None:
         began = time.monotonic()
         if is_first_process():
-            progress.save(file)
+            with if_possible(f"Step {progress.step} of the training"):
+                progress.save(file)
         # Where writing takes long, it is done less often.
         took = time.monotonic() - began
         self._saved, self._save_every = time.monotonic(), max(_SAVE_EVERY_S, _SAVE_SHARE * took)

@@ -1,0 +1,180 @@
+"""Files of others are never touched, those of dead processes go, and nobody writes where another does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sv4d2_core.__main__ import main
+from sv4d2_core.files import all_or_nothing, exclusive, exclusive_file, recover, write_whole
+from sv4d2_core.shipped import TINY_MODEL
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def staged(folder: Path, swap: bytes) -> Path:
+    """Return the staging folder of a job that was killed while it replaced entries."""
+    staging = folder / ".partial"
+    for name in ("new", "old"):
+        (staging / name).mkdir(parents=True)
+    (staging / "swap.json").write_bytes(swap)
+    return staging
+
+
+@pytest.mark.parametrize("text", [b"", b"\0" * 9, b"[" * 5000, b"{}", b"[1, null]"])
+def test_a_damaged_list_of_entries_locks_no_folder_and_loses_nothing(tmp_path, text):
+    (staged(tmp_path, text) / "old/run.json").write_text("the user's last result")
+    with exclusive(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("name", ["../victim", "a/../../victim", "..", "", "{absolute}", "c:victim", "a\\b"])
+def test_a_foreign_list_of_entries_leads_nowhere(tmp_path, name):
+    folder, victim = tmp_path / "folder", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("a file of the user")
+    staged(folder, json.dumps([name.format(absolute=victim)]).encode())
+    recover(folder)
+    assert victim.read_text() == "a file of the user" and list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", [".partial", ".partial/new", ".partial/old"])
+def test_a_staging_folder_that_is_a_link_is_not_followed(tmp_path, link, caplog):
+    folder, victim = tmp_path / "folder", tmp_path / "victim"
+    staged(victim, b"[]")
+    (victim / "old").mkdir()
+    (victim / "old/file").write_text("a file of the user")
+    (folder / link).parent.mkdir(parents=True)
+    for name in ("new", "old"):
+        if link != ".partial" and not link.endswith(name):
+            (folder / ".partial" / name).mkdir()
+    (folder / link).symlink_to(victim / link.removeprefix(".partial/"), target_is_directory=True)
+    (victim / "new").mkdir()
+    with all_or_nothing(folder, [], "run.json", 0) as staging:
+        (staging / "run.json").touch()
+    assert [path.name for path in folder.iterdir()] == ["run.json"] and (victim / "old/file").exists()
+    assert "Dropped" in caplog.text
+
+
+def test_devices_pipes_and_folders_are_never_replaced_and_links_are_followed(tmp_path):
+    pipe, link, real = tmp_path / "pipe", tmp_path / "link", tmp_path / "real"
+    os.mkfifo(pipe)
+    for place, what in (
+        (pipe, "a device or a pipe"),
+        (Path("/dev/null"), "a device"),
+        (tmp_path, "a folder"),
+    ):
+        with pytest.raises(FileExistsError, match=what):
+            write_whole(place, b"new")
+    real.write_text("old")
+    link.symlink_to(real)
+    with pytest.raises(FileExistsError, match="exists already"):
+        write_whole(link, b"new", overwrite=False)
+    write_whole(link, b"new")
+    assert link.is_symlink() and real.read_text() == "new"
+    real.unlink()
+    write_whole(link, b"newer", overwrite=False)
+    assert real.read_text() == "newer"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "real"]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_what_comes_in_between_is_not_replaced(tmp_path, monkeypatch, links):
+    target = tmp_path / "target"
+
+    def refuse(*_):
+        raise PermissionError("no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    sync = os.fsync
+
+    def meanwhile(descriptor: int) -> None:
+        sync(descriptor)
+        target.write_text("of another program")
+
+    write_whole(tmp_path / "first", b"new", overwrite=False)
+    assert (tmp_path / "first").read_text() == "new"
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    with pytest.raises(FileExistsError, match="exists already"):
+        write_whole(target, b"new", overwrite=False)
+    assert target.read_text() == "of another program" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_killed_process_left_of_a_file_goes_and_other_files_stay(tmp_path):
+    kept = [".x.ply.part", ".x.ply.0123456.part", ".video.mp4.part", ".y.ply.0123abcd.part"]
+    for name in [*kept, ".x.ply.0123abcd.part", ".x.ply.lock"]:
+        (tmp_path / name).touch()
+    with exclusive_file(tmp_path / "x.ply"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+HOLDER = """
+import pathlib, sys
+from sv4d2_core.files import {0}
+with {0}(pathlib.Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["convert", str(TINY_MODEL), "{out}"],
+        ["refine", "{here}", "--out", "{out}"],
+        ["export", "{here}", "--format", "dataset", "--out", "{out}"],
+        ["views", "sample", "--checkpoint", "tiny", "--out", "{out}"],
+        ["batch", "sample", "--checkpoint", "tiny", "--out", "{out}"],
+        ["demo", "--out", "{out}"],
+        ["train", "--out", "{out}"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_job_that_writes_holds_its_place(tmp_path, capsys, words):
+    out = tmp_path / "out.safetensors"
+    held = exclusive_file if words[0] in ("convert", "refine", "export") else exclusive
+    command = [sys.executable, "-c", HOLDER.format(held.__name__), str(out)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "\n"
+        assert main([word.format(out=out, here=tmp_path) for word in words]) == 2
+        assert f"Another process is writing to {out}" in capsys.readouterr().err
+        process.communicate("\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows has neither SIGTERM nor SIGHUP between processes"
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_of_a_session_saves_like_ctrl_c(tmp_path, number):
+    out = tmp_path / "views"
+    command = [
+        sys.executable,
+        "-m",
+        "sv4d2_core",
+        "views",
+        "sample",
+        "--checkpoint",
+        "tiny",
+        "--out",
+        str(out),
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(out.glob(".windows/window_*")):
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in errors
+    assert [path.name for path in out.iterdir()] == [".windows"]
