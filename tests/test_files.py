@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -152,29 +150,3 @@ def test_every_job_that_writes_holds_its_place(tmp_path, capsys, words):
         assert f"Another process is writing to {out}" in capsys.readouterr().err
         process.communicate("\n")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(
-    sys.platform == "win32", reason="Windows has neither SIGTERM nor SIGHUP between processes"
-)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_the_end_of_a_session_saves_like_ctrl_c(tmp_path, number):
-    out = tmp_path / "views"
-    command = [
-        sys.executable,
-        "-m",
-        "sv4d2_core",
-        "views",
-        "sample",
-        "--checkpoint",
-        "tiny",
-        "--out",
-        str(out),
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not list(out.glob(".windows/window_*")):
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command continues" in errors
-    assert [path.name for path in out.iterdir()] == [".windows"]
