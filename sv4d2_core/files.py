@@ -194,6 +194,15 @@ def fingerprint_of(*values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_LONGEST = 80
+
+
+def cut(value: object) -> str:
+    """Return what a file or a user gave as text for a message, at most 80 characters."""
+    text = str(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
 def seed_of(*values: object) -> int:
     """Return a seed for torch's generator, which takes 32 bits, from JSON values."""
     return int(fingerprint_of(*values)[:8], 16)

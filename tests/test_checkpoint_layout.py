@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fuzz.checkpoints import campaign
 from safetensors.torch import save_file
 
 from sv4d2_core.diffusion.config import (
@@ -133,7 +134,7 @@ def test_two_level_model_of_another_base():
     ("metadata", "words"),
     [
         ({"sv4d2.n_frames": "many"}, r"sv4d2\.n_frames = 'many' cannot be read"),
-        ({"sv4d2.num_head_channels": "0"}, "at least 1"),
+        ({"sv4d2.num_head_channels": "0"}, "from 1 to 65536"),
         ({"sv4d2.vector_dims": "128"}, "three integers"),
         ({"sv4d2.vector_dims": "1,2,3"}, "sum to 6"),
         ({"sv4d2.trained": "maybe"}, "true or false"),
@@ -254,3 +255,7 @@ def test_damaged_and_foreign_files(tmp_path):
         read_header(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"There is no file .*nothing\.safetensors.*stabilityai"):
         read_header(tmp_path / "nothing.safetensors")
+
+
+def test_mutated_checkpoints_load_or_are_refused_in_a_sentence(full_checkpoint):
+    assert set(campaign(full_checkpoint, cases=150, seed=0)) == {"loaded", "refused"}

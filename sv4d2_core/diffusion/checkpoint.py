@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..files import is_out_of_memory
+from ..files import cut, is_out_of_memory
 from .clip import CLIPVision
 from .config import CLIPVisionConfig, ModelConfig
 from .layout import (
@@ -106,15 +106,21 @@ def stored_dtype(part: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def build_networks(config: ModelConfig, parts: Collection[Part] = PARTS) -> dict[str, Any]:
-    """Return the networks by their field of `Model`, without memory for weights (``meta`` device)."""
-    with torch.device("meta"):
-        networks = {
-            "unet": UNet(config.unet),
-            "clip": CLIPVision(config.clip),
-            "frame_encoder": VAEEncoder(config.vae),
-            "view_encoder": VAEEncoder(config.vae),
-            "decoder": VAEDecoder(config.vae),
-        }
+    """Return the networks by their field of `Model`, without memory for weights (``meta`` device).
+
+    Raises CheckpointError for sizes that no network can have.
+    """
+    try:
+        with torch.device("meta"):
+            networks = {
+                "unet": UNet(config.unet),
+                "clip": CLIPVision(config.clip),
+                "frame_encoder": VAEEncoder(config.vae),
+                "view_encoder": VAEEncoder(config.vae),
+                "decoder": VAEDecoder(config.vae),
+            }
+    except (ValueError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(f"The sizes of this file make no network ({cut(error)}). {NEEDED}") from error
     return {part.name: networks[part.name] for part in parts}
 
 
@@ -141,7 +147,7 @@ def check_tensors(
         key = wrong[0]
         raise CheckpointError(
             f"{name} has {_some(wrong, 'tensor')} of another shape: expected {key} {list(required[key])}; "
-            f"got {list(header.tensors[key].shape)}. {NEEDED}"
+            f"got {cut(list(header.tensors[key].shape))}. {NEEDED}"
         )
     if unreadable := [key for key in required if header.tensors[key].dtype not in readable]:
         dtypes = ", ".join(sorted({header.tensors[key].dtype for key in unreadable}))
@@ -159,7 +165,7 @@ def open_tensors(header: Header) -> Iterator[Any]:
     except SafetensorError as error:
         if is_out_of_memory(error):
             raise
-        raise CheckpointError(f"{header.path.name} is damaged ({error}). Download it again.") from error
+        raise CheckpointError(f"{header.path.name} is damaged ({cut(error)}). Download it again.") from error
     with file:
         yield file
 
@@ -194,7 +200,7 @@ def _unexpected_keys(header: Header, required: Collection[str]) -> list[str]:
 
 def _some(keys: Sequence[str], noun: str) -> str:
     """Return for example ``5 keys (a, b, c, ...)``."""
-    first = ", ".join([*keys[:3], "..."] if len(keys) > 3 else keys)
+    first = ", ".join([*map(cut, keys[:3]), *(["..."] if len(keys) > 3 else [])])
     return f"{len(keys)} {noun}{'' if len(keys) == 1 else 's'} ({first})"
 
 

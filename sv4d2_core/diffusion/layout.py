@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from ..files import cut
 from .config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
 from .safetensors_stream import METADATA_KEY, NEEDED, CheckpointError, Header
 
@@ -40,6 +41,9 @@ _WHOLE_FILES = {
     "a VAE alone": ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "first_stage_model.", "vae."),
 }
 _SVD_FAMILY = {768: "SVD (Stable Video Diffusion)", 256: "SV3D_u", 1280: "SV3D_p"}
+
+# Of any size or setting that metadata may state.
+_LARGEST = 1 << 16
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +149,7 @@ def _kind_of_file(header: Header) -> str:
     for kind, starts in _WHOLE_FILES.items():
         if all(key.startswith(starts) for key in keys):
             return kind
-    first = ", ".join(list(keys)[:3])
+    first = ", ".join(map(cut, list(keys)[:3]))
     return f"an unknown kind of model ({len(keys)} tensors: {first}, ...)"
 
 
@@ -179,8 +183,8 @@ def variant_of(header: Header, variant: str = "auto") -> str:
         return stored
     if stored is not None:
         raise CheckpointError(
-            f"{file} names its variant {stored!r} (metadata sv4d2.variant); expected {names}. Choose one by "
-            f"hand."
+            f"{file} names its variant {cut(repr(stored))} (metadata sv4d2.variant); expected {names}. "
+            f"Choose one by hand."
         )
     if re.search(r"8[-_ ]?views?", file.lower()):
         return "sv4d2_8views"
@@ -237,8 +241,10 @@ def _from_text(text: str, default: Any) -> Any:
             raise ValueError(f"expected three integers such as 256,512,512, got {len(values)}")
         return values
     value = type(default)(text)
-    if isinstance(default, int) and value < 1:
-        raise ValueError("expected a whole number of at least 1")
+    if isinstance(default, int) and not 1 <= value <= _LARGEST:
+        raise ValueError(f"expected a whole number from 1 to {_LARGEST}")
+    if isinstance(default, float) and not 0 <= value <= _LARGEST:
+        raise ValueError(f"expected a number from 0 to {_LARGEST}")
     return value
 
 
@@ -250,7 +256,7 @@ def _read_field(metadata: Mapping[str, str], key: str, default: Any) -> Any:
         return _from_text(metadata[key], default)
     except ValueError as error:
         raise CheckpointError(
-            f"The metadata sv4d2.{key} = {metadata[key]!r} cannot be read: {error}. Correct it."
+            f"The metadata sv4d2.{key} = {cut(repr(metadata[key]))} cannot be read: {cut(error)}. Correct it."
         ) from error
 
 
@@ -325,15 +331,23 @@ def _shape(header: Header, key: str, ndim: int) -> tuple[int, ...]:
             f"{NEEDED}"
         )
     shape = header.tensors[key].shape
-    if len(shape) != ndim:
-        raise CheckpointError(f"Expected {key} with {ndim} dimensions; got {list(shape)}. {NEEDED}")
+    if len(shape) != ndim or 0 in shape:
+        raise CheckpointError(
+            f"Expected {cut(key)} with {ndim} dimensions above 0; got {cut(list(shape))}. {NEEDED}"
+        )
     return shape
 
 
 def _count(header: Header, prefix: str) -> int:
-    """Return one more than the highest n for which a key ``prefix + n + '.'`` exists."""
-    found = (re.match(r"(\d+)\.", k.removeprefix(prefix)) for k in header.tensors if k.startswith(prefix))
-    return max((int(m[1]) + 1 for m in found if m), default=0)
+    """Return how many n there are with a key ``prefix + n + '.'``, counted from 0 without a gap."""
+    found = (re.match(r"([0-9]+)\.", k.removeprefix(prefix)) for k in header.tensors if k.startswith(prefix))
+    numbers = {m[1] for m in found if m}
+    if absent := [n for n in map(str, range(len(numbers))) if n not in numbers]:
+        raise CheckpointError(
+            f"{header.path.name} has {len(numbers)} layers {cut(prefix)}*, but none of number {absent[0]}: "
+            f"it is damaged or another model's. {NEEDED}"
+        )
+    return len(numbers)
 
 
 def _multiplier(header: Header, key: str, base: int) -> int:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..files import refuse_existing, writing_whole
+from ..files import cut, is_out_of_memory, refuse_existing, writing_whole
 
 NEEDED = (
     "Needed is a Stable Video 4D 2.0 checkpoint, sv4d2.safetensors or sv4d2_8views.safetensors "
@@ -29,6 +30,7 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
 
 # A tensor of bytes that repeats our metadata, so that loaders that hand over tensors alone keep it.
 METADATA_KEY = "sv4d2_metadata"
+_METADATA = "__metadata__"
 _OURS = "sv4d2."
 
 _LARGEST_HEADER = 100_000_000
@@ -106,20 +108,29 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         text = file.read(length)
     try:
         table = json.loads(text)
-        metadata = {str(k): str(v) for k, v in (table.pop("__metadata__", None) or {}).items()}
-        tensors = {key: TensorInfo(row["dtype"], tuple(map(int, row["shape"]))) for key, row in table.items()}
-        end = 8 + length + max((int(row["data_offsets"][1]) for row in table.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path.name} looks like a safetensors file, but its header cannot be read ({error}): the file "
-            f"is damaged. Download it again."
-        ) from error
-    if size != end:
-        what = "truncated" if size < end else "damaged"
-        raise CheckpointError(
-            f"{path.name} is {what}: its header describes {end:,} bytes, the file has {size:,} "
-            f"({size / end:.1%}). Download it again."
+        end = (
+            8
+            + length
+            + max((row["data_offsets"][1] for key, row in table.items() if key != _METADATA), default=0)
         )
+        if size < end:
+            raise CheckpointError(
+                f"{path.name} is truncated: its header describes {end:,} bytes, the file has {size:,} "
+                f"({size / end:.1%}). Download it again."
+            )
+        with safe_open(path, framework="pt"):  # checks types, shapes and places of all tensors
+            pass
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"{path.name} looks like a safetensors file, but its header cannot be read ({cut(error)}): the "
+            f"file is damaged. Download it again."
+        ) from error
+    metadata = table.pop(_METADATA, None) or {}
+    tensors = {key: TensorInfo(row["dtype"], tuple(row["shape"])) for key, row in table.items()}
     kept = next((key for key in tensors if key.endswith(METADATA_KEY)), None)
     if kept is not None and not any(key.startswith(_OURS) for key in metadata):
         begin, end = table[kept]["data_offsets"]
@@ -141,7 +152,7 @@ def metadata_of_bytes(content: bytes) -> dict[str, str]:
     except (ValueError, AttributeError) as error:
         raise CheckpointError(
             f"Expected the file's metadata as JSON in the tensor {METADATA_KEY}; got {len(content)} bytes of "
-            f"something else ({error}): the file is damaged. Download or convert it again."
+            f"something else ({cut(error)}): the file is damaged. Download or convert it again."
         ) from error
 
 
@@ -162,7 +173,7 @@ def write_safetensors(
         raise FileNotFoundError(f"The folder {path.parent} does not exist. Create it or give another target.")
     # Wide types first, as the library does: every tensor then starts at a multiple of its element size.
     order = sorted(tensors, key=lambda key: -tensors[key][0].itemsize)
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     end = 0
     for key in order:
         dtype, shape = tensors[key]
