@@ -13,8 +13,6 @@ from sv4d2_core.data.views_folder import RUN_FILE, read_views, write_views
 from sv4d2_core.files import claimed, find_inside
 from sv4d2_core.views import ViewGrid
 
-torch.set_num_threads(1)
-
 GRID = ViewGrid(
     torch.rand(2, 2, 16, 16, 3, generator=torch.Generator().manual_seed(0)),
     Cameras.ring(1),

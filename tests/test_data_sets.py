@@ -22,8 +22,6 @@ from sv4d2_core.data.transforms import read_cameras
 from sv4d2_core.data.views_folder import cameras_json, transforms_json, write_views
 from sv4d2_core.views import ViewGrid
 
-torch.set_num_threads(1)
-
 CAMERAS = Cameras((0, 0, 25, -15), (0, 60, 150, 280), input_elevation_deg=10.0)
 N_FRAMES, SIZE = 3, 96
 TIMES = (0.0, 0.4, 1.0)

@@ -15,8 +15,6 @@ from sv4d2_core.data.transforms import read_cameras
 from sv4d2_core.data.views_folder import transforms_json, write_views
 from sv4d2_core.views import ViewGrid
 
-torch.set_num_threads(1)
-
 CAMERAS = Cameras((0, 0, 12.5), (0, 60, 210), radius=2.2, fov_deg=35.0, input_elevation_deg=8.0)
 SIZE, TIMES = 32, (0.0, 0.5, 1.0)
 

@@ -6,12 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from sv4d2_core.video.prepare import prepare_clip
 from sv4d2_core.video.read import Clip
-
-torch.set_num_threads(1)
 
 
 def moving_square(
