@@ -259,16 +259,6 @@ def test_folders_of_images_are_views_in_natural_order(tmp_path, grid, written):
     assert torch.equal(read_clips(written / "frames", CAMERAS).images, expected.images)
 
 
-def test_transparent_folders_bring_their_masks(tmp_path, grid):
-    for v in range(3):
-        write_frames(tmp_path / f"{v}", torch.cat([grid.images[:, v], grid.masks[:, v, ..., None]], dim=-1))
-    read = read_clips(tmp_path, CAMERAS)
-    assert (read.masks - grid.masks).abs().max() <= 0.5 / 255 + 1e-6
-    alpha = read.masks[..., None]
-    straight = torch.from_numpy(to_bytes(grid.images)).float() / 255
-    assert (read.images - (straight * alpha + 1 - alpha)).abs().max() < 1e-6
-
-
 @pytest.mark.parametrize("suffix", ["mp4", "gif"])
 def test_videos_are_views(tmp_path, grid, suffix):
     for v in range(3):
@@ -330,19 +320,13 @@ def test_clips_that_do_not_fit_are_named_with_numbers(tmp_path, grid):
         write_frames(tmp_path / f"{clip}", grid.images[:, clip, :height, :width])
         with pytest.raises(ValueError, match=message):
             read_clips(tmp_path, CAMERAS)
-    (tmp_path / "0/00000.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"readable image; .*0/00000.png is not"):
-        read_clips(tmp_path, CAMERAS)
 
 
-def test_a_clip_on_grey_is_refused_and_an_empty_one_is_not(tmp_path, grid):
+def test_an_empty_clip_is_not_refused(tmp_path, grid):
     write_frames(tmp_path / "0", grid.images[:, 0])
     write_frames(tmp_path / "1", torch.ones_like(grid.images[:, 1]))
     write_frames(tmp_path / "2", grid.images[:, 2])
     assert read_clips(tmp_path, CAMERAS).masks[:, 1].sum() == 0
-    write_frames(tmp_path / "2", grid.images[:, 2] * 0.9)
-    with pytest.raises(ValueError, match=r"got 100 % of the border darker than that in .*/2"):
-        read_clips(tmp_path, CAMERAS)
 
 
 def test_any_views_finds_out_what_is_there(tmp_path, dataset, written, grid):

@@ -190,16 +190,6 @@ def test_empty_frames_stay_white_and_do_not_set_the_box(centering):
     assert "4 of 6 frames are empty: 0, 2, 3, 5" in " ".join(prepared.report)
 
 
-def test_hidden_colours_do_not_bleed_into_the_edges():
-    clip = draw((200, 200), [(55, 70)])
-    clip.frames[clip.frames[..., 3] > 0, :3] = 200
-    hidden = Clip(clip.frames.copy())
-    hidden.frames[hidden.frames[..., 3] == 0, :3] = (0, 255, 0)
-    levels = grey_levels(prepare_clip(hidden, size=64).images)
-    np.testing.assert_array_equal(levels, grey_levels(prepare_clip(clip, size=64).images))
-    assert np.ptp(levels, axis=-1).max() <= 1
-
-
 def test_images_are_on_white_and_masks_match_them():
     clip = draw((200, 300), [(20, 70), (150, 90)], "mask")
     prepared = prepare_clip(clip, size=96)
