@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -13,13 +13,13 @@ from sv4d2_core.__main__ import main
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.speed import check_compiler, compile_blocks, keep_in_eight_bits
 from sv4d2_core.diffusion.unet import UNet
-from sv4d2_core.shipped import TINY_MODEL
 
 # One level, three frames and three views of 8 x 8 latents with guidance: 18 images.
 SIZES = UNetConfig("view", 32, (1,), 1, 1, 16, 48, 128)
 B, T, V = 2, 3, 3
 # Bytes of a part that make the last one smaller: four images in a residual block of the first level.
 UNEVEN = 4 * 4 * 32 * 64 * 4
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(params=["aot_eager"])
@@ -49,10 +49,6 @@ def drawn(seed):
     )
 
 
-def compilations():
-    return counters["stats"]["unique_graphs"]
-
-
 def test_weights_in_eight_bits_are_widened_in_compiled_work_too(close):
     torch._dynamo.reset()
     net = UNet(SIZES).eval().requires_grad_(False)
@@ -76,7 +72,7 @@ def test_steps_and_windows_after_the_first_step_compile_nothing(pair, close):
                 kept = [x.clone() for x in inputs]
                 close(compiled(*inputs, prepared), net(*inputs, expected), 1e-5)
                 assert all(torch.equal(x, y) for x, y in zip(inputs, kept, strict=True))
-                seen.append(compilations())
+                seen.append(counters["stats"]["unique_graphs"])
     assert seen[0] > 0 and set(seen) == {seen[0]}
     assert not counters["graph_break"] and not counters["unimplemented"]
 
@@ -93,7 +89,7 @@ def test_a_smaller_last_part_is_the_only_further_size(pair):
             counters.clear()
             compiled.chunk_bytes = chunk_bytes
             compiled(*inputs, prepared)
-            found.append(compilations())
+            found.append(counters["stats"]["unique_graphs"])
     assert found[0] < found[1] <= 2 * found[0]
 
 
@@ -111,30 +107,18 @@ def test_gradients_pass_through_compiled_blocks(pair, close):
         close(compiled[name], gradient, 1e-5)
 
 
-def without_compiler(*_):
-    raise RuntimeError("No working C++ compiler found in the list:\n('g++',)")
-
-
-def test_a_missing_compiler_is_told_at_once():
+def test_a_missing_compiler_is_told_before_the_clip_is_read(monkeypatch, tmp_path, capsys):
     torch._dynamo.reset()
-    with pytest.raises(ValueError, match=r"Expected --compile to find a C\+\+ compiler.*run without"):
-        check_compiler(torch.device("cpu"), backend=without_compiler)
-    check_compiler(torch.device("cpu"), backend="eager")
 
+    def without_compiler(*_):
+        raise RuntimeError("No working C++ compiler found in the list:\n('g++',)")
 
-def test_the_command_checks_before_it_reads_the_clip(monkeypatch, tmp_path: Path, capsys, caplog):
-    from sv4d2_core.commands import views
-
-    checked = []
-
-    def refuse(device: torch.device) -> None:
-        checked.append(device.type)
-        raise ValueError("no compiler here")
-
-    monkeypatch.setattr(views, "check_compiler", refuse)
-    arguments = ["views", "missing.mp4", "--checkpoint", str(TINY_MODEL), "--out", str(tmp_path / "out")]
-    assert main([*arguments, "--device", "cpu", "--compile"]) == 2
-    assert checked == ["cpu"]
-    assert "no compiler here" in capsys.readouterr().err + caplog.text
-    assert main([*arguments, "--device", "cpu"]) == 2
-    assert checked == ["cpu"]
+    check_compiler(CPU, backend="eager")
+    checks = partial(check_compiler, backend=without_compiler)
+    monkeypatch.setattr("sv4d2_core.commands.views.check_compiler", checks)
+    command = ["views", "missing.mp4", "--checkpoint", "tiny", "--device", "cpu", "--out", str(tmp_path)]
+    for more, told in ((["--compile"], True), ([], False)):
+        assert main([*command, *more]) == 2
+        said = "Expected --compile to find a C++ compiler"
+        error = capsys.readouterr().err
+        assert (said in error) == told and ("missing.mp4" in error) != told
