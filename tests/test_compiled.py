@@ -19,7 +19,6 @@ SIZES = UNetConfig("view", 32, (1,), 1, 1, 16, 48, 128)
 B, T, V = 2, 3, 3
 # Bytes of a part that make the last one smaller: four images in a residual block of the first level.
 UNEVEN = 4 * 4 * 32 * 64 * 4
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(params=["aot_eager"])
@@ -113,7 +112,7 @@ def test_a_missing_compiler_is_told_before_the_clip_is_read(monkeypatch, tmp_pat
     def without_compiler(*_):
         raise RuntimeError("No working C++ compiler found in the list:\n('g++',)")
 
-    check_compiler(CPU, backend="eager")
+    check_compiler(torch.device("cpu"), backend="eager")
     checks = partial(check_compiler, backend=without_compiler)
     monkeypatch.setattr("sv4d2_core.commands.views.check_compiler", checks)
     command = ["views", "missing.mp4", "--checkpoint", "tiny", "--device", "cpu", "--out", str(tmp_path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from functools import partial
 
 import measure
@@ -10,7 +11,7 @@ import memory_plan
 import pytest
 import torch
 
-from sv4d2_core.diffusion.blocks import parts
+from sv4d2_core.diffusion.blocks import ResBlock, parts
 from sv4d2_core.diffusion.checkpoint import build_networks
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, UNetConfig, VAEConfig
 from sv4d2_core.diffusion.memory import (
@@ -50,6 +51,20 @@ def test_a_forward_pass_stays_within_the_plan():
     unet.chunk_bytes = plan.chunk_bytes
     assert 0.005 * GIB < peak_of_pass(unet, (2, 3, 4), 16) <= plan.estimated_bytes - weights
     assert plan.estimated_bytes <= budget * GIB
+
+
+def test_a_skip_is_let_go_once_it_was_read():
+    unet = UNet(UNetConfig(base=32, head_channels=16, context_dim=64, vector_dim=1280))
+    skips, alive = [], []
+    unet.before_layer = lambda: alive.extend(skip for skip in skips if skip() is not None)
+    for block in (block for block in unet.modules() if isinstance(block, ResBlock)):
+        block.register_forward_pre_hook(
+            lambda _, inputs: skips.extend(weakref.ref(skip) for skip in inputs[1:2] if skip is not None)
+        )
+    with torch.inference_mode():
+        window = unet.prepare(torch.randn(1, 2, 64), torch.randn(2, 4, 8, 8))
+        unet(torch.randn(4, 8, 8, 8), torch.zeros(2), torch.randn(2, 1280), window)
+    assert len(skips) == 12 and not alive
 
 
 def test_parts_are_few_and_even():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -23,15 +24,8 @@ from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.unet import UNet
 
 TINY = {"base": 32, "head_channels": 16, "context_dim": 48, "vector_dim": 128}
-UNETS = [
-    "unet_3d_T12V4_8x8",
-    "unet_3d_T3V4_16x16",
-    "unet_3d_T3V4_8x8",
-    "unet_3d_T3V4_8x8_cv0",
-    "unet_view_T3V4_16x8",
-    "unet_view_T5V8_8x8",
-    "unet_view_T5V8_8x8_cv0",
-]
+UNETS = sorted(file.stem for file in (Path(__file__).parent / "data/golden").glob("unet_*.npz"))
+assert len(UNETS) == 7
 
 
 def per_image(emb: torch.Tensor, grid: Grid) -> Embedding:

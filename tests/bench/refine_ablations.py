@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -140,13 +141,8 @@ def main() -> None:
             latest: deque[Scene4D] = deque(maxlen=1)
             began = time.perf_counter()
             again = resynthesizer(arm, scene, args.size, latest)
-            fitted = refine_scene(
-                shown,
-                config,
-                input_elevation_deg=0.0,
-                resynthesize=again,
-                callback=lambda _step, _total, now, latest=latest: latest.append(now.scene),
-            )
+            keep = partial(lambda latest, _step, _total, now: latest.append(now.scene), latest)
+            fitted = refine_scene(shown, config, input_elevation_deg=0.0, resynthesize=again, callback=keep)
             seconds = time.perf_counter() - began
             rows.append([*measure(scene, fitted, shown, args.size), seconds])
             if args.per_scene:

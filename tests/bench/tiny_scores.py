@@ -191,9 +191,8 @@ def main() -> None:
     for method, found in scores.items():
         print(f"| {method} | {_cells([found[name] for name in COLUMNS])} |")
     for baseline in ("copy", "white", "with_references"):
-        print(
-            f"| model - {baseline} | {_cells([scores['model'][n] - scores[baseline][n] for n in COLUMNS])} |"
-        )
+        better = [scores["model"][name] - scores[baseline][name] for name in COLUMNS]
+        print(f"| model - {baseline} | {_cells(better)} |")
 
 
 if __name__ == "__main__":
