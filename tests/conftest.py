@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import importlib.util
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,8 +18,7 @@ from matplotlib.text import Text
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sv4d2_core.diffusion.checkpoint import load_checkpoint, write_random_checkpoint
-from sv4d2_core.diffusion.clip import CLIPVision
+from sv4d2_core.diffusion.checkpoint import build_networks, load_checkpoint, write_random_checkpoint
 from sv4d2_core.diffusion.config import (
     OFFICIAL_VARIANTS,
     CLIPVisionConfig,
@@ -29,10 +26,11 @@ from sv4d2_core.diffusion.config import (
     UNetConfig,
     VAEConfig,
 )
+from sv4d2_core.diffusion.layout import PREFIXES
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.safetensors_stream import read_header
-from sv4d2_core.diffusion.unet import UNet
-from sv4d2_core.diffusion.vae import VAEDecoder, VAEEncoder
+from tests.data import generator
+from tests.host import media
 
 DATA = Path(__file__).parent / "data"
 WEIGHT_SEED, INPUT_SEED = 1001, 2001
@@ -45,37 +43,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what the tests against real ComfyUIs recorded, whichever process ran them."""
     reports = [report for kind in terminalreporter.stats.values() for report in kind]
     calls = [report for report in reports if getattr(report, "when", None) == "call"]
-    recorded: dict[str, list[str]] = {}
-    for name, line in (pair for report in calls for pair in report.user_properties):
-        if name.startswith("ComfyUI"):
-            recorded.setdefault(name, []).append(line)
-    for name, lines in recorded.items():
+    recorded = [pair for report in calls for pair in report.user_properties if pair[0].startswith("ComfyUI")]
+    for name in dict(recorded):
+        text = "\n".join(line for host, line in recorded if host == name)
         totals: Counter[str] = Counter()
-        for line in lines:
-            totals.update(
-                {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", line)}
-            )
+        for n, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", text):
+            totals[kind] += int(n)
         terminalreporter.section(f"{name}: {', '.join(f'{n} {kind}' for kind, n in totals.items())}")
-        terminalreporter.write_line("\n".join(lines))
-
-
-def _load(name: str, file: Path) -> ModuleType:
-    """Import a file that belongs to no package."""
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_generator = _load("golden_generator", DATA / "generator.py")
-_media = _load("test_media", Path(__file__).parent / "host/media.py")
+        terminalreporter.write_line(text)
 
 
 class Goldens:
     """The recorded numbers of the official code, and the weights and inputs they were made with."""
 
-    generator = _generator
     index = json.loads((DATA / "golden/index.json").read_text())
     windows = json.loads((DATA / "golden/windows.json").read_text())
     manifest = json.loads((DATA / "tiny_manifest.json").read_text())
@@ -92,11 +72,11 @@ class Goldens:
 
     def randn(self, name: str, shape: tuple[int, ...] | list[int]) -> torch.Tensor:
         """Return the drawn input ``name``."""
-        return torch.from_numpy(_generator.randn(INPUT_SEED, name, shape))
+        return torch.from_numpy(generator.randn(INPUT_SEED, name, shape))
 
     def weight(self, key: str, shape: tuple[int, ...] | list[int]) -> torch.Tensor:
         """Return the drawn weight ``key``."""
-        return torch.from_numpy(np.asarray(_generator.weight(WEIGHT_SEED, key, shape)))
+        return torch.from_numpy(np.asarray(generator.weight(WEIGHT_SEED, key, shape)))
 
     def unet_inputs(self, name: str) -> dict[str, torch.Tensor]:
         """Return the inputs of one UNet golden: x, timesteps, y, context, cond_view."""
@@ -136,41 +116,21 @@ def close():
     return compare
 
 
-def tiny_config(variant: str) -> ModelConfig:
-    """Return the configuration of the goldens' tiny model."""
-    official = OFFICIAL_VARIANTS[variant]
-    return dataclasses.replace(
-        official,
-        vector_dims=(32, 48, 48),
-        size=64,
-        trained=False,
-        unet=dataclasses.replace(official.unet, base=32, head_channels=16, context_dim=48, vector_dim=128),
-        vae=VAEConfig(base=32),
-        clip=CLIPVisionConfig(width=64, layers=2, head_width=32, mlp_width=256, embed_dim=48),
-    )
-
-
 @pytest.fixture(scope="session")
 def tiny_model(goldens):
     """Return a maker of the goldens' tiny model, with the drawn weights, for a variant."""
 
     @functools.cache
     def make(variant: str) -> Model:
-        config = tiny_config(variant)
-        model = Model(
-            config,
-            UNet(config.unet),
-            VAEEncoder(config.vae),
-            VAEEncoder(config.vae),
-            VAEDecoder(config.vae),
-            CLIPVision(config.clip),
-        )
-        goldens.fill(model.unet, "model.diffusion_model.")
-        goldens.fill(model.frame_encoder, "conditioner.embedders.1.encoder.")
-        goldens.fill(model.view_encoder, "conditioner.embedders.4.encoder.")
-        goldens.fill(model.decoder, "first_stage_model.decoder.")
-        goldens.fill(model.clip, "conditioner.embedders.0.open_clip.model.visual.")
-        return model
+        official, vae = OFFICIAL_VARIANTS[variant], VAEConfig(base=32)
+        unet = replace(official.unet, base=32, head_channels=16, context_dim=48, vector_dim=128)
+        clip = CLIPVisionConfig(width=64, layers=2, head_width=32, mlp_width=256, embed_dim=48)
+        sizes = {"vector_dims": (32, 48, 48), "size": 64, "trained": False}
+        config = replace(official, unet=unet, vae=vae, clip=clip, **sizes)
+        networks = build_networks(config)
+        for part, network in networks.items():
+            goldens.fill(network.to_empty(device="cpu"), PREFIXES[part])
+        return Model(config, **networks)
 
     return make
 
@@ -198,7 +158,7 @@ def full_checkpoint(tmp_path_factory: pytest.TempPathFactory, training_config: M
 def micro_checkpoint(tmp_path_factory):
     """Return a file of an untrained model with T = 3 and V = 2."""
     path = tmp_path_factory.mktemp("checkpoint") / "micro.safetensors"
-    return _media.write_micro_checkpoint(path)
+    return media.write_micro_checkpoint(path)
 
 
 @pytest.fixture(scope="session")
@@ -235,16 +195,7 @@ def training_config() -> ModelConfig:
         scale_factor=1.0,
         guidance="constant",
         cfg_max=1.5,
-        unet=UNetConfig(
-            view_mixing="joint_3d",
-            base=32,
-            multipliers=(1,),
-            res_blocks=1,
-            attention_levels=1,
-            head_channels=16,
-            context_dim=16,
-            vector_dim=32,
-        ),
+        unet=UNetConfig("joint_3d", 32, (1,), 1, 1, head_channels=16, context_dim=16, vector_dim=32),
         vae=VAEConfig(base=32, multipliers=(1, 1), res_blocks=1),
         clip=CLIPVisionConfig(
             width=32, layers=1, head_width=16, mlp_width=32, patch=8, image_size=16, embed_dim=16

@@ -11,6 +11,7 @@ import torch
 from fuzz.checkpoints import campaign
 from safetensors.torch import save_file
 
+from sv4d2_core.diffusion.checkpoint import build_networks, shapes_of
 from sv4d2_core.diffusion.config import (
     OFFICIAL_VARIANTS,
     CLIPVisionConfig,
@@ -37,9 +38,15 @@ def header(shapes: dict, metadata: dict | None = None, name: str = "sv4d2.safete
     return Header(Path(name), {k: TensorInfo("F32", s) for k, s in shapes.items()}, metadata or {}, 0)
 
 
-@pytest.mark.parametrize("variant", OFFICIAL_VARIANTS)
-def test_official_file_gives_official_config(variant):
-    assert read_config(header(OFFICIAL, name=f"{variant}.safetensors")) == OFFICIAL_VARIANTS[variant]
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        *(("sv4d2", name) for name in ("sv4d2", "SV4D2_fp16")),
+        *(("sv4d2_8views", name) for name in ("sv4d2_8views", "my-8view-model", "sv4d2-8-views")),
+    ],
+)
+def test_official_file_gives_the_official_config_of_its_name(variant, name):
+    assert read_config(header(OFFICIAL, name=f"{name}.safetensors")) == OFFICIAL_VARIANTS[variant]
 
 
 TINY_CONFIG = ModelConfig(
@@ -50,11 +57,8 @@ TINY_CONFIG = ModelConfig(
 )
 
 
-def test_tiny_file_gives_tiny_config():
-    assert read_config(header(TINY, TINY_METADATA, "x.safetensors")) == TINY_CONFIG
-
-
 def test_metadata_goes_back_and_forth():
+    assert read_config(header(TINY, TINY_METADATA, "x.safetensors")) == TINY_CONFIG
     config = replace(
         TINY_CONFIG,
         variant="sv4d2_8views",
@@ -73,16 +77,6 @@ def test_metadata_goes_back_and_forth():
     assert read_config(header(TINY, metadata_of(config))) == config
 
 
-def test_variant_from_the_name():
-    names = {
-        "sv4d2": ("sv4d2", "SV4D2_fp16"),
-        "sv4d2_8views": ("sv4d2_8views", "my-8view-model", "sv4d2-8-views"),
-    }
-    for variant, known in names.items():
-        for name in known:
-            assert read_config(header(OFFICIAL, name=f"{name}.safetensors")).variant == variant
-
-
 def test_variant_order_is_choice_metadata_name(caplog):
     named = header(OFFICIAL, {"sv4d2.variant": "sv4d2_8views"}, "sv4d2.safetensors")
     assert read_config(named).variant == "sv4d2_8views"
@@ -98,36 +92,22 @@ def test_choosing_the_other_variant_sets_aside_what_belongs_to_the_stored_one():
     assert config.size == 512
 
 
-def test_unknown_variant_names_both_choices():
-    for bad in (
-        lambda: read_config(header(OFFICIAL, name="model.safetensors")),
-        lambda: read_config(header(OFFICIAL, {"sv4d2.variant": "sv5d"})),
-        lambda: read_config(header(OFFICIAL), "sv5d"),
-    ):
-        with pytest.raises(CheckpointError, match="sv4d2 or sv4d2_8views"):
-            bad()
+@pytest.mark.parametrize(
+    ("name", "stored", "chosen"),
+    [("model", None, "auto"), ("sv4d2", {"sv4d2.variant": "sv5d"}, "auto"), ("sv4d2", None, "sv5d")],
+)
+def test_unknown_variant_names_both_choices(name, stored, chosen):
+    with pytest.raises(CheckpointError, match="sv4d2 or sv4d2_8views"):
+        read_config(header(OFFICIAL, stored, f"{name}.safetensors"), chosen)
 
 
 def test_two_level_model_of_another_base():
-    """A UNet with two levels, three blocks each, no attention at the second: renumber the official keys."""
-    levels = {1: 96, 2: 96, 3: 96, 5: 288, 6: 288, 7: 288}
-    shapes = {
-        UNET + "input_blocks.0.0.weight": (96, 16, 3, 3),
-        UNET + "input_blocks.4.0.op.weight": (96, 96, 3, 3),
-        UNET + "label_emb.0.0.weight": (384, 200),
-        UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight": (288, 77),
-        UNET + "middle_block.1.time_mixer_motion.mix_factor": (1,),
-        UNET + "out.2.weight": (8, 96, 3, 3),
-    }
-    for i, width in levels.items():
-        shapes[f"{UNET}input_blocks.{i}.0.in_layers.2.weight"] = (width, 96, 3, 3)
-        if width == 96:
-            shapes[f"{UNET}input_blocks.{i}.1.norm.weight"] = (width,)
-    shapes |= {k: s for k, s in TINY.items() if not k.startswith(UNET)}
+    """A UNet with two levels, three blocks each, no attention at the second."""
+    unet = UNetConfig("released_3d", 96, (1, 3), 3, 1, 48, 77, 200, 8)
+    shapes = shapes_of(build_networks(replace(TINY_CONFIG, vector_dims=(100, 60, 40), unet=unet)))
     metadata = TINY_METADATA | {"sv4d2.vector_dims": "100,60,40", "sv4d2.num_head_channels": "48"}
     config = read_config(header(shapes, metadata))
-    assert config.unet == UNetConfig("released_3d", 96, (1, 3), 3, 1, 48, 77, 200, 8)
-    assert config.size_multiple == 16
+    assert config.unet == unet and config.size_multiple == 16
 
 
 @pytest.mark.parametrize(
@@ -198,14 +178,6 @@ def test_missing_key_that_sizes_come_from(key):
         read_config(header({k: s for k, s in OFFICIAL.items() if k != UNET + key}))
 
 
-def test_header_of_a_library_file(tmp_path):
-    path = tmp_path / "a.safetensors"
-    save_file({"x": torch.zeros(2, 3), "y": torch.zeros((), dtype=torch.bfloat16)}, path, {"k": "v"})
-    read = read_header(path)
-    assert read.tensors == {"x": ("F32", (2, 3)), "y": ("BF16", ())}
-    assert (read.metadata, read.file_size, read.tensors["x"].numel) == ({"k": "v"}, path.stat().st_size, 6)
-
-
 def test_header_of_a_full_size_file(tmp_path):
     """12 GB described by 400 kB: the tensors are a hole in the file, which nothing may read."""
     rows, end = {}, 0
@@ -225,8 +197,10 @@ def test_header_of_a_full_size_file(tmp_path):
 
 def test_damaged_and_foreign_files(tmp_path):
     good = tmp_path / "good.safetensors"
-    save_file({"x": torch.zeros(100)}, good)
-    data = good.read_bytes()
+    save_file({"x": torch.zeros(2, 50), "y": torch.zeros((), dtype=torch.bfloat16)}, good, {"k": "v"})
+    read, data = read_header(good), good.read_bytes()
+    assert read.tensors == {"x": ("F32", (2, 50)), "y": ("BF16", ())} and read.tensors["x"].numel == 100
+    assert read.metadata == {"k": "v"} and read.file_size == len(data)
     torch.save({"x": torch.zeros(100)}, tmp_path / "model.ckpt")
     length = int.from_bytes(data[:8], "little")
     cases = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +13,6 @@ from sv4d2_core.__main__ import main
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.speed import check_compiler, compile_blocks, keep_in_eight_bits
 from sv4d2_core.diffusion.unet import UNet
-from sv4d2_core.shipped import TINY_MODEL
 
 # One level, three frames and three views of 8 x 8 latents with guidance: 18 images.
 SIZES = UNetConfig("view", 32, (1,), 1, 1, 16, 48, 128)
@@ -49,10 +48,6 @@ def drawn(seed):
     )
 
 
-def compilations():
-    return counters["stats"]["unique_graphs"]
-
-
 def test_weights_in_eight_bits_are_widened_in_compiled_work_too(close):
     torch._dynamo.reset()
     net = UNet(SIZES).eval().requires_grad_(False)
@@ -76,7 +71,7 @@ def test_steps_and_windows_after_the_first_step_compile_nothing(pair, close):
                 kept = [x.clone() for x in inputs]
                 close(compiled(*inputs, prepared), net(*inputs, expected), 1e-5)
                 assert all(torch.equal(x, y) for x, y in zip(inputs, kept, strict=True))
-                seen.append(compilations())
+                seen.append(counters["stats"]["unique_graphs"])
     assert seen[0] > 0 and set(seen) == {seen[0]}
     assert not counters["graph_break"] and not counters["unimplemented"]
 
@@ -93,7 +88,7 @@ def test_a_smaller_last_part_is_the_only_further_size(pair):
             counters.clear()
             compiled.chunk_bytes = chunk_bytes
             compiled(*inputs, prepared)
-            found.append(compilations())
+            found.append(counters["stats"]["unique_graphs"])
     assert found[0] < found[1] <= 2 * found[0]
 
 
@@ -111,29 +106,18 @@ def test_gradients_pass_through_compiled_blocks(pair, close):
         close(compiled[name], gradient, 1e-5)
 
 
-def without_compiler(*_):
-    raise RuntimeError("No working C++ compiler found in the list:\n('g++',)")
-
-
-def test_a_missing_compiler_is_told_at_once():
+def test_a_missing_compiler_is_told_before_the_weights_are_read(monkeypatch, disc_clip, tmp_path, capsys):
     torch._dynamo.reset()
-    with pytest.raises(ValueError, match=r"Expected --compile to find a C\+\+ compiler.*run without"):
-        check_compiler(torch.device("cpu"), backend=without_compiler)
+
+    def without_compiler(*_):
+        raise RuntimeError("No working C++ compiler found in the list:\n('g++',)")
+
     check_compiler(torch.device("cpu"), backend="eager")
-
-
-def test_the_command_checks_before_it_reads_the_weights(
-    monkeypatch, disc_clip, tmp_path: Path, capsys, caplog
-):
-    from sv4d2_core.commands import views
-
-    def refuse(device: torch.device) -> None:
-        raise ValueError(f"no compiler for the {device}")
-
-    monkeypatch.setattr(views, "check_compiler", refuse)
-    monkeypatch.delattr(views, "load_planned")
+    checks = partial(check_compiler, backend=without_compiler)
+    monkeypatch.setattr("sv4d2_core.commands.views.check_compiler", checks)
+    monkeypatch.delattr("sv4d2_core.commands.views.load_planned")
     clip, out = disc_clip(tmp_path / "clip", 2), tmp_path / "out"
-    options = ["--checkpoint", str(TINY_MODEL), "--device", "cpu", "--compile", "--out", str(out)]
-    assert main(["views", str(clip), *options]) == 2
-    assert "no compiler for the cpu" in capsys.readouterr().err + caplog.text
+    command = ["views", str(clip), "--checkpoint", "tiny", "--device", "cpu", "--out", str(out)]
+    assert main([*command, "--compile"]) == 2
+    assert "Expected --compile to find a C++ compiler" in capsys.readouterr().err
     assert not out.exists()

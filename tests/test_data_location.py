@@ -13,8 +13,6 @@ from sv4d2_core.data.views_folder import RUN_FILE, read_views, write_views
 from sv4d2_core.files import claimed, find_inside
 from sv4d2_core.views import ViewGrid
 
-torch.set_num_threads(1)
-
 GRID = ViewGrid(
     torch.rand(2, 2, 16, 16, 3, generator=torch.Generator().manual_seed(0)),
     Cameras.ring(1),
@@ -36,9 +34,8 @@ def made(parent: Path, name: str = "views") -> str:
 def test_numbers_go_on_after_the_highest(tmp_path):
     parent = tmp_path / "a/b"
     assert [made(parent), made(parent), made(parent, "view")] == ["views_00001", "views_00002", "view_00001"]
-    (parent / "views_00041_old").mkdir()
-    (parent / "views_7").mkdir()
-    (parent / "views_99x").mkdir()
+    for other in ("views_00041_old", "views_7", "views_99x"):
+        (parent / other).mkdir()
     assert made(parent) == "views_00008"
     (parent / "views_123456").touch()
     assert made(parent) == "views_123457"
@@ -116,8 +113,7 @@ def test_the_latest_folders_are_listed(tmp_path):
         os.utime(tmp_path / f"sub/views_{i}", (i, 1000 - 100 * i))
     with pytest.raises(FileNotFoundError) as caught:
         find_views("views_0", [tmp_path, tmp_path / "missing"])
-    listed = ", ".join(f"sub/views_{i}" for i in range(5))
-    assert f"exist: {listed}." in str(caught.value)
+    assert f"exist: {', '.join(f'sub/views_{i}' for i in range(5))}." in str(caught.value)
     with pytest.raises(FileNotFoundError, match="There are none yet"):
         find_views("", [tmp_path / "missing"])
 

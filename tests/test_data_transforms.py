@@ -9,13 +9,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.transforms import read_cameras
 from sv4d2_core.data.views_folder import transforms_json, write_views
 from sv4d2_core.views import ViewGrid
-
-torch.set_num_threads(1)
 
 CAMERAS = Cameras((0, 0, 12.5), (0, 60, 210), radius=2.2, fov_deg=35.0, input_elevation_deg=8.0)
 SIZE, TIMES = 32, (0.0, 0.5, 1.0)
@@ -41,10 +40,8 @@ def close_cameras(actual: Cameras, expected: Cameras, tolerance=1e-6):
 
 def test_cameras_survive_our_own_files(tmp_path):
     write_views(tmp_path, ViewGrid(torch.ones(2, 3, SIZE, SIZE, 3), CAMERAS))
-    assert read_cameras(tmp_path / "cameras.json") == CAMERAS
-    assert read_cameras(tmp_path) == CAMERAS
-    assert read_cameras(tmp_path / "transforms.json") == CAMERAS
-    assert read_cameras(str(tmp_path / "transforms_train.json")) == CAMERAS
+    for name in ("cameras.json", "", "transforms.json", "transforms_train.json"):
+        assert read_cameras(tmp_path / name) == read_cameras(str(tmp_path / name)) == CAMERAS
     (tmp_path / "cameras.json").unlink()
     assert read_cameras(tmp_path) == CAMERAS
 
@@ -85,8 +82,7 @@ def test_cameras_of_single_precision_are_told_apart(tmp_path):
 
     def blur(content):
         for frame in content["frames"]:
-            error = noise.uniform(-2e-6, 2e-6, (4, 4))
-            frame["transform_matrix"] = (matrix(frame) + error).tolist()
+            frame["transform_matrix"] = (matrix(frame) + noise.uniform(-2e-6, 2e-6, (4, 4))).tolist()
 
     def nudge(content):
         content["frames"][-1]["transform_matrix"][0][3] += 3e-4
@@ -101,28 +97,23 @@ def test_nerfstudio_intrinsics_tell_the_field_of_view(tmp_path, keys, places):
     """Without camera_angle_x, once for all frames or in every frame."""
 
     def edit(content):
-        del content["camera_angle_x"]
-        stated = {key: content[key] for key in keys}
-        for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"):
-            del content[key]
+        lens = {key: content.pop(key) for key in ("camera_angle_x", "fl_x", "fl_y", "cx", "cy", "w", "h")}
+        stated = {key: lens[key] for key in keys}
         for target in [content] if places == "file" else content["frames"]:
             target.update(stated)
 
     close_cameras(read_cameras(transforms(tmp_path, edit=edit)), CAMERAS)
 
 
-def moved(content, by=(0.0, 0.0, 0.1)):
+def moved(content):
     for frame in content["frames"]:
-        for axis in range(3):
-            frame["transform_matrix"][axis][3] += by[axis]
+        frame["transform_matrix"][2][3] += 0.1
 
 
 def turned(content, axis, degrees):
     """Turn camera 1 about one of its own axes."""
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    i, j = [k for k in range(3) if k != axis]
     turn = np.eye(4)
-    turn[[i, i, j, j], [i, j, i, j]] = c, -s, s, c
+    turn[:3, :3] = Rotation.from_euler("xyz"[axis], degrees, degrees=True).as_matrix()
     for frame in content["frames"][1::3]:
         frame["transform_matrix"] = (matrix(frame) @ turn).tolist()
 

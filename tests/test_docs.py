@@ -25,15 +25,8 @@ MOST_LINES = 150
 # The module or the installed command, with whatever interpreter.
 OURS = re.compile(r"(?:\S*python3? -m sv4d2_core|sv4d2)(?= [a-z])")
 # Options of other programs that the pages name.
-FOREIGN = {
-    "--fp32-vae",
-    "--fp32-text-enc",
-    "--preview-method",
-    "--nproc_per_node",
-    "--measure",
-    "--no-deps",
-    "--disable-metadata",
-}
+FOREIGN = {"--fp32-vae", "--fp32-text-enc", "--preview-method", "--disable-metadata"}
+FOREIGN |= {"--nproc_per_node", "--measure", "--no-deps"}
 # Words that stand for a file without being one.
 SHORTHANDS = {"tiny", "sample"}
 
@@ -79,10 +72,6 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_readme_is_short():
-    assert len(README.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
-
-
 @each(PAGES)
 def test_commands_are_understood(page):
     for code in blocks(page, "sh", "bat"):
@@ -124,13 +113,10 @@ def test_options_and_commands_in_the_text_exist(page):
 @each([README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))])
 def test_goals_of_make_exist(page):
     goals = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    text = page.read_text(encoding="utf-8")
-    named = re.findall(r"`make ([a-z]+)", text)
-    named += [
-        goal for code in blocks(page, "sh") for goal in re.findall(r"^make ([a-z]+)", code, re.MULTILINE)
-    ]
-    assert set(named) <= goals
-    assert page != README or {"test", "demo"} <= set(named)
+    named = set(re.findall(r"`make ([a-z]+)", page.read_text(encoding="utf-8")))
+    named |= set(re.findall(r"^make ([a-z]+)", "\n".join(blocks(page, "sh")), re.MULTILINE))
+    assert named <= goals
+    assert page != README or {"test", "demo"} <= named
 
 
 @each(PAGES)
@@ -149,12 +135,9 @@ def test_names_of_python_examples_can_be_imported(page):
                 continue
             names |= {alias.asname or alias.name: thing for alias, thing in found.items()}
         for node in ast.walk(ast.parse(code)):
-            if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and node.value.id in names
-            ):
-                assert hasattr(names[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
+            owner = getattr(getattr(node, "value", None), "id", "")
+            if isinstance(node, ast.Attribute) and owner in names:
+                assert hasattr(names[owner], node.attr), f"{owner}.{node.attr}"
 
 
 @each(LINKED)
@@ -169,7 +152,8 @@ def test_links_lead_to_files(page):
         assert not anchor or anchor in anchors(file), f"{name_of(page)}: {target} has no such heading"
 
 
-def test_every_page_of_docs_is_linked_from_the_readme():
+def test_the_readme_is_short_and_links_every_page_of_docs():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
     linked = set(re.findall(r"\]\((docs/[^)#]+)", README.read_text(encoding="utf-8")))
     assert linked == {name_of(path) for path in (ROOT / "docs").glob("*.md")}
 

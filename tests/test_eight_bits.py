@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
-from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion import speed as eight_bits
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS
@@ -87,18 +83,3 @@ def test_a_device_without_them_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(eight_bits, "_TYPE", "no such type")
     with pytest.raises(ValueError, match="numbers of 8 bits for --fp8-weights; cpu has none.*fp16"):
         eight_bits.check_eight_bits(CPU)
-
-
-def test_a_run_says_so_and_does_not_go_on_with_other_weights(micro_checkpoint, tmp_path, capsys):
-    (tmp_path / "clip").mkdir()
-    for i in range(3):
-        frame = Image.new("RGB", (32, 32), "white")
-        ImageDraw.Draw(frame).rectangle((8 + i, 8, 20 + i, 24), fill=(20, 90, 200))
-        frame.save(tmp_path / "clip" / f"{i}.png")
-    command = ["views", str(tmp_path / "clip"), "--checkpoint", str(micro_checkpoint), "--centering", "none"]
-    command += ["--out", str(tmp_path / "out"), "--steps", "1", "--device", "cpu", "--fp8-weights"]
-    assert main(command) == 0
-    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
-    assert settings["fp8_weights"] is True
-    assert main(command[:-1]) != 0
-    assert "other settings" in capsys.readouterr().err

@@ -13,10 +13,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -43,9 +41,6 @@ for name in sorted((names | {"pytest", "requests"}) - {"torchvision", "torchaudi
         missing.append(name)
 print(" ".join(missing))
 """
-
-
-T = TypeVar("T")
 
 
 class HostMissing(Exception):
@@ -81,9 +76,8 @@ CHECKOUTS = find_checkouts()
 
 
 def find_python(checkout: Path) -> Path:
-    """Return an interpreter that has what ComfyUI requires: of $COMFYUI_PYTHON, else of the usual places.
-
-    $COMFYUI_PYTHON names one for all checkouts, or one for each.
+    """Return an interpreter with what ComfyUI requires: of $COMFYUI_PYTHON (one for all checkouts or each),
+    else of the usual places.
     """
     if not is_checkout(checkout):
         named = named_in("COMFYUI_PATH")
@@ -134,8 +128,7 @@ def find_browser() -> dict[str, str]:
     chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     named = os.environ.get("PLAYWRIGHT_CORE")
     folders = [Path(named).expanduser()] if named else []
-    for parent in (*REPOSITORY.parents, Path.home()):
-        folders.append(parent / "node_modules" / "playwright-core")
+    folders += [parent / "node_modules/playwright-core" for parent in (*REPOSITORY.parents, Path.home())]
     if node is not None:
         folders.append(Path(node).resolve().parent.parent / "lib/node_modules/playwright-core")
     playwright = next((folder for folder in folders if (folder / "package.json").is_file()), None)
@@ -150,67 +143,13 @@ def find_browser() -> dict[str, str]:
     return {"NODE": str(node), "CHROMIUM": str(chromium), "PLAYWRIGHT_CORE": str(playwright)}
 
 
-def _or_skip(find: Callable[[], T]) -> T:
-    """Return what ``find`` returns; skip the test, or fail where the host is required, if it is missing."""
-    try:
-        return find()
-    except HostMissing as missing:
-        why = str(missing)
-    if os.environ.get("SV4D2_REQUIRE_HOST") == "1":
-        pytest.fail(f"SV4D2_REQUIRE_HOST=1, but: {why}", pytrace=False)
-    pytest.skip(why)
-
-
-class _Runs:
-    """Runs files of tests side by side, each in a process of its own, in a folder that takes their output."""
-
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
-        self._environment = environment
-        self._folder = folder
-        self._pool = ThreadPoolExecutor(SIDE_BY_SIDE)
-        self._processes: list[subprocess.Popen[bytes]] = []
-
-    def submit(self, checkout: Path, file: Path) -> Future[tuple[int, str]]:
-        """Return the exit code and the output to come."""
-        return self._pool.submit(self._run, checkout, file)
-
-    def end(self) -> None:
-        """End what still runs, for example when the user interrupts."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in self._processes:
-            if process.poll() is None:
-                _end(process)
-
-    def _run(self, checkout: Path, file: Path) -> tuple[int, str]:
-        command = [str(find_python(checkout)), "-m", "pytest", "-c", str(HOST_TESTS / "pytest.ini")]
-        command += ["--rootdir", str(HOST_TESTS), "--color=no", "--durations=3", str(file)]
-        environment = {**self._environment, "COMFYUI_PATH": str(checkout)}
-        log = self._folder / f"{CHECKOUTS.index(checkout)}_{file.stem}.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                command,
-                cwd=self._folder,
-                env=environment,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._processes.append(process)
-        late = ""
-        try:
-            process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            late = f"\nDid not end within {SECONDS} s."
-        return process.returncode, log.read_text(errors="replace") + late
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and, where the system knows groups, what it has started."""
-    if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
+    """End a process that still runs and, where the system knows groups, what it has started."""
+    if process.poll() is None:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
 
 def needs(checkout: Path, file: Path) -> dict[str, str]:
@@ -221,29 +160,59 @@ def needs(checkout: Path, file: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def results(request, tmp_path_factory):
-    """Return exit code and output of all checkouts and files that were asked for and can run."""
+    """Return exit code and output of all checkouts and files that were asked for and can run.
+
+    They run side by side, each in a process of its own, in a folder that takes their output.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # What our own interpreter was given must not reach the host's.
     for name in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONHOME"):
         environment.pop(name, None)
     # Else `python -m` would put the working directory in front of ComfyUI's modules.
     environment["PYTHONSAFEPATH"] = "1"
-    runs, started = _Runs(environment, tmp_path_factory.mktemp("elsewhere")), {}
+    folder, processes, started = tmp_path_factory.mktemp("elsewhere"), [], {}
+
+    def run(checkout: Path, file: Path) -> tuple[int, str]:
+        command = [str(find_python(checkout)), "-m", "pytest", "-c", str(HOST_TESTS / "pytest.ini")]
+        command += ["--rootdir", str(HOST_TESTS), "--color=no", "--durations=3", str(file)]
+        env = {**environment, "COMFYUI_PATH": str(checkout)}
+        log, late = folder / f"{CHECKOUTS.index(checkout)}_{file.stem}.log", ""
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        processes.append(process)
+        try:
+            process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            late = f"\nDid not end within {SECONDS} s."
+        return process.returncode, log.read_text(errors="replace") + late
+
+    pool = ThreadPoolExecutor(SIDE_BY_SIDE)
     for item in request.session.items:
         if "results" in item.fixturenames:
             checkout, file = item.callspec.params["checkout"], item.callspec.params["file"]
             with contextlib.suppress(HostMissing):
                 environment |= needs(checkout, file)
-                started[checkout, file] = runs.submit(checkout, file)
+                started[checkout, file] = pool.submit(run, checkout, file)
     yield started
-    runs.end()
+    # What still runs, for example when the user interrupts.
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        _end(process)
 
 
 @pytest.mark.host
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 @pytest.mark.parametrize("checkout", CHECKOUTS, ids=version_of)
 def test_on_real_host(checkout, file, results, record_property):
-    _or_skip(lambda: needs(checkout, file))
+    try:
+        needs(checkout, file)
+    except HostMissing as missing:
+        if os.environ.get("SV4D2_REQUIRE_HOST") == "1":
+            pytest.fail(f"SV4D2_REQUIRE_HOST=1, but: {missing}", pytrace=False)
+        pytest.skip(str(missing))
     code, output = results[checkout, file].result()
     lines = output.strip().splitlines()
     closing = f"{file.name}: {lines[-1].strip('= ') if lines else 'no output'}"

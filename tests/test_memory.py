@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import sys
 import weakref
 from functools import partial
-from pathlib import Path
 
+import measure
+import memory_plan
 import pytest
 import torch
 
-from sv4d2_core.diffusion.blocks import AttentionBlock, ResBlock, parts
+from sv4d2_core.diffusion.blocks import ResBlock, parts
 from sv4d2_core.diffusion.checkpoint import build_networks
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, UNetConfig, VAEConfig
 from sv4d2_core.diffusion.memory import (
@@ -27,9 +26,7 @@ from sv4d2_core.diffusion.memory import (
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.diffusion.vae import VAEDecoder, VAEEncoder
 
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
-memory_plan = importlib.import_module("memory_plan")
-peak_bytes = partial(importlib.import_module("measure").peak_bytes, device=torch.device("cpu"))
+peak_bytes = partial(measure.peak_bytes, device=torch.device("cpu"))
 
 GIB = 2**30
 OFFICIAL = OFFICIAL_VARIANTS["sv4d2"]
@@ -56,25 +53,18 @@ def test_a_forward_pass_stays_within_the_plan():
     assert plan.estimated_bytes <= budget * GIB
 
 
-def test_a_skip_is_let_go_once_it_was_read(monkeypatch):
-    unet = UNet(UNetConfig(base=32, head_channels=16, context_dim=64, vector_dim=64))
-    seen, residual, attend = [], ResBlock.forward, AttentionBlock.forward
-
-    def notes_skip(self, x, skip, *others):
-        if skip is not None:
-            seen.append(weakref.ref(skip))
-        return residual(self, x, skip, *others)
-
-    def finds_none(self, *inputs):
-        assert all(skip() is None for skip in seen)
-        return attend(self, *inputs)
-
-    monkeypatch.setattr(ResBlock, "forward", notes_skip)
-    monkeypatch.setattr(AttentionBlock, "forward", finds_none)
+def test_a_skip_is_let_go_once_it_was_read():
+    unet = UNet(UNetConfig(base=32, head_channels=16, context_dim=64, vector_dim=1280))
+    skips, alive = [], []
+    unet.before_layer = lambda: alive.extend(skip for skip in skips if skip() is not None)
+    for block in (block for block in unet.modules() if isinstance(block, ResBlock)):
+        block.register_forward_pre_hook(
+            lambda _, inputs: skips.extend(weakref.ref(skip) for skip in inputs[1:2] if skip is not None)
+        )
     with torch.inference_mode():
         window = unet.prepare(torch.randn(1, 2, 64), torch.randn(2, 4, 8, 8))
-        unet(torch.randn(4, 8, 8, 8), torch.zeros(2), torch.randn(2, 64), window)
-    assert len(seen) == 12
+        unet(torch.randn(4, 8, 8, 8), torch.zeros(2), torch.randn(2, 1280), window)
+    assert len(skips) == 12 and not alive
 
 
 def test_parts_are_few_and_even():
@@ -84,14 +74,6 @@ def test_parts_are_few_and_even():
         assert [i.stop - i.start for i in parts(10, 10, 49)] == [4, 4, 2]
         assert [i.stop - i.start for i in parts(3, 10, 5)] == [1, 1, 1]
     assert list(parts(96, 10, 649)) == [slice(0, 96)]
-
-
-def test_larger_budgets_allow_larger_parts():
-    plans = [plan_memory(OFFICIAL, torch.float16, 576, gb) for gb in (12, 16, 24)]
-    chunks = [plan.chunk_bytes for plan in plans]
-    assert chunks == sorted(chunks) and all(p.decode_batch <= p.encode_batch for p in plans)
-    for plan, gb in zip(plans, (12, 16, 24), strict=True):
-        assert plan.estimated_bytes <= gb * GIB
 
 
 def test_too_small_a_budget_names_what_is_needed():
@@ -159,6 +141,8 @@ def test_the_full_size_fits_the_usual_cards(variant, within_8_gb):
     for gb, plan in plans.items():
         assert plan.estimated_bytes <= 0.9 * gb * GIB
     assert [plan.placement for plan in plans.values()] == [*["resident"] * 3, within_8_gb, "streamed"]
+    chunks = [plans[gb].chunk_bytes for gb in (12, 16, 24)]
+    assert chunks == sorted(chunks) and all(p.decode_batch <= p.encode_batch for p in plans.values())
     said = {"turns": "weights of one network at a time", "resident": "all weights on the device"}
     assert said[within_8_gb] in str(plans[8])
 
@@ -184,10 +168,10 @@ def test_a_hosts_card_gets_parts_in_proportion():
     assert [chunk_for_card(gb * GIB) for gb in (0, 8, 96)] == [16 * 2**20, 128 * 2**20, LARGEST_CHUNK]
 
 
-def test_the_table_of_plans_is_arithmetic_where_nothing_is_measured(capsys, tmp_path):
-    memory_plan.main(["--budgets", "24", "8", "2", "--markdown", str(tmp_path / "plans.md")])
+def test_the_table_of_plans_is_arithmetic_where_nothing_is_measured(capsys):
+    memory_plan.main(["--budgets", "24", "8", "2"])
     printed = capsys.readouterr().out
-    assert printed == (tmp_path / "plans.md").read_text() and "arithmetic alone" in printed
+    assert "arithmetic alone" in printed
     rows = [line.split("|") for line in printed.splitlines() if line.startswith("| ")][1:]
     assert [row[2].strip() for row in rows] == ["resident", "turns", "does not fit"]
 

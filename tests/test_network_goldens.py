@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import Mock
+
 import pytest
 import torch
 from torch import nn
@@ -21,15 +24,8 @@ from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.unet import UNet
 
 TINY = {"base": 32, "head_channels": 16, "context_dim": 48, "vector_dim": 128}
-UNETS = [
-    "unet_3d_T12V4_8x8",
-    "unet_3d_T3V4_16x16",
-    "unet_3d_T3V4_8x8",
-    "unet_3d_T3V4_8x8_cv0",
-    "unet_view_T3V4_16x8",
-    "unet_view_T5V8_8x8",
-    "unet_view_T5V8_8x8_cv0",
-]
+UNETS = sorted(file.stem for file in (Path(__file__).parent / "data/golden").glob("unet_*.npz"))
+assert len(UNETS) == 7
 
 
 def per_image(emb: torch.Tensor, grid: Grid) -> Embedding:
@@ -37,8 +33,8 @@ def per_image(emb: torch.Tensor, grid: Grid) -> Embedding:
     return Embedding(emb, torch.arange(len(emb)), of_views)
 
 
-def tiny_unet(goldens, view_mixing):
-    unet = UNet(UNetConfig(view_mixing=view_mixing, **TINY))
+def tiny_unet(goldens, view_mixing, **options):
+    unet = UNet(UNetConfig(view_mixing=view_mixing, **TINY), **options)
     goldens.fill(unet, "model.diffusion_model.")
     return unet.eval()
 
@@ -147,23 +143,14 @@ def test_chunks_and_autograd_change_nothing(goldens, close, mixing):
 
 def test_attention_never_sees_more_groups_than_the_limit(goldens, close, monkeypatch):
     x, timesteps, y, context, cond_view = goldens.unet_inputs("unet_3d_T3V4_8x8").values()
-    largest = []
-
-    def counting(q, k, v, heads):
-        largest.append(len(q))
-        return scaled_dot_product(q, k, v, heads)
-
-    results = []
-    for limit in (32_768, 7):
-        monkeypatch.setattr("sv4d2_core.diffusion.blocks.MAX_ATTENTION_BATCH", limit)
-        unet = UNet(UNetConfig(view_mixing="released_3d", **TINY), attention=counting)
-        goldens.fill(unet, "model.diffusion_model.")
-        unet.chunk_bytes = 2**40
-        largest.clear()
-        with torch.no_grad():
-            results.append(unet(x, timesteps, y, unet.prepare(context, cond_view)))
-        assert 1 < max(largest) <= limit
-    close(results[1], results[0], 1e-4)
+    attention = Mock(wraps=scaled_dot_product)
+    monkeypatch.setattr("sv4d2_core.diffusion.blocks.MAX_ATTENTION_BATCH", 7)
+    unet = tiny_unet(goldens, "released_3d", attention=attention)
+    unet.chunk_bytes = 2**40
+    with torch.no_grad():
+        out = unet(x, timesteps, y, unet.prepare(context, cond_view))
+    close(out, goldens.arrays("unet_3d_T3V4_8x8")["out"], 1e-4)
+    assert max(len(call.args[0]) for call in attention.call_args_list) == 7
 
 
 def test_joint_mixing_attends_over_all_pixels_of_all_views(close):
@@ -172,25 +159,16 @@ def test_joint_mixing_attends_over_all_pixels_of_all_views(close):
     block = AttentionBlock(width, UNetConfig("joint_3d", **TINY), operations=nn, attention=scaled_dot_product)
     tokens, context = torch.randn(1, 2, 3, pixels, width), torch.randn(1, 2, 48)
     views = torch.randn(3, width)
+    # As the official mixing of views would, if every pixel were a view of its own.
+    single = AttentionBlock(width, UNetConfig("view", **TINY), operations=nn, attention=scaled_dot_product)
+    single.load_state_dict(block.state_dict())
     with torch.no_grad():
-        expected = torch.empty_like(tokens)
-        mixer = block.time_mix_blocks[0]
-        share = torch.sigmoid(block.time_mixer.mix_factor)
-        for t in range(2):
-            joint = (tokens[0, t] + views[:, None]).reshape(1, 3 * pixels, width)
-            joint = joint + mixer.ff_in(mixer.norm_in(joint))
-            normed = mixer.norm1(joint)
-            q, k, v = (
-                layer(normed).view(1, -1, 2, 16).transpose(1, 2)
-                for layer in (mixer.attn1.to_q, mixer.attn1.to_k, mixer.attn1.to_v)
-            )
-            scores = torch.softmax(q @ k.transpose(-1, -2) / 4, dim=-1)
-            joint = joint + mixer.attn1.to_out((scores @ v).transpose(1, 2).reshape(1, -1, width))
-            joint = joint + mixer.attn2.to_out(mixer.attn2.to_v(context[0, t]))
-            joint = joint + mixer.ff(mixer.norm3(joint))
-            expected[0, t] = share * tokens[0, t] + (1 - share) * joint.view(3, pixels, width)
-        actual = block._mix_views(tokens.clone(), block.prepare(context), views, 1)
+        prepared = block.prepare(context)
+        alone, of_pixels = tokens.view(1, 2, 3 * pixels, 1, width), views.repeat_interleave(pixels, dim=0)
+        expected = single._mix_views(alone.clone(), prepared, of_pixels, 1).view_as(tokens)
+        actual = block._mix_views(tokens.clone(), prepared, views, 1)
     close(actual, expected, 1e-5)
+    assert (actual - tokens).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

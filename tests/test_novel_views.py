@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
@@ -17,8 +19,6 @@ def clip(n_frames, size=32):
 
 
 class Memory(dict):
-    """A store that keeps windows in memory."""
-
     load, save = dict.get, dict.__setitem__
 
 
@@ -54,9 +54,7 @@ def test_any_number_of_frames(micro_model, n_frames):
 
 def test_seed_decides_and_matches_the_stated_noise(micro_model):
     images = clip(5)
-    first = sample_views(micro_model, images, CAMERAS, steps=2, seed=1)
-    again = sample_views(micro_model, images, CAMERAS, steps=2, seed=1)
-    other = sample_views(micro_model, images, CAMERAS, steps=2, seed=2)
+    first, again, other = (sample_views(micro_model, images, CAMERAS, steps=2, seed=n) for n in (1, 1, 2))
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images, other.images)
     noise = torch.stack([window_noise(1, k, (6, 4, 16, 16)) for k in range(2)])
@@ -67,22 +65,11 @@ def test_seed_decides_and_matches_the_stated_noise(micro_model):
 
 
 def test_frames_are_encoded_once(micro_model):
-    calls = []
-
-    class Counting:
-        config = micro_model.config
-        decode, denoise = micro_model.decode, micro_model.denoise
-
-        def encode(self, images, role):
-            calls.append((role, len(images)))
-            return micro_model.encode(images, role)
-
-        def embed(self, images):
-            calls.append(("embed", len(images)))
-            return micro_model.embed(images)
-
-    sample_views(Counting(), clip(7), CAMERAS, steps=1)
-    assert calls == [("embed", 7), ("frames", 7), ("views", 2), ("views", 2)]
+    backend = Mock(wraps=micro_model, config=micro_model.config)
+    sample_views(backend, clip(7), CAMERAS, steps=1)
+    assert [len(call.args[0]) for call in backend.embed.call_args_list] == [7]
+    encoded = [(call.kwargs["role"], len(call.args[0])) for call in backend.encode.call_args_list]
+    assert encoded == [("frames", 7), ("views", 2), ("views", 2)]
 
 
 def test_several_passes_share_the_input(micro_model):
@@ -94,13 +81,6 @@ def test_several_passes_share_the_input(micro_model):
     second = sample_views(micro_model, images, cameras.select([2, 3]), steps=2, seed=5 + 2)
     assert torch.equal(both.images[:, :3], first.images)
     assert torch.equal(both.images[:, 3:], second.images[:, 1:])
-
-
-def test_reference_views_change_the_first_window(micro_model):
-    images, references = clip(3), torch.rand(2, 32, 32, 3)
-    with_references = sample_views(micro_model, images, CAMERAS, steps=2, reference_views=references)
-    without = sample_views(micro_model, images, CAMERAS, steps=2)
-    assert not torch.equal(with_references.images, without.images)
 
 
 def test_weak_strength_stays_near_the_given_views(micro_model):
@@ -115,15 +95,15 @@ def test_weak_strength_stays_near_the_given_views(micro_model):
     assert first_step(50, 0.35) == 32
 
 
-def test_the_forms_of_guidance_agree(micro_model):
-    images = clip(3)
-    constant = sample_views(micro_model, images, CAMERAS, steps=2, cfg=1.5)
-    table = sample_views(micro_model, images, CAMERAS, steps=2, cfg=torch.full((3, 2), 1.5))
-    ranged = sample_views(micro_model, images, CAMERAS, steps=2, cfg=(1.5, 1.5))
-    assert torch.equal(constant.images, table.images) and torch.equal(constant.images, ranged.images)
-    assert not torch.equal(
-        constant.images, sample_views(micro_model, images, CAMERAS, steps=2, cfg=3.0).images
-    )
+def test_the_forms_of_guidance_agree_and_references_change_the_views(micro_model):
+    def sampled(cfg, references=None):
+        options = {"steps": 2, "cfg": cfg, "reference_views": references}
+        return sample_views(micro_model, clip(3), CAMERAS, **options).images
+
+    constant = sampled(1.5)
+    assert all(torch.equal(constant, sampled(form)) for form in (torch.full((3, 2), 1.5), (1.5, 1.5)))
+    assert not torch.equal(constant, sampled(3.0))
+    assert not torch.equal(constant, sampled(1.5, torch.rand(2, 32, 32, 3)))
 
 
 def test_cancel_and_continue_gives_the_same_bits(micro_model):

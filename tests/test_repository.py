@@ -60,23 +60,15 @@ def floor_of(room):
     return next((i for i, rooms in enumerate(FLOORS) if room in rooms), len(FLOORS) - 1)
 
 
-def test_requirements_hold_no_torch_and_no_pins():
+def test_requirements_hold_no_torch_and_no_pins_and_what_the_tests_install():
     names = requirements("requirements.txt")
-    assert names == {
-        *("trimesh", "scikit-image", "fast-simplification", "opencv-python", "matplotlib"),
-        "filelock>=3.24.3",  # from it on a lock file may be removed by who holds it
-    }
-    assert names == set(PROJECT["project"]["dependencies"])
-    # 123 MB that only ComfyUI uses, which installs its own.
-    assert "comfyui-frontend-package" in str(PROJECT["project"]["optional-dependencies"]["comfyui"])
-
-
-def test_stand_alone_packages_are_those_the_tests_install():
+    expected = "trimesh scikit-image fast-simplification opencv-python matplotlib filelock>=3.24.3"
+    assert names == set(expected.split()) == set(PROJECT["project"]["dependencies"])
     extras = PROJECT["project"]["optional-dependencies"]
-    expected = {name for extra in ("standalone", "dev") for name in extras[extra]}
-    assert {re.split(r"[<>=]", name)[0] for name in expected} - {"torch"} == requirements(
-        "tests/requirements.txt"
-    )
+    # 123 MB that only ComfyUI uses, which installs its own.
+    assert "comfyui-frontend-package" in str(extras["comfyui"])
+    alone = {re.split(r"[<>=]", name)[0] for extra in ("standalone", "dev") for name in extras[extra]}
+    assert alone - {"torch"} == requirements("tests/requirements.txt")
 
 
 def test_optional_packages_are_extras_and_imported_only_when_used():

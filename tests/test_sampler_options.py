@@ -6,10 +6,8 @@ import json
 import logging
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
@@ -40,10 +38,10 @@ def start_and_solution(sigmas, start=0):
     return x, MEAN + noise * SPREAD
 
 
-def error(sample, steps, start=0, wrap=lambda denoise: denoise):
+def error(sample, steps, start=0, denoise=gaussian):
     sigmas = karras_sigmas(steps)
     x, solution = start_and_solution(sigmas, start)
-    return float((sample(wrap(gaussian), x, sigmas, start) - solution).abs().mean())
+    return float((sample(denoise, x, sigmas, start) - solution).abs().mean())
 
 
 def clip(n_frames=3, size=32):
@@ -63,13 +61,10 @@ def halves(monkeypatch):
     return seen
 
 
-def test_second_order_is_far_nearer_to_the_known_solution_and_needs_half_the_steps():
+def test_both_samplers_converge_to_the_known_solution_each_at_its_order():
     for steps, share in ((10, 0.6), (20, 0.6), (50, 0.25), (100, 0.1)):
         assert error(sample_dpmpp_2m, steps) < share * error(sample_euler, steps)
     assert error(sample_dpmpp_2m, 25) < error(sample_euler, 50)
-
-
-def test_both_samplers_converge_to_the_known_solution_each_at_its_order():
     euler, second = ([error(sample, steps) for steps in (40, 80, 160)] for sample in SAMPLERS.values())
     assert euler[2] < 0.6 * euler[1] < 0.36 * euler[0]
     assert second[2] < 0.35 * second[1] < 0.1225 * second[0]
@@ -96,16 +91,8 @@ def test_progress_is_the_same_for_both_samplers():
 
 @pytest.mark.parametrize("sample", SAMPLERS.values())
 def test_step_cache_saves_evaluations_for_a_bounded_error(sample):
-    caches = []
-
-    def cached(threshold):
-        def wrap(denoise):
-            caches.append(StepCache(denoise, threshold))
-            return caches[-1]
-
-        return wrap
-
-    errors = [error(sample, 50, wrap=cached(threshold)) for threshold in (1e-9, 0.03, 0.1)]
+    caches = [StepCache(gaussian, threshold) for threshold in (1e-9, 0.03, 0.1)]
+    errors = [error(sample, 50, denoise=cache) for cache in caches]
     evaluated = [cache.evaluated for cache in caches]
     assert evaluated[0] == 50 > evaluated[1] > evaluated[2]
     assert errors[0] == pytest.approx(error(sample, 50), abs=1e-5)
@@ -159,35 +146,27 @@ def test_bad_shortcuts_are_named(changes, message):
 
 
 def test_the_command_takes_shortcuts_and_never_mixes_them_with_other_results(
-    micro_checkpoint, tmp_path, capsys
+    disc_clip, micro_checkpoint, tmp_path, capsys
 ):
-    rng = np.random.default_rng(0)
-    for number in range(3):
-        Image.fromarray(rng.integers(0, 255, (40, 40, 4), np.uint8)).save(tmp_path / f"{number}.png")
-    out = tmp_path / "out"
-    plain = ["views", str(tmp_path / "*.png"), "--checkpoint", str(micro_checkpoint), "--out", str(out)]
-    plain += ["--variant", "sv4d2", "--steps", "3"]
+    out, clip_folder = tmp_path / "out", disc_clip(tmp_path / "clip", 3)
+    plain = ["views", str(clip_folder), "--checkpoint", str(micro_checkpoint), "--out", str(out)]
+    plain += ["--variant", "sv4d2", "--steps", "3", "--device", "cpu"]
     more = ["--sampler", "dpmpp_2m", "--guidance-interval", "0.1", "10", "--step-cache", "0.1"]
+    more.append("--fp8-weights")
     assert main(plain) == 0
     settings = json.loads((out / "run.json").read_text())["settings"]
-    assert not settings.keys() & {"sampler", "guidance_interval", "step_cache"}
+    assert not settings.keys() & {"sampler", "guidance_interval", "step_cache", "fp8_weights"}
     capsys.readouterr()
     assert main([*plain, *more]) == 2
-    assert "guidance_interval, sampler, step_cache" in capsys.readouterr().err
+    assert "fp8_weights, guidance_interval, sampler, step_cache" in capsys.readouterr().err
     assert main([*plain, *more, "--overwrite"]) == 0
     chosen = json.loads((out / "run.json").read_text())["settings"]
-    assert (chosen["sampler"], chosen["step_cache"]) == ("dpmpp_2m", 0.1)
+    assert (chosen["sampler"], chosen["step_cache"], chosen["fp8_weights"]) == ("dpmpp_2m", 0.1, True)
     assert chosen["guidance_interval"] == [0.1, 10.0]
     capsys.readouterr()
     assert main([*plain, *more]) == 0 and "already complete" in capsys.readouterr().err
-    assert main(plain) == 2
+    assert main([*plain, *more[:-1]]) == 2 and "other settings" in capsys.readouterr().err
     assert main([*plain, "--step-cache", "-1"]) == 2
     assert "got -1" in capsys.readouterr().err
-
-
-def test_a_size_below_the_models_warns(micro_checkpoint, tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (40, 40, 4), np.uint8)).save(tmp_path / "0.png")
-    command = ["views", str(tmp_path / "0.png"), "--checkpoint", str(micro_checkpoint), "--variant", "sv4d2"]
-    assert main([*command, "--steps", "1", "--size", "16", "--out", str(tmp_path / "small")]) == 0
-    assert "16 pixels are fewer than the" in capsys.readouterr().err
+    small = [*plain, "--size", "16", "--out", str(tmp_path / "small")]
+    assert main(small) == 0 and "16 pixels are fewer than the" in capsys.readouterr().err

@@ -21,13 +21,12 @@ HEIGHT, WIDTH = 32, 48
 def drawn_clip(n_frames: int = 5) -> np.ndarray:
     """RGB frames whose red level is 20 * t in the left half, on white."""
     frames = np.full((n_frames, HEIGHT, WIDTH, 3), 255, np.uint8)
-    for t in range(n_frames):
-        frames[t, :, : WIDTH // 2] = (20 * (t % 12), 100, 50)
+    frames[:, :, : WIDTH // 2] = [[[(20 * (t % 12), 100, 50)]] for t in range(n_frames)]
     return frames
 
 
-def index_of(frame: np.ndarray) -> int:
-    return round(float(frame[4:-4, 4:16, 0].mean()) / 20)
+def numbers_of(clip: Clip) -> list[int]:
+    return (clip.frames[:, 4:-4, 4:16, 0].mean((1, 2)) / 20).round().tolist()
 
 
 def write_video(path, frames, codec="libx264", pix_fmt="yuv444p", rate=10, aspect=None, title="", **options):
@@ -76,7 +75,7 @@ def cutout(n_frames: int = 4) -> np.ndarray:
 def test_videos_give_their_frames_and_rate(tmp_path, suffix, codec, pix_fmt):
     clip = load_clip(write_video(tmp_path / f"a.{suffix}", drawn_clip(), codec, pix_fmt))
     assert clip.frames.shape == (5, HEIGHT, WIDTH, 3)
-    assert [index_of(frame) for frame in clip.frames] == [0, 1, 2, 3, 4]
+    assert numbers_of(clip) == [0, 1, 2, 3, 4]
     assert clip.fps == pytest.approx(10)
     assert clip.frames[:, :, -8:].min() >= 250
     assert str(tmp_path) in clip.name
@@ -85,7 +84,7 @@ def test_videos_give_their_frames_and_rate(tmp_path, suffix, codec, pix_fmt):
 def test_start_every_and_frames_pick_and_divide_the_rate(tmp_path):
     path = write_video(tmp_path / "a.mp4", drawn_clip(25))
     clip = load_clip(path, start=1, every=3, frames=2)
-    assert [index_of(frame) for frame in clip.frames] == [1, 4]
+    assert numbers_of(clip) == [1, 4]
     assert clip.fps == pytest.approx(10 / 3)
     assert load_clip(path, start=16, every=3, frames=None).n_frames == 3
     assert load_clip(path, every=2, fps=24).fps == 24
@@ -105,9 +104,7 @@ def test_decoding_stops_after_the_last_picked_frame(tmp_path):
 def test_a_stored_rotation_is_applied(tmp_path, clockwise, turns):
     path = write_video(tmp_path / "a.mp4", drawn_clip(2))
     store_quarter_turn(path, clockwise)
-    frames = load_clip(path).frames
-    assert frames.shape == (2, WIDTH, HEIGHT, 3)
-    assert np.abs(frames.astype(int) - np.rot90(drawn_clip(2), turns, axes=(1, 2))).mean() < 4
+    assert np.abs(load_clip(path).frames - np.rot90(drawn_clip(2), turns, (1, 2)).astype(int)).mean() < 4
 
 
 def test_bt709_colours_are_kept(tmp_path):
@@ -121,10 +118,8 @@ def test_bt709_colours_are_kept(tmp_path):
 def test_videos_with_alpha_keep_it(tmp_path, suffix, codec, pix_fmt):
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no {codec}")
-    frames = cutout()
-    clip = load_clip(write_video(tmp_path / f"a.{suffix}", frames, codec, pix_fmt))
-    assert clip.frames.shape == frames.shape
-    assert np.abs(clip.frames[..., 3].astype(int) - frames[..., 3]).mean() < 4
+    clip = load_clip(write_video(tmp_path / f"a.{suffix}", cutout(), codec, pix_fmt))
+    assert np.abs(clip.frames[..., 3].astype(int) - cutout()[..., 3]).mean() < 4
 
 
 @pytest.mark.parametrize(("aspect", "turned"), [((2, 1), False), ((1, 2), False), ((2, 1), True)])
@@ -133,11 +128,9 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path, aspect, turned):
     path = write_video(tmp_path / "a.mp4", drawn_clip(2)[1:], aspect=aspect)
     if turned:
         store_quarter_turn(path, 90)
-    frame = load_clip(path).frames[0]
+    red = np.rot90(load_clip(path).frames[0, ..., 0].astype(int), turned)
     width = WIDTH * aspect[0] // aspect[1]
-    upright = np.rot90(frame) if turned else frame
-    assert upright.shape == (HEIGHT, width, 3)
-    red = upright[:, :, 0].astype(int)
+    assert red.shape == (HEIGHT, width)
     assert np.abs(red[:, : width // 2 - 6] - 20).max() <= 3
     assert red[:, width // 2 + 6 :].min() >= 250
 
@@ -163,10 +156,10 @@ def test_tags_that_are_not_utf8_do_not_matter(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
 def test_animations_give_composed_frames_alpha_and_rate(tmp_path, suffix):
     frames = cutout()
-    images = [Image.fromarray(frame) for frame in frames]
+    first, *rest = map(Image.fromarray, frames)
     path = tmp_path / f"a.{suffix}"
     extra = {"lossless": True} if suffix == "webp" else {}
-    images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0, disposal=2, **extra)
+    first.save(path, save_all=True, append_images=rest, duration=50, loop=0, disposal=2, **extra)
     clip = load_clip(path)
     assert clip.fps == pytest.approx(20)
     np.testing.assert_array_equal(clip.frames[..., 3], frames[..., 3])
@@ -182,9 +175,9 @@ def test_folders_and_patterns_are_read_in_natural_order(tmp_path):
     (folder / "._frame_0.png").write_bytes(b"left by another system")
     for source in (folder, str(tmp_path / "shot*" / "frame_*.png"), str(tmp_path / "shot*" / "*")):
         clip = load_clip(source)
-        assert [index_of(frame) for frame in clip.frames] == list(range(12))
+        assert numbers_of(clip) == list(range(12))
         assert clip.fps == 8
-    assert [index_of(frame) for frame in load_clip(folder, start=9, every=2).frames] == [9, 11]
+    assert numbers_of(load_clip(folder, start=9, every=2)) == [9, 11]
 
 
 def test_a_pattern_that_finds_one_video_and_a_single_image(tmp_path):
@@ -232,8 +225,7 @@ def test_masks_are_picked_like_the_frames_and_a_single_one_serves_all(tmp_path):
 
 
 def test_mask_video_and_mask_alpha(tmp_path):
-    frames = cutout(4)
-    clip = write_folder(tmp_path / "frames", drawn_clip(4))
+    frames, clip = cutout(4), write_folder(tmp_path / "frames", drawn_clip(4))
     video = write_video(tmp_path / "mask.mp4", np.repeat(frames[..., 3:], 3, axis=-1))
     for source, tolerance in ((video, 3), (write_folder(tmp_path / "cutouts", frames), 0)):
         masks = load_clip(clip, mask=source).masks
@@ -275,26 +267,27 @@ def test_label_masks_are_refused_with_advice(tmp_path, label):
 def test_wrong_mask_count_and_size_are_named(tmp_path):
     frames = write_folder(tmp_path / "frames", drawn_clip(6))
     few = write_folder(tmp_path / "few", cutout(4)[..., 3])
-    with pytest.raises(ValueError, match=r"Expected 6 masks.*got 4"):
-        load_clip(frames, mask=few)
-    with pytest.raises(ValueError, match=r"Expected 1 masks.*got 0 of 4"):
-        load_clip(frames, start=5, mask=few)
     small = write_folder(tmp_path / "small", np.zeros((6, 16, 24), np.uint8))
-    with pytest.raises(ValueError, match=r"48 x 32; got 24 x 16"):
-        load_clip(frames, mask=small)
+    for mask, start, message in (
+        (few, 0, "Expected 6 masks.*got 4"),
+        (few, 5, "Expected 1 masks.*got 0 of 4"),
+        (small, 0, "48 x 32; got 24 x 16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_clip(frames, start=start, mask=mask)
 
 
 def test_missing_sources_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing at .*nowhere\.mp4"):
         load_clip(tmp_path / "nowhere.mp4")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "notes.txt").write_text("x")
+    frames = write_folder(tmp_path / "frames", drawn_clip(1))
+    (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(FileNotFoundError, match=r"Expected images .*got 1 files"):
-        load_clip(tmp_path / "empty")
+        load_clip(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"got 0 files"):
-        load_clip(str(tmp_path / "empty" / "*.png"))
+        load_clip(str(tmp_path / "*.png"))
     with pytest.raises(FileNotFoundError, match="mask"):
-        load_clip(write_folder(tmp_path / "frames", drawn_clip(1)), mask=tmp_path / "mask.png")
+        load_clip(frames, mask=tmp_path / "mask.png")
 
 
 @pytest.mark.parametrize(
@@ -364,17 +357,6 @@ def test_an_image_too_large_to_be_meant(tmp_path):
             load_clip(source)
 
 
-def test_memory_that_runs_out_is_not_called_damage(tmp_path, monkeypatch):
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
-
-    def full(*args, **kwargs):
-        raise MemoryError
-
-    monkeypatch.setattr(Image.Image, "convert", full)
-    with pytest.raises(MemoryError):
-        load_clip(tmp_path / "a.png")
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif", "bmp"])
 def test_damaged_images_raise_nothing_but_named_value_errors(tmp_path, suffix):
@@ -385,10 +367,9 @@ def test_damaged_images_raise_nothing_but_named_value_errors(tmp_path, suffix):
     draw = np.random.default_rng(0)
     refused = 0
     for _ in range(60):
-        data = bytearray(whole)
-        for place in draw.integers(0, min(len(data), 200), 8):
-            data[place] = draw.integers(0, 256)
-        path.write_bytes(data[: draw.integers(20, len(data) + 1)])
+        data = np.frombuffer(whole, np.uint8).copy()
+        data[draw.integers(0, min(len(data), 200), 8)] = draw.integers(0, 256, 8)
+        path.write_bytes(data[: draw.integers(20, len(data) + 1)].tobytes())
         try:
             load_clip(path)
         except ValueError as error:

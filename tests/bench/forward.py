@@ -1,12 +1,17 @@
 """One UNet forward pass with each saving switched off: operations, seconds, activation memory.
 
-    python tests/bench/forward.py [--rounds 5] [--threads 2] [--pair] [--compile] [--markdown FILE]
+    python tests/bench/forward.py [--rounds 5] [--threads 2] [--pair] [--compile]
     python tests/bench/forward.py --full --device cuda --dtype bfloat16
 
 Figures of one run belong together: the variants take turns, and all ratios are to the official computation of
 the same run. The minimum over the rounds is the figure least disturbed by other work on the machine. --pair
 leaves out the product without each saving, --compile adds the product with its repeated work compiled. --full
-is the official size at 576 px, also in small parts and in one part.
+is the official size at 576 px, also in small parts.
+
+The product has no switches: while a variant runs, its functions are replaced with the official computation in
+plain operations (docs/method.md, Network). Every replacement calls the product's other functions by name, so
+that any combination works. Embedding rows per view and the grouping of tokens without copies stay: what they
+save was measured, and is small.
 """
 
 from __future__ import annotations
@@ -15,22 +20,27 @@ import argparse
 import copy
 import platform
 import statistics
-import sys
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from measure import flops, matrix_product_rate, peak_bytes, seconds
-from savings import OFFICIAL, PRODUCT, SAVINGS, WindowInputs, switched_off
 from torch import Tensor
+from torch.nn import functional as F
 
-from sv4d2_core.diffusion.blocks import SMALLEST_CHUNK
+from sv4d2_core.diffusion import blocks
+from sv4d2_core.diffusion.blocks import (
+    SMALLEST_CHUNK,
+    AttentionBlock,
+    Blend,
+    BlockContext,
+    FeedForward,
+    ResBlock,
+    TransformerBlock,
+)
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.speed import compile_blocks
 from sv4d2_core.diffusion.unet import UNet
@@ -40,6 +50,60 @@ FULL, FULL_SIZE = UNetConfig(), 72
 FRAMES, VIEWS, GUIDANCE_BATCH = 12, 4, 2
 # Largest difference between variants, relative to the largest value of the prediction.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 5e-2}
+ONE_TOKEN = "one-token cross-attention"
+_silu, _output_memory = F.silu, ResBlock._output_memory
+
+
+def _prepare_tokens(self: AttentionBlock, context: Tensor) -> BlockContext:
+    """Replace `AttentionBlock.prepare`: the context tokens stand in place of their effect."""
+    numbers = torch.arange(context.shape[1], device=context.device)
+    frames = self.time_mix_motion_embed(blocks.sinusoidal_embedding(numbers, self.width).to(context.dtype))
+    width = self.config.latent_channels
+    tokens, identity = context.flatten(0, 1), torch.eye(width, dtype=context.dtype, device=context.device)
+    return BlockContext(tokens, tokens, identity, context.new_zeros(width), frames)
+
+
+def _attend_to_token(self: TransformerBlock, x: Tensor, context: Tensor) -> Tensor:
+    """Replace `TransformerBlock.forward`: queries, keys, values and a softmax over one token per group."""
+    if self.ff_in is not None and self.norm_in is not None:
+        x = self.ff_in(self.norm_in(x)).add_(x)
+    x = self.attn1(self.norm1(x)).add_(x)
+    cross = self.attn2
+    token = context.expand(*x.shape[:-2], 1, -1).reshape(-1, 1, context.shape[-1])
+    q, k, v = cross.to_q(self.norm2(x).flatten(0, -3)), cross.to_k(token), cross.to_v(token)
+    x = cross.to_out(self.attn1.attention(q, k, v, self.attn1.heads)).view(x.shape).add_(x)
+    return self.ff(self.norm3(x)).add_(x)
+
+
+def _feed_forward(self: FeedForward, x: Tensor) -> Tensor:
+    value, gate = self.net[0](x).chunk(2, dim=-1)
+    return self.net[2](value * F.gelu(gate))
+
+
+def _blend(self: Blend, before: Tensor, mixed: Tensor) -> Tensor:
+    share = self.share_of_mixed(mixed)
+    return (1 - share) * before + share * mixed
+
+
+# What replaces which function of the product without each saving.
+SAVINGS: dict[str, list[tuple[Any, str, Any]]] = {
+    ONE_TOKEN: [
+        (AttentionBlock, "prepare", _prepare_tokens),
+        (TransformerBlock, "forward", _attend_to_token),
+    ],
+    "work in parts": [(blocks, "parts", lambda total, *_sizes: [slice(0, total)])],
+    # Else every activation, gate and blend is a new tensor.
+    "reused memory": [
+        (blocks, "reusable", torch.empty_like),
+        (ResBlock, "_output_memory", lambda self, x, reuse: _output_memory(self, x, False)),
+        (F, "silu", lambda x, inplace=False: _silu(x)),
+        (FeedForward, "forward", _feed_forward),
+        (Blend, "forward", _blend),
+    ],
+    # The product asks for the layout by this name.
+    "channels-last": [(torch, "channels_last", torch.contiguous_format)],
+}
+OFFICIAL, PRODUCT = frozenset(SAVINGS), frozenset[str]()
 
 
 class Work(NamedTuple):
@@ -56,18 +120,18 @@ class Work(NamedTuple):
         torch.manual_seed(0)
         return UNet(self.config, device=self.device, dtype=self.dtype).eval().requires_grad_(False)
 
-    def inputs(self) -> WindowInputs:
-        """Return random inputs of one guided step, always the same."""
+    def inputs(self) -> dict[str, Tensor]:
+        """Return random inputs of `UNet.forward` and `UNet.prepare`, of one guided step, always the same."""
         torch.manual_seed(1)
         draw = partial(torch.randn, device=self.device, dtype=self.dtype)
         rows, latent = GUIDANCE_BATCH * VIEWS, self.config.latent_channels
-        return WindowInputs(
-            x=draw(rows * self.frames, 2 * latent, self.size, self.size),
-            timesteps=torch.full((rows,), 0.3, device=self.device),
-            y=draw(rows, self.config.vector_dim),
-            context=draw(GUIDANCE_BATCH, self.frames, self.config.context_dim),
-            cond_view=draw(rows, latent, self.size, self.size),
-        )
+        return {
+            "x": draw(rows * self.frames, 2 * latent, self.size, self.size),
+            "timesteps": torch.full((rows,), 0.3, device=self.device),
+            "y": draw(rows, self.config.vector_dim),
+            "context": draw(GUIDANCE_BATCH, self.frames, self.config.context_dim),
+            "cond_view": draw(rows, latent, self.size, self.size),
+        }
 
 
 class Variant(NamedTuple):
@@ -77,7 +141,7 @@ class Variant(NamedTuple):
     """
 
     net: UNet
-    inputs: WindowInputs
+    inputs: dict[str, Tensor]
     savings: Collection[str]
     chunk_bytes: int | None = None
     plain: UNet | None = None
@@ -85,12 +149,17 @@ class Variant(NamedTuple):
     @torch.no_grad()
     def measure(self, of: Callable[[Callable[[], Tensor]], Any], prepare: bool = False) -> Any:
         """Return what ``of`` finds out about the pass, which prepares its window where ``prepare`` is set."""
+        x, timesteps, y, context, cond_view = self.inputs.values()
         budget = self.net.chunk_bytes if self.chunk_bytes is None else self.chunk_bytes
-        with (
-            patch.object(self.net, "chunk_bytes", budget),
-            switched_off(self.net, self.inputs, self.savings, prepare) as call,
-        ):
-            return of(call)
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(self.net, "chunk_bytes", budget))
+            for replacement in (entry for name in self.savings for entry in SAVINGS[name]):
+                stack.enter_context(patch.object(*replacement))
+            if prepare or ONE_TOKEN in self.savings:
+                return of(lambda: self.net(x, timesteps, y, self.net.prepare(context, cond_view)))
+            # Else once for all steps of a window, as the product does.
+            window = self.net.prepare(context, cond_view)
+            return of(lambda: self.net(x, timesteps, y, window))
 
 
 def benchmark(variants: dict[str, Variant], rounds: int, tolerance: float) -> dict[str, dict[str, Any]]:
@@ -100,7 +169,7 @@ def benchmark(variants: dict[str, Variant], rounds: int, tolerance: float) -> di
         RuntimeError: a variant computes something else than the first.
     """
     first, *_ = variants
-    device = variants[first].inputs.x.device
+    device = variants[first].inputs["x"].device
     expected = variants[first].measure(lambda call: call().float().cpu())
     rows: dict[str, dict[str, Any]] = {}
     for name, variant in variants.items():
@@ -111,7 +180,7 @@ def benchmark(variants: dict[str, Variant], rounds: int, tolerance: float) -> di
         # The product's prepared window counts as activations.
         peak = variant.measure(partial(peak_bytes, device=device), prepare=True)
         operations = variant._replace(net=variant.plain or variant.net).measure(flops)
-        rows[name] = {"error": error, "flops": operations, "peak_bytes": peak, "seconds": []}
+        rows[name] = {"flops": operations, "peak_bytes": peak, "seconds": []}
     for _ in range(rounds):
         for name, variant in variants.items():
             rows[name]["seconds"].append(variant.measure(partial(seconds, device=device)))
@@ -122,21 +191,17 @@ def benchmark(variants: dict[str, Variant], rounds: int, tolerance: float) -> di
     return rows
 
 
-def table(rows: dict[str, dict[str, Any]], rate: float) -> str:
-    """Return the figures as a Markdown table; ``rate``: operations per second of the best matrix product."""
-    lines = [
-        "| variant | GFLOP | s (min) | s (median) | s (max) | of the matrix rate | speed (median) | peak MiB "
-        "| memory |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+def print_table(rows: dict[str, dict[str, Any]], rate: float) -> None:
+    """Print the figures; ``rate``: operations per second of the best matrix product."""
+    titles = "variant | GFLOP | s (min) | s (median) | s (max) | of the matrix rate | speed (median)"
+    print(f"| {titles} | peak MiB | memory |\n|---{'|--:' * 8}|")
     for name, row in rows.items():
         times = row["seconds"]
-        lines.append(
+        print(
             f"| {name} | {row['flops'] / 1e9:.0f} | {min(times):.2f} | {statistics.median(times):.2f} "
             f"| {max(times):.2f} | {row['flops'] / min(times) / rate:.0%} | {row['speed']:.2f}x "
             f"| {row['peak_bytes'] / 2**20:.1f} | {row['memory']:.0%} |"
         )
-    return "\n".join(lines)
 
 
 def chosen_variants(work: Work, options: argparse.Namespace) -> dict[str, Variant]:
@@ -147,7 +212,6 @@ def chosen_variants(work: Work, options: argparse.Namespace) -> dict[str, Varian
         variants |= {f"product without {name}": Variant(net, inputs, {name}) for name in SAVINGS}
     if options.full:
         variants["product in small parts"] = Variant(net, inputs, PRODUCT, SMALLEST_CHUNK)
-        variants["product in one part"] = Variant(net, inputs, PRODUCT, 2**62)
     if options.compile:
         compiled = copy.deepcopy(net)
         compile_blocks(compiled)
@@ -156,7 +220,7 @@ def chosen_variants(work: Work, options: argparse.Namespace) -> dict[str, Varian
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print a Markdown report and, where asked for, write it."""
+    """Measure and print a Markdown report."""
     parser = argparse.ArgumentParser(description="Speed and activation memory of one UNet forward pass.")
     parser.add_argument("--rounds", type=int, default=5, help="how often each variant runs")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -165,7 +229,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="the full-size network at 72 x 72 (wants a GPU)")
     parser.add_argument("--pair", action="store_true", help="no variants without one saving")
     parser.add_argument("--compile", action="store_true", help="also the product compiled")
-    parser.add_argument("--markdown", type=Path, help="write the report to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
@@ -173,18 +236,15 @@ def main(arguments: list[str] | None = None) -> None:
     config, size = (FULL, FULL_SIZE) if options.full else (BENCH, BENCH_SIZE)
     work = Work(config, size, options.device, dtype)
     rows = benchmark(chosen_variants(work, options), options.rounds, TOLERANCE[options.dtype])
-    rate = matrix_product_rate(device, dtype, 8192 if device.type == "cuda" else 2048)
     on_gpu = device.type == "cuda"
+    rate = matrix_product_rate(device, dtype, 8192 if on_gpu else 2048)
     machine = torch.cuda.get_device_name(device) if on_gpu else f"{options.threads} threads"
-    report = (
+    print(
         f"One UNet forward pass: base {config.base}, T = {FRAMES}, V = {VIEWS}, {size} x {size} latents, "
         f"guidance batch {GUIDANCE_BATCH}, {options.dtype} on {machine} ({platform.machine()}, torch "
-        f"{torch.__version__}), {options.rounds} rounds; best matrix product {rate / 1e9:.0f} GFLOP/s.\n\n"
-        f"{table(rows, rate)}\n"
+        f"{torch.__version__}), {options.rounds} rounds; best matrix product {rate / 1e9:.0f} GFLOP/s.\n"
     )
-    sys.stdout.write(report)
-    if options.markdown:
-        options.markdown.write_text(report)
+    print_table(rows, rate)
 
 
 if __name__ == "__main__":

@@ -12,28 +12,18 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-Call = Callable[[], Tensor]
 
-
-def flops(call: Call) -> int:
+def flops(call: Callable[[], Any]) -> int:
     """Return the floating-point operations of the matrix products, convolutions and attention of ``call``."""
-    with flop_counter() as counter:
+    # PyTorch's counter does not know the kernels of the CPU.
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    attention = {kernel: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
         call()
     return counter.get_total_flops()
 
 
-def flop_counter() -> FlopCounterMode:
-    """Return a counter of floating-point operations, to be entered with ``with``."""
-    # PyTorch's counter does not know the kernels of the CPU.
-    kernels = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    return FlopCounterMode(display=False, custom_mapping=kernels)
-
-
-def _attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(q, k, v)
-
-
-def peak_bytes(call: Call, device: torch.device) -> int:
+def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
     """Return the peak of the memory that ``call`` allocates, in bytes; what exists before does not count.
 
     On a CPU the allocator's own record, which includes the buffers inside of operations.

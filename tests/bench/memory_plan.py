@@ -2,7 +2,7 @@
 
     python tests/bench/memory_plan.py [--variant sv4d2] [--size 576] [--dtype float16] [--budgets 24 16 12 8]
         [--fp8-weights]
-    python tests/bench/memory_plan.py --measure [--steps 2] [--markdown FILE]
+    python tests/bench/memory_plan.py --measure [--steps 2]
 
 The table is arithmetic on the sizes of the network. With --measure (needs a GPU) each budget is also run at
 full size with random weights: the GPU's memory is capped with `set_per_process_memory_fraction`, the plan is
@@ -12,17 +12,14 @@ made for the same budget, and one window is encoded, denoised in a few steps and
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from unittest.mock import patch
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from measure import clock
 
 from sv4d2_core.cameras import Cameras
+from sv4d2_core.diffusion.blocks import log
 from sv4d2_core.diffusion.checkpoint import build_networks, stored_dtype
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig
 from sv4d2_core.diffusion.memory import MemoryPlan, apply_plan, place, plan_memory
@@ -35,28 +32,6 @@ _HEADER = """| budget, GiB | weights | parts, MiB | encoded / decoded at once | 
 _MEASURED = (" measured allocated / reserved, GB | s per step | retries |", "--:|--:|--:|")
 
 
-def table(config: ModelConfig, options: argparse.Namespace) -> str:
-    """Return the Markdown table of all budgets."""
-    dtype = getattr(torch, options.dtype)
-    model = random_model(config, dtype) if options.measure else None
-    if model is not None and options.fp8_weights:
-        keep_in_eight_bits(model.unet)
-    extra = _MEASURED if options.measure else ("", "")
-    lines = [_HEADER.format(*extra)]
-    for budget in options.budgets:
-        try:
-            plan = plan_memory(config, dtype, options.size, budget, "cuda", options.fp8_weights)
-        except ValueError:
-            lines.append(f"| {budget:g} | does not fit | | | |")
-            continue
-        measured = "" if model is None else run_within(model, options, budget, plan)
-        lines.append(
-            f"| {budget:g} | {plan.placement} | {plan.chunk_bytes / 2**20:.0f} | {plan.encode_batch} / "
-            f"{plan.decode_batch} | {plan.estimated_bytes / 1e9:.1f} |{measured}"
-        )
-    return "\n".join(lines)
-
-
 def run_within(model: Model, options: argparse.Namespace, budget: float, plan: MemoryPlan) -> str:
     """Return, as cells of the table, what a run at full size takes on a GPU capped to ``budget`` GiB."""
     config, device = model.config, torch.device("cuda")
@@ -64,28 +39,25 @@ def run_within(model: Model, options: argparse.Namespace, budget: float, plan: M
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, budget * 2**30 / total), device)
-    tries = _Counter()
-    logging.getLogger("sv4d2_core.diffusion.blocks").addHandler(tries)
-    try:
-        torch.cuda.reset_peak_memory_stats(device)
-        apply_plan(model, plan, device)
-        clip = torch.rand(config.n_frames, options.size, options.size, 3)
-        stamps: list[float] = []
-        sample_views(
-            model,
-            clip,
-            Cameras.from_lists(config.n_views),
-            steps=options.steps,
-            callback=lambda *_: stamps.append(_now(device)),
-        )
-    except torch.cuda.OutOfMemoryError as error:
-        return f" out of memory: {str(error).splitlines()[0][:80]} | | |"
-    finally:
-        logging.getLogger("sv4d2_core.diffusion.blocks").removeHandler(tries)
+    torch.cuda.reset_peak_memory_stats(device)
+    clip, cameras = (
+        torch.rand(config.n_frames, options.size, options.size, 3),
+        Cameras.default(config.n_views),
+    )
+    stamps: list[float] = []
+    # The only warnings are those of another try out of memory.
+    with patch.object(log, "warning") as retries:
+        try:
+            apply_plan(model, plan, device)
+            sample_views(
+                model, clip, cameras, steps=options.steps, callback=lambda *_: stamps.append(clock(device))
+            )
+        except torch.cuda.OutOfMemoryError as error:
+            return f" out of memory: {str(error).splitlines()[0][:80]} | | |"
     allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
     # The first step warms up.
     seconds_per_step = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
-    return f" {allocated / 1e9:.2f} / {reserved / 1e9:.2f} | {seconds_per_step:.2f} | {tries.count} |"
+    return f" {allocated / 1e9:.2f} / {reserved / 1e9:.2f} | {seconds_per_step:.2f} | {retries.call_count} |"
 
 
 def random_model(config: ModelConfig, dtype: torch.dtype) -> Model:
@@ -100,21 +72,8 @@ def random_model(config: ModelConfig, dtype: torch.dtype) -> Model:
     return Model(config, **networks)
 
 
-class _Counter(logging.Handler):
-    count = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Count a message."""
-        self.count += 1
-
-
-def _now(device: torch.device) -> float:
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table and, where asked for, write it."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description="What the memory planner chooses, and whether it holds.")
     parser.add_argument("--variant", choices=list(OFFICIAL_VARIANTS), default="sv4d2")
     parser.add_argument("--size", type=int, default=576)
@@ -123,7 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=[24, 16, 12, 8])
     parser.add_argument("--measure", action="store_true", help="also run each plan; needs a GPU")
     parser.add_argument("--steps", type=int, default=3, help="denoising steps of a measured run, at least 2")
-    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args(arguments)
     if options.measure and not torch.cuda.is_available():
         parser.error("--measure needs a GPU; none was found. Without it the table is arithmetic alone.")
@@ -131,14 +89,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--steps must be at least 2, as the first warms up; got {options.steps}.")
     config = OFFICIAL_VARIANTS[options.variant]
     machine = torch.cuda.get_device_name() if options.measure else "not measured: arithmetic alone"
-    title = (
+    print(
         f"Plans for {options.variant}, {config.n_frames} frames x {config.n_views} views at {options.size} "
-        f"px in {options.dtype}{', the weights of the UNet in 8 bits' * options.fp8_weights} ({machine})."
+        f"px in {options.dtype}{', the weights of the UNet in 8 bits' * options.fp8_weights} ({machine}).\n"
     )
-    report = "\n".join([title, "", table(config, options)])
-    print(report)
-    if options.markdown:
-        options.markdown.write_text(report + "\n")
+    dtype = getattr(torch, options.dtype)
+    model = random_model(config, dtype) if options.measure else None
+    if model is not None and options.fp8_weights:
+        keep_in_eight_bits(model.unet)
+    print(_HEADER.format(*(_MEASURED if options.measure else ("", ""))))
+    for budget in options.budgets:
+        try:
+            plan = plan_memory(config, dtype, options.size, budget, "cuda", options.fp8_weights)
+        except ValueError:
+            print(f"| {budget:g} | does not fit | | | |")
+            continue
+        measured = "" if model is None else run_within(model, options, budget, plan)
+        print(
+            f"| {budget:g} | {plan.placement} | {plan.chunk_bytes / 2**20:.0f} | {plan.encode_batch} / "
+            f"{plan.decode_batch} | {plan.estimated_bytes / 1e9:.1f} |{measured}"
+        )
 
 
 if __name__ == "__main__":

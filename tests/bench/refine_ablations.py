@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -27,7 +29,6 @@ from sv4d2_core.metrics.consistency import fit_residuals
 from sv4d2_core.metrics.evaluate import evaluate
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene.config import RefineConfig
-from sv4d2_core.scene.fit import FitProgress
 from sv4d2_core.scene.refine import refine_scene
 from sv4d2_core.scene.scene import Scene4D
 from sv4d2_core.views import ViewGrid
@@ -55,7 +56,7 @@ ARMS = {
 }
 
 
-def resynthesizer(arm: str, scene: BenchmarkScene, size: int, latest: list[Scene4D]) -> Callable | None:
+def resynthesizer(arm: str, scene: BenchmarkScene, size: int, latest: deque[Scene4D]) -> Callable | None:
     """Return what an arm makes views anew with; None: nothing."""
     kind, _, rest = arm.partition("-")
     if kind == "oracle":
@@ -137,14 +138,11 @@ def main() -> None:
         rows = []
         for seed, scene in scenes:
             shown = corrupt_views(scene.views(Cameras.official(args.rig), args.size), seed, args.corrupt)
-            latest: list[Scene4D] = []
-
-            def listen(step: int, total: int, progress: FitProgress, latest: list[Scene4D] = latest) -> None:
-                latest[:] = [progress.scene]
-
+            latest: deque[Scene4D] = deque(maxlen=1)
             began = time.perf_counter()
             again = resynthesizer(arm, scene, args.size, latest)
-            fitted = refine_scene(shown, config, input_elevation_deg=0.0, resynthesize=again, callback=listen)
+            keep = partial(lambda latest, _step, _total, now: latest.append(now.scene), latest)
+            fitted = refine_scene(shown, config, input_elevation_deg=0.0, resynthesize=again, callback=keep)
             seconds = time.perf_counter() - began
             rows.append([*measure(scene, fitted, shown, args.size), seconds])
             if args.per_scene:

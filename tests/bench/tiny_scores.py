@@ -1,41 +1,67 @@
-"""Prints how good a small model's novel views of the 64 held-out procedural objects are.
+"""Prints how good a small model's novel views of the 64 held-out procedural objects are, and what time buys.
 
     python tests/bench/tiny_scores.py [CHECKPOINT] [--objects 64] [--steps 20] [--seed 0]
+    python tests/bench/tiny_scores.py [CHECKPOINT] --objects 4 --trade-offs [--only WORD]
 
 Rows: the model, the model given the true views of the first frame, copies of the input view in place of all
 others, and white pictures. Means over objects with the middle 95 % of the mean under their resampling,
 and of the paired difference between the model and each baseline.
+
+--trade-offs: one row for each setting that trades accuracy for time, sampled from the same noise. Columns:
+evaluations of the network (one half of guidance alone counts a half), processor time as a share of 50 Euler
+steps, and the PSNR of the novel views against those of 50 Euler steps, against the equation's solution (60
+steps of second order), against the same setting in float32 and against the true views; IoU of the silhouettes
+with the true ones. Means over the objects.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from measure import interval
 from torch import Tensor
 from tqdm import tqdm
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
-from sv4d2_core.diffusion.model import Backend
+from sv4d2_core.diffusion.model import Backend, Model
 from sv4d2_core.diffusion.novel_views import sample_views
+from sv4d2_core.diffusion.speed import keep_in_eight_bits
 from sv4d2_core.metrics.image import mask_iou, psnr
 from sv4d2_core.shipped import TINY_MODEL
 from sv4d2_core.training.scenes import held_out_views
 from sv4d2_core.video.foreground import near_white_masks
+from sv4d2_core.views import ViewGrid
 
 METHODS = ("model", "with_references", "copy", "white")
 COLUMNS = ("psnr", "foreground_psnr", "iou")
+FULL, EXACT, SECOND = "euler, 50 steps", "dpmpp_2m, 60 steps", "dpmpp_2m, 20 steps"
+WEIGHTS = ("bf16", "fp16", "fp8 weights", "fp8 weights without scales")
+SMALLER = "24 pixels for 32"
+SHORTCUTS = {
+    # Noise levels around those at which guidance does good in images (Kynkäänniemi et al. 2024, EDM2).
+    "guidance in 0.3 to 3": {"guidance_interval": (0.3, 3.0)},
+    "step cache 0.1": {"step_cache": 0.1},
+    "step cache 0.2": {"step_cache": 0.2},
+}
+# The table's rows; the two that others are compared with come first.
+SETTINGS = [
+    *(FULL, EXACT),
+    *(f"euler, {steps} steps" for steps in (25, 20, 10, 5)),
+    *(f"dpmpp_2m, {steps} steps" for steps in (25, 20, 10, 8)),
+    *(f"{plain}, {shortcut}" for plain in (FULL, SECOND) for shortcut in SHORTCUTS),
+    f"{SECOND}, guidance in 0.3 to 3, step cache 0.2",
+    *(f"{SECOND}, {last}" for last in (*WEIGHTS, SMALLER)),
+]
+GUIDANCE = 2.0
 
 
 def score_model(
-    model: Backend,
-    n_objects: int,
-    *,
-    steps: int = 20,
-    seed: int = 0,
-    methods: tuple[str, ...] = METHODS,
+    model: Backend, n_objects: int, *, steps: int = 20, seed: int = 0, methods: tuple[str, ...] = METHODS
 ) -> dict[str, dict[str, Tensor]]:
     """Return the means over frames and novel views of each held-out object, [N] per method and column."""
     config = model.config
@@ -67,17 +93,82 @@ def score_model(
     }
 
 
-def interval(values: Tensor) -> tuple[float, float]:
-    """Return the middle 95 % of the mean of values [N] under 10,000 resamplings."""
-    generator = torch.Generator().manual_seed(0)
-    means = values[torch.randint(len(values), (10_000, len(values)), generator=generator)].mean(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
-
-
 def _cells(columns: list[Tensor]) -> str:
     ranges = [(values.mean(), *interval(values)) for values in columns]
     return " | ".join(f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in ranges)
+
+
+def weights_of(setting: str) -> str:
+    """Return in which way a setting has the model's weights."""
+    return max((weights for weights in WEIGHTS if setting.endswith(weights)), key=len, default="fp32")
+
+
+def model_with(weights: str, checkpoint: Path) -> Model:
+    """Return the model with its weights in one of the ways."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(weights, torch.float32)
+    model = load_checkpoint(checkpoint, dtype=dtype)
+    if weights == "fp8 weights":  # as `sv4d2 views --fp8-weights` has it
+        keep_in_eight_bits(model.unet)
+    if weights == "fp8 weights without scales":  # rounded to float8_e4m3fn, as ComfyUI keeps them
+        for parameter in model.unet.parameters():
+            parameter.copy_(parameter.to(torch.float8_e4m3fn))
+    return model
+
+
+def novel_views(model: Model, truth: ViewGrid, setting: str) -> tuple[Tensor, float, float]:
+    """Return the novel views [T * V, H, W, 3] at the true ones' size, evaluations and seconds they took."""
+    sampler, steps, *more = setting.split(", ")
+    options: dict[str, Any] = {"sampler": sampler, "steps": int(steps.split()[0])}
+    for shortcut in more:
+        options |= SHORTCUTS.get(shortcut, {})
+    both = 2 * model.config.n_frames * model.config.n_views
+    work: list[float] = []
+    hook = model.unet.register_forward_hook(lambda _net, inputs, _out: work.append(len(inputs[0]) / both))
+    began, size = time.process_time(), truth.images.shape[2]
+    given = truth.resized(3 * size // 4) if SMALLER in more else truth
+    made = sample_views(model, given.images[:, 0], truth.cameras, cfg=GUIDANCE, **options)
+    made = made.resized(size) if SMALLER in more else made
+    hook.remove()
+    images = made.images[:, 1:].flatten(0, 1).contiguous()
+    return images, sum(work), time.process_time() - began
+
+
+def compared(models: dict[str, Model], truth: ViewGrid, chosen: list[str]) -> list[list[float]]:
+    """Return the columns of each setting on one object."""
+    made, costs = {}, []
+    for setting in chosen:
+        made[setting], *cost = novel_views(models[weights_of(setting)], truth, setting)
+        costs.append(cost)
+    novel = truth.images[:, 1:].flatten(0, 1).contiguous()
+    rows = []
+    for setting, cost in zip(chosen, costs, strict=True):
+        images = made[setting]
+        in_fp32 = made[setting.removesuffix(f", {weights_of(setting)}")]
+        full, exact, fp32, true = (
+            float(psnr(images, other).mean()) for other in (made[FULL], made[EXACT], in_fp32, novel)
+        )
+        iou = mask_iou(near_white_masks(images), near_white_masks(novel))
+        rows.append([*cost, full, exact, fp32, true, float(iou.mean())])
+    return rows
+
+
+def print_trade_offs(args: argparse.Namespace) -> None:
+    """Print a row for each setting."""
+    chosen = [setting for setting in SETTINGS if setting in (FULL, EXACT, SECOND) or args.only in setting]
+    models = {weights: model_with(weights, args.checkpoint) for weights in set(map(weights_of, chosen))}
+    config = models["fp32"].config
+    cameras = Cameras.default(config.n_views)
+    truths = (held_out_views(i, config.n_frames, cameras, config.size) for i in range(args.objects))
+    rows = [compared(models, truth, chosen) for truth in tqdm(truths, total=args.objects)]
+    found = torch.tensor(rows, dtype=torch.float64)
+    print("| | evaluations | time | PSNR to 50 steps | to the solution | to fp32 | to the truth | IoU |")
+    print("|---|---|---|---|---|---|---|---|")
+    means = found.mean(0)
+    for setting, row in zip(chosen, means, strict=True):
+        work, seconds, *distances, true, iou = row.tolist()
+        shown = " | ".join("-" if x == float("inf") else f"{x:.1f}" for x in distances)
+        share = seconds / float(means[0, 1])
+        print(f"| {setting} | {work:.1f} | {share:.2f} | {shown} | {true:.2f} | {iou:.3f} |")
 
 
 def main() -> None:
@@ -87,17 +178,21 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trade-offs", action="store_true")
+    parser.add_argument("--only", default="", help="settings with this word, and what they are compared with")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.trade_offs:
+        print_trade_offs(args)
+        return
     model = load_checkpoint(args.checkpoint)
     scores = score_model(model, args.objects, steps=args.steps, seed=args.seed)
     print("| | PSNR, dB | PSNR of the foreground, dB | IoU of the silhouette |\n|---|---|---|---|")
     for method, found in scores.items():
         print(f"| {method} | {_cells([found[name] for name in COLUMNS])} |")
     for baseline in ("copy", "white", "with_references"):
-        print(
-            f"| model - {baseline} | {_cells([scores['model'][n] - scores[baseline][n] for n in COLUMNS])} |"
-        )
+        better = [scores["model"][name] - scores[baseline][name] for name in COLUMNS]
+        print(f"| model - {baseline} | {_cells(better)} |")
 
 
 if __name__ == "__main__":

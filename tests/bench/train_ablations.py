@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from measure import interval
 from planted_clips import DEFECTS, planted_clip
-from tiny_scores import interval
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
