@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import glob
 import json
 import logging
 import os
 import shlex
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import torch
 from ..diffusion.model import Model
 from ..files import DISK_FULL, exclusive, is_out_of_memory, write_whole
 from ..video.read import natural_key
-from . import views
+from . import Parser, views
 from .common import Options, at_least, clip_place, made_with, refuse_inputs_among
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ _SHARED = ("checkpoint", "variant", "device", "dtype", "memory_gb", "fp8_weights
 _RAY_DEVICES = ("auto", "cpu", "cuda")  # an actor sees its own GPU alone, as the first
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     options = Options(parser)
     views.add_arguments(parser)
     text = (
@@ -154,7 +153,7 @@ def _listed(file: Path, common: dict) -> list[Namespace]:
     return clips
 
 
-class _LineParser(argparse.ArgumentParser):
+class _LineParser(Parser):
     """Parses a line as the shell's command is parsed, but leaves the program running on errors."""
 
     def error(self, message: str) -> NoReturn:

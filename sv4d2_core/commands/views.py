@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     faster = options.group("faster or smaller, for other numbers (off by default)")
     faster.choice("--sampler", SAMPLERS, "euler", "euler: official; dpmpp_2m: better with few steps")
     text = "guidance only at these noise levels (sigma, at most 700), half the work at the others"
-    faster.value("--guidance-interval", float, text, metavar=("LOW", "HIGH"), nargs=2)
+    faster.numbers("--guidance-interval", text, ("LOW", "HIGH"), 2)
     text = "reuse the network's output while it should change by less than this share, such as 0.1"
     faster.value("--step-cache", float, text, 0.0, "X")
     faster.flag("--fp8-weights", "keep the UNet's weights in 8 bits, half the memory of half precision")
