@@ -139,7 +139,7 @@ def _read_picture(file: Path, name: str) -> np.ndarray:
             f"Expected the picture {file} of {name}; there is no such file. Bring it back, or remove the "
             f"frame."
         )
-    return read_pictures(file, slice(0, 1, 1))[0][0]
+    return read_pictures(file, slice(0, 1, 1)).pictures[0]
 
 
 def read_any_views(

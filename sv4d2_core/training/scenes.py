@@ -188,7 +188,7 @@ def _wrong_pictures(files: list[Path], known: str) -> Iterator[str]:
     for file in files:
         if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
             try:
-                height, width = read_pictures(file, slice(0, 1, 1))[0][0].shape[:2]
+                height, width = read_pictures(file, slice(0, 1, 1)).pictures[0].shape[:2]
                 sizes[width, height] += 1
             except (ValueError, OSError) as error:
                 if str(file) not in known:

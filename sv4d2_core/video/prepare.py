@@ -78,7 +78,7 @@ def prepare_clip(
         mask = cut_out(foreground[t], crop, t, kept[t]) if opacity is None else rgba[..., 3]
         masks[t] = torch.from_numpy(mask.astype(np.float32) / 255)
     report = _report(clip, foreground, boxes, images, masks, crop)
-    return PreparedClip(images, masks, clip.fps, crop, report, clip.name)
+    return PreparedClip(images, masks, clip.fps, crop, (*clip.notes, *report), clip.name)
 
 
 def _on_white(rgba: np.ndarray) -> np.ndarray:

@@ -5,48 +5,41 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.error import FFmpegError
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..files import is_out_of_memory
+from .decode import (
+    DEFAULT_FPS,
+    IMAGE_SUFFIXES,
+    Decoded,
+    read_animation,
+    read_image,
+    read_video,
+    reason,
+    to_uint8,
+)
 
-DEFAULT_FPS = 8.0
-IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-
-_DEFAULT_DURATION_MS = 100.0  # of a frame, as browsers show animations that state none
-_LARGEST_PIXEL_ASPECT = 8  # beyond it is damage, not a wide-screen format
 _FPS_RANGE = (0.1, 1000.0)
 _LOWEST_WHITE = 128  # masks that stay below it everywhere hold labels (0 and 1), not opacity
 _CHROMA_NOISE = 8  # difference of the channels (0..255) that lossy compression leaves in a grey picture
 
 
-def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    """Return the picked pictures, the source's frame rate, and how many pictures were seen.
-
-    A picture is uint8 [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha. ``path`` and errors as
-    `load_clip`; start and step of ``pick`` are set.
-    """
+def read_pictures(path: str | Path, pick: slice) -> Decoded:
+    """Return the picked pictures. ``path`` and errors as `load_clip`; start and step of ``pick`` are set."""
     try:
         files = _find(path)
     except FileNotFoundError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"Expected a path; got {str(path)!r}: {_reason(error)}. Check the path.") from error
+        raise ValueError(f"Expected a path; got {str(path)!r}: {reason(error)}. Check the path.") from error
     if len(files) > 1:
-        return [_read_image(file) for file in files[pick]], DEFAULT_FPS, len(files)
-    if files[0].suffix.lower() in IMAGE_SUFFIXES:
-        return _read_animation(files[0], pick)
-    return _read_video(files[0], pick)
+        return Decoded([read_image(file) for file in files[pick]], len(files))
+    read = read_animation if files[0].suffix.lower() in IMAGE_SUFFIXES else read_video
+    return read(files[0], pick)
 
 
 def _find(path: str | Path) -> list[Path]:
@@ -85,142 +78,6 @@ def natural_key(file: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
-def _read_image(file: Path) -> np.ndarray:
-    with _naming(file), Image.open(file) as image:
-        return _pixels(ImageOps.exif_transpose(image), file)
-
-
-def _read_animation(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    pictures, durations = [], []
-    with _naming(file), Image.open(file) as image:
-        total = getattr(image, "n_frames", 1)
-        for index in range(total)[pick] if total > 1 else ():
-            image.seek(index)
-            pictures.append(_pixels(image, file))
-            durations.append(float(image.info.get("duration") or _DEFAULT_DURATION_MS))
-    if total == 1 and pick.start == 0:
-        pictures = [_read_image(file)]
-    return pictures, 1000 * len(durations) / sum(durations) if durations else DEFAULT_FPS, total
-
-
-@contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    """Name the file whatever Pillow raises, which is nearly anything for a damaged one."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(
-            f"Expected a readable image; {file} is not: {_reason(error)}. Save it again as PNG, or make it "
-            f"smaller where it is too large."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).rstrip(".") or type(error).__name__
-
-
-def _pixels(image: Image.Image, file: Path) -> np.ndarray:
-    """Return uint8 [H, W, 3 or 4] of any PIL mode; 16-bit grey levels are scaled, not clipped."""
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return np.repeat(((levels * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=-1)
-    if image.mode == "F":
-        return np.repeat(_to_uint8(np.asarray(image), str(file))[..., None], 3, axis=-1)
-    has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    return np.array(image.convert("RGBA" if has_alpha else "RGB"))
-
-
-def _read_video(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    """Decode a video only as far as the last picked frame."""
-    pictures: list[np.ndarray] = []
-    total = 0
-    try:
-        # Old files carry titles that are not UTF-8; they do not matter here.
-        with av.open(str(file), metadata_errors="ignore") as container:
-            stream = _video_stream(container, file)
-            aspect = float(stream.sample_aspect_ratio or 1)
-            if not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:
-                raise ValueError(
-                    f"Expected pixels about as wide as high; {file} has a sample aspect ratio of {aspect:g}. "
-                    f"Convert it to a video with square pixels, or give a folder of images."
-                )
-            rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-            for frame in _decode(container, stream):
-                if total >= pick.start and (total - pick.start) % pick.step == 0:
-                    pictures.append(_video_pixels(frame, aspect))
-                total += 1
-                if pick.stop is not None and total >= pick.stop:
-                    break
-    except FFmpegError as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(
-            f"Expected a readable video; {file} failed after {total} frames: {error}. Convert it to mp4, or "
-            f"give a folder of images."
-        ) from error
-    return pictures, rate, total
-
-
-def _video_stream(container: InputContainer, file: Path) -> av.VideoStream:
-    # FFmpeg takes any text for pictures of a terminal ("tty").
-    if not container.streams.video or container.format.name == "tty":
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-        raise ValueError(
-            f"Expected a video; {file} holds none (format {container.format.name}, streams: "
-            f"{kinds}). Give a video file or a folder of images."
-        )
-    stream = container.streams.video[0]
-    # PyAV leaves the context out where FFmpeg has no decoder: drawings (svg), damaged headers.
-    if cast(object, stream.codec_context) is None:
-        raise ValueError(
-            f"Expected a readable video; {file} is in a format that cannot be decoded (container "
-            f"{container.format.name}), or damaged. Convert it to mp4, or give a folder of images."
-        )
-    return stream
-
-
-def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Yield a stream's frames; webm with alpha needs libvpx, as the default decoders drop the alpha."""
-    alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
-    if stream.metadata.get("alpha_mode") == "1" and alpha_decoder in av.codecs_available:
-        decoder = cast(av.VideoCodecContext, av.CodecContext.create(str(alpha_decoder), "r"))
-        for packet in container.demux(stream):
-            yield from decoder.decode(packet)
-        return
-    stream.thread_type = "AUTO"
-    yield from container.decode(stream)
-
-
-def _video_pixels(frame: av.VideoFrame, aspect: float) -> np.ndarray:
-    """Return uint8 [H, W, 3 or 4] in square pixels, upright as phones store it beside the frame."""
-    has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
-    if aspect != 1:
-        size = (max(round(frame.width * aspect), 1), frame.height)
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    quarter_turns = round(getattr(frame, "rotation", 0) / 90)
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
-
-
-def _to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
-    """Return floats in 0..1 rounded to 0..255. A slight overshoot (a sharp resize) is cut."""
-    values = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
-    if bad := int(np.count_nonzero(~np.isfinite(values))):
-        raise ValueError(
-            f"Expected finite numbers in {name}; got {bad} NaN or infinite values of {values.size}. "
-            f"Check the step that made them."
-        )
-    if values.size and (values.min() < -0.5 or values.max() > 1.5):
-        raise ValueError(
-            f"Expected {name} in 0..1; got {values.min():g} to {values.max():g}. Divide 8-bit values by 255."
-        )
-    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
-
-
 @dataclass(frozen=True)
 class Clip:
     """T frames of a moving object as they were read, before any crop.
@@ -233,6 +90,7 @@ class Clip:
     fps: float = DEFAULT_FPS
     masks: np.ndarray | None = None  # uint8 [T, H, W] opacity, 0..255; wins over alpha
     name: str = ""  # where the clip came from, for messages
+    notes: tuple[str, ...] = ()  # what the reader decided for the user, one line each
 
     def __post_init__(self) -> None:
         shape = self.frames.shape
@@ -290,11 +148,11 @@ class Clip:
         pick = _pick(frames, start, every)
         if 0 < len(images) <= start:
             raise ValueError(_too_few(start, name or "the clip", len(images)))
-        picked = _to_uint8(images[pick], "images")
+        picked = to_uint8(images[pick], "images")
         if masks is None:
             return cls(picked, float(fps), None, name)
         masks = masks[None] if masks.ndim == 2 else masks
-        opacity = _to_uint8(masks[pick] if len(masks) == len(images) else masks, "masks")
+        opacity = to_uint8(masks[pick] if len(masks) == len(images) else masks, "masks")
         if len(opacity) == 1:
             opacity = np.repeat(opacity, len(picked), axis=0)
         return cls(picked, float(fps), opacity, name)
@@ -319,22 +177,24 @@ def load_clip(
     pick = _pick(frames, start, every)
     if fps is not None:
         _check_fps(fps, str(path))
-    pictures, source_fps, total = read_pictures(path, pick)
+    source = read_pictures(path, pick)
+    pictures, notes = source.pictures, source.notes
     if not pictures:
-        raise ValueError(_too_few(start, path, total))
+        raise ValueError(_too_few(start, path, source.total))
     masks = None
     if mask is not None:
-        given, _, n_masks = read_pictures(mask, pick)
-        if n_masks == 1:
-            given = read_pictures(mask, slice(0, 1, 1))[0] * len(pictures)
+        read = read_pictures(mask, pick)
+        given, notes = read.pictures, (*notes, *(f"masks: {note}" for note in read.notes))
+        if read.total == 1:
+            given = read_pictures(mask, slice(0, 1, 1)).pictures * len(pictures)
         if len(given) != len(pictures):
             raise ValueError(
                 f"Expected {len(pictures)} masks in {mask}, one for each frame, or a single one; got "
-                f"{len(given)} of {n_masks}. Make the masks from the same frames."
+                f"{len(given)} of {read.total}. Make the masks from the same frames."
             )
         masks = stack_pictures([mask_opacity(picture) for picture in given], _numbered(mask, len(given)))
     stacked = stack_pictures(pictures, _numbered(path, len(pictures)))
-    return Clip(stacked, source_fps / every if fps is None else float(fps), masks, str(path))
+    return Clip(stacked, source.fps / every if fps is None else float(fps), masks, str(path), notes)
 
 
 def _check_fps(fps: float, name: str) -> None:
