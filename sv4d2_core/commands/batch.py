@@ -20,7 +20,7 @@ import torch
 
 from ..diffusion.model import Model
 from ..files import DISK_FULL, exclusive, is_out_of_memory, write_whole
-from ..video.read import natural_key
+from ..video.places import matches
 from . import Parser, views
 from .common import Options, at_least, clip_place, made_with, refuse_inputs_among
 
@@ -129,10 +129,9 @@ def _matches(place: str) -> list[str]:
     """Return what a pattern matches, in natural order, or the place itself where it is no pattern."""
     if not glob.has_magic(place) or os.path.lexists(os.path.expanduser(place)):
         return [place]
-    found = [Path(path) for path in glob.glob(os.path.expanduser(place), recursive=True)]
-    if not found:
+    if not (found := matches(place)):
         raise FileNotFoundError(f"Expected clips at {place}; nothing matches this pattern. Check the path.")
-    return [str(path) for path in sorted(found, key=natural_key)]
+    return [str(path) for path in found]
 
 
 def _listed(file: Path, common: dict) -> list[Namespace]:

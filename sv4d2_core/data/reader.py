@@ -14,12 +14,11 @@ from ..cameras import Cameras
 from ..scene.targets import unpacked_normals
 from ..video.foreground import opacity_source
 from ..video.pictures import read_frames
+from ..video.places import IMAGE_SUFFIXES, natural_key
 from ..video.read import (
     DEFAULT_FPS,
-    IMAGE_SUFFIXES,
     Clip,
     mask_opacity,
-    natural_key,
     read_pictures,
     stack_pictures,
 )

@@ -33,7 +33,8 @@ from ..files import (
     write_whole,
 )
 from ..video.foreground import SPECK_SHARE, masks_of, near_white_masks
-from ..video.read import IMAGE_SUFFIXES, natural_key, read_pictures
+from ..video.places import IMAGE_SUFFIXES, natural_key
+from ..video.read import read_pictures
 from ..views import ViewGrid
 from ..world.body import Creature, framed, parts_at
 from ..world.render import render_parts
@@ -149,7 +150,7 @@ def _read(place: Path) -> ViewGrid:
         grid = read_views(place)
     else:
         files = _frame_files(place)
-        # FFmpeg would decode OpenEXR, but as if linear light were colours, and NaN as some colour.
+        # FFmpeg would decode what compositing programs write, but as if logarithms were colours.
         if odd := [file for file in files if file.is_file() and file.suffix.lower() not in IMAGE_SUFFIXES]:
             raise ValueError(
                 f"Expected pictures ({' '.join(IMAGE_SUFFIXES)}); {len(odd)} of {len(files)} frames are of "

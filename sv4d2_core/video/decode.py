@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -16,9 +16,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..files import is_out_of_memory
+from .places import LINEAR_SUFFIXES, file_url
 
 DEFAULT_FPS = 8.0
-IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 _DEFAULT_DURATION_MS = 100.0  # of a frame, as browsers show animations that state none
 _LARGEST_PIXEL_ASPECT = 8  # beyond it is damage, not a wide-screen format
@@ -32,10 +32,13 @@ class Decoded:
     total: int  # pictures that were seen, picked or not
     fps: float = DEFAULT_FPS  # of the source
     notes: tuple[str, ...] = ()  # what was decided for the user, one line each
+    masks: list[Path] = field(default_factory=list)  # images that stand beside the pictures as their masks
 
 
 def read_image(file: Path) -> np.ndarray:
     """Return an image file upright, as pictures are in `Decoded`; ValueError names what cannot be read."""
+    if file.suffix.lower() in LINEAR_SUFFIXES:
+        return _linear_pixels(file)
     with _naming(file), Image.open(file) as image:
         return _pixels(ImageOps.exif_transpose(image), file)
 
@@ -43,6 +46,8 @@ def read_image(file: Path) -> np.ndarray:
 def read_animation(file: Path, pick: slice) -> Decoded:
     """Return the picked pictures of an image file of one or more; errors as `read_image`."""
     pictures, durations = [], []
+    if file.suffix.lower() in LINEAR_SUFFIXES:
+        return Decoded([read_image(file)][pick], 1)
     with _naming(file), Image.open(file) as image:
         total = getattr(image, "n_frames", 1)
         for index in range(total)[pick] if total > 1 else ():
@@ -76,6 +81,19 @@ def reason(error: Exception) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
+def _linear_pixels(file: Path) -> np.ndarray:
+    """Return a picture of linear light in floats, its colours multiplied by its alpha, as EXR is defined."""
+    with _naming(file), av.open(file_url(file)) as container:
+        frame = next(container.decode(video=0))
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        values = frame.to_ndarray(format="gbrapf32le" if has_alpha else "gbrpf32le")
+        if has_alpha:
+            values[..., :3] /= np.where(values[..., 3:] > 0, values[..., 3:], 1)
+        linear = values[..., :3].clip(0, 1)
+        values[..., :3] = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+        return to_uint8(values, str(file))
+
+
 def _pixels(image: Image.Image, file: Path) -> np.ndarray:
     """Return uint8 [H, W, 3 or 4] of any PIL mode; 16-bit grey levels are scaled, not clipped."""
     if image.mode.startswith("I"):
@@ -93,7 +111,7 @@ def read_video(file: Path, pick: slice) -> Decoded:
     total = 0
     try:
         # Old files carry titles that are not UTF-8; they do not matter here.
-        with av.open(str(file), metadata_errors="ignore") as container:
+        with av.open(file_url(file), metadata_errors="ignore") as container:
             stream = _video_stream(container, file)
             aspect = float(stream.sample_aspect_ratio or 1)
             if not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:

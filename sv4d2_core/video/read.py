@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,6 @@ from torch import Tensor
 
 from .decode import (
     DEFAULT_FPS,
-    IMAGE_SUFFIXES,
     Decoded,
     read_animation,
     read_image,
@@ -22,60 +18,32 @@ from .decode import (
     reason,
     to_uint8,
 )
+from .places import IMAGE_SUFFIXES, LINEAR_SUFFIXES, Place, find_pictures
 
 _FPS_RANGE = (0.1, 1000.0)
 _LOWEST_WHITE = 128  # masks that stay below it everywhere hold labels (0 and 1), not opacity
 _CHROMA_NOISE = 8  # difference of the channels (0..255) that lossy compression leaves in a grey picture
 
 
-def read_pictures(path: str | Path, pick: slice) -> Decoded:
-    """Return the picked pictures. ``path`` and errors as `load_clip`; start and step of ``pick`` are set."""
+def read_pictures(path: str | Path | list[Path], pick: slice) -> Decoded:
+    """Return the picked pictures of a path or of images that were found.
+
+    ``path`` and errors are as of `load_clip`; start and step of ``pick`` are set.
+    """
     try:
-        files = _find(path)
+        place = Place(path, [], ()) if isinstance(path, list) else find_pictures(path)
     except FileNotFoundError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError) as error:
         raise ValueError(f"Expected a path; got {str(path)!r}: {reason(error)}. Check the path.") from error
-    if len(files) > 1:
-        return Decoded([read_image(file) for file in files[pick]], len(files))
-    read = read_animation if files[0].suffix.lower() in IMAGE_SUFFIXES else read_video
-    return read(files[0], pick)
-
-
-def _find(path: str | Path) -> list[Path]:
-    """Return the one file, or the images of a folder or pattern in natural order."""
-    if "\0" in str(path):
-        raise ValueError("it holds a NUL byte")
-    place = Path(path).expanduser()
-    if place.is_file():
-        return [place]
-    if place.is_dir():
-        # A link to nothing counts, so that it is named when it is opened, not silently left out.
-        found = [file for file in place.iterdir() if not file.is_dir()]
-    elif glob.has_magic(str(path)):
-        found = [file for file in map(Path, glob.glob(str(place), recursive=True)) if not file.is_dir()]
-        if len(found) == 1:
-            return found
+    first, notes = place.files[0], place.notes
+    if len(place.files) > 1:
+        made = Decoded([read_image(file) for file in place.files[pick]], len(place.files))
     else:
-        link = f", a link to {os.readlink(place)}" if place.is_symlink() else ""
-        raise FileNotFoundError(
-            f"Expected a video, an image, a folder or a pattern; there is nothing at {path}{link}."
-        )
-    # A leading dot marks what systems leave beside the files, such as macOS' ._0001.png.
-    visible = [file for file in found if not file.name.startswith(".")]
-    images = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise FileNotFoundError(
-            f"Expected images ({' '.join(IMAGE_SUFFIXES)}) in {path}; got {len(found)} files, no "
-            f"image among them. Give the folder that holds the frames, or one video file."
-        )
-    return sorted(images, key=natural_key)
-
-
-def natural_key(file: Path) -> list[tuple[int, str]]:
-    """Sort key by which frame_2 comes before frame_10."""
-    parts = re.split(r"([0-9]+)", file.as_posix().lower())
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+        made = (read_animation if first.suffix.lower() in IMAGE_SUFFIXES else read_video)(first, pick)
+    if first.suffix.lower() in LINEAR_SUFFIXES:
+        notes = (*notes, "linear light turned into sRGB; what is brighter than white is cut")
+    return replace(made, notes=(*notes, *made.notes), masks=place.masks)
 
 
 @dataclass(frozen=True)
@@ -165,14 +133,16 @@ def load_clip(
     start: int = 0,
     every: int = 1,
     fps: float | None = None,  # None: the source's rate (8 for images) divided by ``every``
-    mask: str | Path | None = None,  # as ``path``, picked like the frames; one mask serves all
+    mask: str | Path | list[Path] | None = None,  # as ``path``, picked like the frames; one mask serves all
 ) -> Clip:
-    """Return the clip in a file, a folder of images or the images of a glob pattern (in natural order).
+    """Return the clip in a file, or in the images of a folder or pattern (``*.png``, ``%04d.png``).
 
-    In a mask white (or opaque, where it has transparency) is the object, in a coloured one all but black.
+    Of a folder one group of names that differ in a number is taken, ordered by it; a group of masks beside
+    it serves where ``mask`` is None. In a mask white (or opaque, where it has transparency) is the object,
+    in a coloured one all but black.
 
     Raises FileNotFoundError where nothing is there, or a folder or pattern gives no images; ValueError for
-    files that cannot be read or hold no such frames, sizes or counts that do not fit.
+    several groups, files that cannot be read or hold no such frames, sizes or counts that do not fit.
     """
     pick = _pick(frames, start, every)
     if fps is not None:
@@ -182,6 +152,9 @@ def load_clip(
     if not pictures:
         raise ValueError(_too_few(start, path, source.total))
     masks = None
+    if mask is None and source.masks:
+        mask = source.masks
+        notes = (*notes, f"masks beside the frames taken: {mask[0].name} to {mask[-1].name}")
     if mask is not None:
         read = read_pictures(mask, pick)
         given, notes = read.pictures, (*notes, *(f"masks: {note}" for note in read.notes))
@@ -210,7 +183,9 @@ def _too_few(start: int, path: str | Path, total: int) -> str:
     return f"Expected at least {start + 1} frames in {path}; got {total}. Lower start."
 
 
-def _numbered(path: str | Path, count: int) -> list[str]:
+def _numbered(path: str | Path | list[Path], count: int) -> list[str]:
+    if isinstance(path, list):
+        return [*map(str, path[:count])]
     return [f"number {i + 1} of {path}" for i in range(count)]
 
 
