@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..views import ViewGrid
 from .read import Clip
@@ -11,6 +13,8 @@ from .read import Clip
 NEAR_WHITE = 250  # mean of RGB (0..255) up to which a pixel on white is foreground; the reference's rule
 SPECK_SHARE = 0.0005  # of the frame; a smaller connected part is dirt, not the object
 _LARGEST_BORDER_SHARE = 0.8  # of the border may be foreground where the background is called white
+_LEAST_SHARE = 1e-6
+_NEARLY_WHITE = 0.01  # squared distance from white, of 3, below which a rim's opacity cannot be told
 _HAZE = 8  # opacity of a given mask (0..255) that does not count: networks and video codecs leave it
 
 _HOW_TO_CUT_OUT = (
@@ -23,6 +27,25 @@ def near_white_masks(images: Tensor) -> Tensor:
     """Return 1 where the mean over the channels of images [..., H, W, 3] is at most 250 / 255, else 0."""
     # The small allowance keeps an 8-bit grey of exactly 250 foreground in spite of float rounding.
     return (images.mean(dim=-1) <= (NEAR_WHITE + 1e-2) / 255).to(images.dtype)
+
+
+def soft_masks(
+    images: Tensor,  # [N, H, W, 3] in 0..1, on white
+    masks: Tensor,  # [N, H, W] by the near-white rule, 0 or 1
+) -> Tensor:
+    """Return the masks with the share of each rim pixel that is not white, [N, H, W] in 0..1.
+
+    The rule counts a pixel that an object covers by 3 % in full, and so its white as the object's colour.
+    Here a rim pixel's opacity is what lies between white and the mean colour of the solid pixels around it;
+    thin parts without solid pixels, and what is nearly white itself, stay as they are.
+    """
+    darkness, opaque = (1 - images).movedim(-1, 1), masks[:, None]
+    solid = 1 - F.max_pool2d(1 - opaque, 3, 1, 1)
+    sums = F.avg_pool2d(torch.cat([darkness * solid, solid], dim=1), 5, 1, 2)
+    inner = sums[:, :3] / sums[:, 3:].clamp(min=_LEAST_SHARE)
+    length = (inner**2).sum(1)
+    shares = (darkness * inner).sum(1) / length.clamp(min=_LEAST_SHARE)
+    return torch.where((masks > solid[:, 0]) & (length > _NEARLY_WHITE), shares.clamp(0, 1), masks)
 
 
 def masks_of(grid: ViewGrid) -> Tensor:
