@@ -51,7 +51,8 @@ def test_points_come_from_the_hull_of_the_masks(tmp_path, masked):
             float(distance.median()) == pytest.approx(RADIUS, rel=0.15) and float(distance.max()) < 2 * RADIUS
         )
         front = positions[:, 2] > 0.9 * RADIUS
-        assert front.any() and (colours[front] - round(0.1 * 255)).abs().max() <= 1
+        assert ((colours[front] - round(0.1 * 255)).abs().amax(-1) <= 1).float().mean() > 0.9
+        assert (colours.amin(-1) < 240).float().mean() > 0.98  # not the background's white
 
 
 def test_masks_that_contradict_each_other_are_said(tmp_path):

@@ -245,19 +245,20 @@ def _hull_points(grid: ViewGrid) -> tuple[list[ColouredPoints] | None, tuple[str
 
     None where the masks contradict each other, and a sentence on it.
     """
-    cameras, size = grid.cameras, grid.images.shape[2]
+    cameras, size, masks = grid.cameras, grid.images.shape[2], masks_of(grid)
     try:
-        hull = visual_hull(masks_of(grid), cameras, _POINTS_RESOLUTION)
+        hull = visual_hull(masks, cameras, _POINTS_RESOLUTION)
     except ValueError as error:
         return None, (f"No points to start from: {error}",)
     clouds = []
     for t in range(grid.n_frames):
         points = surface_points(hull, t)
-        nearest = (points[:, None] - cameras.c2w_opengl()[:, :3, 3].to(points)).norm(dim=-1).argmin(1)
-        colours = torch.zeros_like(points)
-        for v in range(cameras.n_views + 1):
+        colours, least = torch.ones_like(points), torch.full((len(points),), torch.inf)
+        for v, eye in enumerate(cameras.c2w_opengl()[:, :3, 3].to(points)):
             column, row, _ = project(points, cameras, v, size)
-            colours = torch.where((nearest == v)[:, None], grid.images[t, v, row, column], colours)
+            distance = (points - eye).norm(dim=-1).where(masks[t, v, row, column] >= 0.5, torch.inf)
+            colours[distance < least] = grid.images[t, v, row, column][distance < least]
+            least = least.minimum(distance)
         clouds.append(ColouredPoints(points, colours))
     return clouds, (f"{sum(len(cloud.positions) for cloud in clouds)} points on the hull of the masks.",)
 
