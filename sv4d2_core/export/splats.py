@@ -70,7 +70,7 @@ _AFTER_REST = ("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "ro
 SH_DEGREE = 3  # what readers expect that look at the number of columns, the reference trainer's first
 
 
-def _ply_bytes(gaussians: GaussiansAt, sh_degree: int = SH_DEGREE) -> bytes:
+def _ply_bytes(gaussians: GaussiansAt, sh_degree: int) -> bytes:
     """Return a 3DGS PLY file: binary little endian, 62 float32 per Gaussian, 17 of degree 0.
 
     The normal is 0; f_dc, the colour, is (c - 1/2) / Y_00; f_rest, which would change it with the direction,
@@ -100,7 +100,7 @@ _EXTENSION = "KHR_gaussian_splatting"
 _POINTS = 0
 
 
-def _glb_bytes(gaussians: GaussiansAt) -> bytes:
+def _glb_bytes(gaussians: GaussiansAt, _sh_degree: int) -> bytes:
     """Return a GLB file of Gaussians as points in our world, which is glTF's (+y up).
 
     SCALE is linear, the colour (c - 1/2) / Y_00 of sRGB; COLOR_0 is for programs that know only points.
@@ -131,7 +131,7 @@ def _glb_bytes(gaussians: GaussiansAt) -> bytes:
 _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
 
 
-def _splat_bytes(gaussians: GaussiansAt) -> bytes:
+def _splat_bytes(gaussians: GaussiansAt, _sh_degree: int) -> bytes:
     """Return a ``.splat`` file, in the axes of 3DGS: no header, 32 bytes per Gaussian.
 
     The largest volume times opacity comes first, as viewers show parts. Source: antimatter15/splat's format.
@@ -147,7 +147,7 @@ def _splat_bytes(gaussians: GaussiansAt) -> bytes:
 
 
 NAMES = re.compile(r"sequence\.json|splat_\d{5}\.(ply|splat|glb)")
-_CONTENTS = {"splat": _splat_bytes, "glb": _glb_bytes}
+_CONTENTS = {"ply": _ply_bytes, "splat": _splat_bytes, "glb": _glb_bytes}
 
 
 def write_splats(
@@ -159,11 +159,7 @@ def write_splats(
     overwrite: bool = False,
 ) -> int:
     """Write Gaussians of our world as ply, splat or glb and return the size; see `checked`, `write_file`."""
-    return write_file(Path(path), _content(gaussians, kind, sh_degree), overwrite)
-
-
-def _content(gaussians: GaussiansAt, kind: str, sh_degree: int) -> bytes:
-    return _ply_bytes(gaussians, sh_degree) if kind == "ply" else _CONTENTS[kind](gaussians)
+    return write_file(Path(path), _CONTENTS[kind](gaussians, sh_degree), overwrite)
 
 
 def write_splat_sequence(
@@ -177,7 +173,7 @@ def write_splat_sequence(
     overwrite: bool = False,
 ) -> list[Path]:
     """Write Gaussians of our world as ply, splat or glb, a set per time; see `write_sequence`, `checked`."""
-    contents = (_content(gaussians, kind, sh_degree) for gaussians in frames)
+    contents = (_CONTENTS[kind](gaussians, sh_degree) for gaussians in frames)
     axes = _WORLD_FRAME if kind == "glb" else _SPLAT_FRAME
     return write_sequence(
         folder, contents, times, fps, stem="splat", kind=kind, own_names=NAMES, overwrite=overwrite, axes=axes

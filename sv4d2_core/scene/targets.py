@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 Resynthesize = Callable[[ViewGrid, float], ViewGrid]  # (rendered views, strength) -> new views
 
 _LEAST_SHARE = 0.001  # of all pixels: smaller silhouettes hold no shape
-_BY_RULE = 0.9999  # of a mask's pixels as the near-white rule has them, but for rounding
 _SLACK = 0.5  # a colour nearer to length 1 is a normal; those of black, grey and white are not
 RING_ELEVATIONS_DEG = (15.0, -15.0)  # of rings of novel cameras, relative to the input view
 _FROM_POLE = 5.0  # degrees that cameras of rings stay away
@@ -55,7 +54,7 @@ def checked_views(views: ViewGrid) -> ViewGrid:
     else:
         masks = views.masks.detach().cpu().float()
         _check_range("masks", masks)
-    masks = _without_white_rims(images, masks)
+    masks = soft_masks(images, masks)
     _check_silhouettes(masks)
     if float((images - images[:1, :1, :1, :1]).abs().max()) < 1 / 255:
         raise ValueError(
@@ -63,15 +62,6 @@ def checked_views(views: ViewGrid) -> ViewGrid:
             f"{images[0, 0, 0, 0].tolist()}. Check where the views come from."
         )
     return replace(views, images=images.clamp(0, 1), masks=masks.clamp(0, 1), latents=None)
-
-
-def _without_white_rims(images: Tensor, masks: Tensor) -> Tensor:
-    """Return masks [T, V + 1, H, W], those by the near-white rule softened: a fit would learn their white."""
-    by_rule = (masks == near_white_masks(images)).flatten(2).float().mean(-1) > _BY_RULE
-    softened = masks.clone()
-    for t in range(len(masks)):
-        softened[t] = torch.where(by_rule[t, :, None, None], soft_masks(images[t], masks[t]), masks[t])
-    return softened
 
 
 def _check_range(name: str, values: Tensor) -> None:

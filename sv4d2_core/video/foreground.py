@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from .read import Clip
 NEAR_WHITE = 250  # mean of RGB (0..255) up to which a pixel on white is foreground; the reference's rule
 SPECK_SHARE = 0.0005  # of the frame; a smaller connected part is dirt, not the object
 _LARGEST_BORDER_SHARE = 0.8  # of the border may be foreground where the background is called white
-_LEAST_SHARE = 1e-6
+_ROUNDING = 1e-4  # share of a mask that may be off the rule, or sum of it that is nothing
 _NEARLY_WHITE = 0.01  # squared distance from white, of 3, below which a rim's opacity cannot be told
 _HAZE = 8  # opacity of a given mask (0..255) that does not count: networks and video codecs leave it
 
@@ -29,23 +31,26 @@ def near_white_masks(images: Tensor) -> Tensor:
     return (images.mean(dim=-1) <= (NEAR_WHITE + 1e-2) / 255).to(images.dtype)
 
 
-def soft_masks(
-    images: Tensor,  # [N, H, W, 3] in 0..1, on white
-    masks: Tensor,  # [N, H, W] by the near-white rule, 0 or 1
-) -> Tensor:
-    """Return the masks with the share of each rim pixel that is not white, [N, H, W] in 0..1.
+def soft_masks(images: Tensor, masks: Tensor) -> Tensor:
+    """Return masks [..., H, W] of images [..., H, W, 3] on white, those by the near-white rule softened.
 
-    The rule counts a pixel that an object covers by 3 % in full, and so its white as the object's colour.
-    Here a rim pixel's opacity is what lies between white and the mean colour of the solid pixels around it;
-    thin parts without solid pixels, and what is nearly white itself, stay as they are.
+    The rule takes a pixel that an object covers by 3 % for the object, and a fit would learn its white. Here
+    a rim pixel's opacity is its share between white and the mean colour of the solid pixels around it; thin
+    parts without solid pixels, and what is nearly white itself, stay as they are.
     """
-    darkness, opaque = (1 - images).movedim(-1, 1), masks[:, None]
-    solid = 1 - F.max_pool2d(1 - opaque, 3, 1, 1)
-    sums = F.avg_pool2d(torch.cat([darkness * solid, solid], dim=1), 5, 1, 2)
-    inner = sums[:, :3] / sums[:, 3:].clamp(min=_LEAST_SHARE)
-    length = (inner**2).sum(1)
-    shares = (darkness * inner).sum(1) / length.clamp(min=_LEAST_SHARE)
-    return torch.where((masks > solid[:, 0]) & (length > _NEARLY_WHITE), shares.clamp(0, 1), masks)
+    softened = masks.clone()
+    for index in product(*map(range, masks.shape[:-2])):
+        image, mask = images[index], masks[index]
+        if (mask != near_white_masks(image)).float().mean() > _ROUNDING:
+            continue
+        darkness, opaque = (1 - image).movedim(-1, 0), mask[None]
+        solid = 1 - F.max_pool2d(1 - opaque, 3, 1, 1)
+        sums = F.avg_pool2d(torch.cat([darkness * solid, solid]), 5, 1, 2)
+        inner = sums[:3] / sums[3].clamp(min=_ROUNDING)
+        length = (inner**2).sum(0)
+        shares = ((darkness * inner).sum(0) / length.clamp(min=_ROUNDING)).clamp(0, 1)
+        softened[index] = torch.where((mask > solid[0]) & (length > _NEARLY_WHITE), shares, mask)
+    return softened
 
 
 def masks_of(grid: ViewGrid) -> Tensor:

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +51,7 @@ def find_pictures(path: str | Path) -> Place:
     if place.is_dir():
         # A link to nothing counts, so that it is named when it is opened, not silently left out.
         found = [file for file in place.iterdir() if not file.is_dir()]
-    elif is_pattern(str(path)):
+    elif glob.has_magic(str(path)) or _PRINTF.search(str(path)):
         found = [file for file in matches(path) if not file.is_dir()]
         if len(found) == 1:
             return Place(found, [], ())
@@ -79,11 +80,6 @@ def natural_key(file: Path) -> list[tuple[int, str]]:
 def file_url(path: str | Path) -> str:
     """Return a path for FFmpeg, which takes what stands before a colon for a protocol."""
     return f"file:{path}"
-
-
-def is_pattern(path: str) -> bool:
-    """Return whether a path may stand for several files: ``*``, ``?``, ``[``, ``%04d`` or ``####``."""
-    return glob.has_magic(path) or _PRINTF.search(path) is not None
 
 
 def matches(pattern: str | Path) -> list[Path]:
@@ -118,11 +114,15 @@ def _one_group(images: list[Path], path: str) -> Place:
     # One name many times over is how browsers number downloads.
     kept = [file for file in images if file not in copies or len(copies) == len(images) - 1]
     folder = Path(os.path.commonpath([file.parent for file in images]))
-    groups = _grouped(kept, folder)
+    groups = [*_grouped(kept, folder)]
     several = [group for group in groups if group.numbers and len(group.files) > 1]
     stems = [group.files[0].stem for group in groups]
     if not several and len(groups) > 1 and not any(a != b and b.startswith(a) for a in stems for b in stems):
-        return Place(images, [], (f"names without a number in common, taken in order: {_listed(images)}",))
+        return Place(
+            images,
+            [],
+            (f"names without a number in common, taken in order: {_listed(images)}",),
+        )
     several = several or groups
     several = [group for group in several if not _BESIDE.search(group.pattern)] or several
     clips = [group for group in several if not _MASK.search(group.pattern)] or several
@@ -131,7 +131,7 @@ def _one_group(images: list[Path], path: str) -> Place:
         counts = [f"{folder / group.pattern} ({len(group.files)})" for group in several]
         raise ValueError(
             f"Expected the frames of one clip in {path}; got {len(counts)} groups of names: "
-            f"{', '.join(counts[:_SHOWN])}{' ...' if len(counts) > _SHOWN else ''}. Give the pattern of one."
+            f"{_listed(counts)}. Give the pattern of one."
         )
     clip, notes = clips[0], []
     by_number = {n: file for group in masks for n, file in zip(group.numbers, group.files, strict=True)}
@@ -141,31 +141,28 @@ def _one_group(images: list[Path], path: str) -> Place:
         beside = []
     if left_out := [file for file in images if file not in {*clip.files, *beside}]:
         notes.append(f"{len(clip.files)} frames are {clip.pattern}; left out: {_listed(left_out)}")
-    return Place(clip.files, beside, (*notes, *_uneven(clip)))
+    return Place(clip.files, beside, (*notes, *_uneven(clip.numbers)))
 
 
-def _listed(files: list[Path]) -> str:
-    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
-    return ", ".join(file.name for file in files[:_SHOWN]) + more
+def _listed(items: Sequence[str | Path]) -> str:
+    names = [item.name if isinstance(item, Path) else item for item in items[:_SHOWN]]
+    return ", ".join(names) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
 
 
-def _uneven(clip: _Group) -> list[str]:
-    """Return what to say about numbers that do not count evenly, or from below 0."""
-    steps = [b - a for a, b in pairwise(clip.numbers)]
-    usual = Counter(steps).most_common(1)[0][0] if steps else 0
-    rising = all(step > 0 for step in steps)  # else they are seconds of a clock
-    gaps = [f"{a} to {b}" for a, b in pairwise(clip.numbers) if rising and b - a != usual]
-    notes = [f"frame numbers begin below 0, at {clip.numbers[0]}"] if min(clip.numbers, default=0) < 0 else []
-    if gaps:
-        shown = ", ".join(gaps[:_SHOWN]) + (" ..." if len(gaps) > _SHOWN else "")
-        notes.append(
-            f"gaps in the frames' numbers: {len(gaps)} (from {shown}); they are taken as evenly timed"
-        )
-    return notes
+def _uneven(numbers: list[int]) -> Iterator[str]:
+    """Yield what to say about numbers that do not count evenly, or from below 0."""
+    if min(numbers, default=0) < 0:
+        yield f"frame numbers begin below 0, at {numbers[0]}"
+    steps = Counter(b - a for a, b in pairwise(numbers))
+    # Where they fall they are seconds of a clock.
+    if len(steps) > 1 and min(steps) > 0:
+        usual = steps.most_common(1)[0][0]
+        gaps = [f"{a} to {b}" for a, b in pairwise(numbers) if b - a != usual]
+        yield f"gaps in the frames' numbers, taken as evenly timed: {_listed(gaps)}"
 
 
-def _grouped(images: list[Path], folder: Path) -> list[_Group]:
-    """Return images by what their names are but for numbers, and by suffix where a name has several."""
+def _grouped(images: list[Path], folder: Path) -> Iterator[_Group]:
+    """Yield images by what their names are but for a number, and by suffix where a name has several."""
     stems = {file: file.relative_to(folder).with_suffix("").as_posix() for file in images}
     times = Counter(stem.lower() for stem in stems.values())
     kinds: dict[tuple[str, str], list[Path]] = {}
@@ -173,36 +170,24 @@ def _grouped(images: list[Path], folder: Path) -> list[_Group]:
         words = _NUMBER.sub("#", stem.lower())
         suffix = file.suffix.lower() if times[stem.lower()] > 1 else ""
         kinds.setdefault((words if "#" in words else "", suffix), []).append(file)
-    groups = []
     for (words, _), files in kinds.items():
-        if words:
-            groups += _sequences(files, stems)
-        else:
-            groups.append(_Group(files, [], str(files[0].relative_to(folder))))
-    return groups
-
-
-def _sequences(files: list[Path], stems: dict[Path, str]) -> list[_Group]:
-    """Return names that differ in numbers alone, split where they differ in more than one."""
-    columns = [
-        [*map(int, column)] for column in zip(*(_NUMBER.findall(stems[f]) for f in files), strict=True)
-    ]
-    # A hyphen before every number only parts it from the name.
-    columns = [[*map(abs, column)] if max(column) < 0 else column for column in columns]
-    frame = max(range(len(columns)), key=lambda c: (len(set(columns[c])), c))
-    tell_apart = len(set(columns[frame])) == len(files)
-    parts: dict[tuple[int, ...], list[tuple[int, Path]]] = {}
-    for *row, file in sorted(zip(*columns, files, strict=True)):
-        key = () if tell_apart else (*row[:frame], *row[frame + 1 :])
-        parts.setdefault(key, []).append((row[frame], file))
-    groups = []
-    for part in parts.values():
-        numbers, names = [number for number, _ in part], [file for _, file in part]
-        found = [[*_NUMBER.finditer(stems[file])][frame] for file in names]
-        digits = {len(match.group().lstrip("-")) for match in found}
-        width = f"0{min(digits)}" if len(digits) == 1 and digits != {1} else ""
-        last, stem = found[-1], stems[names[-1]]  # the last is not below 0
-        start = last.end() - len(last.group().lstrip("-"))
-        pattern = f"{stem[:start]}%{width}d{stem[last.end() :]}{names[-1].suffix}"
-        groups.append(_Group(names, numbers, pattern))
-    return groups
+        if not words:
+            yield _Group(files, [], str(files[0].relative_to(folder)))
+            continue
+        columns = [[*map(int, c)] for c in zip(*(_NUMBER.findall(stems[f]) for f in files), strict=True)]
+        # A hyphen before every number only parts it from the name.
+        columns = [[*map(abs, column)] if max(column) < 0 else column for column in columns]
+        frame = max(range(len(columns)), key=lambda c: (len(set(columns[c])), c))
+        alone = len(set(columns[frame])) == len(files)  # else the other numbers tell clips apart
+        clips: dict[tuple[int, ...], list[tuple[int, Path]]] = {}
+        for *row, file in sorted(zip(*columns, files, strict=True)):
+            clips.setdefault(() if alone else (*row[:frame], *row[frame + 1 :]), []).append(
+                (row[frame], file)
+            )
+        for clip in clips.values():
+            numbers, names = zip(*clip, strict=True)
+            digits = [*_NUMBER.findall(stems[names[0]]), ""]
+            digits[frame] = "%d"
+            parts = zip(_NUMBER.split(stems[names[0]]), digits, strict=True)
+            pattern = "".join(word + number for word, number in parts) + names[0].suffix
+            yield _Group([*names], [*numbers], pattern)
