@@ -145,7 +145,7 @@ _CHECKSUM = "checksum"
 def _checksum(tensors: dict[str, Tensor]) -> str:
     checksum = 0
     for key in sorted(tensors):
-        checksum = zlib.crc32(tensors[key].flatten().view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(tensors[key].flatten().view(torch.uint8).numpy().data, checksum)
     return f"{checksum:08x}"
 
 
