@@ -18,6 +18,7 @@ from ..video.read import (
     DEFAULT_FPS,
     IMAGE_SUFFIXES,
     Clip,
+    Pick,
     mask_opacity,
     natural_key,
     read_pictures,
@@ -139,7 +140,7 @@ def _read_picture(file: Path, name: str) -> np.ndarray:
             f"Expected the picture {file} of {name}; there is no such file. Bring it back, or remove the "
             f"frame."
         )
-    return read_pictures(file, slice(0, 1, 1)).pictures[0]
+    return read_pictures(file, Pick(count=1)).pictures[0]
 
 
 def read_any_views(
