@@ -18,6 +18,7 @@ from ..video.places import IMAGE_SUFFIXES, natural_key
 from ..video.read import (
     DEFAULT_FPS,
     Clip,
+    Pick,
     mask_opacity,
     read_pictures,
     stack_pictures,
@@ -138,7 +139,7 @@ def _read_picture(file: Path, name: str) -> np.ndarray:
             f"Expected the picture {file} of {name}; there is no such file. Bring it back, or remove the "
             f"frame."
         )
-    return read_pictures(file, slice(0, 1, 1)).pictures[0]
+    return read_pictures(file, Pick(count=1)).pictures[0]
 
 
 def read_any_views(

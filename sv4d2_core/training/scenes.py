@@ -34,7 +34,7 @@ from ..files import (
 )
 from ..video.foreground import SPECK_SHARE, masks_of, near_white_masks
 from ..video.places import IMAGE_SUFFIXES, natural_key
-from ..video.read import read_pictures
+from ..video.read import Pick, read_pictures
 from ..views import ViewGrid
 from ..world.body import Creature, framed, parts_at
 from ..world.render import render_parts
@@ -189,7 +189,7 @@ def _wrong_pictures(files: list[Path], known: str) -> Iterator[str]:
     for file in files:
         if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
             try:
-                height, width = read_pictures(file, slice(0, 1, 1)).pictures[0].shape[:2]
+                height, width = read_pictures(file, Pick(count=1)).pictures[0].shape[:2]
                 sizes[width, height] += 1
             except (ValueError, OSError) as error:
                 if str(file) not in known:

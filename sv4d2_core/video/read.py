@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from torch import Tensor
 
 from .decode import (
     DEFAULT_FPS,
+    UNCONVERTED,
     Decoded,
+    Pick,
     read_animation,
-    read_image,
+    read_images,
     read_video,
     reason,
     to_uint8,
@@ -22,28 +26,25 @@ from .places import IMAGE_SUFFIXES, LINEAR_SUFFIXES, Place, find_pictures
 
 _FPS_RANGE = (0.1, 1000.0)
 _LOWEST_WHITE = 128  # masks that stay below it everywhere hold labels (0 and 1), not opacity
+ALPHAS = ("auto", "straight", "premultiplied")
+_LOSSY, _FEW_ABOVE, _FEWEST_SOFT = 8, 0.01, 32  # levels, share and number of soft pixels that decide on alpha
 _CHROMA_NOISE = 8  # difference of the channels (0..255) that lossy compression leaves in a grey picture
 
 
-def read_pictures(path: str | Path | list[Path], pick: slice) -> Decoded:
-    """Return the picked pictures of a path or of images that were found.
-
-    ``path`` and errors are as of `load_clip`; start and step of ``pick`` are set.
-    """
+def read_pictures(path: str | Path | list[Path], pick: Pick) -> Decoded:
+    """Return the picked pictures of a path, or of images that were found. Errors as `load_clip`."""
     try:
         place = Place(path, [], ()) if isinstance(path, list) else find_pictures(path)
     except FileNotFoundError:
         raise
     except (OSError, RuntimeError) as error:
         raise ValueError(f"Expected a path; got {str(path)!r}: {reason(error)}. Check the path.") from error
-    first, notes = place.files[0], place.notes
-    if len(place.files) > 1:
-        made = Decoded([read_image(file) for file in place.files[pick]], len(place.files))
+    first, suffix = place.files[0], place.files[0].suffix.lower()
+    if len(place.files) > 1 or suffix in LINEAR_SUFFIXES:
+        made = read_images(place.files, pick)
     else:
-        made = (read_animation if first.suffix.lower() in IMAGE_SUFFIXES else read_video)(first, pick)
-    if first.suffix.lower() in LINEAR_SUFFIXES:
-        notes = (*notes, "linear light turned into sRGB; what is brighter than white is cut")
-    return replace(made, notes=(*notes, *made.notes), masks=place.masks)
+        made = (read_animation if suffix in IMAGE_SUFFIXES else read_video)(first, pick)
+    return replace(made, notes=(*place.notes, *made.notes), masks=place.masks)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Clip:
     masks: np.ndarray | None = None  # uint8 [T, H, W] opacity, 0..255; wins over alpha
     name: str = ""  # where the clip came from, for messages
     notes: tuple[str, ...] = ()  # what the reader decided for the user, one line each
+    source_frames: tuple[int, ...] = ()  # the number of each frame in its source, counted from 0
 
     def __post_init__(self) -> None:
         shape = self.frames.shape
@@ -107,23 +109,25 @@ class Clip:
         frames: int | None = None,
         start: int = 0,
         every: int = 1,
+        alpha: str = "auto",
     ) -> Clip:
         """Return a clip, in 8 bits, of the images that are picked as in `load_clip`.
 
         There may be a mask for each image, for each that is taken, or a single one. Raises ValueError: wrong
         shapes or counts, NaN or infinite values, a range that is not 0..1.
         """
-        pick = _pick(frames, start, every)
+        pick = Pick(start, every, frames).numbers
         if 0 < len(images) <= start:
             raise ValueError(_too_few(start, name or "the clip", len(images)))
-        picked = to_uint8(images[pick], "images")
+        picked, numbers = to_uint8(images[pick], "images"), tuple(range(len(images))[pick])
+        picked, notes = straight_alpha(picked, alpha)
         if masks is None:
-            return cls(picked, float(fps), None, name)
+            return cls(picked, float(fps), None, name, notes, numbers)
         masks = masks[None] if masks.ndim == 2 else masks
         opacity = to_uint8(masks[pick] if len(masks) == len(images) else masks, "masks")
         if len(opacity) == 1:
             opacity = np.repeat(opacity, len(picked), axis=0)
-        return cls(picked, float(fps), opacity, name)
+        return cls(picked, float(fps), opacity, name, notes, numbers)
 
 
 def load_clip(
@@ -132,42 +136,102 @@ def load_clip(
     frames: int | None = 21,  # at most; None: all
     start: int = 0,
     every: int = 1,
-    fps: float | None = None,  # None: the source's rate (8 for images) divided by ``every``
+    fps: float | None = None,  # of the result; None: by the picked frames' times (8 / every for images)
     mask: str | Path | list[Path] | None = None,  # as ``path``, picked like the frames; one mask serves all
+    alpha: str = "auto",  # straight, premultiplied, or auto: as the colours over soft pixels show
 ) -> Clip:
     """Return the clip in a file, or in the images of a folder or pattern (``*.png``, ``%04d.png``).
 
     Of a folder one group of names that differ in a number is taken, ordered by it; a group of masks beside
-    it serves where ``mask`` is None. In a mask white (or opaque, where it has transparency) is the object,
-    in a coloured one all but black.
+    it serves where ``mask`` is None. With ``fps`` a source that has times (a video, an animation) is
+    resampled by time: frame k is the one nearest to k * every / fps seconds after frame ``start``. Images
+    have no times: fps only sets their pace.
+
+    In a mask white (or opaque, where it has transparency) is the object, in a coloured one all but black.
 
     Raises FileNotFoundError where nothing is there, or a folder or pattern gives no images; ValueError for
     several groups, files that cannot be read or hold no such frames, sizes or counts that do not fit.
     """
-    pick = _pick(frames, start, every)
+    pick = Pick(start, every, frames, fps)
     if fps is not None:
         _check_fps(fps, str(path))
     source = read_pictures(path, pick)
-    pictures, notes = source.pictures, source.notes
-    if not pictures:
+    if not source.pictures:
         raise ValueError(_too_few(start, path, source.total))
-    masks = None
-    if mask is None and source.masks:
-        mask = source.masks
-        notes = (*notes, f"masks beside the frames taken: {mask[0].name} to {mask[-1].name}")
-    if mask is not None:
-        read = read_pictures(mask, pick)
-        given, notes = read.pictures, (*notes, *(f"masks: {note}" for note in read.notes))
-        if read.total == 1:
-            given = read_pictures(mask, slice(0, 1, 1)).pictures * len(pictures)
-        if len(given) != len(pictures):
-            raise ValueError(
-                f"Expected {len(pictures)} masks in {mask}, one for each frame, or a single one; got "
-                f"{len(given)} of {read.total}. Make the masks from the same frames."
-            )
-        masks = stack_pictures([mask_opacity(picture) for picture in given], _numbered(mask, len(given)))
-    stacked = stack_pictures(pictures, _numbered(path, len(pictures)))
-    return Clip(stacked, source.fps / every if fps is None else float(fps), masks, str(path), notes)
+    masks, notes = None, source.notes
+    if mask is None and (beside := source.masks):
+        mask, notes = (
+            beside,
+            (*notes, f"masks beside the frames taken: {beside[0].name} to {beside[-1].name}"),
+        )
+    with hdr_first(notes):
+        if mask is not None:
+            read = _read_masks(mask, path, pick, source)
+            notes += tuple(f"masks: {note}" for note in read.notes if "colour" not in note)
+            opacities = [mask_opacity(picture) for picture in read.pictures]
+            masks = stack_pictures(opacities, _numbered(mask, len(opacities)))
+        stacked = stack_pictures(source.pictures, _numbered(path, len(source.pictures)))
+        stacked, said = straight_alpha(stacked, alpha)
+        rate = source.fps if fps is None else float(fps)
+        return Clip(stacked, rate, masks, str(path), notes + said, tuple(source.numbers))
+
+
+@contextmanager
+def hdr_first(notes: Sequence[str]) -> Iterator[None]:
+    """Let errors about a clip begin with its HDR where that could not be converted."""
+    try:
+        yield
+    except ValueError as error:
+        if said := [note for note in notes if note.startswith(UNCONVERTED)]:
+            raise ValueError(" ".join([*said, str(error)])) from error
+        raise
+
+
+def _read_masks(mask: str | Path | list[Path], path: str | Path, pick: Pick, source: Decoded) -> Decoded:
+    """Return a mask picture for each frame of the source, by number or, where the rates differ, by time."""
+    wanted, numbers = len(source.pictures), source.numbers
+    read = read_pictures(mask, replace(pick, fps=None) if pick.fps is None else Pick(count=numbers[-1] + 1))
+    if read.total == 1:
+        single = read.pictures or read_pictures(mask, Pick(count=1)).pictures
+        return replace(read, pictures=single * wanted)
+    if pick.fps is not None:
+        present = [number for number in numbers if number < len(read.pictures)]
+        times = [read.times[number] for number in present] if read.times else []
+        read = replace(read, pictures=[read.pictures[number] for number in present], times=times)
+    (step, _), late = _step_and_length(source), [np.inf]
+    if len(read.times) == wanted == len(source.times):
+        late = np.abs(np.subtract(read.times, source.times))
+    if source.times and read.times and max(late) > step / 2:
+        whole, whole_masks = (read_pictures(place, Pick(every=sys.maxsize)) for place in (path, mask))
+        # As many masks as frames belong to them one by one, whatever rate they were saved at.
+        if whole.total != whole_masks.total:
+            (step, length), (mask_step, mask_length) = map(_step_and_length, (whole, whole_masks))
+            rates = f"{1 / mask_step:.4g} fps to the clip's {1 / step:.4g}"
+            if abs(mask_length - length) > max(step, mask_step):
+                raise ValueError(
+                    f"Expected masks of the clip's length or of its frames; {mask} has {whole_masks.total} "
+                    f"at {1 / mask_step:.4g} fps ({mask_length:.2f} s), {path} has {whole.total} frames at "
+                    f"{1 / step:.4g} fps ({length:.2f} s). Make the masks from the same frames."
+                )
+            read = read_pictures(mask, Pick(times=source.times))
+            read = replace(read, notes=(*read.notes, f"matched by time, {rates}"))
+    if len(read.pictures) != wanted:
+        raise ValueError(
+            f"Expected {wanted} masks in {mask}, one for each frame, or a single one; got "
+            f"{len(read.pictures)} of {read.total}. Make the masks from the same frames."
+        )
+    return read
+
+
+def count_pictures(path: str | Path) -> int:
+    """Return how many pictures there are, all of which are decoded for it."""
+    return read_pictures(path, Pick(every=sys.maxsize)).total
+
+
+def _step_and_length(source: Decoded) -> tuple[float, float]:
+    """Return the mean time between frames, and how long what was seen of a source lasts, seconds."""
+    step = source.seconds / max(source.total - 1, 1) or 1 / source.fps
+    return step, source.seconds + step
 
 
 def _check_fps(fps: float, name: str) -> None:
@@ -189,13 +253,26 @@ def _numbered(path: str | Path | list[Path], count: int) -> list[str]:
     return [f"number {i + 1} of {path}" for i in range(count)]
 
 
-def _pick(frames: int | None, start: int, every: int) -> slice:
-    if (frames is not None and frames < 1) or start < 0 or every < 1:
-        raise ValueError(
-            f"Expected frames >= 1 (or none for all), start >= 0 and every >= 1; got frames = {frames}, "
-            f"start = {start}, every = {every}."
-        )
-    return slice(start, None if frames is None else start + (frames - 1) * every + 1, every)
+def straight_alpha(frames: np.ndarray, alpha: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return frames uint8 [T, H, W, 3 or 4] with straight alpha, and what to say of it.
+
+    Premultiplied colours never exceed their alpha; straight ones do, wherever a border is soft.
+    """
+    if alpha not in ALPHAS:
+        raise ValueError(f"Expected alpha {' or '.join(ALPHAS)}; got {alpha!r}.")
+    if frames.shape[-1] != 4 or alpha == "straight":
+        return frames, ()
+    opacity = frames[..., 3]
+    soft = (opacity > 0) & (opacity < 255)
+    colours, opacities = frames[soft][:, :3].astype(np.uint16), opacity[soft].astype(np.uint16)[:, None]
+    if alpha == "auto":
+        above = np.count_nonzero(colours.max(axis=-1, initial=0) > opacities[:, 0] + _LOSSY)
+        if len(colours) < _FEWEST_SOFT or above > _FEW_ABOVE * len(colours):
+            return frames, ()
+    frames = frames.copy()
+    frames[soft, :3] = ((colours * 255 + opacities // 2) // opacities.clip(1)).clip(max=255)
+    how = "looks premultiplied (no colour above it)" if alpha == "auto" else "is taken for premultiplied"
+    return frames, (f"alpha {how}: colours are divided by it; alpha straight leaves them as they are",)
 
 
 def mask_opacity(picture: np.ndarray) -> np.ndarray:
