@@ -41,6 +41,16 @@ def test_the_area_is_the_covered_one(kind, size):
     assert float((soft[0] - covered).abs().max()) < 0.12
 
 
+def test_masks_off_by_the_rounding_of_colours_are_softened_and_others_stay():
+    image, _ = drawn("disc", 96)
+    hard = near_white_masks(image[None])
+    rounded = hard.clone()
+    rounded[0, :4, 2] = 1
+    shrunk = 1 - F.max_pool2d(1 - hard[None], 3, 1, 1)[0]
+    assert bool((soft_masks(image[None], rounded) != rounded).any())
+    assert torch.equal(soft_masks(image[None], shrunk), shrunk)
+
+
 def test_a_white_object_and_a_line_stay_as_they_are():
     image = torch.ones(1, 32, 32, 3)
     image[:, 8:24, 8:24] = 0.97

@@ -15,7 +15,7 @@ from .read import Clip
 NEAR_WHITE = 250  # mean of RGB (0..255) up to which a pixel on white is foreground; the reference's rule
 SPECK_SHARE = 0.0005  # of the frame; a smaller connected part is dirt, not the object
 _LARGEST_BORDER_SHARE = 0.8  # of the border may be foreground where the background is called white
-_ROUNDING = 1e-4  # share of a mask that may be off the rule, or sum of it that is nothing
+_ROUNDED_SHARE = 0.005  # of the pixels that the rule decides otherwise once colours are of 8 bits
 _NEARLY_WHITE = 0.01  # squared distance from white, of 3, below which a rim's opacity cannot be told
 _HAZE = 8  # opacity of a given mask (0..255) that does not count: networks and video codecs leave it
 
@@ -41,14 +41,15 @@ def soft_masks(images: Tensor, masks: Tensor) -> Tensor:
     softened = masks.clone()
     for index in product(*map(range, masks.shape[:-2])):
         image, mask = images[index], masks[index]
-        if (mask != near_white_masks(image)).float().mean() > _ROUNDING:
+        off_rule = (mask != near_white_masks(image)).float().mean()
+        if (mask != mask.round()).any() or off_rule > _ROUNDED_SHARE:
             continue
         darkness, opaque = (1 - image).movedim(-1, 0), mask[None]
         solid = 1 - F.max_pool2d(1 - opaque, 3, 1, 1)
         sums = F.avg_pool2d(torch.cat([darkness * solid, solid]), 5, 1, 2)
-        inner = sums[:3] / sums[3].clamp(min=_ROUNDING)
+        inner = sums[:3] / sums[3].clamp(min=1e-6)
         length = (inner**2).sum(0)
-        shares = ((darkness * inner).sum(0) / length.clamp(min=_ROUNDING)).clamp(0, 1)
+        shares = ((darkness * inner).sum(0) / length.clamp(min=1e-6)).clamp(0, 1)
         softened[index] = torch.where((mask > solid[0]) & (length > _NEARLY_WHITE), shares, mask)
     return softened
 
