@@ -134,7 +134,8 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
         blank = sum(not tensor.any() for tensor in tensors.values())
         raise ValueError(
             f"Expected a {kind} file as it was written; {path} is damaged (its checksum differs; {blank} of "
-            f"{len(tensors)} tensors hold only zeros). Copy it again, or make it anew."
+            f"{len(tensors)} tensors hold only zeros). Copy it again, or make it anew; where you changed "
+            f"it, leave {_CHECKSUM} out of its metadata."
         )
     return tensors, header
 

@@ -140,7 +140,7 @@ def _kind_of_file(header: Header) -> str:
         return "a safetensors file without tensors"
     if any(mark in key for key in keys for mark in _LORA_MARKS):
         downs = [key for key in keys if any(mark in key for mark in _LORA_DOWNS) and key in header.starts]
-        zeros = sum(header.blank(downs))
+        zeros = sum(header.blank(downs)) if downs else 0
         damage = f", damaged: {zeros} of {len(downs)} of its first factors hold only zeros" if zeros else ""
         return f"a LoRA (changes to a model, not a model){damage}"
     if UNET_PREFIX + _FIRST_KEY in keys:

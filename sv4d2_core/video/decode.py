@@ -23,6 +23,7 @@ from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from ..files import is_out_of_memory
+from .linear import linear_picture
 from .places import LINEAR_SUFFIXES, file_url
 
 DEFAULT_FPS = 8.0
@@ -106,7 +107,7 @@ class Pick:
 def read_image(file: Path, notes: list[str] | None = None) -> np.ndarray:
     """Return an image file upright, as pictures are in `Decoded`; ValueError names what cannot be read."""
     if file.suffix.lower() in LINEAR_SUFFIXES:
-        return _linear_pixels(file, [] if notes is None else notes)
+        return to_uint8(linear_picture(file), str(file))
     with _naming(file), Image.open(file) as image:
         return _pixels(ImageOps.exif_transpose(image), file, [] if notes is None else notes)
 
@@ -244,20 +245,6 @@ def _naming(file: Path) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """Return an error's text as the end of a sentence."""
     return str(error).rstrip(".") or type(error).__name__
-
-
-def _linear_pixels(file: Path, notes: list[str]) -> np.ndarray:
-    """Return a picture of linear light in floats, its colours multiplied by its alpha, as EXR is defined."""
-    with _naming(file), av.open(file_url(file)) as container:
-        frame = next(container.decode(video=0))
-        has_alpha = any(component.is_alpha for component in frame.format.components)
-        values = frame.to_ndarray(format="gbrapf32le" if has_alpha else "gbrpf32le")
-        if has_alpha:
-            values[..., :3] /= np.where(values[..., 3:] > 0, values[..., 3:], 1)
-        linear = values[..., :3].clip(0, 1)
-        values[..., :3] = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-        notes.append("linear light turned into sRGB; what is brighter than white is cut")
-        return to_uint8(values, str(file))
 
 
 def _pixels(image: Image.Image, file: Path, notes: list[str]) -> np.ndarray:

@@ -44,7 +44,8 @@ def read_pictures(path: str | Path | list[Path], pick: Pick) -> Decoded:
         made = read_images(place.files, pick)
     else:
         made = (read_animation if suffix in IMAGE_SUFFIXES else read_video)(first, pick)
-    return replace(made, notes=(*place.notes, *made.notes), masks=place.masks)
+    light = ("linear light shown in sRGB; what is beyond white is cut",) if suffix in LINEAR_SUFFIXES else ()
+    return replace(made, notes=(*place.notes, *light, *made.notes), masks=place.masks)
 
 
 @dataclass(frozen=True)
