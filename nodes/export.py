@@ -89,6 +89,7 @@ class SV4D2Export4D(io.ComfyNode):
                 number("fps", 0.0, (0, 240, 1)),
                 CamerasType.Input("cameras", optional=True),
                 number("smoothing", _DEFAULTS.smoothing, (0, 1000), optional=True),
+                number("sh_degree", _DEFAULTS.sh_degree, (0, 3), optional=True),
             ],
             outputs=[
                 io.String.Output(display_name="file"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..sv4d2_core.diffusion.checkpoint import check_tensors, open_checkpoint
 from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, VAEConfig
 from ..sv4d2_core.diffusion.layout import PREFIXES, read_config, read_unet_only
-from ..sv4d2_core.diffusion.safetensors_stream import read_header
+from ..sv4d2_core.diffusion.safetensors_stream import plain_key, read_header
 from ..sv4d2_core.diffusion.unet import UNet
 from ..sv4d2_core.files import scratch_folder
 from ..sv4d2_core.shipped import TINY_MODEL
@@ -94,7 +94,7 @@ def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, An
     """
     with open_checkpoint(path, variant) as (_, config, networks, _):
         one_encoder = "view_encoder" not in networks
-    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    state_dict = _state_dict(path)
     model = _build_model(state_dict, config, weight_dtype)  # takes the UNet's weights out of the dict
     _remember(model, load_unet, path, variant, weight_dtype)
     vae = _build_vae(state_dict, "frame_encoder", config.vae)
@@ -108,10 +108,14 @@ def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, An
     return model, clip_vision, vae
 
 
+def _state_dict(path: str) -> dict[str, Tensor]:
+    return {plain_key(key): x for key, x in comfy.utils.load_torch_file(path, safe_load=True).items()}
+
+
 def _load_patcher(path: str, variant: str, part: str, **_options: Any) -> Any:
     """Return the patcher of a checkpoint's VAE or image tower, loaded anew; a second encoder stays."""
     config = read_config(read_header(path), variant)
-    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    state_dict = _state_dict(path)
     if part == "vae":
         return _build_vae(state_dict, "frame_encoder", config.vae).patcher
     return _build_clip_vision(state_dict, config.clip).patcher
@@ -128,7 +132,7 @@ def load_unet(path: str, variant: str, weight_dtype: str, disable_dynamic: bool 
     shapes = UNet(config.unet, device="meta").state_dict()
     required = {prefix + key: tuple(tensor.shape) for key, tensor in shapes.items()}
     check_tensors(header, required, _READABLE)
-    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    state_dict = _state_dict(path)
     model = _build_model(state_dict, config, weight_dtype, disable_dynamic)
     _remember(model, load_unet, path, variant, weight_dtype)
     return model

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import folder_paths
@@ -15,9 +17,10 @@ from torch import Tensor
 
 from ..sv4d2_core.shipped import SAMPLE_CLIP
 from ..sv4d2_core.video.crop import CENTERINGS
+from ..sv4d2_core.video.decode import REORIENTED
 from ..sv4d2_core.video.pictures import frame_strip
 from ..sv4d2_core.video.prepare import prepare_clip
-from ..sv4d2_core.video.read import Clip, load_clip
+from ..sv4d2_core.video.read import ALPHAS, Clip, count_pictures, load_clip
 from .host import aliases, choice, described, number, shows_a_picture
 from .preview import picture_preview
 
@@ -41,6 +44,8 @@ class SV4D2PrepareClip(io.ComfyNode):
                 number("object_ratio", 0.9, (0.1, 1, 0.01)),
                 io.Boolean.Input("ignore_specks", default=True),
                 io.Mask.Input("mask", optional=True),
+                io.Boolean.Input("resample", default=False, optional=True),
+                choice("alpha", ALPHAS, optional=True),
             ],
             outputs=[
                 io.Image.Output(display_name="clip"),
@@ -66,22 +71,25 @@ class SV4D2PrepareClip(io.ComfyNode):
         object_ratio: float,
         ignore_specks: bool,
         mask: Tensor | None = None,
+        resample: bool = False,
+        alpha: str = "auto",
     ) -> io.NodeOutput:
-        if isinstance(clip, Tensor):
+        choice = {"frames": frames, "start": start, "every": every, "alpha": alpha}
+        picked = None
+        if not isinstance(clip, Tensor):
+            picked = _read_file(clip, mask, fps=fps if resample else None, **choice)
+        if picked is None:
             images = clip
-        else:
-            images, alpha, rate = _decoded(clip)
-            fps = rate / every
-            mask = alpha if mask is None else mask
-        picked = Clip.from_tensors(
-            images, mask, fps, name="the clip", frames=frames, start=start, every=every
-        )
+            if not isinstance(clip, Tensor):
+                images, opacity, rate = _decoded(clip)
+                fps = rate / every
+                mask = opacity if mask is None else mask
+            picked = Clip.from_tensors(images, mask, fps, name="the clip", **choice)
         prepared = prepare_clip(
             picked, size=size, centering=centering, object_ratio=object_ratio, ignore_specks=ignore_specks
         )
-        source_frames = [start + every * t for t in range(prepared.n_frames)]
-        crop = json.dumps({**prepared.crop.to_json(), "source_frames": source_frames})
-        strip = frame_strip(prepared.images, source_frames)
+        crop = json.dumps({**prepared.crop.to_json(), "source_frames": prepared.source_frames})
+        strip = frame_strip(prepared.images, prepared.source_frames)
         return io.NodeOutput(
             prepared.images,
             prepared.masks,
@@ -90,6 +98,27 @@ class SV4D2PrepareClip(io.ComfyNode):
             prepared.fps,
             ui=picture_preview(strip, prepared.report, cls),
         )
+
+
+def _read_file(video: Input.Video, mask: Tensor | None, **choice: Any) -> Clip | None:
+    """Return the clip of a video file, or None where only the host's own frames will do.
+
+    These are part of a file, pictures in memory, and those of another orientation or size, which a mask fits.
+    """
+    place = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
+    trimmed = any(x for name, x in vars(video).items() if name.endswith(("__start_time", "__duration")))
+    if not isinstance(place, str) or trimmed:
+        return None
+    clip = load_clip(place, **choice)
+    if mask is None:
+        return clip
+    mask = mask[None] if mask.ndim == 2 else mask
+    if mask.shape[1:] != clip.frames.shape[1:3] or any(note.startswith(REORIENTED) for note in clip.notes):
+        return None
+    if len(mask) not in (1, clip.n_frames) and len(mask) == count_pictures(place):
+        mask = mask[list(clip.source_frames)]
+    opacity = Clip.from_tensors(torch.from_numpy(clip.frames) / 255, mask, alpha="straight").masks
+    return replace(clip, masks=opacity)
 
 
 def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:

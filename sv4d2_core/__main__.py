@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Any
 
+from .commands import Parser
 from .shipped import __version__
 
 # Where each command is, and what it does; the functions of a module with several end with the command's name.
@@ -40,7 +41,7 @@ _OUT_OF_MEMORY = (
 
 def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
     """Return the parser; only ``chosen`` commands get options, as their modules import PyTorch."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sv4d2", description="Stable Video 4D 2.0: a clip of a moving object in, novel views out."
     )
     parser.add_argument("--version", action="version", version=f"sv4d2 {__version__}")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
+from sv4d2_core.export.scene_export import ExportSettings
 from sv4d2_core.export.splats import (
     checked,
     gaussians_at,
@@ -30,9 +31,11 @@ SH_0 = 0.28209479177387814
 KINDS = ("ply", "splat", "glb")
 TIMES = (0.0, 0.25, 1.0)
 # What 3DGS programs and viewers look for, in this order.
-COLUMNS = (
-    "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()
+BEFORE, AFTER = (
+    "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2",
+    "opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3",
 )
+COLUMNS = [*BEFORE.split(), *(f"f_rest_{i}" for i in range(45)), *AFTER.split()]
 UPRIGHT, HALF_TURN = np.eye(3), np.diag([1.0, -1.0, -1.0])
 
 
@@ -80,14 +83,20 @@ def covariances(wxyz, scales, turn=UPRIGHT) -> np.ndarray:
     return axes @ axes.transpose(0, 2, 1)
 
 
-def read_ply(path: Path) -> dict[str, np.ndarray]:
-    """Read a 3DGS PLY as its authors' code does, then turn it from +y down to our +y up."""
+def read_ply(path: Path, columns: list[str] = COLUMNS) -> dict[str, np.ndarray]:
+    """Read a 3DGS PLY as its authors' code does, then turn it from +y down to our +y up.
+
+    That code refuses other than 3 (degree + 1)^2 - 3 columns f_rest, by default 45.
+    """
     plyfile = pytest.importorskip("plyfile", reason="plyfile reads the PLY files back")
     data = plyfile.PlyData.read(str(path))
     vertex = data["vertex"]
-    assert [p.name for p in vertex.properties] == COLUMNS
+    assert [p.name for p in vertex.properties] == columns
     assert data.byte_order == "<" and not data.text
-    table = np.stack([vertex[name] for name in COLUMNS], axis=1).astype(np.float64)
+    rest = [vertex[name] for name in columns if name.startswith("f_rest_")]
+    assert not np.any(rest)
+    names = (*BEFORE.split(), *AFTER.split())
+    table = np.stack([vertex[name] for name in names], axis=1).astype(np.float64)
     return {
         "means": table[:, :3] * (1, -1, -1),
         "normals": table[:, 3:6],
@@ -113,6 +122,19 @@ def read_glb(path: Path) -> tuple[dict, list[np.ndarray]]:
         width = {"SCALAR": (), "VEC3": (3,), "VEC4": (4,)}[accessor["type"]]
         arrays.append(np.frombuffer(part, kind).reshape(accessor["count"], *width))
     return text, arrays
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_fewer_harmonics_make_a_small_ply(tmp_path, gaussians, degree):
+    size = write_splats(tmp_path / "a.ply", gaussians, kind="ply")
+    small = write_splats(tmp_path / "b.ply", gaussians, kind="ply", sh_degree=degree)
+    rest = 3 * (degree + 1) ** 2 - 3
+    assert size - small >= 4 * COUNT * (45 - rest)
+    columns = [name for name in COLUMNS if not name.startswith("f_rest_") or int(name[7:]) < rest]
+    read, expected = read_ply(tmp_path / "b.ply", columns), read_ply(tmp_path / "a.ply")
+    assert all(np.array_equal(read[key], expected[key]) for key in expected)
+    with pytest.raises(ValueError, match="degree of harmonics of 0 to 3; got 4"):
+        ExportSettings(sh_degree=4)
 
 
 def test_the_ply_read_by_plyfile_holds_the_same_gaussians(tmp_path, gaussians):
@@ -146,7 +168,7 @@ def test_the_axes_are_those_of_3dgs(tmp_path):
     """What is above the object (+y) is at -y in the file; what is nearer to the input camera (+z) at -z."""
     place, quats, colours = [[0.1, 0.2, 0.3]], [[1.0, 0, 0, 0]], [[1.0, 0.5, 0.0]]
     above = GaussiansAt(*map(torch.tensor, (place, quats, place, [0.5], colours)))
-    write_splats(tmp_path / "a.ply", above, kind="ply")
+    write_splats(tmp_path / "a.ply", above, kind="ply", sh_degree=0)
     rows = np.frombuffer((tmp_path / "a.ply").read_bytes()[-68:], "<f4")
     assert rows[:3] == pytest.approx([0.1, -0.2, -0.3])
     assert rows[6:10] == pytest.approx([0.5 / SH_0, 0, -0.5 / SH_0, 0], abs=1e-6)

@@ -212,9 +212,9 @@ def floats_with_nan(root):
     save(other_picture(root, "00002.tiff"), levels)
 
 
-def openexr(root):
-    """FFmpeg decodes OpenEXR and takes NaN for black."""
-    other_picture(root, "odd.exr").write_bytes(b"v/1")
+def dpx(root):
+    """FFmpeg would decode it, as a video."""
+    other_picture(root, "odd.dpx").write_bytes(b"v/1")
 
 
 def resized(files, size):
@@ -251,7 +251,7 @@ def one_floor_down(root):
     [
         (damaged_cameras, [r"fox: .*transforms\.json is damaged", "owl2: .*cameras .* got 18 pictures"]),
         (floats_with_nan, [r"fox: .*view_01/00002\.tiff.* got 2 NaN or infinite values of 1024"]),
-        (openexr, [r"fox: .*1 of 9 frames are of another kind, .*view_01/odd\.exr\.", ...]),
+        (dpx, [r"fox: .*1 of 9 frames are of another kind, .*view_01/odd\.dpx\.", ...]),
         (mixed_sizes, [rf"{n}: .*; got 7 of 32 x 32, 2 of 48 x 48" for n in ("fox", "owl10")] + [...]),
         (oblong, ["fox: .*square .* has 32 x 40", "owl10: .*square .*; got 32 x 40"]),
         (white, [f"{n}: .*; 2 of 9 show none .* frame 1 of view {v}" for n, v in (("fox", 1), ("owl10", 2))]),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import glob
 import json
 import logging
 import os
 import shlex
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ import torch
 
 from ..diffusion.model import Model
 from ..files import DISK_FULL, exclusive, is_out_of_memory, write_whole
-from ..video.read import natural_key
-from . import views
+from ..video.places import matches
+from . import Parser, views
 from .common import Options, at_least, clip_place, made_with, refuse_inputs_among
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ _SHARED = ("checkpoint", "variant", "device", "dtype", "memory_gb", "fp8_weights
 _RAY_DEVICES = ("auto", "cpu", "cuda")  # an actor sees its own GPU alone, as the first
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     options = Options(parser)
     views.add_arguments(parser)
     text = (
@@ -130,10 +129,9 @@ def _matches(place: str) -> list[str]:
     """Return what a pattern matches, in natural order, or the place itself where it is no pattern."""
     if not glob.has_magic(place) or os.path.lexists(os.path.expanduser(place)):
         return [place]
-    found = [Path(path) for path in glob.glob(os.path.expanduser(place), recursive=True)]
-    if not found:
+    if not (found := matches(place)):
         raise FileNotFoundError(f"Expected clips at {place}; nothing matches this pattern. Check the path.")
-    return [str(path) for path in sorted(found, key=natural_key)]
+    return [str(path) for path in found]
 
 
 def _listed(file: Path, common: dict) -> list[Namespace]:
@@ -154,7 +152,7 @@ def _listed(file: Path, common: dict) -> list[Namespace]:
     return clips
 
 
-class _LineParser(argparse.ArgumentParser):
+class _LineParser(Parser):
     """Parses a line as the shell's command is parsed, but leaves the program running on errors."""
 
     def error(self, message: str) -> NoReturn:

@@ -26,7 +26,7 @@ from ..diffusion.config import ModelConfig
 from ..diffusion.memory import load_within, plan_for_free_memory, plan_memory
 from ..diffusion.model import Model
 from ..files import is_out_of_memory
-from ..orbits import CUSTOM, orbit
+from ..orbits import CUSTOM, orbit, parse_angles
 from ..scene.scene import even_times
 from ..shipped import SAMPLE_CLIP, TINY_MODEL, versions
 
@@ -61,6 +61,23 @@ class Options:
         self._place.add_argument(
             name, type=kind, default=default, metavar=metavar, nargs=nargs, help=help + shown
         )
+
+    def numbers(self, name: str, help: str, metavar: Any, count: int | None = None) -> None:
+        """Add an option that takes numbers, ``count`` of them, parted by blanks or commas."""
+
+        class Numbers(argparse.Action):
+            def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+                try:
+                    numbers = parse_angles(" ".join(values), "numbers")
+                except ValueError as error:
+                    raise argparse.ArgumentError(self, str(error)) from error
+                if not numbers or len(numbers) != (count or len(numbers)):
+                    raise argparse.ArgumentError(
+                        self, f"expected {count or 'some'} numbers, got {len(numbers)}"
+                    )
+                setattr(namespace, self.dest, numbers)
+
+        self._place.add_argument(name, action=Numbers, metavar=metavar, nargs="+", help=help)
 
     def flag(self, name: str, help: str) -> None:
         self._place.add_argument(name, action="store_true", help=help)
@@ -98,12 +115,12 @@ class Options:
 
     def cameras(self) -> None:
         text = "one per novel view, relative to the input view"
-        self.value("--azimuths", float, text, metavar="DEG", nargs="+")
-        self.value("--elevations", float, "one per novel view (default 0)", metavar="DEG", nargs="+")
+        self.numbers("--azimuths", text, "DEG")
+        self.numbers("--elevations", "one per novel view (default 0)", "DEG")
 
     def times(self, pictures: str = "") -> None:
         """Add --times, --frames and --fps; ``pictures`` ends the help of --frames."""
-        self.value("--times", float, "from 0 to 1, rising", metavar="T", nargs="+")
+        self.numbers("--times", "from 0 to 1, rising", "T")
         self.value("--frames", at_least(1), f"N times evenly from 0 to 1{pictures}")
         self.value("--fps", positive_number, "frames per second (default: the scene's own pace)")
 

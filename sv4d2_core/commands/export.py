@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meshes.value("--smoothing", at_least(0), "iterations of Taubin's filter; 0: none", default.smoothing)
     meshes.value("--texture", at_least(64), "glb: bake a texture of N x N (needs xatlas)")
 
+    text = "splat-ply: harmonics in the file, the colour's all but the first 0; 0: a quarter of the size"
+    options.group("Gaussians").value("--sh-degree", at_least(0), text, default.sh_degree)
+
     pictures = options.group("pictures")
     pictures.value("--size", at_least(2), "of pictures", default.size)
     text = "cameras.json or transforms.json (default: the scene's)"
@@ -84,6 +87,7 @@ def _scene(args: argparse.Namespace) -> Exported:
         resolution=args.resolution,
         smoothing=args.smoothing,
         texture=args.texture or 0,
+        sh_degree=args.sh_degree,
         size=args.size,
         cameras=None if args.cameras is None else read_cameras(args.cameras),
         fps=args.fps,

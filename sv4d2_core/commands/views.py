@@ -25,7 +25,7 @@ from ..diffusion.window_store import WindowFolder, changed_settings, tensor_fing
 from ..files import exclusive, file_fingerprint
 from ..video.crop import CENTERINGS
 from ..video.prepare import PreparedClip, prepare_clip
-from ..video.read import load_clip
+from ..video.read import ALPHAS, load_clip
 from ..views import resize_images
 from .common import (
     DTYPES,
@@ -55,8 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     clip.value("--frames", at_least(1), "frames to use", 21)
     clip.value("--start", at_least(0), "first frame", 0)
     clip.value("--every", at_least(1), "use every Nth frame", 1)
-    clip.value("--fps", float, "frames per second of the results (default: the clip's)")
+    text = "frames per second of the results (default: the clip's); a video is resampled to it by time"
+    clip.value("--fps", float, text)
     clip.value("--mask", str, "masks of the object, white on black, read like INPUT", metavar="PATH")
+    text = "premultiplied: its colours are darkened by alpha; auto: where no colour exceeds its alpha"
+    clip.choice("--alpha", ALPHAS, "auto", text)
     clip.value("--size", at_least(1), "image size (default: the model's, 576)")
     clip.choice(
         "--centering",
@@ -83,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     faster = options.group("faster or smaller, for other numbers (off by default)")
     faster.choice("--sampler", SAMPLERS, "euler", "euler: official; dpmpp_2m: better with few steps")
     text = "guidance only at these noise levels (sigma, at most 700), half the work at the others"
-    faster.value("--guidance-interval", float, text, metavar=("LOW", "HIGH"), nargs=2)
+    faster.numbers("--guidance-interval", text, ("LOW", "HIGH"), 2)
     text = "reuse the network's output while it should change by less than this share, such as 0.1"
     faster.value("--step-cache", float, text, 0.0, "X")
     faster.flag("--fp8-weights", "keep the UNet's weights in 8 bits, half the memory of half precision")
@@ -174,9 +177,8 @@ def _prepare(args: argparse.Namespace) -> Job:
     given = (args.input, args.mask, args.reference_views, args.checkpoint)
     written = [args.out / name for name in entries_of(read_run(args.out))]
     refuse_inputs_among(args.out, written, [path for path in given if path is not None])
-    clip = load_clip(
-        args.input, frames=args.frames, start=args.start, every=args.every, fps=args.fps, mask=args.mask
-    )
+    options = {name: getattr(args, name) for name in ("frames", "start", "every", "fps", "mask", "alpha")}
+    clip = load_clip(args.input, **options)
     prepared = prepare_clip(clip, size=size, centering=args.centering)
     for line in prepared.report:
         log.info("%s", line)
@@ -235,7 +237,6 @@ def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s
             callback=progress,
         )
     finished = time.perf_counter()
-    source_frames = [args.start + args.every * t for t in range(len(job.clip.images))]
     report = {
         "settings": job.settings,
         "output": job.output,
@@ -251,7 +252,7 @@ def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s
     write_views(
         args.out,
         grid,
-        crop={**job.clip.crop.to_json(), "source_frames": source_frames},
+        crop={**job.clip.crop.to_json(), "source_frames": list(job.clip.source_frames)},
         run=report,
         save_latents=args.save_latents,
         overwrite=True,  # whose the present entries are was settled before the work

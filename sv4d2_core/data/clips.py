@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..video.foreground import check_white_border, near_white_masks, opacity_source
-from ..video.read import DEFAULT_FPS, IMAGE_SUFFIXES, Clip, load_clip, natural_key
+from ..video.places import IMAGE_SUFFIXES, matches, natural_key
+from ..video.read import DEFAULT_FPS, Clip, load_clip
 from ..views import ViewGrid, resize_images
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".webp", ".apng")
@@ -125,7 +125,7 @@ def read_clips(
 def find_clips(folder: str | Path) -> list[Path]:
     """Return the clips of a folder or of a pattern in natural order, none when there are none."""
     place = Path(folder).expanduser()
-    found = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place)))
+    found = place.iterdir() if place.is_dir() else matches(place)
     visible = sorted((entry for entry in found if not entry.name.startswith(".")), key=natural_key)
     folders = [entry for entry in visible if entry.is_dir() and any(map(_is_image, entry.iterdir()))]
     return folders or [

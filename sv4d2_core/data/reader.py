@@ -14,12 +14,12 @@ from ..cameras import Cameras
 from ..scene.targets import unpacked_normals
 from ..video.foreground import opacity_source
 from ..video.pictures import read_frames
+from ..video.places import IMAGE_SUFFIXES, natural_key
 from ..video.read import (
     DEFAULT_FPS,
-    IMAGE_SUFFIXES,
     Clip,
+    Pick,
     mask_opacity,
-    natural_key,
     read_pictures,
     stack_pictures,
 )
@@ -139,7 +139,7 @@ def _read_picture(file: Path, name: str) -> np.ndarray:
             f"Expected the picture {file} of {name}; there is no such file. Bring it back, or remove the "
             f"frame."
         )
-    return read_pictures(file, slice(0, 1, 1))[0][0]
+    return read_pictures(file, Pick(count=1)).pictures[0]
 
 
 def read_any_views(

@@ -6,11 +6,12 @@ import hashlib
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,6 +47,7 @@ from .safetensors_stream import (
 from .unet import UNet
 from .vae import VAEDecoder, VAEEncoder
 
+_MAY_BE_ZERO = re.compile(r"(^|\.)(proj_out|out_layers\.3|out\.2)\.weight$")
 _READABLE = tuple(DTYPE_NAMES.values())
 
 log = logging.getLogger(__name__)
@@ -136,7 +138,7 @@ def shapes_of(networks: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
 def check_tensors(
     header: Header, required: dict[str, tuple[int, ...]], readable: tuple[str, ...] = _READABLE
 ) -> None:
-    """Raise CheckpointError for missing keys, wrong shapes, or data types that are not ``readable``."""
+    """Raise CheckpointError for missing keys, wrong shapes, types not ``readable``, runs of zeros."""
     name = header.path.name
     if missing := [key for key in required if key not in header.tensors]:
         raise CheckpointError(
@@ -155,6 +157,15 @@ def check_tensors(
             f"{name} holds {_some(unreadable, 'tensor')} of type {dtypes}; expected {', '.join(readable)}. "
             f"Use the official file or an fp16/bf16 conversion of it."
         )
+    # Biases and the last layers of blocks, which start at zero, may have stayed there.
+    weights = [key for key in required if key.endswith(".weight") and not _MAY_BE_ZERO.search(key)]
+    weights = sorted((key for key in weights if key in header.starts), key=header.starts.__getitem__)
+    blank = [*header.blank(weights), True]  # beyond the end
+    if zeros := [key for i, key in enumerate(weights) if blank[i] and (blank[i + 1] or i and blank[i - 1])]:
+        raise CheckpointError(
+            f"{name} is damaged: {len(zeros)} of {len(weights)} weights hold only zeros ({zeros[0]} to "
+            f"{zeros[-1]}), as an interrupted download or copy leaves them. Download or copy it again."
+        )
 
 
 @contextmanager
@@ -167,7 +178,17 @@ def open_tensors(header: Header) -> Iterator[Any]:
             raise
         raise CheckpointError(f"{header.path.name} is damaged ({cut(error)}). Download it again.") from error
     with file:
-        yield file
+        yield _Plain(file, header.stored)
+
+
+class _Plain(NamedTuple):
+    """An open file whose tensors have our names."""
+
+    file: Any
+    stored: Mapping[str, str]
+
+    def get_tensor(self, key: str) -> Tensor:
+        return self.file.get_tensor(self.stored.get(key, key))
 
 
 def _encoders_are_equal(header: Header, file: Any, encoder: nn.Module) -> bool:

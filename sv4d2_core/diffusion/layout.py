@@ -35,6 +35,13 @@ EXPECTED_UNUSED = re.compile(
 
 _FIRST_KEY = "input_blocks.0.0.weight"
 _LORA_MARKS = ("lora_up.", "lora_down.", "lora_A.", "lora_B.", "lora.up.", "lora.down.", "hada_w1", "lokr_w1")
+_LORA_DOWNS = (
+    "lora_down.",
+    "lora_A.",
+    "lora.down.",
+    "hada_w1_a",
+    "lokr_w1",
+)  # never zero
 # What all keys of a file start with that is one of these.
 _WHOLE_FILES = {
     "a CLIP model alone": ("visual.", "open_clip.", "vision_model.", "text_model.", "transformer.resblocks."),
@@ -136,7 +143,10 @@ def _kind_of_file(header: Header) -> str:
     if not keys:
         return "a safetensors file without tensors"
     if any(mark in key for key in keys for mark in _LORA_MARKS):
-        return "a LoRA (changes to a model, not a model)"
+        downs = [key for key in keys if any(mark in key for mark in _LORA_DOWNS) and key in header.starts]
+        zeros = sum(header.blank(downs)) if downs else 0
+        damage = f", damaged: {zeros} of {len(downs)} of its first factors hold only zeros" if zeros else ""
+        return f"a LoRA (changes to a model, not a model){damage}"
     if UNET_PREFIX + _FIRST_KEY in keys:
         return _kind_of_unet(header, UNET_PREFIX)
     if _FIRST_KEY in keys:

@@ -30,6 +30,8 @@ from .sampling import (
     resolve_guidance,
 )
 
+_FLAT = 0.03  # range of a picture without an object, 0..1
+
 log = logging.getLogger(__name__)
 
 
@@ -272,6 +274,13 @@ def sample_views(
         latents[frames, views] = rearrange(sampled, "(t v) c h w -> t v c h w", v=config.n_views)
         novel[frames, views] = rearrange(model.decode(sampled), "(t v) h w c -> t v h w c", v=config.n_views)
     novel, latents = novel[: len(images)], latents[: len(images)]
+    flat = (novel.amax((2, 3)) - novel.amin((2, 3))).amax(-1) < _FLAT
+    if flat.any():
+        log.warning(
+            "%d of %d sampled pictures are flat (one colour all over): the checkpoint is damaged, or the "
+            "object is lost there.",
+            *(int(flat.sum()), flat.numel()),
+        )
     input_masks = near_white_masks(images) if plain else clip.masks
     return ViewGrid(
         images=torch.cat([images[:, None], novel], dim=1),

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +33,10 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
 METADATA_KEY = "sv4d2_metadata"
 _METADATA = "__metadata__"
 _OURS = "sv4d2."
+
+# What DistributedDataParallel and torch.compile put before the names of a model inside them.
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+_SAMPLED = 4096  # bytes at the start, middle and end of a tensor that tell whether it is all zero
 
 _LARGEST_HEADER = 100_000_000
 _LARGEST_METADATA = 1_000_000
@@ -77,6 +82,24 @@ class Header:
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]  # `METADATA_KEY` repeats ours, where a program has dropped them from the header
     file_size: int
+    starts: dict[str, int] = field(default_factory=dict)  # bytes from the file's start
+    stored: dict[str, str] = field(default_factory=dict)  # names in the file that are not ours
+
+    def blank(self, keys: Iterable[str]) -> list[bool]:
+        """Return for each tensor whether it holds nothing but zeros, by a few kilobytes of it."""
+        with self.path.open("rb") as file:
+            return [not any(self._sampled(file, key)) for key in keys]
+
+    def _sampled(self, file: BinaryIO, key: str) -> Iterator[bool]:
+        size = self.tensors[key].n_bytes
+        for at in (0, size // 2, max(size - _SAMPLED, 0)):
+            file.seek(self.starts[key] + at)
+            yield any(file.read(min(_SAMPLED, size - at)))
+
+
+def plain_key(key: str) -> str:
+    """Return a tensor's name without ``module.`` and ``_orig_mod.``, which training leaves in it."""
+    return _WRAPPERS.sub("", key)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -131,13 +154,16 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         ) from error
     metadata = table.pop(_METADATA, None) or {}
     tensors = {key: TensorInfo(row["dtype"], tuple(row["shape"])) for key, row in table.items()}
+    starts = {plain_key(key): 8 + length + row["data_offsets"][0] for key, row in table.items()}
+    stored = {plain_key(key): key for key in tensors if plain_key(key) != key}
     kept = next((key for key in tensors if key.endswith(METADATA_KEY)), None)
     if kept is not None and not any(key.startswith(_OURS) for key in metadata):
         begin, end = table[kept]["data_offsets"]
         with path.open("rb") as file:
             file.seek(8 + length + begin)
             metadata = {**metadata_of_bytes(file.read(min(end - begin, _LARGEST_METADATA))), **metadata}
-    return Header(path, tensors, metadata, size)
+    tensors = {plain_key(key): info for key, info in tensors.items()}
+    return Header(path, tensors, metadata, size, starts, stored)
 
 
 def metadata_tensor(metadata: Mapping[str, str]) -> Tensor:

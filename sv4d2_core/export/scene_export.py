@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
 
 from ..cameras import Cameras
 from ..data.datasets import (
@@ -22,7 +24,9 @@ from ..data.datasets import (
 )
 from ..files import claimed, refuse_existing, replaceable
 from ..scene.gaussians.gaussians import Gaussians
+from ..scene.geometry.hull import project, surface_points, visual_hull
 from ..scene.scene import Scene4D, own_cameras, turntable
+from ..video.foreground import masks_of
 from ..views import ViewGrid
 from .animations import ANIMATION_SUFFIXES, SEQUENCE_NAMES, write_animation, write_pngs
 from .glb import write_animated_glb
@@ -30,7 +34,7 @@ from .mesh import Mesh, bake_texture
 from .sequences import NAMES as MESH_NAMES
 from .sequences import SEQUENCE_FILE, write_mesh_sequence, write_usd
 from .splats import NAMES as SPLAT_NAMES
-from .splats import gaussians_at, write_splat_sequence, write_splats, write_trajectories
+from .splats import SH_DEGREE, gaussians_at, write_splat_sequence, write_splats, write_trajectories
 from .surface import surface_at, surface_level
 from .track import Tracked, coherence, diagonal, track
 
@@ -51,6 +55,7 @@ class ExportSettings:
     cameras: Cameras | None = None  # of pictures; None: those that the scene was fitted to
     fps: float | None = None  # at which the exported frames are played; None: they last as long as the scene
     overwrite: bool = False  # replace an earlier export
+    sh_degree: int = SH_DEGREE  # of the harmonics in a splat PLY, all but the first 0; 0 for small files
 
     def __post_init__(self) -> None:
         times = self.times
@@ -60,6 +65,8 @@ class ExportSettings:
             raise ValueError(f"Expected times that rise within 0..1; got {list(times)}. Sort them.")
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise ValueError(f"Expected frames per second above 0; got {self.fps:g}.")
+        if not 0 <= self.sh_degree <= SH_DEGREE:
+            raise ValueError(f"Expected a degree of harmonics of 0 to {SH_DEGREE}; got {self.sh_degree}.")
         if self.faces < 4:
             raise ValueError(f"Expected at least 4 faces, a tetrahedron; got {self.faces}.")
 
@@ -183,18 +190,21 @@ def _coherence(tracked: Tracked) -> tuple[str, ...]:
 
 def _splats(job: _Job, kind: str) -> Exported:
     """Write one time into a file of the kind ply, splat or glb, or all times into a folder."""
-    gaussians, times, overwrite = as_gaussians(job.scene), job.times, job.settings.overwrite
+    gaussians, times = as_gaussians(job.scene), job.times
+    how: dict[str, Any] = {
+        "kind": kind,
+        "sh_degree": job.settings.sh_degree,
+        "overwrite": job.settings.overwrite,
+    }
     if job.path.suffix.lower() != f".{kind}":
         frames = (gaussians_at(gaussians, time) for time in times)
-        return Exported(
-            write_splat_sequence(job.path, frames, times, job.rate, kind=kind, overwrite=overwrite)
-        )
+        return Exported(write_splat_sequence(job.path, frames, times, job.rate, **how))
     if len(times) != 1:
         raise ValueError(
             f"Expected one time for a single file; {job.path.name} would hold {len(times)}. Give one time "
             f"(--times 0.5), or the name of a folder for a sequence."
         )
-    write_splats(job.path, gaussians_at(gaussians, times[0]), kind=kind, overwrite=overwrite)
+    write_splats(job.path, gaussians_at(gaussians, times[0]), **how)
     return Exported((job.path,), (f"{len(gaussians.canonical.means)} Gaussians at time {times[0]:g}.",))
 
 
@@ -228,6 +238,29 @@ def _colmap(job: _Job) -> Exported:
     )
     points = [ColouredPoints(mesh.vertices, mesh.colours) for mesh in meshes]
     return Exported(write_colmap(job.path, grid, points, overwrite=job.settings.overwrite))
+
+
+def _hull_points(grid: ViewGrid) -> tuple[list[ColouredPoints] | None, tuple[str, ...]]:
+    """Return points on the hull of the masks, a cloud per frame, in the colours of the nearest camera.
+
+    None where the masks contradict each other, and a sentence on it.
+    """
+    cameras, size, masks = grid.cameras, grid.images.shape[2], masks_of(grid)
+    try:
+        hull = visual_hull(masks, cameras, _POINTS_RESOLUTION)
+    except ValueError as error:
+        return None, (f"No points to start from: {error}",)
+    clouds = []
+    for t in range(grid.n_frames):
+        points = surface_points(hull, t)
+        colours, least = torch.ones_like(points), torch.full((len(points),), torch.inf)
+        for v, eye in enumerate(cameras.c2w_opengl()[:, :3, 3].to(points)):
+            column, row, _ = project(points, cameras, v, size)
+            distance = (points - eye).norm(dim=-1).where(masks[t, v, row, column] >= 0.5, torch.inf)
+            colours[distance < least] = grid.images[t, v, row, column][distance < least]
+            least = least.minimum(distance)
+        clouds.append(ColouredPoints(points, colours))
+    return clouds, (f"{sum(len(cloud.positions) for cloud in clouds)} points on the hull of the masks.",)
 
 
 def _turntable(job: _Job) -> Exported:
@@ -311,7 +344,8 @@ def export_views(
             f"with sv4d2 refine."
         )
     if kind == "colmap":
-        return Exported(write_colmap(folder, grid, overwrite=overwrite))
+        points, notes = _hull_points(grid)
+        return Exported(write_colmap(folder, grid, points, overwrite=overwrite), notes)
     return Exported(write_dataset(folder, grid, crop=crop, overwrite=overwrite))
 
 

@@ -65,31 +65,33 @@ def in_splat_frame(gaussians: GaussiansAt) -> GaussiansAt:
 
 # The files hold logits and logarithms: an opacity of 0 or 1, or a scale of 0, would be infinite.
 _LEAST_OPACITY, _LEAST_SCALE = 1e-6, 1e-10
-_COLUMNS = (
-    *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
-    *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
-)
+_BEFORE_REST = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2")
+_AFTER_REST = ("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
+SH_DEGREE = 3  # what readers expect that look at the number of columns, the reference trainer's first
 
 
-def _ply_bytes(gaussians: GaussiansAt) -> bytes:
-    """Return a 3DGS PLY file: binary little endian, 17 float32 per Gaussian.
+def _ply_bytes(gaussians: GaussiansAt, sh_degree: int) -> bytes:
+    """Return a 3DGS PLY file: binary little endian, 62 float32 per Gaussian, 17 of degree 0.
 
-    The normal is 0; f_dc, the colour, is (c - 1/2) / Y_00; opacity a logit; scale a natural logarithm; rot a
-    unit quaternion wxyz. No f_rest: colours are the same from everywhere. The axes are those of 3DGS (+y
+    The normal is 0; f_dc, the colour, is (c - 1/2) / Y_00; f_rest, which would change it with the direction,
+    0; opacity a logit; scale a natural logarithm; rot a unit quaternion wxyz. The axes are those of 3DGS (+y
     down), which viewers turn upright. Source: Kerbl et al. 2023, the layout of its released code.
     """
     own = in_splat_frame(checked(gaussians))
     opacities = own.opacities.double().clamp(_LEAST_OPACITY, 1 - _LEAST_OPACITY)
+    rest = 3 * ((sh_degree + 1) ** 2 - 1)
+    names = (*_BEFORE_REST, *(f"f_rest_{i}" for i in range(rest)), *_AFTER_REST)
     columns = (
         own.means,
         np.zeros((len(own.means), 3)),
         (own.colours - 0.5) / SH_0,
+        np.zeros((len(own.means), rest)),
         opacities.logit()[:, None],
         own.scales.clamp(min=_LEAST_SCALE).log(),
         own.quats,
     )
     table = np.concatenate([np.asarray(column, "<f4") for column in columns], axis=1)
-    properties = "\n".join(f"property float {name}" for name in _COLUMNS)
+    properties = "\n".join(f"property float {name}" for name in names)
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(table)}\n{properties}\nend_header\n"
     return header.encode("ascii") + np.ascontiguousarray(table).tobytes()
 
@@ -98,7 +100,7 @@ _EXTENSION = "KHR_gaussian_splatting"
 _POINTS = 0
 
 
-def _glb_bytes(gaussians: GaussiansAt) -> bytes:
+def _glb_bytes(gaussians: GaussiansAt, _sh_degree: int) -> bytes:
     """Return a GLB file of Gaussians as points in our world, which is glTF's (+y up).
 
     SCALE is linear, the colour (c - 1/2) / Y_00 of sRGB; COLOR_0 is for programs that know only points.
@@ -129,7 +131,7 @@ def _glb_bytes(gaussians: GaussiansAt) -> bytes:
 _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
 
 
-def _splat_bytes(gaussians: GaussiansAt) -> bytes:
+def _splat_bytes(gaussians: GaussiansAt, _sh_degree: int) -> bytes:
     """Return a ``.splat`` file, in the axes of 3DGS: no header, 32 bytes per Gaussian.
 
     The largest volume times opacity comes first, as viewers show parts. Source: antimatter15/splat's format.
@@ -148,9 +150,16 @@ NAMES = re.compile(r"sequence\.json|splat_\d{5}\.(ply|splat|glb)")
 _CONTENTS = {"ply": _ply_bytes, "splat": _splat_bytes, "glb": _glb_bytes}
 
 
-def write_splats(path: str | Path, gaussians: GaussiansAt, *, kind: str, overwrite: bool = False) -> int:
+def write_splats(
+    path: str | Path,
+    gaussians: GaussiansAt,
+    *,
+    kind: str,
+    sh_degree: int = SH_DEGREE,  # of a ply, 0 to 3
+    overwrite: bool = False,
+) -> int:
     """Write Gaussians of our world as ply, splat or glb and return the size; see `checked`, `write_whole`."""
-    return write_whole(Path(path), _CONTENTS[kind](gaussians), overwrite)
+    return write_whole(Path(path), _CONTENTS[kind](gaussians, sh_degree), overwrite)
 
 
 def write_splat_sequence(
@@ -160,10 +169,11 @@ def write_splat_sequence(
     fps: float,
     *,
     kind: str = "ply",
+    sh_degree: int = SH_DEGREE,
     overwrite: bool = False,
 ) -> list[Path]:
     """Write Gaussians of our world as ply, splat or glb, a set per time; see `write_sequence`, `checked`."""
-    contents = (_CONTENTS[kind](gaussians) for gaussians in frames)
+    contents = (_CONTENTS[kind](gaussians, sh_degree) for gaussians in frames)
     axes = _WORLD_FRAME if kind == "glb" else _SPLAT_FRAME
     return write_sequence(
         folder, contents, times, fps, stem="splat", kind=kind, own_names=NAMES, overwrite=overwrite, axes=axes

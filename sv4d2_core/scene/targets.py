@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
-from ..video.foreground import near_white_masks
+from ..video.foreground import near_white_masks, soft_masks
 from ..views import ViewGrid
 from .config import RefineConfig
 from .geometry.trust import pixel_trust, visibility_weights
@@ -54,6 +54,7 @@ def checked_views(views: ViewGrid) -> ViewGrid:
     else:
         masks = views.masks.detach().cpu().float()
         _check_range("masks", masks)
+    masks = soft_masks(images, masks)
     _check_silhouettes(masks)
     if float((images - images[:1, :1, :1, :1]).abs().max()) < 1 / 255:
         raise ValueError(

@@ -33,7 +33,8 @@ from ..files import (
     write_whole,
 )
 from ..video.foreground import SPECK_SHARE, masks_of, near_white_masks
-from ..video.read import IMAGE_SUFFIXES, natural_key, read_pictures
+from ..video.places import IMAGE_SUFFIXES, natural_key
+from ..video.read import Pick, read_pictures
 from ..views import ViewGrid
 from ..world.body import Creature, framed, parts_at
 from ..world.render import render_parts
@@ -149,7 +150,7 @@ def _read(place: Path) -> ViewGrid:
         grid = read_views(place)
     else:
         files = _frame_files(place)
-        # FFmpeg would decode OpenEXR, but as if linear light were colours, and NaN as some colour.
+        # FFmpeg would decode what compositing programs write, but as if logarithms were colours.
         if odd := [file for file in files if file.is_file() and file.suffix.lower() not in IMAGE_SUFFIXES]:
             raise ValueError(
                 f"Expected pictures ({' '.join(IMAGE_SUFFIXES)}); {len(odd)} of {len(files)} frames are of "
@@ -188,7 +189,7 @@ def _wrong_pictures(files: list[Path], known: str) -> Iterator[str]:
     for file in files:
         if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
             try:
-                height, width = read_pictures(file, slice(0, 1, 1))[0][0].shape[:2]
+                height, width = read_pictures(file, Pick(count=1)).pictures[0].shape[:2]
                 sizes[width, height] += 1
             except (ValueError, OSError) as error:
                 if str(file) not in known:

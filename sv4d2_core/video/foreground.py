@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..views import ViewGrid
 from .read import Clip
@@ -11,6 +15,8 @@ from .read import Clip
 NEAR_WHITE = 250  # mean of RGB (0..255) up to which a pixel on white is foreground; the reference's rule
 SPECK_SHARE = 0.0005  # of the frame; a smaller connected part is dirt, not the object
 _LARGEST_BORDER_SHARE = 0.8  # of the border may be foreground where the background is called white
+_ROUNDED_SHARE = 0.005  # of the pixels that the rule decides otherwise once colours are of 8 bits
+_NEARLY_WHITE = 0.01  # squared distance from white, of 3, below which a rim's opacity cannot be told
 _HAZE = 8  # opacity of a given mask (0..255) that does not count: networks and video codecs leave it
 
 _HOW_TO_CUT_OUT = (
@@ -23,6 +29,29 @@ def near_white_masks(images: Tensor) -> Tensor:
     """Return 1 where the mean over the channels of images [..., H, W, 3] is at most 250 / 255, else 0."""
     # The small allowance keeps an 8-bit grey of exactly 250 foreground in spite of float rounding.
     return (images.mean(dim=-1) <= (NEAR_WHITE + 1e-2) / 255).to(images.dtype)
+
+
+def soft_masks(images: Tensor, masks: Tensor) -> Tensor:
+    """Return masks [..., H, W] of images [..., H, W, 3] on white, those by the near-white rule softened.
+
+    The rule takes a pixel that an object covers by 3 % for the object, and a fit would learn its white. Here
+    a rim pixel's opacity is its share between white and the mean colour of the solid pixels around it; thin
+    parts without solid pixels, and what is nearly white itself, stay as they are.
+    """
+    softened = masks.clone()
+    for index in product(*map(range, masks.shape[:-2])):
+        image, mask = images[index], masks[index]
+        off_rule = (mask != near_white_masks(image)).float().mean()
+        if (mask != mask.round()).any() or off_rule > _ROUNDED_SHARE:
+            continue
+        darkness, opaque = (1 - image).movedim(-1, 0), mask[None]
+        solid = 1 - F.max_pool2d(1 - opaque, 3, 1, 1)
+        sums = F.avg_pool2d(torch.cat([darkness * solid, solid]), 5, 1, 2)
+        inner = sums[:3] / sums[3].clamp(min=1e-6)
+        length = (inner**2).sum(0)
+        shares = ((darkness * inner).sum(0) / length.clamp(min=1e-6)).clamp(0, 1)
+        softened[index] = torch.where((mask > solid[0]) & (length > _NEARLY_WHITE), shares, mask)
+    return softened
 
 
 def masks_of(grid: ViewGrid) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .crop import CENTERINGS, CropPath, cut_out, plan_crop
 from .foreground import foreground_masks, object_boxes, opacity_source
-from .read import Clip
+from .read import Clip, hdr_first
 
 _FEW_FRAMES, _MANY_FRAMES = 12, 60  # of a short and a long clip; the released models look at 5 or 12
 # Shares of the frame: of a tiny object; above the second, a mask to all borders is rather the background's.
@@ -32,6 +32,7 @@ class PreparedClip:
     crop: CropPath  # where the frames were cut out of the source
     report: tuple[str, ...] = ()  # what a person should know about the clip, one line each
     name: str = ""  # where the clip came from
+    source_frames: tuple[int, ...] = ()  # the number of each frame in its source, counted from 0
 
     @property
     def n_frames(self) -> int:
@@ -61,7 +62,8 @@ def prepare_clip(
         raise ValueError(f"Expected centering {' or '.join(CENTERINGS)}; got {centering!r}.")
     if not 0.1 <= object_ratio <= 1:
         raise ValueError(f"Expected an object ratio from 0.1 to 1; got {object_ratio:g}.")
-    foreground = foreground_masks(clip, ignore_specks=ignore_specks)
+    with hdr_first(clip.notes):
+        foreground = foreground_masks(clip, ignore_specks=ignore_specks)
     boxes = object_boxes(foreground)
     height, width = foreground.shape[1:]
     crop, kept = plan_crop(boxes, height, width, int(size), centering, object_ratio)
@@ -78,7 +80,7 @@ def prepare_clip(
         mask = cut_out(foreground[t], crop, t, kept[t]) if opacity is None else rgba[..., 3]
         masks[t] = torch.from_numpy(mask.astype(np.float32) / 255)
     report = _report(clip, foreground, boxes, images, masks, crop)
-    return PreparedClip(images, masks, clip.fps, crop, report, clip.name)
+    return PreparedClip(images, masks, clip.fps, crop, (*clip.notes, *report), clip.name, clip.source_frames)
 
 
 def _on_white(rgba: np.ndarray) -> np.ndarray:

@@ -2,223 +2,50 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.error import FFmpegError
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..files import is_out_of_memory
+from .decode import (
+    DEFAULT_FPS,
+    UNCONVERTED,
+    Decoded,
+    Pick,
+    read_animation,
+    read_images,
+    read_video,
+    reason,
+    to_uint8,
+)
+from .places import IMAGE_SUFFIXES, LINEAR_SUFFIXES, Place, find_pictures
 
-DEFAULT_FPS = 8.0
-IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-
-_DEFAULT_DURATION_MS = 100.0  # of a frame, as browsers show animations that state none
-_LARGEST_PIXEL_ASPECT = 8  # beyond it is damage, not a wide-screen format
 _FPS_RANGE = (0.1, 1000.0)
 _LOWEST_WHITE = 128  # masks that stay below it everywhere hold labels (0 and 1), not opacity
+ALPHAS = ("auto", "straight", "premultiplied")
+_LOSSY, _FEW_ABOVE, _FEWEST_SOFT = 8, 0.01, 32  # levels, share and number of soft pixels that decide on alpha
 _CHROMA_NOISE = 8  # difference of the channels (0..255) that lossy compression leaves in a grey picture
 
 
-def read_pictures(path: str | Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    """Return the picked pictures, the source's frame rate, and how many pictures were seen.
-
-    A picture is uint8 [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha. ``path`` and errors as
-    `load_clip`; start and step of ``pick`` are set.
-    """
+def read_pictures(path: str | Path | list[Path], pick: Pick) -> Decoded:
+    """Return the picked pictures of a path, or of images that were found. Errors as `load_clip`."""
     try:
-        files = _find(path)
+        place = Place(path, [], ()) if isinstance(path, list) else find_pictures(path)
     except FileNotFoundError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"Expected a path; got {str(path)!r}: {_reason(error)}. Check the path.") from error
-    if len(files) > 1:
-        return [_read_image(file) for file in files[pick]], DEFAULT_FPS, len(files)
-    if files[0].suffix.lower() in IMAGE_SUFFIXES:
-        return _read_animation(files[0], pick)
-    return _read_video(files[0], pick)
-
-
-def _find(path: str | Path) -> list[Path]:
-    """Return the one file, or the images of a folder or pattern in natural order."""
-    if "\0" in str(path):
-        raise ValueError("it holds a NUL byte")
-    place = Path(path).expanduser()
-    if place.is_file():
-        return [place]
-    if place.is_dir():
-        # A link to nothing counts, so that it is named when it is opened, not silently left out.
-        found = [file for file in place.iterdir() if not file.is_dir()]
-    elif glob.has_magic(str(path)):
-        found = [file for file in map(Path, glob.glob(str(place), recursive=True)) if not file.is_dir()]
-        if len(found) == 1:
-            return found
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"Expected a path; got {str(path)!r}: {reason(error)}. Check the path.") from error
+    first, suffix = place.files[0], place.files[0].suffix.lower()
+    if len(place.files) > 1 or suffix in LINEAR_SUFFIXES:
+        made = read_images(place.files, pick)
     else:
-        link = f", a link to {os.readlink(place)}" if place.is_symlink() else ""
-        raise FileNotFoundError(
-            f"Expected a video, an image, a folder or a pattern; there is nothing at {path}{link}."
-        )
-    # A leading dot marks what systems leave beside the files, such as macOS' ._0001.png.
-    visible = [file for file in found if not file.name.startswith(".")]
-    images = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise FileNotFoundError(
-            f"Expected images ({' '.join(IMAGE_SUFFIXES)}) in {path}; got {len(found)} files, no "
-            f"image among them. Give the folder that holds the frames, or one video file."
-        )
-    return sorted(images, key=natural_key)
-
-
-def natural_key(file: Path) -> list[tuple[int, str]]:
-    """Sort key by which frame_2 comes before frame_10."""
-    parts = re.split(r"([0-9]+)", file.as_posix().lower())
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
-
-
-def _read_image(file: Path) -> np.ndarray:
-    with _naming(file), Image.open(file) as image:
-        return _pixels(ImageOps.exif_transpose(image), file)
-
-
-def _read_animation(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    pictures, durations = [], []
-    with _naming(file), Image.open(file) as image:
-        total = getattr(image, "n_frames", 1)
-        for index in range(total)[pick] if total > 1 else ():
-            image.seek(index)
-            pictures.append(_pixels(image, file))
-            durations.append(float(image.info.get("duration") or _DEFAULT_DURATION_MS))
-    if total == 1 and pick.start == 0:
-        pictures = [_read_image(file)]
-    return pictures, 1000 * len(durations) / sum(durations) if durations else DEFAULT_FPS, total
-
-
-@contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    """Name the file whatever Pillow raises, which is nearly anything for a damaged one."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(
-            f"Expected a readable image; {file} is not: {_reason(error)}. Save it again as PNG, or make it "
-            f"smaller where it is too large."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).rstrip(".") or type(error).__name__
-
-
-def _pixels(image: Image.Image, file: Path) -> np.ndarray:
-    """Return uint8 [H, W, 3 or 4] of any PIL mode; 16-bit grey levels are scaled, not clipped."""
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return np.repeat(((levels * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=-1)
-    if image.mode == "F":
-        return np.repeat(_to_uint8(np.asarray(image), str(file))[..., None], 3, axis=-1)
-    has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    return np.array(image.convert("RGBA" if has_alpha else "RGB"))
-
-
-def _read_video(file: Path, pick: slice) -> tuple[list[np.ndarray], float, int]:
-    """Decode a video only as far as the last picked frame."""
-    pictures: list[np.ndarray] = []
-    total = 0
-    try:
-        # Old files carry titles that are not UTF-8; they do not matter here.
-        with av.open(str(file), metadata_errors="ignore") as container:
-            stream = _video_stream(container, file)
-            aspect = float(stream.sample_aspect_ratio or 1)
-            if not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:
-                raise ValueError(
-                    f"Expected pixels about as wide as high; {file} has a sample aspect ratio of {aspect:g}. "
-                    f"Convert it to a video with square pixels, or give a folder of images."
-                )
-            rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-            for frame in _decode(container, stream):
-                if total >= pick.start and (total - pick.start) % pick.step == 0:
-                    pictures.append(_video_pixels(frame, aspect))
-                total += 1
-                if pick.stop is not None and total >= pick.stop:
-                    break
-    except FFmpegError as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(
-            f"Expected a readable video; {file} failed after {total} frames: {error}. Convert it to mp4, or "
-            f"give a folder of images."
-        ) from error
-    return pictures, rate, total
-
-
-def _video_stream(container: InputContainer, file: Path) -> av.VideoStream:
-    # FFmpeg takes any text for pictures of a terminal ("tty").
-    if not container.streams.video or container.format.name == "tty":
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-        raise ValueError(
-            f"Expected a video; {file} holds none (format {container.format.name}, streams: "
-            f"{kinds}). Give a video file or a folder of images."
-        )
-    stream = container.streams.video[0]
-    # PyAV leaves the context out where FFmpeg has no decoder: drawings (svg), damaged headers.
-    if cast(object, stream.codec_context) is None:
-        raise ValueError(
-            f"Expected a readable video; {file} is in a format that cannot be decoded (container "
-            f"{container.format.name}), or damaged. Convert it to mp4, or give a folder of images."
-        )
-    return stream
-
-
-def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Yield a stream's frames; webm with alpha needs libvpx, as the default decoders drop the alpha."""
-    alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
-    if stream.metadata.get("alpha_mode") == "1" and alpha_decoder in av.codecs_available:
-        decoder = cast(av.VideoCodecContext, av.CodecContext.create(str(alpha_decoder), "r"))
-        for packet in container.demux(stream):
-            yield from decoder.decode(packet)
-        return
-    stream.thread_type = "AUTO"
-    yield from container.decode(stream)
-
-
-def _video_pixels(frame: av.VideoFrame, aspect: float) -> np.ndarray:
-    """Return uint8 [H, W, 3 or 4] in square pixels, upright as phones store it beside the frame."""
-    has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
-    if aspect != 1:
-        size = (max(round(frame.width * aspect), 1), frame.height)
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    quarter_turns = round(getattr(frame, "rotation", 0) / 90)
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
-
-
-def _to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
-    """Return floats in 0..1 rounded to 0..255. A slight overshoot (a sharp resize) is cut."""
-    values = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
-    if bad := int(np.count_nonzero(~np.isfinite(values))):
-        raise ValueError(
-            f"Expected finite numbers in {name}; got {bad} NaN or infinite values of {values.size}. "
-            f"Check the step that made them."
-        )
-    if values.size and (values.min() < -0.5 or values.max() > 1.5):
-        raise ValueError(
-            f"Expected {name} in 0..1; got {values.min():g} to {values.max():g}. Divide 8-bit values by 255."
-        )
-    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+        made = (read_animation if suffix in IMAGE_SUFFIXES else read_video)(first, pick)
+    light = ("linear light shown in sRGB; what is beyond white is cut",) if suffix in LINEAR_SUFFIXES else ()
+    return replace(made, notes=(*place.notes, *light, *made.notes), masks=place.masks)
 
 
 @dataclass(frozen=True)
@@ -233,6 +60,8 @@ class Clip:
     fps: float = DEFAULT_FPS
     masks: np.ndarray | None = None  # uint8 [T, H, W] opacity, 0..255; wins over alpha
     name: str = ""  # where the clip came from, for messages
+    notes: tuple[str, ...] = ()  # what the reader decided for the user, one line each
+    source_frames: tuple[int, ...] = ()  # the number of each frame in its source, counted from 0
 
     def __post_init__(self) -> None:
         shape = self.frames.shape
@@ -281,23 +110,25 @@ class Clip:
         frames: int | None = None,
         start: int = 0,
         every: int = 1,
+        alpha: str = "auto",
     ) -> Clip:
         """Return a clip, in 8 bits, of the images that are picked as in `load_clip`.
 
         There may be a mask for each image, for each that is taken, or a single one. Raises ValueError: wrong
         shapes or counts, NaN or infinite values, a range that is not 0..1.
         """
-        pick = _pick(frames, start, every)
+        pick = Pick(start, every, frames).numbers
         if 0 < len(images) <= start:
             raise ValueError(_too_few(start, name or "the clip", len(images)))
-        picked = _to_uint8(images[pick], "images")
+        picked, numbers = to_uint8(images[pick], "images"), tuple(range(len(images))[pick])
+        picked, notes = straight_alpha(picked, alpha)
         if masks is None:
-            return cls(picked, float(fps), None, name)
+            return cls(picked, float(fps), None, name, notes, numbers)
         masks = masks[None] if masks.ndim == 2 else masks
-        opacity = _to_uint8(masks[pick] if len(masks) == len(images) else masks, "masks")
+        opacity = to_uint8(masks[pick] if len(masks) == len(images) else masks, "masks")
         if len(opacity) == 1:
             opacity = np.repeat(opacity, len(picked), axis=0)
-        return cls(picked, float(fps), opacity, name)
+        return cls(picked, float(fps), opacity, name, notes, numbers)
 
 
 def load_clip(
@@ -306,35 +137,102 @@ def load_clip(
     frames: int | None = 21,  # at most; None: all
     start: int = 0,
     every: int = 1,
-    fps: float | None = None,  # None: the source's rate (8 for images) divided by ``every``
-    mask: str | Path | None = None,  # as ``path``, picked like the frames; one mask serves all
+    fps: float | None = None,  # of the result; None: by the picked frames' times (8 / every for images)
+    mask: str | Path | list[Path] | None = None,  # as ``path``, picked like the frames; one mask serves all
+    alpha: str = "auto",  # straight, premultiplied, or auto: as the colours over soft pixels show
 ) -> Clip:
-    """Return the clip in a file, a folder of images or the images of a glob pattern (in natural order).
+    """Return the clip in a file, or in the images of a folder or pattern (``*.png``, ``%04d.png``).
+
+    Of a folder one group of names that differ in a number is taken, ordered by it; a group of masks beside
+    it serves where ``mask`` is None. With ``fps`` a source that has times (a video, an animation) is
+    resampled by time: frame k is the one nearest to k * every / fps seconds after frame ``start``. Images
+    have no times: fps only sets their pace.
 
     In a mask white (or opaque, where it has transparency) is the object, in a coloured one all but black.
 
     Raises FileNotFoundError where nothing is there, or a folder or pattern gives no images; ValueError for
-    files that cannot be read or hold no such frames, sizes or counts that do not fit.
+    several groups, files that cannot be read or hold no such frames, sizes or counts that do not fit.
     """
-    pick = _pick(frames, start, every)
+    pick = Pick(start, every, frames, fps)
     if fps is not None:
         _check_fps(fps, str(path))
-    pictures, source_fps, total = read_pictures(path, pick)
-    if not pictures:
-        raise ValueError(_too_few(start, path, total))
-    masks = None
-    if mask is not None:
-        given, _, n_masks = read_pictures(mask, pick)
-        if n_masks == 1:
-            given = read_pictures(mask, slice(0, 1, 1))[0] * len(pictures)
-        if len(given) != len(pictures):
-            raise ValueError(
-                f"Expected {len(pictures)} masks in {mask}, one for each frame, or a single one; got "
-                f"{len(given)} of {n_masks}. Make the masks from the same frames."
-            )
-        masks = stack_pictures([mask_opacity(picture) for picture in given], _numbered(mask, len(given)))
-    stacked = stack_pictures(pictures, _numbered(path, len(pictures)))
-    return Clip(stacked, source_fps / every if fps is None else float(fps), masks, str(path))
+    source = read_pictures(path, pick)
+    if not source.pictures:
+        raise ValueError(_too_few(start, path, source.total))
+    masks, notes = None, source.notes
+    if mask is None and (beside := source.masks):
+        mask, notes = (
+            beside,
+            (*notes, f"masks beside the frames taken: {beside[0].name} to {beside[-1].name}"),
+        )
+    with hdr_first(notes):
+        if mask is not None:
+            read = _read_masks(mask, path, pick, source)
+            notes += tuple(f"masks: {note}" for note in read.notes if "colour" not in note)
+            opacities = [mask_opacity(picture) for picture in read.pictures]
+            masks = stack_pictures(opacities, _numbered(mask, len(opacities)))
+        stacked = stack_pictures(source.pictures, _numbered(path, len(source.pictures)))
+        stacked, said = straight_alpha(stacked, alpha)
+        rate = source.fps if fps is None else float(fps)
+        return Clip(stacked, rate, masks, str(path), notes + said, tuple(source.numbers))
+
+
+@contextmanager
+def hdr_first(notes: Sequence[str]) -> Iterator[None]:
+    """Let errors about a clip begin with its HDR where that could not be converted."""
+    try:
+        yield
+    except ValueError as error:
+        if said := [note for note in notes if note.startswith(UNCONVERTED)]:
+            raise ValueError(" ".join([*said, str(error)])) from error
+        raise
+
+
+def _read_masks(mask: str | Path | list[Path], path: str | Path, pick: Pick, source: Decoded) -> Decoded:
+    """Return a mask picture for each frame of the source, by number or, where the rates differ, by time."""
+    wanted, numbers = len(source.pictures), source.numbers
+    read = read_pictures(mask, replace(pick, fps=None) if pick.fps is None else Pick(count=numbers[-1] + 1))
+    if read.total == 1:
+        single = read.pictures or read_pictures(mask, Pick(count=1)).pictures
+        return replace(read, pictures=single * wanted)
+    if pick.fps is not None:
+        present = [number for number in numbers if number < len(read.pictures)]
+        times = [read.times[number] for number in present] if read.times else []
+        read = replace(read, pictures=[read.pictures[number] for number in present], times=times)
+    (step, _), late = _step_and_length(source), [np.inf]
+    if len(read.times) == wanted == len(source.times):
+        late = np.abs(np.subtract(read.times, source.times))
+    if source.times and read.times and max(late) > step / 2:
+        whole, whole_masks = (read_pictures(place, Pick(every=sys.maxsize)) for place in (path, mask))
+        # As many masks as frames belong to them one by one, whatever rate they were saved at.
+        if whole.total != whole_masks.total:
+            (step, length), (mask_step, mask_length) = map(_step_and_length, (whole, whole_masks))
+            rates = f"{1 / mask_step:.4g} fps to the clip's {1 / step:.4g}"
+            if abs(mask_length - length) > max(step, mask_step):
+                raise ValueError(
+                    f"Expected masks of the clip's length or of its frames; {mask} has {whole_masks.total} "
+                    f"at {1 / mask_step:.4g} fps ({mask_length:.2f} s), {path} has {whole.total} frames at "
+                    f"{1 / step:.4g} fps ({length:.2f} s). Make the masks from the same frames."
+                )
+            read = read_pictures(mask, Pick(times=source.times))
+            read = replace(read, notes=(*read.notes, f"matched by time, {rates}"))
+    if len(read.pictures) != wanted:
+        raise ValueError(
+            f"Expected {wanted} masks in {mask}, one for each frame, or a single one; got "
+            f"{len(read.pictures)} of {read.total}. Make the masks from the same frames."
+        )
+    return read
+
+
+def count_pictures(path: str | Path) -> int:
+    """Return how many pictures there are, all of which are decoded for it."""
+    return read_pictures(path, Pick(every=sys.maxsize)).total
+
+
+def _step_and_length(source: Decoded) -> tuple[float, float]:
+    """Return the mean time between frames, and how long what was seen of a source lasts, seconds."""
+    step = source.seconds / max(source.total - 1, 1) or 1 / source.fps
+    return step, source.seconds + step
 
 
 def _check_fps(fps: float, name: str) -> None:
@@ -350,17 +248,32 @@ def _too_few(start: int, path: str | Path, total: int) -> str:
     return f"Expected at least {start + 1} frames in {path}; got {total}. Lower start."
 
 
-def _numbered(path: str | Path, count: int) -> list[str]:
+def _numbered(path: str | Path | list[Path], count: int) -> list[str]:
+    if isinstance(path, list):
+        return [*map(str, path[:count])]
     return [f"number {i + 1} of {path}" for i in range(count)]
 
 
-def _pick(frames: int | None, start: int, every: int) -> slice:
-    if (frames is not None and frames < 1) or start < 0 or every < 1:
-        raise ValueError(
-            f"Expected frames >= 1 (or none for all), start >= 0 and every >= 1; got frames = {frames}, "
-            f"start = {start}, every = {every}."
-        )
-    return slice(start, None if frames is None else start + (frames - 1) * every + 1, every)
+def straight_alpha(frames: np.ndarray, alpha: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return frames uint8 [T, H, W, 3 or 4] with straight alpha, and what to say of it.
+
+    Premultiplied colours never exceed their alpha; straight ones do, wherever a border is soft.
+    """
+    if alpha not in ALPHAS:
+        raise ValueError(f"Expected alpha {' or '.join(ALPHAS)}; got {alpha!r}.")
+    if frames.shape[-1] != 4 or alpha == "straight":
+        return frames, ()
+    opacity = frames[..., 3]
+    soft = (opacity > 0) & (opacity < 255)
+    colours, opacities = frames[soft][:, :3].astype(np.uint16), opacity[soft].astype(np.uint16)[:, None]
+    if alpha == "auto":
+        above = np.count_nonzero(colours.max(axis=-1, initial=0) > opacities[:, 0] + _LOSSY)
+        if len(colours) < _FEWEST_SOFT or above > _FEW_ABOVE * len(colours):
+            return frames, ()
+    frames = frames.copy()
+    frames[soft, :3] = ((colours * 255 + opacities // 2) // opacities.clip(1)).clip(max=255)
+    how = "looks premultiplied (no colour above it)" if alpha == "auto" else "is taken for premultiplied"
+    return frames, (f"alpha {how}: colours are divided by it; alpha straight leaves them as they are",)
 
 
 def mask_opacity(picture: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from .pictures import pick_frames, to_bytes, with_alpha
+from .places import file_url
 
 _BACKGROUND = 255  # the palette's last entry: white, or nothing at all
 _PALETTE_FRAMES, _PALETTE_PIXELS = 16, 500_000
@@ -101,7 +102,7 @@ def write_video(path: Path, images: Tensor, fps: float) -> None:
     encoder = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     if encoder == "mpeg4":
         _log.warning("This PyAV lacks libx264; the videos are MPEG-4 part 2, which browsers may refuse.")
-    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+    with av.open(file_url(path), "w", options={"movflags": "+faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         stream = cast(
             VideoStream, container.add_stream(encoder, rate=rate, options=_ENCODER_OPTIONS[encoder])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,6 +120,32 @@ class TestPrepareClip:
         output = self.prepare(pack, video, frames=5)
         assert output.args[0].shape == (5, 64, 64, 3) and output.args[4] == 12
         assert "near-white background" in output.args[3]
+
+    def test_a_video_file_is_read_as_on_the_command_line(self, pack, core, host_dirs):
+        from comfy_api.latest import InputImpl
+
+        images, masks = moving_square()
+        images[images == 0.5] = 1
+        core("video.write").write_video(host_dirs.input / "a.mp4", images, 12)
+        place = str(host_dirs.input / "a.mp4")
+        video = InputImpl.VideoFromFile(place)
+        clip, _, crop, report, fps = self.prepare(
+            pack, video, mask=masks, fps=6.0, frames=5, resample=True, alpha="straight"
+        ).args
+        assert json.loads(crop)["source_frames"] == [0, 2, 4, 6, 8] and fps == 6 and len(clip) == 5
+        assert "resampled by time to 6 fps" in report
+        with pytest.raises(ValueError, match=r"one mask per frame \(5\) or a single mask; got 7"):
+            self.prepare(pack, video, mask=masks[:7], frames=5)
+        data = bytearray(Path(place).read_bytes())
+        matrix = data.index(b"tkhd") + 44
+        data[matrix : matrix + 4] = struct.pack(">i", -1 << 16)  # mirrored
+        (host_dirs.input / "b.mp4").write_bytes(data)
+        video = InputImpl.VideoFromFile(str(host_dirs.input / "b.mp4"))
+        assert "mirrored as the file says" in self.prepare(pack, video, centering="none").args[3]
+        # A mask was made from the frames that the host shows.
+        fitting = self.prepare(pack, video, mask=masks).args
+        of_host = self.prepare(pack, video.get_components().images, mask=masks, fps=12.0).args
+        torch.testing.assert_close(fitting[0], of_host[0], rtol=0, atol=0)
 
     def test_alpha_is_taken_from_images(self, pack, host_dirs):
         images, masks = moving_square()

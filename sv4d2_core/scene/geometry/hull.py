@@ -83,7 +83,7 @@ def hull_pixels(hull: Occupancy, cameras: Cameras, size: int) -> Tensor:
     n_views = cameras.n_views + 1
     seen = torch.zeros(n_frames, n_views, coarse * coarse, dtype=torch.bool, device=centres.device)
     for v in range(n_views):
-        column, row, inside = _project(centres, cameras, v, coarse)
+        column, row, inside = project(centres, cameras, v, coarse)
         pixel = row * coarse + column
         for t in range(n_frames):
             seen[t, v, pixel[hull.cells[t].flatten() & inside]] = True
@@ -116,7 +116,7 @@ def _carved(silhouettes: Tensor, cameras: Cameras, box: Tensor, size: int, misse
     borders = torch.cat([silhouettes[..., [0, -1], :].flatten(2), silhouettes[..., [0, -1]].flatten(2)], -1)
     cut_off = borders.any(-1)  # [T, V + 1]
     for v in range(n_views):
-        column, row, inside = _project(centres, cameras, v, height)
+        column, row, inside = project(centres, cameras, v, height)
         seen += silhouettes[:, v].flatten(1)[:, row * height + column] & inside
         beside += cut_off[:, v, None] & ~inside
     kept = (seen + beside >= n_views - misses) & (2 * seen > n_views)
@@ -129,13 +129,20 @@ def _world(hull: Occupancy) -> Tensor:
     return (low + (hull.centres() + 1) / 2 * (high - low)).flatten(0, 2)
 
 
-def _project(points: Tensor, cameras: Cameras, view: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def project(points: Tensor, cameras: Cameras, view: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return columns and rows [N] of the pixels that show points [N, 3], clamped, and which are inside."""
     matrix = (cameras.intrinsics(size) @ cameras.w2c_opencv()[view, :3]).to(points)
     x, y, depth = (points @ matrix[:, :3].T + matrix[:, 3]).unbind(-1)
     column, row = (x / depth).floor().long(), (y / depth).floor().long()
     inside = (column >= 0) & (column < size) & (row >= 0) & (row < size) & (depth > 0)
     return column.clamp(0, size - 1), row.clamp(0, size - 1), inside
+
+
+def surface_points(hull: Occupancy, frame: int) -> Tensor:
+    """Return the centres of a frame's occupied cells that touch an empty one, [P, 3] world units."""
+    cells = hull.cells[frame]
+    inner = F.max_pool3d(1 - F.pad(cells.float(), (1,) * 6)[None], 3, 1)[0] == 0
+    return _world(hull)[(cells & ~inner).flatten()]
 
 
 class HullDistance:
