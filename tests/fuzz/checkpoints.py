@@ -50,7 +50,7 @@ def _row(table: dict, key: str, rng: random.Random) -> None:
 
 def _metadata(table: dict, key: str, rng: random.Random) -> None:
     stored = table.setdefault("__metadata__", {"sv4d2.variant": "sv4d2"})
-    stored[rng.choice(sorted(stored))] = rng.choice((*VALUES, *TEXTS))
+    stored[rng.choice(sorted(stored) or ["sv4d2.size"])] = rng.choice((*VALUES, *TEXTS))
     if rng.random() < 0.2:
         table["__metadata__"] = rng.choice(VALUES)
 
