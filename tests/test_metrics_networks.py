@@ -14,8 +14,6 @@ from sv4d2_core.diffusion.checkpoint import load_clip_vision
 from sv4d2_core.metrics.frechet import I3D
 from sv4d2_core.metrics.image import LPIPS
 
-torch.set_num_threads(1)
-
 # Of AlexNet's layers: stage, index, channels in and out, side of the kernel.
 ALEXNET = (
     (1, 0, 3, 64, 11),

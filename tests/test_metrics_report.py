@@ -18,8 +18,6 @@ from sv4d2_core.metrics.report.tables import SceneComparison, compare, markdown_
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import corrupt_views, make_creature, render_views
 
-torch.set_num_threads(1)
-
 RIG = Cameras((0, 0, 20, 0), (0, 40, 120, 240))
 SIZE, N_FRAMES = 40, 3
 HOSTILE = 'x | *y* <script>alert("1")</script>'

@@ -23,8 +23,6 @@ from sv4d2_core.metrics.image import paired_views
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views
 
-torch.set_num_threads(1)
-
 CAMERAS = Cameras((0, 0, 10, -5), (0, 60, 120, 300))
 
 

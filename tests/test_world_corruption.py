@@ -15,8 +15,6 @@ from sv4d2_core.metrics.image import psnr
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import benchmark_scenes, corrupt_views
 
-torch.set_num_threads(1)
-
 AZIMUTHS = (0.0, 1.0, 15.0, 45.0, 90.0, 142.0)
 RING = Cameras((0.0,) * len(AZIMUTHS), AZIMUTHS)
 SEEDS = range(3)
