@@ -87,19 +87,6 @@ def test_positive_azimuth_is_the_side_of_plus_x_and_elevation_looks_from_above()
     assert float(top.depth[0, 3][top.mask[0, 3] > 0].min()) < 1.7
 
 
-def test_part_centres_project_into_the_mask():
-    creature, times, size = make_creature(3), torch.tensor([0.0, 0.3, 0.8]), 96
-    cameras = Cameras((0, 20, -25, 50), (0, 70, 160, 290), input_elevation_deg=5.0)
-    mask = render_creature(creature, cameras, times, size).mask
-    centres = parts_at(creature, times).centres
-    at_camera = torch.einsum("vij,tpj->tvpi", cameras.w2c_opencv()[:, :3, :3], centres)
-    at_camera = at_camera + cameras.w2c_opencv()[:, None, :3, 3]
-    pixels = torch.einsum("ij,tvpj->tvpi", cameras.intrinsics(size), at_camera)
-    column, row = (pixels[..., :2] / pixels[..., 2:]).floor().long().unbind(-1)
-    t, v = torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij")
-    assert bool((mask[t[..., None], v[..., None], row, column] > 0.5).all())
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_the_walk_stays_in_the_frame_with_a_margin(seed):
     cameras = Cameras((0, -30, 30, 60), (0, 225, 90, 130))

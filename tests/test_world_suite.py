@@ -1,4 +1,4 @@
-"""The benchmark scenes are what their traits say, stay in every picture, and are the same everywhere."""
+"""The benchmark scenes are the same everywhere, and show what they promise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.world import parts_at, render_creature
-from sv4d2_core.world.body import surface_points
 from sv4d2_core.world.suite import HELD_OUT, TRAITS, BenchmarkScene, benchmark_scenes
 
 SCENES = {scene.name: scene for scene in benchmark_scenes()}
@@ -84,16 +83,3 @@ def test_views_and_between_show_the_times_they_promise():
         assert torch.equal(grid.masks, truth.mask)
         assert grid.cameras == HELD_OUT
         assert grid.settings == {"scene": "x"} and grid.times == times
-
-
-@pytest.mark.parametrize("name", SCENES)
-def test_no_view_at_any_time_cuts_the_object_off(name):
-    """Points on all ellipsoids fall inside the picture, a pixel of 64 away from its border."""
-    points = surface_points(parts_at(SCENES[name].creature, torch.linspace(0, 1, 45)), 200)
-    for cameras in RIGS:
-        to_camera = cameras.w2c_opencv()
-        at = torch.einsum("vij,nj->vni", to_camera[:, :3, :3], points) + to_camera[:, None, :3, 3]
-        pixels = at @ cameras.intrinsics(64).T
-        places = pixels[..., :2] / pixels[..., 2:]
-        assert float(at[..., 2].min()) > 1
-        assert 1 < float(places.min()) and float(places.max()) < 63
