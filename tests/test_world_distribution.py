@@ -50,6 +50,10 @@ def test_the_held_out_objects_are_those_that_were_recorded(kind):
     assert total == pytest.approx(RECORDED[kind], abs=1e-4)
 
 
+def test_a_digger_which_no_held_out_seed_draws_is_recorded_too():
+    assert fingerprint(draw_object(91)) == pytest.approx(-28.934005, abs=1e-4)
+
+
 def test_training_never_draws_a_held_out_object():
     assert len(set(HELD_OUT_OBJECTS)) == 64
     # torch keeps 32 bits of a seed: no held-out seed may be the alias of a training seed.
