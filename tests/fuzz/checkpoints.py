@@ -6,6 +6,7 @@ Run by hand for longer: ``python tests/fuzz/checkpoints.py FILE --cases 10000 --
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import re
@@ -41,18 +42,18 @@ TYPES = ("F64", "F16", "I8", "U8", "BOOL", "F8_E4M3", "F4", "C64", "f32")
 
 
 def _field(table: dict, key: str, rng: random.Random) -> None:
-    table[key][rng.choice(("dtype", "shape", "data_offsets"))] = rng.choice(VALUES)
+    table[key][rng.choice(("dtype", "shape", "data_offsets"))] = copy.deepcopy(rng.choice(VALUES))
 
 
 def _row(table: dict, key: str, rng: random.Random) -> None:
-    table[key] = rng.choice(VALUES)
+    table[key] = copy.deepcopy(rng.choice(VALUES))
 
 
 def _metadata(table: dict, key: str, rng: random.Random) -> None:
     stored = table.setdefault("__metadata__", {"sv4d2.variant": "sv4d2"})
-    stored[rng.choice(sorted(stored) or ["sv4d2.size"])] = rng.choice((*VALUES, *TEXTS))
+    stored[rng.choice(sorted(stored) or ["sv4d2.size"])] = copy.deepcopy(rng.choice((*VALUES, *TEXTS)))
     if rng.random() < 0.2:
-        table["__metadata__"] = rng.choice(VALUES)
+        table["__metadata__"] = copy.deepcopy(rng.choice(VALUES))
 
 
 def _rename(table: dict, key: str, rng: random.Random) -> None:
