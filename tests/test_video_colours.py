@@ -101,12 +101,12 @@ def test_hdr_comes_out_as_the_same_picture_in_sdr(tmp_path, transfer, codec, whi
 
 def test_hdr_that_cannot_be_converted_is_the_first_thing_that_is_said(tmp_path):
     path = write_rgb(tmp_path / "a.mp4", bars(PATCHES[:3].astype(np.uint8)), tags=(9, 9, 16))
-    import sv4d2_core.video.decode as decode
+    import sv4d2_core.video.colour as colour
 
     clip = load_clip(path)
     assert clip.notes[0].startswith("HDR (PQ)")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode, "_DOLBY", (9,))
+        patch.setattr(colour, "_DOLBY", (9,))
         clip = load_clip(path)
         with pytest.raises(
             ValueError, match=r"^HDR that cannot be converted.*Expected a near-white background"

@@ -6,11 +6,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from io import BytesIO
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import av
 import numpy as np
@@ -19,10 +17,10 @@ from av.error import BlockingIOError, EOFError, FFmpegError
 from av.filter import Graph
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
-from PIL import Image, ImageCms, ImageOps
-from torch import Tensor
+from PIL import Image, ImageOps
 
 from ..files import is_out_of_memory
+from .colour import VideoColours, beside, to_uint8, with_profile
 from .linear import linear_picture
 from .places import LINEAR_SUFFIXES, file_url
 
@@ -36,24 +34,7 @@ _NEARLY = 0.01  # a rate that is off by less is not worth a word
 _UNEVEN = 0.1  # deviation from the mean distance of two frames that is said
 _TICK_S, _GIF_TICK_S = 1.1e-3, 1.1e-2  # to which the times of videos and animations are rounded
 _SAME_TIME_S = 2e-3  # of rounded time stamps; the earlier picture wins a tie
-_ROUNDING = 2  # levels that a profile of sRGB itself changes at most
-# Values of ITU-T H.273, as FFmpeg has them.
-_BT709, _UNKNOWN, _BT601, _BT2020, _P3 = 1, 2, 5, 9, 12
-_MATRICES = {_BT709: "BT.709", _BT601: "BT.601", _BT2020: "BT.2020"}
-_PQ, _HLG = 16, 18
-_HDR = {_PQ: "PQ", _HLG: "HLG"}
-_DOLBY = (14, 15)  # ICtCp and IPT, of which only Dolby Vision's data make colours
-_MATRIX = SideData.DISPLAYMATRIX
 REORIENTED = "turned or mirrored as the file says"
-UNCONVERTED = "HDR that cannot be converted"
-_HD_LINES = 720  # from here on players take untagged video for BT.709
-_TO_BT709 = {  # linear light, D65
-    _BT2020: ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187)),
-    _P3: ((1.2249, -0.2249, 0.0), (-0.0421, 1.0421, 0.0), (-0.0196, -0.0786, 1.0983)),
-}
-_WHITE_NITS = (100.0, 203.0)  # of SDR and, by ITU-R BT.2408, of HDR
-_KNEE = 0.98  # share of white above which highlights are rolled off
-_BRIGHTEST, _PLACES = 4.0, 65535  # light, in whites, up to which the table of sRGB goes
 
 Picture = TypeVar("Picture")
 
@@ -94,10 +75,6 @@ class Pick:
             )
 
     @property
-    def by_time(self) -> bool:
-        return self.fps is not None or bool(self.times)
-
-    @property
     def numbers(self) -> slice:
         """The numbers, counted from 0, where pictures are taken by number."""
         stop = None if self.count is None else self.start + (self.count - 1) * self.every + 1
@@ -128,7 +105,7 @@ def read_animation(file: Path, pick: Pick) -> Decoded:
         if total > 1:
             choice = _Choice[np.ndarray](pick, lambda pixels: pixels)
             choice.read(_animation(image, total, file, notes))
-            return choice.decoded(None, notes, total)
+            return choice.decoded(None, notes)
     return read_images([file], pick)
 
 
@@ -159,12 +136,12 @@ class _Choice(Generic[Picture]):
     def read(self, source: Iterable[tuple[float | None, Picture]]) -> None:
         """Take from pictures, each with its time in seconds where it has one, only as far as needed."""
         pick, before, now, step = self.pick, None, 0.0, 0.0
-        stop = pick.numbers.stop or sys.maxsize
+        stop, by_time = pick.numbers.stop or sys.maxsize, pick.fps is not None or bool(pick.times)
         targets = iter(pick.times)
         target = next(targets, None)
         for number, (time, picture) in enumerate(source):
             self.times.append(time)
-            if time is None or not pick.by_time:
+            if time is None or not by_time:
                 if number in range(pick.start, stop, pick.every):
                     self._take(number, picture)
                 if number + 1 >= stop:
@@ -195,7 +172,7 @@ class _Choice(Generic[Picture]):
         self.pictures.append(self.pictures[-1] if again else self.convert(picture))
         self.numbers.append(number)
 
-    def decoded(self, stated_fps: float | None, notes: list[str], total: int | None = None) -> Decoded:
+    def decoded(self, stated_fps: float | None, notes: list[str]) -> Decoded:
         """Return what was taken, with the rate that the times give, else the stated one."""
         pick, all_times = self.pick, np.asarray(self.times, float)  # no time becomes NaN
         all_times -= all_times[:1].sum()
@@ -211,7 +188,8 @@ class _Choice(Generic[Picture]):
             again = np.count_nonzero(np.diff(self.numbers) == 0)
             notes.append(f"resampled by time to {pick.fps:.4g} fps, {again} frames shown again")
         elif has_times and not pick.times:
-            if np.abs(times - times[0] - np.arange(len(times)) / fps).max() > tick_s:
+            off = np.abs(times - times[0] - np.arange(len(times)) / fps)
+            if off.max() > tick_s:
                 if stated_fps and abs(mean * fps - 1) > _NEARLY:
                     notes.append(f"{1 / mean:.4g} fps by the frames' times; the file states {fps:.4g}")
                 fps = 1 / mean
@@ -220,10 +198,10 @@ class _Choice(Generic[Picture]):
                     f"frame times are uneven: {1000 * steps.min():.0f} to {1000 * steps.max():.0f} ms apart, "
                     f"{1000 * mean:.0f} on average; --fps (in ComfyUI resample) takes frames at even times"
                 )
-        known = times.tolist() if has_times or not np.isnan(times).any() and len(times) == 1 else ()
+        known = times.tolist() if has_times or len(times) == 1 else ()
         seconds = float(all_times[-1]) if known else 0.0
-        total = total or len(all_times)
-        return Decoded(self.pictures, total, fps, self.numbers, known, seconds, tuple(dict.fromkeys(notes)))
+        said = tuple(dict.fromkeys(notes))
+        return Decoded(self.pictures, len(all_times), fps, self.numbers, known, seconds, said)
 
 
 @contextmanager
@@ -256,31 +234,8 @@ def _pixels(image: Image.Image, file: Path, notes: list[str]) -> np.ndarray:
         return np.repeat(to_uint8(np.asarray(image), str(file))[..., None], 3, axis=-1)
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     pixels = np.array(image.convert("RGBA" if has_alpha else "RGB"))
-    if icc := image.info.get("icc_profile"):
-        try:
-            mode, transform, name = _profile(icc)
-            if transform is not None and (mode == "CMYK") == (image.mode == "CMYK"):
-                source = image if mode == image.mode else Image.fromarray(pixels[..., :3]).convert(mode)
-                pixels[..., :3] = np.asarray(ImageCms.applyTransform(source, transform))
-                notes.append(f"colours of the embedded profile ({name}) converted to sRGB")
-        except (ImageCms.PyCMSError, OSError, KeyError) as error:
-            notes.append(f"the embedded colour profile is not used: {reason(error)}")
+    with_profile(image, pixels, notes)
     return pixels
-
-
-@lru_cache
-def _profile(icc: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None, str]:
-    """Return the mode of a profile's pictures, what turns them into sRGB where they differ, and its name."""
-    profile = ImageCms.ImageCmsProfile(BytesIO(icc))
-    mode = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}[icc[16:20]]
-    transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
-    name = ImageCms.getProfileDescription(profile).strip()
-    if mode != "CMYK":
-        colours = Image.fromarray(np.indices((6, 6, 6), np.uint8).reshape(3, 1, 216).T * 51).convert(mode)
-        shown = np.asarray(ImageCms.applyTransform(colours, transform), int)
-        if np.abs(shown - np.asarray(colours.convert("RGB"))).max() <= _ROUNDING:
-            return mode, None, name
-    return mode, transform, name
 
 
 def read_video(file: Path, pick: Pick) -> Decoded:
@@ -298,10 +253,7 @@ def read_video(file: Path, pick: Pick) -> Decoded:
                     f"Convert it to a video with square pixels, or give a folder of images."
                 )
             rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-            colours = _Colours(stream.codec_context, notes)
-            choice = _Choice[tuple[av.VideoFrame, bytes | None]](
-                pick, lambda pair: _video_pixels(*pair, aspect, colours)
-            )
+            choice = _Choice(pick, _Shown(stream.codec_context, aspect, notes))
             # AVI orders its stamps as coded, not as shown; its frames are even, as those without stamps are.
             has_times = container.format.name != "avi"
             choice.read(
@@ -361,12 +313,14 @@ def _decode(
         decoder = cast(av.VideoCodecContext, av.CodecContext.create(str(alpha_decoder), "r"))
         for packet in container.demux(stream):
             if matrix is None:  # a decoder of its own does not get what the file holds beside the packets
-                matrix = next((_beside(frame, _MATRIX) for frame in packet.decode()), None)
+                matrix = next((beside(frame, SideData.DISPLAYMATRIX) for frame in packet.decode()), None)
             yield from ((frame, matrix) for frame in decoder.decode(packet))
         return
     stream.thread_type = "AUTO"
     for frame in _deinterlaced(container.decode(stream), notes):
-        matrix = _beside(frame, _MATRIX) or matrix  # H.264 states it once for all frames that follow
+        matrix = (
+            beside(frame, SideData.DISPLAYMATRIX) or matrix
+        )  # H.264 states it once for all frames that follow
         yield frame, matrix
 
 
@@ -390,87 +344,19 @@ def _deinterlaced(frames: Iterable[av.VideoFrame], notes: list[str]) -> Iterator
                 yield cast(av.VideoFrame, graph.pull())
 
 
-class _Colours:
-    """Turns a video's frames into sRGB, 8 bits."""
+class _Shown:
+    """Turns a video's frames into pictures: sRGB, 8 bits, in square pixels, upright."""
 
-    def __init__(self, context: av.VideoCodecContext, notes: list[str]) -> None:
-        self.context, self.notes = context, notes
-        self.tables: tuple[np.ndarray, np.ndarray] | None = None
+    def __init__(self, context: av.VideoCodecContext, aspect: float, notes: list[str]) -> None:
+        self.colours, self.aspect, self.notes = VideoColours(context, notes), aspect, notes
 
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """Return uint8 [H, W, 3 or 4]."""
-        transfer, primaries = self.context.color_trc, self.context.color_primaries
-        if transfer == _UNKNOWN and _beside(frame, SideData.MASTERING_DISPLAY_METADATA):
-            transfer = _PQ
-        is_hdr = transfer in _HDR
-        has_alpha = any(component.is_alpha for component in frame.format.components)
-        if frame.colorspace == _UNKNOWN and not frame.format.is_rgb and len(frame.format.components) > 2:
-            is_wide = is_hdr or primaries == _BT2020
-            matrix = _BT2020 if is_wide else _BT709 if frame.height >= _HD_LINES else _BT601
-            frame.colorspace = matrix
-            self.notes.append(f"no colour matrix stated: {_MATRICES[matrix]} for {frame.height} lines")
-        if frame.colorspace in _DOLBY or (not is_hdr and _beside(frame, SideData.DOVI_METADATA)):
-            self.notes.insert(0, f"{UNCONVERTED}: Dolby Vision's own colours. Export it as SDR or HLG.")
-        elif is_hdr or primaries in _TO_BT709:
-            return self._to_srgb(frame.to_ndarray(format="rgba64le" if has_alpha else "rgb48le"), transfer)
-        return frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
-
-    def _to_srgb(self, wide: np.ndarray, transfer: int) -> np.ndarray:
-        """Return uint8 of uint16 pixels: the curve undone, BT.709's primaries, highlights rolled off."""
-        import cv2
-
-        primaries, is_hdr = self.context.color_primaries, transfer in _HDR
-        to_bt709 = _TO_BT709.get(_BT2020 if is_hdr and primaries == _UNKNOWN else primaries, np.eye(3))
-        light_of = _light(transfer) if self.tables is None else self.tables[0]
-        light = cv2.transform(light_of[wide[..., :3] >> 4], np.asarray(to_bt709, np.float32))
-        if self.tables is None:
-            # Of the first picture, so that the brightness of the clip does not flicker.
-            white = np.percentile(light[::4, ::4].max(axis=-1), 99.9).clip(*_WHITE_NITS) if is_hdr else 1.0
-            self.tables = (light_of / np.float32(white), _shown(_KNEE if is_hdr else 1.0))
-            light /= white
-            name = f"HDR ({_HDR[transfer]})" if is_hdr else "wide-gamut colours"
-            brightness = f", {white:.0f} cd/m2 is white, what is brighter rolled off" if is_hdr else ""
-            self.notes.insert(0, f"{name} converted to sRGB{brightness}")
-        places = (light * (_PLACES / _BRIGHTEST)).clip(0, _PLACES).astype(np.uint16)
-        return np.dstack([self.tables[1][places], (wide[..., 3:] >> 8).astype(np.uint8)])
-
-
-def _light(transfer: int) -> np.ndarray:
-    """Return the light of 4096 levels, float32: cd/m2 of PQ and of HLG at 1000 cd/m2, else 0..1 of sRGB."""
-    level = np.linspace(0, 1, 4096)
-    if transfer == _PQ:
-        power = level ** (1 / 78.84375)
-        light = 1e4 * ((power - 0.8359375).clip(0) / (18.8515625 - 18.6875 * power)) ** (1 / 0.1593017578125)
-    elif transfer == _HLG:
-        bright = (np.exp((level - 0.55991073) / 0.17883277) + 0.28466892) / 12
-        light = 1e3 * np.where(level <= 0.5, level**2 / 3, bright) ** 1.2
-    else:
-        light = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
-    return light.astype(np.float32)
-
-
-def _shown(knee: float) -> np.ndarray:
-    """Return sRGB, uint8, of light from 0 to ``_BRIGHTEST`` whites; above the knee it nears white slowly."""
-    light, room = np.linspace(0, _BRIGHTEST, _PLACES + 1), max(1 - knee, 1e-9)
-    light = np.where(light <= knee, light, 1 - room * np.exp(-(light - knee).clip(0) / room))
-    coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(255 * coded).astype(np.uint8)
-
-
-def _beside(frame: av.VideoFrame, kind: SideData) -> bytes | None:
-    try:
-        return bytes(cast(Any, frame.side_data)[kind])
-    except KeyError:
-        return None
-
-
-def _video_pixels(frame: av.VideoFrame, matrix: bytes | None, aspect: float, colours: _Colours) -> np.ndarray:
-    """Return uint8 [H, W, 3 or 4] in square pixels, upright as phones store it beside the frame."""
-    pixels = colours(frame)
-    if aspect != 1:
-        size = (max(round(frame.width * aspect), 1), frame.height)
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    return pixels if matrix is None else _upright(pixels, matrix, colours.notes)
+    def __call__(self, pair: tuple[av.VideoFrame, bytes | None]) -> np.ndarray:
+        """Return uint8 [H, W, 3 or 4] of a frame and its display matrix."""
+        (frame, matrix), pixels = pair, self.colours(pair[0])
+        if self.aspect != 1:
+            size = (max(round(frame.width * self.aspect), 1), frame.height)
+            pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+        return pixels if matrix is None else _upright(pixels, matrix, self.notes)
 
 
 def _upright(pixels: np.ndarray, matrix: bytes, notes: list[str]) -> np.ndarray:
@@ -482,18 +368,3 @@ def _upright(pixels: np.ndarray, matrix: bytes, notes: list[str]) -> np.ndarray:
     if abs(b) + abs(c) > abs(a) + abs(d):
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-
-
-def to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
-    """Return floats in 0..1 rounded to 0..255. A slight overshoot (a sharp resize) is cut."""
-    values = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
-    if bad := int(np.count_nonzero(~np.isfinite(values))):
-        raise ValueError(
-            f"Expected finite numbers in {name}; got {bad} NaN or infinite values of {values.size}. "
-            f"Check the step that made them."
-        )
-    if values.size and (values.min() < -0.5 or values.max() > 1.5):
-        raise ValueError(
-            f"Expected {name} in 0..1; got {values.min():g} to {values.max():g}. Divide 8-bit values by 255."
-        )
-    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)

@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from .colour import UNCONVERTED, to_uint8
 from .decode import (
     DEFAULT_FPS,
-    UNCONVERTED,
     Decoded,
     Pick,
     read_animation,
     read_images,
     read_video,
     reason,
-    to_uint8,
 )
 from .places import IMAGE_SUFFIXES, LINEAR_SUFFIXES, Place, find_pictures
 
@@ -191,14 +190,14 @@ def hdr_first(notes: Sequence[str]) -> Iterator[None]:
 def _read_masks(mask: str | Path | list[Path], path: str | Path, pick: Pick, source: Decoded) -> Decoded:
     """Return a mask picture for each frame of the source, by number or, where the rates differ, by time."""
     wanted, numbers = len(source.pictures), source.numbers
-    read = read_pictures(mask, replace(pick, fps=None) if pick.fps is None else Pick(count=numbers[-1] + 1))
+    read = read_pictures(mask, pick if pick.fps is None else Pick(count=numbers[-1] + 1))
     if read.total == 1:
         single = read.pictures or read_pictures(mask, Pick(count=1)).pictures
         return replace(read, pictures=single * wanted)
     if pick.fps is not None:
-        present = [number for number in numbers if number < len(read.pictures)]
-        times = [read.times[number] for number in present] if read.times else []
-        read = replace(read, pictures=[read.pictures[number] for number in present], times=times)
+        present = [number for number in numbers if number < read.total]
+        times, pictures = ([given[n] for n in present if given] for given in (read.times, read.pictures))
+        read = replace(read, pictures=pictures, times=times)
     (step, _), late = _step_and_length(source), [np.inf]
     if len(read.times) == wanted == len(source.times):
         late = np.abs(np.subtract(read.times, source.times))
