@@ -147,7 +147,8 @@ def scratch_folder() -> Iterator[Path]:
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], header: dict) -> None:
     """Write tensors and, under the metadata's key ``kind``, JSON values; complete or not at all."""
     stored = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    content = save(stored, metadata={kind: json.dumps(header), _CHECKSUM: _checksum(stored)})
+    # One entry: the order of several would differ from file to file.
+    content = save(stored, metadata={kind: json.dumps({**header, _CHECKSUM: _checksum(stored)})})
     write_whole(Path(path), content)
 
 
@@ -157,8 +158,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
         raise FileNotFoundError(f"Expected a {kind} file; there is no file {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            header = json.loads(metadata.get(kind, "null"))
+            header = json.loads((file.metadata() or {}).get(kind, "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()} if header else {}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
         if is_out_of_memory(error):
@@ -166,12 +166,12 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"Expected a {kind} file; {path} cannot be read ({error}).") from error
     if not isinstance(header, dict):
         raise ValueError(f"Expected a {kind} file; {path} is a safetensors file of another kind.")
-    if metadata.get(_CHECKSUM) not in (None, _checksum(tensors)):  # early versions wrote none
+    if header.pop(_CHECKSUM, None) not in (None, _checksum(tensors)):  # early versions wrote none
         blank = sum(not tensor.any() for tensor in tensors.values())
         raise ValueError(
             f"Expected a {kind} file as it was written; {path} is damaged (its checksum differs; {blank} of "
             f"{len(tensors)} tensors hold only zeros). Copy it again, or make it anew; where you changed "
-            f"it, leave {_CHECKSUM} out of its metadata."
+            f"it, leave {_CHECKSUM} out of the {kind} in its metadata."
         )
     return tensors, header
 
