@@ -20,8 +20,7 @@ from av.stream import Disposition
 from PIL import Image, ImageOps
 
 from ..files import is_out_of_memory
-from .colour import VideoColours, beside, to_uint8, with_profile
-from .linear import linear_picture
+from .colour import VideoColours, beside, linear_picture, to_uint8, with_profile
 from .places import LINEAR_SUFFIXES, file_url
 
 DEFAULT_FPS = 8.0
