@@ -101,6 +101,10 @@ class Options:
         self.value("--azimuths", float, text, metavar="DEG", nargs="+")
         self.value("--elevations", float, "one per novel view (default 0)", metavar="DEG", nargs="+")
 
+    def input_view(self) -> None:
+        text = "camera of a data set, by time and name, that is the input view (default: as it says, else 0)"
+        self.value("--input-view", at_least(0), text)
+
     def times(self, pictures: str = "") -> None:
         """Add --times, --frames and --fps; ``pictures`` ends the help of --frames."""
         self.value("--times", float, "from 0 to 1, rising", metavar="T", nargs="+")
