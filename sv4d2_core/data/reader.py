@@ -64,15 +64,12 @@ def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
     for frame in transforms.frames:
         t = int(times.searchsorted(frame.time or 0.0))
         other = grid.setdefault((frame.view, t), frame)
-        if other is not frame and transforms.time_key is None:
-            raise ValueError(
-                f"Expected the time of each picture; {other.name} and {frame.name} are of one camera, and "
-                f"none of their keys ({', '.join(frame.keys)}) is a time. Call it time, or leave one out."
-            )
         if other is not frame:
+            both = f"both (view {frame.view}, {transforms.time_key} {times[t]:g}). Remove one of them."
+            if transforms.time_key is None:
+                both = f"the camera, and no key of {', '.join(frame.keys)} is a time. Call one time."
             raise ValueError(
-                f"Expected one picture for each camera and time; {other.name} and {frame.name} share both "
-                f"(view {frame.view}, {transforms.time_key} {times[t]:g}). Remove one of them."
+                f"Expected one picture for each camera and time; {other.name} and {frame.name} share {both}"
             )
     by = "" if transforms.time_key in (None, "time") else f" ({transforms.time_key})"
     missing = [(v, t) for v in range(n_cameras) for t in range(len(times)) if (v, t) not in grid]
@@ -111,21 +108,21 @@ def _clip(frames: list[Frame], folder: Path, fps: float) -> ViewClip:
     files = [frame_file(folder, frame.file_path, frame.name) for frame in frames]
     names = [frame.name for frame in frames]
     clip = Clip(stack_pictures(list(map(_read_picture, files, names)), names), fps, None, names[0])
-    if opacity_source(clip) != "alpha" and any(frame.mask_path is not None for frame in frames):
+    if opacity_source(clip) != "alpha" and any(frame.mask_path for frame in frames):
         names = [f"{frame.mask_path} of {frame.name}" for frame in frames]
         clip = replace(clip, masks=stack_pictures([_mask(folder, frame) for frame in frames], names))
     return ViewClip.of_clip(clip)
 
 
 def _mask(folder: Path, frame: Frame) -> np.ndarray:
-    if frame.mask_path is None:
+    if not frame.mask_path:
         raise ValueError(
             f"Expected a mask_path in every frame of a view or in none; {frame.name} has none. Add it."
         )
     return mask_opacity(_read_picture(frame_file(folder, frame.mask_path, frame.name), frame.name))
 
 
-def frame_file(folder: Path, stated: str | None, name: str) -> Path:
+def frame_file(folder: Path, stated: str, name: str) -> Path:
     """Return the file that a frame states, where it has no suffix with that of the picture that is there.
 
     Raises ValueError for none, or one outside the folder.

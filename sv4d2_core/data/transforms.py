@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from bisect import bisect
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ TRANSFORMS_FILES = ("transforms_train.json", "transforms.json")
 
 _SAME_CAMERA = 1e-3  # difference of all numbers of two matrices, at a distance of 1 from the origin
 _SAME_TIME = 1e-6  # times closer than this are one
-_PATHS = ("file_path", "mask_path")
 _TIMES = ("time", "timestamp", "timestep", "frame", "warp", "t")  # what keys of times begin with, best first
 _TIME_KEY = re.compile(rf"({'|'.join(_TIMES)})(id|idx|index|number|num|no|nr|s|sec|seconds|ms|us|ns)?")
 _TOLERANCE = 0.01  # share by which a camera may be off a square pinhole, and the cameras off one lens
@@ -38,8 +38,8 @@ class Frame:
     name: str  # what to call it in messages
     view: int  # index of its camera in `Transforms.cameras`
     time: float | None  # in the file's own units
-    file_path: str | None  # relative to the file's folder, as the file states it
-    mask_path: str | None
+    file_path: str  # relative to the file's folder, as the file states it; "": not stated
+    mask_path: str
     keys: tuple[str, ...]  # all that the file states of it
 
 
@@ -126,7 +126,7 @@ def _transforms(path: Path, content: dict, input_view: int | None = None) -> Tra
             f"degrees for {names[0]} and {fovs[worst]:.4g} for {names[worst]}. Use pictures of one lens."
         )
     time_key, times = _times(listed, names, camera_of)
-    order = sorted(range(len(listed)), key=lambda i: (times[i] or 0.0, natural_key(Path(_file(listed[i])))))
+    order = sorted(range(len(listed)), key=lambda i: (times[i] or 0.0, natural_key(Path(_path(listed[i])))))
     firsts = {camera_of[i]: i for i in reversed(order)}  # where each camera is seen first
     views = sorted(firsts, key=lambda camera: order.index(firsts[camera]))
     number, why = _input_view(content, listed, [views.index(camera) for camera in camera_of], input_view)
@@ -138,10 +138,17 @@ def _transforms(path: Path, content: dict, input_view: int | None = None) -> Tra
         cameras = fit_orbit(Y_UP_TO_Z_UP.T @ matrices[shown], fovs[0], [names[i] for i in shown])
     except ValueError as error:
         raise ValueError(f"{error} Read from {path}, whose world has +z up.") from error
-    frames = []
-    for i in order:
-        paths = [None if listed[i].get(key) is None else str(listed[i][key]) for key in _PATHS]
-        frames.append(Frame(names[i], views.index(camera_of[i]), times[i], *paths, tuple(listed[i])))
+    frames = [
+        Frame(
+            names[i],
+            views.index(camera_of[i]),
+            times[i],
+            _path(frame),
+            _path(frame, "mask_path"),
+            tuple(frame),
+        )
+        for i, frame in ((i, listed[i]) for i in order)
+    ]
     report = (
         f"Input view: camera {number} of {len(views)}, {names[shown[0]]}, {why}; azimuth "
         f"{cameras.input_azimuth_deg:.4g}, elevation {cameras.input_elevation_deg:.4g} degrees. Times: "
@@ -150,8 +157,8 @@ def _transforms(path: Path, content: dict, input_view: int | None = None) -> Tra
     return Transforms(path, cameras, frames, _number(content, "fps", str(path)), time_key, report)
 
 
-def _file(frame: dict) -> str:
-    return str(frame.get("file_path"))
+def _path(frame: dict, key: str = "file_path") -> str:
+    return "" if frame.get(key) is None else str(frame[key])
 
 
 def _input_view(content: dict, frames: list[dict], view_of: list[int], wanted: int | None) -> tuple[int, str]:
@@ -163,8 +170,8 @@ def _input_view(content: dict, frames: list[dict], view_of: list[int], wanted: i
         return stated, "as the file says"
     for says in (
         lambda frame: any("input" in key.lower() and value is True for key, value in frame.items()),
-        lambda frame: stated == _file(frame),
-        lambda frame: "input" in re.split("[^a-z]+", _file(frame).lower()),
+        lambda frame: stated and stated == _path(frame),
+        lambda frame: "input" in re.split("[^a-z]+", _path(frame).lower()),
     ):
         telling = {view for frame, view in zip(frames, view_of, strict=True) if says(frame)}
         if len(telling) == 1:
@@ -179,25 +186,19 @@ def _times(
 
     Where each camera has a single picture, it is ``time`` or none: others tell when a still object was seen.
     """
-    keys = dict.fromkeys(key for frame in frames for key in frame)
-    known = {
-        key: match[1] for key in keys if (match := _TIME_KEY.fullmatch(re.sub("[^a-z]", "", key.lower())))
-    }
-    n_cameras = len(set(camera_of))
-    found, unread = {}, None
-    for key in sorted(known, key=lambda key: _TIMES.index(known[key])):
-        if n_cameras == len(frames) and key != "time":
-            continue
+    found, known, unread, n_cameras = {}, {}, None, len(set(camera_of))
+    for key in {key: 0 for frame in frames for key in frame if n_cameras < len(frames) or key == "time"}:
+        if match := _TIME_KEY.fullmatch(re.sub("[^a-z]", "", key.lower())):
+            known[key] = _TIMES.index(match[1])
+    for key in sorted(known, key=known.__getitem__):
         try:
             stated = [_number(frame, key, name, 1e20) for frame, name in zip(frames, names, strict=True)]
         except ValueError as error:
             unread = unread or error
             continue
-        moments = {None: None}
-        for time in sorted(time for time in stated if time is not None):
-            same = next(reversed(moments.values()))
-            moments[time] = time if same is None or time - same > _SAME_TIME else same
-        found[key] = [moments[time] for time in stated]
+        times = sorted({time for time in stated if time is not None})
+        apart = [b for a, b in zip([-math.inf, *times], times, strict=False) if b - a > _SAME_TIME]
+        found[key] = [None if time is None else apart[bisect(apart, time) - 1] for time in stated]
         seen = set(zip(camera_of, found[key], strict=True))
         if len(seen) == len(frames) == n_cameras * len(set(found[key])):
             return key, found[key]
