@@ -51,7 +51,7 @@ class SV4D2LoadViews(io.ComfyNode):
     def execute(cls, folder: str) -> io.NodeOutput:
         place = _find(folder)
         views = read_views(place)
-        crop = json.loads((place / CAMERAS_FILE).read_text()).get("crop")
+        crop = json.loads((place / CAMERAS_FILE).read_bytes()).get("crop")
         return io.NodeOutput(views, "" if crop is None else json.dumps(crop), views.cameras)
 
 

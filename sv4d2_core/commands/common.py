@@ -118,6 +118,10 @@ class Options:
         self.numbers("--azimuths", text, "DEG")
         self.numbers("--elevations", "one per novel view (default 0)", "DEG")
 
+    def input_view(self) -> None:
+        text = "camera of a data set, by time and name, that is the input view (default: as it says, else 0)"
+        self.value("--input-view", at_least(0), text)
+
     def times(self, pictures: str = "") -> None:
         """Add --times, --frames and --fps; ``pictures`` ends the help of --frames."""
         self.numbers("--times", "from 0 to 1, rising", "T")

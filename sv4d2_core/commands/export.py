@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.device()
 
+    options.input_view()
+
     times = options.group("the times (default: the frames it was fitted to)")
     times.times(f"; of a turntable, pictures (default {_TURNTABLE_PICTURES})")
 
@@ -99,7 +101,7 @@ def _scene(args: argparse.Namespace) -> Exported:
 
 
 def _views(args: argparse.Namespace) -> Exported:
-    grid = read_any_views(args.scene)
+    grid = read_any_views(args.scene, number=args.input_view)
     crop = read_crop(args.scene) if args.scene.is_dir() else None
     return export_views(grid, args.out, args.format, crop=crop and crop.to_json(), overwrite=args.overwrite)
 

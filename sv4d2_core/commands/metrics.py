@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.value("--methods", str, text, metavar="NAME=DIR", nargs="+")
 
     views = options.group("the views")
+    views.input_view()
     views.value("--frames", at_least(1), "compare only the first N frames")
     views.value("--size", at_least(16), "resize everything to N x N pixels")
     plain = options.group("the cameras of plain clips")
@@ -154,11 +156,12 @@ def _compare(
     truth: Path | None,
     networks: Networks,
 ) -> SceneComparison:
-    reference = None if truth is None else read_any_views(truth, _cameras(args, None), None, args.frames)
+    read = partial(read_any_views, frames=args.frames, number=args.input_view)
+    reference = None if truth is None else read(truth, _cameras(args, None))
     predictions = {}
     for name, place in places.items():
         # Plain clips of novel views alone take their input view from the reference, frame by frame.
-        grid = read_any_views(place, _cameras(args, reference), reference, args.frames)
+        grid = read(place, _cameras(args, reference), reference)
         if reference is not None:
             _check_times(grid, reference, place)
         predictions[name] = _fitted(args, grid, place)

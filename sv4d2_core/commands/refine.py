@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "planes",
         "of dynerf: planes over space and time, or a still field that is deformed",
     )
+    options.input_view()
     options.value("--size", at_least(16), "fit at N x N pixels (default: as given)")
     budget = Options(parser.add_mutually_exclusive_group())
     budget.value("--steps", at_least(4), f"steps of all stages (default {_STEPS})")
@@ -122,7 +123,7 @@ def _run(args: argparse.Namespace) -> int:
     _check_place(args.out, args.overwrite, args.resume)
     config = _settings(args)
     device = choose_device(args.device)
-    views = read_any_views(args.views)
+    views = read_any_views(args.views, number=args.input_view)
     crop = None if args.centred else read_crop(args.views)
     normals = None if args.normals is None else read_normals(args.normals, views)
     perceptual = None if args.lpips is None else LPIPS(args.lpips, device)

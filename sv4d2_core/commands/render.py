@@ -12,7 +12,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..data.datasets import refuse_renders, write_renders
 from ..files import exclusive
-from ..scene.scene import Scene4D, SceneRendering, own_cameras, turntable
+from ..scene.scene import Scene4D, SceneRendering, own_cameras, placed, turntable
 from ..scene.store import load_scene
 from ..views import ViewGrid
 from .common import (
@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     cameras = options.group("the cameras (default: those of the views it was fitted to)")
     cameras.cameras()
-    cameras.value("--cameras", Path, "cameras.json or transforms.json", metavar="FILE")
+    text = "cameras.json, or a transforms.json in the world of the data set that the scene was fitted to"
+    cameras.value("--cameras", Path, text, metavar="FILE")
     cameras.flag("--turntable", "a video of one turn around the scene while time runs")
     options.group("the times (default: the frames it was fitted to)").times()
 
@@ -77,7 +78,7 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
         args, input_elevation_deg=own.input_elevation_deg, radius=own.radius, fov_deg=own.fov_deg
     )
     if given is not None or not args.turntable:
-        return given or own_cameras(scene)
+        return own_cameras(scene) if given is None else placed(given, scene)
     if args.maps or args.times:
         raise ValueError("--maps and --times are for views; got --turntable alone. Give cameras, too.")
     return None

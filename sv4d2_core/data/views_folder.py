@@ -27,7 +27,7 @@ Y_UP_TO_Z_UP = torch.tensor(
 
 CONVENTIONS = {
     "world": "Right-handed, +y up, the object at the origin and about 1 large; the input camera is on the +z "
-    "side.",
+    "side, or input_azimuth_deg counter-clockwise from it, where that is stated.",
     "angles": "Degrees. azimuth_deg and elevation_deg are relative to the input view (index 0). A positive "
     "azimuth moves the camera to the viewer's right, counter-clockwise seen from above; a positive elevation "
     "lifts it. absolute_elevation_deg = elevation_deg + input_elevation_deg.",
@@ -201,7 +201,7 @@ def write_views(
 def read_crop(folder: str | Path) -> CropPath | None:
     """Return how the input of a folder of views was cut out of its clip; None where that is not known."""
     file = Path(folder) / CAMERAS_FILE
-    crop = json.loads(file.read_text()).get("crop") if file.is_file() else None
+    crop = json.loads(file.read_bytes()).get("crop") if file.is_file() else None
     return None if crop is None else CropPath.from_json(crop)
 
 
@@ -238,8 +238,8 @@ def read_views(folder: Path) -> ViewGrid:
 
 
 def _read(folder: Path) -> ViewGrid:
-    run = json.loads((folder / RUN_FILE).read_text())
-    cameras = Cameras.from_json(json.loads((folder / CAMERAS_FILE).read_text()))
+    run = json.loads((folder / RUN_FILE).read_bytes())
+    cameras = Cameras.from_json(json.loads((folder / CAMERAS_FILE).read_bytes()))
     shape = cameras.n_views + 1, run["n_frames"]
     images = _read_grid(folder / "frames", *shape)
     masks = _read_grid(folder / "masks", *shape) if (folder / "masks").is_dir() else None
@@ -255,7 +255,7 @@ def _read(folder: Path) -> ViewGrid:
 def read_run(folder: Path) -> dict:
     """Return the content of ``run.json``, or nothing when there is none that can be read."""
     try:
-        run = json.loads((folder / RUN_FILE).read_text())
+        run = json.loads((folder / RUN_FILE).read_bytes())
     except (OSError, ValueError):
         return {}
     return run if isinstance(run, dict) else {}

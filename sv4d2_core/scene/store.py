@@ -83,6 +83,7 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
         scene = readers[backend](tensors, header, device)
         scene.path = header.get("path") and ObjectPath.from_json(header["path"])
         scene.fit = header.get("fit")
+        scene.knows_world = bool(header.get("knows_world", False))
         return scene
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..cameras import DEFAULT_FOV_DEG, Cameras
 from ..data.clips import VIDEO_SUFFIXES
 from ..data.reader import frame_file, is_dataset, is_folder_of_views, read_dataset
-from ..data.transforms import TRANSFORMS_FILES, transforms_file
+from ..data.transforms import TRANSFORMS_FILES, read_object, transforms_file
 from ..data.views_folder import CAMERAS_FILE, read_views
 from ..files import (
     file_fingerprint,
@@ -170,7 +170,7 @@ def _frame_files(place: Path) -> list[Path]:
         return sorted((place / "frames").rglob("*.png"), key=natural_key)
     file = place if place.is_file() else transforms_file(place) or place
     try:
-        frames = json.loads(file.read_text(encoding="utf-8"))["frames"]
+        frames = read_object(file)["frames"]
         found = []
         for frame in frames:
             with suppress(ValueError):  # outside the folder
@@ -203,7 +203,7 @@ def _wrong_matrices(file: Path, cameras: Cameras) -> Iterator[str]:
     """Yield where the matrices of a ``cameras.json``, if it has any, say something else than its angles."""
     expected = cameras.c2w_opengl()
     try:
-        views = json.loads(file.read_text(encoding="utf-8")).get("views") or []
+        views = read_object(file).get("views") or []
         stated = torch.tensor([view["c2w_opengl"] for view in views], dtype=torch.float64)
         if views and stated.shape != expected.shape:
             raise ValueError(f"got {list(stated.shape)} instead of {list(expected.shape)}")
