@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -37,6 +38,8 @@ WEIGHT_SEED, INPUT_SEED = 1001, 2001
 
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
+# Programs that tests start find the pack, and use one thread, too.
+os.environ |= {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -164,6 +167,17 @@ def micro_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def micro_model(micro_checkpoint):
     return load_checkpoint(micro_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[..., dict[str, bytes]]:
+    """Return a reader of a folder's files by their places, but of `run.json`, which holds times."""
+
+    def read(folder: Path, pattern: str = "*") -> dict[str, bytes]:
+        files = (path for path in sorted(folder.rglob(pattern)) if path.is_file() and path.name != "run.json")
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+    return read
 
 
 @pytest.fixture(scope="session")

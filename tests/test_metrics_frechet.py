@@ -7,8 +7,6 @@ import torch
 
 from sv4d2_core.metrics.frechet import ORDERS, clips_of, frechet_distance
 
-torch.set_num_threads(1)
-
 
 def labels(order: str, n_frames: int, n_views: int) -> list[str]:
     """Return each clip as text, an image being its frame's digit and its view's letter."""

@@ -10,8 +10,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from sv4d2_core.metrics.image import mask_iou, psnr, ssim
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,8 +21,6 @@ from sv4d2_core.metrics.report.plots import (
     series_mark,
 )
 
-torch.set_num_threads(1)
-
 NAN, INF = math.nan, math.inf
 
 

@@ -48,16 +48,12 @@ def shake(parameters: list[nn.Parameter]) -> None:
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
-def predict(unet: UNet, dtype: torch.dtype = torch.float32) -> Tensor:
+@torch.no_grad()
+def output(unet: UNet, dtype: torch.dtype = torch.float32) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     shapes = ((T * V, 8, 8, 8), (V, 128), (1, T, 48), (V, 4, 8, 8))
     x, y, context, references = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
     return unet(x, torch.full((V,), 0.3), y, unet.prepare(context, references))
-
-
-@torch.no_grad()
-def output(unet: UNet, dtype: torch.dtype = torch.float32) -> Tensor:
-    return predict(unet, dtype)
 
 
 def test_nothing_changes_at_first(unet):
@@ -80,21 +76,6 @@ def test_queries_and_keys_of_one_token_attention_stay_plain(unet):
         "time_mix_blocks",
         "motion_blocks",
     }
-
-
-def test_only_the_low_rank_parts_learn_and_all_of_them_do(unet):
-    frozen = {name: p.detach().clone() for name, p in unet.named_parameters()}
-    trained = add_lora(unet, RANK)
-    optimiser = torch.optim.AdamW(trained, lr=1e-2)
-    for _ in range(2):  # the first step moves lora_up alone, as that starts at zero
-        unet.zero_grad(set_to_none=True)
-        predict(unet).square().mean().backward()
-        got = {name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None}
-        assert got.keys() == {name for name in unet.state_dict() if ".lora_" in name}
-        optimiser.step()
-    assert all(bool(gradient.any()) for gradient in got.values())
-    for name, value in frozen.items():
-        assert torch.equal(unet.get_parameter(name), value)
 
 
 def test_the_start_is_seeded(unet):
@@ -120,16 +101,12 @@ def test_merged_weights_do_the_same(adapted, close):
 
 def test_a_file_holds_copies_of_what_changes_the_weights(adapted):
     layer = "input_blocks.1.1.motion_blocks.0.attn1.to_q"
-    before, state = adapted.get_parameter(f"{layer}.weight").clone(), lora_state(adapted)
+    state = lora_state(adapted)
     assert len(state) == 3 * LAYERS_PER_BLOCK * BLOCKS
-    up, down = (state[f"diffusion_model.{layer}.lora_{end}.weight"] for end in ("up", "down"))
-    merged = copy.deepcopy(adapted)
-    merge_lora(merged)
-    adapted.get_parameter(f"{layer}.lora_up.weight").data.zero_()
-    change = merged.get_parameter(f"{layer}.weight") - before
-    assert torch.allclose(change, up @ down, atol=1e-6) and change.abs().max() > 1e-2
+    adapted.get_parameter(f"{layer}.lora_down.weight").data.zero_()
+    down = state[f"diffusion_model.{layer}.lora_down.weight"]
     # Loaders multiply by alpha / rank.
-    assert state[f"diffusion_model.{layer}.alpha"] == RANK == len(down)
+    assert down.any() and state[f"diffusion_model.{layer}.alpha"] == RANK == len(down)
 
 
 @pytest.mark.parametrize("autocast", [False, True])

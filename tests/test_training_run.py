@@ -163,11 +163,7 @@ def test_latents_become_normal_and_pictures_stay(training_config, close):
         close(decoder.conv_in(latents)[..., 1:-1, 1:-1], first[..., 1:-1, 1:-1], 1e-4)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
-
-
-def test_scenes_made_ahead_are_those_made_here(tmp_path):
+def test_scenes_made_ahead_are_those_made_here(tmp_path, contents):
     here, ahead = (SceneStore(tmp_path / name, SOURCE, {}) for name in ("here", "ahead"))
     for index in range(3):
         here.read(index)
@@ -175,8 +171,8 @@ def test_scenes_made_ahead_are_those_made_here(tmp_path):
         worker.join(SECONDS)
         images, cameras = ahead.read(2)
     assert not worker.is_alive()
-    assert contents(tmp_path / "ahead") == contents(tmp_path / "here")
-    assert len(contents(tmp_path / "here")) == 3
+    here, ahead = (contents(tmp_path / name, "*.safetensors") for name in ("here", "ahead"))
+    assert here == ahead and len(here) == 3
     assert cameras == SOURCE.scene(2).cameras and images.shape == (2, 4, 8, 8, 3)
     assert (images.float() / 255 - SOURCE.scene(2).images).abs().max() < 0.502 / 255
 
@@ -209,4 +205,4 @@ def test_scenes_that_are_read_once_are_not_kept(tmp_path):
     with store.made_ahead(3, 1) as workers:
         assert workers == []
         assert torch.equal(store.read(1)[0], SceneStore(tmp_path / "kept", SOURCE, {}).read(1)[0])
-    assert contents(tmp_path) == {}
+    assert not list(tmp_path.glob("*.safetensors"))

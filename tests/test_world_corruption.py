@@ -15,8 +15,6 @@ from sv4d2_core.metrics.image import psnr
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import benchmark_scenes, corrupt_views
 
-torch.set_num_threads(1)
-
 AZIMUTHS = (0.0, 1.0, 15.0, 45.0, 90.0, 142.0)
 RING = Cameras((0.0,) * len(AZIMUTHS), AZIMUTHS)
 SEEDS = range(3)
@@ -37,11 +35,6 @@ def quality(grids: list[ViewGrid], strength: float = 1.0) -> Tensor:
             views = range(1, grid.n_views + 1)
             values.append(torch.stack([psnr(spoilt.images[:, v], grid.images[:, v]).mean() for v in views]))
     return torch.stack(values).mean(0)
-
-
-def a_few_scenes(cameras: Cameras = RING) -> list[ViewGrid]:
-    names = ("walker", "runner", "windmill", "flamingo", "owl", "aeroplane")
-    return [truth(name, cameras, 64, 2) for name in names]
 
 
 def test_a_seed_gives_the_same_errors_and_another_seed_others():
@@ -73,55 +66,31 @@ def test_quality_falls_with_strength_and_with_the_angle_as_measured():
     """37.5 dB near the input view, 19.4 dB obliquely behind; few scenes, hence the margins."""
     means = torch.stack([quality([truth("owl"), truth("windmill")], s) for s in (0.25, 0.5, 1.0, 2.0)])
     assert bool((means[1:] < means[:-1] - 0.5).all())
-    values = quality(a_few_scenes())
+    names = ("walker", "runner", "windmill", "flamingo", "owl", "aeroplane")
+    values = quality([truth(name, n_frames=2) for name in names])
     assert bool((values[1:] < values[:-1]).all())
     assert float(values[0]) == pytest.approx(37.5, abs=1.5)
     assert float(values[-1]) == pytest.approx(19.4, abs=1.5)
 
 
-def test_lifted_and_lowered_views_are_worse():
-    """About 0.8 dB per 10 degrees, the azimuths of a ring taken together."""
-    level, lift = (0.0,) * 4, (25.0,) * 4
-    cameras = Cameras((0.0, *level, *lift, *(-e for e in lift)), (0.0, *((60.0, 120.0, 240.0, 300.0) * 3)))
-    at_level, lifted, lowered = quality(a_few_scenes(cameras)).reshape(3, 4).mean(1).tolist()
-    for value in (lifted, lowered):
-        assert 0.4 < (at_level - value) / 2.5 < 1.4
+@pytest.mark.parametrize(
+    ("per_frame", "wrong", "flicker"),
+    [
+        (False, (0.31668, 1.36628, 1.44531, 2.21345, 3.86531), (0.05618, 0.2422, 0.18732, 0.35329, 0.57635)),
+        (True, (0.41756, 1.81605, 1.31031, 2.3825, 3.70551), (0.58317, 2.67449, 1.74292, 3.23887, 4.59368)),
+    ],
+)
+def test_errors_are_those_that_were_recorded(per_frame, wrong, flicker):
+    """Per cent of full scale in five views of a still clip, one of them lifted and one lowered.
 
-
-def test_the_absolute_elevation_of_the_input_counts_in_the_angle():
-    """Opposite views of a lifted input are nearer to each other than 180 degrees."""
-    cameras = Cameras((0.0, 0.0), (0.0, 180.0))
-    lifted = replace(cameras, input_elevation_deg=60.0)
-    plain = truth("walker", cameras)
-    far, near = quality([plain]), quality([replace(plain, cameras=lifted)])
-    assert float(near) > float(far) + 3
-
-
-def test_most_of_the_error_stays_and_a_little_is_new_in_every_frame():
-    """On a still clip: pixels of the object move, few near the input view and many behind it."""
-    still = truth("owl").at_frames([0] * 8)
-    object_pixels = still.masks[1:] > 0.5
-    moved, wrong, flicker = [], 0.0, 0.0
-    for seed in SEEDS:
-        spoilt = corrupt_views(still, seed).images
-        step = (spoilt[1:] - spoilt[:-1]).abs().amax(-1)
-        moved.append((object_pixels & (step > 3 / 255)).sum((0, 2, 3)) / object_pixels.sum((0, 2, 3)))
-        wrong += float((spoilt - still.images)[:, 1:].abs().mean())
-        flicker += float((spoilt[1:] - spoilt[:-1])[:, 1:].abs().mean())
-    share = torch.stack(moved).mean(0)
-    assert share[0] == 0
-    assert 0 < float(share[1]) < 0.1
-    assert 0.4 < float(share[-1]) < 0.8
-    assert 0 < flicker < 0.3 * wrong
-
-
-def test_errors_drawn_per_frame_are_as_large_and_flicker():
-    grid = truth("owl")
-    steady, anew = (corrupt_views(grid, 3, per_frame=per_frame).images for per_frame in (False, True))
-    wrong = [float((images - grid.images)[:, 1:].abs().mean()) for images in (steady, anew)]
-    change = [float((images - grid.images)[:, 1:].diff(dim=0).abs().mean()) for images in (steady, anew)]
-    assert wrong[1] == pytest.approx(wrong[0], rel=0.5)
-    assert change[1] > 2 * change[0]
+    Steady errors flicker little; those drawn per frame are as large and flicker. They must never drift:
+    scores of corrupted views are compared.
+    """
+    cameras = Cameras((0, 0, 0, 25, -25, 0), (0, 15, 90, 90, 90, 180), input_elevation_deg=20.0)
+    grid = truth("owl", cameras, 32).at_frames([0] * 3)
+    errors = 100 * (corrupt_views(grid, 3, per_frame=per_frame).images - grid.images)[:, 1:]
+    for found, recorded in ((errors, wrong), (errors.diff(dim=0), flicker)):
+        assert found.abs().mean((0, 2, 3, 4)).tolist() == pytest.approx(recorded, abs=1e-4)
 
 
 def test_masks_follow_the_images():

@@ -10,8 +10,6 @@ import torch
 
 from sv4d2_core.world.body import Bone, Creature, make_creature, parts_at
 
-torch.set_num_threads(1)
-
 
 def test_a_seed_gives_the_same_animal_and_leaves_the_global_generator_alone():
     torch.manual_seed(1)
