@@ -1,7 +1,5 @@
 """Videos, GIFs and PNG files, read back by PyAV and Pillow, show the pictures that were written."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Animated GLB files as others see them: three.js in a headless browser, and the Khronos validator."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import sys

@@ -1,7 +1,5 @@
 """The folder of views: what is in it, that it reads back, and that it is replaced only as a whole."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Animated GLB: what trimesh and pygltflib read back, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import io

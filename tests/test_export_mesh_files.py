@@ -1,7 +1,5 @@
 """Numbered mesh files and USD: what trimesh, plyfile and Pixar's library read back, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json

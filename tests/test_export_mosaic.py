@@ -1,7 +1,5 @@
 """The mosaic of all views and the strip of a clip's frames."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

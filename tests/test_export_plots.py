@@ -1,7 +1,5 @@
 """The pictures of a fit, of compared views and of the cameras, and the plot of losses."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """How the evaluation report is written: all or nothing, and over nobody else's files."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

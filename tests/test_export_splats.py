@@ -1,7 +1,5 @@
 """Files of Gaussians, read back by plyfile, trimesh, numpy and by hand, show the scene that was written."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Writing a folder is one step: after any failure the folder is as it was."""
 
-from __future__ import annotations
-
 import errno
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A scene's density in the world, and the surface that is made of it."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from dataclasses import replace

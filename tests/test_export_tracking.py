@@ -1,7 +1,5 @@
 """One mesh follows a scene: true to surface and motion, without jumps, and it says where it cannot."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import sys

@@ -4,8 +4,6 @@ $COMFYUI_PATH names the checkouts, as $PATH names folders. Where a checkout or i
 tests are skipped with one line that says so; ``SV4D2_REQUIRE_HOST=1`` makes that a failure.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

@@ -1,7 +1,5 @@
 """The networks and their blocks against the official code's numbers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from unittest.mock import Mock
 

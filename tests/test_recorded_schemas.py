@@ -1,7 +1,5 @@
 """How the recorded descriptions of nodes are compared with those of a ComfyUI, and put together."""
 
-from __future__ import annotations
-
 import copy
 
 from tests import recorded_schemas

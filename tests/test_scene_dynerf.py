@@ -1,7 +1,5 @@
 """Rays add up matter as they should, a scene renders what its field holds, and its file gives it back."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

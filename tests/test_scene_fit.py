@@ -1,7 +1,5 @@
 """A short fit learns, repeats itself, resumes, and refuses what cannot be fitted."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Fields over space and time: planes that change, the canonical field, and following an object."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

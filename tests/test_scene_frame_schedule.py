@@ -1,7 +1,5 @@
 """Which frames a step may see: outward from the anchor, all by 35 % of the steps, old ones again."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Deformable Gaussians: they start on the hull, learn shape and motion, come back from files and states."""
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The visual hull holds the true object, and little else."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

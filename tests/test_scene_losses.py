@@ -1,7 +1,5 @@
 """The fit's loss terms: known values, and gradients against finite differences."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The elevation of the input from silhouettes, and the path of an object that a crop has followed."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import replace
 

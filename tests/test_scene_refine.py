@@ -1,7 +1,5 @@
 """The second stage: which cameras it looks from, what it asks for, what it keeps, and that it resumes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

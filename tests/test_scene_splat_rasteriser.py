@@ -1,7 +1,5 @@
 """Which rasteriser draws Gaussians: Triton only where a first tiny picture of it is right."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import sys

@@ -3,8 +3,6 @@
 The interpreter is chosen when a kernel is defined, so each way runs in a process of its own.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """Pictures of Gaussians against a naive reference: every Gaussian in every pixel, in float64."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

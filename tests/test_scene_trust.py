@@ -1,7 +1,5 @@
 """The weights of pixels, by angle, rim, visibility and fit, and the terms that need pixels side by side."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from functools import partial

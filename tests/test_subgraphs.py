@@ -1,7 +1,5 @@
 """The blueprints of the pack against the recorded schemas of the nodes, checked without ComfyUI."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The crop: the recorded numbers of the reference, every canvas, every centring, and its undoing."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Workflows are those of the oldest recorded version, which newer ones can open; prompts are valid in all.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -11,8 +11,6 @@ The resynthesisers of the second stage: ``oracle-S`` knows the truth and returns
 views; ``polish`` keeps the given views and only weighs them by visibility.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

@@ -11,8 +11,6 @@ Arms ``raw``, ``rectified`` and ``curated`` are trained on clips of which most h
 them as they are, all of them rectified, or only those that the curation keeps, rectified.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable

@@ -4,8 +4,6 @@ By hand: ``COMFYUI_PATH=... PYTHONSAFEPATH=1 <host python> -m pytest -c tests/ho
 --rootdir tests/host tests/host/test_server.py``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import importlib.util

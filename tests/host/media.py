@@ -1,7 +1,5 @@
 """What the tests feed to ComfyUI: untrained checkpoints, and clips of the procedural world."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys

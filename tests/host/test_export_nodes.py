@@ -1,7 +1,5 @@
 """The nodes that write a scene as files, and give it to the host's own mesh and splat nodes."""
 
-from __future__ import annotations
-
 import json
 from collections import namedtuple
 from dataclasses import make_dataclass

@@ -1,7 +1,5 @@
 """Our cameras and those of ComfyUI's own 3D nodes: one projection, both ways, and pictures as views."""
 
-from __future__ import annotations
-
 import importlib
 import json
 

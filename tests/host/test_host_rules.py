@@ -1,7 +1,5 @@
 """What a guest owes its host: its previews, its kinds of errors, its loaders, its other nodes."""
 
-from __future__ import annotations
-
 import json
 from fractions import Fraction
 from pathlib import Path

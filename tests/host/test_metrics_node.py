@@ -1,7 +1,5 @@
 """The node that says how good views are."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Our model inside ComfyUI: detection, loaders, the network, guidance, one window, weight types."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Stock loaders with our files, and other models beside our pack."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Nodes of the host that change how any model runs, on ours: compile, step cache, attention, noise levels."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch._dynamo.utils import counters

@@ -1,7 +1,5 @@
 """The sampler node against the core's own pipeline, and what it does with finished windows and bad input."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

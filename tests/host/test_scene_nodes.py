@@ -1,7 +1,5 @@
 """The nodes that turn views into a 4D scene, take pictures of it, save and load it."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Our pack in a running ComfyUI server, spoken to as the page does."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

@@ -1,7 +1,5 @@
 """Graphs as users get them wrong, and cancelling: one readable message each, and the server goes on."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Scenes in a running ComfyUI: previews, cancelling, going on, the host's own 3D nodes, and messages."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

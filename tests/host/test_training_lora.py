@@ -1,7 +1,5 @@
 """LoRA files of ours inside ComfyUI: its stock loader gives what our merged weights give."""
 
-from __future__ import annotations
-
 import copy
 import logging
 

@@ -1,7 +1,5 @@
 """The nodes around the sampler: clips, cameras, views as images, as a video and in folders."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """A scene in closed form for tests: an arm of two capsules, whose elbow bends at the origin."""
 
-from __future__ import annotations
-
 import math
 
 import torch

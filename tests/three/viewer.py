@@ -1,7 +1,5 @@
 """Somebody else's eyes on a GLB: three.js in a headless browser, and the Khronos validator."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os
