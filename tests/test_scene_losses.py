@@ -226,11 +226,12 @@ def test_the_input_sees_the_near_side_of_a_sphere():
     assert not bool(seen[0][~surface].any()) and not bool(seen[0, 3].any())
 
 
-def test_an_object_in_front_hides_what_is_behind_it():
+@pytest.mark.parametrize("shown", [1.2, 2.6])
+def test_what_the_input_shows_nearer_or_farther_is_not_what_it_sees(shown):
     cameras = Cameras((0, 0), (0, 90))
     depths = sphere(cameras, 0.5).depth
     assert bool(trust.seen_by_input(depths, cameras).any())
-    depths[:, 0] = depths[:, 0].where(depths[:, 0] == 0, 1.2)
+    depths[:, 0] = depths[:, 0].where(depths[:, 0] == 0, shown)
     assert not bool(trust.seen_by_input(depths, cameras).any())
 
 
