@@ -237,7 +237,7 @@ FOLDERS = {
     "views": lambda out, n, **how: write_views(out, squares(n), **how),
     "pngs": lambda out, n, **how: write_pngs(out, torch.rand(n, 8, 8, 3), None, 8, **how),
     "meshes": lambda out, n, **how: write_mesh_sequence(
-        out, map(BALL.at, range(n)), range(n), 8, kind=("obj", "ply")[n - 1], **how
+        out, map(BALL.at, range(n)), range(n), 8, kind=("ply", "obj")[n - 1], **how
     ),
     "splats": lambda out, n, **how: write_splat_sequence(out, n * [GAUSSIAN], range(n), 8, **how),
     "report": lambda out, n, **how: write_report(out, [scores(str(n))], **how),
