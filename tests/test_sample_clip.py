@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
+from sample_clip import sample_frames
 
 from sv4d2_core.shipped import SAMPLE_CLIP, SAMPLE_FPS, SAMPLE_FRAMES
 from sv4d2_core.video.prepare import prepare_clip
 from sv4d2_core.video.read import load_clip
 
 MOST_BYTES = 300_000
-
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
-sample_frames = importlib.import_module("sample_clip").sample_frames
 
 
 def test_file_is_small_and_says_its_frames_and_rate():

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
+import tiny_scores
 import torch
 
 from sv4d2_core.diffusion.checkpoint import describe_checkpoint, load_checkpoint
 from sv4d2_core.diffusion.config import ModelConfig
 from sv4d2_core.diffusion.safetensors_stream import read_header
 from sv4d2_core.shipped import TINY_MODEL
-
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
-tiny_scores = importlib.import_module("tiny_scores")
 
 N_OBJECTS = 4
 

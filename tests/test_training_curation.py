@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import planted_clips
 import pytest
 import torch
 
@@ -29,9 +28,6 @@ from sv4d2_core.training.curation import (
 )
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import Parts, benchmark_scenes, parts_at, render_parts
-
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
-planted_clips = importlib.import_module("planted_clips")
 
 SEED, SIZE = 7000, 40
 LIMITS = CurationLimits()

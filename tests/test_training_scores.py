@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_scores
 import torch
 from torch import Tensor
 
@@ -23,9 +21,6 @@ from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.body import framed, parts_at, surface_points
 from sv4d2_core.world.render import render_parts
 from sv4d2_core.world.suite import HELD_OUT_OBJECTS, TRAINING_SEEDS, draw_object
-
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
-tiny_scores = importlib.import_module("tiny_scores")
 
 
 @pytest.fixture

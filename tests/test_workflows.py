@@ -5,8 +5,10 @@ Workflows are those of the oldest recorded version, which newer ones can open; p
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -230,6 +232,33 @@ def test_every_node_explains_itself(version):
         texts = {widget: one["tooltip"] for widget, (_, one, _) in recorded_schemas.inputs_of(node).items()}
         texts |= dict(zip(node["output_name"], node["output_tooltips"], strict=True))
         assert not [name for name, text in texts.items() if len(text) <= 15], name
+
+
+def test_a_newer_version_has_all_that_an_older_one_has():
+    for older, newer in pairwise(RECORDED.values()):
+        lost = {name: recorded_schemas.lost(node, newer[name]) for name, node in older.items()}
+        assert not any(lost.values()), lost
+    backwards = recorded_schemas.ours(*reversed(RECORDED.values()))
+    assert backwards.keys() == OURS.keys()
+    for name, node in OURS.items():
+        assert backwards[name]["output"] == node["output"]
+        assert recorded_schemas.inputs_of(backwards[name]).keys() == recorded_schemas.inputs_of(node).keys()
+
+
+def test_what_a_version_lost_is_named():
+    node = SCHEMAS["SV4D2Export4D"]
+    newest = list(RECORDED.values())[-1]["SV4D2Export4D"]
+    assert recorded_schemas.lost(newest, node) == [f"outputs {newest['output']}"]
+    other = copy.deepcopy(node)
+    other["input"]["required"]["scene"][0] = "MESH"
+    del other["input"]["required"]["fps"]
+    assert recorded_schemas.lost(node, other) == ["scene (SV4D2_SCENE)", "fps (FLOAT)"]
+
+
+def test_a_version_without_a_record_is_compared_with_the_nearest_older_one():
+    asked = ["0.3.10", "0.3.64", "0.4.0", "0.33.0", "0.33.1", "99.0.0"]
+    expected = 3 * ["0.3.64"] + 2 * ["0.33.0"] + [list(RECORDED)[-1]]
+    assert list(map(recorded_schemas.nearest, asked)) == expected
 
 
 def test_committed_prompts_use_every_node_of_ours():
