@@ -255,6 +255,7 @@ def test_what_a_version_lost_is_named():
     node = SCHEMAS["SV4D2Export4D"]
     newest = list(RECORDED.values())[-1]["SV4D2Export4D"]
     assert recorded_schemas.lost(newest, node) == [f"outputs {newest['output']}"]
+    assert recorded_schemas.lost(newest, newest | {"output": newest["output"][::-1]}) != []
     other = copy.deepcopy(node)
     other["input"]["required"]["scene"][0] = "MESH"
     del other["input"]["required"]["fps"]
