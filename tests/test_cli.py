@@ -1,7 +1,5 @@
 """The command line as a user runs it: results, exit codes, messages, resume."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """`sv4d2 batch`: many clips in one run give what single runs give, and none stops another."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The commands `scenes` and `metrics` as a user runs them."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Lists of numbers on the command line, parted by blanks or commas."""
 
-from __future__ import annotations
-
 import pytest
 
 from sv4d2_core.__main__ import build_parser

@@ -1,7 +1,5 @@
 """Data sets as people's programs write them: names, times, paths and matrices of their own habits."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """Cameras out of camera files: ours, D-NeRF's and nerfstudio's, and what stands on no orbit."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

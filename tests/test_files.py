@@ -1,7 +1,5 @@
 """Files of others are never touched, those of dead processes go, and nobody writes where another does."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Metrics whose networks come from local files: LPIPS, CLIP-S, I3D."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Scores of a grid of views: pairing with the reference, gaps, bad input, summaries."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

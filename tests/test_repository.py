@@ -1,7 +1,5 @@
 """The repository itself: metadata, dependencies, layers, public names."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -1,7 +1,5 @@
 """A scene stands in the world of the data set that it was fitted to."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace

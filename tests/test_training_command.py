@@ -1,7 +1,5 @@
 """The command `train`: own renders, given checkpoints, killed and several processes."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

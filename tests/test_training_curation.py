@@ -1,7 +1,5 @@
 """Curation: planted defects are found, off-centre objects come to the middle, nothing is lost on the way."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

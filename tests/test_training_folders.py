@@ -1,7 +1,5 @@
 """Folders of users' renders: how scenes are found and read, and that poisoned ones stop a training."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
