@@ -176,12 +176,15 @@ def test_finished_windows_belong_to_their_settings(pack, core, loaded, clip, cam
 
 
 def test_largest_seed_and_a_full_disk_end_no_job(
-    pack, nodes_of, loaded, clip, cameras, host_dirs, monkeypatch, caplog
+    pack, core, loaded, clip, cameras, host_dirs, monkeypatch, caplog
 ):
     first = sample(pack, loaded, clip, cameras, seed=2**64 - 1, steps=1)[0]
     assert first.images.isfinite().all()
-    store = nodes_of("resume").WindowFolder
-    monkeypatch.setattr(store, "save", lambda *_args: (_ for _ in ()).throw(OSError(28, "No space left")))
+
+    def full(*_args):
+        raise OSError(28, "No space left")
+
+    monkeypatch.setattr(core("diffusion.window_store"), "write_whole", full)
     again = sample(pack, loaded, clip, cameras, seed=3, steps=1)[0]
     assert again.images.isfinite().all() and "No space left" in caplog.text
 
