@@ -25,6 +25,7 @@ COMMANDS = {
     "render": ("render", "show a 4D scene from any camera at any time"),
     "export": ("export", "write a 4D scene as files that other programs open"),
     "metrics": ("metrics", "score views against true views or themselves"),
+    "convert-i3d": ("metrics", "turn I3D's TorchScript file, the network of FVD, into data"),
     "scenes": ("metrics", "write the benchmark scenes, whose every view is known"),
     "curate": ("train", "keep the clips that are fit to be learnt from, rectified"),
     "train": ("train", "train a small model, or fine-tune a given one"),
@@ -54,9 +55,9 @@ def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.Argument
         command.add_argument("-q", "--quiet", **quiet, default=argparse.SUPPRESS)
         if name in chosen:
             module = import_module(f".commands.{home}", __package__)
-            own = home == name
-            getattr(module, "add_arguments" if own else f"add_{name}_arguments")(command)
-            command.set_defaults(run=getattr(module, "run" if own else f"run_{name}"))
+            own = "" if home == name else f"_{name.replace('-', '_')}"
+            getattr(module, f"add{own}_arguments")(command)
+            command.set_defaults(run=getattr(module, f"run{own}"))
     return parser
 
 

@@ -17,9 +17,9 @@ from ..data.reader import find_scenes, read_any_views
 from ..data.views_folder import missing_files, read_run, write_views
 from ..diffusion.checkpoint import load_clip_vision
 from ..export.report import refuse_report, write_report
-from ..files import exclusive
+from ..files import exclusive, exclusive_file
 from ..metrics.evaluate import DEFAULT_SHRINKAGE, Networks
-from ..metrics.frechet import I3D
+from ..metrics.i3d import I3D, RISK, convert_i3d
 from ..metrics.image import LPIPS
 from ..metrics.report.tables import SceneComparison, compare, markdown_tables, summaries_of
 from ..shipped import versions
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     networks = options.group("networks (local files; nothing is downloaded)")
     networks.value("--lpips", Path, "LPIPS weights, for LPIPS", metavar="FILE")
     networks.value("--clip", Path, "an SV4D 2.0 checkpoint or CLIP vision file, for CLIP-S", metavar="FILE")
-    networks.value("--i3d", Path, "i3d_torchscript.pt, for FVD", metavar="FILE")
+    networks.value("--i3d", Path, "I3D's weights, made by convert-i3d, for FVD", metavar="FILE")
     networks.device()
     text = "share of the covariances of Frechet distances that is replaced, 0 to 1"
     networks.value("--shrinkage", float, text, DEFAULT_SHRINKAGE, "X")
@@ -216,6 +216,18 @@ def _embedder(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
         return torch.cat([tower(batch.to(device) * 2 - 1).float().cpu() for batch in batches])
 
     return embed
+
+
+def add_convert_i3d_arguments(parser: argparse.ArgumentParser) -> None:
+    text = f"the TorchScript file of I3D. {RISK} Give it only if you trust where it is from"
+    parser.add_argument("--trust-code", type=Path, required=True, metavar="FILE", help=text)
+    Options(parser).output("the safetensors file to write", "FILE", "FILE")
+
+
+def run_convert_i3d(args: argparse.Namespace) -> int:
+    with exclusive_file(args.out):
+        log.info("Wrote %s", convert_i3d(args.trust_code, args.out, args.overwrite))
+    return 0
 
 
 def add_scenes_arguments(parser: argparse.ArgumentParser) -> None:
