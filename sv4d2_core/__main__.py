@@ -40,6 +40,9 @@ _OUT_OF_MEMORY = (
 )
 
 
+_LONGEST = 498  # characters of a message, its line's end not counted
+
+
 def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
     """Return the parser; only ``chosen`` commands get options, as their modules import PyTorch."""
     parser = Parser(
@@ -64,7 +67,10 @@ def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.Argument
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    args = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
+    try:
+        args = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
+    except ValueError as error:
+        return _fail(str(error), 2)
     level = logging.WARNING if args.quiet else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     from .files import DISK_FULL, is_out_of_memory
@@ -89,7 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"sv4d2: {message}", file=sys.stderr)
+    """Say what went wrong in at most 500 characters; what is left out is in the middle."""
+    text = f"sv4d2: {message}"
+    half = _LONGEST // 2 - 2
+    print(text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}", file=sys.stderr)
     return code
 
 

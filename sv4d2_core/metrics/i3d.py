@@ -152,6 +152,8 @@ def convert_i3d(program: Path, target: Path, overwrite: bool = False) -> Path:
     """
     if not program.is_file():
         raise FileNotFoundError(f"Expected the TorchScript file of I3D; there is no file {program}.")
+    if not zipfile.is_zipfile(program):
+        raise ValueError(f"Expected the TorchScript network I3D; {program} is not TorchScript.")
     refuse_existing(target, overwrite)
     videos = torch.rand(2, 3, _TEST_FRAMES, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     videos[1, :, :, : _SIDE // 2] = 1.0
