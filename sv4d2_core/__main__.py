@@ -69,22 +69,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         args = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
-    except ValueError as error:
-        return _fail(str(error), 2)
-    level = logging.WARNING if args.quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
-    from .files import DISK_FULL, is_out_of_memory
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # SIGHUP is not known to Windows
-        if number and threading.current_thread() is threading.main_thread():
-            if signal.getsignal(number) == signal.SIG_DFL:
-                signal.signal(number, signal.default_int_handler)
-    try:
+        level = logging.WARNING if args.quiet else logging.INFO
+        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # SIGHUP is not known to Windows
+            if number and threading.current_thread() is threading.main_thread():
+                if signal.getsignal(number) == signal.SIG_DFL:
+                    signal.signal(number, signal.default_int_handler)
         return args.run(args)
     except KeyboardInterrupt:
         return _fail("Interrupted.", 130)
     except (OSError, ValueError, MemoryError, RuntimeError) as error:
+        from .files import DISK_FULL, is_out_of_memory  # PyTorch is imported by what needs it
+
         if is_out_of_memory(error):
             return _fail(_OUT_OF_MEMORY.format(str(error).partition("\n")[0]), 2)
         if isinstance(error, RuntimeError):
