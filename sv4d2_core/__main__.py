@@ -40,7 +40,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-_LONGEST = 498  # characters of a message, its line's end not counted
+_LONGEST = 498  # characters of a message's line, its end not counted
 
 
 def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
@@ -92,10 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    """Say what went wrong in at most 500 characters; what is left out is in the middle."""
-    text = f"sv4d2: {message}"
+    """Say what went wrong, in lines of at most 500 characters; what is left out is in the middle."""
     half = _LONGEST // 2 - 2
-    print(text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}", file=sys.stderr)
+    for line in f"sv4d2: {message}".split("\n"):
+        print(line if len(line) <= _LONGEST else f"{line[:half]}...{line[-half:]}", file=sys.stderr)
     return code
 
 

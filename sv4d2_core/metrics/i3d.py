@@ -97,7 +97,7 @@ def _logits(videos: Tensor, weights: Mapping[str, Tensor], fixed: bool) -> Tenso
     x = pool(conv(conv(x, "2b"), "2c"), (1, 3, 3), (1, 2, 2))
     for block in _BLOCKS:
         if side := _POOLED_BEFORE.get(block):
-            x = pool(x, (side,) * 3, (2, 2, 2))
+            x = pool(x, (side, side, side), (2, 2, 2))
         wide, narrow = (conv(conv(x, f"{block}.{n}a"), f"{block}.{n}b") for n in (1, 2))
         pooled = conv(pool(x, (3, 3, 3), (1, 1, 1)), f"{block}.3")
         x = torch.cat([conv(x, f"{block}.0"), wide, narrow, pooled], dim=1)
