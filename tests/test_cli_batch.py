@@ -178,7 +178,7 @@ def test_names_are_unique_whatever_the_disk_thinks_of_capitals(clips, tmp_path):
     assert names == ["walk", "walk_2", "WALK_3", "walk_2_2", "hidden", "batch.json_2", "v1.2"]
 
 
-COUNTS, WHOLE = ("--frames", "--steps", "--every"), "expected a whole number of at least 1, got 0"
+COUNTS, WHOLE = ("--frames", "--steps", "--every"), "expected a whole number from 1 to 1000000, got 0"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ..scene.scene import Scene4D, SceneRendering, own_cameras, placed, turntabl
 from ..scene.store import load_scene
 from ..views import ViewGrid
 from .common import (
+    LARGEST_SIZE,
     Options,
     Progress,
     at_least,
@@ -24,6 +25,7 @@ from .common import (
     listed_times,
     made_with,
     refuse_odd,
+    refuse_overlap,
 )
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = Options(parser)
     options.value("scene", Path, "a scene that `sv4d2 refine` wrote", metavar="SCENE")
     options.output("folder for the pictures", "earlier renders in DIR")
-    options.value("--size", at_least(2), "image size", 576)
+    options.value("--size", at_least(2, LARGEST_SIZE), "image size", 576)
     options.device()
     options.flag("--maps", "depth and normals of the views, too (16-bit and RGB pictures)")
     options.flag("--centred", "keep the object in the middle, also where the crop followed it")
@@ -51,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     refuse_odd(args.size)
+    refuse_overlap(args.out, args.scene, args.cameras)
+    listed_times(args)
     scene = load_scene(args.scene, choose_device(args.device))
     if args.centred:
         scene.path = None

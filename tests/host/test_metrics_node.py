@@ -1,13 +1,15 @@
 """The node that says how good views are."""
 
 import json
+import math
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 # LPIPS with few channels: what the file's names and the first kernel's side say is all that is fixed.
 LPIPS_LAYERS = {"1.0": (4, 3, 11), "2.3": (4, 4, 5), "3.6": (4, 4, 3), "4.8": (4, 4, 3), "5.10": (4, 4, 3)}
@@ -66,15 +68,6 @@ def cells(table, method="predicted"):
 def value(output, name):
     (cell,) = (cell for head, cell in cells(output.args[0]).items() if head[:-2] == name)
     return float(cell.replace("∞", "inf"))
-
-
-class Clips(nn.Module):
-    """Describes clips by two numbers, in the way of the I3D network."""
-
-    def forward(
-        self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
-    ) -> Tensor:
-        return torch.stack([x.mean(), x.std()])[None]
 
 
 def test_views_alone(score, grid, host_dirs):
@@ -142,14 +135,26 @@ def test_lpips_comes_from_the_model_folder(score, grid, models):
     assert value(output, "LPIPS") > 0.01 and "LPIPS is missing" not in output.args[0]
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_fvd_comes_from_the_model_folder(score, core, models):
-    torch.jit.script(Clips()).save(str(models / "i3d_torchscript.pt"))
-    cameras = core("cameras").Cameras.ring(9)
-    nine = core("world.render").render_views(core("world.body").make_creature(5), cameras, 2, 32)
-    output = score(nine, reference=nine, i3d="i3d_torchscript.pt")
+    i3d = core("metrics.i3d")
+    generator = torch.Generator().manual_seed(1)
+    weights = {}
+    for key, shape in i3d._expected_tensors().items():
+        scale = 1 / math.sqrt(math.prod(shape[1:])) if key.endswith("weight") else 0.0
+        weights[key] = scale * torch.randn(shape, generator=generator)
+    core("files").write_tensors(models / "i3d.safetensors", "sv4d2.i3d", weights, {"fixed_padding": True})
+    cameras = core("cameras").Cameras.ring(10)
+    ten = core("world.render").render_views(core("world.body").make_creature(5), cameras, 2, 32)
+    output = score(ten, reference=ten, i3d="i3d.safetensors")
     assert value(output, "FVD-V") == pytest.approx(0, abs=1e-3)
-    assert "FVD-F needs clips of at least 9 images; these have 2" in output.args[0]
+    assert "FVD-F needs clips of at least 10 images; these have 2" in output.args[0]
+
+
+def test_a_program_is_refused_with_its_risk(score, grid, models):
+    with zipfile.ZipFile(models / "i3d_torchscript.pt", "w") as program:
+        program.writestr("code/run.py", "")
+    with pytest.raises(ValueError, match="TorchScript is a program: .*convert-i3d --trust-code"):
+        score(grid, reference=grid, i3d="i3d_torchscript.pt")
 
 
 def test_each_file_list_shows_its_own_kind(pack, models):
@@ -157,7 +162,8 @@ def test_each_file_list_shows_its_own_kind(pack, models):
         (models / name).touch()
     inputs = pack["SV4D2Metrics"].GET_NODE_INFO_V1()["input"]["required"]
     assert inputs["lpips"][1]["options"] == ["none", "a.safetensors", "b.safetensors"]
-    assert inputs["i3d"][1]["options"] == ["none", "i3d_torchscript.pt"]
+    programs = ["i3d_torchscript.pt"]
+    assert sorted(inputs["i3d"][1]["options"][1:]) == ["a.safetensors", "b.safetensors", *programs]
 
 
 def test_the_model_folder_may_lie_elsewhere(nodes_of, models, tmp_path, monkeypatch):
