@@ -211,13 +211,13 @@ def fingerprint_of(*values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_LONGEST = 80
+LONGEST = 80
 
 
-def cut(value: object) -> str:
-    """Return what a file or a user gave as text for a message, at most 80 characters."""
+def cut(value: object, longest: int = LONGEST) -> str:
+    """Return what a file or a user gave as text for a message, at most ``longest`` characters."""
     text = str(value)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def seed_of(*values: object) -> int:
