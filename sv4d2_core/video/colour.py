@@ -10,13 +10,21 @@ from typing import Any, cast
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type as SideData
 from PIL import Image, ImageCms
 from torch import Tensor
 
-from .places import file_url
+from .places import file_url, regular
 
+LARGEST_OF_VIDEO = 2**26  # pixels of a picture
+# What FFmpeg may take a file for: playlists would open others. Sound and text are there to be named.
+_CONTAINERS = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,mxf,ivf,h264,hevc,vvc,av1,obu,m4v,vc1,dv,rm,"
+    "yuv4mpegpipe,nut,swf,gxf,wtv,h261,h263,cavsvideo,dirac,mjpeg,mjpeg_2000,bink,smk,amv,gif,apng,webp_pipe,"
+    "png_pipe,jpeg_pipe,exr_pipe,hdr_pipe,pfm_pipe,image2,wav,mp3,flac,aac,aiff,tty,svg_pipe"
+)
 UNCONVERTED = "HDR that cannot be converted"
 _ROUNDING = 2  # levels that a profile of sRGB itself changes at most
 # Values of ITU-T H.273, as FFmpeg has them.
@@ -154,13 +162,22 @@ def to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
 
 
+def open_video(file: Path) -> InputContainer:
+    """Return a video, or an image that FFmpeg reads, in one of `_CONTAINERS`, which open no other file."""
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+    # Old files carry titles that are not UTF-8; they do not matter here.
+    limits = {"max_pixels": str(LARGEST_OF_VIDEO), **options}
+    return av.open(file_url(regular(file)), options=limits, metadata_errors="ignore")
+
+
 def linear_picture(file: Path) -> np.ndarray:
     """Return a picture as sRGB, float32 [H, W, 3 or 4], with straight alpha; what is beyond white is cut.
 
     In the file colours are multiplied by the alpha, as EXR is defined. ValueError: it cannot be read.
     """
     try:
-        with av.open(file_url(file)) as container:
+        with open_video(file) as container:
+            container.streams.video[0].codec_context.options = {"max_pixels": str(LARGEST_OF_VIDEO // 2)}
             frame = next(container.decode(video=0))
     except (FFmpegError, StopIteration, IndexError) as error:
         raise ValueError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Generic, TypeVar, cast
@@ -19,12 +21,24 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from PIL import Image, ImageOps
 
-from ..files import is_out_of_memory
-from .colour import VideoColours, beside, linear_picture, to_uint8, with_profile
-from .places import LINEAR_SUFFIXES, file_url
+from ..files import cut, is_out_of_memory
+from .colour import (
+    LARGEST_OF_VIDEO,
+    VideoColours,
+    beside,
+    linear_picture,
+    open_video,
+    to_uint8,
+    with_profile,
+)
+from .places import LINEAR_SUFFIXES, regular
 
 DEFAULT_FPS = 8.0
 
+# Whatever the suffix says. EPS, which runs Ghostscript, WMF, FITS and their like are not there.
+_FORMATS = "PNG JPEG MPO WEBP GIF BMP DIB TIFF AVIF TGA JPEG2000 PPM QOI DDS SGI PCX"
+LARGEST = 2**27  # pixels of a picture: it takes up to 13 bytes for each
+_SMALL, _MOST, _PIXELS_PER_BYTE = 2**26, 2**30, 2**13  # pixels of all pictures: always, ever, by size of file
 _SHORTEST_DELAY_MS, _USUAL_DELAY_MS = 20, 100  # browsers show what is shorter, or states nothing, so long
 _LARGEST_PIXEL_ASPECT = 8  # beyond it is damage, not a wide-screen format
 # Covers, previews, tiles of a picture.
@@ -84,14 +98,16 @@ def read_image(file: Path, notes: list[str] | None = None) -> np.ndarray:
     """Return an image file upright, as pictures are in `Decoded`; ValueError names what cannot be read."""
     if file.suffix.lower() in LINEAR_SUFFIXES:
         return to_uint8(linear_picture(file), str(file))
-    with _naming(file), Image.open(file) as image:
-        return _pixels(ImageOps.exif_transpose(image), file, [] if notes is None else notes)
+    with open_image(file) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return _pixels(image, file, [] if notes is None else notes)
 
 
 def read_images(files: Sequence[Path], pick: Pick) -> Decoded:
     """Return the picked ones of image files, of which each is a frame; errors as `read_image`."""
     notes: list[str] = []
     numbers = range(len(files))[pick.numbers]
+    check_room([files[number] for number in numbers])
     pictures = [read_image(files[number], notes) for number in numbers]
     return Decoded(pictures, len(files), DEFAULT_FPS / pick.every, numbers, notes=tuple(dict.fromkeys(notes)))
 
@@ -99,10 +115,13 @@ def read_images(files: Sequence[Path], pick: Pick) -> Decoded:
 def read_animation(file: Path, pick: Pick) -> Decoded:
     """Return the picked pictures of an image file of one or more; errors as `read_image`."""
     notes: list[str] = []
-    with _naming(file), Image.open(file) as image:
+    with open_image(file) as image:
         total = getattr(image, "n_frames", 1)
         if total > 1:
-            choice = _Choice[np.ndarray](pick, lambda pixels: pixels)
+            room = Room([file])
+            if pick.fps is None and not pick.times:
+                room.check(len(range(total)[pick.numbers]), *image.size)
+            choice = _Choice[np.ndarray](pick, lambda pixels: pixels, room)
             choice.read(_animation(image, total, file, notes))
             return choice.decoded(None, notes)
     return read_images([file], pick)
@@ -126,8 +145,8 @@ def _animation(
 class _Choice(Generic[Picture]):
     """The wanted pictures of a source, their numbers, and the times of all that were looked at."""
 
-    def __init__(self, pick: Pick, convert: Callable[[Picture], np.ndarray]) -> None:
-        self.pick, self.convert = pick, convert
+    def __init__(self, pick: Pick, convert: Callable[[Picture], np.ndarray], room: Room) -> None:
+        self.pick, self.convert, self.room = pick, convert, room
         self.pictures: list[np.ndarray] = []
         self.numbers: list[int] = []
         self.times: list[float | None] = []
@@ -168,7 +187,9 @@ class _Choice(Generic[Picture]):
 
     def _take(self, number: int, picture: Picture) -> None:
         again = bool(self.numbers) and self.numbers[-1] == number
-        self.pictures.append(self.pictures[-1] if again else self.convert(picture))
+        pixels = self.pictures[-1] if again else self.convert(picture)
+        self.room.check(len(self.pictures) + 1, *pixels.shape[:2])
+        self.pictures.append(pixels)
         self.numbers.append(number)
 
     def decoded(self, stated_fps: float | None, notes: list[str]) -> Decoded:
@@ -203,19 +224,62 @@ class _Choice(Generic[Picture]):
         return Decoded(self.pictures, len(all_times), fps, self.numbers, known, seconds, said)
 
 
+class Room:
+    """How many pixels may be decoded out of files: a few bytes can stand for more than the memory holds."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.name = ", ".join(map(str, files[:1])) + (f" and {len(files) - 1} more" if files[1:] else "")
+        self.size = sum(regular(file).stat().st_size for file in files)
+        self.pixels = min(max(_SMALL, _PIXELS_PER_BYTE * self.size), _MOST)
+
+    def check(self, count: int, *sides: int) -> None:
+        """Raise ValueError where so many pictures of these sides, pixels, are too many."""
+        if (needed := count * math.prod(sides)) > self.pixels:
+            raise ValueError(
+                f"Expected at most {self.pixels / 1e6:.0f} million pixels, of all frames, out of {self.size} "
+                f"bytes; {self.name} would make {needed / 1e6:.0f} million. Take fewer frames, or make them "
+                f"smaller."
+            )
+
+
+def check_room(files: Sequence[Path]) -> None:
+    """Raise ValueError where images have more pixels than `Room` has, before any is decoded."""
+    pixels = 0
+    for file in files:
+        if file.suffix.lower() not in LINEAR_SUFFIXES:
+            with open_image(file) as image:
+                pixels += math.prod(image.size)
+    Room(files).check(1, pixels)
+
+
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    """Return those of Pillow's formats that we read: others run programs (Ghostscript) or follow links."""
+    Image.init()
+    return tuple(name for name in _FORMATS.split() if name in Image.OPEN)
+
+
+@contextmanager
+def open_image(file: Path) -> Iterator[Image.Image]:
+    """Yield an image file, not decoded yet; ValueError names what cannot be read, whatever is raised then."""
+    with _naming(file), Image.open(regular(file), formats=_formats()) as image:
+        Room([file]).check(1, *image.size)
+        if math.prod(image.size) > LARGEST:
+            raise ValueError(f"it has {image.width} x {image.height} pixels")
+        yield image
+
+
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
     """Name the file whatever Pillow raises, which is nearly anything for a damaged one."""
     try:
         yield
-    except MemoryError:
-        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
         raise ValueError(
-            f"Expected a readable image; {file} is not: {reason(error)}. Save it again as PNG, or make it "
-            f"smaller where it is too large."
+            f"Expected a readable image; {file} is not: {cut(reason(error), 200)}. Save it again as PNG, or "
+            f"make it smaller where it is too large."
         ) from error
 
 
@@ -227,8 +291,11 @@ def reason(error: Exception) -> str:
 def _pixels(image: Image.Image, file: Path, notes: list[str]) -> np.ndarray:
     """Return uint8 [H, W, 3 or 4] sRGB of any PIL mode; 16-bit grey levels are scaled, not clipped."""
     if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return np.repeat(((levels * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=-1)
+        levels = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        levels *= 255
+        levels += 32767
+        levels //= 65535
+        return np.repeat(levels.astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode == "F":
         return np.repeat(to_uint8(np.asarray(image), str(file))[..., None], 3, axis=-1)
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
@@ -241,10 +308,11 @@ def read_video(file: Path, pick: Pick) -> Decoded:
     """Return the picked frames of a video, which is decoded only as far; ValueError names a damaged file."""
     notes: list[str] = []
     choice = None
+    room = Room([file])
     try:
-        # Old files carry titles that are not UTF-8; they do not matter here.
-        with av.open(file_url(file), metadata_errors="ignore") as container:
+        with open_video(file) as container:
             stream = _video_stream(container, file, notes)
+            room.check(1, stream.width, stream.height)
             aspect = float(stream.sample_aspect_ratio or 1)
             if not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:
                 raise ValueError(
@@ -252,7 +320,7 @@ def read_video(file: Path, pick: Pick) -> Decoded:
                     f"Convert it to a video with square pixels, or give a folder of images."
                 )
             rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-            choice = _Choice(pick, _Shown(stream.codec_context, aspect, notes))
+            choice = _Choice(pick, _Shown(stream.codec_context, aspect, notes), room)
             # AVI orders its stamps as coded, not as shown; its frames are even, as those without stamps are.
             has_times = container.format.name != "avi"
             choice.read(
@@ -264,7 +332,7 @@ def read_video(file: Path, pick: Pick) -> Decoded:
             raise
         raise ValueError(
             f"Expected a readable video; {file} failed after {len(choice.times) if choice else 0} frames: "
-            f"{error}. Convert it to mp4, or give a folder of images."
+            f"{error.strerror}. Convert it to mp4, or give a folder of images."
         ) from error
     return choice.decoded(rate, notes)
 
@@ -292,6 +360,7 @@ def _video_stream(container: InputContainer, file: Path, notes: list[str]) -> av
         return stream.frames != 1, is_default, stream.width * stream.height, stream.frames
 
     stream = max(readable, key=rank)
+    stream.codec_context.options = {"max_pixels": str(LARGEST_OF_VIDEO)}
     if len(shown) > 1:
         notes.append(
             f"of {len(shown)} video streams number {stream.index} is taken: {stream.width} x {stream.height}"
@@ -310,12 +379,14 @@ def _decode(
     alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
     if stream.metadata.get("alpha_mode") == "1" and alpha_decoder in av.codecs_available:
         decoder = cast(av.VideoCodecContext, av.CodecContext.create(str(alpha_decoder), "r"))
+        decoder.options = stream.codec_context.options
         for packet in container.demux(stream):
             if matrix is None:  # a decoder of its own does not get what the file holds beside the packets
                 matrix = next((beside(frame, SideData.DISPLAYMATRIX) for frame in packet.decode()), None)
             yield from ((frame, matrix) for frame in decoder.decode(packet))
         return
-    stream.thread_type = "AUTO"
+    # Of large pictures every thread would hold one.
+    stream.thread_type = "AUTO" if stream.width * stream.height <= LARGEST_OF_VIDEO // 4 else "SLICE"
     for frame in _deinterlaced(container.decode(stream), notes):
         matrix = (
             beside(frame, SideData.DISPLAYMATRIX) or matrix
@@ -354,6 +425,10 @@ class _Shown:
         (frame, matrix), pixels = pair, self.colours(pair[0])
         if self.aspect != 1:
             size = (max(round(frame.width * self.aspect), 1), frame.height)
+            if math.prod(size) > LARGEST_OF_VIDEO:
+                raise ValueError(
+                    f"Expected smaller pictures; these are shown as {size[0]} x {size[1]} pixels."
+                )
             pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
         return pixels if matrix is None else _upright(pixels, matrix, self.notes)
 

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..views import ViewGrid, resize_images
+from .decode import check_room, open_image
+from .read import stack_pictures
 
 UNTRAINED_LABEL = "UNTRAINED WEIGHTS: noise is expected"
 
@@ -55,11 +57,13 @@ def write_frames(folder: Path, pictures: Tensor | np.ndarray) -> None:
 
 def read_frames(folder: Path, n_frames: int) -> NDArray[np.uint8]:
     """Return the pictures that `write_frames` wrote, [T, H, W, 3] or [T, H, W]."""
+    files = [folder / f"{t:05d}.png" for t in range(n_frames)]
+    check_room(files)
     pictures = []
-    for t in range(n_frames):
-        with Image.open(folder / f"{t:05d}.png") as picture:
+    for file in files:
+        with open_image(file) as picture:
             pictures.append(np.asarray(picture))
-    return np.stack(pictures)
+    return stack_pictures(pictures, [*map(str, files)])
 
 
 def contact_sheet(grid: ViewGrid) -> Image.Image:

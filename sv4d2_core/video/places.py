@@ -6,6 +6,7 @@ import fnmatch
 import glob
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -75,6 +76,15 @@ def natural_key(file: Path) -> list[tuple[int, str]]:
     """Sort key by which frame_2 comes before frame_10."""
     parts = re.split(r"([0-9]+)", file.as_posix().lower())
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+
+
+def regular(file: Path) -> Path:
+    """Return a path to a file. Raises ValueError for a pipe or a device, which may never end."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError(
+            f"Expected a file; {file} is a pipe or a device. Leave it out, or copy it to a file."
+        )
+    return file
 
 
 def file_url(path: str | Path) -> str:
