@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from sv4d2_core import files
+from sv4d2_core import stored
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.views_folder import read_views, write_views
-from sv4d2_core.files import all_or_nothing, exclusive, is_out_of_memory, read_tensors
+from sv4d2_core.files import all_or_nothing, exclusive, is_out_of_memory
 from sv4d2_core.scene.gaussians.gaussians import Gaussians
 from sv4d2_core.scene.store import load_scene
+from sv4d2_core.stored import read_tensors
 from sv4d2_core.video.read import load_clip
 from sv4d2_core.views import ViewGrid
 
@@ -225,7 +226,7 @@ def test_reading_that_runs_out_of_memory_is_not_called_damage(tmp_path, monkeypa
         with pytest.raises(type(error)):
             load_scene(scene)
     with monkeypatch.context() as patch:
-        patch.setattr(files, "safe_open", full)
+        patch.setattr(stored, "safe_open", full)
         with pytest.raises(type(error)):
             read_tensors(scene, "sv4d2.scene")
     with monkeypatch.context() as patch:

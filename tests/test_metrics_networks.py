@@ -106,7 +106,7 @@ def test_files_and_images_that_lpips_cannot_take_are_refused(tmp_path, lpips_fil
     with pytest.raises(FileNotFoundError, match="no file .*missing.safetensors.*save_model"):
         LPIPS(tmp_path / "missing.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
-    with pytest.raises(ValueError, match="Expected a safetensors file"):
+    with pytest.raises(ValueError, match="Expected LPIPS weights as safetensors"):
         LPIPS(tmp_path / "text.safetensors")
     save_file({"other.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"holds 1 other tensors, such as other\.weight"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..files import cut
 from ..scene.targets import unpacked_normals
 from ..video.foreground import opacity_source
 from ..video.pictures import read_frames
@@ -29,6 +30,7 @@ from .transforms import TRANSFORMS_FILES, Frame, Transforms, read_transforms, tr
 from .views_folder import CAMERAS_FILE, RUN_FILE, read_views
 
 _SAME_TIME = 1e-6  # times closer than this are one
+_LONGEST_PATH = 255
 _LARGEST_TIME_ERROR = 1e-3  # distance from even spacing, as a share of the whole span
 
 
@@ -123,12 +125,17 @@ def frame_file(folder: Path, stated: str | None, name: str) -> Path:
 
 
 def _inside(folder: Path, stated: str, name: str) -> Path:
+    if len(stated) > _LONGEST_PATH or "\0" in stated:
+        raise ValueError(
+            f"Expected a path of at most {_LONGEST_PATH} characters without NUL; {name} has {len(stated)}: "
+            f"{cut(repr(stated))}. Correct it."
+        )
     relative = os.path.normpath(stated.replace("\\", "/"))
     outside = PurePosixPath(relative).is_absolute() or PureWindowsPath(relative).drive
     if outside or ".." in PurePosixPath(relative).parts:
         raise ValueError(
-            f"Expected files inside the data set's folder {folder}; {name} leads out of it: {stated!r}. Move "
-            f"the pictures into the folder and correct the path."
+            f"Expected files inside the data set's folder {folder}; {name} leads out of it: "
+            f"{cut(repr(stated))}. Move the pictures into the folder and correct the path."
         )
     return folder / relative
 

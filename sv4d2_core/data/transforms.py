@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..files import cut
 from ..orbits import fit_orbit
+from ..stored import Fields, read_json_object
 from .views_folder import CAMERAS_FILE, Y_UP_TO_Z_UP
 
 TRANSFORMS_FILES = ("transforms_train.json", "transforms.json")
@@ -57,20 +58,13 @@ def read_cameras(path: str | Path) -> Cameras:
         raise FileNotFoundError(
             f"Expected {CAMERAS_FILE} or {' or '.join(TRANSFORMS_FILES)} in {place}; there is none."
         )
-    content = _read_object(file)
-    if "frames" in content:
-        return _transforms(file, content).cameras
-    try:
-        return Cameras.from_json(content)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(
-            f"Expected the cameras of a cameras.json or transforms.json in {file}; {error}"
-        ) from error
+    content = read_json_object(file, "a JSON file with cameras")
+    return _transforms(file, content).cameras if "frames" in content else Cameras.from_json(content)
 
 
 def read_transforms(path: Path) -> Transforms:
     """Return what a ``transforms.json`` says (+z up, OpenGL camera axes), turned into our world of +y up."""
-    return _transforms(path, _read_object(path))
+    return _transforms(path, read_json_object(path, "a JSON file with cameras"))
 
 
 def transforms_file(folder: Path) -> Path | None:
@@ -78,31 +72,13 @@ def transforms_file(folder: Path) -> Path | None:
     return next((folder / name for name in TRANSFORMS_FILES if (folder / name).is_file()), None)
 
 
-def _read_object(path: Path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a JSON file with cameras; there is no file {path}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"Expected a readable JSON file; {path} is damaged: {error}. Save it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a JSON object with cameras; {path} holds a {type(content).__name__}.")
-    return content
-
-
-def _transforms(path: Path, content: dict) -> Transforms:
-    listed = content.get("frames")
-    if not isinstance(listed, list) or not listed or not all(isinstance(frame, dict) for frame in listed):
-        raise ValueError(
-            f"Expected a list of at least one frame in {path}, as in D-NeRF's transforms.json; got "
-            f"{str(listed)[:40]}."
-        )
+def _transforms(path: Path, content: Fields) -> Transforms:
+    listed = content.objects("frames")
     names = [f"frame {i} ({str(frame.get('file_path'))[-60:]}) of {path}" for i, frame in enumerate(listed)]
-    matrices = torch.stack([_matrix(frame, name) for frame, name in zip(listed, names, strict=True)])
+    listed = [Fields(frame, name) for frame, name in zip(listed, names, strict=True)]
+    matrices = torch.stack([*map(_matrix, listed)])
     view_of, firsts = _distinct(matrices)
-    fovs = [_field_of_view_deg({**content, **frame}, name) for frame, name in zip(listed, names, strict=True)]
+    fovs = [_field_of_view_deg(Fields({**content, **frame}, frame.place)) for frame in listed]
     worst = max(range(len(fovs)), key=lambda i: abs(fovs[i] - fovs[0]))
     if abs(fovs[worst] - fovs[0]) > _TOLERANCE * fovs[0]:
         raise ValueError(
@@ -115,29 +91,18 @@ def _transforms(path: Path, content: dict) -> Transforms:
         raise ValueError(f"{error} Read from {path}, whose world has +z up.") from error
     frames = []
     for frame, name, view in zip(listed, names, view_of, strict=True):
-        paths = [None if frame.get(key) is None else str(frame[key]) for key in ("file_path", "mask_path")]
-        frames.append(Frame(name, view, _number(frame, "time", name), *paths))
-    return Transforms(path, cameras, frames, _number(content, "fps", str(path)))
+        paths = [frame.text(key) if frame.has(key) else None for key in ("file_path", "mask_path")]
+        frames.append(Frame(name, view, _number(frame, "time"), *paths))
+    return Transforms(path, cameras, frames, _number(content, "fps"))
 
 
-def _matrix(frame: dict, name: str) -> Tensor:
+def _matrix(frame: Fields) -> Tensor:
     """Return a frame's camera-to-world matrix, [4, 4] float64 in the file's world."""
-    if "transform_matrix" not in frame:
-        raise ValueError(f"Expected a transform_matrix in every frame; {name} has none.")
-    try:
-        matrix = torch.tensor(frame["transform_matrix"], dtype=torch.float64)
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"Expected 4 x 4 numbers as transform_matrix of {name}; {error}.") from error
-    if matrix.shape != (4, 4):
-        raise ValueError(f"Expected 4 x 4 numbers as transform_matrix of {name}; got {list(matrix.shape)}.")
-    if bad := int((~matrix.isfinite()).sum()):
-        raise ValueError(
-            f"Expected finite numbers; the transform_matrix of {name} has {bad} NaN or infinite."
-        )
+    matrix = torch.from_numpy(frame.numbers("transform_matrix", 4, 4))
     if (matrix[3] - torch.eye(4, dtype=torch.float64)[3]).abs().max() > _SAME_CAMERA:
         raise ValueError(
-            f"Expected 0, 0, 0, 1 as last row of the transform_matrix of {name}; got {matrix[3].tolist()}. "
-            f"Give camera-to-world matrices, rows first."
+            f"Expected 0, 0, 0, 1 as last row of the transform_matrix of {frame.place}; got "
+            f"{matrix[3].tolist()}. Give camera-to-world matrices, rows first."
         )
     return matrix
 
@@ -154,26 +119,25 @@ def _distinct(matrices: Tensor) -> tuple[list[int], list[int]]:
     return view_of, firsts
 
 
-def _field_of_view_deg(camera: dict, name: str) -> float:
+def _field_of_view_deg(camera: Fields) -> float:
     """Return the field of view of a square pinhole camera, from the fields of either program."""
+    name = camera.place
     model = camera.get("camera_model")
     if model is not None and str(model).upper() not in _PINHOLES:
-        raise ValueError(f"Expected a pinhole camera; {name} is {str(model)[:40]}. Rectify the pictures.")
+        raise ValueError(f"Expected a pinhole camera; {name} is {cut(model)}. Rectify the pictures.")
     for key in _DISTORTIONS:
-        if abs(value := _number(camera, key, name) or 0.0) > _LARGEST_DISTORTION:
+        if abs(value := _number(camera, key) or 0.0) > _LARGEST_DISTORTION:
             raise ValueError(
                 f"Expected pictures without lens distortion; {name} has {key} = {value:g}. Undistort them."
             )
-    width, height = (_number(camera, key, name) for key in ("w", "h"))
+    width, height = (_number(camera, key) for key in ("w", "h"))
     if width and height and width != height:
         raise ValueError(
             f"Expected square images; {name} has w = {width:g} and h = {height:g}. Crop or pad them."
         )
     angles, focals = {}, {}
     for axis, size in (("x", width), ("y", height)):
-        angle, focal, centre = (
-            _number(camera, f"{key}{axis}", name) for key in ("camera_angle_", "fl_", "c")
-        )
+        angle, focal, centre = (_number(camera, f"{key}{axis}") for key in ("camera_angle_", "fl_", "c"))
         if angle is not None:
             angles[f"camera_angle_{axis} = {angle:.5g}"] = math.degrees(angle)
         if size is None:
@@ -202,10 +166,5 @@ def _field_of_view_deg(camera: dict, name: str) -> float:
     return next(iter(stated.values()))
 
 
-def _number(fields: dict, key: str, name: str) -> float | None:
-    value = fields.get(key)
-    if value is None:
-        return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12:
-        return float(value)
-    raise ValueError(f"Expected a finite number for {key}; got {str(value)[:40]!r} in {name}. Correct it.")
+def _number(fields: Fields, key: str) -> float | None:
+    return fields.number(key) if fields.has(key) else None
