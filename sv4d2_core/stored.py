@@ -7,7 +7,7 @@ import reprlib
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ _LARGEST = 1e12  # no number that we read is larger
 _MOST_SIZES = 64  # entries of a list of settings
 _KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int64)
 _CHECKSUM = "checksum"
+
+_Value = TypeVar("_Value")
 
 
 class Fields(dict[str, Any]):
@@ -58,13 +60,14 @@ class Fields(dict[str, Any]):
         return value
 
     def text(self, key: str) -> str:
-        if not isinstance(value := self.get(key), str):
-            raise self.wrong(key, "text")
-        return value
+        return self._one(key, str, "text")
 
     def flag(self, key: str) -> bool:
-        if not isinstance(value := self.get(key), bool):
-            raise self.wrong(key, "true or false")
+        return self._one(key, bool, "true or false")
+
+    def _one(self, key: str, kind: type[_Value], name: str) -> _Value:
+        if not isinstance(value := self.get(key), kind):
+            raise self.wrong(key, name)
         return value
 
     def object(self, key: str) -> Fields:
@@ -78,16 +81,16 @@ class Fields(dict[str, Any]):
         return [Fields(one, f"entry {i} of {key} in {self.place}") for i, one in enumerate(value)]
 
     def numbers(self, key: str, *shape: int | None) -> np.ndarray:
-        """Return nested lists of finite numbers of a shape, in which None is any length, float64."""
+        """Return nested lists of finite numbers of a shape, float64; None in it is any length but 0."""
         if not _are_numbers(value := self.get(key), shape):
             sizes = " x ".join("N" if size is None else str(size) for size in shape)
             raise self.wrong(key, f"{sizes} finite numbers")
-        return np.asarray(value, np.float64).reshape([-1 if size is None else size for size in shape])
+        return np.asarray(value, np.float64)
 
     def times(self, key: str) -> tuple[float, ...]:
         """Return the times of frames, which rise within 0..1."""
         times = self.numbers(key, None)
-        if not len(times) or times[0] < 0 or times[-1] > 1 or (np.diff(times) < 0).any():
+        if times[0] < 0 or times[-1] > 1 or (np.diff(times) < 0).any():
             raise self.wrong(key, "rising times from 0 to 1")
         return tuple(times.tolist())
 
@@ -101,7 +104,7 @@ class Fields(dict[str, Any]):
             return self.number(key)
         if isinstance(default, str):
             return self.text(key)
-        sizes = self.numbers(key, None)
+        sizes = self.numbers(key, None) if self.get(key) != [] else np.zeros(0)
         if len(sizes) > _MOST_SIZES or (sizes % 1).any():
             raise self.wrong(key, f"at most {_MOST_SIZES} whole numbers")
         return tuple(map(int, sizes))
@@ -138,7 +141,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 def _are_numbers(value: object, shape: tuple[int | None, ...]) -> bool:
     if not shape:
         return _is_number(value)
-    if not isinstance(value, (list, tuple)) or shape[0] not in (None, len(value)):
+    if not isinstance(value, (list, tuple)) or not value or shape[0] not in (None, len(value)):
         return False
     return all(_are_numbers(one, shape[1:]) for one in value)
 
