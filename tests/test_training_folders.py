@@ -247,7 +247,10 @@ def one_floor_down(root):
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (damaged_cameras, [r"fox: .*transforms\.json is damaged", "owl2: .*cameras .* got 18 pictures"]),
+        (
+            damaged_cameras,
+            [r"fox: .*JSON in .*transforms\.json; it is damaged", "owl2: .*cameras .* got 18 pictures"],
+        ),
         (floats_with_nan, [r"fox: .*view_01/00002\.tiff.* got 2 NaN or infinite values of 1024"]),
         (cut_short, [rf"{n}: .*{n}/frames/view_0{v}/00001\.png is not" for n, v in CUT_SHORT] + [...]),
         (dpx, [r"fox: .*1 of 9 frames are of another kind, .*view_01/odd\.dpx\.", ...]),

@@ -315,7 +315,7 @@ class TestWrongInput:
             (blank, {}, "Expected an object on a white background"),
             (views, {"size": 8}, "at least 16 pixels"),
             (views, {"normals": torch.rand(4, 8, 8, 3)}, "Expected 9 normal maps.*3 views x 3 frames.*got 4"),
-            (views, {"crop": "no json"}, "Expected the crop output of SV4D2 Prepare Clip"),
+            (views, {"crop": "no json"}, "the crop output of SV4D2 Prepare Clip"),
             (views, {"crop": "{}"}, "Crop path JSON lacks"),
         ]
         for given, changes, message in cases:
