@@ -29,7 +29,7 @@ host: $(READY) $(FRONTEND)
 		$(MAKE) --no-print-directory host-venv CHECKOUT="$$checkout" || exit 1; done
 	SV4D2_REQUIRE_HOST=1 COMFYUI_PATH="$(COMFYUI_PATH)" COMFYUI_PYTHON= \
 		COMFYUI_FRONTEND_ROOT=$(abspath $(FRONTEND))/comfyui_frontend_package/static \
-		$(VENV)/bin/python -m pytest -q tests/test_host.py
+		$(VENV)/bin/python -m pytest -q -n 2 tests/test_host.py
 
 # torch comes first and is then constrained, so that no other package exchanges it.
 $(READY): pyproject.toml requirements.txt tests/requirements.txt

@@ -16,7 +16,7 @@ from ..sv4d2_core.export.plots import score_picture
 from ..sv4d2_core.export.report import write_report
 from ..sv4d2_core.files import claimed
 from ..sv4d2_core.metrics.evaluate import NO_VALUE, Networks, Summary
-from ..sv4d2_core.metrics.frechet import I3D, I3D_HELP
+from ..sv4d2_core.metrics.i3d import I3D, I3D_HELP
 from ..sv4d2_core.metrics.image import LPIPS, LPIPS_HELP
 from ..sv4d2_core.metrics.report.tables import (
     SceneComparison,
@@ -36,7 +36,8 @@ from .preview import Progress, as_images, picture_preview
 NONE = "none"
 
 _FOLDER = "sv4d2_metrics"
-_LPIPS, _I3D = ".safetensors", ".pt"
+_WEIGHTS = ".safetensors"
+_PROGRAM = ".pt"  # I3D as TorchScript, which saved workflows may name: refused, with what to do
 _ROOM = 2 * 2**30  # bytes, what networks and activations take at most on large images
 
 
@@ -48,8 +49,8 @@ class SV4D2Metrics(io.ComfyNode):
             category="SV4D2/views",
             inputs=[
                 ViewsType.Input("views"),
-                choice("lpips", choices(_LPIPS)),
-                choice("i3d", choices(_I3D)),
+                choice("lpips", choices(_WEIGHTS)),
+                choice("i3d", choices(_WEIGHTS, _PROGRAM)),
                 io.String.Input("method", default="predicted"),
                 io.String.Input("filename_prefix", default="sv4d2/metrics"),
                 ViewsType.Input("reference", optional=True),
@@ -112,13 +113,13 @@ def register_folder() -> None:
     folder_paths.add_model_folder_path(_FOLDER, str(Path(folder_paths.models_dir) / _FOLDER))
     # A folder that extra_model_paths.yaml or the line above has named first knows no extensions.
     places, _ = folder_paths.folder_names_and_paths[_FOLDER]
-    folder_paths.folder_names_and_paths[_FOLDER] = (places, {_LPIPS, _I3D})
+    folder_paths.folder_names_and_paths[_FOLDER] = (places, {_WEIGHTS, _PROGRAM})
 
 
-def choices(suffix: str) -> list[str]:
+def choices(*suffixes: str) -> list[str]:
     """Return "none", and the files of the model folder whose names end so."""
     files = folder_paths.get_filename_list(_FOLDER)
-    return [NONE, *(name for name in files if Path(name).suffix.lower() == suffix)]
+    return [NONE, *(name for name in files if Path(name).suffix.lower() in suffixes)]
 
 
 def _networks(lpips: str, i3d: str, clip_vision: Any) -> Networks:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.files import claimed
-from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, turntable
+from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, placed, turntable
 from ..sv4d2_core.scene.store import load_scene
 from ..sv4d2_core.scene.targets import packed_normals
 from ..sv4d2_core.views import ViewGrid
@@ -122,7 +122,7 @@ class SV4D2Render4D(io.ComfyNode):
     def execute(
         cls, scene: Scene4D, mode: str, frames: int, size: int, turns: float, cameras: Cameras | None = None
     ) -> io.NodeOutput:
-        cameras = own_cameras(scene) if cameras is None else cameras
+        cameras = own_cameras(scene) if cameras is None else placed(cameras, scene)
         around = mode == _TURNTABLE
         count = (frames or _TURNTABLE_PICTURES) if around else frames or scene.n_frames
         n_pictures = count if around else count * (cameras.n_views + 1)

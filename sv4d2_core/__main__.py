@@ -25,6 +25,7 @@ COMMANDS = {
     "render": ("render", "show a 4D scene from any camera at any time"),
     "export": ("export", "write a 4D scene as files that other programs open"),
     "metrics": ("metrics", "score views against true views or themselves"),
+    "convert-i3d": ("metrics", "turn I3D's TorchScript file, the network of FVD, into data"),
     "scenes": ("metrics", "write the benchmark scenes, whose every view is known"),
     "curate": ("train", "keep the clips that are fit to be learnt from, rectified"),
     "train": ("train", "train a small model, or fine-tune a given one"),
@@ -37,6 +38,9 @@ _OUT_OF_MEMORY = (
     "The memory is exhausted ({}). Use a smaller --size or --dtype fp16, or set --memory-gb lower than what "
     "is free."
 )
+
+
+_LONGEST = 498  # characters of a message's line, its end not counted
 
 
 def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
@@ -54,30 +58,30 @@ def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.Argument
         command.add_argument("-q", "--quiet", **quiet, default=argparse.SUPPRESS)
         if name in chosen:
             module = import_module(f".commands.{home}", __package__)
-            own = home == name
-            getattr(module, "add_arguments" if own else f"add_{name}_arguments")(command)
-            command.set_defaults(run=getattr(module, "run" if own else f"run_{name}"))
+            own = "" if home == name else f"_{name.replace('-', '_')}"
+            getattr(module, f"add{own}_arguments")(command)
+            command.set_defaults(run=getattr(module, f"run{own}"))
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    args = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
-    level = logging.WARNING if args.quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
-    from .files import DISK_FULL, is_out_of_memory
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # SIGHUP is not known to Windows
-        if number and threading.current_thread() is threading.main_thread():
-            if signal.getsignal(number) == signal.SIG_DFL:
-                signal.signal(number, signal.default_int_handler)
     try:
+        args = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
+        level = logging.WARNING if args.quiet else logging.INFO
+        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # SIGHUP is not known to Windows
+            if number and threading.current_thread() is threading.main_thread():
+                if signal.getsignal(number) == signal.SIG_DFL:
+                    signal.signal(number, signal.default_int_handler)
         return args.run(args)
     except KeyboardInterrupt:
         return _fail("Interrupted.", 130)
     except (OSError, ValueError, MemoryError, RuntimeError) as error:
+        from .files import DISK_FULL, is_out_of_memory  # PyTorch is imported by what needs it
+
         if is_out_of_memory(error):
             return _fail(_OUT_OF_MEMORY.format(str(error).partition("\n")[0]), 2)
         if isinstance(error, RuntimeError):
@@ -88,7 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"sv4d2: {message}", file=sys.stderr)
+    """Say what went wrong, in lines of at most 500 characters; what is left out is in the middle."""
+    half = _LONGEST // 2 - 2
+    for line in f"sv4d2: {message}".split("\n"):
+        print(line if len(line) <= _LONGEST else f"{line[:half]}...{line[-half:]}", file=sys.stderr)
     return code
 
 

@@ -1,6 +1,7 @@
 """Cameras around an object, and the sign and axis conventions of the whole project.
 
-World: right-handed, +y up, the object at the origin, the input camera on the +z side. A positive elevation
+World: right-handed, +y up, the object at the origin, the input camera on the +z side, or where a data set's
+own world has it (`Cameras.input_azimuth_deg`). A positive elevation
 lifts the camera; a positive azimuth moves it to the viewer's right, counter-clockwise seen from above:
 ``eye = radius * (cos e sin a, sin e, cos e cos a)``. Both are relative to the input view, as the network sees
 only differences; the input's absolute elevation is a separate number that only geometry uses.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class Cameras:
     radius: float = DEFAULT_RADIUS  # of every camera from the origin; the object is about 1 large
     fov_deg: float = DEFAULT_FOV_DEG  # of the square image
     input_elevation_deg: float = 0.0  # absolute elevation of the input camera; geometry only
+    # Its azimuth in the world of a data set; None: a relative list, whose input camera makes the front, 0.
+    input_azimuth_deg: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         # Adding 0 makes a negative zero positive.
@@ -54,7 +57,8 @@ class Cameras:
                 f"Expected as many elevations as azimuths, of the input and at least one novel view; got "
                 f"{len(e)} elevations and {len(a)} azimuths. Give one entry per view, the input view first."
             )
-        if not all(map(math.isfinite, (*e, *a, self.radius, self.fov_deg, self.input_elevation_deg))):
+        turn = self.input_azimuth_deg or 0.0
+        if not all(map(math.isfinite, (*e, *a, self.radius, self.fov_deg, self.input_elevation_deg, turn))):
             raise ValueError(
                 f"Camera angles must be finite numbers; got elevations {cut(e)} and azimuths {cut(a)}."
             )
@@ -84,6 +88,11 @@ class Cameras:
         if not 0 <= view <= self.n_views:
             raise ValueError(f"Expected a view from 0 (the input) to {self.n_views}; got {view}.")
 
+    def beside(self, others: Cameras) -> Cameras:
+        """Return these cameras in the world of others: a relative list begins at the others' input view."""
+        known = self.input_azimuth_deg is not None
+        return self if known else replace(self, input_azimuth_deg=others.input_azimuth_deg)
+
     def select(self, novel_views: Sequence[int]) -> Cameras:
         """Return the input view followed by the given novel views (indices 0..V-1)."""
         keep = [0, *(i + 1 for i in novel_views)]
@@ -108,8 +117,8 @@ class Cameras:
 
     def _absolute_angles_rad(self) -> tuple[Tensor, Tensor]:
         e = torch.deg2rad(torch.tensor(self.elevations_deg, dtype=torch.float64) + self.input_elevation_deg)
-        a = torch.deg2rad(torch.tensor(self.azimuths_deg, dtype=torch.float64))
-        return e, a
+        a = torch.tensor(self.azimuths_deg, dtype=torch.float64) + (self.input_azimuth_deg or 0.0)
+        return e, torch.deg2rad(a)
 
     def eyes(self) -> Tensor:
         """Return the camera centres, [V + 1, 3] float64, world units."""
@@ -158,15 +167,16 @@ class Cameras:
     def to_json(self) -> dict:
         """Return the fields as plain JSON values; `from_json` reads them back."""
         angles = {"elevations_deg": list(self.elevations_deg), "azimuths_deg": list(self.azimuths_deg)}
-        return asdict(self) | angles
+        fields = {key: value for key, value in asdict(self).items() if value is not None}
+        return fields | angles
 
     @classmethod
     def from_json(cls, data: dict) -> Cameras:
         """Build cameras from what `to_json` returned. Raises ValueError for missing or wrong fields."""
         stored = Fields.of(data, "the cameras")
         elevations, azimuths = (stored.numbers(f"{kind}_deg", None) for kind in ("elevations", "azimuths"))
-        others = ("radius", "fov_deg", "input_elevation_deg")
-        known = {key: stored.number(key) for key in others if key in stored}
+        others = ("radius", "fov_deg", "input_elevation_deg", "input_azimuth_deg")
+        known = {key: stored.number(key) for key in others if stored.has(key)}
         return cls(tuple(elevations.tolist()), tuple(azimuths.tolist()), **known)
 
     @classmethod

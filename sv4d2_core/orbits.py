@@ -108,10 +108,10 @@ def fit_orbit(
 ) -> Cameras:
     """Return the orbit on which all cameras stand; the first camera becomes the input view.
 
-    The world is turned until that stands on the +z side; its absolute elevation is `input_elevation_deg`.
-    Azimuths are 0 to 360 degrees, the radius is the median distance to the origin. Messages call the cameras
-    ``names`` and the origin ``centre``. Raises ValueError: fewer than two cameras, no rigid motions, cameras
-    that look past the origin or are rolled, distances that differ, a pole.
+    Its place in the world, which is not turned, is in `input_elevation_deg` and `input_azimuth_deg`. Azimuths
+    are 0 to 360 degrees, the radius is the median distance to the origin. Messages call cameras ``names`` and
+    the origin ``centre``. Raises ValueError: fewer than two cameras, no rigid motions, cameras that look past
+    the origin or are rolled, distances that differ, a pole.
     """
     if len(c2w) < 2:
         raise ValueError(
@@ -164,6 +164,7 @@ def fit_orbit(
         radius=round(radius, _DIGITS),
         fov_deg=round(fov_deg, _DIGITS),
         input_elevation_deg=round(float(elevation[0]), _DIGITS),
+        input_azimuth_deg=round(float(azimuth[0]), _DIGITS) % 360,
     )
 
 

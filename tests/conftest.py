@@ -1,7 +1,5 @@
 """Shared by all tests: one thread, and access to the recorded golden numbers."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math

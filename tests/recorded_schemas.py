@@ -4,8 +4,6 @@
 file of the ComfyUI that runs; on a version without a file, what the nearest older one has must be there.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The benchmark compares equal work: without any saving, alone or together, the numbers are the same."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import product
 

@@ -1,7 +1,5 @@
 """Camera geometry against formulas written out again, presets, lists and errors."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Writing checkpoints: the streamed format, conversion, untrained files, and no half-written targets."""
 
-from __future__ import annotations
-
 import errno
 import json
 from dataclasses import replace

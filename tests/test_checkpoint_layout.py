@@ -1,7 +1,5 @@
 """What a file is, told from its header alone: sizes, variants, wrong and damaged files."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Loading: the right weights in the right place and dtype, clear errors, no memory beyond the weights."""
 
-from __future__ import annotations
-
 import json
 import logging
 import subprocess

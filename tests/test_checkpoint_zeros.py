@@ -1,7 +1,5 @@
 """Weights that were lost on the way, and names that training leaves in a file."""
 
-from __future__ import annotations
-
 import json
 import logging
 

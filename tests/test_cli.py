@@ -1,7 +1,5 @@
 """The command line as a user runs it: results, exit codes, messages, resume."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -162,9 +160,11 @@ def test_a_users_own_files_are_never_replaced(command, refused, clip_folder, tmp
     shutil.copytree(clip_folder, project / "frames")
     before = contents(project)
     for more in ((), ("--overwrite",)):
-        assert "never replaces" in refused(project, *more, clip=project / "frames")
+        assert "apart from the input" in refused(project, *more, clip=project / "frames")
+        assert "never replaces" in refused(project, *more)
     assert contents(project) == before
-    assert "apart from the input" in refused(clip_folder)
+    for place in (clip_folder, clip_folder / "out"):
+        assert "apart from the input" in refused(place)
     assert main(command(out)) == 0
     assert "apart from the input" in refused(out, "--overwrite", clip=out / "frames" / "view_00")
 

@@ -1,7 +1,5 @@
 """`sv4d2 batch`: many clips in one run give what single runs give, and none stops another."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -180,7 +178,7 @@ def test_names_are_unique_whatever_the_disk_thinks_of_capitals(clips, tmp_path):
     assert names == ["walk", "walk_2", "WALK_3", "walk_2_2", "hidden", "batch.json_2", "v1.2"]
 
 
-COUNTS, WHOLE = ("--frames", "--steps", "--every"), "expected a whole number of at least 1, got 0"
+COUNTS, WHOLE = ("--frames", "--steps", "--every"), "expected a whole number from 1 to 1000000, got 0"
 
 
 @pytest.mark.parametrize(

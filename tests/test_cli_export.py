@@ -1,7 +1,5 @@
 """The command `export` as a user runs it: every format, data sets from views, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands `scenes` and `metrics` as a user runs them."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil
@@ -169,7 +167,7 @@ def test_a_report_is_replaced_only_when_asked(scenes, tmp_path, capsys):
         (["{train}", "--cameras", "c.json", "--azimuths", "5"], "got both"),
         (["{train}", "{held_out}"], "from the reference's cameras (azimuth 45 elevation 0"),
         (["{train}", "--frames", "9"], "at least --frames 9"),
-        (["{train}", "--shrinkage", "2"], "from 0 to 1; got 2"),
+        (["{train}", "--shrinkage", "2"], "a number from 0 to 1, got 2"),
         *((["{train}", option, "none.pt"], "no file none.pt") for option in ("--lpips", "--clip", "--i3d")),
         (["{train}", "--device", "nowhere"], "a device of this machine; got 'nowhere'"),
         (["{train}", "--methods", "reference={train}"], "reference"),

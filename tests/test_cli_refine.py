@@ -1,7 +1,5 @@
 """The commands `refine` and `render` as a user runs them."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """torch.compile of the repeated work: equal numbers, compiled in the first step, errors before work."""
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Views out of flat lists of pictures, and flat lists out of views."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Numbered folders, folders of views found by name, and damaged ones."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Views read in every form: data sets, plain clips, whatever is there; and normals as pictures."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

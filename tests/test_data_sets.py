@@ -1,7 +1,5 @@
 """Camera files and data sets, read as COLMAP, D-NeRF and nerfstudio do, point at the right pixels."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math

@@ -1,7 +1,5 @@
 """What README and docs say exists: commands, options, names, files, and their size."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import importlib

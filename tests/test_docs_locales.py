@@ -3,8 +3,6 @@
 The nodes take the English texts from the locale; the host's tests record and compare their schemas.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -1,7 +1,5 @@
 """Weights kept in 8 bits: how exact they are, how much memory they save, and that nothing else changes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

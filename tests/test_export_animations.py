@@ -1,7 +1,5 @@
 """Videos, GIFs and PNG files, read back by PyAV and Pillow, show the pictures that were written."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -163,17 +161,6 @@ def test_pngs_hold_the_pictures_and_their_opacity(tmp_path, pictures):
     made = write_pngs(tmp_path / "rgb", images, None, 7.5)
     frames = np.stack([np.asarray(Image.open(path)) for path in made[:-1]])
     assert np.array_equal(frames, to_bytes(images))
-
-
-def test_pngs_replace_only_pngs_of_theirs(tmp_path, pictures):
-    images, opacity = pictures
-    write_pngs(tmp_path, images, opacity, 8)
-    (tmp_path / "notes.png").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"00000\.png exists already.*--overwrite"):
-        write_pngs(tmp_path, images, opacity, 8)
-    write_pngs(tmp_path, images[:2], opacity[:2], 8, overwrite=True)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["00000.png", "00001.png", "notes.png", "sequence.json"]
 
 
 @pytest.mark.parametrize("suffix", [*ANIMATION_SUFFIXES, ""])

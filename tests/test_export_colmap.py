@@ -1,7 +1,5 @@
 """COLMAP data sets of a folder of views, opened by a reader that wants points."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

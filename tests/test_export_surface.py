@@ -1,33 +1,119 @@
-"""A scene's density in the world, and the surface that is made of it."""
+"""A scene's density, the surface that is made of it, and one mesh that follows the surface."""
 
-from __future__ import annotations
-
-import importlib
-import sys
-from dataclasses import replace
-from pathlib import Path
+import math
+import re
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from trimesh.creation import icosphere
 
 from sv4d2_core.cameras import Cameras
+from sv4d2_core.export import scene_export as scene_meshes
+from sv4d2_core.export.graph import deformation_graph
+from sv4d2_core.export.mesh import Mesh, MeshAnimation
+from sv4d2_core.export.scene_export import export_scene
 from sv4d2_core.export.surface import density_grid, surface_at, surface_level, vertex_normals, welded_normals
+from sv4d2_core.export.track import Tracked, coherence, diagonal, fit_points, projected, spread_points, track
 from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
 from sv4d2_core.scene.dynerf.dynerf import DyNeRF
 from sv4d2_core.scene.gaussians.densities import gaussian_densities
 from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
-from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt, rotations
+from sv4d2_core.scene.gaussians.splat_torch import rotations
 from sv4d2_core.scene.geometry.hull import Occupancy
 from sv4d2_core.scene.geometry.placement import ObjectPath
-
-sys.path.insert(0, str(Path(__file__).parent / "scenes"))
-Arm = importlib.import_module("arm").Arm
+from sv4d2_core.scene.scene import SceneRendering
 
 CAMERAS = Cameras.official("sv4d2")
 BOX = torch.tensor([[-0.5, -0.4, -0.5], [0.5, 0.6, 0.5]])
 TIMES = (0.0, 0.5, 1.0)
 AWAY = ObjectPath(TIMES, ((0.0, 0.0, 0.0), (0.2, 0.1, 0.0), (0.4, 0.0, -0.3)))
+
+
+LENGTH, RADIUS, SOFTNESS = 0.4, 0.09, 0.012
+DENSITY = 80.0
+
+
+class Arm:
+    """A scene in closed form: an arm of two capsules, whose elbow bends at the origin.
+
+    Args:
+        bend_deg: angle of the elbow at time 1; it is 0 at time 0.
+        far: world units that all moves along x from time 0 to 1.
+        gap: time from which the forearm is gone; a surface that no mesh can follow.
+    """
+
+    backend = "arm"
+    path = None
+    fps = 8.0
+
+    def __init__(self, bend_deg: float = 70.0, far: float = 0.0, n_frames: int = 5, gap: float = 2.0) -> None:
+        self.bend_deg, self.far, self.gap = bend_deg, far, gap
+        self.cameras = Cameras((0.0, 0.0, 30.0), (0.0, 90.0, 200.0))
+        self.n_frames = n_frames
+        self.times = tuple(i / (n_frames - 1) for i in range(n_frames))
+
+    def bounds(self, time: float) -> Tensor:
+        reach = torch.tensor([LENGTH + 2 * RADIUS] * 3)
+        return torch.stack([-reach, reach]) + self._shift(time)
+
+    def densities(self, points: Tensor, time: float) -> Tensor:
+        return DENSITY * torch.sigmoid(-self.distances(points, time) / SOFTNESS)
+
+    def colours(self, points: Tensor, time: float) -> Tensor:
+        """Return stripes that go with the arm."""
+        upper, fore = self._local(points, time)
+        x, y, z = torch.where((capsule(upper) < capsule(fore, -1))[:, None], upper, fore).unbind(-1)
+        return 0.5 + 0.5 * torch.stack([torch.sin(25 * y), 10 * x, 10 * z], dim=-1).clamp(-1, 1)
+
+    def carried(self, points: Tensor, start: float, end: float) -> Tensor:
+        return points + self._shift(end) - self._shift(start)
+
+    def distances(self, points: Tensor, time: float) -> Tensor:
+        """Return the signed distances to the surface."""
+        upper, fore = self._local(points, time)
+        nearest = capsule(upper)
+        return nearest if time >= self.gap else torch.minimum(nearest, capsule(fore, -1))
+
+    def moved(self, points: Tensor, start: float, end: float) -> Tensor:
+        """Return where points of the surface truly are at another time."""
+        upper, fore = self._local(points, start)
+        turned = fore @ self._turn(end).T + self._shift(end)
+        return torch.where((capsule(upper) < capsule(fore, -1))[:, None], upper + self._shift(end), turned)
+
+    def render(self, cameras, times, size, *, views=None, callback=None) -> SceneRendering:
+        origins, directions = cameras.rays(size)
+        distances = torch.linspace(1.2, 2.8, 160)
+        alpha = torch.zeros(len(times), len(origins), size, size)
+        for t, time in enumerate(times):
+            for v, eye in enumerate(origins):
+                points = eye + distances[:, None, None, None] * directions[v]
+                density = self.densities(points.reshape(-1, 3).float(), time).view(points.shape[:3])
+                alpha[t, v] = 1 - torch.exp(-density.sum(0) * float(distances[1] - distances[0]))
+        empty = torch.zeros(*alpha.shape, 3)
+        return SceneRendering(empty, alpha, alpha, empty)
+
+    def _shift(self, time: float) -> Tensor:
+        return torch.tensor([self.far * time, 0.0, 0.0])
+
+    def _turn(self, time: float) -> Tensor:
+        angle = math.radians(self.bend_deg * time)
+        sin, cos = math.sin(angle), math.cos(angle)
+        return torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+
+    def _local(self, points: Tensor, time: float) -> tuple[Tensor, Tensor]:
+        """Return points as the upper arm, which hangs from the elbow, and the forearm at rest have them."""
+        points = points.float() - self._shift(time)
+        return points, points @ self._turn(time)
+
+
+def capsule(points: Tensor, sign: float = 1.0) -> Tensor:
+    """Return the signed distances to a capsule from the origin up (1) or down (-1)."""
+    along = (sign * points[:, 1]).clamp(0, LENGTH)
+    nearest = torch.stack([torch.zeros_like(along), sign * along, torch.zeros_like(along)], dim=-1)
+    return (points - nearest).norm(dim=-1) - RADIUS
 
 
 def generator():
@@ -37,9 +123,8 @@ def generator():
 def dynerf(field="planes"):
     cells = torch.zeros(3, 16, 16, 16, dtype=torch.bool)
     cells[:, 4:12, 5:9, 6:10] = True
-    config = replace(
-        RefineConfig(features=4, hidden=16), field=field, plane_sizes=(8, 16), deformation_sizes=(4, 8)
-    )
+    sizes = {"plane_sizes": (8, 16), "deformation_sizes": (4, 8)}
+    config = RefineConfig(features=4, hidden=16, field=field, **sizes)
     return DyNeRF(Occupancy(cells, BOX), CAMERAS, 8.0, TIMES, config, generator())
 
 
@@ -50,24 +135,17 @@ def gaussians(count=60, scale=0.03):
     return Gaussians(own, BOX, (0.01, 0.1), CAMERAS, 8.0, TIMES, config, generator())
 
 
-def drawn_gaussians(count):
-    drawn = generator()
-    return GaussiansAt(
-        means=torch.rand(count, 3, generator=drawn) - 0.5,
-        quats=torch.nn.functional.normalize(torch.randn(count, 4, generator=drawn), dim=-1),
-        scales=torch.rand(count, 3, generator=drawn) * 0.06 + 0.01,
-        opacities=torch.rand(count, generator=drawn) * 0.9 + 0.05,
-        colours=torch.rand(count, 3, generator=drawn),
-    )
-
-
 def signed_volume(mesh):
     a, b, c = mesh.vertices.double()[mesh.faces].unbind(1)
     return float((a * torch.linalg.cross(b, c)).sum() / 6)
 
 
 def test_gaussians_add_up_as_when_every_pair_is_looked_at():
-    own, points = drawn_gaussians(200), torch.rand(3000, 3, generator=generator()) * 1.2 - 0.6
+    drawn = generator()
+    own, points = gaussians(200).at_time(None), torch.rand(3000, 3, generator=drawn) * 0.8 - 0.35
+    quats = torch.nn.functional.normalize(torch.randn(200, 4, generator=drawn), dim=-1)
+    scales, opacities = torch.rand(200, 4, generator=drawn).split([3, 1], dim=-1)
+    own = own._replace(quats=quats, scales=scales * 0.06 + 0.01, opacities=0.05 + 0.9 * opacities[:, 0])
     offsets = torch.einsum("nji,pnj->pni", rotations(own.quats), points[:, None] - own.means) / own.scales
     squared = offsets.square().sum(-1)
     expected = (own.opacities * torch.exp(-squared / 2) * (squared <= 9)).sum(-1)
@@ -201,12 +279,10 @@ def test_an_empty_scene_and_one_that_diverged_are_refused():
     for scene in (empty, gone):
         with pytest.raises(ValueError, match="Expected an object at time 0.5; the scene is empty"):
             surface_at(scene, 0.5, 16, level=1.0)
-    with pytest.raises(
-        ValueError, match=r"Expected finite densities; \d+ of \d+ numbers in the scene at time 0.5"
-    ):
-        surface_at(wrong, 0.5, 16, level=1.0)
-    with pytest.raises(ValueError, match="finite"):
-        surface_at(lost, 0.5, 16, level=1.0)
+    numbers = r"Expected finite densities; \d+ of \d+ numbers in the scene at time 0.5"
+    for scene, text in ((wrong, numbers), (lost, "finite")):
+        with pytest.raises(ValueError, match=text):
+            surface_at(scene, 0.5, 16, level=1.0)
 
 
 def test_normals_do_not_know_where_vertices_were_doubled():
@@ -218,3 +294,157 @@ def test_normals_do_not_know_where_vertices_were_doubled():
     torch.testing.assert_close(welded_normals(corners, whole), expected)
     torch.testing.assert_close(welded_normals(doubled, opened), expected[[0, 1, 2, 0, 1, 3]])
     torch.testing.assert_close(expected[0], torch.tensor([0, 0.5**0.5, 0.5**0.5]))
+
+
+SIZES = {"resolution": 40, "faces": 1500, "level": 40.0}
+
+
+@pytest.fixture(scope="module")
+def followed():
+    scene = Arm(bend_deg=80.0, far=0.3)
+    seen = []
+    return scene, track(scene, scene.times, **SIZES, callback=lambda *step: seen.append(step)), seen
+
+
+def test_the_mesh_moves_as_the_scene_does(followed):
+    scene, tracked, _ = followed
+    animation = tracked.animation
+    assert animation.positions.shape == (5, len(animation.colours), 3) and tracked.anchor == 2
+    assert torch.allclose(animation.positions[2], tracked.frames[2].vertices, atol=1e-5)
+    assert animation.times == scene.times and animation.duration == pytest.approx(4 / 8)
+    template = animation.positions[2]
+    for t, time in enumerate(scene.times):
+        assert scene.distances(animation.positions[t], time).abs().mean() < 0.008
+        miss = (animation.positions[t] - scene.moved(template, 0.5, time)).norm(dim=-1)
+        assert miss.mean() < 0.02 and miss.quantile(0.98) < 0.08
+    assert (scene.moved(template, 0.5, 0.0) - template).norm(dim=-1).mean() > 0.1
+
+
+def test_it_reports_its_deviation_its_progress_and_its_colours(followed):
+    scene, tracked, seen = followed
+    assert len(tracked.deviation) == 5 and max(tracked.deviation) < 0.02
+    assert tracked.follows
+    total = seen[0][1]
+    assert [step for step, *_ in seen] == [*range(1, total + 1)]
+    true = scene.colours(tracked.animation.positions[2], 0.5)
+    assert (tracked.animation.colours - true).abs().mean() < 0.12
+
+
+def test_no_vertex_jumps(followed):
+    scene, tracked, _ = followed
+    figures = coherence(tracked.animation, tracked.frames)
+    assert figures is not None
+    template = tracked.animation.positions[2]
+    true = torch.stack([scene.moved(template, 0.5, time) for time in scene.times])
+    assert figures.largest < (true[1:] - true[:-1]).norm(dim=-1).max()
+    assert figures.tracked < 2 * float((true[2:] - 2 * true[1:-1] + true[:-2]).norm(dim=-1).mean()) + 0.01
+
+
+def test_the_same_scene_gives_the_same_mesh(followed):
+    scene, tracked, _ = followed
+    again = track(scene, scene.times, **SIZES)
+    assert torch.equal(again.animation.positions, tracked.animation.positions)
+    assert torch.equal(again.animation.colours, tracked.animation.colours)
+
+
+def test_a_part_that_vanishes_is_lost():
+    scene = Arm(bend_deg=0.0, n_frames=3, gap=0.9)
+    tracked = track(scene, scene.times, **SIZES)
+    assert not tracked.follows and max(tracked.deviation[:2]) < 0.01 and tracked.deviation[2] > 0.02
+    assert len(tracked.frames[2].vertices) < len(tracked.frames[0].vertices)
+
+
+def test_one_frame_is_a_mesh_that_stands_still():
+    tracked = track(Arm(), [0.5], **SIZES)
+    assert len(tracked.animation.positions) == 1 and tracked.follows
+    assert coherence(tracked.animation, tracked.frames) is None
+
+
+def test_a_mesh_too_small_for_a_graph_is_followed_too():
+    scene = Arm(n_frames=3)
+    tracked = track(scene, scene.times, resolution=16, faces=4, level=40.0)
+    assert tracked.animation.positions.isfinite().all() and len(tracked.animation.faces) <= 4
+
+
+def test_a_callback_may_cancel():
+    with pytest.raises(InterruptedError):
+        track(Arm(), [0.0, 1.0], **SIZES, callback=Mock(side_effect=InterruptedError))
+
+
+def test_a_trembling_mesh_has_a_larger_acceleration():
+    mesh = surface_at(Arm(), 0.0, 24, 500, level=40.0)
+    even = torch.stack([mesh.vertices + torch.tensor([0.02 * t, 0.0, 0.0]) for t in range(4)])
+    trembling = even + torch.tensor([0.0, 0.01, -0.01, 0.0])[:, None, None]
+    times = (0.0, 0.3, 0.6, 1.0)
+    for positions, expected in ((even, 0.0), (trembling, 0.03 * 3**0.5)):
+        animation = MeshAnimation(positions, mesh.faces, mesh.colours, times, 1.0)
+        figures = coherence(animation, [animation.at(t) for t in range(4)])
+        assert figures is not None and figures.tracked == pytest.approx(expected, abs=1e-4)
+        assert figures.nearest == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_still_surface_is_still_however_it_is_cut_into_triangles():
+    cuts = [surface_at(Arm(), 0.0, 40, faces, level=40.0) for faces in (1500, 2000, 2500)]
+    one = cuts[0]
+    still = MeshAnimation(one.vertices.expand(3, -1, -1), one.faces, one.colours, (0.0, 0.5, 1.0), 1.0)
+    figures = coherence(still, cuts)
+    assert figures is not None and figures.tracked == figures.largest == 0
+    assert 0 < figures.nearest < 1e-3
+
+
+def test_an_export_tells_accelerations_in_shares_of_the_object(monkeypatch, tmp_path):
+    frame = surface_at(Arm(), 0.0, 24, 500, level=40.0)
+    positions = frame.vertices.repeat(3, 1, 1)
+    positions[1, ::10] *= 1.1
+    animation = MeshAnimation(positions, frame.faces, frame.colours, (0.0, 0.5, 1.0), 1.0)
+    tracked = Tracked(animation, (0.0, 0.0, 0.0), (frame,) * 3, 0)
+    monkeypatch.setattr(scene_meshes, "track", lambda *_, **__: tracked)
+    *_, note = export_scene(Arm(n_frames=3), tmp_path / "arm.glb", "glb").notes
+    figures = coherence(animation, tracked.frames)
+    assert figures is not None and figures.largest > 3 * figures.tracked
+    told = [float(share) for share in re.findall(r"([\d.]+) %", note)]
+    expected = [figures.tracked, figures.largest, figures.nearest]
+    assert told == pytest.approx([100 * one / diagonal(frame) for one in expected], abs=0.01)
+    assert len(set(told)) == 3
+
+
+def test_a_graph_turns_a_mesh_rigidly():
+    mesh = surface_at(Arm(), 0.0, 24, 800, level=40.0)
+    vertices = mesh.vertices.double().numpy()
+    graph = deformation_graph(vertices, mesh.faces.numpy(), 40)
+    assert np.allclose(graph.weights.sum(1), 1) and np.allclose(graph.posed(graph.rest), vertices)
+    angle = np.deg2rad(50)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    wanted = vertices @ turn.T + [0.1, 0.2, -0.1]
+    assert np.abs(graph.posed(fit_points(graph, graph.rest, wanted)) - wanted).max() < 2e-3
+
+
+def test_parts_that_do_not_touch_have_their_own_nodes():
+    mesh = surface_at(Arm(), 0.0, 24, 400, level=40.0)
+    one = mesh.vertices.numpy()
+    # So close that the nearest nodes through the air are the other's.
+    vertices = np.concatenate([one, one + [0.19, 0.0, 0.0]])
+    faces = np.concatenate([mesh.faces.numpy(), mesh.faces.numpy() + len(one)])
+    graph = deformation_graph(vertices, faces, 30)
+    first = graph.nodes[:, 0] < 0.095
+    assert first[graph.followed[: len(one)]].all() and not first[graph.followed[len(one) :]].any()
+    assert (first[graph.edges[:, 0]] == first[graph.edges[:, 1]]).all()
+
+
+def test_a_mesh_is_projected_on_bulges_that_a_graph_cannot_follow():
+    ball = icosphere(subdivisions=4, radius=0.4)
+    points = ball.vertices
+    bulging = points * (1 + 0.02 * np.sin(8 * points[:, :1] / 0.4))
+    colours = torch.full((len(points), 3), 0.5)
+    target = Mesh(torch.from_numpy(bulging).float(), torch.from_numpy(ball.faces.astype(np.int64)), colours)
+    there = spread_points(target, 40_000)
+    placed = projected(points, ball.faces, there, 0.8)
+    before, after = (np.linalg.norm(bulging - at, axis=1).mean() for at in (points, placed))
+    assert before > 0.004 and after < before / 10
+    # They go straight out or in: what a vertex shows stays where it was.
+    outward = points / np.linalg.norm(points, axis=1, keepdims=True)
+    moved = placed - points
+    assert np.linalg.norm(moved - (moved * outward).sum(1, keepdims=True) * outward, axis=1).max() < 0.001
+    # Another surface further off does not draw it.
+    far = projected(points, ball.faces, there._replace(points=there.points * 1.5), 0.8)
+    assert np.array_equal(far, points)

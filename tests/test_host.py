@@ -4,16 +4,12 @@ $COMFYUI_PATH names the checkouts, as $PATH names folders. Where a checkout or i
 tests are skipped with one line that says so; ``SV4D2_REQUIRE_HOST=1`` makes that a failure.
 """
 
-from __future__ import annotations
-
-import contextlib
 import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,7 +21,6 @@ BROWSER = HOST_TESTS / "browser"
 USUAL_CHECKOUTS = ("~/comfy/ComfyUI", "~/Documents/comfy/ComfyUI")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SECONDS = 1500
-SIDE_BY_SIDE = min(2, os.cpu_count() or 1)
 
 # Prints the packages that ComfyUI's requirements and our tests name and the interpreter lacks. Without
 # torchvision and torchaudio ComfyUI starts all the same, given the shim in tests/host.
@@ -152,68 +147,41 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def needs(checkout: Path, file: Path) -> dict[str, str]:
-    """Return the environment variables that a file needs. Raises HostMissing where it cannot run."""
-    find_python(checkout)
-    return find_browser() if BROWSER in file.parents else {}
-
-
-@pytest.fixture(scope="module")
-def results(request, tmp_path_factory):
-    """Return exit code and output of all checkouts and files that were asked for and can run.
-
-    They run side by side, each in a process of its own, in a folder that takes their output.
-    """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def run(checkout: Path, file: Path, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """Return exit code and output of a file's tests, run in a process of their own in ``folder``."""
+    command = [str(find_python(checkout)), "-m", "pytest", "-c", str(HOST_TESTS / "pytest.ini")]
+    command += ["--rootdir", str(HOST_TESTS), "--color=no", "--durations=3", str(file)]
     # What our own interpreter was given must not reach the host's.
-    for name in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONHOME"):
-        environment.pop(name, None)
+    ours = {"PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONHOME"}
+    env = {name: value for name, value in os.environ.items() if name not in ours} | environment
     # Else `python -m` would put the working directory in front of ComfyUI's modules.
-    environment["PYTHONSAFEPATH"] = "1"
-    folder, processes, started = tmp_path_factory.mktemp("elsewhere"), [], {}
-
-    def run(checkout: Path, file: Path) -> tuple[int, str]:
-        command = [str(find_python(checkout)), "-m", "pytest", "-c", str(HOST_TESTS / "pytest.ini")]
-        command += ["--rootdir", str(HOST_TESTS), "--color=no", "--durations=3", str(file)]
-        env = {**environment, "COMFYUI_PATH": str(checkout)}
-        log, late = folder / f"{CHECKOUTS.index(checkout)}_{file.stem}.log", ""
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        processes.append(process)
+    env |= {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "COMFYUI_PATH": str(checkout)}
+    log, late = folder / "log", ""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             process.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            _end(process)
             late = f"\nDid not end within {SECONDS} s."
-        return process.returncode, log.read_text(errors="replace") + late
-
-    pool = ThreadPoolExecutor(SIDE_BY_SIDE)
-    for item in request.session.items:
-        if "results" in item.fixturenames:
-            checkout, file = item.callspec.params["checkout"], item.callspec.params["file"]
-            with contextlib.suppress(HostMissing):
-                environment |= needs(checkout, file)
-                started[checkout, file] = pool.submit(run, checkout, file)
-    yield started
-    # What still runs, for example when the user interrupts.
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        _end(process)
+        finally:
+            _end(process)
+    return process.returncode, log.read_text(errors="replace") + late
 
 
 @pytest.mark.host
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 @pytest.mark.parametrize("checkout", CHECKOUTS, ids=version_of)
-def test_on_real_host(checkout, file, results, record_property):
+def test_on_real_host(checkout, file, tmp_path, record_property):
     try:
-        needs(checkout, file)
+        find_python(checkout)
+        environment = find_browser() if BROWSER in file.parents else {}
     except HostMissing as missing:
         if os.environ.get("SV4D2_REQUIRE_HOST") == "1":
             pytest.fail(f"SV4D2_REQUIRE_HOST=1, but: {missing}", pytrace=False)
         pytest.skip(str(missing))
-    code, output = results[checkout, file].result()
+    code, output = run(checkout, file, tmp_path, environment)
     lines = output.strip().splitlines()
     closing = f"{file.name}: {lines[-1].strip('= ') if lines else 'no output'}"
     # A skip inside would otherwise stay unseen.

@@ -1,7 +1,5 @@
 """The memory plan: it holds what it promises, and refuses what cannot be done."""
 
-from __future__ import annotations
-
 import dataclasses
 import weakref
 from functools import partial

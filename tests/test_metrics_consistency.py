@@ -1,7 +1,5 @@
 """Metrics that need no reference: known answers."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The orders in which a grid is watched, and the Frechet distance."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Image metrics: known answers, agreement with scikit-image, foregrounds."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,6 @@
 """Metrics whose networks come from local files: LPIPS, CLIP-S, I3D."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sv4d2_core.__main__ import main
 from sv4d2_core.diffusion.checkpoint import load_clip_vision
-from sv4d2_core.metrics.frechet import I3D
+from sv4d2_core.metrics import i3d
+from sv4d2_core.metrics.i3d import I3D, convert_i3d
 from sv4d2_core.metrics.image import LPIPS
+from sv4d2_core.stored import write_tensors
 
 # Of AlexNet's layers: stage, index, channels in and out, side of the kernel.
 ALEXNET = (
@@ -156,35 +158,170 @@ def test_an_incomplete_or_foreign_clip_file_is_refused(tmp_path):
         load_clip_vision(tmp_path / "other.safetensors")
 
 
-class FakeI3D(nn.Module):
-    """Answers as the real network does, with numbers that tell what it was given."""
+class Unit(nn.Module):
+    """A convolution, its normalisation and ReLU, padded for lengths that are multiples of the stride."""
+
+    def __init__(self, given: int, made: int, side: int, stride: int) -> None:
+        super().__init__()
+        total = max(side - stride, 0)
+        self.pad: list[int] = [total // 2, total - total // 2] * 3
+        self.conv3d = nn.Conv3d(given, made, side, stride, bias=False)
+        self.batch3d = nn.BatchNorm3d(made)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.batch3d(self.conv3d(nn.functional.pad(x, self.pad))).relu()
+
+
+class Mixed(nn.Module):
+    def __init__(self, given: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        one, wide_in, wide, narrow_in, narrow, pooled = widths
+        self.branch_0 = Unit(given, one, 1, 1)
+        self.branch_1 = nn.Sequential(Unit(given, wide_in, 1, 1), Unit(wide_in, wide, 3, 1))
+        self.branch_2 = nn.Sequential(Unit(given, narrow_in, 1, 1), Unit(narrow_in, narrow, 3, 1))
+        self.branch_3 = nn.Sequential(nn.MaxPool3d(3, 1, 1), Unit(given, pooled, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.branch_0(x), self.branch_1(x), self.branch_2(x), self.branch_3(x)], dim=1)
+
+
+class PublicI3D(nn.Module):
+    """The network written a second time, of layers with other names, as a public file would be."""
+
+    def __init__(self, stem: tuple[int, ...], blocks: dict[str, tuple[int, ...]], classes: int) -> None:
+        super().__init__()
+        first, second, width = stem
+        edge = nn.ConstantPad3d((0, 1, 0, 1, 0, 0), 0.0)
+        pool = nn.Sequential(edge, nn.MaxPool3d((1, 3, 3), (1, 2, 2)))
+        layers = [Unit(3, first, 7, 2), pool, Unit(first, second, 1, 1), Unit(second, width, 3, 1), pool]
+        for name, widths in blocks.items():
+            if name == "4b":
+                edge = nn.ConstantPad3d((0, 1, 0, 1, 0, 1), 0.0)
+                layers.append(nn.Sequential(edge, nn.MaxPool3d(3, 2, ceil_mode=True)))
+            if name == "5b":
+                layers.append(nn.MaxPool3d(2, 2, ceil_mode=True))
+            layers.append(Mixed(width, widths))
+            width = widths[0] + widths[2] + widths[4] + widths[5]
+        self.layers = nn.Sequential(*layers, nn.AvgPool3d((2, 7, 7), 1))
+        self.conv3d_0c_1x1 = nn.Conv3d(width, classes, 1)
 
     def forward(
         self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
     ) -> Tensor:
         assert not rescale and not resize and return_features
-        assert x.shape[1] == 3 and x.shape[3] == 224 and x.shape[4] == 224
-        return torch.stack([x.amin(), x.amax(), x[0, 0].mean(), torch.tensor(float(x.shape[2]))])[None]
+        return self.conv3d_0c_1x1(self.layers(x)).mean([2, 3, 4])
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_i3d_gets_clips_as_it_wants_them(tmp_path):
-    torch.jit.script(FakeI3D()).save(str(tmp_path / "i3d.pt"))
-    clips = torch.zeros(2, 9, 20, 20, 3)
-    clips[0, :, 5:15, :, 0] = 1.0
-    features = I3D(tmp_path / "i3d.pt")(clips)
-    assert torch.allclose(features, torch.tensor([[-1.0, 1.0, 0.0, 9.0], [-1.0, -1.0, -1.0, 9.0]]), atol=1e-2)
-    with pytest.raises(ValueError, match="at least 9 images for I3D; got 8"):
-        I3D(tmp_path / "i3d.pt")(clips[:, :8])
+SMALL = (4, 4, 6), {name: tuple(n // 16 + 1 for n in widths) for name, widths in i3d._BLOCKS.items()}, 5
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_a_file_that_is_not_i3d_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file .*i3d_torchscript.pt"):
-        I3D(tmp_path / "missing.pt")
+def script(network: nn.Module, path: Path) -> Path:
+    torch.jit.script(network.eval()).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def public_file(tmp_path_factory) -> Path:
+    """Return a TorchScript file of a narrow I3D with random weights and the statistics of noise."""
+    torch.manual_seed(0)
+    network = PublicI3D(*SMALL)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.momentum = 1.0
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    with torch.no_grad():
+        network(torch.rand(1, 3, 17, 224, 224), rescale=False, resize=False, return_features=True)
+    return script(network, tmp_path_factory.mktemp("i3d") / "i3d_torchscript.pt")
+
+
+@pytest.fixture
+def program(public_file, monkeypatch) -> Path:
+    for name, value in zip(("_STEM", "_BLOCKS", "_CLASSES"), SMALL, strict=True):
+        monkeypatch.setattr(i3d, name, value)
+    return public_file
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
+
+def test_i3d_as_data_gives_the_features_of_the_program(program, tmp_path, caplog):
+    target = convert_i3d(program, tmp_path / "i3d.safetensors")
+    assert "Running the code in" in caplog.text and "TorchScript is a program" in caplog.text
+    clips = torch.rand(2, 11, 20, 24, 3, generator=torch.Generator().manual_seed(1))
+    images = nn.functional.interpolate(clips.flatten(0, 1).movedim(-1, 1), (224, 224), mode="bilinear")
+    videos = (images.unflatten(0, (2, 11)) * 2 - 1).movedim(2, 1)
+    with torch.no_grad():
+        wanted = torch.jit.load(str(program))(videos, rescale=False, resize=False, return_features=True)
+    assert I3D(target)(clips) == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+    with pytest.raises(ValueError, match="at least 10 images for I3D; got 9"):
+        I3D(target)(clips[:, :9])
+    with pytest.raises(FileExistsError, match="exists already"):
+        convert_i3d(program, target)
+
+
+@pytest.mark.parametrize("length", range(9, 18))
+def test_padding_is_that_of_tensorflow(length):
+    """As many outputs as strides begin within the input."""
+    for side, stride in ((7, 2), (3, 2), (2, 2), (3, 1), (1, 1)):
+        padded = i3d._padded(torch.zeros(1, 1, length, 8, 8), (side,) * 3, (stride,) * 3, False)
+        assert len(range(0, padded.shape[2] - side + 1, stride)) == -(-length // stride)
+
+
+def test_the_paper_describes_twelve_million_weights():
+    n_weights = sum(math.prod(shape) for shape in i3d._expected_tensors().values())
+    assert len(i3d._shapes()) == 58 and i3d._shapes()["logits"] == (400, 1024, 1, 1, 1)
+    # With a scale and a shift per channel of each normalisation, of which the folded form keeps the shift.
+    channels = sum(shape[0] for name, shape in i3d._shapes().items() if name != "logits")
+    assert n_weights + channels == 12_697_264
+
+
+def test_programs_and_other_files_are_not_read_as_i3d(program, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*convert-i3d --trust-code i3d_torchscript\.pt"):
+        I3D(tmp_path / "missing.safetensors")
+    with pytest.raises(ValueError, match="is TorchScript. TorchScript is a program.*convert-i3d"):
+        I3D(program)
     (tmp_path / "text.pt").write_text("no network")
-    with pytest.raises(ValueError, match="Expected a TorchScript network"):
+    with pytest.raises(ValueError, match=r"text\.pt cannot be read"):
         I3D(tmp_path / "text.pt")
-    torch.jit.script(nn.Identity()).save(str(tmp_path / "other.pt"))
-    with pytest.raises(ValueError, match="The I3D file cannot be used"):
-        I3D(tmp_path / "other.pt")(torch.zeros(1, 9, 8, 8, 3))
+    for change, message in (
+        (lambda w: w.popitem(), "holds others"),
+        (lambda w: w["1a.bias"].fill_(math.nan), "NaN"),
+    ):
+        weights = {key: torch.zeros(shape) for key, shape in i3d._expected_tensors().items()}
+        change(weights)
+        write_tensors(tmp_path / "bad.safetensors", "sv4d2.i3d", weights, {"fixed_padding": True})
+        with pytest.raises(ValueError, match=message):
+            I3D(tmp_path / "bad.safetensors")
+
+
+class Mean(nn.Module):
+    def forward(
+        self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
+    ) -> Tensor:
+        return x.mean()[None, None]
+
+
+def test_what_is_not_i3d_is_not_converted(program, tmp_path, monkeypatch):
+    target, text = tmp_path / "out.safetensors", tmp_path / "text.pt"
+    text.write_text("no network")
+    for source, message in (
+        (text, "Expected the TorchScript network I3D"),
+        (script(nn.Identity(), tmp_path / "identity.pt"), "Expected the TorchScript network I3D"),
+        (script(Mean(), tmp_path / "mean.pt"), r"58 convolutions .* has 0, of which the first 0 fit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert_i3d(source, target)
+    monkeypatch.setattr(i3d, "_POOLED_BEFORE", {"4c": 3, "5b": 2})
+    with pytest.raises(ValueError, match="computes what I3D's description says"):
+        convert_i3d(program, target)
+    assert not target.exists()
+
+
+def test_the_command_says_the_risk_in_its_help_and_converts(program, tmp_path, capsys):
+    out = tmp_path / "i3d.safetensors"
+    assert main(["convert-i3d", "--trust-code", str(program), "--out", str(out)]) == 0
+    assert "TorchScript is a program" in capsys.readouterr().err and I3D(out)
+    with pytest.raises(SystemExit):
+        main(["convert-i3d", "--help"])
+    assert "TorchScript is a program" in " ".join(capsys.readouterr().out.split())

@@ -1,7 +1,5 @@
 """The drawings of the report: heat maps, line plots, colours."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The evaluation report: tables of hand-made scores; page, pictures and JSON of rendered scenes."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Scores of a grid of views: pairing with the reference, gaps, bad input, summaries."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -156,13 +154,13 @@ def test_networks_add_the_columns_of_the_paper(truth):
     assert torch.allclose(scores.values["CLIP-S"], torch.ones(3, 3, dtype=torch.float64))
     # Clips of three images are too short for I3D: said, not computed.
     assert not set(FVD_NAMES.values()) & set(scores.features)
-    assert "FVD-F needs clips of at least 9 images; these have 3." in scores.notes
-    # Nine frames are long enough along time, three views are not.
-    longer = replace(truth, images=truth.images.repeat(3, 1, 1, 1, 1), masks=None)
+    assert "FVD-F needs clips of at least 10 images; these have 3." in scores.notes
+    # Twelve frames are long enough along time, three views are not.
+    longer = replace(truth, images=truth.images.repeat(4, 1, 1, 1, 1), masks=None)
     long_scores = evaluate(longer, longer, networks)
     assert {"FVD-F", "FVD-Diag", "FV4D"} <= set(long_scores.features)
-    assert "FVD-V needs clips of at least 9 images; these have 3." in long_scores.notes
-    assert long_scores.clip_lengths["FVD-F"] == 9
+    assert "FVD-V needs clips of at least 10 images; these have 3." in long_scores.notes
+    assert long_scores.clip_lengths["FVD-F"] == 12
 
 
 def test_a_summary_weighs_scenes_alike_and_clips_together(truth, noisy):

@@ -1,7 +1,5 @@
 """The pipeline: windows, short clips, passes, seeds, resume, cancel, bad input."""
 
-from __future__ import annotations
-
 from unittest.mock import Mock
 
 import pytest

@@ -1,7 +1,5 @@
 """Weights that wait in main memory, and the retry when memory runs out: results stay the same."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import weakref

@@ -1,7 +1,5 @@
 """Orbits by name: what text gives which cameras, and what is refused."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,11 +1,11 @@
 """The repository itself: metadata, dependencies, layers, public names."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys
 from pathlib import Path
+
+import pytest
 
 import sv4d2_core
 
@@ -134,6 +134,88 @@ def test_nothing_chooses_a_device_or_runs_text():
             # `network.eval()` is PyTorch's evaluation mode.
             evaluation_mode = name == "eval" and isinstance(call, ast.Attribute)
             assert name not in forbidden or evaluation_mode, f"{path} calls {name}"
+
+
+# Modules and names that run what a file or a text holds.
+PROGRAMS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+RUNS = {
+    *("eval", "exec", "compile", "torch.jit.load", "torch.hub.load", "torch.package"),
+    *("torch.export.load", "torch.serialization.load", "pandas.read_pickle", "runpy.run_path"),
+    *(
+        "yaml.load",
+        "yaml.load_all",
+        "yaml.full_load",
+        "yaml.unsafe_load",
+        "os.system",
+        "os.popen",
+        "ctypes.CDLL",
+    ),
+}
+RUNS_CODE = {
+    # The one-time conversion of a file that --trust-code names, and its test.
+    ("sv4d2_core/metrics/i3d.py", "torch.jit.load"),
+    ("tests/test_metrics_networks.py", "torch.jit.load"),
+}
+
+
+def code_loaders(source):
+    """Yield what a source imports or names that can run code out of a file or a text."""
+    nodes, full = list(ast.walk(ast.parse(source))), {}
+    for node in (node for node in nodes if isinstance(node, IMPORTS)):
+        module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+        for alias in node.names:
+            whole = module + alias.name
+            full |= {alias.asname: whole} if alias.asname else {alias.name: whole} if module else {}
+            if whole.split(".")[0] in PROGRAMS:
+                yield whole
+
+    def named(node):
+        first, dot, rest = ast.unparse(node).partition(".")
+        return full.get(first, first) + dot + rest
+
+    yield from (name for n in nodes if isinstance(n, ast.Name | ast.Attribute) and (name := named(n)) in RUNS)
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
+        given = {word.arg: getattr(word.value, "value", "unknown") for word in call.keywords}
+        if named(call.func) == "torch.load" and given.get("weights_only") is not True:
+            yield "torch.load"
+        if "numpy.load" == named(call.func) and given.get("allow_pickle", False) is not False:
+            yield "numpy.load"
+        yield from (word for word in ("trust_remote_code", "shell") if given.get(word, False) is not False)
+
+
+def test_nothing_loads_files_that_can_run_code_but_what_the_user_trusts():
+    found = set()
+    for path in sorted(ROOT.rglob("*.py")):
+        place = path.relative_to(ROOT)
+        if not place.parts[0].startswith(".") and place.parts != ("tests", "test_repository.py"):
+            found |= {(place.as_posix(), name) for name in code_loaders(path.read_text(encoding="utf-8"))}
+    assert found == RUNS_CODE
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.load(path)",
+        "import torch as t\nt.load(path, weights_only=False)",
+        "from torch import jit\njit.load(path)",
+        "from torch.jit import load as read\nread(path)",
+        "import numpy as np\nnp.load(path, allow_pickle=True)",
+        "import numpy as np\nnp.load(path, allow_pickle=flag)",
+        "from pickle import loads",
+        "import joblib",
+        "read = eval",
+        "import yaml\nyaml.load(text, Loader=yaml.Loader)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "import subprocess\nsubprocess.run(line, shell=True)",
+    ],
+)
+def test_the_scan_finds_what_runs_code(source):
+    assert list(code_loaders(source))
+
+
+def test_the_scan_leaves_harmless_loaders_alone():
+    source = "import numpy as np, torch\ntorch.load(p, weights_only=True)\nnp.load(p)\nnetwork.eval()"
+    assert not list(code_loaders(source))
 
 
 def test_files_stay_small_and_docstrings_are_there():

@@ -1,7 +1,5 @@
 """Second-order sampling, the guidance interval and the step cache: what they promise, alone and together."""
 
-from __future__ import annotations
-
 import json
 import logging
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Cameras, guidance, schedule, conditioning, sampler and whole clips against the official code's numbers."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,6 @@
-"""A short fit learns, repeats itself, resumes, and refuses what cannot be fitted."""
+"""A short fit learns, repeats itself, resumes, asks for better views, and refuses what cannot be fitted."""
 
-from __future__ import annotations
-
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +9,7 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.image import psnr
-from sv4d2_core.scene import schedule
+from sv4d2_core.scene import schedule, targets
 from sv4d2_core.scene.config import (
     FieldConfig,
     GaussiansConfig,
@@ -19,11 +18,14 @@ from sv4d2_core.scene.config import (
     settings_to_json,
 )
 from sv4d2_core.scene.dynerf import dynerf_fit
+from sv4d2_core.scene.gaussians import gaussians_fit
 from sv4d2_core.scene.refine import refine_scene as whole_job
-from sv4d2_core.scene.store import FitState
+from sv4d2_core.scene.store import FitState, load_scene
+from sv4d2_core.scene.targets import RoundTargets, ring_cameras
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
+from sv4d2_core.world.suite import corrupt_views
 
 # The scenes are rendered at known cameras: nothing is estimated.
 refine_scene = partial(whole_job, input_elevation_deg=0.0)
@@ -39,14 +41,22 @@ TINY = RefineConfig(
     features=4,
     plane_sizes=(8, 16, 32),
     hidden=32,
-    hull_size=32,
+    hull_size=31,
+    gaussians=GaussiansConfig(count=400, features=4, plane_sizes=(8,), hidden=32),
 )
 
 
+# With a second stage.
+ROUNDS = replace(TINY, steps_static=5, steps=35, rounds=2, steps_refine=15, rays_per_step=256, hull_size=24)
+SIZE, FRAMES = 24, 3
+
+
 @pytest.fixture(scope="module", autouse=True)
-def early_looks():
+def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dynerf_fit, "_OCCUPANCY_EVERY", 20)
+        patch.setattr(gaussians_fit, "_RELOCATE_EVERY", 9)
+        patch.setattr(targets, "RING_ELEVATIONS_DEG", (15.0,))
         yield
 
 
@@ -55,9 +65,16 @@ def views():
     return render_views(make_creature(10), CAMERAS, 4, 32)
 
 
-@pytest.fixture(scope="module", params=["planes", "canonical"])
+@pytest.fixture(scope="module")
+def small():
+    return render_views(make_creature(10), CAMERAS, FRAMES, SIZE)
+
+
+@pytest.fixture(
+    scope="module", params=[{"field": "planes"}, {"field": "canonical"}, {"backend": "gaussians"}]
+)
 def fitted(request, views):
-    losses, states, config = [], {}, replace(TINY, field=request.param)
+    losses, states, config = [], {}, replace(TINY, **request.param)
 
     def listen(step, total, progress):
         assert total == 60
@@ -69,8 +86,9 @@ def fitted(request, views):
 
 
 def same(first, second):
-    pairs = zip(first.field.state_dict().values(), second.field.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
+    """Return whether two scenes have the same bits."""
+    ours, theirs = (scene._saved()[0] for scene in (first, second))
+    return ours.keys() == theirs.keys() and all(torch.equal(x, theirs[key]) for key, x in ours.items())
 
 
 def test_the_loss_falls_and_an_unseen_view_is_better_than_white(fitted):
@@ -85,7 +103,7 @@ def test_the_loss_falls_and_an_unseen_view_is_better_than_white(fitted):
     pictures = [x[:, 1] for x in (rendering.rgb, truth.images, truth.masks)]
     ours, white = psnr(*pictures).mean(), psnr(torch.ones_like(pictures[0]), *pictures[1:]).mean()
     assert float(ours) > float(white) + 3
-    grids = [x for name, x in scene.field.named_parameters() if "deformation" in name]
+    grids = [x for name, x in scene._saved()[0].items() if "deformation.grids" in name]
     assert bool(grids) == (config.field == "canonical") and all(grid.any() for grid in grids)
 
 
@@ -103,7 +121,19 @@ def test_a_resumed_fit_gives_the_same_bits(views, fitted, step, tmp_path):
     heard = []
     resumed = refine_scene(views, config, state=state, callback=lambda done, *_: heard.append(done))
     assert heard[0] == step + 1 and same(resumed, scene)
-    assert torch.equal(resumed.occupancy.cells, scene.occupancy.cells)
+
+
+def test_a_saved_scene_renders_the_same(fitted, tmp_path):
+    scene = fitted[0]
+    scene.save(tmp_path / "scene.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.safetensors"]
+    loaded = load_scene(tmp_path / "scene.safetensors")
+    for field in ("backend", "cameras", "fps", "times"):
+        assert getattr(loaded, field) == getattr(scene, field)
+    assert vars(loaded.config).items() <= vars(scene.config).items()
+    assert loaded.fit == json.loads(json.dumps(scene.fit)) and loaded.fit["steps"] == 50
+    pictures = [vars(x.render(CAMERAS, (0.0, 0.4), 24, views=(0, 2))) for x in (scene, loaded)]
+    assert all(torch.equal(picture, pictures[1][name]) for name, picture in pictures[0].items())
 
 
 def test_a_state_of_another_fit_is_refused(views, fitted):
@@ -117,7 +147,6 @@ def test_a_state_of_another_fit_is_refused(views, fitted):
 @pytest.mark.parametrize("backend", ["dynerf", "gaussians"])
 def test_frames_come_in_one_by_one_and_pictures_grow(views, monkeypatch, backend):
     config = replace(TINY, steps_static=2, steps=4, progressive=True, backend=backend)
-    config = replace(config, gaussians=GaussiansConfig(count=200, features=4, plane_sizes=(8,)))
     plain = refine_scene(views, config).render(CAMERAS, [0.0], 16)
     monkeypatch.setattr(schedule, "_COARSE_TO_FINE_FROM", 32)
     assert not torch.equal(refine_scene(views, config).render(CAMERAS, [0.0], 16).rgb, plain.rgb)
@@ -127,9 +156,8 @@ def test_missing_masks_are_made_and_said(views, caplog):
     config = replace(TINY, steps_static=1, steps=1)
     scene = refine_scene(replace(views, masks=None), config)
     assert "near-white" in caplog.text
-    assert same(
-        scene, refine_scene(replace(views, masks=(views.images.mean(-1) <= 250 / 255).float()), config)
-    )
+    masks = (views.images.mean(-1) <= 250 / 255).float()
+    assert same(scene, refine_scene(replace(views, masks=masks), config))
 
 
 def changed(views, **places):
@@ -204,3 +232,152 @@ def test_settings_survive_json_beside_numbers_of_version_0_1_0(settings):
 def test_settings_out_of_range_are_refused(settings, name, value):
     with pytest.raises(ValueError, match=f"Expected {name}"):
         replace(settings, **{name: value})
+
+
+class Oracle:
+    """Returns the true views, and remembers what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, rendered, strength):
+        self.asked.append((rendered, strength))
+        return render_views(make_creature(10), rendered.cameras, FRAMES, SIZE)
+
+
+def test_rings_stand_between_the_cameras_and_leave_out_what_the_input_shows():
+    rings = ring_cameras(CAMERAS, (15.0, -15.0))
+    assert rings.azimuths_deg == (0, 60, 120, 180, 240, 90, 150, 210, 300, 90, 150, 210, 300)
+    assert rings.elevations_deg == (0,) * 5 + (15,) * 4 + (-15,) * 4
+    eight = ring_cameras(Cameras.official("sv4d2_8views"), (10.0,))
+    assert eight.n_views == 16 and len(set(eight.azimuths_deg)) == 17
+    assert ring_cameras(CAMERAS, ()) == CAMERAS
+    # Two orbits, and near a pole.
+    assert ring_cameras(Cameras((0, 0, 0, 20, 20), (0, 90, 270, 90, 270)), (0.0,)).n_views == 8
+    high = replace(CAMERAS, input_elevation_deg=80.0)
+    assert max(ring_cameras(high, (15.0,)).elevations_deg) == 5
+
+
+def test_every_round_asks_for_views_of_the_scene_with_falling_strength(small):
+    oracle, heard = Oracle(), []
+    refine_scene(small, ROUNDS, resynthesize=oracle, callback=lambda *args: heard.append(args))
+    (first, strength), (second, weaker) = oracle.asked
+    assert (strength, weaker) == (0.35, pytest.approx(0.21))
+    assert first.cameras == second.cameras == ring_cameras(CAMERAS, (15.0,))
+    assert torch.equal(first.images[:, 0], small.images[:, 0])
+    truth = render_views(make_creature(10), first.cameras, FRAMES, SIZE)
+    ours, white = (
+        psnr(x[:, 5], truth.images[:, 5], truth.masks[:, 5]).mean()
+        for x in (first.images, torch.ones_like(first.images))
+    )
+    assert float(ours) > float(white) + 2
+    assert {total for _, total, _ in heard} == {70}
+    phases = {step: progress.phase for step, _, progress in heard}
+    expected = ["static", "dynamic", "dynamic", "refine 1", "refine 1", "refine 2", "refine 2"]
+    assert [phases[step] for step in (5, 6, 40, 41, 55, 56, 70)] == expected
+    assert sorted(phases) == list(range(1, 71)) and len(heard[-1][2].losses) == 70
+
+
+def test_better_views_make_a_better_scene_than_polishing_alone(small, caplog):
+    shown = corrupt_views(small, 3, 2.0)
+    unseen = render_views(make_creature(10), Cameras((0, 10), (0, 90)), FRAMES, SIZE)
+
+    def quality(resynthesize):
+        scene = refine_scene(shown, replace(ROUNDS, steps_refine=80), resynthesize=resynthesize)
+        rgb = scene.render(unseen.cameras, unseen.frame_times(), SIZE).rgb[:, 1]
+        return float(psnr(rgb, unseen.images[:, 1], unseen.masks[:, 1]).mean())
+
+    polished = quality(None)
+    assert "only weighs them by visibility" in caplog.text
+    assert quality(Oracle()) > polished + 0.3
+
+
+@pytest.mark.parametrize("step", [40, 50, 55])
+def test_a_resumed_round_gives_the_same_bits_without_asking_again(small, step, tmp_path):
+    states, oracle = {}, Oracle()
+
+    def keep(done, total, progress):
+        # While a round renders it reports the step before it again; what counts is that step's first report.
+        if done == step and done not in states:
+            states[done] = progress.state()
+
+    scene = refine_scene(small, ROUNDS, resynthesize=oracle, callback=keep)
+    states[step].save(tmp_path / "fit.safetensors")
+    again, heard, state = Oracle(), [], FitState.load(tmp_path / "fit.safetensors")
+    resumed = refine_scene(
+        small,
+        ROUNDS,
+        resynthesize=again,
+        state=state,
+        callback=lambda *args: heard.append(len(args[2].losses)),
+    )
+    assert same(resumed, scene)
+    assert len(again.asked) == {40: 2, 50: 1, 55: 1}[step]
+    assert heard[-1] == 70
+
+
+def test_rendering_for_a_round_can_be_cancelled(small):
+    seen = []
+
+    def stop(step, total, progress):
+        seen.append(step)
+        if seen.count(40) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        refine_scene(small, ROUNDS, resynthesize=Oracle(), callback=stop)
+    assert seen[-1] == 40
+
+
+def test_wrong_answers_of_a_resynthesiser_are_refused(small):
+    config = replace(ROUNDS, steps_static=1, steps=1)
+    with pytest.raises(ValueError, match="Expected resynthesised views"):
+        refine_scene(small, config, resynthesize=lambda rendered, _: small)
+    with pytest.raises(ValueError, match="NaN"):
+        refine_scene(
+            small, config, resynthesize=lambda shown, _: replace(shown, images=shown.images * torch.nan)
+        )
+
+
+def test_views_that_lose_the_object_are_left_as_the_scene_shows_them(small, caplog):
+    config = replace(ROUNDS, steps_static=1, steps=10, steps_refine=1, rounds=1)
+
+    def forgetful(rendered, _):
+        images, masks = rendered.images.clone(), rendered.masks.clone()
+        images[1, 3], masks[1, 3] = 1, 0
+        return replace(rendered, images=images, masks=masks)
+
+    refine_scene(small, config, resynthesize=forgetful)
+    assert "1 of 27 views made anew show no object" in caplog.text
+
+
+def test_targets_are_kept_in_eight_bits_and_the_input_exactly(small):
+    weights = torch.rand(small.images.shape[:4], generator=torch.Generator().manual_seed(0))
+    other = replace(small, images=small.images * 0.7)
+    packed = RoundTargets.of(other, weights)
+    grid, again = RoundTargets.from_tensors(packed.tensors(), CAMERAS).unpacked(small)
+    assert torch.equal(grid.images[:, 0], small.images[:, 0])
+    assert float((grid.images[:, 1:] - other.images[:, 1:]).abs().max()) <= 0.5 / 255 + 1e-6
+    assert float((again - weights).abs().max()) <= 0.5 / 255 + 1e-6
+
+
+def test_steps_are_divided_between_the_stages():
+    config = RefineConfig().with_steps(2500, 2)
+    assert config.rounds == 2
+    assert config.total_steps == 2500 == RefineConfig().with_steps(2500, 1).total_steps
+    for steps in (4, 5, 17, 23, 100, 999, 1234, 4001):
+        for stages in (1, 2):
+            made = config.with_steps(steps, stages)
+            assert made.total_steps == steps and made.with_steps(steps, stages) == made
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("change", [{}, {"field": "canonical", "follow": True}, {"backend": "gaussians"}])
+def test_a_gpu_fits_what_a_cpu_fits(small, change):
+    config = replace(ROUNDS, rounds=1, steps=60, **change)
+    quality = []
+    for device in ("cpu", "cuda"):
+        scene = refine_scene(small, config, resynthesize=Oracle(), device=device)
+        rgb = scene.render(CAMERAS, small.frame_times(), SIZE).rgb
+        quality.append(float(psnr(rgb[:, 1], small.images[:, 1], small.masks[:, 1]).mean()))
+    assert quality[1] > quality[0] - 1

@@ -1,6 +1,4 @@
-"""Deformable Gaussians: they start on the hull, learn shape and motion, come back from files and states."""
-
-from __future__ import annotations
+"""Deformable Gaussians: they start on the hull, learn shape and motion, come back to life."""
 
 import copy
 import math
@@ -13,54 +11,21 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
 from sv4d2_core.scene.gaussians import gaussians_fit
-from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Deformation, Gaussians
+from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Deformation
 from sv4d2_core.scene.gaussians.gaussians_fit import GaussiansFit, nearest, relocate, shared
 from sv4d2_core.scene.geometry.hull import HullDistance, Occupancy
-from sv4d2_core.scene.schedule import Step, anchor_frame
-from sv4d2_core.scene.store import load_scene
+from sv4d2_core.scene.refine import refine_scene
+from sv4d2_core.scene.schedule import Step
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_creature, render_views
 
 CAMERAS = Cameras.official("sv4d2")
 OWN = GaussiansConfig(count=400, features=4, plane_sizes=(8,), hidden=32)
-TINY = RefineConfig(steps_static=20, steps=40, hull_size=32, gaussians=OWN)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def early_moves():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gaussians_fit, "_RELOCATE_EVERY", 20)
-        yield
-
-
-class Loop:
-    """The least that fits: Adam over the groups, frames drawn at random."""
-
-    def __init__(self, views, config=TINY):
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.config, self.anchor = config, anchor_frame(views.masks)
-        self.fit = GaussiansFit(views, config, "cpu", self.generator)
-        self.fit.aim(views, torch.ones(views.images.shape[:4]))
-        self.optimizer = torch.optim.Adam(self.fit.groups(), betas=(0.9, 0.99), eps=1e-15)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"]
-        self.step, self.losses = 0, []
-
-    def drawn(self):
-        timed = self.step >= self.config.steps_static
-        order = torch.randperm(4, generator=self.generator)[:2]
-        step = Step(self.step, 0, False, 1.0, 1, timed, 3 if timed else 5, (0, 1, 2, 3))
-        return step, order if timed else torch.tensor([self.anchor])
-
-    def run(self, steps):
-        for _ in range(steps):
-            step, frames = self.drawn()
-            self.fit.prepare(step, self.optimizer)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.losses.append(self.fit.accumulate(step, frames))
-            self.optimizer.step()
-            self.step += 1
-        return self
+SHORT = RefineConfig(rounds=0, steps_static=20, steps=40, learning_rate_factor=5)
+TINY = replace(SHORT, backend="gaussians", hull_size=32, gaussians=OWN)
+STATIC = Step(0, 0, False, 1.0, 1, False, 5, (0, 1, 2, 3))
+MOVING = Step(20, 0, False, 1.0, 1, True, 3, (0, 1, 2, 3))
+FRAMES = torch.tensor([1, 3])
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +35,14 @@ def views():
 
 @pytest.fixture(scope="module")
 def fitted(views):
-    return Loop(views).run(60)
+    return refine_scene(views, TINY, input_elevation_deg=0.0)
+
+
+def started(views):
+    """Return a fit at its start, which aims at the views, and an Adam of it."""
+    fit = GaussiansFit(views, TINY, "cpu", torch.Generator().manual_seed(0))
+    fit.aim(views, torch.ones(views.images.shape[:4]))
+    return fit, torch.optim.Adam(fit.groups(), lr=1e-2)
 
 
 def quality(scene, views):
@@ -78,12 +50,8 @@ def quality(scene, views):
     return float(psnr(*(x.flatten(0, 1) for x in (rgb, views.images, views.masks))).mean())
 
 
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
 def test_it_starts_on_the_hull_in_the_colours_of_the_views(views):
-    fit = Loop(views).fit
+    fit, _ = started(views)
     assert len(fit.scene.canonical.means) == OWN.count
     assert not fit.dead(timed=False).any()
     white = torch.ones_like(views.images).flatten(0, 1)
@@ -91,56 +59,17 @@ def test_it_starts_on_the_hull_in_the_colours_of_the_views(views):
     assert quality(fit.scene, views) > baseline + 2
 
 
-def test_the_loss_falls_and_the_views_are_met(views, fitted):
-    first, last = fitted.losses[:5], fitted.losses[15:20]
-    assert sum(last) < 0.6 * sum(first)
-    moving = fitted.losses[20:]
-    assert sum(moving[-10:]) < 0.75 * sum(moving[:10])
-    assert quality(fitted.fit.scene, views) > 14
-
-
-def test_the_times_of_the_frames_are_told_apart(views, fitted):
-    scene, frames = fitted.fit.scene, (0, 1)
-    right = scene.render(CAMERAS, [views.frame_times()[t] for t in frames], 32).rgb
+def test_the_views_are_met_and_the_times_of_the_frames_told_apart(views, fitted):
+    assert quality(fitted, views) > 14
+    frames = (0, 1)
+    right = fitted.render(CAMERAS, [views.frame_times()[t] for t in frames], 32).rgb
     own = [(right[i] - views.images[t]).abs().mean() for i, t in enumerate(frames)]
     swapped = [(right[1 - i] - views.images[t]).abs().mean() for i, t in enumerate(frames)]
     assert float(sum(own)) < 0.95 * float(sum(swapped))
 
 
-def test_a_restored_fit_goes_on_with_the_same_bits(views, monkeypatch):
-    monkeypatch.setattr(gaussians_fit, "_RELOCATE_EVERY", 7)
-    config = replace(TINY, steps_static=4)
-    whole = Loop(views, config).run(9)
-    held = whole.fit.tensors()
-    for seed in (0, 1):
-        again = Loop(views, replace(config, seed=seed)).run(9).fit.tensors()
-        assert same(again, held) == (seed == 0)
-    other = Loop(views, config)
-    other.fit.restore({key: value.clone() for key, value in held.items()})
-    state = whole.optimizer.state_dict()
-    other.optimizer.load_state_dict(copy.deepcopy(state))
-    other.generator.set_state(whole.generator.get_state())
-    other.step = whole.step
-    # Dead Gaussians move in step 14.
-    whole.run(8)
-    assert not same(whole.fit.tensors(), held)
-    assert other.run(8).losses == whole.losses[9:]
-    assert same(other.fit.tensors(), whole.fit.tensors())
-
-
-def test_a_saved_scene_renders_the_same(fitted, tmp_path):
-    scene = fitted.fit.scene
-    scene.save(tmp_path / "scene.safetensors")
-    loaded = load_scene(tmp_path / "scene.safetensors")
-    assert isinstance(loaded, Gaussians)
-    pictures = [x.render(CAMERAS, (0.0, 0.4), 24, views=(0, 2)) for x in (scene, loaded)]
-    for ours, theirs in zip(*(vars(p).values() for p in pictures), strict=True):
-        assert torch.equal(ours, theirs)
-    assert (loaded.cameras, loaded.fps, loaded.times, loaded.config) == (CAMERAS, 8.0, scene.times, OWN)
-
-
 def test_renderings_have_depths_and_normals_of_the_surface(views, fitted):
-    rendering = fitted.fit.scene.render(CAMERAS, views.frame_times(), 32)
+    rendering = fitted.render(CAMERAS, views.frame_times(), 32)
     truth = render_creature(make_creature(10), CAMERAS, torch.tensor(views.frame_times()).double(), 32)
     seen = (rendering.alpha > 0.9) & (truth.mask > 0.9)
     assert float((rendering.depth - truth.depth).abs()[seen].median()) < 0.1
@@ -153,67 +82,62 @@ def test_renderings_have_depths_and_normals_of_the_surface(views, fitted):
 
 
 def test_gaussians_move_smoothly_between_frames(fitted):
-    scene = fitted.fit.scene
-    means = torch.stack([scene.at_time(t).means.detach() for t in torch.linspace(0, 1, 61).tolist()])
+    means = torch.stack([fitted.at_time(t).means.detach() for t in torch.linspace(0, 1, 61).tolist()])
     steps = means.diff(dim=0).norm(dim=-1).mean(-1)
     across = (means[0] - means[20]).norm(dim=-1).mean()
     assert float(across) > 1e-3
     # A jump at a frame would be a step as long as the whole way.
     assert float(steps.max()) < 0.25 * float(across)
-    quats = scene.at_time(0.37).quats
+    quats = fitted.at_time(0.37).quats
     assert torch.allclose(quats.norm(dim=-1), torch.ones(()), atol=1e-5)
 
 
 def test_opacities_change_over_time_only_if_they_may_fade(fitted):
-    scene = fitted.fit.scene
-    first, last = (scene.at_time(t).opacities for t in (0.0, 1.0))
+    first, last = (fitted.at_time(t).opacities for t in (0.0, 1.0))
     assert not torch.allclose(first, last, atol=0.01)
-    steady = copy.copy(scene)
+    steady = copy.copy(fitted)
     steady.config = replace(OWN, fade=0.0)
     assert torch.equal(steady.at_time(0.0).opacities, steady.at_time(1.0).opacities)
 
 
 def test_gradients_reach_the_motion_only_when_there_is_time(views):
-    loop = Loop(views)
-    loop.fit.accumulate(*loop.drawn())
-    assert all(p.grad is None for p in loop.fit.scene.deformation.parameters())
-    assert all(p.grad is not None and p.grad.any() for p in loop.fit.scene.canonical.parameters())
-    loop.step = TINY.steps_static
-    loop.run(1)
-    loop.fit.accumulate(*loop.drawn())
-    assert all(p.grad is None for p in loop.fit.scene.canonical.parameters())
-    for name, parameter in loop.fit.scene.deformation.named_parameters():
+    fit, optimizer = started(views)
+    fit.accumulate(STATIC, FRAMES[:1])
+    assert all(p.grad is None for p in fit.scene.deformation.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in fit.scene.canonical.parameters())
+    fit.accumulate(MOVING, FRAMES)
+    optimizer.step()
+    fit.accumulate(MOVING, FRAMES)
+    assert all(p.grad is None for p in fit.scene.canonical.parameters())
+    for name, parameter in fit.scene.deformation.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
 def test_pixels_without_weight_teach_no_colour(views):
-    loop = Loop(views)
-    loop.fit.aim(views, torch.zeros(views.images.shape[:4]))
-    loop.fit.accumulate(*loop.drawn())
+    fit, _ = started(views)
+    fit.aim(views, torch.zeros(views.images.shape[:4]))
+    fit.accumulate(STATIC, FRAMES[:1])
     # Rounding leaves a trace.
-    assert float(loop.fit.scene.canonical.colours.grad.abs().max()) < 1e-8
-    assert float(loop.fit.scene.canonical.means.grad.abs().max()) > 1e-4
+    assert float(fit.scene.canonical.colours.grad.abs().max()) < 1e-8
+    assert float(fit.scene.canonical.means.grad.abs().max()) > 1e-4
 
 
 def test_a_fit_that_diverged_says_so(views):
-    loop = Loop(views)
-    loop.fit.scene.canonical.means.data[3] = torch.nan
-    assert math.isnan(loop.fit.accumulate(*loop.drawn()))
+    fit, _ = started(views)
+    fit.scene.canonical.means.data[3] = torch.nan
+    assert math.isnan(fit.accumulate(STATIC, FRAMES[:1]))
 
 
-def test_dead_gaussians_come_back_to_life(views):
-    loop = Loop(views, replace(TINY, steps_static=40))
-    canonical = loop.fit.scene.canonical
+def test_dead_gaussians_come_back_to_life(views, monkeypatch):
+    monkeypatch.setattr(gaussians_fit, "_RELOCATE_EVERY", 20)
+    fit, optimizer = started(views)
+    canonical = fit.scene.canonical
     with torch.no_grad():
         canonical.opacities[:40] = -9.0
         canonical.means[40:60] += 5.0
-    assert loop.fit.dead(timed=False).nonzero()[:, 0].tolist() == list(range(60))
-    before = loop.fit.tensors()
-    loop.step = 20
-    loop.fit.prepare(loop.drawn()[0], loop.optimizer)
-    assert loop.fit.dead(timed=True).float().mean() < 0.05
-    shapes = [[x.shape for x in tensors.values()] for tensors in (before, loop.fit.tensors())]
-    assert shapes[0] == shapes[1]
+    assert fit.dead(timed=False).nonzero()[:, 0].tolist() == list(range(60))
+    fit.prepare(MOVING, optimizer)
+    assert fit.dead(timed=True).float().mean() < 0.05
     # Copies do not stand in one place, where they would stay alike.
     assert len(canonical.means.detach().unique(dim=0)) == OWN.count
 

@@ -1,9 +1,17 @@
-"""Pictures of Gaussians against a naive reference: every Gaussian in every pixel, in float64."""
+"""Pictures of Gaussians against a naive reference: every Gaussian in every pixel, in float64.
 
-from __future__ import annotations
+The Triton kernels are tried under Triton's interpreter and through its compiler.
+"""
 
+import importlib.util
+import logging
 import math
-from typing import NamedTuple
+import os
+import subprocess
+import sys
+import types
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.scene.gaussians import splat_torch, splatting
-from sv4d2_core.scene.gaussians.splat_torch import TILE, project
+from sv4d2_core.scene.gaussians.splat_torch import TILE, TileLists, composite_torch, project
 from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt as Gaussians
-from sv4d2_core.scene.gaussians.splatting import Splatted, splat
+from sv4d2_core.scene.gaussians.splatting import Splatted, rasteriser, splat, triton_fault
 
 CAMERAS = Cameras((0, 20, -35), (0, 70, 200), input_elevation_deg=10)
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+KERNELS = "sv4d2_core.scene.gaussians.splat_triton"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
+)
 
 
 def make(n: int, spread=0.4, scale=(0.02, 0.1), opacity=(0.05, 0.95), seed=0) -> Gaussians:
@@ -35,10 +49,6 @@ def make(n: int, spread=0.4, scale=(0.02, 0.1), opacity=(0.05, 0.95), seed=0) ->
     )
 
 
-def join(*parts: Gaussians) -> Gaussians:
-    return Gaussians(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-
-
 def moved(gaussians: Gaussians, x=0.0, y=0.0, z=0.0) -> Gaussians:
     return gaussians._replace(means=gaussians.means + torch.tensor([x, y, z], dtype=torch.float64))
 
@@ -52,7 +62,7 @@ SCENES = {
     "opacity 1": (make(6, scale=(0.2, 0.6), opacity=(1.0, 1.0)), 1, 24),
     "a film of light": (make(150, spread=0.1, scale=(0.2, 0.3), opacity=(0.003, 0.05)), 2, 16),
     "partly off screen": (moved(make(40, spread=0.6, scale=(0.05, 0.3)), x=0.6, y=-0.4), 0, 32),
-    "behind the camera and around it": (join(make(20), moved(make(30, spread=0.3), z=2.0)), 0, 24),
+    "behind the camera and around it": (moved(make(50, spread=0.8), z=1.0), 0, 24),
     "specks": (make(60, scale=(1e-5, 1e-3), opacity=(0.5, 1.0)), 1, 32),
     "giants": (make(12, scale=(0.5, 3.0), opacity=(0.1, 0.6)), 2, 24),
     "needles": (make(40, scale=(0.002, 1.0)), 1, 32),
@@ -61,13 +71,8 @@ SCENES = {
 }
 
 
-class Reference(NamedTuple):
-    picture: Splatted
-    sure: Tensor  # [size, size] False where rounding may decide about a threshold
-
-
-def reference(gaussians: Gaussians, view: int, size: int, background=1.0) -> Reference:
-    """Return the picture by the formulas of the papers, written as they stand there."""
+def reference(gaussians: Gaussians, view: int, size: int) -> tuple[Splatted, Tensor]:
+    """Return the picture by the formulas of the papers, and where no rounding decides about a threshold."""
     means, quats, scales, opacities, colours = gaussians
     w2c, intrinsics = CAMERAS.w2c_opencv()[view], CAMERAS.intrinsics(size)
     focal = intrinsics[0, 0]
@@ -84,13 +89,9 @@ def reference(gaussians: Gaussians, view: int, size: int, background=1.0) -> Ref
     sigma = rotation @ torch.diag_embed(scales[front] ** 2) @ rotation.transpose(1, 2)
     limit = 1.3 * math.tan(math.radians(CAMERAS.fov_deg) / 2)
     zero = torch.zeros_like(z)
-    jacobian = torch.stack(
-        [
-            torch.stack([focal / z, zero, -focal * (x / z).clamp(-limit, limit) / z], -1),
-            torch.stack([zero, focal / z, -focal * (y / z).clamp(-limit, limit) / z], -1),
-        ],
-        -2,
-    )
+    u, v = ((place / z).clamp(-limit, limit) for place in (x, y))
+    rows = [focal / z, zero, -focal * u / z], [zero, focal / z, -focal * v / z]
+    jacobian = torch.stack([torch.stack(row, -1) for row in rows], -2)
     to_picture = jacobian @ w2c[:3, :3]
     covariance = to_picture @ sigma @ to_picture.transpose(1, 2) + 0.3 * torch.eye(2).to(sigma)
     homogeneous = position @ intrinsics.T
@@ -114,7 +115,7 @@ def reference(gaussians: Gaussians, view: int, size: int, background=1.0) -> Ref
     slope = (grid - size / 2) / focal
     along_ray = (1 + (slope**2).sum(-1)).sqrt()
     depth = (weight @ z) * along_ray / torch.where(total > 0, total, 1)
-    return Reference(Splatted(weight @ colours + (1 - total)[..., None] * background, total, depth), sure)
+    return Splatted(weight @ colours + (1 - total)[..., None], total, depth), sure
 
 
 def results(
@@ -137,9 +138,9 @@ def assert_agrees(
 ) -> None:
     """Compare a rasteriser with the reference: values absolutely, gradients to the largest of each input."""
     gaussians, view, size = SCENES[name]
-    sure = reference(gaussians, view, size).sure
+    sure = reference(gaussians, view, size)[1]
     assert sure.float().mean() > 0.9
-    expected, slopes = results(lambda g: reference(g, view, size).picture, gaussians, sure)
+    expected, slopes = results(lambda g: reference(g, view, size)[0], gaussians, sure)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splatting, "rasteriser", lambda _: backend)
         got, got_slopes = results(lambda g: splat(g, CAMERAS, view, size), gaussians, sure, dtype, device)
@@ -195,15 +196,6 @@ def test_a_gaussian_in_the_camera_itself_is_skipped_and_leaves_gradients_finite(
         assert not leaf.grad[0].any() and leaf.grad[1].any() and leaf.grad.isfinite().all()
 
 
-def test_the_nearer_gaussian_hides_the_farther_one():
-    two = make(2, scale=(0.1, 0.11), opacity=(0.98, 0.98))
-    near_last = torch.tensor([[0, 0, -0.3], [0, 0, 0.3]], dtype=torch.float64)
-    cameras = Cameras((0, 0), (0, 180))
-    for view, front in ((0, 1), (1, 0)):
-        rgb = splat(two._replace(means=near_last), cameras, view, 15).rgb[7, 7]
-        assert (rgb - two.colours[front]).abs().max() < 0.05
-
-
 class _Largest(TorchDispatchMode):
     """Notes the most elements any result has."""
 
@@ -224,3 +216,137 @@ def test_temporary_memory_does_not_grow_with_the_lists():
             splat(crowd, CAMERAS, 0, 64).rgb.sum().backward()
         counts.append(largest.count)
     assert counts[0] == counts[1] == splat_torch.TILES_AT_ONCE * splat_torch.PLACES_AT_ONCE * TILE**2
+
+
+@pytest.fixture(autouse=True)
+def forgetful():
+    rasteriser.cache_clear()
+    yield
+    rasteriser.cache_clear()
+
+
+def pretend(monkeypatch, composite):
+    """Let the package triton be there, and its kernels do this."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "triton" else None)
+    module = types.SimpleNamespace(composite_triton=composite)
+    monkeypatch.setitem(sys.modules, KERNELS, module)
+
+
+def failing(error):
+    def composite(*_):
+        raise error
+
+    return composite
+
+
+@pytest.mark.parametrize(
+    ("composite", "fault"),
+    [
+        (composite_torch, None),
+        (
+            failing(RuntimeError("Failed to find C compiler.\nPlease specify via CC.")),
+            "RuntimeError: Failed to find C compiler.",
+        ),
+        (lambda *args: composite_torch(*args) + 0.1, "its picture or gradient is wrong"),
+        (lambda splats, lists: composite_torch(splats.detach(), lists), "RuntimeError: element 0"),
+    ],
+)
+def test_a_first_tiny_picture_says_whether_triton_works(monkeypatch, composite, fault):
+    pretend(monkeypatch, composite)
+    # Scenes are rendered where nothing has gradients; the kernels of the gradient are tried all the same.
+    with torch.inference_mode():
+        found = triton_fault(CPU)
+    assert found is None if fault is None else found.startswith(fault)
+
+
+def test_running_out_of_memory_is_no_fault_of_triton(monkeypatch):
+    pretend(monkeypatch, failing(torch.cuda.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        triton_fault(CPU)
+
+
+@pytest.mark.parametrize(
+    ("device", "installed", "fault", "expected", "said"),
+    [
+        (CPU, True, None, "torch", "the device is cpu"),
+        (CUDA, True, None, "triton", "drawn by triton"),
+        (CUDA, True, "RuntimeError: no gcc", "torch", "(RuntimeError: no gcc). It needs a C compiler"),
+        (CUDA, False, None, "torch", "installing the package triton"),
+    ],
+)
+def test_the_rasteriser_is_chosen_and_named_once(
+    monkeypatch, caplog, device, installed, fault, expected, said
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(splatting, "triton_fault", lambda _: fault)
+    with caplog.at_level(logging.INFO, logger=splatting.__name__):
+        assert rasteriser(device) == rasteriser(device) == expected
+    assert len(caplog.records) == 1 and said in caplog.text
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
+    """With a stand-in for the package, as the current device matters only where there are several."""
+    current, launches = [], []
+
+    class Kernel:
+        def __init__(self, function):
+            self.name = function.__name__
+
+        def __getitem__(self, grid):
+            return lambda *args, **constants: launches.append((self.name, current[-1]))
+
+    triton, language = types.ModuleType("triton"), types.ModuleType("triton.language")
+    vars(triton).update(jit=Kernel, language=language)
+    monkeypatch.setitem(sys.modules, "triton", triton)
+    monkeypatch.setitem(sys.modules, "triton.language", language)
+    monkeypatch.delitem(sys.modules, KERNELS, raising=False)
+
+    @contextmanager
+    def device_of(tensor):
+        current.append(tensor.data_ptr())
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    splats = torch.ones(1, 10, requires_grad=True)
+    kernels = importlib.import_module(KERNELS)
+    kernels.composite_triton(splats, TileLists(8, torch.tensor([0]), torch.tensor([0, 1]))).sum().backward()
+    assert launches == [("_forward", splats.data_ptr()), ("_backward", splats.data_ptr())]
+    del sys.modules[KERNELS]
+
+
+@needs_triton
+@pytest.mark.gpu
+@pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", SCENES)
+def test_kernels_agree_with_the_reference(name):
+    assert_agrees("triton", name, torch.float32, device="cpu" if INTERPRETED else "cuda")
+
+
+@needs_triton
+def test_interpreted_kernels_agree_with_the_reference(tmp_path):
+    """The interpreter is chosen when a kernel is defined: in a process of its own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "test_kernels_agree", __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and f"{len(SCENES)} passed" in done.stdout, done.stdout
+
+
+@needs_triton
+@pytest.mark.parametrize("name", ["_forward", "_backward"])
+def test_the_kernels_compile_for_a_gpu(tmp_path, monkeypatch, name):
+    """To machine code of compute capability 8.0; needs no GPU."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernels = importlib.import_module(KERNELS)
+    kernel = getattr(kernels, name)
+    constants = {k: v for k, v in kernels.CONSTANTS.items() if k != "num_warps"}
+    kinds = dict.fromkeys(kernel.arg_names, "*fp32")
+    kinds |= {"list_splats": "*i64", "starts": "*i64", "size": "i32", "across": "i32"}
+    source = ASTSource(kernel, kinds | dict.fromkeys(constants, "constexpr"), constants)
+    options = {"num_warps": kernels.CONSTANTS["num_warps"]}
+    assert triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options).asm["cubin"]

@@ -1,7 +1,5 @@
 """What comes with the pack: a clip that the procedural world renders, and a model whose views help."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

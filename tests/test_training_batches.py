@@ -1,7 +1,5 @@
 """What the diffusion model is trained on: the samples of a step, and that they are what inference gives."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 
 import pytest

@@ -1,7 +1,5 @@
 """The command `train`: own renders, given checkpoints, killed and several processes."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
@@ -104,7 +102,7 @@ def test_an_interrupted_training_of_generated_scenes_goes_on(tmp_path, base, mon
     [
         (("--lora", 2), "Expected --lora together with --base"),
         (("--static-steps", 0, "--motion-steps", 0), "Expected steps to train"),
-        (("--mask-all", 1.5), "Expected mask_all <= 1; got 1.5"),
+        (("--mask-all", 1.5), "--mask-all: expected a number from 0 to 1, got 1.5"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(tmp_path, capsys, monkeypatch, arguments, message):

@@ -1,7 +1,5 @@
 """Curation: planted defects are found, off-centre objects come to the middle, nothing is lost on the way."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
@@ -221,4 +219,4 @@ def test_command(tmp_path, source, capsys):
     assert run(source / "good", twice.parent, "--out", tmp_path / "two", "--dry-run") == 0
     assert reported(tmp_path / "two").keys() == {"good_good", "again_good"}
     for bad in (source / "good", source / "good/out", source):
-        assert run(source, "--out", bad) == 2 and "apart from the sources" in capsys.readouterr().err
+        assert run(source, "--out", bad) == 2 and "apart from the input" in capsys.readouterr().err

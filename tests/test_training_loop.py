@@ -1,7 +1,5 @@
 """The training loop: it learns, goes on where it was stopped, and says when it cannot."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Low-rank adaptation: what it changes, what is trained, its files, and merging."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Whole trainings from scratch: their stages, what interrupts them, their scenes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """How trainings are judged: against baselines, on objects that no training sees, framed like its data."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Files that version 0.1.0 wrote still load, and show what they showed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

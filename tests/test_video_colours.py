@@ -1,7 +1,5 @@
 """Pixels as they are to be seen: orientation, HDR, profiles, colour matrices, fields, premultiplied alpha."""
 
-from __future__ import annotations
-
 import struct
 from itertools import product
 

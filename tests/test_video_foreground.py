@@ -1,7 +1,5 @@
 """What counts as the object: mask, alpha, near-white background, in that order; specks and haze do not."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

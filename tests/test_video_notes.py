@@ -1,7 +1,5 @@
 """What the reader decides for the user ends in the report."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from sv4d2_core.video.prepare import prepare_clip

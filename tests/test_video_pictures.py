@@ -1,7 +1,5 @@
 """Videos and the contact sheet."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Which files of a folder or pattern are the clip, and which are its masks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import av

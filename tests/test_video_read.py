@@ -1,7 +1,5 @@
 """Reading clips: every kind of source, picking frames, masks, and what is said about bad input."""
 
-from __future__ import annotations
-
 import math
 import struct
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """The report: every warning appears when it should, and not on a good clip."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Opacity of objects on white: rims are covered in part, and a fit must not learn their white."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """When frames are shown: rates from time stamps, even times, masks of another rate, which stream is read."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import av

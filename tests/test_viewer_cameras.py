@@ -1,7 +1,5 @@
 """Cameras of three.js viewers: there and back, what the front and a placed model do, what is refused."""
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import replace

@@ -3,10 +3,10 @@
 Workflows are those of the oldest recorded version, which newer ones can open; prompts are valid in all.
 """
 
-from __future__ import annotations
-
+import copy
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,24 @@ def prompt_of(graph):
     return prompt
 
 
+def check_links(nodes, links):
+    """Check that every link of a saved graph is known at both ends, whose types fit; ends have no type."""
+    seen = set()
+    for number, source, output, target, socket, type_ in links:
+        out, into = nodes[source]["outputs"][output], nodes[target]["inputs"][socket]
+        assert number in out["links"] and into["link"] == number
+        kind, wanted = nodes[source]["type"], nodes[target]["type"]
+        kind = SCHEMAS[kind]["output"][output] if kind else out["type"]
+        wanted = inputs_of(wanted)[into["name"]][0] if wanted else into["type"]
+        assert out["type"] == kind and type_ in (kind, wanted)
+        fitting = recorded_schemas.types_of(kind) <= recorded_schemas.types_of(wanted)
+        assert fitting or wanted == "*", f"{kind} into {wanted}"
+        seen.add(number)
+    ends = [i["link"] for node in nodes.values() for i in node["inputs"] if i["link"] is not None]
+    ends += [link for node in nodes.values() for out in node["outputs"] for link in out["links"] or []]
+    assert set(ends) == seen and len(ends) == 2 * len(seen) == 2 * len(links)
+
+
 def test_folder_holds_workflows_and_their_pictures_only():
     assert len(FILES) >= 5
     pictures = {file.with_suffix(".jpg") for file in FILES}
@@ -109,19 +127,7 @@ def test_name_speaks_and_picture_is_small(file):
 @workflows
 def test_links_agree_at_both_ends(file):
     graph = json.loads(file.read_text())
-    nodes = {node["id"]: node for node in graph["nodes"]}
-    seen = set()
-    for number, source, output, target, socket, type_ in graph["links"]:
-        out, into = nodes[source]["outputs"][output], nodes[target]["inputs"][socket]
-        assert number in out["links"] and into["link"] == number
-        kind = SCHEMAS[nodes[source]["type"]]["output"][output]
-        wanted = inputs_of(nodes[target]["type"])[into["name"]][0]
-        assert out["type"] == kind and type_ in (kind, wanted)
-        assert kind in wanted.split(",") or wanted == "*", f"{kind} into {wanted}"
-        seen.add(number)
-    ends = [i["link"] for node in graph["nodes"] for i in node["inputs"] if i["link"] is not None]
-    ends += [link for node in graph["nodes"] for out in node["outputs"] for link in out["links"] or []]
-    assert set(ends) == seen and len(ends) == 2 * len(seen)
+    check_links({node["id"]: node for node in graph["nodes"]}, graph["links"])
 
 
 @workflows
@@ -230,6 +236,34 @@ def test_every_node_explains_itself(version):
         texts = {widget: one["tooltip"] for widget, (_, one, _) in recorded_schemas.inputs_of(node).items()}
         texts |= dict(zip(node["output_name"], node["output_tooltips"], strict=True))
         assert not [name for name, text in texts.items() if len(text) <= 15], name
+
+
+def test_a_newer_version_has_all_that_an_older_one_has():
+    for older, newer in pairwise(RECORDED.values()):
+        lost = {name: recorded_schemas.lost(node, newer[name]) for name, node in older.items()}
+        assert not any(lost.values()), lost
+    backwards = recorded_schemas.ours(*reversed(RECORDED.values()))
+    assert backwards.keys() == OURS.keys()
+    for name, node in OURS.items():
+        assert backwards[name]["output"] == node["output"]
+        assert recorded_schemas.inputs_of(backwards[name]).keys() == recorded_schemas.inputs_of(node).keys()
+
+
+def test_what_a_version_lost_is_named():
+    node = SCHEMAS["SV4D2Export4D"]
+    newest = list(RECORDED.values())[-1]["SV4D2Export4D"]
+    assert recorded_schemas.lost(newest, node) == [f"outputs {newest['output']}"]
+    assert recorded_schemas.lost(newest, newest | {"output": newest["output"][::-1]}) != []
+    other = copy.deepcopy(node)
+    other["input"]["required"]["scene"][0] = "MESH"
+    del other["input"]["required"]["fps"]
+    assert recorded_schemas.lost(node, other) == ["scene (SV4D2_SCENE)", "fps (FLOAT)"]
+
+
+def test_a_version_without_a_record_is_compared_with_the_nearest_older_one():
+    asked = ["0.3.10", "0.3.64", "0.4.0", "0.33.0", "0.33.1", "99.0.0"]
+    expected = 3 * ["0.3.64"] + 2 * ["0.33.0"] + [list(RECORDED)[-1]]
+    assert list(map(recorded_schemas.nearest, asked)) == expected
 
 
 def test_committed_prompts_use_every_node_of_ours():

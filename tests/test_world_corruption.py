@@ -1,7 +1,5 @@
 """The corruption model: seeded, growing with strength and angle, as large as SV4D 2.0's measured errors."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The kinematics of the procedural animals: joints hold, the walk is periodic, seeds are reproducible."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """The training distribution: fixed for ever, varied in kind and light."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from dataclasses import astuple, replace

@@ -1,7 +1,5 @@
 """The closed-form renderer against independent formulas, and what the project relies on in its animals."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

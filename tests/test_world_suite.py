@@ -1,7 +1,5 @@
 """The benchmark scenes are the same everywhere, and show what they promise."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

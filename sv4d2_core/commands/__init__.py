@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 _NEGATIVE_LIST = re.compile(r"-[\d.]+\s*[,;]")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that does not take ``-30,60`` for an option."""
+    """A parser that does not take ``-30,60`` for an option, and raises ValueError for what it cannot take."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        for word in args or ():
+            if re.fullmatch("--[a-z-]+=--", word):  # argparse would drop the value, and hand on none
+                self.error(f"argument {word[:-3]}: expected a value, got '--'")
         # What holds a blank is no option to argparse.
         words = None if args is None else [f" {w}" if _NEGATIVE_LIST.match(w) else w for w in args]
         return super().parse_known_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. See {self.prog} --help.")

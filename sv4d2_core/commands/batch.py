@@ -14,15 +14,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from ..diffusion.model import Model
-from ..files import DISK_FULL, LONGEST, cut, exclusive, is_out_of_memory, json_in, write_whole
+from ..files import DISK_FULL, exclusive, is_out_of_memory, json_in, write_whole
 from ..video.places import matches
 from . import Parser, views
-from .common import Options, at_least, clip_place, made_with, refuse_inputs_among
+from .common import Options, at_least, clip_place, made_with, refuse_overlap
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     options.value("more", clip_place, text, metavar="INPUT", nargs="*")
     many = options.group("several GPUs")
     many.flag("--ray", "one process per GPU of a Ray cluster (extra: ray)")
-    many.value("--actors", at_least(1), "processes on the cluster (default: one per GPU)")
+    many.value("--actors", at_least(1, 10_000), "processes on the cluster (default: one per GPU)")
 
 
 def run(args: Namespace) -> int:
@@ -109,7 +109,7 @@ def clips_of(args: Namespace) -> list[Namespace]:
     taken = {_REPORT_FILE}
     for clip in clips:
         clip.out = args.out / _unique(_stem(clip.input), taken)
-    refuse_inputs_among(args.out, [clip.out for clip in clips], [clip.input for clip in clips])
+    refuse_overlap(args.out, *(clip.input for clip in clips))
     return clips
 
 
@@ -151,19 +151,12 @@ def _listed(file: Path, common: dict) -> list[Namespace]:
     return clips
 
 
-class _LineParser(Parser):
-    """Parses a line as the shell's command is parsed, but leaves the program running on errors."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(cut(message, 2 * LONGEST))
-
-
 def _parsed(line: str, common: dict) -> Namespace:
     """Return the options of a line; those that it does not name are the batch's."""
     words = shlex.shlex(line, posix=True, punctuation_chars=False)
     words.whitespace_split, words.commenters = True, ""
     words.escape = ""  # a backslash separates folders on Windows; quotes do for spaces
-    parser = _LineParser(add_help=False)
+    parser = Parser("sv4d2 views", add_help=False)
     views.add_arguments(parser)
     required = [f"--checkpoint={common['checkpoint']}", f"--out={common['out']}"]
     clip = parser.parse_args([*required, *words], Namespace(**common))

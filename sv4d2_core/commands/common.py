@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,10 +26,13 @@ from ..data.transforms import read_cameras
 from ..diffusion.config import ModelConfig
 from ..diffusion.memory import load_within, plan_for_free_memory, plan_memory
 from ..diffusion.model import Model
-from ..files import is_out_of_memory
+from ..files import cut, is_out_of_memory
 from ..orbits import CUSTOM, orbit, parse_angles
+from ..scene.config import Settings
 from ..scene.scene import even_times
 from ..shipped import SAMPLE_CLIP, TINY_MODEL, versions
+from ..video.read import FPS_RANGE
+from . import Parser
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,52 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 VARIANTS = ("auto", "sv4d2", "sv4d2_8views")
 
 _SAY_EVERY_S = 5.0  # seconds between two lines about progress where there is no terminal
+
+
+LARGEST_SIZE, LARGEST_COUNT, LARGEST_ANGLE = 8192, 1_000_000, 720.0  # pixels a side, of anything, degrees
+
+
+@dataclass(frozen=True)
+class Within:
+    """A parser of numbers from ``least`` (or, with ``above``, above it) to ``most``."""
+
+    least: float
+    most: float
+    above: bool = False
+    whole: bool = False
+
+    def __call__(self, text: str) -> float:
+        try:
+            value = int(text) if self.whole else float(text)
+        except ValueError:
+            value = math.nan
+        if not (self.least < value if self.above else self.least <= value) or not value <= self.most:
+            kind = "whole number" if self.whole else "number"
+            raise argparse.ArgumentTypeError(f"expected a {kind} {self}, got {cut(text)}")
+        return value
+
+    def __str__(self) -> str:
+        least, most = (str(limit) if self.whole else f"{limit:g}" for limit in (self.least, self.most))
+        return f"above {least} and up to {most}" if self.above else f"from {least} to {most}"
+
+
+ANGLE, ELEVATION, INPUT_ELEVATION = (Within(-most, most) for most in (LARGEST_ANGLE, 180.0, 90.0))
+FPS, GIGABYTES = Within(*FPS_RANGE), Within(0, 100_000, above=True)
+MINUTES = Within(0, 1e6, above=True)
+SEED = Within(-(2**63), 2**62 - 1, whole=True)
+
+
+def at_least(minimum: int, most: int = LARGEST_COUNT) -> Within:
+    """Return a parser of whole numbers."""
+    return Within(minimum, most, whole=True)
+
+
+def of_setting(kind: type[Settings], name: str) -> Within:
+    """Return a parser of a setting's values, whose limits are those of its one description."""
+    one = next(one for one in fields(kind) if one.name == name)
+    limits = one.metadata["limits"]
+    least = limits.get("above", limits.get("least", -LARGEST_COUNT))
+    return Within(least, limits.get("most", LARGEST_COUNT), "above" in limits, whole=one.type == "int")
 
 
 class Options:
@@ -56,20 +106,27 @@ class Options:
         metavar: Any = "N",
         nargs: int | str | None = None,
     ) -> None:
-        """Add an option that takes a value, or ``nargs`` of them; the help ends with the default."""
-        shown = "" if default is None else f" (default {default:g})"
+        """Add an option that takes a value, or ``nargs`` of them; the help ends with range and default.
+
+        Numbers are `Within` a range.
+        """
+        shown = [str(kind)] if isinstance(kind, Within) else []
+        shown += [] if default is None else [f"default {default:g}"]
+        shown = f" ({', '.join(shown)})" if shown else ""
         self._place.add_argument(
             name, type=kind, default=default, metavar=metavar, nargs=nargs, help=help + shown
         )
 
-    def numbers(self, name: str, help: str, metavar: Any, count: int | None = None) -> None:
+    def numbers(self, name: str, kind: Within, help: str, metavar: Any, count: int | None = None) -> None:
         """Add an option that takes numbers, ``count`` of them, parted by blanks or commas."""
 
         class Numbers(argparse.Action):
             def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
                 try:
                     numbers = parse_angles(" ".join(values), "numbers")
-                except ValueError as error:
+                    for number in numbers:
+                        kind(f"{number!r}")
+                except (ValueError, argparse.ArgumentTypeError) as error:
                     raise argparse.ArgumentError(self, str(error)) from error
                 if not numbers or len(numbers) != (count or len(numbers)):
                     raise argparse.ArgumentError(
@@ -77,7 +134,7 @@ class Options:
                     )
                 setattr(namespace, self.dest, numbers)
 
-        self._place.add_argument(name, action=Numbers, metavar=metavar, nargs="+", help=help)
+        self._place.add_argument(name, action=Numbers, metavar=metavar, nargs="+", help=f"{help} ({kind})")
 
     def flag(self, name: str, help: str) -> None:
         self._place.add_argument(name, action="store_true", help=help)
@@ -115,14 +172,18 @@ class Options:
 
     def cameras(self) -> None:
         text = "one per novel view, relative to the input view"
-        self.numbers("--azimuths", text, "DEG")
-        self.numbers("--elevations", "one per novel view (default 0)", "DEG")
+        self.numbers("--azimuths", ANGLE, text, "DEG")
+        self.numbers("--elevations", ELEVATION, "one per novel view; default 0", "DEG")
+
+    def input_view(self) -> None:
+        text = "camera of a data set, by time and name, that is the input view (default: as it says, else 0)"
+        self.value("--input-view", at_least(0), text)
 
     def times(self, pictures: str = "") -> None:
         """Add --times, --frames and --fps; ``pictures`` ends the help of --frames."""
-        self.numbers("--times", "from 0 to 1, rising", "T")
+        self.numbers("--times", Within(0, 1), "rising", "T")
         self.value("--frames", at_least(1), f"N times evenly from 0 to 1{pictures}")
-        self.value("--fps", positive_number, "frames per second (default: the scene's own pace)")
+        self.value("--fps", FPS, "frames per second; default: the scene's own pace")
 
 
 def checkpoint_file(text: str) -> Path:
@@ -135,43 +196,42 @@ def clip_place(text: str) -> str:
     return str(SAMPLE_CLIP) if text == "sample" and not Path(text).exists() else text
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from ``minimum`` on."""
-
-    def parse(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {minimum}, got {text}")
-        return int(text)
-
-    return parse
-
-
-def refuse_inputs_among(out: Path, written: Iterable[Path], inputs: Iterable[str | Path]) -> None:
-    """Raise ValueError where an input is the output folder, or lies in what would be written there."""
-    folder, places = os.path.abspath(out), {Path(os.path.abspath(path)) for path in written}
+def refuse_overlap(out: Path, *inputs: str | Path | None) -> None:
+    """Raise ValueError where an input is or lies in what is written, or what is written lies in an input."""
+    target = Path(os.path.realpath(out))
     for given in inputs:
-        path = Path(os.path.abspath(os.path.expanduser(given)))
-        if str(path) == folder or places & {path, *path.parents}:
+        place = target if given is None else Path(os.path.realpath(os.path.expanduser(given)))
+        if given is not None and (target in (place, *place.parents) or place in target.parents):
             raise ValueError(
-                f"Expected an output folder apart from the input; {given} lies in what would be written to "
-                f"{out}. Choose another --out."
+                f"Expected an output apart from the input; {cut(given)} and {cut(out)} are the same or lie "
+                f"in one another. Choose another place to write to."
             )
+
+
+def idle(
+    args: argparse.Namespace,
+    declare: Callable[[argparse.ArgumentParser], None],  # the command's options
+    names: Iterable[str],
+    where: str,
+) -> str:
+    """Return a sentence on those options that differ from their defaults and do nothing there, or nothing."""
+    parser = Parser(add_help=False)
+    declare(parser)
+    found = [name for name in names if getattr(args, name) != parser.get_default(name)]
+    listed = ", ".join("--" + name.replace("_", "-") for name in sorted(found))
+    return f"{listed} would do nothing {where}. Leave it out." if found else ""
+
+
+def refuse_idle(*given: Any) -> None:
+    """Raise ValueError where `idle` finds something."""
+    if sentence := idle(*given):
+        raise ValueError(sentence)
 
 
 def refuse_odd(size: int) -> None:
     """Raise ValueError for a size that videos cannot have."""
     if size % 2:
         raise ValueError(f"Expected an even --size, as videos need; got {size}.")
-
-
-def positive_number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
 
 
 def given_cameras(args: argparse.Namespace, **more: Any) -> Cameras | None:
@@ -181,6 +241,8 @@ def given_cameras(args: argparse.Namespace, **more: Any) -> Cameras | None:
             raise ValueError("Expected --cameras, or --azimuths and --elevations; got both. Leave one out.")
         return read_cameras(args.cameras)
     if args.azimuths is None:
+        if args.elevations:
+            raise ValueError("Expected --azimuths beside --elevations; got --elevations alone. Give both.")
         return None
     azimuths, elevations = (" ".join(map(str, given or [])) for given in (args.azimuths, args.elevations))
     return orbit(CUSTOM, azimuths=azimuths, elevations=elevations, **more)

@@ -9,15 +9,13 @@ from pathlib import Path
 from types import ModuleType
 
 from ..cameras import Cameras
-from ..diffusion.layout import read_config
-from ..diffusion.safetensors_stream import read_header
 from ..files import exclusive
 from ..shipped import SAMPLE_CREATURE, SAMPLE_FPS, SAMPLE_FRAMES, TINY_MODEL
 from ..video.pictures import contact_sheet, with_alpha, write_frames
 from ..world.body import make_creature
 from ..world.render import render_views
-from . import refine, render, views
-from .common import Options, checkpoint_file
+from . import Parser, refine, render, views
+from .common import Options, at_least, checkpoint_file, choose_device, refuse_overlap
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "an official checkpoint (default: tiny, the small model of the pack)"
     options.value("--checkpoint", checkpoint_file, text, metavar="FILE")
     options.removed("--untrained", "leave it out, the small model of the pack is trained")
-    options.value("--creature", int, "which creature", SAMPLE_CREATURE)
+    options.value("--creature", at_least(0, 2**31 - 1), "which creature", SAMPLE_CREATURE)
     text = "further options of `sv4d2 views`, such as --options='--steps 20 --device cuda'"
     parser.add_argument("--options", default="", metavar="TEXT", help=text)
 
@@ -40,31 +38,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the clip and its true views, then run `views`, `refine` and `render`; return the exit code."""
     small, checkpoint = args.checkpoint is None, args.checkpoint or TINY_MODEL
-    config = read_config(read_header(checkpoint))
-    truth = render_views(
-        make_creature(args.creature),
-        Cameras.default(config.n_views),
-        SAMPLE_FRAMES,
-        config.size,
-        SAMPLE_FPS,
-    )
+    refuse_overlap(args.out, args.checkpoint)
     clip, made, scene = args.out / "sample_clip", args.out / "views", args.out / "scene.safetensors"
+    more = ["--fps", f"{SAMPLE_FPS:g}", *(_TINY_VIEWS if small else ()), *shlex.split(args.options)]
+    turn = _SMALL_TURN if small else ("--turntable",)
+    commands = {
+        views: _command(clip, made, "--checkpoint", checkpoint, *more),
+        refine: _command(made, scene, *(_SMALL_FIT if small else ())),
+        render: _command(scene, args.out / "turntable", *turn),
+    }
+    jobs = {module: _parsed(module, words) for module, words in commands.items()}
+    if (jobs[views].input, jobs[views].out, jobs[views].checkpoint) != (str(clip), made, checkpoint):
+        raise ValueError(
+            "Expected --options without input, --out and --checkpoint, which are the demo's own."
+        )
+    config, _, _ = views.check_options(jobs[views])
+    choose_device(jobs[views].device)
     with exclusive(args.out):
+        truth = render_views(
+            make_creature(args.creature),
+            Cameras.default(config.n_views),
+            SAMPLE_FRAMES,
+            config.size,
+            SAMPLE_FPS,
+        )
         images, masks = truth.one_view(0)
         write_frames(clip, images if masks is None else with_alpha(images, masks))
         contact_sheet(truth).save(args.out / "true_views.png")
         log.info("Sample clip: %s; its true novel views: %s", clip, args.out / "true_views.png")
-        more = ["--fps", f"{SAMPLE_FPS:g}", *(_TINY_VIEWS if small else ()), *shlex.split(args.options)]
-        _run(views, clip, made, "--checkpoint", checkpoint, *more)
-        _run(refine, made, scene, *(_SMALL_FIT if small else ()))
-        return _run(render, scene, args.out / "turntable", *(_SMALL_TURN if small else ("--turntable",)))
+        for module, job in jobs.items():
+            log.info("Running: sv4d2 %s %s", _name(module), shlex.join(commands[module]))
+            module.run(job)
+    return 0
 
 
-def _run(module: ModuleType, given: Path, out: Path, *more: object) -> int:
-    """Run another command as a user would, and return its exit code."""
-    name = module.__name__.rpartition(".")[2]
-    command = [str(word) for word in (given, "--out", out, "--overwrite", *more)]
-    log.info("Running: sv4d2 %s %s", name, shlex.join(command))
-    parser = argparse.ArgumentParser(prog=f"sv4d2 {name}")
+def _command(given: Path, out: Path, *more: object) -> list[str]:
+    return [str(word) for word in (given, "--out", out, "--overwrite", *more)]
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
+def _parsed(module: ModuleType, words: list[str]) -> argparse.Namespace:
+    """Return the options of another command as a user would give them."""
+    parser = Parser(prog=f"sv4d2 {_name(module)}")
     module.add_arguments(parser)
-    return module.run(parser.parse_args(command))
+    return parser.parse_args(words)

@@ -11,18 +11,29 @@ from ..data.reader import read_any_views
 from ..data.transforms import read_cameras
 from ..data.views_folder import read_crop
 from ..diffusion.checkpoint import convert_checkpoint, describe_checkpoint
-from ..export.scene_export import FORMATS, Exported, ExportSettings, check_place, export_scene, export_views
+from ..export.scene_export import (
+    FORMATS,
+    VIEWS_FORMATS,
+    Exported,
+    ExportSettings,
+    check_place,
+    export_scene,
+    export_views,
+)
 from ..files import exclusive_file
 from ..scene.store import load_scene
 from .common import (
     DTYPES,
+    LARGEST_SIZE,
     VARIANTS,
     Options,
     Progress,
     at_least,
     checkpoint_file,
     choose_device,
+    idle,
     listed_times,
+    refuse_overlap,
 )
 
 log = logging.getLogger(__name__)
@@ -44,26 +55,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.device()
 
+    options.input_view()
+
     times = options.group("the times (default: the frames it was fitted to)")
     times.times(f"; of a turntable, pictures (default {_TURNTABLE_PICTURES})")
 
     meshes = options.group("meshes")
-    meshes.value("--faces", at_least(4), "triangles at most", default.faces)
-    meshes.value("--resolution", at_least(16), "steps of the grid along the object", default.resolution)
-    meshes.value("--smoothing", at_least(0), "iterations of Taubin's filter; 0: none", default.smoothing)
-    meshes.value("--texture", at_least(64), "glb: bake a texture of N x N (needs xatlas)")
+    meshes.value("--faces", at_least(4, 100_000_000), "triangles at most", default.faces)
+    meshes.value("--resolution", at_least(16, 2048), "steps of the grid along the object", default.resolution)
+    meshes.value(
+        "--smoothing", at_least(0, 10_000), "iterations of Taubin's filter; 0: none", default.smoothing
+    )
+    meshes.value("--texture", at_least(64, 2 * LARGEST_SIZE), "glb: bake a texture of N x N (needs xatlas)")
 
     text = "splat-ply: harmonics in the file, the colour's all but the first 0; 0: a quarter of the size"
-    options.group("Gaussians").value("--sh-degree", at_least(0), text, default.sh_degree)
+    options.group("Gaussians").value("--sh-degree", at_least(0, default.sh_degree), text, default.sh_degree)
 
     pictures = options.group("pictures")
-    pictures.value("--size", at_least(2), "of pictures", default.size)
+    pictures.value("--size", at_least(2, LARGEST_SIZE), "of pictures", default.size)
     text = "cameras.json or transforms.json (default: the scene's)"
     pictures.value("--cameras", Path, text, metavar="FILE")
 
 
 def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
+    refuse_overlap(args.out, args.scene, args.cameras)
+    if sentence := idle(args, add_arguments, *_without_effect(args)):
+        log.warning("%s", sentence)
     with exclusive_file(args.out):
         check_place(args.out, args.format, args.overwrite)
         try:
@@ -77,6 +95,25 @@ def run(args: argparse.Namespace) -> int:
     took = time.perf_counter() - began
     log.info("Wrote %s to %s: %.2f MB in %.0f s", names, place, made.n_bytes() / 1e6, took)
     return 0
+
+
+def _without_effect(args: argparse.Namespace) -> tuple[set[str], str]:
+    """Return the options that do nothing for a format, and the words for it."""
+    meshes, pictures = {"faces", "resolution", "smoothing"}, {"size", "cameras"}
+    times, kind = {"times", "frames", "fps"}, args.format
+    every = meshes | pictures | times | {"texture", "sh_degree", "device"}
+    if args.scene.suffix != _SCENE_SUFFIX:
+        return every, "for a folder of views"
+    used = {
+        "glb": meshes | {"texture"},
+        "usd": meshes,
+        "splat-ply": {"sh_degree"},
+        "turntable": pictures,
+        **dict.fromkeys(("glb-sequence", "obj", "ply"), meshes),
+        **dict.fromkeys(VIEWS_FORMATS, pictures),
+    }.get(kind, set())
+    of_times = {"frames", "fps"} if kind == "turntable" else times
+    return every - used - of_times - {"device"}, f"for --format {kind}"
 
 
 def _scene(args: argparse.Namespace) -> Exported:
@@ -99,7 +136,7 @@ def _scene(args: argparse.Namespace) -> Exported:
 
 
 def _views(args: argparse.Namespace) -> Exported:
-    grid = read_any_views(args.scene)
+    grid = read_any_views(args.scene, number=args.input_view)
     crop = read_crop(args.scene) if args.scene.is_dir() else None
     return export_views(grid, args.out, args.format, crop=crop and crop.to_json(), overwrite=args.overwrite)
 
@@ -114,6 +151,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> int:
+    refuse_overlap(args.target, args.source)
     with exclusive_file(args.target):
         path = convert_checkpoint(args.source, args.target, DTYPES[args.dtype], args.variant, args.overwrite)
     before, after = args.source.stat().st_size, path.stat().st_size

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,23 +18,25 @@ from ..data.reader import find_scenes, read_any_views
 from ..data.views_folder import missing_files, read_run, write_views
 from ..diffusion.checkpoint import load_clip_vision
 from ..export.report import refuse_report, write_report
-from ..files import exclusive
+from ..files import exclusive, exclusive_file
 from ..metrics.evaluate import DEFAULT_SHRINKAGE, Networks
-from ..metrics.frechet import I3D
+from ..metrics.i3d import I3D, RISK, convert_i3d
 from ..metrics.image import LPIPS
 from ..metrics.report.tables import SceneComparison, compare, markdown_tables, summaries_of
 from ..shipped import versions
 from ..views import ViewGrid
 from ..world.suite import HELD_OUT, SCENE_NAMES, BenchmarkScene, benchmark_scenes, corrupt_views
 from .common import (
+    LARGEST_SIZE,
     Options,
     Progress,
+    Within,
     at_least,
     choose_device,
     given_cameras,
     made_with,
-    positive_number,
     refuse_odd,
+    refuse_overlap,
 )
 
 log = logging.getLogger(__name__)
@@ -55,8 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.value("--methods", str, text, metavar="NAME=DIR", nargs="+")
 
     views = options.group("the views")
+    views.input_view()
     views.value("--frames", at_least(1), "compare only the first N frames")
-    views.value("--size", at_least(16), "resize everything to N x N pixels")
+    views.value("--size", at_least(16, LARGEST_SIZE), "resize everything to N x N pixels")
     plain = options.group("the cameras of plain clips")
     plain.value("--cameras", Path, "cameras.json or transforms.json", metavar="FILE")
     plain.cameras()
@@ -64,20 +68,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     networks = options.group("networks (local files; nothing is downloaded)")
     networks.value("--lpips", Path, "LPIPS weights, for LPIPS", metavar="FILE")
     networks.value("--clip", Path, "an SV4D 2.0 checkpoint or CLIP vision file, for CLIP-S", metavar="FILE")
-    networks.value("--i3d", Path, "i3d_torchscript.pt, for FVD", metavar="FILE")
+    networks.value("--i3d", Path, "I3D's weights, made by convert-i3d, for FVD", metavar="FILE")
     networks.device()
-    text = "share of the covariances of Frechet distances that is replaced, 0 to 1"
-    networks.value("--shrinkage", float, text, DEFAULT_SHRINKAGE, "X")
+    text = "share of the covariances of Frechet distances that is replaced"
+    networks.value("--shrinkage", Within(0, 1), text, DEFAULT_SHRINKAGE, "X")
 
 
 def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
-    if not 0 <= args.shrinkage <= 1:
-        raise ValueError(f"Expected a --shrinkage from 0 to 1; got {args.shrinkage:g}.")
     methods, reference = _places(args)
+    files = (args.lpips, args.clip, args.i3d)
+    refuse_overlap(args.out, *methods.values(), reference, args.cameras, *files)
     scenes = {name: find_scenes(place) for name, place in methods.items()}
     truth = None if reference is None else find_scenes(reference)
     networks = _networks(args)
+    if reference is None and any(files):
+        log.warning("--lpips, --clip and --i3d do nothing without true views: give REFERENCE.")
     with exclusive(args.out):
         refuse_report(args.out, args.overwrite)
         comparisons = [
@@ -154,11 +160,12 @@ def _compare(
     truth: Path | None,
     networks: Networks,
 ) -> SceneComparison:
-    reference = None if truth is None else read_any_views(truth, _cameras(args, None), None, args.frames)
+    read = partial(read_any_views, frames=args.frames, number=args.input_view)
+    reference = None if truth is None else read(truth, _cameras(args, None))
     predictions = {}
     for name, place in places.items():
         # Plain clips of novel views alone take their input view from the reference, frame by frame.
-        grid = read_any_views(place, _cameras(args, reference), reference, args.frames)
+        grid = read(place, _cameras(args, reference), reference)
         if reference is not None:
             _check_times(grid, reference, place)
         predictions[name] = _fitted(args, grid, place)
@@ -193,8 +200,6 @@ def _check_times(grid: ViewGrid, reference: ViewGrid, place: Path) -> None:
 
 def _cameras(args: argparse.Namespace, reference: ViewGrid | None) -> Cameras | None:
     """Return the cameras that plain clips were taken with: the options', else the reference's."""
-    if args.azimuths is None and args.elevations is not None:
-        raise ValueError("Expected --azimuths beside --elevations; got --elevations alone. Give both.")
     return given_cameras(args) or (None if reference is None else reference.cameras)
 
 
@@ -218,14 +223,27 @@ def _embedder(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     return embed
 
 
+def add_convert_i3d_arguments(parser: argparse.ArgumentParser) -> None:
+    text = f"the TorchScript file of I3D. {RISK} Give it only if you trust where it is from"
+    parser.add_argument("--trust-code", type=Path, required=True, metavar="FILE", help=text)
+    Options(parser).output("the safetensors file to write", "FILE", "FILE")
+
+
+def run_convert_i3d(args: argparse.Namespace) -> int:
+    refuse_overlap(args.out, args.trust_code)
+    with exclusive_file(args.out):
+        log.info("Wrote %s", convert_i3d(args.trust_code, args.out, args.overwrite))
+    return 0
+
+
 def add_scenes_arguments(parser: argparse.ArgumentParser) -> None:
     options = Options(parser)
     options.output("folder for the scenes", "scenes of other settings in DIR")
-    options.value("--size", at_least(16), "image size", 576)
+    options.value("--size", at_least(16, LARGEST_SIZE), "image size", 576)
     options.choice("--rig", OFFICIAL_AZIMUTHS_DEG, "sv4d2", "cameras of the training views")
     options.value("--only", str, f"which scenes, of {', '.join(SCENE_NAMES)}", metavar="NAME", nargs="+")
     text = "also write the training views with errors like SV4D 2.0's (1) or X times as large"
-    options.value("--corrupt", positive_number, text, metavar="X")
+    options.value("--corrupt", Within(0, 100, above=True), text, metavar="X")
 
 
 def run_scenes(args: argparse.Namespace) -> int:

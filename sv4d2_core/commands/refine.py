@@ -30,6 +30,11 @@ from ..scene.targets import Resynthesize
 from ..views import ViewGrid
 from .common import (
     DTYPES,
+    GIGABYTES,
+    INPUT_ELEVATION,
+    LARGEST_SIZE,
+    MINUTES,
+    SEED,
     Options,
     Progress,
     at_least,
@@ -37,7 +42,9 @@ from .common import (
     choose_dtype,
     interrupts_between_steps,
     load_planned,
-    positive_number,
+    of_setting,
+    refuse_idle,
+    refuse_overlap,
 )
 
 log = logging.getLogger(__name__)
@@ -59,14 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "planes",
         "of dynerf: planes over space and time, or a still field that is deformed",
     )
-    options.value("--size", at_least(16), "fit at N x N pixels (default: as given)")
+    options.input_view()
+    options.value("--size", at_least(16, LARGEST_SIZE), "fit at N x N pixels (default: as given)")
     budget = Options(parser.add_mutually_exclusive_group())
     budget.value("--steps", at_least(4), f"steps of all stages (default {_STEPS})")
-    budget.value("--minutes", positive_number, "as many steps as this machine does in N minutes")
+    budget.value("--minutes", MINUTES, "as many steps as this machine does in N minutes")
     options.flag("--exact-views", "trust all views alike, as recorded or rendered ones deserve")
-    options.value("--seed", int, "seed of the fit", 0)
+    options.value("--seed", SEED, "seed of the fit", 0)
     text = "absolute elevation of the input camera (default: the views', where it is not 0, else estimated)"
-    options.value("--input-elevation", float, text, metavar="DEG")
+    options.value("--input-elevation", INPUT_ELEVATION, text, metavar="DEG")
     options.flag("--centred", "leave the object in the middle, also where the crop of the views followed it")
     text = "an estimator's normals of all views, view_XX/TTTTT.png: x right, y up, z towards the camera"
     options.value("--normals", Path, text, metavar="DIR")
@@ -77,14 +85,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     second.choice("--stages", ("1", "2"), help=text)
     second.model(required=False)
     text = f"share of the denoising (default {RefineConfig().strength:g})"
-    second.value("--strength", positive_number, text, metavar="X")
+    second.value("--strength", of_setting(RefineConfig, "strength"), text, metavar="X")
     second.value("--sampling-steps", at_least(1), "of the full schedule", 50)
 
     machine = options.group("the machine")
     machine.device()
     machine.choice("--dtype", ("auto", *DTYPES), "auto")
     text = "work within this much memory: the model of the second stage, and the rays of dynerf"
-    machine.value("--memory-gb", positive_number, text)
+    machine.value("--memory-gb", GIGABYTES, text)
     machine.flag("--resume", "continue an interrupted fit of the same settings")
 
 
@@ -113,6 +121,7 @@ class _Watch:
 
 
 def run(args: argparse.Namespace) -> int:
+    refuse_overlap(args.out, args.views, args.normals, args.lpips, args.checkpoint)
     with exclusive_file(args.out):
         return _run(args)
 
@@ -122,7 +131,7 @@ def _run(args: argparse.Namespace) -> int:
     _check_place(args.out, args.overwrite, args.resume)
     config = _settings(args)
     device = choose_device(args.device)
-    views = read_any_views(args.views)
+    views = read_any_views(args.views, number=args.input_view)
     crop = None if args.centred else read_crop(args.views)
     normals = None if args.normals is None else read_normals(args.normals, views)
     perceptual = None if args.lpips is None else LPIPS(args.lpips, device)
@@ -179,6 +188,10 @@ def _settings(args: argparse.Namespace) -> RefineConfig:
         raise ValueError("--checkpoint is for the second stage; got --stages 1. Leave one of them out.")
     if args.backend == "gaussians" and (args.field != "planes" or args.lpips or args.normals):
         raise ValueError("--field, --lpips and --normals are for --backend dynerf. Leave them out.")
+    if args.checkpoint is None:
+        second_stage = ["variant", "strength", "sampling_steps", "dtype"]
+        of_dynerf = ["memory_gb"] if args.backend == "gaussians" else []
+        refuse_idle(args, add_arguments, second_stage + of_dynerf, "without --checkpoint")
     config = RefineConfig(
         backend=args.backend,
         field=args.field,

@@ -12,10 +12,11 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..data.datasets import refuse_renders, write_renders
 from ..files import exclusive
-from ..scene.scene import Scene4D, SceneRendering, own_cameras, turntable
+from ..scene.scene import Scene4D, SceneRendering, own_cameras, placed, turntable
 from ..scene.store import load_scene
 from ..views import ViewGrid
 from .common import (
+    LARGEST_SIZE,
     Options,
     Progress,
     at_least,
@@ -24,6 +25,7 @@ from .common import (
     listed_times,
     made_with,
     refuse_odd,
+    refuse_overlap,
 )
 
 log = logging.getLogger(__name__)
@@ -35,14 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = Options(parser)
     options.value("scene", Path, "a scene that `sv4d2 refine` wrote", metavar="SCENE")
     options.output("folder for the pictures", "earlier renders in DIR")
-    options.value("--size", at_least(2), "image size", 576)
+    options.value("--size", at_least(2, LARGEST_SIZE), "image size", 576)
     options.device()
     options.flag("--maps", "depth and normals of the views, too (16-bit and RGB pictures)")
     options.flag("--centred", "keep the object in the middle, also where the crop followed it")
 
     cameras = options.group("the cameras (default: those of the views it was fitted to)")
     cameras.cameras()
-    cameras.value("--cameras", Path, "cameras.json or transforms.json", metavar="FILE")
+    text = "cameras.json, or a transforms.json in the world of the data set that the scene was fitted to"
+    cameras.value("--cameras", Path, text, metavar="FILE")
     cameras.flag("--turntable", "a video of one turn around the scene while time runs")
     options.group("the times (default: the frames it was fitted to)").times()
 
@@ -50,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     refuse_odd(args.size)
+    refuse_overlap(args.out, args.scene, args.cameras)
+    listed_times(args)
     scene = load_scene(args.scene, choose_device(args.device))
     if args.centred:
         scene.path = None
@@ -77,7 +82,7 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
         args, input_elevation_deg=own.input_elevation_deg, radius=own.radius, fov_deg=own.fov_deg
     )
     if given is not None or not args.turntable:
-        return given or own_cameras(scene)
+        return own_cameras(scene) if given is None else placed(given, scene)
     if args.maps or args.times:
         raise ValueError("--maps and --times are for views; got --turntable alone. Give cameras, too.")
     return None

@@ -23,6 +23,7 @@ from ..diffusion.novel_views import sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..export.plots import loss_plot
 from ..files import exclusive
+from ..training.batches import DrawConfig
 from ..training.curate import PAGE_FILE, curate
 from ..training.curation import CurationLimits
 from ..training.loop import LoopConfig, any_process, is_first_process, process_group
@@ -38,6 +39,8 @@ from ..training.scenes import (
 )
 from ..video.pictures import to_bytes
 from .common import (
+    LARGEST_SIZE,
+    MINUTES,
     Options,
     Progress,
     at_least,
@@ -45,8 +48,10 @@ from .common import (
     choose_device,
     interrupts_between_steps,
     made_with,
-    positive_number,
+    of_setting,
+    refuse_idle,
     refuse_odd,
+    refuse_overlap,
 )
 
 log = logging.getLogger(__name__)
@@ -57,6 +62,7 @@ _FROM_SCRATCH = Recipe()
 _FINE_TUNING_STEPS = 1000
 _FINE_TUNING_RATE, _LORA_RATE = 1e-5, 1e-4
 _PLOT_SIZE, _PLOT_EVERY_S = (900, 420), 60.0
+_LONG = 100_000_000  # steps or scenes at most
 _SAMPLED_OBJECTS = (0, 1, 2, 3)
 # Cameras of a generated scene: twelve around hold the orbit of 4 views, only twice as many that of 8.
 _CAMERAS, _FEW_VIEWS, _FEWEST_FRAMES = 12, 4, 4
@@ -72,29 +78,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "fine-tune this checkpoint, or tiny (default: a small one, from scratch)"
     options.value("--base", checkpoint_file, text, metavar="FILE")
     options.value("--lora", at_least(1), "with --base: train a LoRA on the attention alone", metavar="RANK")
-    options.value("--minutes", positive_number, "stop after N minutes, to go on later")
+    options.value("--minutes", MINUTES, "stop after N minutes, to go on later")
     options.device()
-    options.value("--seed", at_least(0), "of everything", 0)
-    options.value("--sample-every", positive_number, "minutes between two sample pictures", 10.0, "MIN")
+    options.value("--seed", at_least(0, 2**32 - 1), "of everything", 0)
+    options.value("--sample-every", MINUTES, "minutes between two sample pictures", 10.0, "MIN")
 
     data = options.group("data")
-    data.value("--scenes", at_least(1), "procedural scenes to draw from", _FROM_SCRATCH.n_scenes)
-    data.value("--workers", at_least(0), "processes that render scenes ahead", 1)
+    data.value("--scenes", at_least(1, _LONG), "procedural scenes to draw from", _FROM_SCRATCH.n_scenes)
+    data.value("--workers", at_least(0, 256), "processes that render scenes ahead", 1)
     text = "share of samples on the official orbit around their input, else any cameras (default 0.95)"
-    data.value("--orbit-share", float, text, metavar="X")
-    data.value("--mask-all", float, "share of samples without reference views (default 0.5)", metavar="X")
-    data.value("--mask-view", float, "share of missing reference views elsewhere (default 0.15)", metavar="X")
+    data.value("--orbit-share", of_setting(DrawConfig, "orbit_share"), text, metavar="X")
+    text = "share of samples without reference views (default 0.5)"
+    data.value("--mask-all", of_setting(DrawConfig, "mask_all"), text, metavar="X")
+    text = "share of missing reference views elsewhere (default 0.15)"
+    data.value("--mask-view", of_setting(DrawConfig, "mask_view"), text, metavar="X")
     text = "mean of the logarithm of the noise level (default 2; 1 with --base)"
-    data.value("--p-mean", float, text, metavar="X")
-    data.value("--p-std", positive_number, "its deviation (default 1.8; 1.6)", metavar="X")
+    data.value("--p-mean", of_setting(DrawConfig, "p_mean"), text, metavar="X")
+    data.value("--p-std", of_setting(DrawConfig, "p_std"), "its deviation (default 1.8; 1.6)", metavar="X")
 
     training = options.group("training")
-    training.value("--autoencoder-steps", at_least(1), "from scratch only", autoencoder.steps)
-    training.value("--decoder-steps", at_least(1), "from scratch only, last", _FROM_SCRATCH.decoder.steps)
+    training.value("--autoencoder-steps", at_least(1, _LONG), "from scratch only", autoencoder.steps)
+    training.value(
+        "--decoder-steps", at_least(1, _LONG), "from scratch only, last", _FROM_SCRATCH.decoder.steps
+    )
     text = f"phase 1, static 3D without mixing of frames (default {static.loop.steps}; 0 with --base)"
-    training.value("--static-steps", at_least(0), text)
+    training.value("--static-steps", at_least(0, _LONG), text)
     text = f"phase 2, 4D (default {motion.loop.steps}; {_FINE_TUNING_STEPS} with --base)"
-    training.value("--motion-steps", at_least(0), text)
+    training.value("--motion-steps", at_least(0, _LONG), text)
     for phase in (static, motion):
         text = f"samples per step (default {phase.draw.batch}; 1 with --base)"
         training.value(f"--{phase.name}-batch", at_least(1), text)
@@ -102,7 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"of all phases (default {static.loop.learning_rate:g} and {motion.loop.learning_rate:g}; "
         f"{_FINE_TUNING_RATE:g} with --base, {_LORA_RATE:g} with --lora)"
     )
-    training.value("--learning-rate", positive_number, text, metavar="X")
+    training.value("--learning-rate", of_setting(LoopConfig, "learning_rate"), text, metavar="X")
     training.choice("--dtype", DTYPES, _FROM_SCRATCH.dtype, "of the UNet's arithmetic")
     training.flag("--checkpointing", "compute activations twice, in much less memory")
     text = "how views attend to each other (default: the model's own)"
@@ -110,6 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    refuse_overlap(args.out, args.data, args.base)
     paths: tuple[Path, ...] = ()
     recipe = recipe_of(args)
     model = recipe.model
@@ -141,6 +152,11 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         raise ValueError(
             "Expected --lora together with --base, the checkpoint that it changes. Give --base FILE."
         )
+    if args.base is not None:
+        static = [] if args.static_steps else ["static_batch"]
+        refuse_idle(args, add_arguments, ["autoencoder_steps", "decoder_steps", *static], "with --base")
+    if args.data is not None:
+        refuse_idle(args, add_arguments, ["scenes"], "with --data")
     model = TINY if args.base is None else read_config(read_header(args.base))
     if args.view_mixing:
         model = replace(model, unet=replace(model.unet, view_mixing=args.view_mixing))
@@ -278,11 +294,11 @@ def add_curate_arguments(parser: argparse.ArgumentParser) -> None:
     text = "a folder of `sv4d2 views`, a D-NeRF style data set, or a folder of such folders, one per scene"
     options.value("places", Path, text, metavar="VIEWS", nargs="+")
     options.output("folder for what is kept", "an earlier curation in DIR")
-    options.value("--size", at_least(16), "size of what is written (default: as it is)")
+    options.value("--size", at_least(16, LARGEST_SIZE), "size of what is written (default: as it is)")
     options.flag("--dry-run", "write the report only")
     limits = options.group("limits, beyond which a clip is rejected")
     for limit in fields(CurationLimits):
-        kind = at_least(1) if limit.name == "least_frames" else float
+        kind = of_setting(CurationLimits, limit.name)
         text = limit.metadata["help"].replace("%", "%%")
         limits.value(f"--{limit.name.replace('_', '-')}", kind, text, limit.default, "X")
 
@@ -291,8 +307,10 @@ def run_curate(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     refuse_odd(args.size or 0)
     limits = CurationLimits(**{limit.name: getattr(args, limit.name) for limit in fields(CurationLimits)})
+    if args.dry_run:
+        refuse_idle(args, add_curate_arguments, ["size"], "with --dry-run")
     scenes = _scenes(args.places)
-    _refuse_sources(args.out, list(scenes.values()))
+    refuse_overlap(args.out, *args.places, *scenes.values())
     with exclusive(args.out), Progress("curating", "clip") as progress:
         judged = count(1)
         records = curate(
@@ -333,14 +351,3 @@ def _scenes(places: list[Path]) -> dict[str, Path]:
             )
         scenes[unique] = scene
     return scenes
-
-
-def _refuse_sources(out: Path, sources: list[Path]) -> None:
-    """Raise ValueError when what would be written could mix with what is read."""
-    out = out.resolve()
-    for source in (path.resolve() for path in sources):
-        if out in (source, *source.parents) or source in out.parents:
-            raise ValueError(
-                f"Expected an output folder apart from the sources; {source} and {out} lie in one another. "
-                f"Choose another --out."
-            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,26 +23,34 @@ from ..diffusion.safetensors_stream import read_header
 from ..diffusion.sampling import SAMPLERS, Solver, guidance_table
 from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
 from ..diffusion.window_store import WindowFolder, changed_settings, tensor_fingerprint
-from ..files import exclusive, file_fingerprint
+from ..files import cut, exclusive, file_fingerprint
 from ..video.crop import CENTERINGS
 from ..video.prepare import PreparedClip, prepare_clip
 from ..video.read import ALPHAS, load_clip
 from ..views import resize_images
 from .common import (
     DTYPES,
+    ELEVATION,
+    FPS,
+    GIGABYTES,
+    INPUT_ELEVATION,
+    LARGEST_SIZE,
+    SEED,
     Options,
     Progress,
+    Within,
     at_least,
     choose_device,
     choose_dtype,
     clip_place,
     load_planned,
     made_with,
-    positive_number,
-    refuse_inputs_among,
+    refuse_overlap,
 )
 
 log = logging.getLogger(__name__)
+
+_GUIDANCE = Within(0, 100)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     clip.value("--start", at_least(0), "first frame", 0)
     clip.value("--every", at_least(1), "use every Nth frame", 1)
     text = "frames per second of the results (default: the clip's); a video is resampled to it by time"
-    clip.value("--fps", float, text)
+    clip.value("--fps", FPS, text)
     clip.value("--mask", str, "masks of the object, white on black, read like INPUT", metavar="PATH")
     text = "premultiplied: its colours are darkened by alpha; auto: where no colour exceeds its alpha"
     clip.choice("--alpha", ALPHAS, "auto", text)
-    clip.value("--size", at_least(1), "image size (default: the model's, 576)")
+    clip.value("--size", at_least(1, LARGEST_SIZE), "image size (default: the model's, 576)")
     clip.choice(
         "--centering",
         CENTERINGS,
@@ -71,30 +80,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     cameras = options.group("the cameras (degrees relative to the input view)")
     cameras.cameras()
-    cameras.value("--ring-elevation", float, "all novel views at this elevation", metavar="DEG")
+    cameras.value("--ring-elevation", ELEVATION, "all novel views at this elevation", metavar="DEG")
     text = "absolute elevation of the input camera, for the camera files only"
-    cameras.value("--input-elevation", float, text, 0.0, "DEG")
+    cameras.value("--input-elevation", INPUT_ELEVATION, text, 0.0, "DEG")
 
     sampling = options.group("sampling")
     sampling.value("--steps", at_least(1), "denoising steps", 50)
-    sampling.value("--seed", int, "seed of the noise", 23)
-    sampling.value("--cfg-min", float, "guidance where it is weakest", metavar="X")
-    sampling.value("--cfg-max", float, "guidance where it is strongest", metavar="X")
+    sampling.value("--seed", SEED, "seed of the noise", 23)
+    sampling.value("--cfg-min", _GUIDANCE, "guidance where it is weakest", metavar="X")
+    sampling.value("--cfg-max", _GUIDANCE, "guidance where it is strongest", metavar="X")
     text = "images of frame 0, one per novel camera, in order"
     sampling.value("--reference-views", Path, text, metavar="DIR")
 
     faster = options.group("faster or smaller, for other numbers (off by default)")
     faster.choice("--sampler", SAMPLERS, "euler", "euler: official; dpmpp_2m: better with few steps")
-    text = "guidance only at these noise levels (sigma, at most 700), half the work at the others"
-    faster.numbers("--guidance-interval", text, ("LOW", "HIGH"), 2)
+    text = "guidance only at these noise levels (sigma), half the work at the others"
+    faster.numbers("--guidance-interval", Within(0, 700), text, ("LOW", "HIGH"), 2)
     text = "reuse the network's output while it should change by less than this share, such as 0.1"
-    faster.value("--step-cache", float, text, 0.0, "X")
+    faster.value("--step-cache", Within(0, 1), text, 0.0, "X")
     faster.flag("--fp8-weights", "keep the UNet's weights in 8 bits, half the memory of half precision")
 
     machine = options.group("the machine")
     machine.device()
     machine.choice("--dtype", ("auto", *DTYPES), "auto")
-    machine.value("--memory-gb", positive_number, "work within this much memory")
+    machine.value("--memory-gb", GIGABYTES, "work within this much memory")
     machine.flag("--compile", "compile the network in the first step (minutes); no gain on a CPU")
     machine.flag("--save-latents", "also write the sampled latents")
 
@@ -122,8 +131,10 @@ def check_options(args: argparse.Namespace) -> tuple[ModelConfig, Cameras, int]:
     check_size(size, config)
     guidance_table(config.guidance, config.n_frames, config.n_views, *_guidance_range(args, config))
     _solver(args)
-    if not -(2**63) <= args.seed < 2**62:
-        raise ValueError(f"Expected a --seed between -2^63 and 2^62; got {args.seed}.")
+    if args.reference_views is not None and not os.path.exists(args.reference_views):
+        raise FileNotFoundError(
+            f"Expected --reference-views; there is nothing at {cut(args.reference_views)}."
+        )
     return config, cameras, size
 
 
@@ -165,6 +176,7 @@ def run(args: argparse.Namespace, load: Callable[[Job], Model] = load_model) -> 
 def _prepare(args: argparse.Namespace) -> Job:
     """Read and check everything but the weights."""
     config, cameras, size = check_options(args)
+    refuse_overlap(args.out, args.input, args.mask, args.reference_views, args.checkpoint)
     if size < config.size:
         log.warning(
             "%d pixels are fewer than the %d that this model was trained at: expect less detail and worse "
@@ -174,9 +186,6 @@ def _prepare(args: argparse.Namespace) -> Job:
         )
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
-    given = (args.input, args.mask, args.reference_views, args.checkpoint)
-    written = [args.out / name for name in entries_of(read_run(args.out))]
-    refuse_inputs_among(args.out, written, [path for path in given if path is not None])
     options = {name: getattr(args, name) for name in ("frames", "start", "every", "fps", "mask", "alpha")}
     clip = load_clip(args.input, **options)
     prepared = prepare_clip(clip, size=size, centering=args.centering)

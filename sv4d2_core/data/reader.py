@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import torch
@@ -29,17 +30,19 @@ from .clips import ViewClip, find_clips, grid_of_clips, read_clips
 from .transforms import TRANSFORMS_FILES, Frame, Transforms, read_transforms, transforms_file
 from .views_folder import CAMERAS_FILE, RUN_FILE, read_views
 
-_SAME_TIME = 1e-6  # times closer than this are one
 _LONGEST_PATH = 255
 _LARGEST_TIME_ERROR = 1e-3  # distance from even spacing, as a share of the whole span
+_COARSE = 10  # steps of whole numbers (milliseconds) from which on they are taken as rounded
+
+log = logging.getLogger(__name__)
 
 
-def read_dataset(path: str | Path) -> ViewGrid:
+def read_dataset(path: str | Path, input_view: int | None = None) -> ViewGrid:
     """Return the grid of views of a D-NeRF or nerfstudio data set, a transforms file or a folder with one.
 
-    The first camera becomes the input view (see `fit_orbit`). Only the order of the times is kept: frame t of
-    T is time t / (T - 1); a file without times is a single time. Transparent pictures are put on white, their
-    alpha is the mask; else the files of ``mask_path`` are, else all but near white.
+    The log says which camera became the input view: see `read_transforms`. Only the order of the times is
+    kept: frame t of T is time t / (T - 1); a file without times is a single time. Transparent pictures are
+    put on white, their alpha is the mask; else the files of ``mask_path`` are, else all but near white.
 
     Raises FileNotFoundError: no such file, or a picture is missing; ValueError: damaged files, no orbit, gaps
     in the grid, uneven times, paths out of the folder, pictures of different sizes, a background not white.
@@ -48,10 +51,12 @@ def read_dataset(path: str | Path) -> ViewGrid:
     file = transforms_file(place) if place.is_dir() else place
     if file is None:
         raise FileNotFoundError(f"Expected {' or '.join(TRANSFORMS_FILES)} in {path}; there is none.")
-    transforms = read_transforms(file)
+    transforms = read_transforms(file, input_view)
+    log.info(transforms.report)
     fps = DEFAULT_FPS if transforms.fps is None else transforms.fps
     clips = (_clip(frames, file.parent, fps) for frames in _frames_by_view(transforms))
-    return grid_of_clips(clips, transforms.cameras)
+    grid = grid_of_clips(clips, transforms.cameras)
+    return replace(grid, settings={"input_view": transforms.report})
 
 
 def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
@@ -59,28 +64,33 @@ def _frames_by_view(transforms: Transforms) -> list[list[Frame]]:
     times = _distinct_times(transforms.frames)
     grid: dict[tuple[int, int], Frame] = {}
     for frame in transforms.frames:
-        nearest = int(np.abs(times - (frame.time or 0.0)).argmin())
-        other = grid.setdefault((frame.view, nearest), frame)
+        t = int(times.searchsorted(frame.time or 0.0))
+        other = grid.setdefault((frame.view, t), frame)
         if other is not frame:
+            both = f"both (view {frame.view}, {transforms.time_key} {times[t]:g}). Remove one of them."
+            if transforms.time_key is None:
+                both = f"the camera, and no key of {', '.join(frame.keys)} is a time. Call one time."
             raise ValueError(
-                f"Expected one picture for each camera and time; {other.name} and {frame.name} share both "
-                f"(view {frame.view}, time {times[nearest]:g}). Remove one of them."
+                f"Expected one picture for each camera and time; {other.name} and {frame.name} share {both}"
             )
+    by = "" if transforms.time_key in (None, "time") else f" ({transforms.time_key})"
     missing = [(v, t) for v in range(n_cameras) for t in range(len(times)) if (v, t) not in grid]
     if missing:
         view, t = missing[0]
         raise ValueError(
             f"Expected a full grid of {n_cameras} cameras x {len(times)} times in {path}; got {len(grid)} of "
             f"{n_cameras * len(times)} pictures. The first that is missing is view {view} at time "
-            f"{times[t]:g}. Leave out incomplete cameras or times; a single moving camera gives no grid."
+            f"{times[t]:g}{by}. Leave out incomplete cameras or times; a single moving camera gives no grid."
         )
     even = np.linspace(times[0], times[-1], len(times))
     worst = int(np.abs(times - even).argmax())
-    if abs(times[worst] - even[worst]) > _LARGEST_TIME_ERROR * (times[-1] - times[0]):
+    whole = (times == times.round()).all() and times[-1] - times[0] >= _COARSE * (len(times) - 1)
+    allowed = max(_LARGEST_TIME_ERROR * (times[-1] - times[0]), 1.0 if whole else 0.0)
+    if abs(times[worst] - even[worst]) > allowed:
         raise ValueError(
-            f"Expected evenly spaced times in {path}; got {len(times)} from {times[0]:g} to {times[-1]:g}, "
-            f"number {worst + 1} at {times[worst]:.5g} instead of {even[worst]:.5g}. Leave out frames until "
-            f"the times are even."
+            f"Expected evenly spaced times{by} in {path}; got {len(times)} from {times[0]:g} to "
+            f"{times[-1]:g}, number {worst + 1} at {times[worst]:.5g} instead of {even[worst]:.5g}. Leave "
+            f"out frames until the times are even."
         )
     return [[grid[v, t] for t in range(len(times))] for v in range(n_cameras)]
 
@@ -93,51 +103,59 @@ def _distinct_times(frames: list[Frame]) -> np.ndarray:
             f"Expected a time in every frame, or in none; {len(timeless)} of {len(frames)} have none, the "
             f"first is {timeless[0].name}. Add the times."
         )
-    times = np.unique([frame.time or 0.0 for frame in frames])
-    return times[np.diff(times, prepend=-np.inf) > _SAME_TIME]
+    return np.unique([frame.time or 0.0 for frame in frames])
 
 
 def _clip(frames: list[Frame], folder: Path, fps: float) -> ViewClip:
     files = [frame_file(folder, frame.file_path, frame.name) for frame in frames]
     names = [frame.name for frame in frames]
     clip = Clip(stack_pictures(list(map(_read_picture, files, names)), names), fps, None, names[0])
-    if opacity_source(clip) != "alpha" and any(frame.mask_path is not None for frame in frames):
+    if opacity_source(clip) != "alpha" and any(frame.mask_path for frame in frames):
         names = [f"{frame.mask_path} of {frame.name}" for frame in frames]
         clip = replace(clip, masks=stack_pictures([_mask(folder, frame) for frame in frames], names))
     return ViewClip.of_clip(clip)
 
 
 def _mask(folder: Path, frame: Frame) -> np.ndarray:
-    if frame.mask_path is None:
+    if not frame.mask_path:
         raise ValueError(
             f"Expected a mask_path in every frame of a view or in none; {frame.name} has none. Add it."
         )
-    return mask_opacity(_read_picture(_inside(folder, frame.mask_path, frame.name), frame.name))
+    return mask_opacity(_read_picture(frame_file(folder, frame.mask_path, frame.name), frame.name))
 
 
-def frame_file(folder: Path, stated: str | None, name: str) -> Path:
-    """Return the file that a frame states, PNG without a suffix; ValueError: none, or outside the folder."""
+def frame_file(folder: Path, stated: str, name: str) -> Path:
+    """Return the file that a frame states, where it has no suffix with that of the picture that is there.
+
+    Raises ValueError for none, or one outside the folder.
+    """
     if not stated:
         raise ValueError(f"Expected a file_path in every frame; {name} has none.")
     file = _inside(folder, stated, name)
-    is_complete = file.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
-    return file if is_complete else file.with_name(f"{file.name}.png")  # D-NeRF leaves the suffix out
+    if file.is_file() or file.suffix.lower() in IMAGE_SUFFIXES:
+        return file
+    # D-NeRF leaves the suffix of its PNGs out, and so do others.
+    whole = [file.with_name(file.name + end) for suffix in IMAGE_SUFFIXES for end in (suffix, suffix.upper())]
+    return next(filter(Path.is_file, whole), whole[0])
 
 
 def _inside(folder: Path, stated: str, name: str) -> Path:
-    if len(stated) > _LONGEST_PATH or "\0" in stated:
+    roots = os.path.abspath(folder), os.path.realpath(folder)
+    length = len(stated.removeprefix(roots[0]).removeprefix(roots[1]))
+    if length > _LONGEST_PATH or "\0" in stated:
         raise ValueError(
-            f"Expected a path of at most {_LONGEST_PATH} characters without NUL; {name} has {len(stated)}: "
+            f"Expected a path of at most {_LONGEST_PATH} characters without NUL; {name} has {length}: "
             f"{cut(repr(stated))}. Correct it."
         )
-    relative = os.path.normpath(stated.replace("\\", "/"))
-    outside = PurePosixPath(relative).is_absolute() or PureWindowsPath(relative).drive
-    if outside or ".." in PurePosixPath(relative).parts:
-        raise ValueError(
-            f"Expected files inside the data set's folder {folder}; {name} leads out of it: "
-            f"{cut(repr(stated))}. Move the pictures into the folder and correct the path."
-        )
-    return folder / relative
+    foreign = PureWindowsPath(stated).drive and os.name != "nt"
+    for root in () if foreign else roots:
+        file = Path(os.path.normpath(os.path.join(root, stated.replace("\\", "/"))))
+        if file.is_relative_to(root):
+            return folder / file.relative_to(root)
+    raise ValueError(
+        f"Expected files inside the data set's folder {folder}; {name} leads out of it: {cut(repr(stated))}. "
+        f"Move the pictures into the folder and correct the path."
+    )
 
 
 def _read_picture(file: Path, name: str) -> np.ndarray:
@@ -154,20 +172,25 @@ def read_any_views(
     cameras: Cameras | None = None,
     input_view: ViewGrid | None = None,
     frames: int | None = None,
+    number: int | None = None,  # of a data set's input view; None: see `read_transforms`
 ) -> ViewGrid:
     """Return the grid of views at a place, in the first of these forms that it has.
 
     1. A folder as `write_views` leaves it (``run.json`` and ``cameras.json``): `read_views`.
     2. A transforms file, or a folder with one: `read_dataset`.
-    3. A folder or pattern of one clip per view: `read_clips`, for which alone the other arguments are.
+    3. A folder or pattern of one clip per view: `read_clips`, for which alone the other arguments are, but
+       the last.
 
     Raises FileNotFoundError for none of these, ValueError for plain clips without cameras, and what these do.
     """
     place = Path(path).expanduser()
-    if is_folder_of_views(place):
+    is_ours = is_folder_of_views(place)
+    if not is_ours and (is_dataset(place) or place.suffix.lower() == ".json"):
+        return read_dataset(place, number)
+    if number is not None:
+        log.warning("--input-view is for data sets; the input view of %s stays its first.", place)
+    if is_ours:
         return read_views(place)
-    if is_dataset(place) or place.suffix.lower() == ".json":
-        return read_dataset(place)
     if not find_clips(place):
         raise FileNotFoundError(_nothing_at(place))
     if cameras is None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from bisect import bisect
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +16,15 @@ from ..cameras import Cameras
 from ..files import cut
 from ..orbits import fit_orbit
 from ..stored import Fields, read_json_object
+from ..video.places import natural_key
 from .views_folder import CAMERAS_FILE, Y_UP_TO_Z_UP
 
 TRANSFORMS_FILES = ("transforms_train.json", "transforms.json")
 
-_SAME_CAMERA = 1e-5  # difference of all numbers of two matrices
+_SAME_CAMERA = 1e-3  # difference of all numbers of two matrices, at a distance of 1 from the origin
+_SAME_TIME = 1e-6  # times closer than this are one
+_TIMES = ("time", "timestamp", "timestep", "frame", "warp", "t")  # what keys of times begin with, best first
+_TIME_KEY = re.compile(rf"({'|'.join(_TIMES)})(id|idx|index|number|num|no|nr|s|sec|seconds|ms|us|ns)?")
 _TOLERANCE = 0.01  # share by which a camera may be off a square pinhole, and the cameras off one lens
 _CENTRE_TOLERANCE_PX = 0.5  # some programs count pixels from their centres
 _PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
@@ -32,22 +39,25 @@ class Frame:
     name: str  # what to call it in messages
     view: int  # index of its camera in `Transforms.cameras`
     time: float | None  # in the file's own units
-    file_path: str | None  # relative to the file's folder, as the file states it
-    mask_path: str | None
+    file_path: str  # relative to the file's folder, as the file states it; "": not stated
+    mask_path: str
+    keys: tuple[str, ...]  # all that the file states of it
 
 
 @dataclass(frozen=True)
 class Transforms:
     path: Path
-    cameras: Cameras  # one camera per distinct matrix, in order of first appearance
-    frames: list[Frame]  # as listed
+    cameras: Cameras  # one camera per distinct matrix, the input view first, the others by time and name
+    frames: list[Frame]  # by time and name
     fps: float | None
+    time_key: str | None  # what the times were read from; None: from nothing
+    report: str  # which camera is the input view, and why
 
 
 def read_cameras(path: str | Path) -> Cameras:
     """Return the cameras of a file, or of the camera file in a folder.
 
-    From a ``transforms.json`` comes one camera per distinct matrix, the first as input view: see `fit_orbit`.
+    From a ``transforms.json`` come the cameras of `read_transforms`, in the data set's world.
     Raises FileNotFoundError for no such file, ValueError for a damaged one or cameras on no orbit.
     """
     file = place = Path(path).expanduser()
@@ -62,9 +72,14 @@ def read_cameras(path: str | Path) -> Cameras:
     return _transforms(file, content).cameras if "frames" in content else Cameras.from_json(content)
 
 
-def read_transforms(path: Path) -> Transforms:
-    """Return what a ``transforms.json`` says (+z up, OpenGL camera axes), turned into our world of +y up."""
-    return _transforms(path, read_json_object(path, "a JSON file with cameras"))
+def read_transforms(path: Path, input_view: int | None = None) -> Transforms:
+    """Return what a ``transforms.json`` says (+z up, OpenGL camera axes), with +y up.
+
+    The input view is number ``input_view`` of the cameras by time and name; None: the one that says so, by
+    ``"input_view": true`` in a frame, ``"input_view"`` with its file_path or number in the file, or the word
+    input in its names alone; else the first. Times may be called otherwise than time: see `_TIMES`.
+    """
+    return _transforms(path, read_json_object(path, "a JSON file with cameras"), input_view)
 
 
 def transforms_file(folder: Path) -> Path | None:
@@ -72,12 +87,12 @@ def transforms_file(folder: Path) -> Path | None:
     return next((folder / name for name in TRANSFORMS_FILES if (folder / name).is_file()), None)
 
 
-def _transforms(path: Path, content: Fields) -> Transforms:
+def _transforms(path: Path, content: Fields, input_view: int | None = None) -> Transforms:
     listed = content.objects("frames")
     names = [f"frame {i} ({str(frame.get('file_path'))[-60:]}) of {path}" for i, frame in enumerate(listed)]
     listed = [Fields(frame, name) for frame, name in zip(listed, names, strict=True)]
     matrices = torch.stack([*map(_matrix, listed)])
-    view_of, firsts = _distinct(matrices)
+    camera_of = _cameras_of(matrices)
     fovs = [_field_of_view_deg(Fields({**content, **frame}, frame.place)) for frame in listed]
     worst = max(range(len(fovs)), key=lambda i: abs(fovs[i] - fovs[0]))
     if abs(fovs[worst] - fovs[0]) > _TOLERANCE * fovs[0]:
@@ -85,20 +100,94 @@ def _transforms(path: Path, content: Fields) -> Transforms:
             f"Expected one field of view for all frames (to {100 * _TOLERANCE:g} %); got {fovs[0]:.4g} "
             f"degrees for {names[0]} and {fovs[worst]:.4g} for {names[worst]}. Use pictures of one lens."
         )
+    time_key, times = _times(listed, camera_of)
+    order = sorted(range(len(listed)), key=lambda i: (times[i] or 0.0, natural_key(Path(_path(listed[i])))))
+    firsts = {camera_of[i]: i for i in reversed(order)}  # where each camera is seen first
+    views = sorted(firsts, key=lambda camera: order.index(firsts[camera]))
+    number, why = _input_view(content, listed, [views.index(camera) for camera in camera_of], input_view)
+    if not 0 <= number < len(views):
+        raise ValueError(f"Expected an input view from 0 to {len(views) - 1} in {path}; got {number}.")
+    views.insert(0, views.pop(number))
+    shown = [firsts[view] for view in views]
     try:
-        cameras = fit_orbit(Y_UP_TO_Z_UP.T @ matrices[firsts], fovs[0], [names[i] for i in firsts])
+        cameras = fit_orbit(Y_UP_TO_Z_UP.T @ matrices[shown], fovs[0], [names[i] for i in shown])
     except ValueError as error:
         raise ValueError(f"{error} Read from {path}, whose world has +z up.") from error
-    frames = []
-    for frame, name, view in zip(listed, names, view_of, strict=True):
-        paths = [frame.text(key) if frame.has(key) else None for key in ("file_path", "mask_path")]
-        frames.append(Frame(name, view, _number(frame, "time"), *paths))
-    return Transforms(path, cameras, frames, _number(content, "fps"))
+    frames = [
+        Frame(
+            names[i],
+            views.index(camera_of[i]),
+            times[i],
+            _path(frame),
+            _path(frame, "mask_path"),
+            tuple(frame),
+        )
+        for i, frame in ((i, listed[i]) for i in order)
+    ]
+    report = (
+        f"Input view: camera {number} of {len(views)}, {names[shown[0]]}, {why}; azimuth "
+        f"{cameras.input_azimuth_deg:.4g}, elevation {cameras.input_elevation_deg:.4g} degrees. Times: "
+        f"{time_key or 'none'}."
+    )
+    return Transforms(path, cameras, frames, _number(content, "fps"), time_key, report)
+
+
+def _path(frame: Fields, key: str = "file_path") -> str:
+    return frame.text(key) if frame.has(key) else ""
+
+
+def _input_view(
+    content: Fields, frames: list[Fields], view_of: list[int], wanted: int | None
+) -> tuple[int, str]:
+    """Return which view, counted by time and name, is the input view, and why."""
+    if wanted is not None:
+        return wanted, "as chosen"
+    stated = content.get("input_view")
+    if type(stated) is int:
+        return stated, "as the file says"
+    for says in (
+        lambda frame: any("input" in key.lower() and value is True for key, value in frame.items()),
+        lambda frame: stated and stated == _path(frame),
+        lambda frame: "input" in re.split("[^a-z]+", _path(frame).lower()),
+    ):
+        telling = {view for frame, view in zip(frames, view_of, strict=True) if says(frame)}
+        if len(telling) == 1:
+            return telling.pop(), "as the file says"
+    return 0, "the first by time and name"
+
+
+def _times(frames: list[Fields], camera_of: list[int]) -> tuple[str | None, list[float | None]]:
+    """Return which key tells the times, and these: the first by which each camera has a picture at each.
+
+    Where each camera has a single picture, it is ``time`` or none: others tell when a still object was seen.
+    """
+    found, known, unread, n_cameras = {}, {}, None, len(set(camera_of))
+    for key in {key: 0 for frame in frames for key in frame if n_cameras < len(frames) or key == "time"}:
+        if match := _TIME_KEY.fullmatch(re.sub("[^a-z]", "", key.lower())):
+            known[key] = _TIMES.index(match[1])
+    for key in sorted(known, key=known.__getitem__):
+        try:
+            stated = [_number(frame, key, 1e20) for frame in frames]
+        except ValueError as error:
+            unread = unread or error
+            continue
+        times = sorted({time for time in stated if time is not None})
+        apart = [b for a, b in zip([-math.inf, *times], times, strict=False) if b - a > _SAME_TIME]
+        found[key] = [None if time is None else apart[bisect(apart, time) - 1] for time in stated]
+        seen = set(zip(camera_of, found[key], strict=True))
+        if len(seen) == len(frames) == n_cameras * len(set(found[key])):
+            return key, found[key]
+    if unread is not None and not found:
+        raise unread
+    return next(iter(found.items()), (None, [None] * len(frames)))
 
 
 def _matrix(frame: Fields) -> Tensor:
     """Return a frame's camera-to-world matrix, [4, 4] float64 in the file's world."""
-    matrix = torch.from_numpy(frame.numbers("transform_matrix", 4, 4))
+    rows = frame.get("transform_matrix")
+    n_rows = 3 if isinstance(rows, list) and len(rows) == 3 else 4
+    matrix = torch.from_numpy(frame.numbers("transform_matrix", n_rows, 4))
+    matrix = torch.cat([matrix, torch.eye(4, dtype=torch.float64)[n_rows:]])
     if (matrix[3] - torch.eye(4, dtype=torch.float64)[3]).abs().max() > _SAME_CAMERA:
         raise ValueError(
             f"Expected 0, 0, 0, 1 as last row of the transform_matrix of {frame.place}; got "
@@ -107,16 +196,14 @@ def _matrix(frame: Fields) -> Tensor:
     return matrix
 
 
-def _distinct(matrices: Tensor) -> tuple[list[int], list[int]]:
-    """Return the view of each matrix, and at which matrix each view appears first."""
-    view_of, firsts = [], []
-    for i, matrix in enumerate(matrices):
-        same = ((matrices[firsts] - matrix).abs().amax(dim=(1, 2)) <= _SAME_CAMERA).tolist()
-        if True not in same:
-            firsts.append(i)
-            same.append(True)
-        view_of.append(same.index(True))
-    return view_of, firsts
+def _cameras_of(matrices: Tensor) -> list[int]:
+    """Return at which matrix [N, 4, 4] the camera of each matrix is seen first."""
+    scaled, found = matrices.clone(), []
+    scaled[:, :3, 3] /= matrices[:, :3, 3].norm(dim=-1).median().clamp(min=1e-9)
+    for i, matrix in enumerate(scaled):
+        same = ((scaled[sorted(set(found))] - matrix).abs().amax(dim=(1, 2)) <= _SAME_CAMERA).tolist()
+        found.append(sorted(set(found))[same.index(True)] if True in same else i)
+    return found
 
 
 def _field_of_view_deg(camera: Fields) -> float:
@@ -166,5 +253,13 @@ def _field_of_view_deg(camera: Fields) -> float:
     return next(iter(stated.values()))
 
 
-def _number(fields: Fields, key: str) -> float | None:
-    return fields.number(key) if fields.has(key) else None
+def _number(fields: Fields, key: str, limit: float = 1e12) -> float | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < limit:
+        return float(value)
+    raise fields.wrong(key, "a finite number")

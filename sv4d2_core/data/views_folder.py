@@ -31,7 +31,7 @@ Y_UP_TO_Z_UP = torch.tensor(
 
 CONVENTIONS = {
     "world": "Right-handed, +y up, the object at the origin and about 1 large; the input camera is on the +z "
-    "side.",
+    "side, or input_azimuth_deg counter-clockwise from it, where that is stated.",
     "angles": "Degrees. azimuth_deg and elevation_deg are relative to the input view (index 0). A positive "
     "azimuth moves the camera to the viewer's right, counter-clockwise seen from above; a positive elevation "
     "lifts it. absolute_elevation_deg = elevation_deg + input_elevation_deg.",

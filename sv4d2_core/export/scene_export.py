@@ -25,7 +25,7 @@ from ..data.datasets import (
 from ..files import claimed, refuse_existing, replaceable
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.geometry.hull import project, surface_points, visual_hull
-from ..scene.scene import Scene4D, own_cameras, turntable
+from ..scene.scene import Scene4D, own_cameras, placed, turntable
 from ..video.foreground import masks_of
 from ..views import ViewGrid
 from .animations import ANIMATION_SUFFIXES, SEQUENCE_NAMES, write_animation, write_pngs
@@ -74,7 +74,7 @@ class ExportSettings:
         return tuple(scene.times) if self.times is None else self.times
 
     def cameras_of(self, scene: Scene4D) -> Cameras:
-        return own_cameras(scene) if self.cameras is None else self.cameras
+        return own_cameras(scene) if self.cameras is None else placed(self.cameras, scene)
 
     def duration(self, scene: Scene4D) -> float:
         """Return the seconds from time 0 to time 1."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -125,7 +125,7 @@ def from_viewer(
     if front_elevation_deg is not None:
         front = Cameras((0, 0), (0, 0), distance, fov_deg, front_elevation_deg)
         poses, names = torch.cat([front.c2w_opengl()[:1], poses]), ["the front", *names]
-    return fit_orbit(
+    orbit = fit_orbit(
         poses,
         fov_deg,
         names,
@@ -133,6 +133,7 @@ def from_viewer(
         largest_angle_deg=_LARGEST_ANGLE_DEG,
         largest_radius_error=_LARGEST_SHARE,
     )
+    return orbit if front_elevation_deg is not None else replace(orbit, input_azimuth_deg=None)
 
 
 def _rotation(quaternion_xyzw: tuple[float, float, float, float]) -> np.ndarray:

@@ -16,13 +16,13 @@ from . import consistency, image
 from .consistency import finite_masks
 from .frechet import (
     ORDERS,
-    SHORTEST_CLIP,
     ClipFeatures,
     FrechetDistance,
     clip_features,
     frechet_distance,
     hog3d_features,
 )
+from .i3d import SHORTEST_CLIP
 
 REFERENCE = "reference"  # the name of the true views' own scores
 DEFAULT_SHRINKAGE = 0.1  # share of each covariance that is replaced: a few clips give a distance, too

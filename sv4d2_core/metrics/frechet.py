@@ -6,16 +6,12 @@ The features of a clip come from I3D (FVD), or from HOG3D and colour descriptors
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from ..files import is_out_of_memory
 
 ClipFeatures = Callable[[Tensor], Tensor]  # clips [N, T, H, W, 3] in 0..1 to features [N, D]
 
@@ -90,65 +86,6 @@ def clips_of(images: Tensor, order: str) -> Iterator[Tensor]:
 def clip_features(images: Tensor, describe: ClipFeatures, order: str) -> Tensor:
     """Return the features [N, D] of all clips of a grid [T, V, H, W, 3] in one of `ORDERS`."""
     return torch.cat([describe(clip[None]) for clip in clips_of(images, order)])
-
-
-I3D_HELP = "Give the TorchScript file of I3D that StyleGAN-V and others use for FVD, i3d_torchscript.pt."
-SHORTEST_CLIP = 9  # the network halves time three times and then averages over two steps
-_SIDE = 224
-
-
-class I3D:
-    """Clips to feature vectors; FileNotFoundError, or ValueError for a file that is no TorchScript network.
-
-    The network takes clips [N, 3, T, 224, 224] in -1..1 and switches ``rescale``, ``resize``,
-    ``return_features``.
-    """
-
-    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"Expected the I3D network; there is no file {path}. {I3D_HELP}")
-        try:
-            with warnings.catch_warnings():
-                # The file exists in this format only, however old the format may be.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self._network = torch.jit.load(str(path), map_location=device).eval()
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            raise ValueError(
-                f"Expected a TorchScript network; {path} is not ({str(error).splitlines()[0]}). {I3D_HELP}"
-            ) from error
-        self._device = torch.device(device)
-
-    @torch.no_grad()
-    def __call__(self, clips: Tensor) -> Tensor:
-        """Return one feature vector per clip, [N, D] float32 on the CPU, of [N, T, H, W, 3] in 0..1.
-
-        Raises ValueError for clips that are too short, or a network that answers in another way.
-        """
-        if clips.shape[1] < SHORTEST_CLIP:
-            raise ValueError(
-                f"Expected clips of at least {SHORTEST_CLIP} images for I3D; got {clips.shape[1]}. Use more "
-                f"frames or views."
-            )
-        return torch.cat([self._one(clip) for clip in clips])
-
-    def _one(self, clip: Tensor) -> Tensor:
-        images = clip.to(self._device, torch.float32).permute(0, 3, 1, 2)
-        images = F.interpolate(images, (_SIDE, _SIDE), mode="bilinear", align_corners=False)
-        video = (images * 2 - 1).permute(1, 0, 2, 3)[None]
-        try:
-            features = self._network(video, rescale=False, resize=False, return_features=True)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            reason = str(error).strip().splitlines()[-1]
-            raise ValueError(f"The I3D file cannot be used: {reason}. {I3D_HELP}") from error
-        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
-            raise ValueError(
-                f"Expected one feature vector per clip from the I3D file; got another. {I3D_HELP}"
-            )
-        return features.float().cpu()
 
 
 _HOG3D_SIDE = 64

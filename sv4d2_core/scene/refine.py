@@ -46,8 +46,8 @@ def refine_scene(
     """Return the scene that shows what the views show, as `sv4d2 refine` and the node SV4D2 Refine 4D do.
 
     Args:
-        input_elevation_deg: absolute elevation of the input camera; None: the cameras' own where it is not 0,
-            else estimated from the silhouettes.
+        input_elevation_deg: absolute elevation of the input camera; None: the cameras' own where it is not 0
+            or a data set states it, else estimated from the silhouettes.
         crop: how the input was cut out of its clip; where it followed the object, the scene moves as the
             object did. None: the object stays in the middle.
         normals: [T, V + 1, h, w, 3] of the views from an estimator, unit, in the camera's OpenGL axes (x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..stored import Tensors, write_tensors
 from .geometry.placement import ObjectPath
+
+_log = logging.getLogger(__name__)
 
 SCENE_FORMAT = "sv4d2.scene"
 SCENE_VERSION = 1
@@ -40,6 +43,7 @@ class Scene4D(ABC):
         self.n_frames = len(self.times)
         self.path: ObjectPath | None = None  # if the crop followed the object; None: at the origin
         self.fit: dict | None = None  # the settings it was fitted with; None: not told
+        self.knows_world = True  # False: a file of 0.1.0, whose cameras tell no world of a data set
 
     @torch.no_grad()
     def render(
@@ -51,11 +55,15 @@ class Scene4D(ABC):
         views: Sequence[int] | None = None,  # which of the cameras, 0 the input view; None: all V + 1
         callback: Callable[[int, int, None], None] | None = None,  # (done, all, None); may raise to cancel
     ) -> SceneRendering:
-        """Return square pictures of cameras at times; ValueError for times, a size or views out of range."""
+        """Return square pictures of cameras, see `placed`, at times.
+
+        Raises ValueError for times, a size or views out of range.
+        """
         if size < 1 or not times or not all(0 <= time <= 1 for time in times):
             raise ValueError(
                 f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}."
             )
+        cameras = placed(cameras, self)
         chosen = range(cameras.n_views + 1) if views is None else views
         for view in chosen:
             cameras.check_view(view)
@@ -102,6 +110,7 @@ class Scene4D(ABC):
             "times": list(self.times),
             "path": self.path and self.path.to_json(),
             "fit": self.fit,
+            "knows_world": self.knows_world,
         }
         write_tensors(path, SCENE_FORMAT, tensors, header)
 
@@ -121,6 +130,20 @@ class Scene4D(ABC):
 def even_times(count: int) -> tuple[float, ...]:
     """Return ``count`` times at equal distances, from that of the first frame, 0, to that of the last, 1."""
     return tuple(torch.linspace(0, 1, count, dtype=torch.float64).tolist())
+
+
+def placed(cameras: Cameras, scene: Scene4D) -> Cameras:
+    """Return cameras in a scene's world: a data set's where they stand, a relative list from its input view.
+
+    A scene that does not know its world takes the first camera as its input view, and the log says so.
+    """
+    if cameras.input_azimuth_deg is not None and not scene.knows_world:
+        _log.warning(
+            "This scene's file does not tell the world of the views it was fitted to: the first camera is "
+            "taken as their input view. Fit the scene again if its pictures are turned."
+        )
+        cameras = replace(cameras, input_azimuth_deg=None)
+    return cameras.beside(scene.cameras)
 
 
 def own_cameras(scene: Scene4D) -> Cameras:

@@ -80,4 +80,5 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
     scene = readers[backend](tensors, header, device)
     scene.path = ObjectPath.from_json(header.object("path")) if header.has("path") else None
     scene.fit = dict(header.object("fit")) if header.has("fit") else None
+    scene.knows_world = header.has("knows_world") and header.flag("knows_world")
     return scene

@@ -89,8 +89,8 @@ class DrawConfig(Settings):
     drop_conditioning: float = setting(
         0.1, "share of samples without any conditioning but the cameras, for guidance", least=0, most=1
     )
-    p_mean: float = setting(2.0, "mean of the logarithm of the noise level")
-    p_std: float = setting(1.8, "its deviation", above=0)
+    p_mean: float = setting(2.0, "mean of the logarithm of the noise level", least=-20, most=20)
+    p_std: float = setting(1.8, "its deviation", above=0, most=20)
 
 
 @dataclass(frozen=True)

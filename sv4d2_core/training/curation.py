@@ -24,22 +24,33 @@ class CurationLimits(Settings):
     """Limits of the measures; a clip beyond one of them is rejected."""
 
     # As many as the model samples at once.
-    least_frames: int = setting(12, "fewest frames", least=0)
-    least_cover: float = setting(0.005, "least share of every picture that the object covers", least=0)
-    largest_cut: float = setting(
-        0.03, "greatest length along which the border cuts the object, in sides of the picture", least=0
+    least_frames: int = setting(12, "fewest frames", least=0, most=1_000_000)
+    least_cover: float = setting(
+        0.005, "least share of every picture that the object covers", least=0, most=1
     )
-    largest_dark: float = setting(0.5, "largest share of the object that is nearly black", least=0)
-    largest_blown: float = setting(0.3, "largest share of the object that is nearly white", least=0)
+    largest_cut: float = setting(
+        0.03,
+        "greatest length along which the border cuts the object, in sides of the picture",
+        least=0,
+        most=4,
+    )
+    largest_dark: float = setting(0.5, "largest share of the object that is nearly black", least=0, most=1)
+    largest_blown: float = setting(0.3, "largest share of the object that is nearly white", least=0, most=1)
     least_motion: float = setting(
         0.04,
-        "least change of the object's pixels between two key frames, 0 to 1; 0 keeps still clips",
+        "least change of the object's pixels between two key frames; 0 keeps still clips",
         least=0,
+        most=1,
     )
     largest_rescaling: float = setting(
-        0.06, "largest change of size that all views share, as a logarithm: 0.1 is about 10 %", least=0
+        0.06,
+        "largest change of size that all views share, as a logarithm: 0.1 is about 10 %",
+        least=0,
+        most=10,
     )
-    largest_zoom: float = setting(3.0, "largest enlargement to make the object fill the picture", least=0)
+    largest_zoom: float = setting(
+        3.0, "largest enlargement to make the object fill the picture", least=0, most=100
+    )
 
 
 # Grey levels, 0 to 1, below and above which a pixel of the object shows next to nothing of it.

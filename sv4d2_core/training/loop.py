@@ -69,7 +69,7 @@ class LoopConfig(Settings):
 
     steps: int = setting(0, "in all", least=0)
     learning_rate: float = setting(
-        1e-3, "the highest; it warms up linearly and falls along a cosine to a fiftieth", above=0
+        1e-3, "the highest; it warms up linearly and falls along a cosine to a fiftieth", above=0, most=1
     )
     warm_up: int = setting(100, "steps", least=0)
     weight_decay: float = setting(0.01, "of matrices and kernels", least=0)

@@ -23,7 +23,7 @@ from .decode import (
 )
 from .places import IMAGE_SUFFIXES, LINEAR_SUFFIXES, Place, find_pictures
 
-_FPS_RANGE = (0.1, 1000.0)
+FPS_RANGE = (0.1, 1000.0)
 _LOWEST_WHITE = 128  # masks that stay below it everywhere hold labels (0 and 1), not opacity
 ALPHAS = ("auto", "straight", "premultiplied")
 _LOSSY, _FEW_ABOVE, _FEWEST_SOFT = 8, 0.01, 32  # levels, share and number of soft pixels that decide on alpha
@@ -235,7 +235,7 @@ def _step_and_length(source: Decoded) -> tuple[float, float]:
 
 
 def _check_fps(fps: float, name: str) -> None:
-    slowest, fastest = _FPS_RANGE
+    slowest, fastest = FPS_RANGE
     if not slowest <= fps <= fastest:
         raise ValueError(
             f"Expected a frame rate from {slowest:g} to {fastest:g}; got fps = {fps:g} for {name}. Give the "

@@ -7,8 +7,6 @@ one.
     python tests/bench/corruption_response.py
 """
 
-from __future__ import annotations
-
 import torch
 
 from sv4d2_core.cameras import Cameras

@@ -14,8 +14,6 @@ that any combination works. Embedding rows per view and the grouping of tokens w
 save was measured, and is small.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import platform

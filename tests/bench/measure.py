@@ -1,7 +1,5 @@
 """What one call computes, needs and takes: floating-point operations, peak memory, seconds."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable

@@ -9,8 +9,6 @@ full size with random weights: the GPU's memory is capped with `set_per_process_
 made for the same budget, and one window is encoded, denoised in a few steps and decoded.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from unittest.mock import patch

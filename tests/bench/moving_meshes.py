@@ -6,8 +6,6 @@ Silhouettes are compared with the scene's own pictures from all cameras that it 
 three.js plays the GLB, too (see `tests/three/viewer.py`), at every third frame seen from two of the cameras.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -5,8 +5,6 @@
 Prints precision and recall of every check, and the error of the rectification.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import random

@@ -1,25 +1,21 @@
 """Prints what each part of the refiner is worth: one row per way to fit, with equal numbers of steps.
 
-    python tests/bench/refine_ablations.py [--arms stage1 oracle-0.5 ...] [--scenes owl] [--steps 1000]
-        [--corrupt 1] [--per-scene] [--rig sv4d2] [--set learning_rate_factor=0.3 features=8]
+    python tests/bench/refine_ablations.py [--arms stage1 polish oracle-0.5] [--scenes owl] [--steps 1000]
+        [--corrupt 1] [--per-scene] [--rig sv4d2] [--set field='"canonical"' weight_by_visibility=false]
 
 Figures are means over the scenes, of the five cameras of `HELD_OUT` at the frame times; "between" half-way
 between them; "floaters" is the opacity more than two pixels outside the true mask, as a share of the mask.
 
-The resynthesisers of the second stage: ``oracle-S`` knows the truth and returns it with errors of strength S
-(1: as large as SV4D 2.0's), drawn anew per round; ``blind`` averages the scene's own pictures over neighbour
-views; ``polish`` keeps the given views and only weighs them by visibility.
+``stage1`` has no second stage. In that of ``oracle-S`` views are made anew by who knows the truth, with
+errors of strength S (1: as large as SV4D 2.0's), drawn anew per round; ``polish`` keeps the given views and
+only weighs them by visibility.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -37,57 +33,13 @@ from sv4d2_core.world.suite import HELD_OUT, SCENE_NAMES, BenchmarkScene, benchm
 METRICS = ("PSNR fg", "mask IoU", "flicker", "acceleration", "warping", "tangency")
 COLUMNS = (*METRICS, "between", "input PSNR fg", "fit residual", "floaters", "s")
 DIGITS = (2, 3, 4, 4, 4, 2, 2, 2, 4, 4, 0)
-ARMS = {
-    "stage1": {"rounds": 0},
-    "stage1-untrusted": {"rounds": 0, "weight_by_trust": False},
-    "progressive": {"rounds": 0, "progressive": True},
-    "not-progressive": {"rounds": 0, "progressive": False},
-    "canonical": {"rounds": 0, "field": "canonical"},
-    "gaussians": {"rounds": 0, "backend": "gaussians"},
-    "polish": {},
-    "polish-unweighted": {"weight_by_visibility": False},
-    "blind": {},
-    "oracle-0": {},
-    "oracle-0.25": {},
-    "oracle-0.5": {},
-    "oracle-1": {},
-    "oracle-2": {},
-    "oracle-0.5-unweighted": {"weight_by_visibility": False},
-}
+ARMS = ("stage1", "polish", *(f"oracle-{strength}" for strength in ("0", "0.25", "0.5", "1", "2")))
 
 
-def resynthesizer(arm: str, scene: BenchmarkScene, size: int, latest: deque[Scene4D]) -> Callable | None:
-    """Return what an arm makes views anew with; None: nothing."""
-    kind, _, rest = arm.partition("-")
-    if kind == "oracle":
-        strength, rounds = float(rest.partition("-")[0]), iter(range(1000, 2000))
-        return lambda rendered, _: corrupt_views(scene.views(rendered.cameras, size), next(rounds), strength)
-    if kind == "blind":
-        return lambda rendered, _: averaged(rendered, latest[-1])
-    return None
-
-
-def averaged(rendered: ViewGrid, scene: Scene4D) -> ViewGrid:
-    """Return a scene's pictures, each pixel averaged with what the two nearest cameras see of its surface."""
-    size, cameras = rendered.images.shape[2], rendered.cameras
-    depths = scene.render(cameras, rendered.frame_times(), size).depth
-    origins, directions = (x.float() for x in cameras.rays(size))
-    to_pixels = (cameras.intrinsics(size) @ cameras.w2c_opencv()[:, :3]).float()
-    apart = torch.cdist(cameras.eyes(), cameras.eyes())
-    images = rendered.images.clone()
-    for view in range(1, cameras.n_views + 1):
-        points = origins[view] + directions[view] * depths[:, view, ..., None]
-        total, count = rendered.images[:, view].clone(), torch.ones_like(depths[:, view, ..., None])
-        for other in apart[view].argsort()[1:3].tolist():
-            pixels = points @ to_pixels[other, :, :3].T + to_pixels[other, :, 3]
-            places = pixels[..., :2] / pixels[..., 2:] * (2 / size) - 1
-            maps = torch.cat([rendered.images[:, other], depths[:, other, ..., None]], -1).movedim(-1, 1)
-            seen = F.grid_sample(maps, places, align_corners=False).movedim(1, -1)
-            near = ((points - origins[other]).norm(dim=-1) - seen[..., 3]).abs() < 0.02
-            shown = (near & (depths[:, view] > 0))[..., None]
-            total, count = total + seen[..., :3] * shown, count + shown
-        images[:, view] = total / count
-    return replace(rendered, images=images)
+def oracle(scene: BenchmarkScene, strength: float, size: int) -> Callable[[ViewGrid, Scene4D], ViewGrid]:
+    """Return what makes true views with errors of a strength, in every round others."""
+    rounds = iter(range(1000, 2000))
+    return lambda shown, _: corrupt_views(scene.views(shown.cameras, size), next(rounds), strength)
 
 
 def measure(scene: BenchmarkScene, fitted: Scene4D, shown: ViewGrid, size: int) -> list[float]:
@@ -116,7 +68,7 @@ def pictures(scene: Scene4D, like: ViewGrid) -> ViewGrid:
 def main() -> None:
     """Fit every scene in every way and print the means."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=tuple(ARMS))
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--scenes", nargs="+", default=list(SCENE_NAMES), choices=SCENE_NAMES)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--size", type=int, default=64)
@@ -132,17 +84,15 @@ def main() -> None:
     print("| arm | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|")
     scenes = [(i, scene) for i, scene in enumerate(benchmark_scenes()) if scene.name in args.scenes]
     for arm in args.arms:
-        base = RefineConfig(weight_by_trust=args.corrupt > 0)
-        config = replace(base, **ARMS[arm])
-        config = replace(config.with_steps(args.steps, 2 if config.rounds else 1), **fields)
+        config = RefineConfig(weight_by_trust=args.corrupt > 0)
+        config = replace(config.with_steps(args.steps, 1 if arm == "stage1" else 2), **fields)
+        strength = arm.removeprefix("oracle-")
         rows = []
         for seed, scene in scenes:
             shown = corrupt_views(scene.views(Cameras.official(args.rig), args.size), seed, args.corrupt)
-            latest: deque[Scene4D] = deque(maxlen=1)
             began = time.perf_counter()
-            again = resynthesizer(arm, scene, args.size, latest)
-            keep = partial(lambda latest, _step, _total, now: latest.append(now.scene), latest)
-            fitted = refine_scene(shown, config, input_elevation_deg=0.0, resynthesize=again, callback=keep)
+            again = oracle(scene, float(strength), args.size) if strength != arm else None
+            fitted = refine_scene(shown, config, input_elevation_deg=0.0, resynthesize=again)
             seconds = time.perf_counter() - began
             rows.append([*measure(scene, fitted, shown, args.size), seconds])
             if args.per_scene:

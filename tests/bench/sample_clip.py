@@ -1,7 +1,5 @@
 """Writes the sample clip of the pack anew, from the procedural world: `python tests/bench/sample_clip.py`."""
 
-from __future__ import annotations
-
 import torch
 from PIL import Image
 

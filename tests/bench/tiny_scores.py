@@ -14,8 +14,6 @@ steps of second order), against the same setting in float32 and against the true
 with the true ones. Means over the objects.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from pathlib import Path

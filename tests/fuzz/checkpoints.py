@@ -3,8 +3,6 @@
 Run by hand for longer: ``python tests/fuzz/checkpoints.py FILE --cases 10000 --seed 1``.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

@@ -1,7 +1,5 @@
 """A ComfyUI server of our own: a free port, an empty base folder, our pack linked into it."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -101,7 +99,7 @@ class ComfyServer:
             self._command += ["--front-end-root", str(frontend)]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> ComfyServer:
+    def __enter__(self) -> "ComfyServer":
         environment = {**os.environ, "PYTHONPATH": str(_SHIM), "OMP_NUM_THREADS": "1"}
         environment.pop("PYTHONSAFEPATH", None)
         with self._log_file.open("wb") as log:

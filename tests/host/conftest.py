@@ -4,8 +4,6 @@ By hand: ``COMFYUI_PATH=... PYTHONSAFEPATH=1 <host python> -m pytest -c tests/ho
 --rootdir tests/host tests/host/test_server.py``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import importlib.util
@@ -105,6 +103,44 @@ def loaded(nodes_of, tiny_checkpoint):
     return nodes_of("load_model").load_checkpoint(str(tiny_checkpoint), "auto", "default")
 
 
+@pytest.fixture(scope="session")
+def clip():
+    """Return 7 frames, which are three windows of the tiny checkpoint."""
+    return torch.rand(7, 32, 32, 3, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def cameras(core):
+    """Return the cameras of the tiny checkpoint's two novel views."""
+    return core("cameras").Cameras.ring(2)
+
+
+@pytest.fixture(scope="session")
+def window(pack, loaded, clip, cameras):
+    """Return what SV4D2 Conditioning makes of the clip's first window."""
+    return pack["SV4D2Conditioning"].execute(*loaded, clip, cameras, 0).args
+
+
+@pytest.fixture(scope="session")
+def guided(pack, loaded):
+    """Return the tiny checkpoint's MODEL with the official guidance."""
+    return pack["SV4D2Guidance"].execute(loaded[0], "official", 1.0, 2.0)[0]
+
+
+@pytest.fixture(scope="session")
+def ksampler(host, window):
+    """Return the host's KSampler: ``ksampler(model)`` makes latents [T * V, 4, h, w] of the window."""
+
+    def run(
+        model: Any, given: tuple = (), steps: int = 4, cfg: float = 1.0, sampler: str = "euler"
+    ) -> torch.Tensor:
+        with torch.inference_mode():
+            arguments = (model, 5, steps, cfg, sampler, "karras", *(given or window[:3]))
+            return host.KSampler().sample(*arguments)[0]["samples"]
+
+    return run
+
+
 @pytest.fixture
 def host_dirs(host, tmp_path, monkeypatch):
     """Return fresh folders that ComfyUI uses in place of its own."""
@@ -135,12 +171,6 @@ def write_checkpoint(tmp_path_factory):
         return path if path.exists() else media.write_micro_checkpoint(path, n_frames, n_views, vae_levels)
 
     return write
-
-
-@pytest.fixture(scope="session")
-def moving_block():
-    """Return a maker of a scene of one block: ``moving_block(core, colour, fps)``."""
-    return media.moving_block
 
 
 @pytest.fixture(scope="session")
@@ -196,3 +226,28 @@ def server(start_server):
     """Return a running ComfyUI with our pack, the tiny checkpoints and the sample media."""
     with start_server() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def need(server):
+    """Return a function that skips the test where the server lacks a node, and says so."""
+    info, version = server.object_info(), server.get("/system_stats")["system"]["comfyui_version"]
+
+    def check(*kinds: str) -> None:
+        if missing := sorted({*kinds} - info.keys()):
+            pytest.skip(f"ComfyUI {version} has no {', '.join(missing)}")
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def refused(server):
+    """Return a check that a graph ends in a short error of whole sentences, in which some words are."""
+
+    def check(graph: dict[str, Any], words: list[str]) -> None:
+        outcome = server.prompt(graph)
+        assert outcome.status == "error", outcome.status
+        assert all(word in outcome.message for word in words), outcome.message
+        assert len(outcome.message) < 500 and outcome.message.endswith((".", ")")), outcome.message
+
+    return check

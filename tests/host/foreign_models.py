@@ -4,8 +4,6 @@ usage: foreign_models.py <ComfyUI's folder> <our folder>. A line per model: WITH
 of, the family that ComfyUI takes it for, and a hash of the sampled latents.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import sys

@@ -1,7 +1,5 @@
 """What the tests feed to ComfyUI: untrained checkpoints, and clips of the procedural world."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys
@@ -9,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Of the host's RenderSplat; sharper than 1 is not what was fitted.
+SPLAT_LOOK = dict(splat_scale=1.0, sharpen=1.0, headlight_shading=0.0, opacity_threshold=0.0)
+SPLAT_LOOK |= dict(render_style="color", background="#FFFFFF")
 _REPOSITORY = Path(__file__).parent.parent.parent
 _SIZE = 64
 _N_FRAMES = 12
@@ -65,6 +66,25 @@ def write_micro_checkpoint(path: Path, *sizes: int) -> Path:
     return core("diffusion.checkpoint").write_random_checkpoint(path, micro_config(*sizes), seed=3)
 
 
+def drawn_window(config: Any, size: int, halves: int = 1) -> tuple[Any, dict[str, Any]]:
+    """Return noise [halves * T * V, 4, size, size] and the conditions of a window's network, all drawn."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Any:
+        return torch.randn(shape, generator=generator)
+
+    t, v, side = halves * config.n_frames, halves * config.n_views, (4, size, size)
+    conds = {
+        "frames": draw(t, *side),
+        "c_crossattn": draw(halves, config.n_frames, config.unet.context_dim),
+        "y": draw(v, config.unet.vector_dim),
+        "references": draw(v, *side),
+    }
+    return draw(t * config.n_views, *side), conds
+
+
 def write_other_model(path: Path) -> None:
     """Write a few weights by which ComfyUI takes the file for a very small Stable Diffusion 3."""
     import torch
@@ -103,6 +123,19 @@ def moving_block(core: Callable[[str], Any], colour: tuple[float, float, float],
         decoder.density.bias.fill_(1 + torch.tensor(200.0 / decoder.density_scale).expm1().log())
         decoder.colour[2].bias.copy_(torch.tensor(colour).logit())
     return scene
+
+
+def still_gaussians(
+    core: Callable[[str], Any], means: Any, scale: float, colours: Any, cameras: Any, fps: float
+) -> Any:
+    """Return a scene of Gaussians at means [N, 3] in colours [N, 3], still, three frames long."""
+    import torch
+
+    gaussians = core("scene.gaussians.gaussians")
+    canonical = gaussians.CanonicalGaussians(means, scale, 0.9, colours)
+    config = core("scene.config").GaussiansConfig(count=len(means), features=4, plane_sizes=(8,), hidden=8)
+    box = torch.tensor([[-0.6] * 3, [0.6] * 3])
+    return gaussians.Gaussians(canonical, box, (1e-3, 0.1), cameras, fps, (0.0, 0.5, 1.0), config)
 
 
 def write_media(folder: Path) -> None:

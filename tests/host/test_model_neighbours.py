@@ -1,7 +1,5 @@
 """Stock loaders with our files, and other models beside our pack."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess
@@ -10,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-T, V = 3, 2
+from sv4d2_host_media import drawn_window
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +39,10 @@ def predict(patcher, config, view_mixing):
     import comfy.model_management
 
     comfy.model_management.load_model_gpu(patcher)
-    t, v = config.n_frames, config.n_views
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape):
-        return torch.randn(shape, generator=generator)
-
-    conds = {
-        "frames": draw(t, 4, 8, 8),
-        "c_crossattn": draw(1, t, 48),
-        "y": draw(v, 1280),
-        "references": draw(v, 4, 8, 8),
-        "view_mixing": view_mixing,
-    }
+    x, conds = drawn_window(config, 8)
     with torch.inference_mode():
-        return patcher.model.apply_model(draw(t * v, 4, 8, 8), torch.full((t * v,), 2.0), **conds)
+        sigmas = torch.full((len(x),), 2.0)
+        return patcher.model.apply_model(x, sigmas, **conds, view_mixing=view_mixing)
 
 
 def test_stock_loaders_build_the_same_model(host, pack, core, named, official_widths):

@@ -1,37 +1,11 @@
 """Nodes of the host that change how any model runs, on ours: compile, step cache, attention, noise levels."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
-T, V = 3, 2
 
-
-@pytest.fixture(scope="module")
-def window(pack, core, loaded):
-    clip = torch.rand(T, 32, 32, 3, generator=torch.Generator().manual_seed(1))
-    return pack["SV4D2Conditioning"].execute(*loaded, clip, core("cameras").Cameras.ring(V), 0).args
-
-
-@pytest.fixture(scope="module")
-def guided(pack, loaded):
-    return pack["SV4D2Guidance"].execute(loaded[0], "official", 1.0, 2.0)[0]
-
-
-@pytest.fixture(scope="module")
-def sample(host, window):
-    def run(model, steps=4):
-        positive, negative, latent = window[:3]
-        with torch.inference_mode():
-            arguments = (model, 5, steps, 1.0, "euler", "karras", positive, negative, latent)
-            return host.KSampler().sample(*arguments)[0]["samples"]
-
-    return run
-
-
-def test_compiled_whole_and_once(guided, sample):
+def test_compiled_whole_and_once(guided, ksampler):
     from comfy.ldm.modules.attention import attention_pytorch
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
@@ -42,13 +16,13 @@ def test_compiled_whole_and_once(guided, sample):
     compiled = as_on_gpu.clone()
     set_torch_compile_wrapper(model=compiled, backend="eager")
     counters.clear()
-    expected = sample(as_on_gpu, steps=2)
-    assert (sample(compiled, steps=2) - expected).abs().max() < 1e-4 * expected.abs().max()
+    expected = ksampler(as_on_gpu, steps=2)
+    assert (ksampler(compiled, steps=2) - expected).abs().max() < 1e-4 * expected.abs().max()
     # One graph holds a whole pass, and the second step compiles nothing.
     assert not counters["graph_break"] and counters["stats"]["unique_graphs"] == 1
 
 
-def test_step_cache_skips_passes(host, guided, sample, monkeypatch):
+def test_step_cache_skips_passes(host, guided, ksampler, monkeypatch):
     from comfy_extras.nodes_easycache import LazyCacheNode
 
     passes = []
@@ -56,11 +30,11 @@ def test_step_cache_skips_passes(host, guided, sample, monkeypatch):
     predict = unet._predict
     monkeypatch.setattr(unet, "_predict", lambda *a, **k: passes.append(1) or predict(*a, **k))
     cached = LazyCacheNode.execute(guided, 10.0, 0.1, 0.95, False)[0]
-    assert sample(cached, steps=10).isfinite().all()
+    assert ksampler(cached, steps=10).isfinite().all()
     assert 2 <= len(passes) < 10
 
 
-def test_attention_can_be_replaced(guided, sample):
+def test_attention_can_be_replaced(guided, ksampler):
     seen = []
 
     def override(attention, *args, **kwargs):
@@ -69,14 +43,14 @@ def test_attention_can_be_replaced(guided, sample):
 
     patched = guided.clone()
     patched.model_options["transformer_options"]["optimized_attention_override"] = override
-    assert torch.equal(sample(patched, steps=2), sample(guided, steps=2)) and seen
+    assert torch.equal(ksampler(patched, steps=2), ksampler(guided, steps=2)) and seen
 
 
-def test_noise_levels_can_be_replaced(guided, sample):
+def test_noise_levels_can_be_replaced(guided, ksampler):
     from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
 
     changed = ModelSamplingContinuousEDM().patch(guided, "v_prediction", 100.0, 0.01)[0]
-    assert not torch.equal(sample(changed, steps=2), sample(guided, steps=2))
+    assert not torch.equal(ksampler(changed, steps=2), ksampler(guided, steps=2))
 
 
 def test_guidance_without_a_negative_is_refused(guided, window):

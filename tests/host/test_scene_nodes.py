@@ -1,9 +1,6 @@
 """The nodes that turn views into a 4D scene, take pictures of it, save and load it."""
 
-from __future__ import annotations
-
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -26,10 +23,10 @@ def views(core):
 def refine(pack, views, host_dirs):
     """Return a function that runs the refiner as the host does: ``refine(steps=5)``."""
 
-    def run(given=None, **changes):
+    def run(**changes):
         with torch.inference_mode():
             node = pack["SV4D2Refine4D"].PREPARE_CLASS_CLONE({})
-            return node.execute(views if given is None else given, **{**REFINE, **changes})
+            return node.execute(views, **{**REFINE, **changes})
 
     return run
 
@@ -87,8 +84,7 @@ class TestRefineAndRender:
         assert float(depth[masks < 0.01].max()) < 0.02
         assert "3 frames of 3 views at 32 px with dynerf: 40 steps" in report
         assert "unexplained" in report and "0.0 degrees, as given" in report and "Stage 2" not in report
-        ui = output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
-        assert ui["text"] == report.split("\n") and ui["images"]
+        assert output.ui["text"] == report.split("\n") and output.ui["images"]
 
     def test_times_and_cameras_may_be_others(self, refine, render, core):
         scene = refine(steps=6)[0]
@@ -102,12 +98,10 @@ class TestRefineAndRender:
         assert torch.allclose(images[0], first[0], atol=1e-5)
 
     def test_normals_return_as_they_went(self, nodes_of, views, core):
-        normals_of_images = nodes_of("refine").normals_of_images
-        given = torch.nn.functional.normalize(torch.randn(T, V + 1, SIZE, SIZE, 3), dim=-1)
         packed = core("scene.targets").packed_normals
-        images = packed(given, views.cameras)
-        flat = images.movedim(0, 1).flatten(0, 1)
-        back = normals_of_images(flat, views)
+        given = torch.nn.functional.normalize(torch.randn(T, V + 1, SIZE, SIZE, 3), dim=-1)
+        images = packed(given, views.cameras).movedim(0, 1).flatten(0, 1)
+        back = nodes_of("refine").normals_of_images(images, views)
         axes = views.cameras.c2w_opengl()[:, :3, :3].float()
         world = torch.einsum("tvhwj,vij->tvhwi", back, axes)
         assert torch.allclose(world, given, atol=1e-5)
@@ -273,54 +267,29 @@ class TestFiles:
             back, cameras = load.execute(first[0]).args
         assert (first[0], second[0]) == ("4d/cat_00001.safetensors", "4d/cat_00002.safetensors")
         assert torch.equal(render(back)[0], render(scene)[0]) and cameras == scene.cameras
-        ui = first.ui if isinstance(first.ui, dict) else first.ui.as_dict()
-        assert ui["images"] and "4d/cat_00001.safetensors: dynerf, 3 frames" in ui["text"][0]
-        assert ui["files"] == [{"filename": "cat_00001.safetensors", "subfolder": "4d", "type": "output"}]
+        assert first.ui["images"] and "4d/cat_00001.safetensors: dynerf, 3 frames" in first.ui["text"][0]
+        saved = {"filename": "cat_00001.safetensors", "subfolder": "4d", "type": "output"}
+        assert first.ui["files"] == [saved]
         before = load.fingerprint_inputs(first[0])
         (host_dirs.output / first[0]).touch()
         assert load.fingerprint_inputs(first[0]) > before > 0 == load.fingerprint_inputs("nothing")
         assert load.fingerprint_inputs(None) == 0
 
-    def test_what_cannot_be_saved_leaves_nothing(self, pack, refine, host_dirs, monkeypatch):
-        scene = refine(steps=4)[0]
-
-        def full(_path):
-            raise OSError(28, "No space left")
-
-        monkeypatch.setattr(scene, "save", full)
-        with pytest.raises(OSError, match="No space left"):
-            pack["SV4D2SaveScene"].execute(scene, "scene")
-        assert not list(host_dirs.output.iterdir())
-
     def test_other_files_are_explained(self, pack, refine, host_dirs):
         load = pack["SV4D2LoadScene"].execute
-        scene = refine(steps=4)[0]
-        scene.save(host_dirs.input / "mine.safetensors")
-        with pytest.raises(FileNotFoundError, match="no 'other.safetensors'.*exist: mine.safetensors"):
-            load("other.safetensors")
-        with pytest.raises(ValueError, match="leads .* outside"):
-            load("../mine.safetensors")
-        with pytest.raises(ValueError, match="NUL"):
-            load("a\0b")
+        refine(steps=4)[0].save(host_dirs.input / "mine.safetensors")
+        (host_dirs.input / "other").touch()
+        with pytest.raises(FileNotFoundError, match="no 'other'.*exist: mine.safetensors"):
+            load("other")
         assert load(str(host_dirs.input / "mine.safetensors"))[0].n_frames == T
-        (host_dirs.input / "cut.safetensors").write_bytes(b"cut")
-        with pytest.raises(ValueError, match="cannot be read"):
-            load("cut.safetensors")
 
 
 class TestWrongInput:
-    def test_views_that_cannot_be_fitted_are_explained(self, refine, views, core):
-        blank = replace(views, images=torch.ones_like(views.images), masks=None)
-        cases = [
-            (blank, {}, "Expected an object on a white background"),
-            (views, {"size": 8}, "at least 16 pixels"),
-            (views, {"normals": torch.rand(4, 8, 8, 3)}, "Expected 9 normal maps.*3 views x 3 frames.*got 4"),
-            (views, {"crop": "no json"}, "the crop output of SV4D2 Prepare Clip"),
-            (views, {"crop": "{}"}, "Crop path JSON lacks"),
-        ]
-        for given, changes, message in cases:
-            with pytest.raises(ValueError, match=message):
-                refine(given, **changes)
+    def test_normals_and_crops_that_do_not_fit_are_explained(self, refine):
+        with pytest.raises(ValueError, match="Expected 9 normal maps.*3 views x 3 frames.*got 4"):
+            refine(normals=torch.rand(4, 8, 8, 3))
+        with pytest.raises(ValueError, match="the crop output of SV4D2 Prepare Clip"):
+            refine(crop="no json")
 
     def test_models_that_do_not_fit_are_explained(self, refine, loaded, core, views):
         model, clip_vision, vae = loaded

@@ -1,14 +1,10 @@
 """Our pack in a running ComfyUI server, spoken to as the page does."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
 import urllib.error
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,8 +16,6 @@ BLUEPRINTS = sorted((DATA.parent.parent / "subgraphs").glob("*.json"))
 # Combos that list the files of one machine.
 FILE_LISTS = {("LoadVideo", "file"), ("SV4D2CheckpointLoader", "ckpt_name"), ("SV4D2UNETLoader", "unet_name")}
 
-Settings = Callable[[str], dict[str, dict[str, Any]]]
-
 
 def tiny(file, settings):
     """Return a committed prompt with small sizes, few steps and the sample media."""
@@ -31,12 +25,6 @@ def tiny(file, settings):
             assert name in node["inputs"], f"{node['class_type']} has no input {name}"
             node["inputs"][name] = value
     return graph
-
-
-def only(graph, kind):
-    """Return the number of the one node of a kind."""
-    (number,) = (number for number, node in graph.items() if node["class_type"] == kind)
-    return number
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +113,7 @@ def test_committed_prompt_runs(file, server, tiny_settings, live, recorded_schem
 
 def test_progress_counts_the_steps_of_all_windows(server, tiny_settings):
     graph = tiny(DATA / "prompts/04 long video.json", tiny_settings("04 long video"))
-    sampler = only(graph, "SV4D2Sampler")
+    (sampler,) = (number for number, node in graph.items() if node["class_type"] == "SV4D2Sampler")
     graph[sampler]["inputs"] |= {"seed": 101, "steps": 3}
     outcome = server.prompt(graph)
     assert outcome.status == "success", outcome.message

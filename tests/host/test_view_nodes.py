@@ -1,9 +1,6 @@
 """The nodes around the sampler: clips, cameras, views as images, as a video and in folders."""
 
-from __future__ import annotations
-
 import json
-import math
 import struct
 from dataclasses import replace
 from fractions import Fraction
@@ -26,11 +23,6 @@ def run(node, /, *, hidden=None, **inputs):
     values = {io.Hidden(key): value for key, value in (hidden or {}).items()}
     # Newer hosts keep them under a name of their own, beside other things.
     return node.PREPARE_CLASS_CLONE({**values, "hidden_inputs": values}).EXECUTE_NORMALIZED(**inputs)
-
-
-def shown(output):
-    """Return what a node shows, as the host sends it."""
-    return output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
 
 
 def moving_square(n_frames=12, height=40, width=60):
@@ -68,8 +60,8 @@ class TestPrepareClip:
         assert crop["source_frames"] == list(range(12)) and crop["size"] == 64
         assert (crop["source_height"], crop["source_width"], len(crop["centers"])) == (40, 60, 12)
         assert report.startswith("12 frames of 60 x 40 at 12.5 fps, object from mask")
-        assert shown(output)["text"] == report.split("\n")
-        (picture,) = shown(output)["images"]
+        assert output.ui["text"] == report.split("\n")
+        (picture,) = output.ui["images"]
         assert picture["type"] == "temp"
         with Image.open(host_dirs.temp / picture["subfolder"] / picture["filename"]) as strip:
             assert strip.width == 4 * 192 + 1 and 2 * 192 < strip.height < 2 * 250
@@ -88,16 +80,6 @@ class TestPrepareClip:
         assert json.loads(crop) == {**expected.crop.to_json(), "source_frames": [1, 4, 7, 10]}
         assert fps == 8, "the rate of images is taken as it is"
 
-    def test_masks_may_be_of_the_source_of_the_picked_frames_or_one_for_all(self, pack, host_dirs):
-        images, masks = moving_square()
-        choice = dict(start=2, every=2, frames=3)
-        of_source = self.prepare(pack, images, mask=masks, **choice).args[1]
-        of_picked = self.prepare(pack, images, mask=masks[2:7:2], **choice).args[1]
-        torch.testing.assert_close(of_source, of_picked, rtol=0, atol=0)
-        one = self.prepare(pack, images, mask=masks[:1], **choice).args[1]
-        flat = self.prepare(pack, images, mask=masks[0], **choice).args[1]
-        assert (one == one[0]).all() and (one == flat).all() and one.mean() > 0.1
-
     def test_a_video_brings_its_rate(self, pack, host_dirs):
         from comfy_api.latest import InputImpl, Types
 
@@ -108,18 +90,6 @@ class TestPrepareClip:
             assert fps == pytest.approx(float(rate) / 3)
             assert json.loads(crop)["source_frames"] == [0, 3, 6, 9] and len(clip) == 4
             assert "only 4 frames" in report
-
-    def test_a_video_file_is_read_by_the_host(self, pack, core, host_dirs):
-        from comfy_api.latest import InputImpl
-
-        images = moving_square()[0]
-        images[images == 0.5] = 1
-        images[:, 10:30] = images[:, 10:30] * 0.6 + 0.4 * (images[:, 10:30] == 1)
-        core("video.write").write_video(host_dirs.input / "a.mp4", images, 12)
-        video = InputImpl.VideoFromFile(str(host_dirs.input / "a.mp4"))
-        output = self.prepare(pack, video, frames=5)
-        assert output.args[0].shape == (5, 64, 64, 3) and output.args[4] == 12
-        assert "near-white background" in output.args[3]
 
     def test_a_video_file_is_read_as_on_the_command_line(self, pack, core, host_dirs):
         from comfy_api.latest import InputImpl
@@ -156,32 +126,19 @@ class TestPrepareClip:
         torch.testing.assert_close(mask, masked[1], rtol=0, atol=0)
         assert "object from alpha" in report
 
-    @pytest.mark.parametrize("centering", ["global", "smooth", "per_frame"])
-    def test_centering_and_ratio(self, pack, host_dirs, centering):
+    def test_centering_and_ratio(self, pack, host_dirs):
         images, masks = moving_square()
-        wide = self.prepare(pack, images, mask=masks, centering=centering, object_ratio=0.9).args
-        small = self.prepare(pack, images, mask=masks, centering=centering, object_ratio=0.5).args
-        assert small[1].mean() < 0.5 * wide[1].mean()
-        assert json.loads(wide[2])["centering"] == centering
-        columns = [mask.nonzero()[:, 1].float().mean().item() for mask in wide[1]]
-        assert (max(columns) - min(columns) > 5) == (centering == "global")
+        for centering in ("global", "smooth", "per_frame"):
+            given = dict(mask=masks, centering=centering)
+            wide, small = (self.prepare(pack, images, **given, object_ratio=x).args for x in (0.9, 0.5))
+            assert small[1].mean() < 0.5 * wide[1].mean()
+            assert json.loads(wide[2])["centering"] == centering
+            columns = [mask.nonzero()[:, 1].float().mean().item() for mask in wide[1]]
+            assert (max(columns) - min(columns) > 5) == (centering == "global")
 
-    def test_bad_inputs(self, pack, host_dirs):
-        cases = (
-            ({"start": 12}, r"at least 13 frames in the clip; got 12\. Lower start"),
-            ({"mask": torch.ones(5, 40, 60)}, r"one mask per frame \(12\) or a single mask; got 5"),
-            ({}, "near-white background.*RemoveBackground"),
-        )
-        for changes, message in cases:
-            with pytest.raises(ValueError, match=message):
-                self.prepare(pack, moving_square()[0], **changes)
-
-    def test_an_empty_video_is_refused(self, pack, host_dirs):
-        from comfy_api.latest import InputImpl, Types
-
-        components = Types.VideoComponents(images=torch.zeros(0, 40, 60, 3), frame_rate=Fraction(8))
-        with pytest.raises(ValueError, match=r"at least one frame; got uint8 \[0, 40, 60, 3\]"):
-            self.prepare(pack, InputImpl.VideoFromComponents(components))
+    def test_a_background_without_an_object_is_refused(self, pack, host_dirs):
+        with pytest.raises(ValueError, match="near-white background.*RemoveBackground"):
+            self.prepare(pack, moving_square()[0])
 
 
 class TestCameraOrbit:
@@ -199,48 +156,9 @@ class TestCameraOrbit:
         output = self.orbit(pack, "ring", input_elevation_deg=12.0, radius=3.0, fov_deg=50.0)
         cameras = output.args[0]
         assert (cameras.input_elevation_deg, cameras.radius, cameras.fov_deg) == (12, 3, 50)
-        (picture,) = shown(output)["images"]
+        (picture,) = output.ui["images"]
         with Image.open(host_dirs.temp / picture["subfolder"] / picture["filename"]) as rig:
             assert rig.width == 720 and rig.height > 400
-
-    @pytest.mark.parametrize(
-        ("preset", "changes", "message"),
-        [
-            ("custom", dict(azimuths_deg="60 x"), r"numbers separated by commas or blanks; got 'x'"),
-            ("ring", dict(elevations_deg="80", input_elevation_deg=20.0), "between -90 and 90 degrees"),
-        ],
-    )
-    def test_bad_inputs(self, pack, host_dirs, preset, changes, message):
-        with pytest.raises(ValueError, match=message):
-            self.orbit(pack, preset, **changes)
-
-
-class TestCameraInfo:
-    def test_camera_of_a_view(self, pack, core):
-        cameras = core("cameras").Cameras((0, 30, 0), (0, 90, 180), radius=3.0, fov_deg=40.0)
-        info = run(pack["SV4D2CamerasToCameraInfo"], cameras=cameras, view=1).args[0]
-        assert info["position"] == pytest.approx({"x": 3 * math.cos(math.pi / 6), "y": 1.5, "z": 0.0})
-        assert info["target"] == {"x": 0, "y": 0, "z": 0}
-        assert (info["fov"], info["zoom"], info["cameraType"]) == (40, 1, "perspective")
-        q = torch.tensor([info["quaternion"][k] for k in "xyzw"], dtype=torch.float64)
-        # The camera looks along its own -z: turned by the quaternion that is the way to the target.
-        looks = torch.tensor([0.0, 0, -1], dtype=torch.float64)
-        side = 2 * torch.linalg.cross(q[:3], looks)
-        turned = looks + q[3] * side + torch.linalg.cross(q[:3], side)
-        expected = torch.tensor([-math.cos(math.pi / 6), -0.5, 0.0], dtype=torch.float64)
-        torch.testing.assert_close(turned, expected)
-        json.dumps(info)
-
-    def test_the_input_camera_stands_unturned(self, pack, core):
-        info = run(pack["SV4D2CamerasToCameraInfo"], cameras=core("cameras").Cameras.default(4), view=0).args[
-            0
-        ]
-        assert info["position"] == {"x": 0, "y": 0, "z": 2}
-        assert info["quaternion"] == pytest.approx({"x": 0, "y": 0, "z": 0, "w": 1})
-
-    def test_a_view_that_is_not_there(self, pack, core):
-        with pytest.raises(ValueError, match=r"from 0 \(the input\) to 4; got 5"):
-            run(pack["SV4D2CamerasToCameraInfo"], cameras=core("cameras").Cameras.default(4), view=5)
 
 
 class TestViewsToImages:
@@ -249,70 +167,42 @@ class TestViewsToImages:
         return run(pack["SV4D2ViewsToImages"], views=grid, mode=mode, **inputs).args
 
     def test_one_view_one_frame_or_all_view_by_view(self, pack, grid):
-        for view in (0, 4):
-            images, mask, fps = self.images(pack, grid, "one view", view=view)
-            assert torch.equal(images, grid.images[:, view]) and torch.equal(mask, grid.masks[:, view])
+        for mode, changes, seen in (
+            ("one view", {"view": 4}, lambda x: x[:, 4]),
+            ("one frame", {"frame": 2}, lambda x: x[2]),
+            ("one frame", {"frame": 2, "include_input": False}, lambda x: x[2, 1:]),
+            ("all views", {}, lambda x: x.transpose(0, 1).flatten(0, 1)),
+            ("all views", {"include_input": False}, lambda x: x[:, 1:].transpose(0, 1).flatten(0, 1)),
+        ):
+            images, mask, fps = self.images(pack, grid, mode, **changes)
+            assert torch.equal(images, seen(grid.images)) and torch.equal(mask, seen(grid.masks))
             assert fps == 7.5
-        images, mask, _ = self.images(pack, grid, "one frame", frame=2)
-        assert torch.equal(images, grid.images[2]) and torch.equal(mask, grid.masks[2])
-        images, mask, _ = self.images(pack, grid, "one frame", frame=2, include_input=False)
-        assert torch.equal(images, grid.images[2, 1:]) and torch.equal(mask, grid.masks[2, 1:])
-        images, mask, _ = self.images(pack, grid, "all views")
-        assert images.shape == (15, 64, 64, 3) and torch.equal(images[3 * 2 + 1], grid.images[1, 2])
-        images, mask, _ = self.images(pack, grid, "all views", include_input=False)
-        assert torch.equal(images[:3], grid.images[:, 1]) and torch.equal(mask[3:6], grid.masks[:, 2])
 
     def test_masks_are_made_where_there_are_none(self, pack, grid):
         images, mask, _ = self.images(pack, replace(grid, masks=None), "one view")
         assert mask.shape == (3, 64, 64) and 0.02 < mask.mean() < 0.6
         assert (images[mask == 0] > 0.9).all()
 
-    def test_what_is_not_there(self, pack, grid):
-        with pytest.raises(ValueError, match=r"from 0 \(the input\) to 4; got 5"):
-            self.images(pack, grid, "one view", view=5)
-
 
 class TestImagesToViews:
-    def views(self, pack, grid, **changes):
-        by_frame = grid.images[:, 1:].flatten(0, 1)
-        inputs = dict(clip=grid.images[:, 0], novel_views=by_frame, cameras=grid.cameras)
-        inputs |= dict(order="frame by frame", fps=7.5)
-        return run(pack["SV4D2ImagesToViews"], **{**inputs, **changes}).args[0]
-
-    def test_both_orders_give_the_grid(self, pack, grid):
-        by_view = grid.images[:, 1:].transpose(0, 1).flatten(0, 1)
-        for changes in ({}, dict(novel_views=by_view, order="view by view")):
-            views = self.views(pack, grid, **changes)
-            assert torch.equal(views.images, grid.images) and views.fps == 7.5
-            assert views.cameras == grid.cameras and views.latents is None
-            not_white = grid.images[:, 1:].mean(dim=-1) * 255 <= 250
-            assert torch.equal(views.masks[:, 1:], not_white.float())
-
     def test_images_of_views_are_views_again(self, pack, grid):
-        flat = run(
-            pack["SV4D2ViewsToImages"], views=grid, mode="all views", view=0, frame=0, include_input=False
-        )
-        views = self.views(pack, grid, novel_views=flat.args[0], order="view by view")
-        assert torch.equal(views.images, grid.images)
-
-    def test_masks_of_the_clip(self, pack, grid):
-        own = self.views(pack, grid, clip_mask=grid.masks[:, 0]).masks
-        assert torch.equal(own[:, 0], grid.masks[:, 0])
-        single = self.views(pack, grid, clip_mask=grid.masks[:1, 0]).masks
-        assert torch.equal(single[2, 0], grid.masks[0, 0])
-
-    def test_bad_inputs(self, pack, grid):
-        with pytest.raises(ValueError, match=r"3 frames x 4 views = 12.*got 11"):
-            self.views(pack, grid, novel_views=grid.images[:, 1:].flatten(0, 1)[:11])
-        with pytest.raises(ValueError, match=r"square clip.*got \[3, 32, 64, 3\].*Prepare Clip"):
-            self.views(pack, grid, clip=grid.images[:, 0, :32])
+        inputs = dict(view=0, frame=0, include_input=False)
+        images, masks, fps = run(pack["SV4D2ViewsToImages"], views=grid, mode="all views", **inputs).args
+        given = dict(novel_views=images, cameras=grid.cameras, fps=fps, clip_mask=grid.masks[:, 0])
+        node, clip = pack["SV4D2ImagesToViews"], grid.images[:, 0]
+        views = run(node, clip=clip, order="view by view", **given).args[0]
+        assert torch.equal(views.images, grid.images) and torch.equal(views.masks[:, 0], grid.masks[:, 0])
+        assert views.cameras == grid.cameras and views.fps == 7.5 and views.latents is None
+        given["novel_views"] = grid.images[:, 1:].flatten(0, 1)
+        assert torch.equal(run(node, clip=clip, order="frame by frame", **given).args[0].images, grid.images)
 
 
 class TestViewsGridVideo:
+    def mosaic(self, pack, views, **inputs):
+        return run(pack["SV4D2ViewsGridVideo"], views=views, **inputs).args
+
     def test_mosaic_and_video(self, pack, grid, tmp_path):
-        images, video = run(
-            pack["SV4D2ViewsGridVideo"], views=grid, columns=0, labels=True, cell_size=72
-        ).args
+        images, video = self.mosaic(pack, grid, columns=0, labels=True, cell_size=72)
         assert images.shape[0] == 3 and images.shape[2] == 3 * 72
         assert images.shape[1] > 2 * 72 and images.shape[1] % 2 == 0
         components = video.get_components()
@@ -321,13 +211,8 @@ class TestViewsGridVideo:
         assert (tmp_path / "a.mp4").stat().st_size > 1000
 
     def test_bare(self, pack, grid):
-        images, _ = run(
-            pack["SV4D2ViewsGridVideo"],
-            views=replace(grid, trained=True),
-            columns=5,
-            labels=False,
-            cell_size=0,
-        ).args
+        views = replace(grid, trained=True)
+        images, _ = self.mosaic(pack, views, columns=5, labels=False, cell_size=0)
         assert images.shape == (3, 64, 5 * 64, 3)
         assert torch.equal(images[:, :, 64:128], grid.images[:, 1])
 
@@ -346,7 +231,7 @@ class TestFolders:
         hidden["EXTRA_PNGINFO"] = {"workflow": {"nodes": []}}
         output = self.save(pack, grid, save_latents=True, crop=crop, hidden=hidden)
         assert output.args == ("sv4d2/views_00001",)
-        assert shown(output) == {
+        assert output.ui == {
             "images": [{"filename": "contact_sheet.png", "subfolder": "sv4d2/views_00001", "type": "output"}]
         }
         folder = host_dirs.output / "sv4d2/views_00001"
@@ -375,8 +260,6 @@ class TestFolders:
         taken = host_dirs.output / "sv4d2/views_00007"
         taken.mkdir(parents=True)
         assert self.save(pack, grid).args == ("sv4d2/views_00008",)
-        assert self.save(pack, grid, filename_prefix="sv4d2/view").args == ("sv4d2/view_00001",)
-        assert self.save(pack, grid, filename_prefix="plain").args == ("plain_00001",)
         assert self.save(pack, grid, filename_prefix="a%width%x%height%").args == ("a64x64_00001",)
         assert not any(taken.iterdir())
 
@@ -386,22 +269,17 @@ class TestFolders:
         assert list((host_dirs.output / "sv4d2").iterdir()) == []
         assert self.save(pack, grid).args == ("sv4d2/views_00001",)
 
-    @pytest.mark.parametrize("prefix", ["../elsewhere", "a/../../b", "/tmp/c"])
-    def test_saving_stays_in_the_output_folder(self, pack, grid, host_dirs, prefix):
-        with pytest.raises(Exception, match="outside the output folder"):
-            self.save(pack, grid, filename_prefix=prefix)
+    def test_names_and_crops_that_are_none_leave_nothing(self, pack, grid, host_dirs):
+        for prefix in ("../elsewhere", "a/../../b", "/tmp/c"):
+            with pytest.raises(Exception, match="outside the output folder"):
+                self.save(pack, grid, filename_prefix=prefix)
+        for crop in ("{not json", "[1, 2]", "3"):
+            with pytest.raises(ValueError, match="crop output of SV4D2 Prepare Clip"):
+                self.save(pack, grid, crop=crop)
         assert not any(host_dirs.output.iterdir())
-
-    @pytest.mark.parametrize("prefix", ["", "..", "a/.."])
-    def test_a_folder_needs_a_name(self, pack, grid, host_dirs, prefix):
-        with pytest.raises(ValueError, match="Expected a name for the folder"):
-            self.save(pack, grid, filename_prefix=prefix)
-
-    @pytest.mark.parametrize("crop", ["{not json", "[1, 2]", "3"])
-    def test_a_crop_that_is_none(self, pack, grid, host_dirs, crop):
-        with pytest.raises(ValueError, match="crop output of SV4D2 Prepare Clip"):
-            self.save(pack, grid, crop=crop)
-        assert not any(host_dirs.output.iterdir())
+        for prefix in ("", "..", "a/.."):
+            with pytest.raises(ValueError, match="Expected a name for the folder"):
+                self.save(pack, grid, filename_prefix=prefix)
 
     def test_without_a_crop(self, pack, grid, host_dirs):
         (name,) = self.save(pack, grid, crop=" ").args
@@ -410,20 +288,10 @@ class TestFolders:
     def test_the_input_folder_comes_second(self, pack, core, grid, host_dirs):
         write = core("data.views_folder").write_views
         write(host_dirs.input / "mine", replace(grid, fps=3.0))
-        assert self.load(pack, "mine")[0].fps == 3
         (host_dirs.output / "mine").mkdir()
-        assert self.load(pack, " mine ")[0].fps == 3, "a folder without views does not hide one with"
+        assert self.load(pack, "mine")[0].fps == 3, "a folder without views does not hide one with"
         write(host_dirs.output / "mine", replace(grid, fps=4.0))
-        assert self.load(pack, str(host_dirs.output / "mine"))[0].fps == 4
-
-    def test_loading_stays_in_both_folders(self, pack, core, grid, host_dirs, tmp_path):
-        core("data.views_folder").write_views(tmp_path / "secret", grid)
-        (host_dirs.output / "link").symlink_to(tmp_path / "secret")
-        for name in ("../secret", str(tmp_path / "secret"), "link", "a/../../secret", "/"):
-            with pytest.raises(ValueError, match="outside"):
-                self.load(pack, name)
-        with pytest.raises(ValueError, match="NUL"):
-            self.load(pack, "a\0b")
+        assert self.load(pack, " mine ")[0].fps == 4
 
     def test_new_views_of_the_same_name_are_read_again(self, pack, core, grid, host_dirs):
         fingerprint = pack["SV4D2LoadViews"].fingerprint_inputs
@@ -435,11 +303,8 @@ class TestFolders:
         assert fingerprint(folder="mine") > first
 
 
-def test_previews_take_pictures_and_tensors(pack, host_dirs):
-    import importlib
-
-    package = pack["SV4D2SaveViews"].__module__.rsplit(".", 1)[0]
-    preview = importlib.import_module(f"{package}.preview").picture_preview
+def test_previews_take_pictures_and_tensors(nodes_of, host_dirs):
+    preview = nodes_of("preview").picture_preview
     ramp = torch.linspace(0, 1, 48).view(4, 4, 3)
     for picture in (ramp, ramp[None], Image.fromarray((ramp * 255).round().byte().numpy())):
         result = preview(picture)

@@ -1,7 +1,5 @@
 """A small ball that bends and stretches, for tests of files."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import trimesh

@@ -1,7 +1,5 @@
 """Where a mesh is seen, worked out without a renderer, and how well two silhouettes agree."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from skimage.draw import polygon

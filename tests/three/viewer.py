@@ -1,7 +1,5 @@
 """Somebody else's eyes on a GLB: three.js in a headless browser, and the Khronos validator."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -27,21 +25,13 @@ SECONDS = 150
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture that is asked for.
-
-    Args:
-        file: a GLB.
-        seconds: the time of its animation.
-        intrinsics: K [3, 3] in pixels.
-        c2w: [4, 4], OpenGL camera axes.
-        size: of the square picture, pixels.
-    """
+    """One picture of a GLB that is asked for."""
 
     file: Path
-    seconds: float
-    intrinsics: Tensor
-    c2w: Tensor
-    size: int
+    seconds: float  # of its animation
+    intrinsics: Tensor  # [3, 3] pixels
+    c2w: Tensor  # [4, 4], OpenGL camera axes
+    size: int  # of the square picture, pixels
 
 
 def missing(*wanted: str) -> str:

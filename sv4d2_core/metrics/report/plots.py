@@ -10,7 +10,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -386,7 +386,8 @@ def _nearest(cameras: Cameras, wanted: Cameras, view: int) -> int:
     """Return which novel view looks most alike to view ``view`` of ``wanted``."""
     if cameras == wanted:
         return view
-    directions, direction = (F.normalize(x.eyes(), dim=-1) for x in (cameras, wanted))
+    alike = (replace(x, input_azimuth_deg=None) for x in (cameras, wanted))
+    directions, direction = (F.normalize(x.eyes(), dim=-1) for x in alike)
     return 1 + int((directions[1:] @ direction[view]).argmax())
 
 

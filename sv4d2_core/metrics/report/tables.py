@@ -30,7 +30,7 @@ from ..evaluate import (
     summarise,
     written,
 )
-from ..frechet import I3D_HELP
+from ..i3d import I3D_HELP
 from ..image import LPIPS_HELP
 from .plots import Strip, scene_pictures
 

@@ -84,12 +84,13 @@ def object_path(crop: CropPath, cameras: Cameras, times: Sequence[float]) -> Obj
 def with_elevation(views: ViewGrid, elevation_deg: float | None = None) -> tuple[ViewGrid, str]:
     """Return views with masks with the input's absolute elevation, and a sentence: where it comes from.
 
-    None takes the cameras' own where it is not 0, else the silhouettes'. ValueError for views lifted over a
-    pole.
+    None takes the cameras' own where it is not 0 or a data set states it, else the silhouettes'. ValueError
+    for views lifted over a pole.
     """
     assert views.masks is not None
     how = "as given"
-    if elevation_deg is None and views.cameras.input_elevation_deg != 0:
+    stated = views.cameras.input_azimuth_deg is not None and not views.variant
+    if elevation_deg is None and (stated or views.cameras.input_elevation_deg != 0):
         return views, f"Elevation of the input camera: {views.cameras.input_elevation_deg:.1f} degrees."
     if elevation_deg is None:
         elevation_deg, certain = estimate_elevation(views.masks, views.cameras)

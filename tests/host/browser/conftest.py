@@ -1,7 +1,5 @@
 """The web pages that the browser tests open."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import NamedTuple

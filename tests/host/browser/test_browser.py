@@ -1,7 +1,5 @@
 """Every workflow in the real page: it opens, says what we committed, and runs; blueprints can be added."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """An exported mesh in the page's own viewer: it plays."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -5,8 +5,6 @@ this file by itself when its folder is on PYTHONPATH; `conftest.py` runs it for 
 Packages that work are left alone.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from importlib.abc import MetaPathFinder

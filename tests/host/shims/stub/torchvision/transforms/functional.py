@@ -1,7 +1,5 @@
 """The three names that ComfyUI's dependencies import; calling one is an error that says so."""
 
-from __future__ import annotations
-
 from enum import Enum
 from typing import NoReturn
 
