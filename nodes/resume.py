@@ -69,7 +69,7 @@ class FitCache:
             return None
         try:
             return FitState.load(self._file)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             log.warning("SV4D2: the interrupted fit cannot be read, so it starts anew: %s", error)
             return None
 

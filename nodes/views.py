@@ -18,6 +18,7 @@ from ..sv4d2_core.data.clips import BY_FRAME, BY_VIEW, assemble_renders, assembl
 from ..sv4d2_core.data.views_folder import CAMERAS_FILE, CONTACT_SHEET, RUN_FILE, read_views, write_views
 from ..sv4d2_core.files import claimed
 from ..sv4d2_core.shipped import versions
+from ..sv4d2_core.stored import json_object, read_json_object
 from ..sv4d2_core.video.foreground import near_white_masks
 from ..sv4d2_core.video.pictures import view_mosaic
 from ..sv4d2_core.views import ViewGrid
@@ -51,8 +52,9 @@ class SV4D2LoadViews(io.ComfyNode):
     def execute(cls, folder: str) -> io.NodeOutput:
         place = _find(folder)
         views = read_views(place)
-        crop = json.loads((place / CAMERAS_FILE).read_bytes()).get("crop")
-        return io.NodeOutput(views, "" if crop is None else json.dumps(crop), views.cameras)
+        content = read_json_object(place / CAMERAS_FILE, "cameras")
+        crop = json.dumps(content.object("crop")) if content.has("crop") else ""
+        return io.NodeOutput(views, crop, views.cameras)
 
 
 class SV4D2SaveViews(io.ComfyNode):
@@ -91,18 +93,7 @@ def parsed_crop(crop: str | None) -> dict | None:
     """Return the crop that SV4D2 Prepare Clip wrote as text; None for none."""
     if not crop or not crop.strip():
         return None
-    parsed, reason = None, ""
-    try:
-        parsed = json.loads(crop)
-    except ValueError as error:
-        reason = f" ({error})"
-    if not isinstance(parsed, dict):
-        shown = crop if len(crop) <= 60 else f"{crop[:57]}..."
-        raise ValueError(
-            "Expected the crop output of SV4D2 Prepare Clip (JSON text of an object); got "
-            f"{shown!r}{reason}. Connect that output or none."
-        )
-    return parsed
+    return dict(json_object(crop, "the crop output of SV4D2 Prepare Clip"))
 
 
 def _workflow(cls: type[io.ComfyNode]) -> dict[str, Any]:

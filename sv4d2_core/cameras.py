@@ -16,6 +16,9 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .files import cut
+from .stored import Fields
+
 OFFICIAL_AZIMUTHS_DEG = {
     "sv4d2": (0.0, 60.0, 120.0, 180.0, 240.0),
     "sv4d2_8views": (0.0, 30.0, 75.0, 120.0, 165.0, 210.0, 255.0, 300.0, 330.0),
@@ -56,7 +59,9 @@ class Cameras:
             )
         turn = self.input_azimuth_deg or 0.0
         if not all(map(math.isfinite, (*e, *a, self.radius, self.fov_deg, self.input_elevation_deg, turn))):
-            raise ValueError(f"Camera angles must be finite numbers; got elevations {e} and azimuths {a}.")
+            raise ValueError(
+                f"Camera angles must be finite numbers; got elevations {cut(e)} and azimuths {cut(a)}."
+            )
         if e[0] != 0 or a[0] % 360 != 0:
             raise ValueError(
                 f"The first view is the input view and must be elevation 0, azimuth 0 (angles are relative "
@@ -167,11 +172,12 @@ class Cameras:
 
     @classmethod
     def from_json(cls, data: dict) -> Cameras:
-        """Build cameras from what `to_json` returned. Raises ValueError when fields are missing."""
-        missing = {"elevations_deg", "azimuths_deg"} - data.keys()
-        if missing:
-            raise ValueError(f"Camera JSON lacks {sorted(missing)}; it has {sorted(data)}.")
-        return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
+        """Build cameras from what `to_json` returned. Raises ValueError for missing or wrong fields."""
+        stored = Fields.of(data, "the cameras")
+        elevations, azimuths = (stored.numbers(f"{kind}_deg", None) for kind in ("elevations", "azimuths"))
+        others = ("radius", "fov_deg", "input_elevation_deg", "input_azimuth_deg")
+        known = {key: stored.number(key) for key in others if stored.has(key)}
+        return cls(tuple(elevations.tolist()), tuple(azimuths.tolist()), **known)
 
     @classmethod
     def official(cls, variant: str) -> Cameras:

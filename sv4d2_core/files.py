@@ -12,16 +12,13 @@ import re
 import secrets
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors import SafetensorError
 
 log = logging.getLogger(__name__)
 
@@ -142,53 +139,6 @@ def scratch_folder() -> Iterator[Path]:
     """Yield an empty temporary folder for libraries that only write to or read from names."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
-
-
-def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], header: dict) -> None:
-    """Write tensors and, under the metadata's key ``kind``, JSON values; complete or not at all."""
-    stored = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    # One entry: the order of several would differ from file to file.
-    content = save(stored, metadata={kind: json.dumps({**header, _CHECKSUM: _checksum(stored)})})
-    write_whole(Path(path), content)
-
-
-def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
-    """Return what `write_tensors` wrote. Raises FileNotFoundError, or ValueError for a file that is none."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"Expected a {kind} file; there is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(kind, "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()} if header else {}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(f"Expected a {kind} file; {path} cannot be read ({error}).") from error
-    if not isinstance(header, dict):
-        raise ValueError(f"Expected a {kind} file; {path} is a safetensors file of another kind.")
-    if header.pop(_CHECKSUM, None) not in (None, _checksum(tensors)):  # early versions wrote none
-        blank = sum(not tensor.any() for tensor in tensors.values())
-        raise ValueError(
-            f"Expected a {kind} file as it was written; {path} is damaged (its checksum differs; {blank} of "
-            f"{len(tensors)} tensors hold only zeros). Copy it again, or make it anew; where you changed "
-            f"it, leave {_CHECKSUM} out of the {kind} in its metadata."
-        )
-    return tensors, header
-
-
-_CHECKSUM = "checksum"
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    checksum = 0
-    for key in sorted(tensors):
-        checksum = zlib.crc32(tensors[key].flatten().view(torch.uint8).numpy().data, checksum)
-    return f"{checksum:08x}"
-
-
-def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose key begins with a prefix, without it."""
-    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 _SMALL, _BLOCK, _STRIDE = 2**26, 2**12, 2**22
@@ -384,7 +334,7 @@ def recover(folder: Path) -> None:
             log.warning("Dropped %s: it does not hold what an unfinished job leaves there.", staging)
         remove(staging)
         return
-    for name in _plain_names(_json_of(staging / _SWAP_FILE)):
+    for name in plain_names(json_in(staging / _SWAP_FILE)):
         if os.path.lexists(folder / name) and not os.path.lexists(new / name):
             # Moved in already; parking it in the staging folder removes it with that.
             (folder / name).rename(new / name)
@@ -449,19 +399,24 @@ def replaceable(
 
 
 def _listed(marker: Path) -> list[str]:
-    listed = _json_of(marker)
-    return _plain_names(listed.get("entries") if isinstance(listed, dict) else None)
+    listed = json_in(marker)
+    return plain_names(listed.get("entries") if isinstance(listed, dict) else None)
 
 
-def _json_of(file: Path) -> object:
-    """Return a JSON file's value, None for a file that is missing or damaged."""
+LARGEST_JSON = 2**25  # bytes; read, it takes up to fifty times as much memory
+
+
+def json_in(file: Path) -> object:
+    """Return a JSON file's value, None for a file that is missing, damaged or above 32 MiB."""
     try:
+        if not file.is_file() or file.stat().st_size > LARGEST_JSON:
+            return None
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def _plain_names(value: object) -> list[str]:
+def plain_names(value: object) -> list[str]:
     """Return those of a list's values that can be names of entries, which lead nowhere else."""
     names = [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
     return [name for name in names if name not in ("", ".", "..") and not re.search(r"[/\\\0:]", name)]

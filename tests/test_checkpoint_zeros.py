@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import convert_checkpoint, describe_checkpoint, load_checkpoint
 from sv4d2_core.diffusion.novel_views import sample_views
-from sv4d2_core.files import read_tensors, write_tensors
 from sv4d2_core.shipped import TINY_MODEL
+from sv4d2_core.stored import read_tensors, write_tensors
 
 
 def zeroed(path, target, start, stop=1.0):

@@ -222,7 +222,7 @@ def test_nothing_is_overwritten_unless_asked(views, scenes, tmp_path, capsys):
 
 def test_an_empty_scene_and_one_of_nan_leave_nothing_behind(scenes, tmp_path, capsys):
     bias = "field.field.decoder.density.bias"
-    for name, value, words in (("cells", 0, "is empty"), (bias, torch.nan, "finite densities")):
+    for name, value, words in (("cells", 0, "is empty"), (bias, torch.nan, "finite numbers")):
         tensors = load_file(scenes["block"])
         tensors[name].fill_(value)
         spoilt = tmp_path / "spoilt.safetensors"

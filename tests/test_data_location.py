@@ -119,10 +119,14 @@ def test_the_latest_folders_are_listed(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (lambda f: (f / "run.json").write_text("{"), ValueError, "is damaged .JSONDecodeError"),
-        (lambda f: (f / "run.json").write_text("{}"), ValueError, "is damaged .KeyError: 'n_frames'"),
-        (lambda f: (f / "cameras.json").write_text("{}"), ValueError, "damaged .*lacks"),
-        (lambda f: (f / "frames/view_01/00001.png").write_bytes(b""), ValueError, "damaged .Unidentified"),
+        (lambda f: (f / "run.json").write_text("{"), ValueError, "JSON in .*run.json; it is damaged"),
+        (lambda f: (f / "run.json").write_text("{}"), ValueError, "as n_frames in .*run.json; got none"),
+        (lambda f: (f / "cameras.json").write_text("{}"), ValueError, "as elevations_deg in .*cameras.json"),
+        (
+            lambda f: (f / "frames/view_01/00001.png").write_bytes(b""),
+            ValueError,
+            "readable image; .*00001.png is not",
+        ),
         (lambda f: (f / "masks/view_00/00000.png").unlink(), FileNotFoundError, "lacks 1 .*: masks/view_00"),
         (
             lambda f: [path.unlink() for path in (f / "frames").rglob("*.png")],
@@ -130,7 +134,11 @@ def test_the_latest_folders_are_listed(tmp_path):
             r"lacks 4 of its files: frames/view_00/00000\.png, .* \.\.\.\. Bring them back",
         ),
         (lambda f: (f / "latents/latents.safetensors").unlink(), FileNotFoundError, "lacks 1 .*latents/"),
-        (lambda f: (f / "latents/latents.safetensors").write_bytes(b"abc"), ValueError, "is damaged"),
+        (
+            lambda f: (f / "latents/latents.safetensors").write_bytes(b"abc"),
+            ValueError,
+            "latents; .*cannot be read",
+        ),
     ],
 )
 def test_damaged_folders_are_named(tmp_path, damage, error, message):

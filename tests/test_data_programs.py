@@ -86,7 +86,7 @@ def test_times_under_other_names_are_read(data, case, written):
 def test_times_that_are_not_understood_are_named(data):
     with pytest.raises(ValueError, match=r"no key of .*file_path.*moment is a time\. Call"):
         read_dataset(data(per_frame(lambda f, i: (f.pop("time"), f.update(moment=i // 3)))))
-    with pytest.raises(ValueError, match=r"number for frame_id; got 'f0'"):
+    with pytest.raises(ValueError, match=r"number as frame_id in frame 0 .*; got 'f0'"):
         read_dataset(data(per_frame(lambda f, i: f.update(frame_id=f"f{i}"))))
     with pytest.raises(ValueError, match=r"evenly spaced times \(timestep\) .* 0 to 30, number 2 at 12 "):
         read_dataset(data(per_frame(lambda f, i: f.update(frame_id=None, timestep=(0, 12, 30)[i // 3]))))
@@ -172,7 +172,7 @@ def test_a_folder_called_input_is_the_input_view_unless_all_are(data, written):
     assert torch.equal(read_dataset(place).images[:, 1], read_views(written).images[:, 0])
 
 
-def test_the_command_chooses_the_input_view(data, written, tmp_path, caplog):
+def test_the_command_chooses_the_input_view(data, written, tmp_path_factory, caplog):
     place = data(lambda content: content["frames"].reverse())
     expected = read_views(written)
     read = read_any_views(place, number=1)
@@ -181,7 +181,7 @@ def test_the_command_chooses_the_input_view(data, written, tmp_path, caplog):
         read_any_views(place, number=3)
     read_any_views(written, number=1)
     assert "--input-view is for data sets" in caplog.text
-    out = str(tmp_path / "out")
+    out = str(tmp_path_factory.mktemp("out") / "views")
     assert main(["export", str(place), "--format", "dataset", "--input-view", "2", "--out", out]) == 0
     assert torch.allclose(read_any_views(out).images, expected.images[:, [2, 0, 1]], atol=0.02)
     assert read_any_views(out).cameras.input_azimuth_deg == pytest.approx(210)

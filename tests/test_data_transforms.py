@@ -142,12 +142,24 @@ REFUSED = {
         lambda c: [f.update(transform_matrix=matrix(f).T.tolist()) for f in c["frames"]],
         r"last row of the transform_matrix of frame 0",
     ),
-    "NaN": (lambda c: scaled(c, NAN, 0, slice(2), slice(4, 5)), r"transform_matrix of frame 4 .* has 2 NaN"),
-    "no matrix": (lambda c: c["frames"][5].pop("transform_matrix"), r"transform_matrix in every.*frame 5"),
-    "ragged": (lambda c: c["frames"][1]["transform_matrix"][2].pop(), r"4 x 4 .* frame 1 "),
-    "words": (lambda c: c["frames"][2].update(transform_matrix="up"), r"4 x 4 numbers .* frame 2"),
+    "NaN": (
+        lambda c: scaled(c, NAN, 0, slice(2), slice(4, 5)),
+        r"4 x 4 finite numbers as transform_matrix in frame 4",
+    ),
+    "no matrix": (
+        lambda c: c["frames"][5].pop("transform_matrix"),
+        r"as transform_matrix in frame 5.*got none",
+    ),
+    "ragged": (
+        lambda c: c["frames"][1]["transform_matrix"][2].pop(),
+        r"4 x 4 finite numbers as transform_matrix in frame 1 ",
+    ),
+    "words": (lambda c: c["frames"][2].update(transform_matrix="up"), r"4 x 4 finite numbers .* frame 2"),
     "one camera": (lambda c: c.update(frames=c["frames"][:1]), r"at least two different cameras.* got 1\."),
-    "no frames": (lambda c: c.update(frames=[]), r"at least one frame in .*transforms.json.*; got \[\]"),
+    "no frames": (
+        lambda c: c.update(frames=[]),
+        r"at least one object as frames in .*transforms.json; got \[\]",
+    ),
     "unequal focal lengths": (
         lambda c: c.update(fl_y=1.1 * c["fl_y"]),
         r"across and down \(to 1 %\).*fl_x = 50\.7\d+ \(35 deg.*fl_y = 55\.8\d+ \(31\.99 deg",
@@ -168,7 +180,7 @@ REFUSED = {
         lambda c: [c.pop(key) for key in ("camera_angle_x", "w", "h")],
         r"camera_angle_x, or fl_x with w; frame 0",
     ),
-    "a word for a number": (lambda c: c.update(fl_x="wide"), r"finite number for fl_x; got 'wide'"),
+    "a word for a number": (lambda c: c.update(fl_x="wide"), r"finite number as fl_x in frame.*; got 'wide'"),
     "flat": (lambda c: c.update(camera_angle_x=4.0, fl_x=None, fl_y=None), r"0 to 180 degrees; .*229"),
 }
 
@@ -194,13 +206,13 @@ def test_small_errors_of_cameras_are_forgiven(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "readable JSON file; .*cameras.json is damaged"),
-        ("[" * 100_000, "readable JSON file; .*cameras.json is damaged"),
-        ("[1]", "JSON object with cameras; .*cameras.json holds a list"),
-        ("{}", r"cameras.json; Camera JSON lacks \['azimuths_deg', 'elevations_deg'\]"),
-        ('{"azimuths_deg": null, "elevations_deg": [0]}', "Expected the cameras .*cameras.json"),
-        ('{"azimuths_deg": [0, "x"], "elevations_deg": [0, 0]}', "Expected the cameras .*cameras.json"),
-        (b"\xff\xfe{", "readable JSON file; .*cameras.json is damaged"),
+        ("{", "readable JSON in .*cameras.json; it is damaged"),
+        ("[" * 100_000, "readable JSON in .*cameras.json; it is damaged"),
+        ("[1]", r"JSON object in .*cameras.json; got \[1\]"),
+        ("{}", "as elevations_deg in .*cameras.json; got none"),
+        ('{"azimuths_deg": null, "elevations_deg": [0]}', "azimuths_deg in .*cameras.json; got None"),
+        ('{"azimuths_deg": [0, "x"], "elevations_deg": [0, 0]}', "azimuths_deg in .*json; got .*'x'"),
+        (b"\xff\xfe{", "readable JSON in .*cameras.json; it is damaged"),
     ],
 )
 def test_damaged_camera_files_are_named(tmp_path, text, message):

@@ -18,7 +18,7 @@ from bending import bending_ball
 from PIL import Image
 from safetensors import SafetensorError
 
-from sv4d2_core import files
+from sv4d2_core import stored
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.export.animations import write_animation, write_pngs
@@ -26,12 +26,13 @@ from sv4d2_core.export.glb import write_animated_glb
 from sv4d2_core.export.report import write_report
 from sv4d2_core.export.sequences import write_mesh_sequence, write_usd
 from sv4d2_core.export.splats import write_splat_sequence, write_splats
-from sv4d2_core.files import all_or_nothing, exclusive, is_out_of_memory, read_tensors
+from sv4d2_core.files import all_or_nothing, exclusive, is_out_of_memory
 from sv4d2_core.metrics.evaluate import SceneScores
 from sv4d2_core.metrics.report.tables import SceneComparison
 from sv4d2_core.scene.gaussians.gaussians import Gaussians
 from sv4d2_core.scene.gaussians.splatting import GaussiansAt
 from sv4d2_core.scene.store import load_scene
+from sv4d2_core.stored import read_tensors
 from sv4d2_core.video.read import load_clip
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import make_creature, render_views
@@ -217,7 +218,7 @@ def test_reading_that_runs_out_of_memory_is_not_called_damage(tmp_path, monkeypa
     for owner, name, read, source in (
         (Cameras, "from_json", read_views, tmp_path / "views"),
         (Gaussians, "from_tensors", load_scene, scene),
-        (files, "safe_open", partial(read_tensors, kind="sv4d2.scene"), scene),
+        (stored, "safe_open", partial(read_tensors, kind="sv4d2.scene"), scene),
         (Image, "open", load_clip, tmp_path / "one.png"),
     ):
         with monkeypatch.context() as patch, pytest.raises(type(error)):

@@ -144,7 +144,7 @@ def test_every_job_that_writes_holds_its_place(tmp_path, capsys, words):
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "\n"
-        assert main([word.format(out=out, here=tmp_path) for word in words]) == 2
+        assert main([word.format(out=out, here=tmp_path / "views") for word in words]) == 2
         assert f"Another process is writing to {out}" in capsys.readouterr().err
         process.communicate("\n")
     assert list(tmp_path.iterdir()) == []

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from sv4d2_core.__main__ import main
 from sv4d2_core.diffusion.checkpoint import load_clip_vision
-from sv4d2_core.files import write_tensors
 from sv4d2_core.metrics import i3d
 from sv4d2_core.metrics.i3d import I3D, convert_i3d
 from sv4d2_core.metrics.image import LPIPS
+from sv4d2_core.stored import write_tensors
 
 # Of AlexNet's layers: stage, index, channels in and out, side of the kernel.
 ALEXNET = (
@@ -108,7 +108,7 @@ def test_files_and_images_that_lpips_cannot_take_are_refused(tmp_path, lpips_fil
     with pytest.raises(FileNotFoundError, match="no file .*missing.safetensors.*save_model"):
         LPIPS(tmp_path / "missing.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
-    with pytest.raises(ValueError, match="Expected a safetensors file"):
+    with pytest.raises(ValueError, match="Expected LPIPS weights as safetensors"):
         LPIPS(tmp_path / "text.safetensors")
     save_file({"other.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"holds 1 other tensors, such as other\.weight"):

@@ -118,7 +118,7 @@ def test_files_that_are_no_scene_are_refused(tmp_path):
     for key, backend, text in (
         ("x", "dynerf", "of another kind"),
         ("sv4d2.scene", "voxels", "holds backend 'voxels'"),
-        ("sv4d2.scene", "dynerf", "damaged scene file"),
+        ("sv4d2.scene", "dynerf", "numbers as times in the sv4d2.scene of"),
     ):
         save_file(tensors, path, {key: json.dumps({"backend": backend, "version": 1})})
         with pytest.raises(ValueError, match=text):

@@ -16,7 +16,7 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.commands import train as command
 from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.diffusion.checkpoint import load_checkpoint, write_random_checkpoint
-from sv4d2_core.files import read_tensors
+from sv4d2_core.stored import read_tensors
 from sv4d2_core.world import make_creature, render_views
 
 SECONDS = 300

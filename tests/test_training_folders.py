@@ -157,15 +157,23 @@ FOX, OWL = "fox/transforms.json", "owl10/cameras.json"
 @pytest.mark.parametrize(
     ("file", "edit", "message"),
     [
-        (FOX, lambda c: matrix(c, 4)[0].__setitem__(3, NAN), r"transform_matrix of frame 4 .* has 1 NaN"),
+        (FOX, lambda c: matrix(c, 4)[0].__setitem__(3, NAN), r"transform_matrix in frame 4"),
         (FOX, scaled, r"axes of length 1 .*frame [147] .* off by 0\.44"),
         (FOX, nearly_the_same, r"views 0 and 1 are 0\.079\d degrees apart"),
         (FOX, other_lens, r"field of view of about 33\.8 degrees \(10 to 51\).*got 80\."),
         (FOX, one_view_gone, r"at least 3 cameras .* model's 2 novel views\); got 2\."),
         (FOX, lambda c: c.update(frames=c["frames"][:3]), r"at least 2 frames; got 1\."),
-        (OWL, lambda c: our_matrix(c).__setitem__(0, NAN), r"c2w_opengl of view 2 is off by nan\."),
+        (
+            OWL,
+            lambda c: our_matrix(c).__setitem__(0, NAN),
+            r"c2w_opengl in entry 2 of views in .*got \[\[nan",
+        ),
         (OWL, lambda c: our_matrix(c).__setitem__(0, 0.25), r"of view 2 is off by \d\.\d+\."),
-        (OWL, lambda c: c["azimuths_deg"].__setitem__(1, NAN), r"finite numbers; .*\(0\.0, nan, 210\.0\)"),
+        (
+            OWL,
+            lambda c: c["azimuths_deg"].__setitem__(1, NAN),
+            r"finite numbers as azimuths_deg in .*\[0\.0, nan, 210\.0\]",
+        ),
     ],
 )
 def test_wrong_cameras_are_named(root, file, edit, message):
@@ -245,7 +253,10 @@ def one_floor_down(root):
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (damaged_cameras, [r"fox: .*transforms\.json is damaged", "owl2: .*cameras .* got 18 pictures"]),
+        (
+            damaged_cameras,
+            [r"fox: .*JSON in .*transforms\.json; it is damaged", "owl2: .*cameras .* got 18 pictures"],
+        ),
         (floats_with_nan, [r"fox: .*view_01/00002\.tiff.* got 2 NaN or infinite values of 1024"]),
         (cut_short, [rf"{n}: .*{n}/frames/view_0{v}/00001\.png is not" for n, v in CUT_SHORT] + [...]),
         (dpx, [r"fox: .*1 of 9 frames are of another kind, .*view_01/odd\.dpx\.", ...]),

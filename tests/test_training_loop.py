@@ -12,7 +12,7 @@ from sv4d2_core.diffusion.blocks import ResBlock
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.unet import UNet
-from sv4d2_core.files import read_tensors
+from sv4d2_core.stored import read_tensors
 from sv4d2_core.training.batches import DrawConfig, ViewsBatch, ViewsLoss
 from sv4d2_core.training.loop import LoopConfig, Progress, train
 from sv4d2_core.training.recipe import DTYPES, Phase, Recipe, initialise, prepare_for_training, train_phase

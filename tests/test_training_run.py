@@ -15,7 +15,7 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.config import ModelConfig
 from sv4d2_core.diffusion.novel_views import sample_views
-from sv4d2_core.files import read_tensors
+from sv4d2_core.stored import read_tensors
 from sv4d2_core.training import run as run_module
 from sv4d2_core.training.autoencoder import AutoencoderLoss, normalise_latents
 from sv4d2_core.training.batches import DrawConfig, EncodedScenes

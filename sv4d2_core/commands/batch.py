@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..diffusion.model import Model
-from ..files import DISK_FULL, exclusive, is_out_of_memory, write_whole
+from ..files import DISK_FULL, exclusive, is_out_of_memory, json_in, write_whole
 from ..video.places import matches
 from . import Parser, views
 from .common import Options, at_least, clip_place, made_with, refuse_overlap
@@ -84,10 +84,7 @@ def _tell(clip: Namespace, outcome: Outcome) -> None:
 
 def _new_report(args: Namespace, clips: list[Namespace], file: Path) -> dict[str, Any]:
     """Return and write the first ``batch.json``. Raises FileExistsError where the file is no batch's."""
-    try:
-        known = json.loads(file.read_text()) if file.exists() else {"made_by": _MADE_BY}
-    except ValueError:
-        known = None
+    known = json_in(file) if file.exists() else {"made_by": _MADE_BY}
     if not isinstance(known, dict) or known.get("made_by") != _MADE_BY:
         raise FileExistsError(
             f"Expected a free place for the report; {file} is not a batch's. Choose another --out."
@@ -136,6 +133,8 @@ def _matches(place: str) -> list[str]:
 
 def _listed(file: Path, common: dict) -> list[Namespace]:
     """Return the clips of a list: one per line, each with what may follow it after ``sv4d2 views``."""
+    if not file.is_file():
+        raise FileNotFoundError(f"Expected a list of clips; there is no file {file}. Check the path.")
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

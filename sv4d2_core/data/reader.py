@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..files import cut
 from ..scene.targets import unpacked_normals
 from ..video.foreground import opacity_source
 from ..video.pictures import read_frames
@@ -29,6 +30,7 @@ from .clips import ViewClip, find_clips, grid_of_clips, read_clips
 from .transforms import TRANSFORMS_FILES, Frame, Transforms, read_transforms, transforms_file
 from .views_folder import CAMERAS_FILE, RUN_FILE, read_views
 
+_LONGEST_PATH = 255
 _LARGEST_TIME_ERROR = 1e-3  # distance from even spacing, as a share of the whole span
 _COARSE = 10  # steps of whole numbers (milliseconds) from which on they are taken as rounded
 
@@ -138,14 +140,21 @@ def frame_file(folder: Path, stated: str, name: str) -> Path:
 
 
 def _inside(folder: Path, stated: str, name: str) -> Path:
+    roots = os.path.abspath(folder), os.path.realpath(folder)
+    length = len(stated.removeprefix(roots[0]).removeprefix(roots[1]))
+    if length > _LONGEST_PATH or "\0" in stated:
+        raise ValueError(
+            f"Expected a path of at most {_LONGEST_PATH} characters without NUL; {name} has {length}: "
+            f"{cut(repr(stated))}. Correct it."
+        )
     foreign = PureWindowsPath(stated).drive and os.name != "nt"
-    for root in () if foreign else (os.path.abspath(folder), os.path.realpath(folder)):
+    for root in () if foreign else roots:
         file = Path(os.path.normpath(os.path.join(root, stated.replace("\\", "/"))))
         if file.is_relative_to(root):
             return folder / file.relative_to(root)
     raise ValueError(
-        f"Expected files inside the data set's folder {folder}; {name} leads out of it: {stated!r}. Move the "
-        f"pictures into the folder and correct the path."
+        f"Expected files inside the data set's folder {folder}; {name} leads out of it: {cut(repr(stated))}. "
+        f"Move the pictures into the folder and correct the path."
     )
 
 

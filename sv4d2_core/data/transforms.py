@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from bisect import bisect
@@ -14,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..files import cut
 from ..orbits import fit_orbit
+from ..stored import Fields, read_json_object
 from ..video.places import natural_key
 from .views_folder import CAMERAS_FILE, Y_UP_TO_Z_UP
 
@@ -67,15 +68,8 @@ def read_cameras(path: str | Path) -> Cameras:
         raise FileNotFoundError(
             f"Expected {CAMERAS_FILE} or {' or '.join(TRANSFORMS_FILES)} in {place}; there is none."
         )
-    content = read_object(file)
-    if "frames" in content:
-        return _transforms(file, content).cameras
-    try:
-        return Cameras.from_json(content)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(
-            f"Expected the cameras of a cameras.json or transforms.json in {file}; {error}"
-        ) from error
+    content = read_json_object(file, "a JSON file with cameras")
+    return _transforms(file, content).cameras if "frames" in content else Cameras.from_json(content)
 
 
 def read_transforms(path: Path, input_view: int | None = None) -> Transforms:
@@ -85,7 +79,7 @@ def read_transforms(path: Path, input_view: int | None = None) -> Transforms:
     ``"input_view": true`` in a frame, ``"input_view"`` with its file_path or number in the file, or the word
     input in its names alone; else the first. Times may be called otherwise than time: see `_TIMES`.
     """
-    return _transforms(path, read_object(path), input_view)
+    return _transforms(path, read_json_object(path, "a JSON file with cameras"), input_view)
 
 
 def transforms_file(folder: Path) -> Path | None:
@@ -93,39 +87,20 @@ def transforms_file(folder: Path) -> Path | None:
     return next((folder / name for name in TRANSFORMS_FILES if (folder / name).is_file()), None)
 
 
-def read_object(path: Path) -> dict:
-    """Return the JSON object in a file of any Unicode encoding, with or without a mark of it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a JSON file with cameras; there is no file {path}.")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"Expected a readable JSON file; {path} is damaged: {error}. Save it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a JSON object with cameras; {path} holds a {type(content).__name__}.")
-    return content
-
-
-def _transforms(path: Path, content: dict, input_view: int | None = None) -> Transforms:
-    listed = content.get("frames")
-    if not isinstance(listed, list) or not listed or not all(isinstance(frame, dict) for frame in listed):
-        raise ValueError(
-            f"Expected a list of at least one frame in {path}, as in D-NeRF's transforms.json; got "
-            f"{str(listed)[:40]}."
-        )
+def _transforms(path: Path, content: Fields, input_view: int | None = None) -> Transforms:
+    listed = content.objects("frames")
     names = [f"frame {i} ({str(frame.get('file_path'))[-60:]}) of {path}" for i, frame in enumerate(listed)]
-    matrices = torch.stack([_matrix(frame, name) for frame, name in zip(listed, names, strict=True)])
+    listed = [Fields(frame, name) for frame, name in zip(listed, names, strict=True)]
+    matrices = torch.stack([*map(_matrix, listed)])
     camera_of = _cameras_of(matrices)
-    fovs = [_field_of_view_deg({**content, **frame}, name) for frame, name in zip(listed, names, strict=True)]
+    fovs = [_field_of_view_deg(Fields({**content, **frame}, frame.place)) for frame in listed]
     worst = max(range(len(fovs)), key=lambda i: abs(fovs[i] - fovs[0]))
     if abs(fovs[worst] - fovs[0]) > _TOLERANCE * fovs[0]:
         raise ValueError(
             f"Expected one field of view for all frames (to {100 * _TOLERANCE:g} %); got {fovs[0]:.4g} "
             f"degrees for {names[0]} and {fovs[worst]:.4g} for {names[worst]}. Use pictures of one lens."
         )
-    time_key, times = _times(listed, names, camera_of)
+    time_key, times = _times(listed, camera_of)
     order = sorted(range(len(listed)), key=lambda i: (times[i] or 0.0, natural_key(Path(_path(listed[i])))))
     firsts = {camera_of[i]: i for i in reversed(order)}  # where each camera is seen first
     views = sorted(firsts, key=lambda camera: order.index(firsts[camera]))
@@ -154,14 +129,16 @@ def _transforms(path: Path, content: dict, input_view: int | None = None) -> Tra
         f"{cameras.input_azimuth_deg:.4g}, elevation {cameras.input_elevation_deg:.4g} degrees. Times: "
         f"{time_key or 'none'}."
     )
-    return Transforms(path, cameras, frames, _number(content, "fps", str(path)), time_key, report)
+    return Transforms(path, cameras, frames, _number(content, "fps"), time_key, report)
 
 
-def _path(frame: dict, key: str = "file_path") -> str:
-    return "" if frame.get(key) is None else str(frame[key])
+def _path(frame: Fields, key: str = "file_path") -> str:
+    return frame.text(key) if frame.has(key) else ""
 
 
-def _input_view(content: dict, frames: list[dict], view_of: list[int], wanted: int | None) -> tuple[int, str]:
+def _input_view(
+    content: Fields, frames: list[Fields], view_of: list[int], wanted: int | None
+) -> tuple[int, str]:
     """Return which view, counted by time and name, is the input view, and why."""
     if wanted is not None:
         return wanted, "as chosen"
@@ -179,9 +156,7 @@ def _input_view(content: dict, frames: list[dict], view_of: list[int], wanted: i
     return 0, "the first by time and name"
 
 
-def _times(
-    frames: list[dict], names: list[str], camera_of: list[int]
-) -> tuple[str | None, list[float | None]]:
+def _times(frames: list[Fields], camera_of: list[int]) -> tuple[str | None, list[float | None]]:
     """Return which key tells the times, and these: the first by which each camera has a picture at each.
 
     Where each camera has a single picture, it is ``time`` or none: others tell when a still object was seen.
@@ -192,7 +167,7 @@ def _times(
             known[key] = _TIMES.index(match[1])
     for key in sorted(known, key=known.__getitem__):
         try:
-            stated = [_number(frame, key, name, 1e20) for frame, name in zip(frames, names, strict=True)]
+            stated = [_number(frame, key, 1e20) for frame in frames]
         except ValueError as error:
             unread = unread or error
             continue
@@ -207,26 +182,16 @@ def _times(
     return next(iter(found.items()), (None, [None] * len(frames)))
 
 
-def _matrix(frame: dict, name: str) -> Tensor:
+def _matrix(frame: Fields) -> Tensor:
     """Return a frame's camera-to-world matrix, [4, 4] float64 in the file's world."""
-    if "transform_matrix" not in frame:
-        raise ValueError(f"Expected a transform_matrix in every frame; {name} has none.")
-    try:
-        matrix = torch.tensor(frame["transform_matrix"], dtype=torch.float64)
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"Expected 4 x 4 numbers as transform_matrix of {name}; {error}.") from error
-    if matrix.shape == (3, 4):
-        matrix = torch.cat([matrix, torch.eye(4, dtype=torch.float64)[3:]])
-    if matrix.shape != (4, 4):
-        raise ValueError(f"Expected 4 x 4 numbers as transform_matrix of {name}; got {list(matrix.shape)}.")
-    if bad := int((~matrix.isfinite()).sum()):
-        raise ValueError(
-            f"Expected finite numbers; the transform_matrix of {name} has {bad} NaN or infinite."
-        )
+    rows = frame.get("transform_matrix")
+    n_rows = 3 if isinstance(rows, list) and len(rows) == 3 else 4
+    matrix = torch.from_numpy(frame.numbers("transform_matrix", n_rows, 4))
+    matrix = torch.cat([matrix, torch.eye(4, dtype=torch.float64)[n_rows:]])
     if (matrix[3] - torch.eye(4, dtype=torch.float64)[3]).abs().max() > _SAME_CAMERA:
         raise ValueError(
-            f"Expected 0, 0, 0, 1 as last row of the transform_matrix of {name}; got {matrix[3].tolist()}. "
-            f"Give camera-to-world matrices, rows first."
+            f"Expected 0, 0, 0, 1 as last row of the transform_matrix of {frame.place}; got "
+            f"{matrix[3].tolist()}. Give camera-to-world matrices, rows first."
         )
     return matrix
 
@@ -241,26 +206,25 @@ def _cameras_of(matrices: Tensor) -> list[int]:
     return found
 
 
-def _field_of_view_deg(camera: dict, name: str) -> float:
+def _field_of_view_deg(camera: Fields) -> float:
     """Return the field of view of a square pinhole camera, from the fields of either program."""
+    name = camera.place
     model = camera.get("camera_model")
     if model is not None and str(model).upper() not in _PINHOLES:
-        raise ValueError(f"Expected a pinhole camera; {name} is {str(model)[:40]}. Rectify the pictures.")
+        raise ValueError(f"Expected a pinhole camera; {name} is {cut(model)}. Rectify the pictures.")
     for key in _DISTORTIONS:
-        if abs(value := _number(camera, key, name) or 0.0) > _LARGEST_DISTORTION:
+        if abs(value := _number(camera, key) or 0.0) > _LARGEST_DISTORTION:
             raise ValueError(
                 f"Expected pictures without lens distortion; {name} has {key} = {value:g}. Undistort them."
             )
-    width, height = (_number(camera, key, name) for key in ("w", "h"))
+    width, height = (_number(camera, key) for key in ("w", "h"))
     if width and height and width != height:
         raise ValueError(
             f"Expected square images; {name} has w = {width:g} and h = {height:g}. Crop or pad them."
         )
     angles, focals = {}, {}
     for axis, size in (("x", width), ("y", height)):
-        angle, focal, centre = (
-            _number(camera, f"{key}{axis}", name) for key in ("camera_angle_", "fl_", "c")
-        )
+        angle, focal, centre = (_number(camera, f"{key}{axis}") for key in ("camera_angle_", "fl_", "c"))
         if angle is not None:
             angles[f"camera_angle_{axis} = {angle:.5g}"] = math.degrees(angle)
         if size is None:
@@ -289,7 +253,7 @@ def _field_of_view_deg(camera: dict, name: str) -> float:
     return next(iter(stated.values()))
 
 
-def _number(fields: dict, key: str, name: str, limit: float = 1e12) -> float | None:
+def _number(fields: Fields, key: str, limit: float = 1e12) -> float | None:
     value = fields.get(key)
     if value is None:
         return None
@@ -298,4 +262,4 @@ def _number(fields: dict, key: str, name: str, limit: float = 1e12) -> float | N
             value = float(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < limit:
         return float(value)
-    raise ValueError(f"Expected a finite number for {key}; got {str(value)[:40]!r} in {name}. Correct it.")
+    raise fields.wrong(key, "a finite number")

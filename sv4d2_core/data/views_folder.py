@@ -6,14 +6,18 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from ..cameras import Cameras
-from ..files import all_or_nothing, is_out_of_memory, recover, replaceable
+from ..files import all_or_nothing, json_in, plain_names, recover, replaceable
+from ..stored import Fields, load_tensors, read_json_object
 from ..video.crop import CropPath
+from ..video.decode import check_room
 from ..video.pictures import UNTRAINED_LABEL, contact_sheet, read_frames, write_frames
 from ..video.write import write_video
 from ..views import ViewGrid
@@ -118,6 +122,7 @@ CAMERAS_FILE = "cameras.json"
 CONTACT_SHEET = "contact_sheet.png"
 _LATENTS_FILE = "latents/latents.safetensors"
 _LATENTS_KEY = "latents"
+_MOST_FRAMES, _MOST_MISSING = 100_000, 1000  # of a folder that we wrote, and that are looked for in vain
 # How the names begin that `read_views` reads; the others are for people and for other programs.
 _NEEDED_TO_READ = ("frames/", "masks/", "latents", CAMERAS_FILE)
 # Every name that `write_views` may make.
@@ -201,8 +206,8 @@ def write_views(
 def read_crop(folder: str | Path) -> CropPath | None:
     """Return how the input of a folder of views was cut out of its clip; None where that is not known."""
     file = Path(folder) / CAMERAS_FILE
-    crop = json.loads(file.read_bytes()).get("crop") if file.is_file() else None
-    return None if crop is None else CropPath.from_json(crop)
+    content = read_json_object(file, "cameras") if file.is_file() else Fields({}, file)
+    return CropPath.from_json(content.object("crop")) if content.has("crop") else None
 
 
 def read_views(folder: Path) -> ViewGrid:
@@ -217,53 +222,44 @@ def read_views(folder: Path) -> ViewGrid:
                 f"Expected a complete folder of views; {folder} has no {name}. Give the folder that holds "
                 f"{RUN_FILE} and view_00.mp4, or make the views again."
             )
-    try:
-        missing = [name for name in missing_files(folder) if name.startswith(_NEEDED_TO_READ)]
-        grid = None if missing else _read(folder)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        # Damaged pictures and headers raise nearly anything; all of it means the same.
-        raise ValueError(
-            f"Expected a readable folder of views; {folder} is damaged ({type(error).__name__}: "
-            f"{error}). Make the views again, or bring its files back."
-        ) from error
-    if grid is None:
+    run = read_json_object(folder / RUN_FILE, "views")
+    cameras = Cameras.from_json(read_json_object(folder / CAMERAS_FILE, "cameras"))
+    if missing := [name for name in missing_files(folder) if name.startswith(_NEEDED_TO_READ)]:
         raise FileNotFoundError(
             f"Expected a complete folder of views; {folder} lacks {len(missing)} of its files: "
             f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}. Bring them back, or make the "
             f"views again."
         )
-    return grid
-
-
-def _read(folder: Path) -> ViewGrid:
-    run = json.loads((folder / RUN_FILE).read_bytes())
-    cameras = Cameras.from_json(json.loads((folder / CAMERAS_FILE).read_bytes()))
-    shape = cameras.n_views + 1, run["n_frames"]
-    images = _read_grid(folder / "frames", *shape)
+    shape = cameras.n_views + 1, run.count("n_frames", 1, _MOST_FRAMES)
+    images = _read_grid(folder / "frames", *shape, 3)
     masks = _read_grid(folder / "masks", *shape) if (folder / "masks").is_dir() else None
     latents = None
     if (folder / _LATENTS_FILE).is_file():
-        latents = load((folder / _LATENTS_FILE).read_bytes())[_LATENTS_KEY].float()
-    provenance = {key: run[key] for key in ("fps", "variant", "trained", "seed", "steps")}
-    provenance["settings"] = run.get("settings") or None
-    provenance["times"] = tuple(run["times"]) if run.get("times") else None
-    return ViewGrid(images, cameras, masks, latents=latents, **provenance)
+        sizes = shape[1], cameras.n_views, 4, None, None
+        latents = load_tensors(folder / _LATENTS_FILE, "latents").shaped(_LATENTS_KEY, *sizes).float()
+    return ViewGrid(
+        images,
+        cameras,
+        masks,
+        run.number("fps", 0),
+        latents,
+        run.text("variant"),
+        run.flag("trained"),
+        *(run.count(key, -(2**63)) if run.has(key) else None for key in ("seed", "steps")),
+        settings=dict(run.object("settings")) if run.get("settings") else None,
+        times=run.times("times") if run.get("times") else None,
+    )
 
 
-def read_run(folder: Path) -> dict:
+def read_run(folder: Path) -> Fields:
     """Return the content of ``run.json``, or nothing when there is none that can be read."""
-    try:
-        run = json.loads((folder / RUN_FILE).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return run if isinstance(run, dict) else {}
+    run = json_in(folder / RUN_FILE)
+    return Fields(run if isinstance(run, dict) else {}, folder / RUN_FILE)
 
 
 def entries_of(run: dict) -> list[str]:
     """Return the names that a folder's ``run.json`` says `write_views` made there."""
-    return [name for name in run.get("entries", []) if isinstance(name, str) and _NAMES.fullmatch(name)]
+    return [name for name in plain_names(run.get("entries")) if _NAMES.fullmatch(name)]
 
 
 def replaceable_views(folder: Path, overwrite: bool) -> list[str]:
@@ -273,16 +269,19 @@ def replaceable_views(folder: Path, overwrite: bool) -> list[str]:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Return which files of a folder of views are gone, relative to it."""
+    """Return which files of a folder of views are gone, relative to it; the first thousand, if so many are.
+
+    Raises ValueError where ``run.json`` does not say how many there have to be.
+    """
     run = read_run(folder)
     expected = entries_of(run)
-    for kind in ("frames", "masks"):
-        if kind in expected:
-            views, frames = range(run["n_views"] + 1), range(run["n_frames"])
-            expected += [f"{kind}/view_{v:02d}/{t:05d}.png" for v in views for t in frames]
-    if "latents" in expected:
-        expected.append(_LATENTS_FILE)
-    return [name for name in expected if not (folder / name).exists()]
+    names = [*expected, *([_LATENTS_FILE] if "latents" in expected else [])]
+    kinds = [kind for kind in ("frames", "masks") if kind in expected]
+    views = range(run.count("n_views", 1) + 1 if kinds else 0)
+    frames = range(run.count("n_frames", 1, _MOST_FRAMES) if kinds else 0)
+    pictures = (f"{kind}/view_{v:02d}/{t:05d}.png" for kind in kinds for v in views for t in frames)
+    missing = (name for name in chain(names, pictures) if not (folder / name).exists())
+    return [*islice(missing, _MOST_MISSING)]
 
 
 def _json(content: dict) -> str:
@@ -295,6 +294,12 @@ def _json(content: dict) -> str:
         ) from error
 
 
-def _read_grid(folder: Path, n_cameras: int, n_frames: int) -> torch.Tensor:
-    views = [torch.from_numpy(read_frames(folder / f"view_{v:02d}", n_frames)) for v in range(n_cameras)]
-    return torch.stack(views, dim=1).float() / 255
+def _read_grid(folder: Path, n_cameras: int, n_frames: int, *channels: int) -> torch.Tensor:
+    check_room([folder / f"view_{v:02d}" / f"{t:05d}.png" for v in range(n_cameras) for t in range(n_frames)])
+    views = [read_frames(folder / f"view_{v:02d}", n_frames) for v in range(n_cameras)]
+    if wrong := [view.shape for view in views if view.shape != (*views[0].shape[:3], *channels)]:
+        raise ValueError(
+            f"Expected 8-bit pictures {[*views[0].shape[1:3], *channels]} of all views in {folder}; got "
+            f"{[*wrong[0][1:]]}. Make the views again, or bring its files back."
+        )
+    return torch.from_numpy(np.stack(views, axis=1)).float() / 255

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
-from ..files import if_possible, is_out_of_memory, remove, remove_unfinished, write_whole
+from ..files import if_possible, json_in, remove, remove_unfinished, write_whole
+from ..stored import load_tensors
 
 _KEY = "latents"
 _SETTINGS = "settings.json"
@@ -66,10 +67,7 @@ class WindowFolder:
         return self.folder / f"window_{index:03d}.safetensors"
 
     def _read_settings(self) -> dict | None:
-        try:
-            settings = json.loads((self.folder / _SETTINGS).read_text())
-        except (OSError, ValueError):
-            return None
+        settings = json_in(self.folder / _SETTINGS)
         return settings if isinstance(settings, dict) else None
 
 
@@ -86,10 +84,6 @@ def tensor_fingerprint(tensor: Tensor) -> str:
 
 
 def _read(path: Path) -> Tensor | None:
-    try:
-        latents = load(path.read_bytes())[_KEY]
-    except (OSError, SafetensorError, KeyError) as error:
-        if is_out_of_memory(error):
-            raise
-        return None
-    return latents if latents.dim() == 4 and bool(latents.isfinite().all()) else None
+    with suppress(OSError, ValueError):
+        return load_tensors(path, "a window").shaped(_KEY, None, None, None, None)
+    return None

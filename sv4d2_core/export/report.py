@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..files import all_or_nothing, recover
+from ..files import all_or_nothing, json_in, recover
 from ..metrics.consistency import fit_residuals
 from ..metrics.evaluate import DEFAULT_SHRINKAGE
 from ..metrics.report.page import report_json, report_page
@@ -56,10 +56,7 @@ def write_report(
 def refuse_report(folder: Path, overwrite: bool) -> list[str]:
     """Return which files of a folder a report would replace; FileExistsError where it may not."""
     existing = [name for name in _NAMES if (folder / name).exists()]
-    try:
-        record = json.loads((folder / _NAMES[0]).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None
+    record = json_in(folder / _NAMES[0])
     if existing and not (isinstance(record, dict) and record.get("kind") == _KIND):
         raise FileExistsError(
             f"{folder} holds {', '.join(existing)}, which this program did not write and never replaces. "

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..files import cut, is_out_of_memory, read_tensors, refuse_existing, write_tensors
+from ..files import cut, is_out_of_memory, refuse_existing
+from ..stored import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,9 @@ class I3D:
         tensors, header = read_tensors(path, _KIND)
         if {key: tuple(tensor.shape) for key, tensor in tensors.items()} != _expected_tensors():
             raise ValueError(f"Expected the weights of I3D; {path} holds others. {I3D_HELP}")
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError(f"Expected finite weights of I3D; {path} holds NaN or infinite ones. {I3D_HELP}")
         self._device = torch.device(device)
         self._weights = {key: tensor.to(self._device, torch.float32) for key, tensor in tensors.items()}
-        self._fixed = bool(header.get("fixed_padding"))
+        self._fixed = header.flag("fixed_padding")
 
     @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:

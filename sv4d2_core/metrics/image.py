@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
-from ..files import is_out_of_memory
+from ..files import cut
+from ..stored import load_tensors
 from ..views import ViewGrid
 
 SSIM_WINDOW = 11  # Wang et al. 2004: a Gaussian of deviation 1.5, cut off at 3.5 of these
@@ -186,33 +185,28 @@ class LPIPS:
 
 def _read(path: Path, device: torch.device) -> tuple[list[list[tuple[int, Tensor, Tensor]]], list[Tensor]]:
     """Return per stage its layers (index, weight, bias), and the linear heads."""
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected LPIPS weights; there is no file {path}. {LPIPS_HELP}")
-    try:
-        tensors = load_file(path, device=str(device))
-    except SafetensorError as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(f"Expected a safetensors file; {path} is not ({error}). {LPIPS_HELP}") from error
-    stages: list[list[tuple[int, Tensor, Tensor]]] = [[] for _ in _STAGES]
-    for key, weight in tensors.items():
-        if match := re.fullmatch(r"net\.slice([1-5])\.(\d+)\.weight", key):
-            bias = tensors.get(f"net.slice{match[1]}.{match[2]}.bias")
-            if bias is not None and weight.ndim == 4:
-                stages[int(match[1]) - 1].append((int(match[2]), weight.float(), bias.float()))
-    for layers in stages:
-        layers.sort(key=lambda layer: layer[0])
-    # The package registers each head under two names; a file may hold either.
-    names = [(f"lin{i}.model.1.weight", f"lins.{i}.model.1.weight") for i in _STAGES]
-    found = [next((tensors[name] for name in pair if name in tensors), None) for pair in names]
-    heads = [head.float() for head in found if head is not None]
-    fits = len(heads) == len(_STAGES) and all(
-        layers and layers[-1][1].shape[0] == head.shape[1] for layers, head in zip(stages, heads, strict=True)
+    tensors = load_tensors(path, "LPIPS weights as safetensors", LPIPS_HELP)
+    found = sorted(
+        (int(match[1]), int(match[2]), match[0])
+        for key in tensors
+        if (match := re.fullmatch(r"net\.slice([1-5])\.(\d{1,3})\.weight", key))
     )
-    if not fits or stages[0][0][1].shape[-1] not in _BACKBONES:
+    stages: list[list[tuple[int, Tensor, Tensor]]] = [[] for _ in _STAGES]
+    channels, heads, kernel = 3, list[Tensor](), 0
+    for stage, index, key in found:
+        weight = tensors.shaped(key, None, channels, None, None)
+        channels, kernel = len(weight), kernel or weight.shape[-1]
+        bias = tensors.shaped(key.replace(".weight", ".bias"), channels)
+        stages[stage - 1].append((index, weight.float().to(device), bias.float().to(device)))
+    for i, layers in enumerate(stages):
+        # The package registers each head under two names; a file may hold either.
+        names = (f"lin{i}.model.1.weight", f"lins.{i}.model.1.weight")
+        if layers and (name := next((name for name in names if name in tensors), None)):
+            heads.append(tensors.shaped(name, 1, len(layers[-1][1]), 1, 1).float().to(device))
+    if len(heads) < len(_STAGES) or kernel not in _BACKBONES:
         raise ValueError(
             f"Expected the state dict of LPIPS with an AlexNet or VGG-16 backbone (net.slice1.0.weight, ..., "
             f"lin4.model.1.weight); {path.name} holds {len(tensors)} other tensors, such as "
-            f"{', '.join(sorted(tensors)[:2]) or 'none'}. {LPIPS_HELP}"
+            f"{cut(', '.join(sorted(tensors)[:2])) or 'none'}. {LPIPS_HELP}"
         )
     return stages, heads

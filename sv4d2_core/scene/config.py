@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from ..stored import Fields
+
 _PER_PIXEL = 0.75  # Gaussians per pixel of a picture, when their number is not given
 _MOST = 40_000  # Gaussians then, at most
 
@@ -55,7 +57,10 @@ def settings_from_json(kind: type[_Kind], data: dict) -> _Kind:
 
     Others are ignored: files of version 0.1.0 hold every number of the fit that made them.
     """
-    return kind(**{one.name: data[one.name] for one in fields(kind) if one.name in data})
+    stored = Fields.of(data, "the settings")
+    return kind(
+        **{one.name: stored.like(one.name, one.default) for one in fields(kind) if one.name in stored}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

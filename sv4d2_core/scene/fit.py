@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..files import tensors_under
+from ..stored import Tensors
 from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf.dynerf_fit import DyNeRFFit
@@ -21,6 +21,7 @@ from .schedule import Step, round_of
 from .store import FitState, fit_fingerprint
 from .targets import RoundTargets, first_weights, resized_normals
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, per parameter
 _FITS = {"dynerf": DyNeRFFit, "gaussians": GaussiansFit}
 
 
@@ -136,13 +137,17 @@ class Fit:
                 f"Expected the state of a fit of these views with these settings; got one of another fit, at "
                 f"step {state.step}. Start anew, or give the views and settings that it was started with."
             )
-        self._part.restore(tensors_under("scene.", state.tensors))
+        stored = Tensors(state.tensors, "the state of the fit")
+        self._part.restore(stored.under("scene."))
         entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors_under("optimizer.", state.tensors).items():
-            index, name = key.split(".")
-            entries.setdefault(int(index), {})[name] = value.clone()
+        parameters = [one for group in self._optimizer.param_groups for one in group["params"]]
+        for i, parameter in enumerate(parameters):
+            if f"optimizer.{i}.step" in stored:
+                moments = {key: stored.shaped(f"optimizer.{i}.{key}", *parameter.shape) for key in _MOMENTS}
+                entries[i] = {key: value.clone() for key, value in moments.items()}
+                entries[i]["step"] = stored.shaped(f"optimizer.{i}.step").clone()
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": entries})
-        self._generator.set_state(state.tensors["generator"])
-        self.step, self.losses = state.step, state.tensors["losses"].tolist()
+        self._generator.set_state(stored.shaped("generator", *self._generator.get_state().shape))
+        self.step, self.losses = state.step, stored.shaped("losses", state.step).tolist()
         if state.cameras is not None:
-            self.aim(RoundTargets.from_tensors(state.tensors, state.cameras))
+            self.aim(RoundTargets.from_tensors(stored, state.cameras, self.views))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..files import write_tensors
+from ..stored import Tensors, write_tensors
 from .geometry.placement import ObjectPath
 
 _log = logging.getLogger(__name__)
@@ -74,6 +74,11 @@ class Scene4D(ABC):
                 maps[t, v] = draw(cameras, view, size).cpu()
                 if callback is not None:
                     callback(t * len(chosen) + v + 1, len(times) * len(chosen), None)
+        if bad := int((~maps.isfinite()).sum()):
+            raise ValueError(
+                f"Expected finite pictures; {bad} of {maps.numel()} values are NaN or infinite: numbers of "
+                f"the scene are too large. Fit it again."
+            )
         rgb, alpha, depth, normal = (part.contiguous() for part in maps.split([3, 1, 1, 3], dim=-1))
         return SceneRendering(rgb, alpha[..., 0], depth[..., 0], normal)
 
@@ -151,6 +156,14 @@ def centred(scene: Scene4D) -> Scene4D:
     still = copy.copy(scene)
     still.path = None
     return still
+
+
+def box_of(tensors: Tensors, key: str) -> Tensor:
+    """Return the stored corners of a box, [2, 3]; ValueError where it is empty."""
+    box = tensors.shaped(key, 2, 3).float()
+    if not (box[0] < box[1]).all():
+        raise ValueError(f"Expected a box with room in {tensors.place}; got {box.tolist()}. Fit it again.")
+    return box
 
 
 def no_object(time: float) -> ValueError:

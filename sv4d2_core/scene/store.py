@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..files import is_out_of_memory, read_tensors, write_tensors
+from ..files import cut
+from ..stored import read_tensors, write_tensors
 from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf.dynerf import DyNeRF
@@ -42,12 +43,9 @@ class FitState:
     def load(cls, path: str | Path) -> FitState:
         """Return the state that `save` wrote; FileNotFoundError, or ValueError for a damaged file."""
         tensors, header = read_tensors(path, _FORMAT)
-        try:
-            cameras = None if header["cameras"] is None else Cameras.from_json(header["cameras"])
-            numbers = int(header["step"]), int(header["total_steps"])
-            return cls(numbers[0], str(header["fingerprint"]), tensors, cameras, numbers[1])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is a damaged fit ({error!r}). Start anew.") from error
+        cameras = Cameras.from_json(header.object("cameras")) if header.has("cameras") else None
+        total = header.count("total_steps")
+        return cls(header.count("step", 0, total), header.text("fingerprint"), tensors, cameras, total)
 
 
 def fit_fingerprint(
@@ -72,20 +70,15 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
     """Return the scene that a file holds; FileNotFoundError, or ValueError for one that cannot be read."""
     tensors, header = read_tensors(path, SCENE_FORMAT)
     readers = {DyNeRF.backend: DyNeRF.from_tensors, Gaussians.backend: Gaussians.from_tensors}
-    backend = header.get("backend")
+    backend = header.text("backend")
     if backend not in readers or header.get("version") != SCENE_VERSION:
         raise ValueError(
             f"Expected a scene of backend {' or '.join(readers)}, version {SCENE_VERSION}; {path} holds "
-            f"backend {backend!r}, version {header.get('version')!r}. Use the version of this program that "
-            f"wrote it."
+            f"backend {cut(repr(backend))}, version {cut(header.get('version'))}. Use the version of this "
+            f"program that wrote it."
         )
-    try:
-        scene = readers[backend](tensors, header, device)
-        scene.path = header.get("path") and ObjectPath.from_json(header["path"])
-        scene.fit = header.get("fit")
-        scene.knows_world = bool(header.get("knows_world", False))
-        return scene
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(f"{path} is a damaged scene file ({error}). Fit the scene again.") from error
+    scene = readers[backend](tensors, header, device)
+    scene.path = ObjectPath.from_json(header.object("path")) if header.has("path") else None
+    scene.fit = dict(header.object("fit")) if header.has("fit") else None
+    scene.knows_world = header.has("knows_world") and header.flag("knows_world")
+    return scene

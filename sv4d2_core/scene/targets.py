@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
+from ..stored import Tensors
 from ..video.foreground import near_white_masks, soft_masks
 from ..views import ViewGrid
 from .config import RefineConfig
@@ -150,8 +151,12 @@ class RoundTargets:
         return {f"targets.{name}": getattr(self, name) for name in _NAMES}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], cameras: Cameras) -> RoundTargets:
-        return cls(cameras, *(tensors[f"targets.{name}"] for name in _NAMES))
+    def from_tensors(cls, tensors: Tensors, cameras: Cameras, views: ViewGrid) -> RoundTargets:
+        """Return what `tensors` returned; ValueError for other sizes than those of cameras and views."""
+        shape = views.n_frames, cameras.n_views + 1, *views.images.shape[2:4]
+        channels = {"images": (*shape, 3)}
+        sized = [(f"targets.{name}", channels.get(name, shape)) for name in _NAMES]
+        return cls(cameras, *(tensors.shaped(key, *sizes) for key, sizes in sized))
 
 
 def first_weights(views: ViewGrid, config: RefineConfig) -> Tensor:

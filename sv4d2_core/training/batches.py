@@ -15,8 +15,9 @@ from ..diffusion.config import ModelConfig
 from ..diffusion.model import Model
 from ..diffusion.sampling import camera_vectors, precondition
 from ..diffusion.unet import UNet
-from ..files import read_tensors, seed_of, write_tensors
+from ..files import seed_of
 from ..scene.config import Settings, setting
+from ..stored import read_tensors, write_tensors
 
 _FORMAT = "sv4d2.encoded_scene"
 
@@ -53,8 +54,8 @@ class EncodedScenes:
                 tensors["latents"],
                 tensors["tokens"],
                 tensors.get("references"),
-                tuple(angles["elevations_deg"]),
-                tuple(angles["azimuths_deg"]),
+                tuple(angles.numbers("elevations_deg", None).tolist()),
+                tuple(angles.numbers("azimuths_deg", None).tolist()),
             )
         return self._scenes[index]
 

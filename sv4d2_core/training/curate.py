@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..data.reader import read_any_views
 from ..data.views_folder import write_views
-from ..files import all_or_nothing
+from ..files import all_or_nothing, json_in, plain_names
 from ..metrics.report.page import STYLE, templates
+from ..stored import Fields
 from ..video.pictures import pick_frames, to_bytes
 from ..views import ViewGrid
 from .curation import CurationLimits, Verdict, judge, pictured, rectify, small_grid
@@ -101,12 +102,12 @@ def _curated(
 
 def _replaced(out: Path, names: Iterable[str], overwrite: bool, dry_run: bool) -> list[str]:
     """Return which entries of ``out`` a curation of scenes with these names replaces, if it may."""
-    try:
-        report = json.loads((out / REPORT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        report = None
-    report = report if isinstance(report, dict) and report.get("kind") == _KIND else {}
-    kept = [] if report.get("dry_run") else [s["name"] for s in report.get("scenes", []) if s["kept"]]
+    found = json_in(out / REPORT_FILE)
+    is_ours = isinstance(found, dict) and found.get("kind") == _KIND
+    report = Fields(found if is_ours else {}, out / REPORT_FILE)
+    listed = bool(report.get("scenes")) and not report.get("dry_run")
+    scenes = report.objects("scenes") if listed else []
+    kept = plain_names([scene.text("name") for scene in scenes if scene.flag("kept")])
     ours = [REPORT_FILE, PAGE_FILE, *kept] if report else []
     wanted = [REPORT_FILE, PAGE_FILE, *(() if dry_run else names)]
     if foreign := [name for name in wanted if (out / name).exists() and name not in ours]:

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..diffusion.safetensors_stream import write_safetensors
-from ..files import read_tensors
 from ..scene.config import Settings, setting
+from ..stored import read_tensors
 from .weights import Weights
 
 

@@ -18,6 +18,7 @@ from ..diffusion.layout import PARTS
 from ..diffusion.model import Model
 from ..diffusion.window_store import changed_settings
 from ..files import file_fingerprint, fingerprint_of, if_possible, remove, write_whole
+from ..stored import read_json_object
 from .autoencoder import train_autoencoder, train_decoder
 from .batches import EncodedScenes
 from .loop import Progress, any_process, is_first_process, rank_and_size, train
@@ -163,7 +164,7 @@ class TrainingRun:
         if not file.exists():
             if is_first_process():
                 write_whole(file, content.encode())
-        elif changed := changed_settings(json.loads(file.read_text()), json.loads(content)):
+        elif changed := changed_settings(read_json_object(file, "a recipe"), json.loads(content)):
             raise ValueError(
                 f"{self.folder} holds a training with other settings (recipe.json): {', '.join(changed)} "
                 f"differ. Give the same options to go on with it, or choose another folder."

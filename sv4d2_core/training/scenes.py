@@ -22,16 +22,15 @@ from torch import Tensor
 from ..cameras import DEFAULT_FOV_DEG, Cameras
 from ..data.clips import VIDEO_SUFFIXES
 from ..data.reader import frame_file, is_dataset, is_folder_of_views, read_dataset
-from ..data.transforms import TRANSFORMS_FILES, read_object, transforms_file
+from ..data.transforms import TRANSFORMS_FILES, transforms_file
 from ..data.views_folder import CAMERAS_FILE, read_views
 from ..files import (
     file_fingerprint,
     fingerprint_of,
-    read_tensors,
     remove_unfinished,
-    write_tensors,
     write_whole,
 )
+from ..stored import read_json_object, read_tensors, write_tensors
 from ..video.foreground import SPECK_SHARE, masks_of, near_white_masks
 from ..video.places import IMAGE_SUFFIXES, natural_key
 from ..video.read import Pick, read_pictures
@@ -169,14 +168,11 @@ def _frame_files(place: Path) -> list[Path]:
     if not _is_foreign_dataset(place):
         return sorted((place / "frames").rglob("*.png"), key=natural_key)
     file = place if place.is_file() else transforms_file(place) or place
-    try:
-        frames = read_object(file)["frames"]
-        found = []
-        for frame in frames:
+    found = []
+    with suppress(OSError, ValueError):
+        for frame in read_json_object(file, "cameras").objects("frames"):
             with suppress(ValueError):  # outside the folder
-                found.append(frame_file(file.parent, frame["file_path"], ""))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return []
+                found.append(frame_file(file.parent, frame.text("file_path"), ""))
     return found
 
 
@@ -203,15 +199,14 @@ def _wrong_matrices(file: Path, cameras: Cameras) -> Iterator[str]:
     """Yield where the matrices of a ``cameras.json``, if it has any, say something else than its angles."""
     expected = cameras.c2w_opengl()
     try:
-        views = read_object(file).get("views") or []
-        stated = torch.tensor([view["c2w_opengl"] for view in views], dtype=torch.float64)
-        if views and stated.shape != expected.shape:
-            raise ValueError(f"got {list(stated.shape)} instead of {list(expected.shape)}")
-    except (ValueError, TypeError, KeyError) as error:
-        yield f"Expected 4 x 4 numbers as c2w_opengl of every view in {file}; {error!r}. Write it again."
+        content = read_json_object(file, "cameras")
+        views = content.objects("views", len(expected)) if content.get("views") else []
+        stated = [torch.from_numpy(view.numbers("c2w_opengl", 4, 4)) for view in views]
+    except ValueError as error:
+        yield str(error)
         return
-    errors = (stated - expected).abs().amax(dim=(1, 2)) if views else torch.zeros(1)
-    if not errors.max() <= _MATRIX_TOLERANCE:  # NaN is not
+    errors = (torch.stack(stated) - expected).abs().amax(dim=(1, 2)) if views else torch.zeros(1)
+    if errors.max() > _MATRIX_TOLERANCE:
         yield (
             f"Expected matrices that agree with the angles in {file} (to {_MATRIX_TOLERANCE:g}); c2w_opengl "
             f"of view {int(errors.argmax())} is off by {errors.max():.3g}. Write the cameras again."
@@ -373,7 +368,7 @@ class SceneStore:
         file = self.folder / "scenes.json"
         if not file.exists():
             write_whole(file, json.dumps(self.settings, indent=1).encode())
-        elif (found := json.loads(file.read_text())) != self.settings:
+        elif (found := read_json_object(file, "settings")) != self.settings:
             there, wanted = (json.dumps(settings)[:_LONGEST] for settings in (found, self.settings))
             raise ValueError(
                 f"Expected scenes of the same source in {self.folder}; those there are made with {there}, "
@@ -398,7 +393,9 @@ class SceneStore:
         if not self.keeps:
             return self._made(index)
         tensors, header = read_tensors(self.make(index), _FORMAT)
-        return tensors["images"], Cameras.from_json(header["cameras"])
+        return tensors.shaped("images", None, None, None, None, 3), Cameras.from_json(
+            header.object("cameras")
+        )
 
     @contextmanager
     def made_ahead(self, n_scenes: int, n_workers: int) -> Iterator[list[BaseProcess]]:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ..diffusion.blocks import OneTokenAttention, SelfAttention
 from ..diffusion.unet import UNet
-from ..files import tensors_under
+from ..stored import Tensors
 
 # With one context token the queries and keys of OneTokenAttention change nothing, so they are not adapted.
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 _ADAPTED = {SelfAttention: ("to_q", "to_k", "to_v", "to_out.0"), OneTokenAttention: ("to_v", "to_out.0")}
 
 
@@ -157,23 +158,18 @@ class Weights:
                 tensors[f"{key}.{name}"] = value
         return tensors
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, tensors: Tensors) -> None:
         """Go on from what `tensors` returned. Raises ValueError when that was another network's."""
-        expected = {f"{kind}.{name}" for kind in ("mean", "weight") for name in self.master}
-        if missing := sorted(expected - tensors.keys()):
-            raise ValueError(
-                f"Expected the state of this network; {len(missing)} of its tensors are missing, first "
-                f"{missing[0]}. Start anew in another folder."
-            )
-        _copy_into(self.mean, tensors_under("mean.", tensors))
-        _copy_into(self.master, tensors_under("weight.", tensors))
+        for kind, own in (("mean.", self.mean), ("weight.", self.master)):
+            stored = tensors.under(kind)
+            stored.check_like(own)
+            _copy_into(own, stored)
         _copy_into(self.working, self.master)
         for name, master in self.master.items():
             if f"step.{name}" in tensors:
-                self.optimiser.state[master] = {
-                    key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else master.device, copy=True)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+                moments = {key: tensors.shaped(f"{key}.{name}", *master.shape) for key in _MOMENTS}
+                kept = {key: x.to(master.device, copy=True) for key, x in moments.items()}
+                self.optimiser.state[master] = {**kept, "step": tensors.shaped(f"step.{name}").clone()}
 
 
 @torch.no_grad()

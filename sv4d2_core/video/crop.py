@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image
 
+from ..stored import Fields
+
 CENTERINGS = ("global", "per_frame", "smooth", "none")
 
 _SMOOTHING_FRAMES = 2.0  # standard deviation of the Gaussian that smooths the path of the object's centre
@@ -39,13 +41,17 @@ class CropPath:
 
     @classmethod
     def from_json(cls, data: dict) -> CropPath:
-        """Build a crop path from what `to_json` returned. Raises ValueError when fields are missing."""
-        fields = cls.__dataclass_fields__
-        missing = sorted(fields.keys() - data.keys())
-        if missing:
-            raise ValueError(f"Crop path JSON lacks {missing}; it has {sorted(data)}.")
-        centers = tuple((float(x), float(y)) for x, y in data["centers"])
-        return cls(**{**{key: data[key] for key in fields}, "centers": centers})
+        """Build a crop path from what `to_json` returned. Raises ValueError for missing or wrong fields."""
+        stored = Fields.of(data, "the crop")
+        return cls(
+            tuple((x, y) for x, y in stored.numbers("centers", None, 2).tolist()),
+            stored.number("side", least=1e-6),
+            stored.count("size", 1),
+            stored.count("source_height", 1),
+            stored.count("source_width", 1),
+            stored.text("centering"),
+            stored.number("object_ratio", 0, 1),
+        )
 
 
 def plan_crop(

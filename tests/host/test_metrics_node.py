@@ -142,7 +142,7 @@ def test_fvd_comes_from_the_model_folder(score, core, models):
     for key, shape in i3d._expected_tensors().items():
         scale = 1 / math.sqrt(math.prod(shape[1:])) if key.endswith("weight") else 0.0
         weights[key] = scale * torch.randn(shape, generator=generator)
-    core("files").write_tensors(models / "i3d.safetensors", "sv4d2.i3d", weights, {"fixed_padding": True})
+    core("stored").write_tensors(models / "i3d.safetensors", "sv4d2.i3d", weights, {"fixed_padding": True})
     cameras = core("cameras").Cameras.ring(10)
     ten = core("world.render").render_views(core("world.body").make_creature(5), cameras, 2, 32)
     output = score(ten, reference=ten, i3d="i3d.safetensors")

@@ -288,7 +288,7 @@ class TestWrongInput:
     def test_normals_and_crops_that_do_not_fit_are_explained(self, refine):
         with pytest.raises(ValueError, match="Expected 9 normal maps.*3 views x 3 frames.*got 4"):
             refine(normals=torch.rand(4, 8, 8, 3))
-        with pytest.raises(ValueError, match="Expected the crop output of SV4D2 Prepare Clip"):
+        with pytest.raises(ValueError, match="the crop output of SV4D2 Prepare Clip"):
             refine(crop="no json")
 
     def test_models_that_do_not_fit_are_explained(self, refine, loaded, core, views):

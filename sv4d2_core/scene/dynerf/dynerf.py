@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...cameras import Cameras
-from ...files import tensors_under
+from ...stored import Fields, Tensors
 from ..config import FieldConfig, settings_from_json, settings_to_json
 from ..geometry.hull import Occupancy
-from ..scene import Scene4D, no_object
+from ..scene import Scene4D, box_of, no_object
 from .following import Following
 from .planes import Canonical, MovingPlanes
 from .rays import Rays, box_span, composite_on_white, ray_weights, sample_distances
@@ -38,19 +39,25 @@ class DyNeRF(Scene4D):
         generator: torch.Generator | None = None,  # draws the initial values
     ) -> None:
         super().__init__(cameras, fps, times)
-        kind = Canonical if config.field == "canonical" else MovingPlanes
-        field = Following(kind(config, self.n_frames, generator), self.n_frames)
-        self.field, self.occupancy, self.config = field.to(occupancy.box.device), occupancy, config
+        self.field = _field(config, self.n_frames, generator).to(occupancy.box.device)
+        self.occupancy, self.config = occupancy, config
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> DyNeRF:
-        grid = header["grid"]
-        cells = np.unpackbits(tensors["cells"].numpy(), count=int(np.prod(grid))).reshape(grid)
-        occupancy = Occupancy(torch.from_numpy(cells).bool().to(device), tensors["box"].to(device))
-        cameras = Cameras.from_json(header["cameras"])
-        config = settings_from_json(FieldConfig, header["config"])
-        scene = cls(occupancy, cameras, header["fps"], header["times"], config)
-        scene.field.load_state_dict(tensors_under("field.", tensors))
+    def from_tensors(cls, tensors: Tensors, header: Fields, device: torch.device | str) -> DyNeRF:
+        times, stated = header.times("times"), header.numbers("grid", 4)
+        grid = (len(times), *[int(max(stated[1], 1))] * 3)
+        if list(stated) != list(grid):
+            raise header.wrong("grid", f"{len(times)} frames x three equal numbers of cells")
+        packed = tensors.shaped("cells", -(-math.prod(grid) // 8)).byte().numpy()
+        cells = torch.from_numpy(np.unpackbits(packed, count=math.prod(grid)).reshape(grid))
+        box = box_of(tensors, "box")
+        cameras = Cameras.from_json(header.object("cameras"))
+        config = settings_from_json(FieldConfig, header.object("config"))
+        field = tensors.under("field.")
+        field.check_state_of(lambda: _field(config, len(times)))
+        occupancy = Occupancy(cells.bool().to(device), box.to(device))
+        scene = cls(occupancy, cameras, header.number("fps", 0), times, config)
+        scene.field.load_state_dict(field)
         return scene
 
     def follow(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,6 +170,11 @@ class DyNeRF(Scene4D):
         index = (occupied & (leave > entry).repeat_interleave(count)).nonzero()[:, 0]
         times = None if rays.times is None else rays.times[index // count]
         return _Samples(unit[index], times, index, distances, ((leave - entry) / count)[:, None])
+
+
+def _field(config: FieldConfig, n_frames: int, generator: torch.Generator | None = None) -> Following:
+    kind = Canonical if config.field == "canonical" else MovingPlanes
+    return Following(kind(config, n_frames, generator), n_frames)
 
 
 def _mean_distance(weights: Tensor, distances: Tensor, alpha: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...files import tensors_under
+from ...stored import Tensors
 from ...views import ViewGrid
 from ..config import RefineConfig
 from ..geometry.hull import Occupancy, visual_hull
@@ -105,9 +105,11 @@ class DyNeRFFit:
         field = {f"field.{key}": value.clone() for key, value in self.scene.field.state_dict().items()}
         return {**field, "cells": self.scene.occupancy.cells.clone()}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        self.scene.field.load_state_dict(tensors_under("field.", tensors))
-        self.scene.occupancy = Occupancy(tensors["cells"].to(self._device), self._hull.box)
+    def restore(self, tensors: Tensors) -> None:
+        """Go on from what `tensors` returned; ValueError where it is of other sizes."""
+        tensors.check_like(self.tensors())
+        self.scene.field.load_state_dict(tensors.under("field."))
+        self.scene.occupancy = Occupancy(tensors["cells"].bool().to(self._device), self._hull.box)
 
     def _patch(self, step: Step, frames: Tensor) -> Tensor:
         side = min(self._patch_side, self._pool.size)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...cameras import Cameras
+from ...stored import Fields, Tensors
 from ..config import GaussiansConfig, settings_from_json, settings_to_json
 from ..dynerf.planes import PLANE_AXES, sample_planes
-from ..scene import Scene4D, no_object
+from ..scene import Scene4D, box_of, no_object
 from .densities import gaussian_box, gaussian_colours, gaussian_densities, gaussian_motion
 from .splat_torch import GaussiansAt, rotations
 from .splatting import splat
@@ -124,18 +125,20 @@ class Gaussians(Scene4D):
         self.parts = nn.ModuleDict({"canonical": canonical, "deformation": self.deformation})
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], header: dict, device: torch.device | str) -> Gaussians:
-        low, high = (float(limit) for limit in header["scale_limits"])
-        means = tensors["canonical.means"]
-        scene = cls(
-            CanonicalGaussians(means, low, 0.5, torch.zeros_like(means)),
-            tensors["deformation.box"],
-            (low, high),
-            Cameras.from_json(header["cameras"]),
-            header["fps"],
-            header["times"],
-            settings_from_json(GaussiansConfig, header["config"]),
+    def from_tensors(cls, tensors: Tensors, header: Fields, device: torch.device | str) -> Gaussians:
+        low, high = header.numbers("scale_limits", 2).tolist()
+        if not 0 < low <= high:
+            raise header.wrong("scale_limits", "two rising numbers above 0")
+        means, times = tensors.shaped("canonical.means", None, 3).float(), header.times("times")
+        canonical = CanonicalGaussians(means, low, 0.5, torch.zeros_like(means))
+        box, config = (
+            box_of(tensors, "deformation.box"),
+            settings_from_json(GaussiansConfig, header.object("config")),
         )
+        tensors.under("canonical.").check_like(canonical.state_dict())
+        tensors.under("deformation.").check_state_of(lambda: Deformation(box, config, len(times)))
+        cameras, fps = Cameras.from_json(header.object("cameras")), header.number("fps", 0)
+        scene = cls(canonical, box, (low, high), cameras, fps, times, config)
         scene.parts.load_state_dict(tensors)
         scene.parts.to(device)
         return scene

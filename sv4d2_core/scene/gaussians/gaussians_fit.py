@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...stored import Tensors
 from ...views import ViewGrid
 from ..config import RefineConfig
 from ..geometry.hull import HullDistance, Occupancy, visual_hull
@@ -229,7 +230,16 @@ class GaussiansFit:
         parameters = {key: value.clone() for key, value in self.scene.parts.state_dict().items()}
         return {**parameters, "neighbours": self._neighbours.clone()}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore(self, tensors: Tensors) -> None:
+        """Go on from what `tensors` returned; ValueError where it is of other sizes."""
+        tensors.check_like(self.tensors())
+        if (
+            not 0
+            <= int(tensors["neighbours"].min())
+            <= int(tensors["neighbours"].max())
+            < len(self._neighbours)
+        ):
+            raise ValueError("Expected neighbours among the Gaussians; the state is damaged. Start anew.")
         self._neighbours = tensors["neighbours"].to(self._device)
         self.scene.parts.load_state_dict({key: x for key, x in tensors.items() if key != "neighbours"})
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...cameras import Cameras
+from ...stored import Fields
 from ...video.crop import CropPath
 from ...views import ViewGrid
 
@@ -49,9 +50,11 @@ class ObjectPath:
 
     @classmethod
     def from_json(cls, data: dict) -> ObjectPath:
-        """Return the path that `to_json` wrote. Raises KeyError, TypeError, ValueError for anything else."""
-        shifts = tuple((float(x), float(y), float(z)) for x, y, z in data["shifts"])
-        return cls(tuple(float(t) for t in data["times"]), shifts)
+        """Return the path that `to_json` wrote. Raises ValueError for anything else."""
+        stored = Fields.of(data, "the object's path")
+        times = stored.times("times")
+        shifts = stored.numbers("shifts", len(times), 3).tolist()
+        return cls(times, tuple((x, y, z) for x, y, z in shifts))
 
 
 def object_path(crop: CropPath, cameras: Cameras, times: Sequence[float]) -> ObjectPath | None:
