@@ -203,7 +203,7 @@ def test_what_cannot_be_is_refused_in_words(scenes, views, tmp_path, capsys):
     assert "needs a scene" in refused(capsys, views, tmp_path / "block.glb", "glb")
     assert "not both" in refused(capsys, block, out, "obj", "--frames", 2, "--times", 0)
     assert "times that rise" in refused(capsys, block, out, "obj", "--times", 1, 0)
-    assert "0..1" in refused(capsys, block, out, "obj", "--times", 0, 2)
+    assert "from 0 to 1" in refused(capsys, block, out, "obj", "--times", 0, 2)
     assert "one time" in refused(capsys, scenes["ball"], tmp_path / "all.ply", "splat-ply")
     assert not [*tmp_path.iterdir()]
 

@@ -196,7 +196,7 @@ OUT, TO = ("--out", "{tmp}/x.safetensors"), ("--out", "{tmp}/r")
         (["render", "{tmp}/none.safetensors", *TO], "no file"),
         (["render", "{views}/run.json", *TO], "cannot be read"),
         (["render", "{scene}", *TO, "--size", "15"], "even --size"),
-        (["render", "{scene}", *TO, "--times", "2"], "times in 0..1"),
+        (["render", "{scene}", *TO, "--times", "2"], "a number from 0 to 1"),
         (["render", "{scene}", *TO, "--turntable", "--maps"], "Give cameras, too"),
         (
             ["refine", "{views}", *OUT, "--backend", "gaussians", "--field", "canonical"],
@@ -280,10 +280,10 @@ def test_minutes_are_counted_in_steps_that_can_be_repeated(views, tmp_path, caps
     assert path.read_bytes() == made
 
 
-@pytest.mark.parametrize("more", [["--backend", "gaussians"], ["--stages", "2"]])
+@pytest.mark.parametrize("more", [["--backend", "gaussians"], ["--stages", "2", "--memory-gb", "1"]])
 def test_other_ways_to_fit_can_be_rendered(views, tmp_path, more):
     path, out = tmp_path / "scene.safetensors", tmp_path / "out"
-    assert main(fit(views, path, "--steps", 12, "--memory-gb", 1, *more)) == 0
+    assert main(fit(views, path, "--steps", 12, *more)) == 0
     assert main(["render", str(path), "--out", str(out), "--size", "24", "--times", "0.4"]) == 0
     picture = np.asarray(Image.open(out / "frames/view_01/00000.png"))
     assert picture[..., 3].max() > 100

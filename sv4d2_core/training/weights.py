@@ -169,7 +169,7 @@ class Weights:
             if f"step.{name}" in tensors:
                 moments = {key: tensors.shaped(f"{key}.{name}", *master.shape) for key in _MOMENTS}
                 kept = {key: x.to(master.device, copy=True) for key, x in moments.items()}
-                self.optimiser.state[master] = {**kept, "step": tensors.shaped(f"step.{name}").clone()}
+                self.optimiser.state[master] = {"step": tensors.shaped(f"step.{name}").clone(), **kept}
 
 
 @torch.no_grad()
