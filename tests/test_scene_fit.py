@@ -22,6 +22,7 @@ from sv4d2_core.scene.gaussians import gaussians_fit
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.store import FitState, load_scene
 from sv4d2_core.scene.targets import RoundTargets, ring_cameras
+from sv4d2_core.stored import Tensors
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_views
@@ -355,7 +356,9 @@ def test_targets_are_kept_in_eight_bits_and_the_input_exactly(small):
     weights = torch.rand(small.images.shape[:4], generator=torch.Generator().manual_seed(0))
     other = replace(small, images=small.images * 0.7)
     packed = RoundTargets.of(other, weights)
-    grid, again = RoundTargets.from_tensors(packed.tensors(), CAMERAS).unpacked(small)
+    grid, again = RoundTargets.from_tensors(Tensors(packed.tensors(), "a state"), CAMERAS, small).unpacked(
+        small
+    )
     assert torch.equal(grid.images[:, 0], small.images[:, 0])
     assert float((grid.images[:, 1:] - other.images[:, 1:]).abs().max()) <= 0.5 / 255 + 1e-6
     assert float((again - weights).abs().max()) <= 0.5 / 255 + 1e-6
