@@ -122,7 +122,7 @@ class TestRefineAndRender:
         centers = [[20.0 + 5 * t, 20.0] for t in range(T)]
         crop = core("video.crop").CropPath
         fields = crop.__dataclass_fields__
-        values = {"centers": centers, "side": 20.0, "size": SIZE}
+        values = {"centers": centers, "side": 20.0, "size": SIZE, "centering": "smooth", "object_ratio": 0.9}
         crop_json = json.dumps({name: values.get(name, 40) for name in fields})
         moved = refine(steps=5, crop=crop_json)[0]
         assert moved.path is not None and plain.path is None
