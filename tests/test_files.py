@@ -7,10 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sv4d2_core.__main__ import main
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.data.datasets import write_dataset
+from sv4d2_core.data.views_folder import write_views
+from sv4d2_core.export.report import write_report
 from sv4d2_core.files import all_or_nothing, exclusive, exclusive_file, recover, write_whole
 from sv4d2_core.shipped import TINY_MODEL
+from sv4d2_core.views import ViewGrid
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -148,3 +154,19 @@ def test_every_job_that_writes_holds_its_place(tmp_path, capsys, words):
         assert f"Another process is writing to {out}" in capsys.readouterr().err
         process.communicate("\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_staging_of_a_living_process_is_left_alone(tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", HOLDER.format("exclusive"), str(out)]
+    grid = ViewGrid(torch.ones(1, 2, 8, 8, 3), Cameras((0, 0), (0, 90)), torch.ones(1, 2, 8, 8))
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "\n"
+        (out / ".partial/new").mkdir(parents=True)
+        for write, content in ((write_views, grid), (write_dataset, grid), (write_report, [])):
+            with pytest.raises(ValueError, match="Another process is writing to"):
+                write(out, content)
+            assert (out / ".partial/new").is_dir()
+        process.communicate("\n")

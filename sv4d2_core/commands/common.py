@@ -199,9 +199,9 @@ def clip_place(text: str) -> str:
 def refuse_overlap(out: Path, *inputs: str | Path | None) -> None:
     """Raise ValueError where an input is or lies in what is written, or what is written lies in an input."""
     target = Path(os.path.realpath(out))
-    for given in inputs:
-        place = target if given is None else Path(os.path.realpath(os.path.expanduser(given)))
-        if given is not None and (target in (place, *place.parents) or place in target.parents):
+    for given in (one for one in inputs if one is not None):
+        place = Path(os.path.realpath(os.path.expanduser(given)))
+        if target in (place, *place.parents) or place in target.parents:
             raise ValueError(
                 f"Expected an output apart from the input; {cut(given)} and {cut(out)} are the same or lie "
                 f"in one another. Choose another place to write to."

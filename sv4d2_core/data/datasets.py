@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..files import all_or_nothing, recover, replaceable
+from ..files import all_or_nothing, exclusive, replaceable
 from ..scene.scene import SceneRendering
 from ..scene.targets import packed_normals
 from ..video.foreground import masks_of
@@ -61,8 +61,8 @@ def write_export(
     fill: Callable[[Path], None],
 ) -> list[Path]:
     """Let ``fill`` write into a staging folder, move it into place and return the entries, marker last."""
-    recover(folder)
-    existing = replaceable(folder, marker, names, overwrite)
+    with exclusive(folder):
+        existing = replaceable(folder, marker, names, overwrite)
     with all_or_nothing(folder, existing, marker, needed_bytes) as staging:
         fill(staging)
         made = [*sorted(path.name for path in staging.iterdir()), marker]

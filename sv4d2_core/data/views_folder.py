@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from ..cameras import Cameras
-from ..files import all_or_nothing, json_in, plain_names, recover, replaceable
+from ..files import all_or_nothing, exclusive, json_in, plain_names, replaceable
 from ..stored import Fields, load_tensors, read_json_object
 from ..video.crop import CropPath
 from ..video.decode import check_room
@@ -160,8 +160,8 @@ def write_views(
         )
     if save_latents and grid.latents is None:
         raise ValueError("Expected latents to save; these views have none. Leave save_latents off.")
-    recover(folder)
-    existing = replaceable_views(folder, overwrite)
+    with exclusive(folder):
+        existing = replaceable_views(folder, overwrite)
     size, has_masks = grid.images.shape[2], grid.masks is not None
     times = grid.frame_times()
     cameras = _json(cameras_json(grid.cameras, size, grid.fps, times, crop))

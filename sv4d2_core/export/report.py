@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..files import all_or_nothing, json_in, recover
+from ..files import all_or_nothing, exclusive, json_in
 from ..metrics.consistency import fit_residuals
 from ..metrics.evaluate import DEFAULT_SHRINKAGE
 from ..metrics.report.page import report_json, report_page
@@ -37,8 +37,8 @@ def write_report(
     Raises FileExistsError as `refuse_report`, ValueError (no scene, equal names, a shrinkage out of range),
     OSError.
     """
-    recover(folder)
-    existing = refuse_report(folder, overwrite)
+    with exclusive(folder):
+        existing = refuse_report(folder, overwrite)
     summaries = summaries_of(comparisons, shrinkage)
     record = {"kind": _KIND, "run": run or {}, **report_json(comparisons, summaries)}
     texts = (
