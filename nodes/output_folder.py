@@ -9,7 +9,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..sv4d2_core.files import find_inside
+from ..sv4d2_core.files import cut, find_inside
 
 # Where the host lists a file of a node's result, by the end of its name. No page shows what is in "files";
 # the history and the assets count it all the same.
@@ -30,7 +30,8 @@ def output_place(filename_prefix: str, size: int) -> tuple[Path, str]:
     parent, name, *_ = folder_paths.get_save_image_path(filename_prefix, output, size, size)
     if name.strip(". ") == "":
         raise ValueError(
-            f"Expected a name for the folder; got {filename_prefix!r}. Write one such as sv4d2/views."
+            f"Expected a name for the folder; got {cut(repr(filename_prefix))}. Write one such as "
+            f"sv4d2/views."
         )
     return Path(parent), name
 

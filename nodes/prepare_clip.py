@@ -21,7 +21,7 @@ from ..sv4d2_core.video.decode import REORIENTED
 from ..sv4d2_core.video.pictures import frame_strip
 from ..sv4d2_core.video.prepare import prepare_clip
 from ..sv4d2_core.video.read import ALPHAS, Clip, count_pictures, load_clip
-from .host import aliases, choice, described, number, shows_a_picture
+from .host import advanced, aliases, choice, described, number, shows_a_picture
 from .preview import picture_preview
 
 _LIKELY_RATE, _COPIES = 30, 2  # frames per second, assumed before decoding; copies of frames alive at once
@@ -44,8 +44,8 @@ class SV4D2PrepareClip(io.ComfyNode):
                 number("object_ratio", 0.9, (0.1, 1, 0.01)),
                 io.Boolean.Input("ignore_specks", default=True),
                 io.Mask.Input("mask", optional=True),
-                io.Boolean.Input("resample", default=False, optional=True),
-                choice("alpha", ALPHAS, optional=True),
+                io.Boolean.Input("resample", default=False, optional=True, **advanced()),
+                choice("alpha", ALPHAS, optional=True, **advanced()),
             ],
             outputs=[
                 io.Image.Output(display_name="clip"),

@@ -40,7 +40,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-_LONGEST = 498  # characters of a message's line, its end not counted
+_LONGEST = 498  # characters of a message, the line's end not counted
 
 
 def build_parser(chosen: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return args.run(args)
     except KeyboardInterrupt:
         return _fail("Interrupted.", 130)
-    except (OSError, ValueError, MemoryError, RuntimeError) as error:
+    except (OSError, ValueError, FloatingPointError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
         from .files import DISK_FULL, is_out_of_memory  # PyTorch is imported by what needs it
 
         if is_out_of_memory(error):
@@ -92,10 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    """Say what went wrong, in lines of at most 500 characters; what is left out is in the middle."""
-    half = _LONGEST // 2 - 2
-    for line in f"sv4d2: {message}".split("\n"):
-        print(line if len(line) <= _LONGEST else f"{line[:half]}...{line[-half:]}", file=sys.stderr)
+    """Say what went wrong in one line; what a longer one leaves out is in the middle."""
+    line, half = " ".join(f"sv4d2: {message}".split()), _LONGEST // 2 - 2
+    print(line if len(line) <= _LONGEST else f"{line[:half]}...{line[-half:]}", file=sys.stderr)
     return code
 
 

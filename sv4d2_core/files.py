@@ -12,8 +12,9 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -162,12 +163,22 @@ def fingerprint_of(*values: object) -> str:
 
 
 LONGEST = 80
+_LIST = 150  # characters of a list in a message
 
 
 def cut(value: object, longest: int = LONGEST) -> str:
     """Return what a file or a user gave as text for a message, at most ``longest`` characters."""
     text = str(value)
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def listed(items: Collection[object]) -> str:
+    """Return for a message as many of some things as fit in it, at least one, and how many more there are."""
+    names = [*map(cut, islice(items, _LIST))]
+    ends = accumulate(len(name) + 2 for name in names)
+    shown = names[: max(sum(end <= _LIST + 2 for end in ends), 1)]
+    more = f" and {len(items) - len(shown)} more" if len(items) > len(shown) else ""
+    return (", ".join(shown) or "none") + more
 
 
 def seed_of(*values: object) -> int:
@@ -255,7 +266,7 @@ def _held(place: Path, lock_file: Path) -> Iterator[None]:
         _remove_empty(*made)
 
 
-_LISTED, _DEPTH = 5, 5
+_DEPTH = 5
 
 
 def find_inside(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool], what: str) -> Path:
@@ -265,7 +276,7 @@ def find_inside(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool]
     Raises ValueError where it leads out of the roots, FileNotFoundError (with the latest there are) for none.
     """
     if "\0" in name:
-        raise ValueError(f"Expected {what}; got {name!r}, which holds a NUL byte.")
+        raise ValueError(f"Expected {what}; got {cut(repr(name))}, which holds a NUL byte.")
     places = " or ".join(map(str, roots))
     inside, outside = [], []
     for root in map(Path.resolve, roots):
@@ -276,14 +287,13 @@ def find_inside(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool]
             return place
     if not inside or any(place.exists() for place in outside):
         raise ValueError(
-            f"Expected {what} inside {places}; {name!r} is or leads (by a link or ..) outside. Give its path "
-            f"relative to one of them."
+            f"Expected {what} inside {places}; {cut(repr(name))} is or leads (by a link or ..) outside. Give "
+            f"its path relative to one of them."
         )
     known = sorted(((p.stat().st_mtime, n) for r in roots for p, n in _below(r, is_one)), reverse=True)
-    listing = ", ".join(found for _, found in known[:_LISTED])
     raise FileNotFoundError(
-        f"Expected {what}; there is no {name!r} in {places}. "
-        + (f"Those that exist: {listing}." if listing else "There are none yet.")
+        f"Expected {what}; there is no {cut(repr(name))} in {places}. Those that exist: "
+        f"{listed([found for _, found in known])}."
     )
 
 
@@ -382,11 +392,12 @@ def replaceable(
     if not folder.is_dir():
         return []
     found = sorted(entry.name for entry in folder.iterdir() if names.fullmatch(entry.name))
-    listed = _listed(folder / marker)
-    if others := [name for name in found if name not in listed]:
-        some = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
-        raise FileExistsError(f"{folder} holds {some}, {foreign}. Choose another folder or move them away.")
-    if kept := [name for name in listed if not names.fullmatch(name) and (folder / name).exists()]:
+    ours = _listed(folder / marker)
+    if others := [name for name in found if name not in ours]:
+        raise FileExistsError(
+            f"{folder} holds {listed(others)}, {foreign}. Choose another folder or move them away."
+        )
+    if kept := [name for name in ours if not names.fullmatch(name) and (folder / name).exists()]:
         raise FileExistsError(
             f"{folder} holds an earlier export of another kind ({kept[0]}). Choose another folder."
         )

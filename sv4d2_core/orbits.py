@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .cameras import DEFAULT_FOV_DEG, DEFAULT_RADIUS, Cameras
+from .files import cut
 
 FOUR_VIEWS, EIGHT_VIEWS = "4 views (sv4d2)", "8 views (sv4d2_8views)"
 RING, RINGS, SWEEP, CUSTOM = "ring", "rings", "sweep", "custom"
@@ -39,13 +40,13 @@ def orbit(
     azimuths_deg, elevations_deg = parse_angles(azimuths, "azimuths"), parse_angles(elevations, "elevations")
     if azimuths_deg and preset != CUSTOM:
         raise ValueError(
-            f"Expected no azimuths, as the preset {preset!r} sets them itself; got {azimuths!r}. Choose the "
-            f"preset {CUSTOM!r} for them."
+            f"Expected no azimuths, as the preset {preset!r} sets them itself; got {cut(repr(azimuths))}. "
+            f"Choose the preset {CUSTOM!r} for them."
         )
     if preset == SWEEP and elevations_deg:
         raise ValueError(
             f"Expected no elevations, as a sweep takes its height from sweep_elevation_deg; got "
-            f"{elevations!r}. Leave them blank."
+            f"{cut(repr(elevations))}. Leave them blank."
         )
     if preset == RING and len(elevations_deg) > 1:
         raise ValueError(
@@ -88,7 +89,8 @@ def parse_angles(text: str, name: str) -> list[float]:
             number = math.nan
         if not math.isfinite(number):
             raise ValueError(
-                f"Expected {name} as numbers separated by commas or blanks; got {part!r} in {text!r}."
+                f"Expected {name} as numbers separated by commas or blanks; got {cut(repr(part))} in "
+                f"{cut(repr(text))}."
             )
         numbers.append(number)
     return numbers

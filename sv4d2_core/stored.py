@@ -19,6 +19,7 @@ from .files import LARGEST_JSON, cut, is_out_of_memory, write_whole
 
 _LARGEST = 1e12  # no number that we read is larger
 _MOST_SIZES = 64  # entries of a list of settings
+LARGEST_COUNT = 1_000_000  # of anything that sizes memory or a loop
 _KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int64)
 _CHECKSUM = "checksum"
 
@@ -53,7 +54,7 @@ class Fields(dict[str, Any]):
             raise self.wrong(key, f"a number from {least:g} to {most:g}")
         return float(value)
 
-    def count(self, key: str, least: int = 0, most: int = 2**63) -> int:
+    def count(self, key: str, least: int = 0, most: int = LARGEST_COUNT) -> int:
         value = self.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise self.wrong(key, f"a whole number from {least} to {most:g}")
@@ -99,7 +100,7 @@ class Fields(dict[str, Any]):
         if isinstance(default, bool):
             return self.flag(key)
         if isinstance(default, int):
-            return self.count(key, -(2**63))
+            return self.count(key, -(2**63), 2**63)
         if isinstance(default, float):
             return self.number(key)
         if isinstance(default, str):

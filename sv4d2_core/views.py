@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from .cameras import Cameras
 
+FPS_RANGE = (0.1, 1000.0)
+
 
 @dataclass(frozen=True)
 class ViewGrid:
@@ -39,6 +41,7 @@ class ViewGrid:
             raise ValueError(f"Expected masks {list(shape[:4])}; got {list(self.masks.shape)}.")
         if self.times is not None and len(self.times) != shape[0]:
             raise ValueError(f"Expected {shape[0]} times, one per frame; got {len(self.times)}.")
+        check_fps(self.fps, "the views")
 
     @property
     def n_frames(self) -> int:
@@ -104,3 +107,13 @@ def resize_images(images: Tensor, height: int, width: int) -> Tensor:
         images.movedim(-1, 1), (height, width), mode="bicubic", antialias=True, align_corners=False
     )
     return planes.clamp(0, 1).movedim(1, -1).contiguous()
+
+
+def check_fps(fps: float, name: str) -> None:
+    """Raise ValueError for a frame rate out of its range."""
+    slowest, fastest = FPS_RANGE
+    if not slowest <= fps <= fastest:
+        raise ValueError(
+            f"Expected a frame rate from {slowest:g} to {fastest:g}; got fps = {fps:g} for {name}. Give the "
+            f"rate that it should play at."
+        )

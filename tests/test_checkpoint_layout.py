@@ -112,6 +112,7 @@ def test_two_level_model_of_another_base():
     ("metadata", "words"),
     [
         ({"sv4d2.n_frames": "many"}, r"sv4d2\.n_frames = 'many' cannot be read"),
+        ({"sv4d2.n_frames": "60000"}, "at most 1024 pictures in a window"),
         ({"sv4d2.num_head_channels": "0"}, "from 1 to 65536"),
         ({"sv4d2.vector_dims": "128"}, "three integers"),
         ({"sv4d2.vector_dims": "1,2,3"}, "sum to 6"),

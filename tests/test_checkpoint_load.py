@@ -97,7 +97,7 @@ def test_unexpected_keys_are_one_warning_and_other_dtypes_of_unused_ones_none(sm
     with caplog.at_level(logging.WARNING):
         load_checkpoint(path)
     assert len(caplog.records) == 1
-    assert "5 unexpected keys (model_ema.0, model_ema.1, model_ema.2, ...) not used" in caplog.text
+    assert "5 unexpected keys (model_ema.0, model_ema.1, " in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_the_latest_folders_are_listed(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         find_views("views_0", [tmp_path, tmp_path / "missing"])
     assert f"exist: {', '.join(f'sub/views_{i}' for i in range(5))}." in str(caught.value)
-    with pytest.raises(FileNotFoundError, match="There are none yet"):
+    with pytest.raises(FileNotFoundError, match="Those that exist: none"):
         find_views("", [tmp_path / "missing"])
 
 

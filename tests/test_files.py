@@ -14,7 +14,7 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.datasets import write_dataset
 from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.export.report import write_report
-from sv4d2_core.files import all_or_nothing, exclusive, exclusive_file, recover, write_whole
+from sv4d2_core.files import all_or_nothing, exclusive, exclusive_file, listed, recover, write_whole
 from sv4d2_core.shipped import TINY_MODEL
 from sv4d2_core.views import ViewGrid
 
@@ -28,6 +28,19 @@ def staged(folder: Path, swap: bytes) -> Path:
         (staging / name).mkdir(parents=True)
     (staging / "swap.json").write_bytes(swap)
     return staging
+
+
+@pytest.mark.parametrize(
+    ("items", "text"),
+    [
+        ([], "none"),
+        (range(3), "0, 1, 2"),
+        (["x" * 500] * 9, "x" * 77 + "... and 8 more"),
+        ([name * 70 for name in "abc"], f"{'a' * 70}, {'b' * 70} and 1 more"),
+    ],
+)
+def test_lists_in_messages_are_short(items, text):
+    assert listed(items) == text
 
 
 @pytest.mark.parametrize("text", [b"", b"\0" * 9, b"[" * 5000, b"{}", b"[1, null]"])

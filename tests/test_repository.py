@@ -1,6 +1,7 @@
 """The repository itself: metadata, dependencies, layers, public names."""
 
 import ast
+import builtins
 import re
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sv4d2_core
+from sv4d2_core.diffusion.safetensors_stream import CheckpointError
 
 try:
     import tomllib
@@ -23,6 +25,8 @@ HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths",
 BESIDE_THE_HOST = {"torch", "numpy", "PIL", "einops"}
 IMPORTS = (ast.Import, ast.ImportFrom)
 MOST_LINES = 500
+# Caught by who calls, or by Python itself.
+CAUGHT_BEFORE = {"OutOfTime", "KeyboardInterrupt", "AttributeError"}
 # Heavy or optional: imported where they are used.
 LAZY = {"pxr", "xatlas", "kornia", "cv2", "matplotlib", "jinja2", "trimesh", "skimage", "fast_simplification"}
 
@@ -223,6 +227,20 @@ def test_files_stay_small_and_docstrings_are_there():
         text = path.read_text()
         assert text.count("\n") <= MOST_LINES, f"{path} has more than {MOST_LINES} lines"
         assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+
+
+def test_the_command_line_tells_all_that_is_raised_on_purpose():
+    """An error of another kind is a mistake of ours, and its traceback is wanted."""
+    front = ast.walk(ast.parse((ROOT / "sv4d2_core/__main__.py").read_text()))
+    told = [part for node in front if isinstance(node, ast.ExceptHandler) for part in ast.walk(node.type)]
+    told = [part.id for part in told if isinstance(part, ast.Name) and part.id != "RuntimeError"]
+    told = tuple(getattr(builtins, name) for name in told)
+    for path in SOURCES:
+        raised = (node.exc for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise))
+        for name in {ast.unparse(call.func) for call in raised if isinstance(call, ast.Call)} - CAUGHT_BEFORE:
+            kind = CheckpointError if name == "CheckpointError" else getattr(builtins, name, None)
+            # What is no class makes one: `Fields.wrong` and the like.
+            assert kind is None or issubclass(kind, told), f"{path} raises {name}, which ends in a traceback"
 
 
 def test_public_names_exist():

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
+from sv4d2_core.diffusion.checkpoint import load_checkpoint
+from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.metrics.image import psnr
 from sv4d2_core.scene import schedule, targets
 from sv4d2_core.scene.config import (
@@ -22,6 +24,7 @@ from sv4d2_core.scene.gaussians import gaussians_fit
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.store import FitState, load_scene
 from sv4d2_core.scene.targets import RoundTargets, ring_cameras
+from sv4d2_core.shipped import TINY_MODEL
 from sv4d2_core.stored import Tensors
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world.body import make_creature
@@ -192,6 +195,24 @@ def test_views_that_cannot_be_fitted_are_refused(views):
 def test_a_fit_that_diverges_names_the_knob(views):
     with pytest.raises(FloatingPointError, match=r"lower learning_rate_factor than 1e\+30"):
         refine_scene(views, replace(TINY, learning_rate_factor=1e30))
+
+
+@pytest.mark.parametrize(("job", "tolerance"), [("views", 1e-3), ("dynerf", 0.02), ("gaussians", 0.02)])
+def test_another_number_of_threads_changes_rounding_alone(views, job, tolerance):
+    def made():
+        if job == "views":
+            model = load_checkpoint(TINY_MODEL)
+            return sample_views(model, views.images[:, 0], CAMERAS, steps=3).images
+        return refine_scene(views, replace(TINY, backend=job)).render(CAMERAS, [0.0, 0.5], 32).rgb
+
+    pictures = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        try:
+            pictures.append(made())
+        finally:
+            torch.set_num_threads(1)
+    assert float((pictures[0] - pictures[1]).abs().max()) <= tolerance
 
 
 def test_planes_follow_the_pictures_unless_they_are_given(views):

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,19 @@ from fuzz.files import campaign
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.reader import read_dataset
+from sv4d2_core.data.views_folder import read_views, write_views
+from sv4d2_core.scene.config import FieldConfig, GaussiansConfig, RefineConfig, Settings
+from sv4d2_core.scene.gaussians.splat_torch import Projected, tile_lists
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.stored import Fields, json_object, load_tensors
+from sv4d2_core.training.batches import DrawConfig
+from sv4d2_core.training.curation import CurationLimits
+from sv4d2_core.training.loop import LoopConfig
 from sv4d2_core.video.decode import Room
 from sv4d2_core.video.read import load_clip
+from sv4d2_core.views import ViewGrid
 
 SCENES = Path(__file__).parent / "data/version_0_1/all_settings"
 
@@ -82,10 +91,15 @@ def test_tensors_are_finite_and_of_their_shapes(tmp_path):
         ("dynerf", "grid", [3, 10**5, 10**5, 10**5]),
         ("dynerf", "config", {"plane_sizes": [20_000, 40_000]}),
         ("gaussians", "config", {"plane_sizes": [10**9], "features": 10**9}),
+        ("gaussians", "config", {"count": 10**9}),
         ("gaussians", "scale_limits", [0, 0]),
+        ("dynerf", "config", {"samples": 10**7}),
+        ("dynerf", "config", {"features": 10**5}),
+        ("dynerf", "fps", 0),
+        ("gaussians", "fps", 1e9),
     ],
 )
-def test_sizes_in_a_scene_are_those_of_its_tensors(tmp_path, backend, key, value):
+def test_numbers_in_a_scene_are_bounded_or_those_of_its_tensors(tmp_path, backend, key, value):
     file = tmp_path / "scene.safetensors"
     load_scene(SCENES / f"{backend}.safetensors").save(file)
     length = int.from_bytes(file.read_bytes()[:8], "little")
@@ -93,8 +107,40 @@ def test_sizes_in_a_scene_are_those_of_its_tensors(tmp_path, backend, key, value
     header[key] = {**header[key], **value} if isinstance(value, dict) else value
     del header["checksum"]
     save_file(load_file(file), file, {"sv4d2.scene": json.dumps(header)})
-    with pytest.raises(ValueError, match="Expected .* in .*"):
+    with pytest.raises(ValueError, match="Expected .*; got "):
         load_scene(file)
+
+
+@pytest.mark.parametrize(("key", "value"), [("n_frames", 10**5), ("fps", 0), ("fps", 1e9)])
+def test_numbers_of_a_folder_of_views_are_bounded(tmp_path, key, value):
+    write_views(tmp_path / "views", ViewGrid(torch.rand(1, 5, 16, 16, 3), Cameras.ring(4)))
+    file = tmp_path / "views/run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "entries": [], key: value}))
+    with pytest.raises(ValueError, match=f"Expected a .*number from .* as {key} in"):
+        read_views(tmp_path / "views")
+
+
+def test_no_setting_is_without_bounds():
+    kinds = [FieldConfig, GaussiansConfig, RefineConfig, LoopConfig, DrawConfig, CurationLimits]
+    for kind in kinds:
+        assert issubclass(kind, Settings)
+        for one in fields(kind):
+            if type(one.default) in (int, float):
+                with pytest.raises(ValueError, match=f"Expected {one.name} <="):
+                    kind(**{one.name: type(one.default)(2**1000)})
+            elif isinstance(one.default, tuple):
+                for sizes in ((2,) * 9, (10**6,)):
+                    with pytest.raises(ValueError, match=f"Expected {one.name} of"):
+                        kind(**{one.name: sizes})
+
+
+def test_pictures_larger_than_any_memory_are_refused_at_once():
+    scene = load_scene(SCENES / "gaussians.safetensors")
+    with pytest.raises(ValueError, match="1000 times of 1 cameras at 8192 px make 67109 million"):
+        scene.render(scene.cameras, [0.0] * 1000, 8192, views=[0])
+    everywhere = Projected(torch.full((129, 10), 4096.0), torch.full((129, 2), 1e6))
+    with pytest.raises(ValueError, match="129 lie on 135266304"):
+        tile_lists(everywhere, 8192)
 
 
 def test_pictures_of_numbers_too_large_are_refused(tmp_path):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..diffusion.model import Model
-from ..files import DISK_FULL, exclusive, is_out_of_memory, json_in, write_whole
+from ..files import DISK_FULL, exclusive, is_out_of_memory, json_in, listed, write_whole
 from ..video.places import matches
 from . import Parser, views
 from .common import Options, at_least, clip_place, made_with, refuse_overlap
@@ -68,7 +68,7 @@ def run(args: Namespace) -> int:
     done, took = len(clips) - len(failed), time.perf_counter() - began
     log.info("%d of %d clips are complete, after %.0f s. Look at %s", done, len(clips), took, file)
     if failed:
-        log.error("Failed: %s. The same command tries them again.", ", ".join(failed))
+        log.error("Failed: %s. The same command tries them again.", listed(failed))
     return 1 if failed else 0
 
 

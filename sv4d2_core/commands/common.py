@@ -31,7 +31,8 @@ from ..orbits import CUSTOM, orbit, parse_angles
 from ..scene.config import Settings
 from ..scene.scene import even_times
 from ..shipped import SAMPLE_CLIP, TINY_MODEL, versions
-from ..video.read import FPS_RANGE
+from ..stored import LARGEST_COUNT
+from ..views import FPS_RANGE
 from . import Parser
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ VARIANTS = ("auto", "sv4d2", "sv4d2_8views")
 _SAY_EVERY_S = 5.0  # seconds between two lines about progress where there is no terminal
 
 
-LARGEST_SIZE, LARGEST_COUNT, LARGEST_ANGLE = 8192, 1_000_000, 720.0  # pixels a side, of anything, degrees
+LARGEST_SIZE, LARGEST_ANGLE = 8192, 720.0  # pixels a side, degrees
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def of_setting(kind: type[Settings], name: str) -> Within:
     one = next(one for one in fields(kind) if one.name == name)
     limits = one.metadata["limits"]
     least = limits.get("above", limits.get("least", -LARGEST_COUNT))
-    return Within(least, limits.get("most", LARGEST_COUNT), "above" in limits, whole=one.type == "int")
+    return Within(least, limits["most"], "above" in limits, whole=one.type == "int")
 
 
 class Options:
@@ -277,7 +278,7 @@ def choose_device(name: str) -> torch.device:
             raise
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"Expected a device of this machine; got {name!r} ({reason}). Try --device auto."
+            f"Expected a device of this machine; got {cut(repr(name))} ({cut(reason)}). Try --device auto."
         ) from error
     return device
 

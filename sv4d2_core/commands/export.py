@@ -20,7 +20,7 @@ from ..export.scene_export import (
     export_scene,
     export_views,
 )
-from ..files import exclusive_file
+from ..files import exclusive_file, listed
 from ..scene.store import load_scene
 from .common import (
     DTYPES,
@@ -84,13 +84,10 @@ def run(args: argparse.Namespace) -> int:
         log.warning("%s", sentence)
     with exclusive_file(args.out):
         check_place(args.out, args.format, args.overwrite)
-        try:
-            made = _views(args) if args.scene.suffix != _SCENE_SUFFIX else _scene(args)
-        except ModuleNotFoundError as error:
-            raise ValueError(str(error)) from error
+        made = _views(args) if args.scene.suffix != _SCENE_SUFFIX else _scene(args)
     for note in made.notes:
         log.info("%s", note)
-    names = ", ".join(path.name for path in made.paths[:3]) + (" ..." if len(made.paths) > 3 else "")
+    names = listed([path.name for path in made.paths])
     place = made.paths[0].parent if len(made.paths) > 1 else args.out.parent
     took = time.perf_counter() - began
     log.info("Wrote %s to %s: %.2f MB in %.0f s", names, place, made.n_bytes() / 1e6, took)

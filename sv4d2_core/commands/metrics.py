@@ -18,7 +18,7 @@ from ..data.reader import find_scenes, read_any_views
 from ..data.views_folder import missing_files, read_run, write_views
 from ..diffusion.checkpoint import load_clip_vision
 from ..export.report import refuse_report, write_report
-from ..files import exclusive, exclusive_file
+from ..files import cut, exclusive, exclusive_file, listed
 from ..metrics.evaluate import DEFAULT_SHRINKAGE, Networks
 from ..metrics.i3d import I3D, RISK, convert_i3d
 from ..metrics.image import LPIPS
@@ -111,13 +111,13 @@ def _places(args: argparse.Namespace) -> tuple[dict[str, Path], Path | None]:
     methods = {name.strip(): Path(place) for name, _, place in named if name.strip() and place}
     if len(methods) < len(named):
         raise ValueError(
-            f"Expected --methods as NAME=DIR with different names; got {' '.join(args.methods)!r}. Write for "
+            f"Expected --methods as NAME=DIR with different names; got {listed(args.methods)}. Write for "
             f"example --methods ours=out/ours SV3D=out/sv3d, after PREDICTED and REFERENCE."
         )
     if len(places) > 2 or not (places or methods):
         raise ValueError(
             f"Expected PREDICTED and REFERENCE (or --methods, or PREDICTED alone); got {len(places)} places: "
-            f"{', '.join(map(str, places)) or 'none'}."
+            f"{listed(places)}."
         )
     if len(places) == 1 and methods:
         return methods, places[0]
@@ -142,11 +142,11 @@ def _by_scene(
         missing = [scene for scene in wanted if scene not in places]
         if len(missing) == len(wanted):
             raise ValueError(
-                f"Expected scenes {', '.join(wanted[:5])} of {name}; got {', '.join(list(places)[:5])}. Give "
-                f"the scenes' folders equal names."
+                f"Expected scenes {listed(wanted)} of {cut(name)}; got {listed(places)}. Give the scenes' "
+                f"folders equal names."
             )
         if missing:
-            log.warning("%s lacks %d of %d scenes: %s", name, len(missing), len(wanted), ", ".join(missing))
+            log.warning("%s lacks %d of %d scenes: %s", name, len(missing), len(wanted), listed(missing))
         for scene in wanted:
             if scene in places:
                 scenes[scene][name] = places[scene]
@@ -249,7 +249,7 @@ def add_scenes_arguments(parser: argparse.ArgumentParser) -> None:
 def run_scenes(args: argparse.Namespace) -> int:
     only = args.only or SCENE_NAMES
     if unknown := [name for name in only if name not in SCENE_NAMES]:
-        raise ValueError(f"Expected --only out of {', '.join(SCENE_NAMES)}; got {', '.join(unknown)}.")
+        raise ValueError(f"Expected --only out of {', '.join(SCENE_NAMES)}; got {listed(unknown)}.")
     refuse_odd(args.size)
     rig = Cameras.official(args.rig)
     for seed, scene in enumerate(benchmark_scenes()):

@@ -23,7 +23,7 @@ from ..diffusion.safetensors_stream import read_header
 from ..diffusion.sampling import SAMPLERS, Solver, guidance_table
 from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
 from ..diffusion.window_store import WindowFolder, changed_settings, tensor_fingerprint
-from ..files import cut, exclusive, file_fingerprint
+from ..files import cut, exclusive, file_fingerprint, listed
 from ..video.crop import CENTERINGS
 from ..video.prepare import PreparedClip, prepare_clip
 from ..video.read import ALPHAS, load_clip
@@ -322,7 +322,7 @@ def _is_complete(job: Job) -> bool:
     if changed and not job.args.overwrite:
         resampled = "" if set(changed) - job.output.keys() else " Nothing would be sampled again."
         raise ValueError(
-            f"{folder} holds results with other settings ({', '.join(changed)}). Choose another folder, or "
+            f"{folder} holds results with other settings ({listed(changed)}). Choose another folder, or "
             f"replace them (--overwrite).{resampled}"
         )
     return not changed and not missing_files(folder)

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..files import listed
 from ..video.foreground import check_white_border, near_white_masks, opacity_source
 from ..video.places import IMAGE_SUFFIXES, matches, natural_key
 from ..video.read import DEFAULT_FPS, Clip, load_clip
@@ -25,7 +26,6 @@ _PATTERNS = {BY_FRAME: "(t v) h w c -> t v h w c", BY_VIEW: "(v t) h w c -> t v 
 _LARGEST_OUTSIDE_SHARE = 0.5  # of the pixels outside a mask may be dark before the mask cuts the object out
 _TRANSPARENT = 1 / 255  # opacity below which a pixel shows only the background: one grey level
 _LARGEST_DARK_SHARE = 0.01  # of the background of renders that may be darker than near white
-_SHOWN_NAMES = 12
 
 _log = logging.getLogger(__name__)
 
@@ -108,8 +108,7 @@ def read_clips(
     sources, n_views = find_clips(folder), cameras.n_views
     fill_in = input_view is not None and len(sources) == n_views
     if not fill_in and len(sources) != n_views + 1:
-        shown = ", ".join("/".join(source.parts[-2:]) for source in sources[:_SHOWN_NAMES])
-        shown += " ..." if len(sources) > _SHOWN_NAMES else ""
+        shown = listed(["/".join(source.parts[-2:]) for source in sources])
         raise ValueError(
             f"Expected {n_views + 1} clips in {folder}, the input view first, or {n_views} where the input "
             f"view is given; got {len(sources)}: {shown}. Give the cameras of these clips, or a pattern such "

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save
 
 from ..cameras import Cameras
-from ..files import all_or_nothing, exclusive, json_in, plain_names, replaceable
+from ..files import all_or_nothing, exclusive, json_in, listed, plain_names, replaceable
 from ..stored import Fields, load_tensors, read_json_object
 from ..video.crop import CropPath
 from ..video.decode import check_room
 from ..video.pictures import UNTRAINED_LABEL, contact_sheet, read_frames, write_frames
 from ..video.write import write_video
-from ..views import ViewGrid
+from ..views import FPS_RANGE, ViewGrid
 
 # From our world (+y up) to that of D-NeRF and nerfstudio (+z up), a quarter turn about +x: (x, y, z) ->
 # (x, -z, y). The input camera, on our +z side, comes to stand at -y: Blender's front view.
@@ -227,10 +227,10 @@ def read_views(folder: Path) -> ViewGrid:
     if missing := [name for name in missing_files(folder) if name.startswith(_NEEDED_TO_READ)]:
         raise FileNotFoundError(
             f"Expected a complete folder of views; {folder} lacks {len(missing)} of its files: "
-            f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}. Bring them back, or make the "
-            f"views again."
+            f"{listed(missing)}. Bring them back, or make the views again."
         )
-    shape = cameras.n_views + 1, run.count("n_frames", 1, _MOST_FRAMES)
+    n_cameras = cameras.n_views + 1
+    shape = n_cameras, run.count("n_frames", 1, max(_MOST_FRAMES // n_cameras, 1))
     images = _read_grid(folder / "frames", *shape, 3)
     masks = _read_grid(folder / "masks", *shape) if (folder / "masks").is_dir() else None
     latents = None
@@ -241,11 +241,11 @@ def read_views(folder: Path) -> ViewGrid:
         images,
         cameras,
         masks,
-        run.number("fps", 0),
+        run.number("fps", *FPS_RANGE),
         latents,
         run.text("variant"),
         run.flag("trained"),
-        *(run.count(key, -(2**63)) if run.has(key) else None for key in ("seed", "steps")),
+        *(run.count(key, -(2**63), 2**64) if run.has(key) else None for key in ("seed", "steps")),
         settings=dict(run.object("settings")) if run.get("settings") else None,
         times=run.times("times") if run.get("times") else None,
     )

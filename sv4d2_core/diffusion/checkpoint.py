@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..files import cut, is_out_of_memory
+from ..files import cut, is_out_of_memory, listed
 from .clip import CLIPVision
 from .config import CLIPVisionConfig, ModelConfig
 from .layout import (
@@ -220,9 +220,8 @@ def _unexpected_keys(header: Header, required: Collection[str]) -> list[str]:
 
 
 def _some(keys: Sequence[str], noun: str) -> str:
-    """Return for example ``5 keys (a, b, c, ...)``."""
-    first = ", ".join([*map(cut, keys[:3]), *(["..."] if len(keys) > 3 else [])])
-    return f"{len(keys)} {noun}{'' if len(keys) == 1 else 's'} ({first})"
+    """Return for example ``5 keys (a, b, c and 2 more)``."""
+    return f"{len(keys)} {noun}{'' if len(keys) == 1 else 's'} ({listed(keys)})"
 
 
 _CLIP_HELP = (

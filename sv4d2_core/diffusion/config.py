@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..files import cut
+
 GUIDANCE_SHAPES = ("linear", "spatiotemporal", "triangle", "constant")
 # What a view block mixes: V neighbouring pixels in raster order (official 4-view model), the V views of a
 # pixel (official 8-view model), or all pixels of a frame.
 VIEW_MIXINGS = ("released_3d", "view", "joint_3d")
+_MOST_PICTURES, _LARGEST_SIZE = 1024, 8192  # of a window (official ones have 48 and 40), and pixels
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         if self.view_mixing not in VIEW_MIXINGS:
-            raise ValueError(f"Expected view_mixing {' or '.join(VIEW_MIXINGS)}; got {self.view_mixing!r}.")
+            got = cut(repr(self.view_mixing))
+            raise ValueError(f"Expected view_mixing {' or '.join(VIEW_MIXINGS)}; got {got}.")
         if self.base % 32 or self.base % self.head_channels:
             raise ValueError(
                 f"The base width must be a multiple of 32 (group norm) and of the head width "
@@ -88,11 +92,12 @@ class ModelConfig:
     clip: CLIPVisionConfig = CLIPVisionConfig()
 
     def __post_init__(self) -> None:
-        if self.n_frames < 2 or self.n_views < 1 or self.size < 1:
+        large = self.n_frames * self.n_views > _MOST_PICTURES or self.size > _LARGEST_SIZE
+        if self.n_frames < 2 or self.n_views < 1 or self.size < 1 or large:
             raise ValueError(
-                f"Expected at least 2 frames, 1 view and a positive size; got {self.n_frames}, "
-                f"{self.n_views} and {self.size}. Correct sv4d2.n_frames, sv4d2.n_views or sv4d2.size in "
-                f"the metadata."
+                f"Expected at least 2 frames and 1 view, at most {_MOST_PICTURES} pictures in a window and a "
+                f"size from 1 to {_LARGEST_SIZE}; got {self.n_frames}, {self.n_views} and {self.size}. "
+                f"Correct sv4d2.n_frames, sv4d2.n_views or sv4d2.size in the metadata."
             )
         if not 0 < self.sigma_min < self.sigma_max < math.inf or not 0 < self.scale_factor < math.inf:
             raise ValueError(
@@ -100,7 +105,8 @@ class ModelConfig:
                 f"{self.sigma_max:g} and {self.scale_factor:g}. Correct them in the metadata."
             )
         if self.guidance not in GUIDANCE_SHAPES:
-            raise ValueError(f"Expected guidance {', '.join(GUIDANCE_SHAPES)}; got {self.guidance!r}.")
+            got = cut(repr(self.guidance))
+            raise ValueError(f"Expected guidance {', '.join(GUIDANCE_SHAPES)}; got {got}.")
         if sum(self.vector_dims) != self.unet.vector_dim:
             raise ValueError(
                 f"The camera vector of this UNet is {self.unet.vector_dim} wide, but vector_dims "

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..files import cut
+from ..files import cut, listed
 from .config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
 from .safetensors_stream import METADATA_KEY, NEEDED, CheckpointError, Header
 
@@ -159,8 +159,7 @@ def _kind_of_file(header: Header) -> str:
     for kind, starts in _WHOLE_FILES.items():
         if all(key.startswith(starts) for key in keys):
             return kind
-    first = ", ".join(map(cut, list(keys)[:3]))
-    return f"an unknown kind of model ({len(keys)} tensors: {first}, ...)"
+    return f"an unknown kind of model ({len(keys)} tensors: {listed(keys)})"
 
 
 def _kind_of_unet(header: Header, prefix: str) -> str:

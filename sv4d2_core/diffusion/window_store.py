@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import if_possible, json_in, remove, remove_unfinished, write_whole
+from ..files import if_possible, json_in, listed, remove, remove_unfinished, write_whole
 from ..stored import load_tensors
 
 _KEY = "latents"
@@ -34,7 +34,7 @@ class WindowFolder:
         if known is not None and not self._usable and not discard:
             raise ValueError(
                 f"{folder.parent} holds an unfinished run with other settings "
-                f"({', '.join(changed_settings(known, settings))}). Choose another folder, use the same "
+                f"({listed(changed_settings(known, settings))}). Choose another folder, use the same "
                 f"settings to continue, or replace it (--overwrite)."
             )
 

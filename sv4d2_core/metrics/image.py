@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
-from ..files import cut
+from ..files import listed
 from ..stored import load_tensors
 from ..views import ViewGrid
 
@@ -207,6 +207,6 @@ def _read(path: Path, device: torch.device) -> tuple[list[list[tuple[int, Tensor
         raise ValueError(
             f"Expected the state dict of LPIPS with an AlexNet or VGG-16 backbone (net.slice1.0.weight, ..., "
             f"lin4.model.1.weight); {path.name} holds {len(tensors)} other tensors, such as "
-            f"{cut(', '.join(sorted(tensors)[:2])) or 'none'}. {LPIPS_HELP}"
+            f"{listed(sorted(tensors))}. {LPIPS_HELP}"
         )
     return stages, heads

@@ -6,16 +6,23 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from ..stored import Fields
+from ..files import cut
+from ..stored import LARGEST_COUNT, Fields
 
 _PER_PIXEL = 0.75  # Gaussians per pixel of a picture, when their number is not given
 _MOST = 40_000  # Gaussians then, at most
+_MOST_SCALES, _MOST_NODES = 8, 4096
 
 _Kind = TypeVar("_Kind", bound="Settings")
 
 
 def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), **limits: float) -> Any:
-    """Return a dataclass field with its help text and its limits (``least``, ``above``, ``most``)."""
+    """Return a dataclass field with its help text and its limits (``least``, ``above``, ``most``).
+
+    No number is larger than a million: settings come out of files of anybody, too.
+    """
+    if isinstance(default, (int, float)) and not isinstance(default, bool):
+        limits = {"most": LARGEST_COUNT, **limits}
     return field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
 
 
@@ -27,7 +34,7 @@ class Settings:
         for one in fields(self):
             value, choices = getattr(self, one.name), one.metadata.get("choices", ())
             if choices and value not in choices:
-                raise ValueError(f"Expected {one.name} {' or '.join(choices)}; got {value!r}.")
+                raise ValueError(f"Expected {one.name} {' or '.join(choices)}; got {cut(repr(value))}.")
             for kind, limit in one.metadata.get("limits", {}).items():
                 sign = {"least": ">=", "above": ">", "most": "<=", "unlike": "!="}[kind]
                 holds = {
@@ -42,8 +49,12 @@ class Settings:
                     )
             if isinstance(value, list | tuple):
                 object.__setattr__(self, one.name, tuple(value))
-                if any(size < 2 for size in value) or (one.default and not value):
-                    raise ValueError(f"Expected {one.name} of at least 2 nodes, one per scale; got {value}.")
+                fits = len(value) <= _MOST_SCALES and all(2 <= size <= _MOST_NODES for size in value)
+                if not fits or (one.default and not value):
+                    raise ValueError(
+                        f"Expected {one.name} of at least 2 nodes and at most {_MOST_NODES}, one per scale, "
+                        f"of at most {_MOST_SCALES}; got {cut(value)}."
+                    )
 
 
 def settings_to_json(kind: type[Settings], settings: Settings) -> dict:
@@ -77,9 +88,11 @@ class FieldConfig(Settings):
         "nodes along an axis of space, per scale; (): an eighth, a quarter and a half of the picture size, "
         "at most 256. Finer planes fit the given views better and the others worse",
     )
-    features: int = setting(32, "channels of a plane, per scale", least=1)
-    hidden: int = setting(64, "width of the two decoders", least=1)
-    samples: int = setting(64, "samples along the stretch of a ray that crosses the scene's box", least=8)
+    features: int = setting(32, "channels of a plane, per scale", least=1, most=256)
+    hidden: int = setting(64, "width of the two decoders", least=1, most=1024)
+    samples: int = setting(
+        64, "samples along the stretch of a ray that crosses the scene's box", least=8, most=1024
+    )
     time_size: int = setting(0, "nodes along time; 0: one per frame", least=0, unlike=1)
     change_size: int = setting(64, "nodes along an axis, at most, of what changes with time", least=2)
     deformation_sizes: tuple[int, ...] = setting(
@@ -96,11 +109,13 @@ class FieldConfig(Settings):
     @property
     def rays_in_memory(self) -> int:
         """How many rays are followed at once within ``memory_gb``; 0: no limit."""
-        if self.memory_gb == 0:
-            return 0
+        return self.rays_within(self.memory_gb) if self.memory_gb else 0
+
+    def rays_within(self, memory_gb: float) -> int:
+        """Return how many rays are followed at once within so many GiB, at least 64."""
         # Samples, features with the products before them, and hidden layers, all kept for the gradient.
         per_sample = 4 * (12 * self.features * max(len(self.plane_sizes), 3) + 6 * self.hidden + 32)
-        return max(int(self.memory_gb * 2**30 / (per_sample * self.samples)), 64)
+        return max(int(memory_gb * 2**30 / (per_sample * self.samples)), 64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +126,8 @@ class GaussiansConfig(Settings):
         0, "number of Gaussians; 0: three per four pixels of a view, at most 40,000", least=0
     )
     plane_sizes: tuple[int, ...] = setting((16, 32), "nodes along an axis of the deformation, per scale")
-    features: int = setting(16, "channels of a plane of the deformation, per scale", least=1)
-    hidden: int = setting(64, "width of the deformation's decoder", least=1)
+    features: int = setting(16, "channels of a plane of the deformation, per scale", least=1, most=256)
+    hidden: int = setting(64, "width of the deformation's decoder", least=1, most=1024)
     time_size: int = setting(
         0,
         "nodes along time; 0: one per frame. Fewer follow slow motion only, and flicker less",
@@ -141,7 +156,7 @@ class RefineConfig(FieldConfig):
         choices=("dynerf", "gaussians"),
     )
     gaussians: GaussiansConfig = GaussiansConfig()
-    seed: int = setting(0, "of the initial scene and of every draw")
+    seed: int = setting(0, "of the initial scene and of every draw", most=2**63)
     steps_static: int = setting(200, "steps on the anchor frame alone, without time", least=0)
     steps: int = setting(2300, "steps on all frames that follow", least=1)
     rounds: int = setting(2, "rounds of the second stage; 0: the first stage alone", least=0)
@@ -152,7 +167,7 @@ class RefineConfig(FieldConfig):
         above=0,
         most=1,
     )
-    learning_rate_factor: float = setting(1.0, "the factor on all learning rates", above=0)
+    learning_rate_factor: float = setting(1.0, "the factor on all learning rates", above=0, most=1e30)
     rays_per_step: int = setting(1024, "rays of one step, spread evenly over its pictures", least=16)
     hull_size: int = setting(64, "cells along an axis of the visual hull", least=8)
     weight_by_trust: bool = setting(True, "views far from the input and rims of silhouettes count less")

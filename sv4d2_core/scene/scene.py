@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 SCENE_FORMAT = "sv4d2.scene"
 SCENE_VERSION = 1
+_MOST_PIXELS = 1_500_000_000  # of one rendering; each takes 32 bytes, at the end twice
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,12 @@ class Scene4D(ABC):
         chosen = range(cameras.n_views + 1) if views is None else views
         for view in chosen:
             cameras.check_view(view)
+        if (pixels := len(times) * len(chosen) * size * size) > _MOST_PIXELS:
+            raise ValueError(
+                f"Expected at most {_MOST_PIXELS / 1e6:.0f} million pixels; {len(times)} times of "
+                f"{len(chosen)} cameras at {size} px make {pixels / 1e6:.0f} million. Take fewer, or "
+                f"a smaller size."
+            )
         maps = torch.empty(len(times), len(chosen), size, size, 8)
         for t, time in enumerate(times):
             draw = self._drawer(time)

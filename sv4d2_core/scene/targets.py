@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
+from ..files import listed
 from ..stored import Tensors
 from ..video.foreground import near_white_masks, soft_masks
 from ..views import ViewGrid
@@ -88,7 +89,7 @@ def _check_silhouettes(masks: Tensor) -> None:
         )
     empty = (~inside.flatten(2).any(-1)).nonzero().tolist()
     if empty:
-        shown = ", ".join(f"frame {t} view {v}" for t, v in empty[:4])
+        shown = listed([f"frame {t} view {v}" for t, v in empty])
         raise ValueError(
             f"Expected the object in every picture; {len(empty)} of {count} are empty ({shown}). Leave these "
             f"frames out, or give better masks."

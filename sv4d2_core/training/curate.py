@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.reader import read_any_views
 from ..data.views_folder import write_views
-from ..files import all_or_nothing, json_in, plain_names
+from ..files import all_or_nothing, json_in, listed, plain_names
 from ..metrics.report.page import STYLE, templates
 from ..stored import Fields
 from ..video.pictures import pick_frames, to_bytes
@@ -105,15 +105,15 @@ def _replaced(out: Path, names: Iterable[str], overwrite: bool, dry_run: bool) -
     found = json_in(out / REPORT_FILE)
     is_ours = isinstance(found, dict) and found.get("kind") == _KIND
     report = Fields(found if is_ours else {}, out / REPORT_FILE)
-    listed = bool(report.get("scenes")) and not report.get("dry_run")
-    scenes = report.objects("scenes") if listed else []
+    is_whole = bool(report.get("scenes")) and not report.get("dry_run")
+    scenes = report.objects("scenes") if is_whole else []
     kept = plain_names([scene.text("name") for scene in scenes if scene.flag("kept")])
     ours = [REPORT_FILE, PAGE_FILE, *kept] if report else []
     wanted = [REPORT_FILE, PAGE_FILE, *(() if dry_run else names)]
     if foreign := [name for name in wanted if (out / name).exists() and name not in ours]:
         raise FileExistsError(
-            f"{out} holds {', '.join(foreign[:3])}{' ...' if len(foreign) > 3 else ''}, which no curation "
-            f"wrote and none replaces. Choose another folder or move them away."
+            f"{out} holds {listed(foreign)}, which no curation wrote and none replaces. Choose another "
+            f"folder or move them away."
         )
     if report and not overwrite:
         raise FileExistsError(

@@ -17,7 +17,7 @@ from ..diffusion.checkpoint import load_checkpoint, write_checkpoint_file
 from ..diffusion.layout import PARTS
 from ..diffusion.model import Model
 from ..diffusion.window_store import changed_settings
-from ..files import file_fingerprint, fingerprint_of, if_possible, remove, write_whole
+from ..files import file_fingerprint, fingerprint_of, if_possible, listed, remove, write_whole
 from ..stored import read_json_object
 from .autoencoder import train_autoencoder, train_decoder
 from .batches import EncodedScenes
@@ -166,7 +166,7 @@ class TrainingRun:
                 write_whole(file, content.encode())
         elif changed := changed_settings(read_json_object(file, "a recipe"), json.loads(content)):
             raise ValueError(
-                f"{self.folder} holds a training with other settings (recipe.json): {', '.join(changed)} "
+                f"{self.folder} holds a training with other settings (recipe.json): {listed(changed)} "
                 f"differ. Give the same options to go on with it, or choose another folder."
             )
 

@@ -27,6 +27,7 @@ from ..data.views_folder import CAMERAS_FILE, read_views
 from ..files import (
     file_fingerprint,
     fingerprint_of,
+    listed,
     remove_unfinished,
     write_whole,
 )
@@ -50,7 +51,7 @@ _SMALLEST_ANGLE_DEG = 0.1
 _LARGEST_SHARE = 0.95
 # How far the matrices of a cameras.json may be from its angles.
 _MATRIX_TOLERANCE = 1e-3
-# Lines of a refusal.
+# Lines in the log about a refusal.
 _LISTED = 20
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ def check_training_folder(root: Path, *, size: int, n_views: int, n_frames: int)
     """Return the scenes at ``root``, itself or its folders, in natural order, after reading every picture.
 
     A scene has pictures of ``size`` pixels or more, ``n_views`` + 1 views and 2 frames or more; of fewer than
-    ``n_frames``, played back and forth. Raises FileNotFoundError, or ValueError with all that is wrong.
+    ``n_frames``, played back and forth. Raises FileNotFoundError, or ValueError; the log has
+    all that is wrong.
     """
     root = Path(root).expanduser().resolve()
     if not root.exists():
@@ -89,7 +91,7 @@ def check_training_folder(root: Path, *, size: int, n_views: int, n_frames: int)
     if short:
         _log.warning(
             f"{len(short)} of {len(scenes)} scenes have fewer than the model's {n_frames} frames and are "
-            f"played back and forth: {', '.join(short[:3])}{' ...' if len(short) > 3 else ''}."
+            f"played back and forth: {listed(short)}."
         )
     return scenes
 
@@ -121,15 +123,17 @@ def _why_no_scene(folder: Path) -> str:
 
 
 def _refusal(root: Path, wrong: dict[str, list[str]], size: int, n_views: int) -> str:
-    lines = [f"  {name}: {problem}" for name, problems in wrong.items() for problem in problems]
-    more = [f"  and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
-    spoilt = sum(map(bool, wrong.values()))
-    head = (
+    """Say what is wrong with each scene in the log, and return the sum of it."""
+    lines = [f"{name}: {problem}" for name, problems in wrong.items() for problem in problems]
+    for line in [*lines[:_LISTED], *([f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else [])]:
+        _log.warning("  %s", line)
+    spoilt = [name for name, problems in wrong.items() if problems]
+    return (
         f"Expected training scenes of {n_views + 1} or more cameras and {_FEWEST_FRAMES} or more frames of "
-        f"at least {size} x {size} in {root}; {spoilt} of {len(wrong)} cannot be used:"
+        f"at least {size} x {size} in {root}; {len(spoilt)} of {len(wrong)} cannot be used: {listed(spoilt)}"
+        ". The log says why. Repair them or move them out of the folder; `sv4d2 curate` sorts out what "
+        "would spoil a training."
     )
-    end = "Repair them or move them out of the folder; `sv4d2 curate` sorts out what would spoil a training."
-    return "\n".join([head, *lines[:_LISTED], *more, end])
 
 
 def _checked(scene: Path, size: int, n_views: int) -> tuple[ViewGrid | None, list[str]]:

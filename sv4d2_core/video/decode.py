@@ -21,7 +21,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from PIL import Image, ImageOps
 
-from ..files import cut, is_out_of_memory
+from ..files import cut, is_out_of_memory, listed
 from .colour import (
     LARGEST_OF_VIDEO,
     VideoColours,
@@ -228,7 +228,7 @@ class Room:
     """How many pixels may be decoded out of files: a few bytes can stand for more than the memory holds."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.name = ", ".join(map(str, files[:1])) + (f" and {len(files) - 1} more" if files[1:] else "")
+        self.name = listed(files)
         self.size = sum(regular(file).stat().st_size for file in files)
         self.pixels = min(max(_SMALL, _PIXELS_PER_BYTE * self.size), _MOST)
 

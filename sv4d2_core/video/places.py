@@ -8,10 +8,12 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+
+from ..files import cut, listed
 
 # Of linear light, in floats: neither Pillow nor a screen shows them as they are.
 LINEAR_SUFFIXES = (".exr", ".hdr", ".pfm")
@@ -20,14 +22,13 @@ IMAGE_SUFFIXES = (
     *(".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".qoi", ".dds", ".sgi", ".pcx", *LINEAR_SUFFIXES),
 )
 
-_PRINTF = re.compile(r"%0?(\d*)d|#{2,}")  # frame_%04d.png of FFmpeg, frame_####.png of compositing programs
+_PRINTF = re.compile(r"%0?(\d{0,2})d|#{2,}")  # frame_%04d.png of FFmpeg, frame_####.png of compositors
 _HOLE = "\ue000"  # stands for such a number; no name holds it
 _NUMBER = re.compile(r"(?<![0-9A-Za-z])-[0-9]+|[0-9]+")
 # 0001 (1).png of browsers, 0001 - Copy (2).png of Windows, 0001 copy 2.png of macOS.
 _COPY = re.compile(r"(?<=\d)(\s?\(\d+\)|[\s_-]+\(?(copy|kopie|copie|copia)\)?(\s\(?\d+\)?)?)$", re.IGNORECASE)
 _MASK = re.compile(r"mask(?!ed)|matte|silhouette|(?<![a-z])(alpha|seg|segmentation)(?![a-z])", re.IGNORECASE)
 _BESIDE = re.compile(r"thumb|(?<![a-z])preview|contact.?sheet", re.IGNORECASE)
-_SHOWN = 4
 
 
 class Place(NamedTuple):
@@ -45,7 +46,7 @@ def find_pictures(path: str | Path) -> Place:
     Raises FileNotFoundError for nothing or no images, ValueError for several groups or a NUL byte.
     """
     if "\0" in str(path):
-        raise ValueError(f"Expected a path; got {str(path)!r}: it holds a NUL byte. Check the path.")
+        raise ValueError(f"Expected a path; got {cut(repr(str(path)))}: it holds a NUL byte. Check the path.")
     place = Path(path).expanduser()
     if place.is_file():
         return Place([place], [], ())
@@ -131,17 +132,17 @@ def _one_group(images: list[Path], path: str) -> Place:
         return Place(
             images,
             [],
-            (f"names without a number in common, taken in order: {_listed(images)}",),
+            (f"names without a number in common, taken in order: {listed([one.name for one in images])}",),
         )
     several = several or groups
     several = [group for group in several if not _BESIDE.search(group.pattern)] or several
     clips = [group for group in several if not _MASK.search(group.pattern)] or several
     masks = [group for group in several if group not in clips]
     if len(clips) > 1 or len(masks) > 1:
-        counts = [f"{folder / group.pattern} ({len(group.files)})" for group in several]
+        counts = [f"{group.pattern} ({len(group.files)})" for group in several]
         raise ValueError(
-            f"Expected the frames of one clip in {path}; got {len(counts)} groups of names: "
-            f"{_listed(counts)}. Give the pattern of one."
+            f"Expected the frames of one clip in {path}; got {len(counts)} groups of names: {listed(counts)}"
+            f". Give the pattern of one, such as {folder / several[0].pattern}."
         )
     clip, notes = clips[0], []
     by_number = {n: file for group in masks for n, file in zip(group.numbers, group.files, strict=True)}
@@ -149,14 +150,9 @@ def _one_group(images: list[Path], path: str) -> Place:
     if by_number and len(beside) < len(clip.files):
         notes.append(f"masks for only {len(beside)} of {len(clip.files)} frames stand beside them: not taken")
         beside = []
-    if left_out := [file for file in images if file not in {*clip.files, *beside}]:
-        notes.append(f"{len(clip.files)} frames are {clip.pattern}; left out: {_listed(left_out)}")
+    if left_out := [file.name for file in images if file not in {*clip.files, *beside}]:
+        notes.append(f"{len(clip.files)} frames are {clip.pattern}; left out: {listed(left_out)}")
     return Place(clip.files, beside, (*notes, *_uneven(clip.numbers)))
-
-
-def _listed(items: Sequence[str | Path]) -> str:
-    names = [item.name if isinstance(item, Path) else item for item in items[:_SHOWN]]
-    return ", ".join(names) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
 
 
 def _uneven(numbers: list[int]) -> Iterator[str]:
@@ -168,7 +164,7 @@ def _uneven(numbers: list[int]) -> Iterator[str]:
     if len(steps) > 1 and min(steps) > 0:
         usual = steps.most_common(1)[0][0]
         gaps = [f"{a} to {b}" for a, b in pairwise(numbers) if b - a != usual]
-        yield f"gaps in the frames' numbers, taken as evenly timed: {_listed(gaps)}"
+        yield f"gaps in the frames' numbers, taken as evenly timed: {listed(gaps)}"
 
 
 def _grouped(images: list[Path], folder: Path) -> Iterator[_Group]:

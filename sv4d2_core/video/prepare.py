@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import listed
 from .crop import CENTERINGS, CropPath, cut_out, plan_crop
 from .foreground import foreground_masks, object_boxes, opacity_source
 from .read import Clip, hdr_first
@@ -123,8 +124,7 @@ def _report(
         )
     if len(present) < n_frames:
         empty = sorted(set(range(n_frames)) - set(present.tolist()))
-        listed = ", ".join(map(str, empty))
-        lines.append(f"{len(empty)} of {n_frames} frames are empty: {listed} (counted from 0)")
+        lines.append(f"{len(empty)} of {n_frames} frames are empty: {listed(empty)} (counted from 0)")
     if share < _TINY_SHARE:
         lines.append(f"object is tiny: {100 * share:.2g} % of the frame, {int(extents.max())} pixels large")
     if crop.size / crop.side > _LARGEST_ENLARGEMENT:
@@ -139,9 +139,9 @@ def _report(
     steps = np.abs(np.diff(centers, axis=0)).max(axis=-1) / max(float(np.median(extents)), 1.0)
     jumps = present[1:][(steps > _JUMP) & (np.diff(present) == 1)]
     if len(jumps):
-        listed = ", ".join(map(str, jumps))
         lines.append(
-            f"object jumps by {100 * steps.max():.0f} % of its size at frame {listed}: check the mask there"
+            f"object jumps by {100 * steps.max():.0f} % of its size at frame {listed(jumps.tolist())}: check "
+            f"the mask there"
         )
     if n_frames < _FEW_FRAMES:
         lines.append(f"only {counted}: the sampler extends a clip that is shorter than the model's window")

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ..files import cut
+from ..views import check_fps
 from .colour import UNCONVERTED, to_uint8
 from .decode import (
     DEFAULT_FPS,
@@ -23,7 +25,6 @@ from .decode import (
 )
 from .places import IMAGE_SUFFIXES, LINEAR_SUFFIXES, Place, find_pictures
 
-FPS_RANGE = (0.1, 1000.0)
 _LOWEST_WHITE = 128  # masks that stay below it everywhere hold labels (0 and 1), not opacity
 ALPHAS = ("auto", "straight", "premultiplied")
 _LOSSY, _FEW_ABOVE, _FEWEST_SOFT = 8, 0.01, 32  # levels, share and number of soft pixels that decide on alpha
@@ -37,7 +38,8 @@ def read_pictures(path: str | Path | list[Path], pick: Pick) -> Decoded:
     except FileNotFoundError:
         raise
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"Expected a path; got {str(path)!r}: {reason(error)}. Check the path.") from error
+        got = cut(repr(str(path)))
+        raise ValueError(f"Expected a path; got {got}: {cut(reason(error))}. Check the path.") from error
     first, suffix = place.files[0], place.files[0].suffix.lower()
     if len(place.files) > 1 or suffix in LINEAR_SUFFIXES:
         made = read_images(place.files, pick)
@@ -69,7 +71,7 @@ class Clip:
                 f"Expected frames uint8 [T, H, W, 3 or 4] with at least one frame; got {self.frames.dtype} "
                 f"{list(shape)}."
             )
-        _check_fps(self.fps, self.name or "the clip")
+        check_fps(self.fps, self.name or "the clip")
         if self.masks is None:
             return
         if self.masks.dtype != np.uint8 or self.masks.ndim != 3:
@@ -154,7 +156,7 @@ def load_clip(
     """
     pick = Pick(start, every, frames, fps)
     if fps is not None:
-        _check_fps(fps, str(path))
+        check_fps(fps, str(path))
     source = read_pictures(path, pick)
     if not source.pictures:
         raise ValueError(_too_few(start, path, source.total))
@@ -232,15 +234,6 @@ def _step_and_length(source: Decoded) -> tuple[float, float]:
     """Return the mean time between frames, and how long what was seen of a source lasts, seconds."""
     step = source.seconds / max(source.total - 1, 1) or 1 / source.fps
     return step, source.seconds + step
-
-
-def _check_fps(fps: float, name: str) -> None:
-    slowest, fastest = FPS_RANGE
-    if not slowest <= fps <= fastest:
-        raise ValueError(
-            f"Expected a frame rate from {slowest:g} to {fastest:g}; got fps = {fps:g} for {name}. Give the "
-            f"rate that it should play at."
-        )
 
 
 def _too_few(start: int, path: str | Path, total: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ...files import cut, listed
 from ...views import ViewGrid
 from ..evaluate import (
     DEFAULT_SHRINKAGE,
@@ -108,7 +109,7 @@ def _check_names(predictions: Mapping[str, ViewGrid], residuals: Mapping[str, Te
             )
     if unknown := [name for name in residuals if name not in predictions]:
         raise ValueError(
-            f"Expected residuals of {', '.join(predictions)}; got some of {unknown[0]!r}. Use the methods' "
+            f"Expected residuals of {listed(predictions)}; got some of {cut(unknown[0])}. Use the methods' "
             f"names."
         )
 
@@ -125,8 +126,8 @@ def summaries_of(
     names = [scene.scene for scene in comparisons]
     if not names or len(set(names)) < len(names):
         raise ValueError(
-            f"Expected at least one scene, each with its own name; got {', '.join(names) or 'none'}. Rename "
-            f"or leave out what is there twice."
+            f"Expected at least one scene, each with its own name; got {listed(names)}. Rename or "
+            f"leave out what is there twice."
         )
     by_method: dict[str, list[SceneScores]] = {REFERENCE: []}
     for score in (score for scene in comparisons for score in scene.scores):
@@ -162,7 +163,6 @@ _NODE = (
     "In ComfyUI put the files of LPIPS and I3D into models/sv4d2_metrics and choose them in SV4D2 Metrics; "
     "for CLIP-S connect its clip_vision. Nothing is ever downloaded."
 )
-_NAMED_AT_MOST = 4
 
 
 def what_was_compared(comparisons: Sequence[SceneComparison]) -> dict[str, str]:
@@ -214,7 +214,7 @@ def notes(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) 
     methods: dict[tuple[str, str], list[str]] = {}
     for (note, method), places in scenes.items():
         everywhere = len(comparisons) == 1 or len(places) in (0, len(comparisons))
-        methods.setdefault((note, "" if everywhere else f" in {_listed(places)}"), []).append(method)
+        methods.setdefault((note, "" if everywhere else f" in {listed(places)}"), []).append(method)
     everyone = method_names(comparisons)
     lines = [
         f"{s.method}: {s.n_scenes} of {len(comparisons)} scenes."
@@ -222,14 +222,9 @@ def notes(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) 
         if s.method != REFERENCE and s.n_scenes < len(comparisons)
     ]
     for (note, where), names in methods.items():
-        whom = "All methods" if len(everyone) > 1 and set(everyone) <= set(names) else _listed(names)
+        whom = "All methods" if len(everyone) > 1 and set(everyone) <= set(names) else listed(names)
         lines.append(f"{whom}{where}: {note}")
     return lines
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED_AT_MOST])
-    return f"{shown} and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else shown
 
 
 # The columns of the table of every scene: Frechet distances of one scene's few clips say too little.

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ...cameras import Cameras
 from ...stored import Fields, Tensors
+from ...views import FPS_RANGE
 from ..config import FieldConfig, settings_from_json, settings_to_json
 from ..geometry.hull import Occupancy
 from ..scene import Scene4D, box_of, no_object
@@ -20,7 +21,7 @@ from .following import Following
 from .planes import Canonical, MovingPlanes
 from .rays import Rays, box_span, composite_on_white, ray_weights, sample_distances
 
-_CHUNK = 16384  # rays that are rendered together: bounds the memory
+_CHUNK, _CHUNK_GB = 16384, 8  # rays that are rendered together, and what they may take
 _POINTS = 1 << 17  # points that the field is asked for together
 
 
@@ -56,7 +57,7 @@ class DyNeRF(Scene4D):
         field = tensors.under("field.")
         field.check_state_of(lambda: _field(config, len(times)))
         occupancy = Occupancy(cells.bool().to(device), box.to(device))
-        scene = cls(occupancy, cameras, header.number("fps", 0), times, config)
+        scene = cls(occupancy, cameras, header.number("fps", *FPS_RANGE), times, config)
         scene.field.load_state_dict(field)
         return scene
 
@@ -129,7 +130,7 @@ class DyNeRF(Scene4D):
     def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
         occupancy, device = self._occupancy_at(time), self.occupancy.box.device
         shift = self.path.at(time) if self.path else 0.0
-        chunk = min(_CHUNK, self.config.rays_in_memory or _CHUNK)
+        chunk = min(_CHUNK, self.config.rays_within(min(self.config.memory_gb or _CHUNK_GB, _CHUNK_GB)))
 
         def draw(cameras: Cameras, view: int, size: int) -> Tensor:
             (eye,), (directions,) = cameras.rays(size, [view])

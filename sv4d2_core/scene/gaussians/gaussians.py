@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...cameras import Cameras
-from ...stored import Fields, Tensors
+from ...stored import LARGEST_COUNT, Fields, Tensors
+from ...views import FPS_RANGE
 from ..config import GaussiansConfig, settings_from_json, settings_to_json
 from ..dynerf.planes import PLANE_AXES, sample_planes
 from ..scene import Scene4D, box_of, no_object
@@ -130,6 +131,11 @@ class Gaussians(Scene4D):
         if not 0 < low <= high:
             raise header.wrong("scale_limits", "two rising numbers above 0")
         means, times = tensors.shaped("canonical.means", None, 3).float(), header.times("times")
+        if len(means) > LARGEST_COUNT:
+            raise ValueError(
+                f"Expected at most {LARGEST_COUNT} Gaussians in {tensors.place}; got {len(means)}. Take "
+                f"fewer."
+            )
         canonical = CanonicalGaussians(means, low, 0.5, torch.zeros_like(means))
         box, config = (
             box_of(tensors, "deformation.box"),
@@ -137,7 +143,7 @@ class Gaussians(Scene4D):
         )
         tensors.under("canonical.").check_like(canonical.state_dict())
         tensors.under("deformation.").check_state_of(lambda: Deformation(box, config, len(times)))
-        cameras, fps = Cameras.from_json(header.object("cameras")), header.number("fps", 0)
+        cameras, fps = Cameras.from_json(header.object("cameras")), header.number("fps", *FPS_RANGE)
         scene = cls(canonical, box, (low, high), cameras, fps, times, config)
         scene.parts.load_state_dict(tensors)
         scene.parts.to(device)

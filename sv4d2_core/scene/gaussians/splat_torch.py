@@ -109,6 +109,7 @@ def ray_lengths(focal: float, size: int) -> Tensor:
 
 
 TILE = 8  # pixels
+_MOST_PAIRS = 1 << 27  # of a Gaussian and a tile: each takes about 80 bytes
 
 
 class TileLists(NamedTuple):
@@ -133,6 +134,11 @@ def tile_lists(projected: Projected, size: int) -> TileLists:
     last = ((centre + projected.extents - 0.5) / TILE).floor().clamp(-1, across - 1).long()
     spans = (last - first + 1).clamp(min=0)
     counts = spans[:, 0] * spans[:, 1]
+    if (pairs := int(counts.sum())) > _MOST_PAIRS:
+        raise ValueError(
+            f"Expected Gaussians on {_MOST_PAIRS} tiles of the picture at most; {len(counts)} lie on "
+            f"{pairs}. They are too large: draw a smaller picture, or fit the scene again."
+        )
     splats = torch.repeat_interleave(torch.arange(len(counts), device=centre.device), counts)
     place = torch.arange(len(splats), device=centre.device) - (counts.cumsum(0) - counts)[splats]
     column = first[splats, 0] + place % spans[splats, 0]
