@@ -81,6 +81,19 @@ def _take_name(temporary: Path, path: Path, overwrite: bool) -> None:
     temporary.replace(path)
 
 
+@contextmanager
+def writing_by_name(path: Path, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a name with the suffix of ``path`` for libraries that only write to names, as `writing_whole`."""
+    with writing_whole(path, overwrite) as file:
+        named = Path(file.name + path.suffix)
+        try:
+            yield named
+            with named.open("rb") as content:
+                shutil.copyfileobj(content, file)
+        finally:
+            named.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: bytes, overwrite: bool = True) -> int:
     """Write a file as `writing_whole` and return its size in bytes."""
     with writing_whole(path, overwrite, len(content)) as file:
@@ -129,10 +142,10 @@ def remove(*places: Path) -> None:
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Remove what killed processes have left half written in a folder, of all files or of one."""
+    """Remove what killed processes have left half written in a folder, if any, of all files or of one."""
     of = re.escape(name) if name else ".+"
-    unfinished = re.compile(rf"\.{of}\.[0-9a-f]{{8}}\.part")
-    remove(*(path for path in folder.iterdir() if unfinished.fullmatch(path.name)))
+    unfinished = re.compile(rf"\.{of}\.[0-9a-f]{{8}}\.part(\.\w+)?")
+    remove(*(path for path in folder.glob(".*") if unfinished.fullmatch(path.name)))
 
 
 @contextmanager
@@ -226,11 +239,12 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive_file(path: Path) -> Iterator[None]:
-    """Hold the place of a file that is to be written, as `exclusive` holds a folder."""
+def exclusive_file(path: Path, *beside: Path) -> Iterator[None]:
+    """Hold the place of a file to be written, and of those ``beside`` it, as `exclusive` holds a folder."""
     path = Path(os.path.realpath(path))
     with _held(path, path.with_name(f".{path.name}{_LOCK}")):
-        remove_unfinished(path.parent, path.name)
+        for one in (path, *beside):
+            remove_unfinished(one.parent, one.name)
         yield
 
 
@@ -328,8 +342,9 @@ def all_or_nothing(folder: Path, existing: Sequence[str], marker: str, needed_by
             (staging / "old").mkdir()
             yield staging / "new"
             _swap(folder, staging, existing, marker)
+            (staging / "new").rmdir()  # without it nothing is undone
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            _drop(staging)
 
 
 def recover(folder: Path) -> None:
@@ -339,18 +354,24 @@ def recover(folder: Path) -> None:
     """
     staging = folder / STAGING_NAME
     new, old = staging / "new", staging / "old"
-    if any(place.is_symlink() or not place.is_dir() for place in (staging, new, old)):
-        if os.path.lexists(staging):
-            log.warning("Dropped %s: it does not hold what an unfinished job leaves there.", staging)
-        remove(staging)
-        return
-    for name in plain_names(json_in(staging / _SWAP_FILE)):
-        if os.path.lexists(folder / name) and not os.path.lexists(new / name):
-            # Moved in already; parking it in the staging folder removes it with that.
-            (folder / name).rename(new / name)
-    for path in old.iterdir():
-        if not os.path.lexists(folder / path.name):
-            path.rename(folder / path.name)
+    there = [place for place in (staging, new, old) if os.path.lexists(place)]
+    if any(place.is_symlink() or not place.is_dir() for place in there):
+        log.warning("Dropped %s: it does not hold what an unfinished job leaves there.", staging)
+    elif there == [staging, new, old]:
+        for name in plain_names(json_in(staging / _SWAP_FILE)):
+            if os.path.lexists(folder / name) and not os.path.lexists(new / name):
+                # Moved in already; parking it in the staging folder removes it with that.
+                (folder / name).rename(new / name)
+        for path in old.iterdir():
+            if not os.path.lexists(folder / path.name):
+                path.rename(folder / path.name)
+    _drop(staging)
+
+
+def _drop(staging: Path) -> None:
+    """Remove a staging folder of which nothing is to be undone any more; killed here, that stays so."""
+    if staging.is_dir() and not staging.is_symlink():
+        remove(staging / _SWAP_FILE)
     remove(staging)
 
 

@@ -111,6 +111,18 @@ def test_a_glb_that_becomes_a_sequence_replaces_nothing(scenes, tmp_path, capsys
     assert not (tmp_path / "walk.glb").exists()
 
 
+def test_an_export_that_was_killed_while_it_took_its_place_can_be_run_again(scenes, tmp_path):
+    out, new = tmp_path / "out", tmp_path / "out/.partial/new"
+    assert export(scenes["ball"], out, "splat-ply") == 0
+    names = [path.name for path in out.iterdir()]
+    for folder in (new, new.with_name("old")):
+        folder.mkdir(parents=True)
+    new.with_name("swap.json").write_text(json.dumps(names))
+    (out / "sequence.json").rename(new / "sequence.json")  # the last to be moved in
+    assert export(scenes["ball"], out, "splat-ply") == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+
+
 @pytest.mark.parametrize("kind", ["glb", "obj", "turntable", "splat-ply"])
 def test_what_may_not_be_replaced_is_said_before_any_work(scenes, tmp_path, capsys, monkeypatch, kind):
     (tmp_path / "a").mkdir()

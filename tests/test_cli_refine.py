@@ -85,6 +85,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_scene(views, scene, tmp_path, in
     assert interrupted(command, when) == 130
     assert [entry.name for entry in tmp_path.iterdir()] == ["scene.fit"]
     assert "--resume goes on" in capsys.readouterr().err
+    for name in ("scene.fit", "scene.fit.png"):  # what a killed one leaves half written
+        (tmp_path / f".{name}.0123abcd.part").touch()
     assert main([*command, "--resume"]) == 0
     assert path.read_bytes() == scene.read_bytes()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["scene.fit.png", "scene.safetensors"]
@@ -104,6 +106,16 @@ def test_a_signal_waits_for_the_end_of_the_step(views, tmp_path, monkeypatch):
     monkeypatch.setattr(DyNeRFFit, "accumulate", signalled)
     assert main(fit(views, tmp_path / "scene.safetensors", "--steps", STEPS)) == 130
     assert steps[-1] == 9 and (tmp_path / "scene.fit").is_file()
+
+
+def test_a_signal_before_the_first_step_ends_the_job_at_once(views, tmp_path, monkeypatch, capsys):
+    def begun(*_args, **_settings):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("goes on after the signal")
+
+    monkeypatch.setattr(refine, "refine_scene", begun)
+    assert main(fit(views, tmp_path / "scene.safetensors")) == 130
+    assert not list(tmp_path.iterdir()) and "--resume" not in capsys.readouterr().err
 
 
 def test_render_makes_a_data_set_with_transparency(scene, tmp_path):

@@ -21,12 +21,13 @@ from sv4d2_core.views import ViewGrid
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def staged(folder: Path, swap: bytes) -> Path:
+def staged(folder: Path, swap: bytes | None) -> Path:
     """Return the staging folder of a job that was killed while it replaced entries."""
     staging = folder / ".partial"
     for name in ("new", "old"):
         (staging / name).mkdir(parents=True)
-    (staging / "swap.json").write_bytes(swap)
+    list_file = staging / "swap.json"
+    list_file.mkdir() if swap is None else list_file.write_bytes(swap)
     return staging
 
 
@@ -43,7 +44,7 @@ def test_lists_in_messages_are_short(items, text):
     assert listed(items) == text
 
 
-@pytest.mark.parametrize("text", [b"", b"\0" * 9, b"[" * 5000, b"{}", b"[1, null]"])
+@pytest.mark.parametrize("text", [None, b"", b"\0" * 9, b"[" * 5000, b"{}", b"[1, null]"])
 def test_a_damaged_list_of_entries_locks_no_folder_and_loses_nothing(tmp_path, text):
     (staged(tmp_path, text) / "old/run.json").write_text("the user's last result")
     with exclusive(tmp_path):
@@ -77,6 +78,74 @@ def test_a_staging_folder_that_is_a_link_is_not_followed(tmp_path, link, caplog)
         (staging / "run.json").touch()
     assert [path.name for path in folder.iterdir()] == ["run.json"] and (victim / "old/file").exists()
     assert "Dropped" in caplog.text
+
+
+# Dies before the n-th change of the disk while it replaces results, and again while it undoes that.
+DYING_TWICE = """
+import os, shutil, sys
+from pathlib import Path
+from sv4d2_core.files import all_or_nothing, exclusive
+
+folder, changes = Path(sys.argv[1]), {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
+
+def fill(place, text):
+    for name in ("run.json", text):
+        (place / name).write_text(text)
+    return content()
+
+def content():
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+def replace():
+    with all_or_nothing(folder, [*old], "run.json", 0) as staging:
+        fill(staging, "new")
+
+def undo():
+    with exclusive(folder):
+        pass
+
+def dies(job, left):
+    def count(event, _):
+        nonlocal left
+        left -= event in changes
+        if left < 0:
+            os._exit(9)
+
+    if not (process := os.fork()):
+        sys.addaudithook(count)
+        job()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+
+first = second = 0
+died = True
+while died:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    old = fill(folder, "old")
+    died = dies(replace, first)
+    first, second = (first, second + 1) if dies(undo, second) else (first + 1, 0)
+    undo()
+    new = {"run.json": "new", "new": "new"}
+    assert content() in (old, new) and len(list(folder.iterdir())) == 2, (first, second, content())
+assert first > 9 and content() == new
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="ends processes of its own kind")
+def test_killed_while_results_are_exchanged_and_killed_while_that_is_undone(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", DYING_TWICE, str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="ends processes by Linux's descriptors")
+def test_jobs_killed_at_random_moments_end_as_undisturbed_ones():
+    jobs = ["views over", "refine gaussians", "export over", "export file", "convert over"]
+    command = [sys.executable, "tests/fuzz/kills.py", "--cases", "10", "--jobs", *jobs]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_devices_pipes_and_folders_are_never_replaced_and_links_are_followed(tmp_path):

@@ -352,17 +352,21 @@ class Progress:
 def interrupts_between_steps() -> Iterator[Callable[[], None]]:
     """Yield a function that raises KeyboardInterrupt if Ctrl-C was pressed since; call it between steps.
 
-    Signals that end a session or a container count as one. A second one does not wait for it. Outside the
-    main thread, where no signals arrive, nothing changes.
+    Signals that end a session or a container count as one. A second one does not wait for it, nor does one
+    before the first call, when there is nothing to save. Outside the main thread, where no signals arrive,
+    nothing changes.
     """
     pressed: list[int] = []
+    in_steps = False
 
     def press(number: int, _frame: FrameType | None) -> None:
-        if pressed:
+        if pressed or not in_steps:
             raise KeyboardInterrupt
         pressed.append(number)
 
     def check() -> None:
+        nonlocal in_steps
+        in_steps = True
         if pressed:
             raise KeyboardInterrupt
 

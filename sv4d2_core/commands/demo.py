@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..cameras import Cameras
-from ..files import exclusive
+from ..files import exclusive, writing_whole
 from ..shipped import SAMPLE_CREATURE, SAMPLE_FPS, SAMPLE_FRAMES, TINY_MODEL
 from ..video.pictures import contact_sheet, with_alpha, write_frames
 from ..world.body import make_creature
@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
         )
         images, masks = truth.one_view(0)
         write_frames(clip, images if masks is None else with_alpha(images, masks))
-        contact_sheet(truth).save(args.out / "true_views.png")
+        with writing_whole(args.out / "true_views.png") as file:
+            contact_sheet(truth).save(file, "PNG")
         log.info("Sample clip: %s; its true novel views: %s", clip, args.out / "true_views.png")
         for module, job in jobs.items():
             log.info("Running: sv4d2 %s %s", _name(module), shlex.join(commands[module]))

@@ -19,7 +19,7 @@ from ..diffusion.memory import plan_memory
 from ..diffusion.novel_views import check_cameras, checked_clip, resynthesizer
 from ..diffusion.safetensors_stream import read_header
 from ..export.report import fit_report
-from ..files import exclusive_file, if_possible, remove
+from ..files import exclusive_file, if_possible, remove, writing_whole
 from ..metrics.image import LPIPS
 from ..scene.config import RefineConfig
 from ..scene.fit import FitProgress
@@ -122,7 +122,7 @@ class _Watch:
 
 def run(args: argparse.Namespace) -> int:
     refuse_overlap(args.out, args.views, args.normals, args.lpips, args.checkpoint)
-    with exclusive_file(args.out):
+    with exclusive_file(args.out, args.out.with_suffix(_STATE), args.out.with_suffix(_PICTURE)):
         return _run(args)
 
 
@@ -157,15 +157,17 @@ def _run(args: argparse.Namespace) -> int:
             )
         except KeyboardInterrupt:
             watch.save()
-            log.warning("The fit so far is kept in %s; --resume goes on with it.", state_file)
+            if state_file.exists():
+                log.warning("The fit so far is kept in %s; --resume goes on with it.", state_file)
             raise
-    scene.save(args.out)
-    remove(state_file)
+        scene.save(args.out)
+        remove(state_file)
     log.info("Fitted in %.0f s: %s", time.perf_counter() - began, args.out)
     if watch.latest is not None:
         place = args.out.with_suffix(_PICTURE)
         picture, residual = fit_report(centred(scene), watch.latest.views, watch.latest.losses)
-        picture.save(place)
+        with writing_whole(place) as file:
+            picture.save(file, "PNG")
         log.info("It leaves %.4f of the views unexplained. Look at %s", residual, place)
     return 0
 

@@ -6,7 +6,7 @@ import argparse
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..diffusion.model import Backend, Model
 from ..diffusion.novel_views import sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..export.plots import loss_plot
-from ..files import exclusive
+from ..files import exclusive, remove_unfinished, writing_whole
 from ..training.batches import DrawConfig
 from ..training.curate import PAGE_FILE, curate
 from ..training.curation import CurationLimits
@@ -132,6 +132,10 @@ def run(args: argparse.Namespace) -> int:
     with process_group(choose_device(args.device)) as device:
         first = is_first_process()
         with exclusive(args.out) if first else nullcontext(), interrupts_between_steps() as check_interrupt:
+            if first:
+                for folder in (args.out / "scenes", *(args.out / "encoded").glob("*")):
+                    remove_unfinished(folder)
+            any_process(False)  # from here on the others write there, too
             store, watch = _store(args, recipe, paths), _Watch(args.out, args.sample_every, check_interrupt)
             training = TrainingRun(args.out, recipe, store, device, args.base, args.minutes, watch)
             try:
@@ -241,7 +245,8 @@ class _Watch:
             recent = progress.losses[-50:]
             note = f"loss {sum(recent) / len(recent):.4f}"
             self.shown(progress.step, progress.total, note=note)
-            self._draw(stage, progress, model)
+            with suppress(KeyboardInterrupt):  # below, by all processes
+                self._draw(stage, progress, model)
         # A process that stopped alone would leave the others waiting for its gradients.
         if any_process(self._is_interrupted()):
             raise KeyboardInterrupt
@@ -262,27 +267,41 @@ class _Watch:
         now, at_end = time.monotonic(), progress.step == progress.total
         if at_end or now - self.plotted > _PLOT_EVERY_S:
             steps = list(enumerate(progress.losses, start=1))
-            loss_plot(steps, *_PLOT_SIZE).save(self.folder / f"{stage}_loss.png")
+            self._save(loss_plot(steps, *_PLOT_SIZE), f"{stage}_loss.png")
             self.plotted = now
         if model is not None and (at_end or now - self.sampled > 60 * self.sample_every_min):
             with progress.averaged():
-                sheet = sample_sheet(model, _SAMPLED_OBJECTS)
-            sheet.save(self.folder / f"{stage}_{progress.step:06d}.png")
+                # The last one is drawn to its end: no later run would come by here.
+                callback = None if at_end else lambda *_: self.check_interrupt()
+                sheet = sample_sheet(model, _SAMPLED_OBJECTS, callback)
+            self._save(sheet, f"{stage}_{progress.step:06d}.png")
             self.sampled = time.monotonic()
+
+    def _save(self, picture: Image.Image, name: str) -> None:
+        with writing_whole(self.folder / name) as file:
+            picture.save(file, "PNG")
 
 
 _SHOWN = 96  # pixels, about: the size at which small pictures are shown
 
 
-def sample_sheet(model: Backend, objects: Sequence[int], *, steps: int = 20, seed: int = 0) -> Image.Image:
+def sample_sheet(
+    model: Backend,
+    objects: Sequence[int],
+    callback: Callable[[int, int, object], None] | None = None,
+    *,
+    steps: int = 20,
+    seed: int = 0,
+) -> Image.Image:
     """Return a picture of held-out objects: per object a row of true views, below it the model's.
 
-    A row is all views of the first frame, the input's first, then of the last.
+    A row is all views of the first frame, the input's first, then of the last. ``callback`` is of
+    `sample_views`.
     """
     config, rows = model.config, []
     for number in objects:
         true = held_out_views(number, config.n_frames, Cameras.default(config.n_views), config.size)
-        made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=seed)
+        made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=seed, callback=callback)
         rows += [torch.cat([*grid.images[0], *grid.images[-1]], dim=1) for grid in (true, made)]
     sheet = Image.fromarray(to_bytes(torch.cat(rows)))
     scale = max(1, round(_SHOWN / config.size))

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from ..data.datasets import write_export
-from ..files import scratch_folder, write_whole
+from ..files import write_whole, writing_by_name
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
 from .mesh import check_finite
@@ -40,6 +40,11 @@ def write_animation(
     """
     path = Path(path)
     check_finite("animation", pictures=images, opacity=opacity)
+    if path.suffix.lower() == ".mp4":
+        # The index can only be moved to the front of a file that has a name.
+        with writing_by_name(path, overwrite) as named:
+            write_video(named, images, fps)
+        return path.stat().st_size
     return write_whole(path, _ENCODERS[path.suffix.lower()](images, opacity, fps), overwrite)
 
 
@@ -53,14 +58,6 @@ def write_pngs(
     about = {"format": "png", "fps": fps}
     fill = partial(write_frames, pictures=pictures)
     return write_export(folder, SEQUENCE_FILE, SEQUENCE_NAMES, overwrite, pictures.numel(), about, fill)
-
-
-def _mp4_bytes(images: Tensor, _opacity: Tensor | None, fps: float) -> bytes:
-    # The index can only be moved to the front of a file that has a name.
-    with scratch_folder() as folder:
-        place = folder / "video.mp4"
-        write_video(place, images, fps)
-        return place.read_bytes()
 
 
 def _webm_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
@@ -88,8 +85,7 @@ def _webm_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
 
 
 _ENCODERS: dict[str, Callable[[Tensor, Tensor | None, float], bytes]] = {
-    ".mp4": _mp4_bytes,
     ".webm": _webm_bytes,
     ".gif": gif_bytes,
 }
-ANIMATION_SUFFIXES = tuple(_ENCODERS)
+ANIMATION_SUFFIXES = (".mp4", *_ENCODERS)

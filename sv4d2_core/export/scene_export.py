@@ -22,7 +22,7 @@ from ..data.datasets import (
     write_colmap,
     write_dataset,
 )
-from ..files import claimed, refuse_existing, replaceable
+from ..files import claimed, exclusive, refuse_existing, replaceable
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.geometry.hull import project, surface_points, visual_hull
 from ..scene.scene import Scene4D, own_cameras, placed, turntable
@@ -361,5 +361,6 @@ def check_place(path: Path, kind: str, overwrite: bool) -> None:
         )
     if is_file:
         refuse_existing(path, overwrite)
-    elif chosen.entries is not None:
-        replaceable(path, chosen.marker, chosen.entries, overwrite)
+    elif chosen.entries is not None and path.is_dir():
+        with exclusive(path):  # which undoes what a killed export has left half replaced
+            replaceable(path, chosen.marker, chosen.entries, overwrite)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..data.datasets import write_export
-from ..files import scratch_folder, write_whole
+from ..files import writing_by_name
 from .glb import glb_bytes
 from .mesh import Mesh, check_surface, srgb_to_linear
 
@@ -116,11 +116,9 @@ def write_usd(
     geometry.SetStageMetersPerUnit(stage, 1.0)
     stage.SetDefaultPrim(geometry.Xform.Define(stage, "/object").GetPrim())
     _add_samples(geometry.Mesh.Define(stage, "/object/mesh"), meshes, codes)
-    with scratch_folder() as folder:
-        exported = folder / f"scene{path.suffix}"
-        stage.GetRootLayer().Export(str(exported))
-        content = exported.read_bytes()
-    return write_whole(path, content, overwrite)
+    with writing_by_name(path, overwrite) as named:
+        stage.GetRootLayer().Export(str(named))
+    return path.stat().st_size
 
 
 def _add_samples(prim: Any, meshes: Sequence[Mesh], codes: list[float]) -> None:
