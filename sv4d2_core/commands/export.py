@@ -20,7 +20,7 @@ from ..export.scene_export import (
     export_scene,
     export_views,
 )
-from ..files import exclusive_file
+from ..files import exclusive, exclusive_file
 from ..scene.store import load_scene
 from .common import (
     DTYPES,
@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_overlap(args.out, args.scene, args.cameras)
     if sentence := idle(args, add_arguments, *_without_effect(args)):
         log.warning("%s", sentence)
-    with exclusive_file(args.out):
+    is_file = args.out.suffix.lower() in FORMATS[args.format].suffixes
+    with (exclusive_file if is_file else exclusive)(args.out):
         check_place(args.out, args.format, args.overwrite)
         try:
             made = _views(args) if args.scene.suffix != _SCENE_SUFFIX else _scene(args)

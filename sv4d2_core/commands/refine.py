@@ -27,6 +27,7 @@ from ..scene.refine import refine_scene
 from ..scene.scene import centred
 from ..scene.store import FitState
 from ..scene.targets import Resynthesize
+from ..video.pictures import write_picture
 from ..views import ViewGrid
 from .common import (
     DTYPES,
@@ -165,8 +166,10 @@ def _run(args: argparse.Namespace) -> int:
     if watch.latest is not None:
         place = args.out.with_suffix(_PICTURE)
         picture, residual = fit_report(centred(scene), watch.latest.views, watch.latest.losses)
-        picture.save(place)
-        log.info("It leaves %.4f of the views unexplained. Look at %s", residual, place)
+        log.info("It leaves %.4f of the views unexplained.", residual)
+        with if_possible("The picture of the fit"):
+            write_picture(place, picture)
+            log.info("Look at %s", place)
     return 0
 
 

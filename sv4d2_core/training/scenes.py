@@ -411,9 +411,7 @@ class SceneStore:
             for worker in workers:
                 worker.terminate()
                 worker.join()
-            # Without workers, what is being written belongs to another process.
-            if n_workers:
-                remove_unfinished(self.folder)
+            remove_unfinished(self.folder)
 
 
 def _make_every(store: SceneStore, first: int, stride: int, n_scenes: int) -> None:
