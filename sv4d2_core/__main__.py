@@ -81,14 +81,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("Interrupted.", 130)
     except (OSError, ValueError, FloatingPointError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
         from .files import DISK_FULL, is_out_of_memory  # PyTorch is imported by what needs it
+        from .messages import without_number
 
         if is_out_of_memory(error):
             return _fail(_OUT_OF_MEMORY.format(str(error).partition("\n")[0]), 2)
         if isinstance(error, RuntimeError):
             raise
-        if isinstance(error, OSError) and error.errno in DISK_FULL and error.filename:
-            return _fail(f"The disk is full ({error}). Free some space; the same command continues.", 2)
-        return _fail(str(error), 2)
+        if not isinstance(error, OSError):
+            return _fail(str(error), 2)
+        if error.errno in DISK_FULL and error.filename:
+            where = f"{error.filename} cannot be written"
+            return _fail(f"The disk is full: {where}. Free some space; the same command continues.", 2)
+        return _fail(without_number(error), 2)
 
 
 def _fail(message: str, code: int) -> int:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .files import cut
+from .messages import cut
 from .stored import Fields
 
 OFFICIAL_AZIMUTHS_DEG = {

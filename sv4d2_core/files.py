@@ -11,15 +11,20 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import accumulate, islice
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError
+
+from .messages import cut, listed, without_number
+
+if sys.platform != "win32":
+    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +62,31 @@ def writing_whole(path: Path, overwrite: bool = True, needed_bytes: int = 0) -> 
     with _explaining(path, needed_bytes):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
+            with _open_living(temporary) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            _take_name(temporary, path, overwrite)
+                if sys.platform == "win32":  # renames nothing that is open
+                    file.close()
+                _take_name(temporary, path, overwrite)
         finally:
             with suppress(NotADirectoryError):
                 temporary.unlink(missing_ok=True)
             _remove_empty(*made)
+
+
+def _open_living(path: Path) -> BinaryIO:
+    """Return a new file that `remove_unfinished` leaves alone as long as it is open."""
+    for _ in range(_TRIES):
+        file = path.open("xb")
+        if sys.platform == "win32":  # removes nothing that is open
+            return file
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists():  # else it was taken for a dead one's before it was locked
+            return file
+        file.close()
+    raise OSError(f"Expected {path.parent} to keep a new file; it is removed at once. Choose another folder.")
 
 
 def _take_name(temporary: Path, path: Path, overwrite: bool) -> None:
@@ -125,11 +146,11 @@ def _explaining(place: Path, needed_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def if_possible(what: str) -> Iterator[None]:
-    """Let a job go on, and say so, where something cannot be written that only a later run would use."""
+    """Let a job go on, and say so, where something cannot be written that its result does not need."""
     try:
         yield
     except OSError as error:
-        log.warning("%s is not kept for a later run: %s", what, error)
+        log.warning("%s is not kept: %s", what, without_number(error))
 
 
 def remove(*places: Path) -> None:
@@ -144,8 +165,18 @@ def remove(*places: Path) -> None:
 def remove_unfinished(folder: Path, name: str = "") -> None:
     """Remove what killed processes have left half written in a folder, if any, of all files or of one."""
     of = re.escape(name) if name else ".+"
-    unfinished = re.compile(rf"\.{of}\.[0-9a-f]{{8}}\.part(\.\w+)?")
-    remove(*(path for path in folder.glob(".*") if unfinished.fullmatch(path.name)))
+    unfinished = re.compile(rf"(\.{of}\.[0-9a-f]{{8}}\.part)(\.\w+)?")
+    for path in folder.glob(".*"):
+        if not (match := unfinished.fullmatch(path.name)):
+            continue
+        with suppress(OSError):  # a living process holds it, or has just ended it
+            held = folder / match[1]
+            if sys.platform == "win32" or not held.exists():
+                path.unlink()
+                continue
+            with held.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 @contextmanager
@@ -173,25 +204,6 @@ def file_fingerprint(path: Path) -> str:
 def fingerprint_of(*values: object) -> str:
     """Return a hash of JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-LONGEST = 80
-_LIST = 150  # characters of a list in a message
-
-
-def cut(value: object, longest: int = LONGEST) -> str:
-    """Return what a file or a user gave as text for a message, at most ``longest`` characters."""
-    text = str(value)
-    return text if len(text) <= longest else text[: longest - 3] + "..."
-
-
-def listed(items: Collection[object]) -> str:
-    """Return for a message as many of some things as fit in it, at least one, and how many more there are."""
-    names = [*map(cut, islice(items, _LIST))]
-    ends = accumulate(len(name) + 2 for name in names)
-    shown = names[: max(sum(end <= _LIST + 2 for end in ends), 1)]
-    more = f" and {len(items) - len(shown)} more" if len(items) > len(shown) else ""
-    return (", ".join(shown) or "none") + more
 
 
 def seed_of(*values: object) -> int:
@@ -248,7 +260,7 @@ def exclusive_file(path: Path, *beside: Path) -> Iterator[None]:
         yield
 
 
-_LOCK = ".lock"
+_LOCK, _TRIES = ".lock", 5
 
 
 @contextmanager
@@ -328,15 +340,22 @@ _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @contextmanager
-def all_or_nothing(folder: Path, existing: Sequence[str], marker: str, needed_bytes: int) -> Iterator[Path]:
+def all_or_nothing(
+    folder: Path,
+    replaced: Callable[[], Sequence[str]],  # names the entries that are replaced; may refuse
+    marker: str,
+    needed_bytes: int,
+) -> Iterator[Path]:
     """Yield an empty staging folder whose entries take their places in ``folder`` when the block ends well.
 
-    On any failure, an interrupt included, ``folder`` is as it was. The new entries replace the ``existing``
-    ones once all are complete; ``marker``, the file whose presence says so, goes first and comes last.
-    Raises OSError for a full (told ``needed_bytes``, an upper estimate) or read-only disk.
+    On any failure, an interrupt included, ``folder`` is as it was. The new entries replace the ``replaced``
+    ones, asked for once the folder is held, when all are complete; ``marker``, the file whose presence says
+    so, goes first and comes last. Raises OSError for a full (told ``needed_bytes``, an upper estimate) or
+    read-only disk.
     """
     staging = folder / STAGING_NAME
     with exclusive(folder), _explaining(folder, needed_bytes):
+        existing = replaced()
         try:
             (staging / "new").mkdir(parents=True)
             (staging / "old").mkdir()
@@ -461,16 +480,16 @@ def _missing(folder: Path) -> list[Path]:
 
 def _remove_empty(*folders: Path) -> None:
     for folder in folders:
-        if folder.is_dir() and not any(folder.iterdir()):
+        with suppress(OSError):  # not empty, or another process was faster
             folder.rmdir()
 
 
 def _explanation(error: OSError, place: Path, needed_bytes: int) -> str:
     if error.errno in DISK_FULL:
+        space = f"up to {math.ceil(needed_bytes / 1e6)} MB of space" if needed_bytes else "space"
         return (
-            f"Expected up to {math.ceil(needed_bytes / 1e6)} MB of space in {place}; the disk, quota or file "
-            f"size limit is exhausted. Nothing was kept there. Free some space or choose a folder on another "
-            f"disk."
+            f"Expected {space} in {place}; the disk, quota or file size limit is exhausted. Nothing was kept "
+            f"there. Free some space or choose a folder on another disk."
         )
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"Expected a folder; a file stands at {place} or above it. Choose another folder."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .cameras import DEFAULT_FOV_DEG, DEFAULT_RADIUS, Cameras
-from .files import cut
+from .messages import cut
 
 FOUR_VIEWS, EIGHT_VIEWS = "4 views (sv4d2)", "8 views (sv4d2_8views)"
 RING, RINGS, SWEEP, CUSTOM = "ring", "rings", "sweep", "custom"

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .files import LARGEST_JSON, cut, is_out_of_memory, write_whole
+from .files import LARGEST_JSON, is_out_of_memory, write_whole
+from .messages import cut
 
 _LARGEST = 1e12  # no number that we read is larger
 _MOST_SIZES = 64  # entries of a list of settings

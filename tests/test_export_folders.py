@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def write(folder: Path, text: str, existing=(), fail: BaseException | None = None) -> None:
-    with all_or_nothing(folder, existing, "run.json", needed_bytes=123_000_000) as staging:
+    with all_or_nothing(folder, lambda: existing, "run.json", needed_bytes=123_000_000) as staging:
         (staging / "run.json").write_text(text)
         (staging / "frames").mkdir()
         (staging / "frames" / "0.png").write_text(text)

@@ -14,7 +14,8 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.datasets import write_dataset
 from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.export.report import write_report
-from sv4d2_core.files import all_or_nothing, exclusive, exclusive_file, listed, recover, write_whole
+from sv4d2_core.files import all_or_nothing, exclusive, exclusive_file, recover, write_whole, writing_whole
+from sv4d2_core.messages import listed
 from sv4d2_core.shipped import TINY_MODEL
 from sv4d2_core.views import ViewGrid
 
@@ -74,7 +75,7 @@ def test_a_staging_folder_that_is_a_link_is_not_followed(tmp_path, link, caplog)
             (folder / ".partial" / name).mkdir()
     (folder / link).symlink_to(victim / link.removeprefix(".partial/"), target_is_directory=True)
     (victim / "new").mkdir()
-    with all_or_nothing(folder, [], "run.json", 0) as staging:
+    with all_or_nothing(folder, list, "run.json", 0) as staging:
         (staging / "run.json").touch()
     assert [path.name for path in folder.iterdir()] == ["run.json"] and (victim / "old/file").exists()
     assert "Dropped" in caplog.text
@@ -202,6 +203,20 @@ def test_what_a_killed_process_left_of_a_file_goes_and_other_files_stay(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
+def test_what_a_living_process_writes_is_left_alone(tmp_path, monkeypatch):
+    replace = Path.replace
+
+    def others() -> None:
+        with exclusive(tmp_path), exclusive_file(tmp_path / "x.ply"):
+            pass
+
+    monkeypatch.setattr(Path, "replace", lambda *places: (others(), replace(*places)))
+    with writing_whole(tmp_path / "x.ply") as file:
+        file.write(b"whole")
+        others()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
+
+
 HOLDER = """
 import pathlib, sys
 from sv4d2_core.files import {0}
@@ -217,6 +232,7 @@ with {0}(pathlib.Path(sys.argv[1])):
         ["convert", str(TINY_MODEL), "{out}"],
         ["refine", "{here}", "--out", "{out}"],
         ["export", "{here}", "--format", "dataset", "--out", "{out}"],
+        ["scenes", "--out", "{out}"],
         ["views", "sample", "--checkpoint", "tiny", "--out", "{out}"],
         ["batch", "sample", "--checkpoint", "tiny", "--out", "{out}"],
         ["demo", "--out", "{out}"],
@@ -226,7 +242,7 @@ with {0}(pathlib.Path(sys.argv[1])):
 )
 def test_every_job_that_writes_holds_its_place(tmp_path, capsys, words):
     out = tmp_path / "out.safetensors"
-    held = exclusive_file if words[0] in ("convert", "refine", "export") else exclusive
+    held = exclusive_file if words[0] in ("convert", "refine") else exclusive
     command = [sys.executable, "-c", HOLDER.format(held.__name__), str(out)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -252,3 +268,12 @@ def test_the_staging_of_a_living_process_is_left_alone(tmp_path):
                 write(out, content)
             assert (out / ".partial/new").is_dir()
         process.communicate("\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, and disks in memory")
+@pytest.mark.parametrize("words", ["pairs.py --cases 8 --seed 3", "disks.py --cases 10 --seed 3"])
+def test_two_at_once_and_full_or_read_only_disks(words):
+    script, *options = words.split()
+    command = [sys.executable, str(ROOT / "tests/fuzz" / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

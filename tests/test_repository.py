@@ -32,7 +32,7 @@ LAZY = {"pxr", "xatlas", "kornia", "cv2", "matplotlib", "jinja2", "trimesh", "sk
 
 # Higher floors may import lower ones, never the other way round.
 FLOORS = [
-    {"cameras", "files", "orbits", "shipped", "stored", "views", "world"},
+    {"cameras", "files", "messages", "orbits", "shipped", "stored", "views", "world"},
     {"video"},
     {"diffusion", "metrics", "scene"},
     {"data"},

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from ..diffusion.model import Model
-from ..files import DISK_FULL, exclusive, is_out_of_memory, json_in, listed, write_whole
+from ..files import DISK_FULL, exclusive, is_out_of_memory, json_in, write_whole
+from ..messages import listed
 from ..video.places import matches
 from . import Parser, views
 from .common import Options, at_least, clip_place, made_with, refuse_overlap

@@ -26,7 +26,8 @@ from ..data.transforms import read_cameras
 from ..diffusion.config import ModelConfig
 from ..diffusion.memory import load_within, plan_for_free_memory, plan_memory
 from ..diffusion.model import Model
-from ..files import cut, is_out_of_memory
+from ..files import is_out_of_memory
+from ..messages import cut
 from ..orbits import CUSTOM, orbit, parse_angles
 from ..scene.config import Settings
 from ..scene.scene import even_times

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 from ..cameras import Cameras
-from ..files import exclusive, writing_whole
+from ..files import all_or_nothing, exclusive
 from ..shipped import SAMPLE_CREATURE, SAMPLE_FPS, SAMPLE_FRAMES, TINY_MODEL
-from ..video.pictures import contact_sheet, with_alpha, write_frames
+from ..video.pictures import contact_sheet, with_alpha, write_frames, write_picture
 from ..world.body import make_creature
 from ..world.render import render_views
 from . import Parser, refine, render, views
@@ -63,14 +63,20 @@ def run(args: argparse.Namespace) -> int:
             SAMPLE_FPS,
         )
         images, masks = truth.one_view(0)
-        write_frames(clip, images if masks is None else with_alpha(images, masks))
-        with writing_whole(args.out / "true_views.png") as file:
-            contact_sheet(truth).save(file, "PNG")
+        pictures = images if masks is None else with_alpha(images, masks)
+        names = [f"{t:05d}.png" for t in range(SAMPLE_FRAMES)]
+        with all_or_nothing(clip, lambda: _there(clip, names), names[0], pictures.numel()) as staging:
+            write_frames(staging, pictures)
+        write_picture(args.out / "true_views.png", contact_sheet(truth))
         log.info("Sample clip: %s; its true novel views: %s", clip, args.out / "true_views.png")
         for module, job in jobs.items():
             log.info("Running: sv4d2 %s %s", _name(module), shlex.join(commands[module]))
             module.run(job)
     return 0
+
+
+def _there(folder: Path, names: list[str]) -> list[str]:
+    return [name for name in names if (folder / name).exists()]
 
 
 def _command(given: Path, out: Path, *more: object) -> list[str]:

@@ -20,7 +20,8 @@ from ..export.scene_export import (
     export_scene,
     export_views,
 )
-from ..files import exclusive_file, listed
+from ..files import exclusive, exclusive_file
+from ..messages import listed
 from ..scene.store import load_scene
 from .common import (
     DTYPES,
@@ -82,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_overlap(args.out, args.scene, args.cameras)
     if sentence := idle(args, add_arguments, *_without_effect(args)):
         log.warning("%s", sentence)
-    with exclusive_file(args.out):
+    is_file = args.out.suffix.lower() in FORMATS[args.format].suffixes
+    with (exclusive_file if is_file else exclusive)(args.out):
         check_place(args.out, args.format, args.overwrite)
         made = _views(args) if args.scene.suffix != _SCENE_SUFFIX else _scene(args)
     for note in made.notes:

@@ -18,7 +18,8 @@ from ..data.reader import find_scenes, read_any_views
 from ..data.views_folder import missing_files, read_run, write_views
 from ..diffusion.checkpoint import load_clip_vision
 from ..export.report import refuse_report, write_report
-from ..files import cut, exclusive, exclusive_file, listed
+from ..files import exclusive, exclusive_file
+from ..messages import cut, listed
 from ..metrics.evaluate import DEFAULT_SHRINKAGE, Networks
 from ..metrics.i3d import I3D, RISK, convert_i3d
 from ..metrics.image import LPIPS
@@ -81,11 +82,11 @@ def run(args: argparse.Namespace) -> int:
     refuse_overlap(args.out, *methods.values(), reference, args.cameras, *files)
     scenes = {name: find_scenes(place) for name, place in methods.items()}
     truth = None if reference is None else find_scenes(reference)
-    networks = _networks(args)
     if reference is None and any(files):
         log.warning("--lpips, --clip and --i3d do nothing without true views: give REFERENCE.")
     with exclusive(args.out):
         refuse_report(args.out, args.overwrite)
+        networks = _networks(args)
         comparisons = [
             _compare(args, scene, places, None if truth is None else truth[scene], networks)
             for scene, places in _by_scene(scenes, truth).items()
@@ -252,16 +253,17 @@ def run_scenes(args: argparse.Namespace) -> int:
         raise ValueError(f"Expected --only out of {', '.join(SCENE_NAMES)}; got {listed(unknown)}.")
     refuse_odd(args.size)
     rig = Cameras.official(args.rig)
-    for seed, scene in enumerate(benchmark_scenes()):
-        if scene.name not in only:
-            continue
-        _write_scene(args, scene, "train", scene.views, rig)
-        _write_scene(args, scene, "held_out", scene.views, HELD_OUT)
-        _write_scene(args, scene, "held_out_between", scene.between, HELD_OUT)
-        if args.corrupt is not None:
-            made = {"seed": seed, "strength": args.corrupt, "per_frame": False}
-            _write_scene(args, scene, "train_corrupted", scene.views, rig, made)
-        log.info("%s: %s", scene.name, scene.what)
+    with exclusive(args.out):
+        for seed, scene in enumerate(benchmark_scenes()):
+            if scene.name not in only:
+                continue
+            _write_scene(args, scene, "train", scene.views, rig)
+            _write_scene(args, scene, "held_out", scene.views, HELD_OUT)
+            _write_scene(args, scene, "held_out_between", scene.between, HELD_OUT)
+            if args.corrupt is not None:
+                made = {"seed": seed, "strength": args.corrupt, "per_frame": False}
+                _write_scene(args, scene, "train_corrupted", scene.views, rig, made)
+            log.info("%s: %s", scene.name, scene.what)
     log.info(
         "Make views of %s with --centering none and score them against that folder; score pictures of 4D "
         "scenes against held_out and held_out_between.",

@@ -19,7 +19,7 @@ from ..diffusion.memory import plan_memory
 from ..diffusion.novel_views import check_cameras, checked_clip, resynthesizer
 from ..diffusion.safetensors_stream import read_header
 from ..export.report import fit_report
-from ..files import exclusive_file, if_possible, remove, writing_whole
+from ..files import exclusive_file, if_possible, remove
 from ..metrics.image import LPIPS
 from ..scene.config import RefineConfig
 from ..scene.fit import FitProgress
@@ -27,6 +27,7 @@ from ..scene.refine import refine_scene
 from ..scene.scene import centred
 from ..scene.store import FitState
 from ..scene.targets import Resynthesize
+from ..video.pictures import write_picture
 from ..views import ViewGrid
 from .common import (
     DTYPES,
@@ -166,9 +167,10 @@ def _run(args: argparse.Namespace) -> int:
     if watch.latest is not None:
         place = args.out.with_suffix(_PICTURE)
         picture, residual = fit_report(centred(scene), watch.latest.views, watch.latest.losses)
-        with writing_whole(place) as file:
-            picture.save(file, "PNG")
-        log.info("It leaves %.4f of the views unexplained. Look at %s", residual, place)
+        log.info("It leaves %.4f of the views unexplained.", residual)
+        with if_possible("The picture of the fit"):
+            write_picture(place, picture)
+            log.info("Look at %s", place)
     return 0
 
 

@@ -22,7 +22,7 @@ from ..diffusion.model import Backend, Model
 from ..diffusion.novel_views import sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..export.plots import loss_plot
-from ..files import exclusive, remove_unfinished, writing_whole
+from ..files import exclusive, if_possible, remove_unfinished
 from ..training.batches import DrawConfig
 from ..training.curate import PAGE_FILE, curate
 from ..training.curation import CurationLimits
@@ -37,7 +37,7 @@ from ..training.scenes import (
     check_training_folder,
     held_out_views,
 )
-from ..video.pictures import to_bytes
+from ..video.pictures import to_bytes, write_picture
 from .common import (
     LARGEST_SIZE,
     MINUTES,
@@ -267,19 +267,17 @@ class _Watch:
         now, at_end = time.monotonic(), progress.step == progress.total
         if at_end or now - self.plotted > _PLOT_EVERY_S:
             steps = list(enumerate(progress.losses, start=1))
-            self._save(loss_plot(steps, *_PLOT_SIZE), f"{stage}_loss.png")
+            with if_possible("The plot of the losses"):
+                write_picture(self.folder / f"{stage}_loss.png", loss_plot(steps, *_PLOT_SIZE))
             self.plotted = now
         if model is not None and (at_end or now - self.sampled > 60 * self.sample_every_min):
             with progress.averaged():
                 # The last one is drawn to its end: no later run would come by here.
                 callback = None if at_end else lambda *_: self.check_interrupt()
                 sheet = sample_sheet(model, _SAMPLED_OBJECTS, callback)
-            self._save(sheet, f"{stage}_{progress.step:06d}.png")
+            with if_possible("The sheet of samples"):
+                write_picture(self.folder / f"{stage}_{progress.step:06d}.png", sheet)
             self.sampled = time.monotonic()
-
-    def _save(self, picture: Image.Image, name: str) -> None:
-        with writing_whole(self.folder / name) as file:
-            picture.save(file, "PNG")
 
 
 _SHOWN = 96  # pixels, about: the size at which small pictures are shown

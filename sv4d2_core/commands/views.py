@@ -23,7 +23,8 @@ from ..diffusion.safetensors_stream import read_header
 from ..diffusion.sampling import SAMPLERS, Solver, guidance_table
 from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
 from ..diffusion.window_store import WindowFolder, changed_settings, tensor_fingerprint
-from ..files import cut, exclusive, file_fingerprint, listed
+from ..files import exclusive, file_fingerprint
+from ..messages import cut, listed
 from ..video.crop import CENTERINGS
 from ..video.prepare import PreparedClip, prepare_clip
 from ..video.read import ALPHAS, load_clip

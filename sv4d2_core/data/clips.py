@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..files import listed
+from ..messages import listed
 from ..video.foreground import check_white_border, near_white_masks, opacity_source
 from ..video.places import IMAGE_SUFFIXES, matches, natural_key
 from ..video.read import DEFAULT_FPS, Clip, load_clip

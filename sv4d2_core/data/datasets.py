@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..files import all_or_nothing, exclusive, replaceable
+from ..files import all_or_nothing, replaceable
 from ..scene.scene import SceneRendering
 from ..scene.targets import packed_normals
 from ..video.foreground import masks_of
@@ -61,9 +62,8 @@ def write_export(
     fill: Callable[[Path], None],
 ) -> list[Path]:
     """Let ``fill`` write into a staging folder, move it into place and return the entries, marker last."""
-    with exclusive(folder):
-        existing = replaceable(folder, marker, names, overwrite)
-    with all_or_nothing(folder, existing, marker, needed_bytes) as staging:
+    replaced = partial(replaceable, folder, marker, names, overwrite)
+    with all_or_nothing(folder, replaced, marker, needed_bytes) as staging:
         fill(staging)
         made = [*sorted(path.name for path in staging.iterdir()), marker]
         _write_json(staging / marker, {**about, "entries": made})

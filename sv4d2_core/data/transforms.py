@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..files import cut
+from ..messages import cut
 from ..orbits import fit_orbit
 from ..stored import Fields, read_json_object
 from ..video.places import natural_key

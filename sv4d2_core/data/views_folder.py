@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import torch
 from safetensors.torch import save
 
 from ..cameras import Cameras
-from ..files import all_or_nothing, exclusive, json_in, listed, plain_names, replaceable
+from ..files import all_or_nothing, json_in, plain_names, replaceable
+from ..messages import listed
 from ..stored import Fields, load_tensors, read_json_object
 from ..video.crop import CropPath
 from ..video.decode import check_room
@@ -160,8 +162,6 @@ def write_views(
         )
     if save_latents and grid.latents is None:
         raise ValueError("Expected latents to save; these views have none. Leave save_latents off.")
-    with exclusive(folder):
-        existing = replaceable_views(folder, overwrite)
     size, has_masks = grid.images.shape[2], grid.masks is not None
     times = grid.frame_times()
     cameras = _json(cameras_json(grid.cameras, size, grid.fps, times, crop))
@@ -184,7 +184,8 @@ def write_views(
 
     # The uncompressed frames, masks and latents are more than the folder will take.
     needed = 4 * grid.images.numel() // 3 + (0 if grid.latents is None else 2 * grid.latents.numel())
-    with all_or_nothing(folder, existing, RUN_FILE, needed) as staging:
+    replaced = partial(replaceable_views, folder, overwrite)
+    with all_or_nothing(folder, replaced, RUN_FILE, needed) as staging:
         for v in range(grid.n_views + 1):
             write_video(staging / f"view_{v:02d}.mp4", grid.images[:, v], grid.fps)
             write_frames(staging / "frames" / f"view_{v:02d}", grid.images[:, v])

@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..files import cut, is_out_of_memory, listed
+from ..files import is_out_of_memory
+from ..messages import cut, listed
 from .clip import CLIPVision
 from .config import CLIPVisionConfig, ModelConfig
 from .layout import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..files import cut
+from ..messages import cut
 
 GUIDANCE_SHAPES = ("linear", "spatiotemporal", "triangle", "constant")
 # What a view block mixes: V neighbouring pixels in raster order (official 4-view model), the V views of a

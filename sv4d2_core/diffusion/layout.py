@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..files import cut, listed
+from ..messages import cut, listed
 from .config import OFFICIAL_VARIANTS, CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
 from .safetensors_stream import METADATA_KEY, NEEDED, CheckpointError, Header
 

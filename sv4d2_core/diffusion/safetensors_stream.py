@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..files import cut, is_out_of_memory, refuse_existing, writing_whole
+from ..files import is_out_of_memory, refuse_existing, writing_whole
+from ..messages import cut
 
 NEEDED = (
     "Needed is a Stable Video 4D 2.0 checkpoint, sv4d2.safetensors or sv4d2_8views.safetensors "

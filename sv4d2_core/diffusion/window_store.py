@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import if_possible, json_in, listed, remove, remove_unfinished, write_whole
+from ..files import if_possible, json_in, remove, remove_unfinished, write_whole
+from ..messages import listed
 from ..stored import load_tensors
 
 _KEY = "latents"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,8 +38,8 @@ def write_report(
     Raises FileExistsError as `refuse_report`, ValueError (no scene, equal names, a shrinkage out of range),
     OSError.
     """
-    with exclusive(folder):
-        existing = refuse_report(folder, overwrite)
+    with exclusive(folder):  # before the work
+        refuse_report(folder, overwrite)
     summaries = summaries_of(comparisons, shrinkage)
     record = {"kind": _KIND, "run": run or {}, **report_json(comparisons, summaries)}
     texts = (
@@ -47,7 +48,8 @@ def write_report(
         report_page(comparisons, summaries, run),
     )
     contents = [text.encode("utf-8") for text in texts]
-    with all_or_nothing(folder, existing, _NAMES[0], sum(map(len, contents))) as staging:
+    replaced = partial(refuse_report, folder, overwrite)
+    with all_or_nothing(folder, replaced, _NAMES[0], sum(map(len, contents))) as staging:
         for name, content in zip(_NAMES, contents, strict=True):
             (staging / name).write_bytes(content)
     return folder / _NAMES[-1]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..files import cut, is_out_of_memory, refuse_existing
+from ..files import is_out_of_memory, refuse_existing
+from ..messages import cut
 from ..stored import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
-from ..files import listed
+from ..messages import listed
 from ..stored import load_tensors
 from ..views import ViewGrid
 

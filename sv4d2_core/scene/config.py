@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from ..files import cut
+from ..messages import cut
 from ..stored import LARGEST_COUNT, Fields
 
 _PER_PIXEL = 0.75  # Gaussians per pixel of a picture, when their number is not given

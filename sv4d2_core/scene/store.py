@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..files import cut
+from ..messages import cut
 from ..stored import read_tensors, write_tensors
 from ..views import ViewGrid
 from .config import RefineConfig

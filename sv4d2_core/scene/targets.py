@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
-from ..files import listed
+from ..messages import listed
 from ..stored import Tensors
 from ..video.foreground import near_white_masks, soft_masks
 from ..views import ViewGrid

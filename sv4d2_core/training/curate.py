@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from ..data.reader import read_any_views
 from ..data.views_folder import write_views
-from ..files import all_or_nothing, json_in, listed, plain_names
+from ..files import all_or_nothing, json_in, plain_names
+from ..messages import listed
 from ..metrics.report.page import STYLE, templates
 from ..stored import Fields
 from ..video.pictures import pick_frames, to_bytes
@@ -56,14 +58,14 @@ def curate(
     ``out`` is as it was; files of other origin are left alone. FileExistsError: these hold a name, an earlier
     curation and no ``overwrite``, a dry run that would take its report. OSError: disk full or read-only.
     """
-    existing = _replaced(out, scenes, overwrite, dry_run)
     folders = (source if source.is_dir() else source.parent for source in scenes.values())
     # About what the rectified pictures will take.
     size_of_sources = sum(
         file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file()
     )
     records = []
-    with all_or_nothing(out, existing, REPORT_FILE, size_of_sources) as staging:
+    replaced = partial(_replaced, out, scenes, overwrite, dry_run)
+    with all_or_nothing(out, replaced, REPORT_FILE, size_of_sources) as staging:
         for name, source in scenes.items():
             folder = None if dry_run else staging / name
             records.append(_curated(name, source, limits, folder, size))

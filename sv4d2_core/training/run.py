@@ -17,7 +17,8 @@ from ..diffusion.checkpoint import load_checkpoint, write_checkpoint_file
 from ..diffusion.layout import PARTS
 from ..diffusion.model import Model
 from ..diffusion.window_store import changed_settings
-from ..files import file_fingerprint, fingerprint_of, if_possible, listed, remove, write_whole
+from ..files import file_fingerprint, fingerprint_of, if_possible, remove, write_whole
+from ..messages import listed
 from ..stored import read_json_object
 from .autoencoder import train_autoencoder, train_decoder
 from .batches import EncodedScenes

@@ -24,13 +24,8 @@ from ..data.clips import VIDEO_SUFFIXES
 from ..data.reader import frame_file, is_dataset, is_folder_of_views, read_dataset
 from ..data.transforms import TRANSFORMS_FILES, transforms_file
 from ..data.views_folder import CAMERAS_FILE, read_views
-from ..files import (
-    file_fingerprint,
-    fingerprint_of,
-    listed,
-    remove_unfinished,
-    write_whole,
-)
+from ..files import file_fingerprint, fingerprint_of, remove_unfinished, write_whole
+from ..messages import listed
 from ..stored import read_json_object, read_tensors, write_tensors
 from ..video.foreground import SPECK_SHARE, masks_of, near_white_masks
 from ..video.places import IMAGE_SUFFIXES, natural_key
@@ -415,9 +410,7 @@ class SceneStore:
             for worker in workers:
                 worker.terminate()
                 worker.join()
-            # Without workers, what is being written belongs to another process.
-            if n_workers:
-                remove_unfinished(self.folder)
+            remove_unfinished(self.folder)
 
 
 def _make_every(store: SceneStore, first: int, stride: int, n_scenes: int) -> None:

@@ -21,7 +21,8 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from PIL import Image, ImageOps
 
-from ..files import cut, is_out_of_memory, listed
+from ..files import is_out_of_memory
+from ..messages import cut, listed
 from .colour import (
     LARGEST_OF_VIDEO,
     VideoColours,

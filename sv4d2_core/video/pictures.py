@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..files import write_whole
 from ..views import ViewGrid, resize_images
 from .decode import check_room, open_image
 from .read import stack_pictures
@@ -43,6 +45,13 @@ def with_alpha(images: Tensor, opacity: Tensor) -> Tensor:
     alpha = opacity[..., None]
     straight = (images - (1 - alpha)) / alpha.clamp(min=1e-3)
     return torch.cat([straight, alpha], dim=-1).clamp(0, 1)
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG as `write_whole`."""
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    write_whole(path, content.getvalue())
 
 
 def write_frames(folder: Path, pictures: Tensor | np.ndarray) -> None:

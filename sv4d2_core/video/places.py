@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import cut, listed
+from ..messages import cut, listed
 
 # Of linear light, in floats: neither Pillow nor a screen shows them as they are.
 LINEAR_SUFFIXES = (".exr", ".hdr", ".pfm")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..files import cut
+from ..messages import cut
 from ..views import check_fps
 from .colour import UNCONVERTED, to_uint8
 from .decode import (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...files import cut, listed
+from ...messages import cut, listed
 from ...views import ViewGrid
 from ..evaluate import (
     DEFAULT_SHRINKAGE,
