@@ -23,6 +23,7 @@ from ..sv4d2_core.files import scratch_folder
 from ..sv4d2_core.shipped import TINY_MODEL
 from .host import aliases, choice, described
 from .host_model import declared, with_identity_post_quant
+from .output_folder import listed_model
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -66,8 +67,8 @@ class SV4D2CheckpointLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
-        return io.NodeOutput(*load_checkpoint(path, variant, weight_dtype))
+        path = listed_model("checkpoints", ckpt_name)
+        return io.NodeOutput(*load_checkpoint(str(path), variant, weight_dtype))
 
 
 class SV4D2UNETLoader(io.ComfyNode):
@@ -83,8 +84,8 @@ class SV4D2UNETLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, unet_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("diffusion_models", unet_name)
-        return io.NodeOutput(load_unet(path, variant, weight_dtype))
+        path = listed_model("diffusion_models", unet_name)
+        return io.NodeOutput(load_unet(str(path), variant, weight_dtype))
 
 
 def load_checkpoint(path: str, variant: str, weight_dtype: str) -> tuple[Any, Any, Any]:

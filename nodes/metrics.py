@@ -30,7 +30,7 @@ from ..sv4d2_core.metrics.report.tables import (
 from ..sv4d2_core.shipped import versions
 from ..sv4d2_core.views import ViewGrid
 from .host import ViewsType, aliases, batches, choice, described
-from .output_folder import host, output_place, relative_to_output
+from .output_folder import host, listed_model, output_place, relative_to_output
 from .preview import Progress, as_images, picture_preview
 
 NONE = "none"
@@ -76,7 +76,7 @@ class SV4D2Metrics(io.ComfyNode):
         reference: ViewGrid | None = None,
         clip_vision: Any = None,
     ) -> io.NodeOutput:
-        place = output_place(filename_prefix, views.images.shape[2]) if filename_prefix.strip() else None
+        place = output_place(filename_prefix, views.images.shape[2]) if str(filename_prefix).strip() else None
         networks = None if reference is None else _networks(lpips, i3d, clip_vision)
         scene = compare("", {method.strip(): views}, reference, networks, callback=Progress())
         summaries = summaries_of([scene])
@@ -127,21 +127,10 @@ def _networks(lpips: str, i3d: str, clip_vision: Any) -> Networks:
     if (lpips, i3d) != (NONE, NONE):
         comfy.model_management.free_memory(_ROOM, device)
     return Networks(
-        lpips=None if lpips == NONE else _in_batches(LPIPS(_file(lpips, LPIPS_HELP), device)),
+        lpips=None if lpips == NONE else _in_batches(LPIPS(listed_model(_FOLDER, lpips, LPIPS_HELP), device)),
         clip=None if clip_vision is None else _in_batches(_embedder(clip_vision)),
-        i3d=None if i3d == NONE else _in_batches(I3D(_file(i3d, I3D_HELP), device)),
+        i3d=None if i3d == NONE else _in_batches(I3D(listed_model(_FOLDER, i3d, I3D_HELP), device)),
     )
-
-
-def _file(name: str, help_text: str) -> Path:
-    path = folder_paths.get_full_path(_FOLDER, name)
-    if path is None:
-        places = " or ".join(folder_paths.get_folder_paths(_FOLDER))
-        raise FileNotFoundError(
-            f"Expected {name} in the model folder models/{_FOLDER} ({places}); it is not there. Put it there "
-            f"and press R, or choose {NONE}. {help_text}"
-        )
-    return Path(path)
 
 
 def _embedder(clip_vision: Any) -> Callable[[Tensor], Tensor]:

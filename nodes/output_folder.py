@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,26 +23,86 @@ _LISTS = {
 }
 _VIDEOS = (".mp4", ".webm")
 
+_LONGEST, _LONGEST_NAME = 1000, 200  # characters, bytes; names of new files get numbers and suffixes
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d) *(\..*)?", re.IGNORECASE)  # Windows, with any suffix
+_BREAK = "\x1f"  # stands for "/" where there is to be none
+_ADVICE = "Write one such as sv4d2/views."
+
+
+def checked(text: object, what: str) -> str:
+    """Return what a user gave as place below ComfyUI's folders, with "/" between its parts on every system.
+
+    Raises ValueError for what is no such text; whether it leads out only the folders tell. No disk is asked.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"Expected {what} as text; got {type(text).__name__}. {_ADVICE}")
+    plain = text.strip().replace("\\", "/")
+    parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
+    longest = max((len(part.encode(errors="replace")) for part in parts), default=0)
+    odd = next((part for part in parts if _DEVICE.fullmatch(part) or not part.strip(". ")), None)
+    wrong = None
+    if _CONTROL.search(plain):
+        wrong = "holds characters that no name has"
+    elif len(plain) > _LONGEST or longest > _LONGEST_NAME:
+        wrong = f"has {len(plain)} characters of {_LONGEST}, a name of {longest} bytes of {_LONGEST_NAME}"
+    elif plain.startswith(("//", "~")) or (re.match("[A-Za-z]:", plain) and not Path(plain).is_absolute()):
+        wrong = "leads outside"
+    elif odd is not None:
+        wrong = f"holds {odd!r}, which some systems take for something else"
+    if wrong is not None:
+        raise ValueError(f"Expected {what} inside ComfyUI's folders; {cut(repr(text))} {wrong}. {_ADVICE}")
+    return plain
+
 
 def output_place(filename_prefix: str, size: int) -> tuple[Path, str]:
-    """Return the parent, which it makes, and the name, still without number, of a folder to come.
+    """Return the parent, which need not be there, and the name, still without number, of a result to come.
 
-    The host fills in %year% and so on (``size``: %width%, %height%) and refuses what leads out of the output.
+    The host fills in %year% and so on (``size``: %width%, %height%). Raises ValueError for what leads out of
+    the output folder.
     """
-    output = folder_paths.get_output_directory()
-    parent, name, *_ = folder_paths.get_save_image_path(filename_prefix, output, size, size)
-    if name.strip(". ") == "":
+    what, output = "a name for the result", folder_paths.get_output_directory()
+    prefix = checked(filename_prefix, what).replace("/", _BREAK)
+    # As one name: the host makes the folders of a longer one before anybody sees where links lead.
+    _, filled, *_ = folder_paths.get_save_image_path(prefix, output, size, size)
+    whole = Path(os.path.normpath(os.path.join(output, filled.replace(_BREAK, "/"))))
+    root, parent = Path(os.path.realpath(output)), Path(os.path.realpath(whole.parent))
+    if not parent.is_relative_to(root):
         raise ValueError(
-            f"Expected a name for the folder; got {cut(repr(filename_prefix))}. Write one such as "
-            f"sv4d2/views."
+            f"Expected {what} inside {output}; {cut(repr(filename_prefix))} is or leads (by a link or ..) "
+            f"outside, or has no name. {_ADVICE}"
         )
-    return Path(parent), name
+    there = next(path for path in (parent, *parent.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise ValueError(f"Expected a folder for the result; {there} is none. Choose another name.")
+    return Path(output, parent.relative_to(root)), whole.name
 
 
 def found_inside(name: str, is_one: Callable[[Path], bool], what: str) -> Path:
-    """Return a file or folder of the output folder, looked at first, or the input folder (`find_inside`)."""
+    """Return a file or folder of the output folder, looked at first, or the input folder (`find_inside`).
+
+    Raises ValueError, too, for a folder in which a link leads out of both.
+    """
     roots = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
-    return find_inside(name, roots, is_one, what)
+    place = find_inside(checked(name, what), roots, is_one, what)
+    real = [os.path.realpath(root) for root in roots]
+    for link in filter(Path.is_symlink, place.rglob("*")):
+        if not any(Path(os.path.realpath(link)).is_relative_to(root) for root in real):
+            raise ValueError(f"Expected {what}; {link} in it is a link that leads outside. Remove it.")
+    return place
+
+
+def listed_model(kind: str, name: str, help_text: str = "") -> Path:
+    """Return a file of a model folder that the host lists. Raises FileNotFoundError for any other name."""
+    listed = name in folder_paths.get_filename_list(kind)
+    path = folder_paths.get_full_path(kind, name) if listed else None
+    if path is None:
+        places = " or ".join(folder_paths.get_folder_paths(kind))
+        raise FileNotFoundError(
+            f"Expected {cut(repr(name))} in the model folder models/{kind} ({places}); it is not there. Put "
+            f"it there and press R, or choose another. {help_text}".strip()
+        )
+    return Path(path)
 
 
 def relative_to_output(folder: Path) -> str:

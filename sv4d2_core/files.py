@@ -305,8 +305,8 @@ def find_inside(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool]
         raise ValueError(f"Expected {what}; got {cut(repr(name))}, which holds a NUL byte.")
     places = " or ".join(map(str, roots))
     inside, outside = [], []
-    for root in map(Path.resolve, roots):
-        place = (root / name.strip()).resolve()
+    for root in map(Path, map(os.path.realpath, roots)):
+        place = Path(os.path.realpath(root / name.strip()))
         (inside if place == root or root in place.parents else outside).append(place)
     for place in inside:
         if is_one(place):
@@ -325,7 +325,8 @@ def find_inside(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool]
 
 def _below(root: Path, is_one: Callable[[Path], bool]) -> Iterator[tuple[Path, str]]:
     for folder, folders, files in os.walk(root):
-        found = [path for name in (*folders, *files) if is_one(path := Path(folder) / name)]
+        paths = [Path(folder) / name for name in (*folders, *files)]
+        found = [path for path in paths if not path.is_symlink() and is_one(path)]
         yield from ((path, path.relative_to(root).as_posix()) for path in found)
         deep = len(Path(folder).relative_to(root).parts) + 1 >= _DEPTH
         folders[:] = [] if deep else [name for name in folders if Path(folder) / name not in found]

@@ -98,7 +98,7 @@ def content():
     return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
 
 def replace():
-    with all_or_nothing(folder, [*old], "run.json", 0) as staging:
+    with all_or_nothing(folder, lambda: [*old], "run.json", 0) as staging:
         fill(staging, "new")
 
 def undo():

@@ -142,6 +142,18 @@ class ComfyServer:
         """Return the JSON answer to a GET request."""
         return json.loads(self.read(path))
 
+    def post(self, path: str, **content: Any) -> None:
+        """Send JSON values. Raises HTTPError where the server refuses them."""
+        request = urllib.request.Request(self.url + path, json.dumps(content).encode())
+        with urllib.request.urlopen(request, timeout=30):
+            pass
+
+    @property
+    def pid(self) -> int:
+        """The number of the server's process."""
+        assert self._process is not None
+        return self._process.pid
+
     def object_info(self) -> dict[str, dict[str, Any]]:
         """Return the description of every node."""
         return self.get("/object_info")

@@ -181,7 +181,7 @@ def test_the_model_folder_may_lie_elsewhere(nodes_of, models, tmp_path, monkeypa
 
 @pytest.mark.parametrize(("name", "help_text"), [("lpips", "save_model"), ("i3d", "i3d_torchscript.pt")])
 def test_a_missing_file_says_where_it_goes(score, grid, models, name, help_text):
-    with pytest.raises(FileNotFoundError, match=rf"Expected gone\.x in .*models/sv4d2_metrics.*{help_text}"):
+    with pytest.raises(FileNotFoundError, match=rf"Expected 'gone\.x' in .*/sv4d2_metrics.*{help_text}"):
         score(grid, reference=grid, **{name: "gone.x"})
 
 

@@ -269,17 +269,11 @@ class TestFolders:
         assert list((host_dirs.output / "sv4d2").iterdir()) == []
         assert self.save(pack, grid).args == ("sv4d2/views_00001",)
 
-    def test_names_and_crops_that_are_none_leave_nothing(self, pack, grid, host_dirs):
-        for prefix in ("../elsewhere", "a/../../b", "/tmp/c"):
-            with pytest.raises(Exception, match="outside the output folder"):
-                self.save(pack, grid, filename_prefix=prefix)
+    def test_crops_that_are_none_leave_nothing(self, pack, grid, host_dirs):
         for crop in ("{not json", "[1, 2]", "3"):
             with pytest.raises(ValueError, match="crop output of SV4D2 Prepare Clip"):
                 self.save(pack, grid, crop=crop)
         assert not any(host_dirs.output.iterdir())
-        for prefix in ("", "..", "a/.."):
-            with pytest.raises(ValueError, match="Expected a name for the folder"):
-                self.save(pack, grid, filename_prefix=prefix)
 
     def test_without_a_crop(self, pack, grid, host_dirs):
         (name,) = self.save(pack, grid, crop=" ").args
