@@ -21,7 +21,7 @@ from typing import BinaryIO
 import torch
 from safetensors import SafetensorError
 
-from .messages import cut, listed, without_number
+from .messages import ExplainedError, cut, listed, without_number
 
 if sys.platform != "win32":
     import fcntl
@@ -141,7 +141,7 @@ def _explaining(place: Path, needed_bytes: int) -> Iterator[None]:
         in_the_way = set() if place.parent.is_dir() else {errno.EEXIST, errno.ENOTDIR}
         if error.errno not in DISK_FULL | _READ_ONLY | in_the_way:
             raise
-        raise OSError(error.errno, _explanation(error, place, needed_bytes)) from error
+        raise ExplainedError(error.errno, _explanation(error, place, needed_bytes)) from error
 
 
 @contextmanager
@@ -279,7 +279,7 @@ def _held(place: Path, lock_file: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         _remove_empty(*made)
-        raise OSError(error.errno, _explanation(error, place, 0)) from error
+        raise ExplainedError(error.errno, _explanation(error, place, 0)) from error
     try:
         yield
     finally:

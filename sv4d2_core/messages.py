@@ -24,6 +24,13 @@ def listed(items: Collection[object]) -> str:
     return (", ".join(shown) or "none") + more
 
 
+class ExplainedError(OSError):
+    """An error of the system whose text says what to do; its number is not shown."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 def without_number(error: OSError) -> str:
     """Return what an error of the system says to people."""
     if error.strerror is None:

@@ -20,7 +20,7 @@ import torch
 
 from ..diffusion.model import Model
 from ..files import DISK_FULL, exclusive, is_out_of_memory, json_in, write_whole
-from ..messages import listed
+from ..messages import listed, without_number
 from ..video.places import matches
 from . import Parser, views
 from .common import Options, at_least, clip_place, made_with, refuse_overlap
@@ -216,7 +216,7 @@ class Worker:
         try:
             views.run(args, self._load)
         except Exception as error:
-            text = str(error)
+            text = without_number(error) if isinstance(error, OSError) else str(error)
             if not isinstance(error, (ValueError, OSError)):
                 # What is left of the model after memory ran out, or a fault, is not known.
                 log.exception("%s failed:", args.input)
