@@ -89,7 +89,7 @@ def test_a_move_that_fails_half_way_is_undone(tmp_path, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(PermissionError, match="Choose another folder"):
+    with pytest.raises(OSError, match="Choose another folder"):
         write(tmp_path, "new", existing=["frames", "run.json"])
     # The old entries go out, the marker first, and the new ones come in, the marker last.
     assert moved[:4] == ["run.json", "frames", "frames", "run.json"]
@@ -251,7 +251,7 @@ def test_a_file_that_does_not_fit_leaves_nothing_behind(tmp_path, limit):
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "out"), str(limit)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1, result.stderr
-    assert "full: [Errno 27] Expected up to 1 MB of space" in result.stderr
+    assert "full: Expected up to 1 MB of space" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
