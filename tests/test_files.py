@@ -141,14 +141,6 @@ def test_killed_while_results_are_exchanged_and_killed_while_that_is_undone(tmp_
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="ends processes by Linux's descriptors")
-def test_jobs_killed_at_random_moments_end_as_undisturbed_ones():
-    jobs = ["views over", "refine gaussians", "export over", "export file", "convert over"]
-    command = [sys.executable, "tests/fuzz/kills.py", "--cases", "10", "--jobs", *jobs]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_devices_pipes_and_folders_are_never_replaced_and_links_are_followed(tmp_path):
     pipe, link, real = tmp_path / "pipe", tmp_path / "link", tmp_path / "real"
     os.mkfifo(pipe)
@@ -271,9 +263,3 @@ def test_the_staging_of_a_living_process_is_left_alone(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and disks in memory")
-@pytest.mark.parametrize("words", ["pairs.py --cases 8 --seed 3", "disks.py --cases 10 --seed 3"])
-def test_two_at_once_and_full_or_read_only_disks(words):
-    script, *options = words.split()
-    command = [sys.executable, str(ROOT / "tests/fuzz" / script), *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
