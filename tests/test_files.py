@@ -260,6 +260,3 @@ def test_the_staging_of_a_living_process_is_left_alone(tmp_path):
                 write(out, content)
             assert (out / ".partial/new").is_dir()
         process.communicate("\n")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forks, and disks in memory")
