@@ -33,6 +33,12 @@ needs_triton = pytest.mark.skipif(
 )
 
 
+def where_kernels_run(test):
+    """Mark a test that runs the kernels: on a GPU, or under the interpreter."""
+    somewhere = INTERPRETED or torch.cuda.is_available()
+    return needs_triton(pytest.mark.gpu(pytest.mark.skipif(not somewhere, reason="no CUDA device")(test)))
+
+
 def make(n: int, spread=0.4, scale=(0.02, 0.1), opacity=(0.05, 0.95), seed=0) -> Gaussians:
     g = torch.Generator().manual_seed(seed)
 
@@ -67,7 +73,7 @@ SCENES = {
     "giants": (make(12, scale=(0.5, 3.0), opacity=(0.1, 0.6)), 2, 24),
     "needles": (make(40, scale=(0.002, 1.0)), 1, 32),
     "one empty side": (moved(make(10, spread=0.05), x=-0.4), 0, 32),
-    "many": (make(250), 1, 32),
+    "many, as in a fit": (make(300, spread=0.2, scale=(0.01, 0.04), opacity=(0.1, 1.0)), 1, 32),
 }
 
 
@@ -160,7 +166,7 @@ def test_pytorch_tiles_agree_with_the_reference(name, limits):
 
 
 def test_two_runs_give_the_same_bits():
-    gaussians, view, size = SCENES["many"]
+    gaussians, view, size = SCENES["many, as in a fit"]
     sure = torch.ones(size, size, dtype=torch.bool)
     runs = [results(lambda g: splat(g, CAMERAS, view, size), gaussians, sure, torch.float32) for _ in "ab"]
     for a, b in zip(*([*picture, *slopes] for picture, slopes in runs), strict=True):
@@ -248,6 +254,10 @@ def failing(error):
             "RuntimeError: Failed to find C compiler.",
         ),
         (lambda *args: composite_torch(*args) + 0.1, "its picture or gradient is wrong"),
+        (
+            lambda splats, lists: composite_torch(splats * (torch.arange(len(splats)) < 16)[:, None], lists),
+            "its picture or gradient is wrong",
+        ),
         (lambda splats, lists: composite_torch(splats.detach(), lists), "RuntimeError: element 0"),
     ],
 )
@@ -284,22 +294,11 @@ def test_the_rasteriser_is_chosen_and_named_once(
     assert len(caplog.records) == 1 and said in caplog.text
 
 
-def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
-    """With a stand-in for the package, as the current device matters only where there are several."""
-    current, launches = [], []
-
-    class Kernel:
-        def __init__(self, function):
-            self.name = function.__name__
-
-        def __getitem__(self, grid):
-            return lambda *args, **constants: launches.append((self.name, current[-1]))
-
-    triton, language = types.ModuleType("triton"), types.ModuleType("triton.language")
-    vars(triton).update(jit=Kernel, language=language)
-    monkeypatch.setitem(sys.modules, "triton", triton)
-    monkeypatch.setitem(sys.modules, "triton.language", language)
-    monkeypatch.delitem(sys.modules, KERNELS, raising=False)
+@pytest.fixture
+def launched(monkeypatch):
+    """Return the kernel, and instead of its launches their arguments by name, and the current device's."""
+    kernels, current, launches = importlib.import_module(KERNELS), [], []
+    kernel = kernels._walk
 
     @contextmanager
     def device_of(tensor):
@@ -307,46 +306,80 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
         yield
         current.pop()
 
+    class Recorder:
+        def __getitem__(self, grid):
+            return lambda *args, **_: launches.append(
+                (dict(zip(kernel.arg_names, args, strict=False)), current[-1])
+            )
+
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
-    splats = torch.ones(1, 10, requires_grad=True)
-    kernels = importlib.import_module(KERNELS)
-    kernels.composite_triton(splats, TileLists(8, torch.tensor([0]), torch.tensor([0, 1]))).sum().backward()
-    assert launches == [("_forward", splats.data_ptr()), ("_backward", splats.data_ptr())]
-    del sys.modules[KERNELS]
+    monkeypatch.setattr(kernels, "_walk", Recorder())
+    # As in a fit, of half precision; a single tile, gaps between the columns.
+    for splats, size in ((torch.ones(3, 10).half(), 512), (torch.ones(1, 20)[:, ::2], 8)):
+        starts = torch.zeros((size // TILE) ** 2 + 1, dtype=torch.long)
+        lists = TileLists(size, starts[:0], starts)
+        kernels.composite_triton(splats.requires_grad_(), lists).sum().backward()
+    return kernel, launches
 
 
 @needs_triton
-@pytest.mark.gpu
-@pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", SCENES)
-def test_kernels_agree_with_the_reference(name):
-    assert_agrees("triton", name, torch.float32, device="cpu" if INTERPRETED else "cuda")
+def test_kernels_are_launched_on_the_device_of_their_tensors(launched):
+    launches = launched[1]
+    assert [arguments["gradient"] is None for arguments, _ in launches] == [True, False] * 2
+    for arguments, current in launches:
+        assert current == arguments["splats"].data_ptr()
+        assert all(x.is_contiguous() for x in arguments.values() if isinstance(x, Tensor))
 
 
 @needs_triton
-def test_interpreted_kernels_agree_with_the_reference(tmp_path):
-    """The interpreter is chosen when a kernel is defined: in a process of its own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "test_kernels_agree", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and f"{len(SCENES)} passed" in done.stdout, done.stdout
-
-
-@needs_triton
-@pytest.mark.parametrize("name", ["_forward", "_backward"])
-def test_the_kernels_compile_for_a_gpu(tmp_path, monkeypatch, name):
-    """To machine code of compute capability 8.0; needs no GPU."""
+@pytest.mark.parametrize("capability", [80, 90, 120])
+def test_what_is_launched_compiles_for_a_gpu(tmp_path, monkeypatch, launched, capability):
+    """To machine code, each pass once for all sizes; needs no GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernels = importlib.import_module(KERNELS)
-    kernel = getattr(kernels, name)
-    constants = {k: v for k, v in kernels.CONSTANTS.items() if k != "num_warps"}
-    kinds = dict.fromkeys(kernel.arg_names, "*fp32")
-    kinds |= {"list_splats": "*i64", "starts": "*i64", "size": "i32", "across": "i32"}
-    source = ASTSource(kernel, kinds | dict.fromkeys(constants, "constexpr"), constants)
-    options = {"num_warps": kernels.CONSTANTS["num_warps"]}
-    assert triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options).asm["cubin"]
+    kernel, launches = launched
+    kinds = {torch.float32: "*fp32", torch.int64: "*i64"}
+    general = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
+    signatures = set()
+    for arguments, _ in launches:
+        tensors = {name: kinds[x.dtype] for name, x in arguments.items() if isinstance(x, Tensor)}
+        numbers = {name: "i32" if name in general else x for name, x in arguments.items() if type(x) is int}
+        signatures.add(tuple((tensors | numbers).items()))
+    assert len(signatures) == 2
+    constants = dict(importlib.import_module(KERNELS).CONSTANTS)
+    options = {"num_warps": constants.pop("num_warps")}
+    for signature in map(dict, signatures):
+        fixed = {name: constants.get(name) for name in kernel.arg_names if name not in signature}
+        source = ASTSource(kernel, dict.fromkeys(fixed, "constexpr") | signature, fixed)
+        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        assert compiled.asm["cubin"] and f"sm_{capability}" in compiled.asm["ptx"]
+
+
+@where_kernels_run
+@pytest.mark.parametrize("name", SCENES)
+def test_kernels_agree_with_the_reference(name):
+    assert_agrees("triton", name, torch.float32, device="cpu" if INTERPRETED else "cuda")
+
+
+@where_kernels_run
+def test_kernels_agree_in_their_first_try_with_mixed_precision():
+    device = CPU if INTERPRETED else CUDA
+    with torch.autocast(device.type, torch.bfloat16):
+        assert triton_fault(device) is None
+
+
+@needs_triton
+def test_interpreted_kernels_agree_with_the_reference(tmp_path):
+    """The interpreter, chosen when a kernel is defined, has a process of its own.
+
+    What is particular to projection alone, which the kernels do not do, is left to a GPU.
+    """
+    chosen = "kernels_agree and not (overlapping or partly or behind or specks or giants or needles)"
+    command = [sys.executable, "-m", "pytest", "-q", "-k", f"test_{chosen}", __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and f"{len(SCENES) - 5} passed" in done.stdout, done.stdout
