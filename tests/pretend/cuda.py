@@ -9,7 +9,7 @@ Tensors stay the CPU's. Their storage carries the device, so views, `.data` and 
 block of memory until the last of them is gone. Inside the block, always with the line that is to blame,
 
 - an operator on tensors of two devices raises RuntimeError, `.numpy()` TypeError, a generator of another
-  device RuntimeError and, with ``float64=False``, a tensor of that type TypeError (Apple's have none);
+  device and, with ``float64=False``, a tensor of that type RuntimeError (Apple's have none);
 - more bytes than ``gib``, or than `torch.cuda.set_per_process_memory_fraction` leaves, raise
   `torch.OutOfMemoryError`;
 - a wait raises RuntimeError after `torch.cuda.set_sync_debug_mode("error")`;
@@ -43,7 +43,7 @@ from torch.utils._pytree import tree_map_only
 ALL = os.environ.get("SV4D2_PRETEND") == "all"
 
 _CPU, _META = torch.device("cpu"), torch.device("meta")
-_ROOT = str(Path(__file__).parents[2])
+_ROOT = f"{Path(__file__).parents[2]}/"
 _FOREIGN = (str(Path(torch.__file__).parent), __file__, "<")
 _GRAIN = 512  # bytes; CUDA's allocator rounds up to whole ones
 
@@ -63,7 +63,7 @@ class Wait(NamedTuple):
     """Something that made the CPU wait for a device."""
 
     operator: str
-    lines: tuple[str, ...]  # ``file:line function``, the innermost first
+    line: str  # ``file:line function``
 
 
 class _Counter:
@@ -77,7 +77,7 @@ class _Counter:
             wanted, used, limit = (n / 2**20 for n in (size, self.now, self.limit))
             raise torch.OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {wanted:.2f} MiB; {used:.2f} of {limit:.2f} MiB of "
-                f"{self.device} are in use, at {blamed()[0]}."
+                f"{self.device} are in use, at {blamed()}."
             )
         self.now += size
         self.peak = max(self.peak, self.now)
@@ -99,17 +99,17 @@ class _Block:
         self.counter.now -= self.size
 
 
-def blamed() -> tuple[str, ...]:
-    """Return the lines at work, ``file:line function``, the innermost first, of this repository if any."""
-    lines, own, frame = [], [], sys._getframe(1)
+def blamed() -> str:
+    """Return the line at work, ``file:line function``: the innermost of this repository, else of any."""
+    frame, other = sys._getframe(1), "an unknown line"
     while frame is not None:
-        code = frame.f_code
-        if not code.co_filename.startswith(_FOREIGN):
-            ours = code.co_filename.startswith(_ROOT) and "site-packages" not in code.co_filename
-            name = code.co_filename.removeprefix(_ROOT + "/")
-            (own if ours else lines).append(f"{name}:{frame.f_lineno} {code.co_name}")
+        file, line = frame.f_code.co_filename, f"{frame.f_lineno} {frame.f_code.co_name}"
+        if not file.startswith(_FOREIGN):
+            if file.startswith(_ROOT) and "site-packages" not in file:
+                return f"{file.removeprefix(_ROOT)}:{line}"
+            other = f"{file}:{line}" if other == "an unknown line" else other
         frame = frame.f_back
-    return tuple(own or lines or ["an unknown line"])
+    return other
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:
@@ -149,7 +149,7 @@ def _resolved(device: Any) -> torch.device:
     if index is None:
         index = torch.cuda.current_device()
     if not 0 <= index < count:
-        raise RuntimeError(f"CUDA error: invalid device ordinal: cuda:{index} of {count}, at {blamed()[0]}.")
+        raise RuntimeError(f"CUDA error: invalid device ordinal: cuda:{index} of {count}, at {blamed()}.")
     return torch.device("cuda", index)
 
 
@@ -216,7 +216,7 @@ class _Functions(TorchFunctionMode):
         generator = kwargs.get("generator")
         if generator is not None and generator.device != (wanted := _resolved(device or "cpu")):
             raise RuntimeError(
-                f"Expected a generator of {wanted}; got one of {generator.device}, at {blamed()[0]}."
+                f"Expected a generator of {wanted}; got one of {generator.device}, at {blamed()}."
             )
         try:
             return func(*args, **kwargs)
@@ -278,9 +278,7 @@ def check(name: str, args: Any, given: list[Tensor], places: list[torch.device |
     alone = {place for x, place in pairs if place is not None or x.dim() > 0 or name in ("cat", "stack")}
     if len(alone) > 1:
         got = ", ".join(f"{place or 'cpu'} {list(x.shape)}" for x, place in zip(given, places, strict=True))
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device; {name} got {got}, at {blamed()[0]}."
-        )
+        raise RuntimeError(f"Expected all tensors to be on the same device; {name} got {got}, at {blamed()}.")
 
 
 def waits(name: str, args: Any, places: list[torch.device | None]) -> bool:
@@ -363,7 +361,7 @@ class PretendCuda:
     def put(self, x: Tensor, device: torch.device) -> None:
         """Say that a tensor is on a CUDA device."""
         if x.dtype == torch.float64 and not self.float64:
-            raise TypeError(f"Expected no float64 on this device; got {list(x.shape)}, at {blamed()[0]}.")
+            raise RuntimeError(f"Expected no float64 on this device; got {list(x.shape)}, at {blamed()}.")
         storage = _storage(x)
         size = storage.nbytes() if storage is not x else x.values().nbytes
         block = getattr(storage, "pretend_block", None)
@@ -375,7 +373,7 @@ class PretendCuda:
     def note_wait(self, operator: str) -> None:
         self.waits.append(Wait(operator, blamed()))
         if self.mode == 2:
-            raise RuntimeError(f"called a synchronizing CUDA operation: {operator}, at {blamed()[0]}.")
+            raise RuntimeError(f"called a synchronizing CUDA operation: {operator}, at {blamed()}.")
 
     def copied(self, x: Tensor, device: torch.device, options: dict) -> Tensor:
         """Return a tensor's copy on another device."""
@@ -442,13 +440,13 @@ class PretendCuda:
         if _device_of(x).type == "cuda" and not force:
             raise TypeError(
                 f"can't convert {_device_of(x)} device type tensor to numpy. Use Tensor.cpu() to copy the "
-                f"tensor to host memory first, at {blamed()[0]}."
+                f"tensor to host memory first, at {blamed()}."
             )
         return _ORIGINAL["numpy"](self.moved(x.detach() if force else x, _CPU))
 
     def _pinned(self, x: Tensor, *_device: Any) -> Tensor:
         if _device_of(x) != _CPU:
-            raise RuntimeError(f"cannot pin {_device_of(x)}, only dense CPU tensors, at {blamed()[0]}.")
+            raise RuntimeError(f"cannot pin {_device_of(x)}, only dense CPU tensors, at {blamed()}.")
         x = x.clone() if self.compute else torch.empty_like(x)
         _storage(x).pretend_pinned = True
         return x
@@ -500,7 +498,7 @@ class PretendCuda:
             return counter(device).peak
 
         def free(device: Any = None) -> tuple[int, int]:
-            return max(0, counter(device).limit - counter(device).now), self.total
+            return self.total - counter(device).now, self.total
 
         def yes(*_args: Any, **_options: Any) -> bool:
             return True
@@ -518,9 +516,7 @@ class PretendCuda:
                 "to": lambda x, *args, **options: moved(x, *args, **options),
                 "type_as": lambda x, other: moved(x, other),
                 "cpu": lambda x, **options: moved(x, _CPU, **options),
-                "cuda": lambda x, device="cuda", non_blocking=False: moved(
-                    x, device, non_blocking=non_blocking
-                ),
+                "cuda": lambda x, device=None, **options: moved(x, device or "cuda", **options),
                 "numpy": lambda x, **options: self._array(x, **options),
                 "tolist": lambda x: _ORIGINAL["tolist"](moved(x, _CPU)),
                 "new_tensor": lambda x, data, **options: torch.tensor(

@@ -78,13 +78,13 @@ FAULTS = {
     "no such device": (lambda x: x.to("cuda:2"), RuntimeError, "invalid device ordinal: cuda:2 of 2"),
     "numpy": (lambda x: x.numpy(), TypeError, "can't convert cuda:0 device type tensor to numpy"),
     "asarray": (lambda x: np.asarray(x), TypeError, "can't convert cuda:0"),
-    "float64": (lambda x: x.double(), TypeError, r"no float64 on this device; got \[3\]"),
-    "float64 made": (
-        lambda x: torch.linspace(0, 1, 5, dtype=torch.float64, device="cuda"),
-        TypeError,
+    "float64": (lambda x: x.double(), RuntimeError, r"no float64 on this device; got \[3\]"),
+    "float64 made": (lambda x: x.new_zeros(5, dtype=torch.float64), RuntimeError, "float64"),
+    "float64 moved": (
+        lambda x: torch.tensor([1.0], dtype=torch.float64).to(x.device),
+        RuntimeError,
         "float64",
     ),
-    "float64 moved": (lambda x: torch.tensor([1.0], dtype=torch.float64).to(x.device), TypeError, "float64"),
     "generator": (
         lambda x: torch.randn(3, generator=torch.Generator(), device="cuda"),
         RuntimeError,
@@ -151,7 +151,7 @@ def test_what_cuda_allows_is_allowed():
             wait()
         operators = [wait.operator for wait in cuda.waits]
         assert operators == ["_local_scalar_dense"] * 2 + ["a copy from cuda:0 to cpu"] * 2 + ["nonzero"]
-        assert all(wait.lines[0].startswith(HERE) for wait in cuda.waits)
+        assert all(wait.line.startswith(HERE) for wait in cuda.waits)
     assert x.is_cpu and not torch.cuda.is_available()
 
 
@@ -166,7 +166,8 @@ def test_memory_is_counted_until_the_last_view_of_it_is_gone(compute):
         loss.backward()
         assert torch.cuda.memory_allocated() == 2 * mib + 512
         part = x.detach()[:10]
-        x = loss = x.grad = None
+        x.grad = None
+        x = loss = None
         assert torch.cuda.memory_allocated() == mib
         del part
         assert torch.cuda.memory_allocated() == 0 and torch.cuda.max_memory_allocated() >= 4 * mib

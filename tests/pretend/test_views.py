@@ -8,7 +8,7 @@ from pretend.cuda import ALL, PretendCuda
 
 from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.data.views_folder import read_views
+from sv4d2_core.diffusion import unet
 from sv4d2_core.diffusion.checkpoint import build_networks, stored_dtype
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS
 from sv4d2_core.diffusion.memory import MemoryPlan, apply_plan, load_within, plan_memory
@@ -17,6 +17,9 @@ from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.diffusion.speed import keep_in_eight_bits
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float16}
+PAIRS = [("fp32", "resident"), ("fp16", "turns"), ("bf16", "streamed"), ("fp8", "streamed")]
+if ALL:
+    PAIRS = list(product(TYPES, ("resident", "turns", "streamed")))
 
 
 def drawn(*shape):
@@ -24,10 +27,8 @@ def drawn(*shape):
 
 
 def sample(model, clip=None, **options):
-    cameras = Cameras.from_lists(model.config.n_views)
-    return sample_views(
-        model, drawn(3, 32, 32, 3) if clip is None else clip, cameras, **{"steps": 2, **options}
-    )
+    clip = drawn(3, 32, 32, 3) if clip is None else clip
+    return sample_views(model, clip, Cameras.from_lists(model.config.n_views), **{"steps": 1, **options})
 
 
 def load(path, plan, device="cuda", kind="fp32"):
@@ -40,26 +41,28 @@ def expected(micro_checkpoint):
     return {kind: sample(load(micro_checkpoint, None, "cpu", kind)) for kind in TYPES}
 
 
-@pytest.mark.parametrize(("kind", "placement"), product(TYPES, ("resident", "turns", "streamed")))
-def test_every_placement_and_type_samples_as_the_cpu(
-    cuda, no_waits, micro_checkpoint, expected, kind, placement
-):
+@pytest.mark.parametrize(("kind", "placement"), PAIRS)
+def test_every_placement_samples_as_the_cpu(cuda, no_waits, micro_checkpoint, expected, kind, placement):
     model = load(micro_checkpoint, MemoryPlan(2**20, 2, 1, placement, 0), kind=kind)
     where = {p.device.type for p in model.unet.parameters()}
     assert where == {"resident": {"cuda"}, "turns": {"cpu"}, "streamed": {"cuda", "cpu"}}[placement]
     views = sample(model)
-    torch.testing.assert_close(views.images, expected[kind].images, atol=2e-5, rtol=0)
+    torch.testing.assert_close(views.images, expected[kind].images, atol=1e-4, rtol=0)
     assert views.images.is_cpu and views.latents.is_cpu and torch.cuda.max_memory_allocated() > 2**20
 
 
 # Sizes are those of drawn tensors on the device.
 OPTIONS = {
-    "interval": {"guidance_interval": (0.3, 3.0), "steps": 6},
-    "second order": {"sampler": "dpmpp_2m", "steps": 4},
-    "step cache": {"step_cache": 0.5, "steps": 8},
-    "from views": {"init_views": torch.Size((3, 2, 32, 32, 3)), "strength": 0.5, "steps": 4},
-    "references": {"reference_views": torch.Size((2, 32, 32, 3)), "cfg": torch.Size((3, 2))},
-    "clip": {"clip": torch.Size((3, 32, 32, 3))},
+    "interval": {"guidance_interval": (0.3, 3.0), "sampler": "dpmpp_2m", "steps": 3},
+    "step cache": {"step_cache": 0.5, "steps": 3},
+    "inputs": {
+        "init_views": torch.Size((3, 2, 32, 32, 3)),
+        "strength": 0.5,
+        "steps": 2,
+        "reference_views": torch.Size((2, 32, 32, 3)),
+        "cfg": torch.Size((3, 2)),
+        "clip": torch.Size((3, 32, 32, 3)),
+    },
 }
 
 
@@ -69,61 +72,48 @@ def test_every_option_samples_as_the_cpu(cuda, request, micro_checkpoint, name):
         request.getfixturevalue("no_waits")
     views = []
     for device in ("cpu", "cuda"):
-        options = {
-            k: drawn(*x).to(device) if isinstance(x, torch.Size) else x for k, x in OPTIONS[name].items()
-        }
+        options = dict(OPTIONS[name])
+        for key, value in options.items():
+            if isinstance(value, torch.Size):
+                options[key] = drawn(*value).to(device)
         views.append(sample(load(micro_checkpoint, None, device), **options).images)
-    torch.testing.assert_close(views[1], views[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(views[1], views[0], atol=1e-4, rtol=0)
 
 
 def test_the_second_of_two_devices_does_all_the_work(micro_checkpoint, expected):
     with PretendCuda(devices=2):
         views = sample(load(micro_checkpoint, MemoryPlan(2**20, 2, 1, "streamed", 0), "cuda:1"))
         assert torch.cuda.max_memory_allocated(0) == 0 < torch.cuda.max_memory_allocated(1)
-    torch.testing.assert_close(views.images, expected["fp32"].images, atol=2e-5, rtol=0)
+    torch.testing.assert_close(views.images, expected["fp32"].images, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "more", ["--dtype fp32 --memory-gb 1", "--dtype fp16 --fp8-weights --step-cache 0.1"]
-)
-def test_the_command_goes_on_with_what_it_kept(cuda, disc_clip, micro_checkpoint, tmp_path, contents, more):
-    clip, out, there = (tmp_path / name for name in ("clip", "out", "there"))
-    words = [
-        "views",
-        disc_clip(clip, 5),
-        "--checkpoint",
-        micro_checkpoint,
-        "--steps",
-        2,
-        *more.split(),
-        "--out",
-    ]
-    words = [str(word) for word in words]
-    assert main([*words, str(out)]) == 0 and torch.cuda.max_memory_allocated() > 2**20
+def test_the_command_goes_on_with_what_it_kept(cuda, disc_clip, micro_checkpoint, tmp_path, contents):
+    out = tmp_path / "out"
+    words = ["views", str(disc_clip(tmp_path / "clip", 5)), "--checkpoint", str(micro_checkpoint)]
+    words += ["--steps", "1", "--dtype", "fp16", "--fp8-weights", "--memory-gb", "1", "--out", str(out)]
+    assert main(words) == 0 and torch.cuda.max_memory_allocated() > 2**20
     before = contents(out)
     (out / ".windows/window_001.safetensors").unlink()
     (out / "view_02.mp4").unlink()
-    assert main([*words, str(out)]) == 0 and contents(out) == before
-    assert main([*words, str(there), "--device", "cpu"]) == 0
-    images = [read_views(folder).images for folder in (out, there)]
-    torch.testing.assert_close(*images, atol=1.5 / 255, rtol=0)
+    assert main(words) == 0 and contents(out) == before
 
 
-def test_a_pass_that_runs_out_of_memory_is_tried_again_in_smaller_parts(micro_checkpoint, expected, caplog):
+def test_a_pass_out_of_memory_is_tried_in_smaller_parts(micro_checkpoint, expected, monkeypatch, caplog):
+    monkeypatch.setattr(unet, "SMALLEST_CHUNK", 2**14)
     with PretendCuda() as cuda:
-        model = load(micro_checkpoint, MemoryPlan(2**30, 8, 4, "resident", 0))
+        model = load(micro_checkpoint, MemoryPlan(2**30, 1, 1, "resident", 0))
         held = torch.cuda.memory_allocated()
         sample(model)
         cuda.counters[0].limit = held + int(0.8 * (torch.cuda.max_memory_allocated() - held))
         views = sample(model)
-    torch.testing.assert_close(views.images, expected["fp32"].images, atol=2e-5, rtol=0)
-    assert "Out of memory (CUDA out of memory). Trying once more" in caplog.text
+    torch.testing.assert_close(views.images, expected["fp32"].images, atol=1e-4, rtol=0)
+    assert "Out of memory (CUDA out of memory). Trying once more, in the smallest parts." in caplog.text
 
 
 # Of the official models: variant, type, pixels, GiB of the card.
-CARDS = [("sv4d2", "fp16", 576, 8)]
+CARDS = [("sv4d2", "fp16", 320, 8)]
 if ALL:
-    CARDS += [("sv4d2", "fp16", 576, gib) for gib in (24, 16, 12)]
+    CARDS += [("sv4d2", "fp16", 576, gib) for gib in (24, 16, 12, 8)]
     CARDS += [("sv4d2_8views", "fp8", 576, 8), ("sv4d2", "bf16", 320, 12), ("sv4d2", "fp8", 448, 8)]
 
 
@@ -140,6 +130,6 @@ def test_a_card_holds_what_the_plan_promises(variant, kind, size, gib):
         if kind == "fp8":
             keep_in_eight_bits(model.unet)
         apply_plan(model, plan, "cuda")
-        sample(model, torch.zeros(config.n_frames, size, size, 3), steps=1)
+        sample(model, torch.zeros(config.n_frames, size, size, 3))
         peak = torch.cuda.max_memory_allocated()
     assert 1 <= plan.estimated_bytes / peak <= 1.35 and plan.estimated_bytes <= 0.9 * gib * 2**30
