@@ -177,7 +177,8 @@ def patch_loss(
     # The neighbours to the right and below make a pixel's normal.
     solid = seen * F.pad(seen[:, :, 1:], (0, 1)) * F.pad(seen[:, 1:], (0, 0, 0, 1))
     if perceptual is not None:
-        structure = _WEIGHT_PERCEPTUAL * perceptual(colours, target.colours).mean()
+        # Distances are of float64, which Apple's GPUs do not have.
+        structure = _WEIGHT_PERCEPTUAL * perceptual(colours, target.colours).mean().to(colours)
     else:
         structure = _WEIGHT_SSIM * dissimilarity(colours, target.colours)
     normals = surface_normals(points)
