@@ -171,7 +171,8 @@ class OneTokenAttention(_Projections):
 
     def affine_map(self, context_dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return this layer as a matrix [D, C] and an offset [C]; probed, as layers may patch weights."""
-        zero_then_axes = torch.cat([like.new_zeros(1, context_dim), torch.eye(context_dim).to(like)])
+        axes = torch.eye(context_dim, device=like.device).to(like.dtype)
+        zero_then_axes = torch.cat([torch.zeros_like(axes[:1]), axes])
         rows = self(zero_then_axes)
         return rows[1:] - rows[0], rows[0]
 

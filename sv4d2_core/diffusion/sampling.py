@@ -21,7 +21,7 @@ from .blocks import retry_on_oom, sinusoidal_embedding
 from .config import ModelConfig
 from .unet import PreparedWindow, UNet
 
-# denoised = denoise(x, sigma), x [N, C, h, w], sigma [] on the device of x.
+# denoised = denoise(x, sigma), x [N, C, h, w], sigma [] on the CPU, where reading it waits for no device.
 DenoiseFunction = Callable[[Tensor, Tensor], Tensor]
 # callback(step, total, preview): called after each step with its denoised latents; may raise to cancel.
 Callback = Callable[[int, int, Tensor | None], None]
@@ -141,7 +141,7 @@ def predict(unet: UNet, inputs: GuidedInputs, window: PreparedWindow, x: Tensor,
     """Return the denoised predictions of all halves in ``inputs``, [B T V, 4, h, w] float32 (equation 7)."""
     c, halves = precondition(sigma), len(inputs.context)
     noisy = (x * c.c_in).to(inputs.concat).repeat(halves, 1, 1, 1)
-    c_noise = c.c_noise.expand(len(inputs.vectors))
+    c_noise = torch.full((len(inputs.vectors),), float(c.c_noise), device=x.device)
     out = unet(torch.cat([noisy, inputs.concat], dim=1), c_noise, inputs.vectors, window)
     return out.float() * c.c_out + (x * c.c_skip).repeat(halves, 1, 1, 1)
 
@@ -227,7 +227,7 @@ def sample_euler(
     denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
 ) -> Tensor:
     """Return latents at noise level 0 from ``x`` [N, C, h, w] at ``sigmas[start]`` (algorithm 1, Euler)."""
-    sigmas, steps = sigmas.to(x), len(sigmas) - 1
+    sigmas, steps = sigmas.to(x.dtype), len(sigmas) - 1
     for i in range(start, steps):
         denoised = denoise(x, sigmas[i])
         # The derivative dx / dsigma of the probability flow (equation 3).
@@ -242,7 +242,7 @@ def sample_dpmpp_2m(
     denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, start: int = 0, callback: Callback | None = None
 ) -> Tensor:
     """Denoise like `sample_euler`, in second order: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2)."""
-    sigmas, steps, old_denoised = sigmas.to(x), len(sigmas) - 1, None
+    sigmas, steps, old_denoised = sigmas.to(x.dtype), len(sigmas) - 1, None
     t = -sigmas.log()
     for i in range(start, steps):
         denoised = extrapolated = denoise(x, sigmas[i])
@@ -250,7 +250,7 @@ def sample_dpmpp_2m(
             # The prediction half-way to the next level in t, from this step's and the one before.
             r = (t[i] - t[i - 1]) / (t[i + 1] - t[i])
             extrapolated = denoised + (denoised - old_denoised) / (2 * r)
-        x = torch.lerp(extrapolated, x, sigmas[i + 1] / sigmas[i])
+        x = torch.lerp(extrapolated, x, float(sigmas[i + 1] / sigmas[i]))
         old_denoised = denoised
         if callback is not None:
             callback(i + 1, steps, denoised)

@@ -1,0 +1,53 @@
+"""Every stage of a training runs on a pretend device and ends with the CPU's weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sv4d2_core.__main__ import main
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.commands import train as command
+from sv4d2_core.data.views_folder import write_views
+from sv4d2_core.diffusion.checkpoint import write_random_checkpoint
+from sv4d2_core.world import make_creature, render_views
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, training_config):
+    """Return a folder with a checkpoint and two data sets."""
+    folder = tmp_path_factory.mktemp("training")
+    write_random_checkpoint(folder / "base.safetensors", replace(training_config, size=16), seed=3)
+    grid = render_views(make_creature(2), Cameras((0, 0, 12), (0, 120, 240)), 3, 16)
+    for name in ("fox", "owl"):
+        write_views(folder / "data" / name, grid)
+    return folder
+
+
+OWN = "--base {files}/base.safetensors --data {files}/data"
+SHARED = "--motion-steps 2 --learning-rate 0.001 --workers 0"
+TRAININGS = {
+    "views": f"{OWN} --static-steps 1 --dtype fp32 --checkpointing",
+    "bf16": f"{OWN} --dtype bf16",
+    "LoRA": f"{OWN} --lora 2 --dtype fp32",
+    "from scratch": "--scenes 1 --autoencoder-steps 1 --decoder-steps 1 --static-steps 1 --static-batch 1 "
+    "--motion-batch 1 --dtype fp32",
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_is_the_cpus(cuda, files, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(command, "_SAMPLED_OBJECTS", (0,))
+    for device in ("cpu", "cuda"):
+        words = f"train {SHARED} {TRAININGS[name]} --device {device}".format(files=files).split()
+        # Interrupted after each step, once.
+        for more in (["--minutes", "1e-9"], []) if name == "views" else ([],):
+            assert main([*words, *more, "--out", str(tmp_path / device)]) == 0
+    tolerance = 2e-2 if name == "bf16" else 1e-4
+    for path in (tmp_path / "cpu").glob("*.safetensors"):
+        expected, made = load_file(path), load_file(tmp_path / "cuda" / path.name)
+        assert expected.keys() == made.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(made[key], value, atol=tolerance, rtol=tolerance)
+    assert torch.cuda.max_memory_allocated() > 2**18

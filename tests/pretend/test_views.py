@@ -1,0 +1,145 @@
+"""Views sampled on a pretend device are the CPU's, in every placement and type, within the memory plan."""
+
+from itertools import product
+
+import pytest
+import torch
+from pretend.cuda import ALL, PretendCuda
+
+from sv4d2_core.__main__ import main
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.data.views_folder import read_views
+from sv4d2_core.diffusion.checkpoint import build_networks, stored_dtype
+from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS
+from sv4d2_core.diffusion.memory import MemoryPlan, apply_plan, load_within, plan_memory
+from sv4d2_core.diffusion.model import Model
+from sv4d2_core.diffusion.novel_views import sample_views
+from sv4d2_core.diffusion.speed import keep_in_eight_bits
+
+TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float16}
+
+
+def drawn(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def sample(model, clip=None, **options):
+    cameras = Cameras.from_lists(model.config.n_views)
+    return sample_views(
+        model, drawn(3, 32, 32, 3) if clip is None else clip, cameras, **{"steps": 2, **options}
+    )
+
+
+def load(path, plan, device="cuda", kind="fp32"):
+    return load_within(path, "auto", TYPES[kind], torch.device(device), plan, eight_bits=kind == "fp8")
+
+
+@pytest.fixture(scope="module")
+def expected(micro_checkpoint):
+    """Return the views that the CPU makes in each type."""
+    return {kind: sample(load(micro_checkpoint, None, "cpu", kind)) for kind in TYPES}
+
+
+@pytest.mark.parametrize(("kind", "placement"), product(TYPES, ("resident", "turns", "streamed")))
+def test_every_placement_and_type_samples_as_the_cpu(
+    cuda, no_waits, micro_checkpoint, expected, kind, placement
+):
+    model = load(micro_checkpoint, MemoryPlan(2**20, 2, 1, placement, 0), kind=kind)
+    where = {p.device.type for p in model.unet.parameters()}
+    assert where == {"resident": {"cuda"}, "turns": {"cpu"}, "streamed": {"cuda", "cpu"}}[placement]
+    views = sample(model)
+    torch.testing.assert_close(views.images, expected[kind].images, atol=2e-5, rtol=0)
+    assert views.images.is_cpu and views.latents.is_cpu and torch.cuda.max_memory_allocated() > 2**20
+
+
+# Sizes are those of drawn tensors on the device.
+OPTIONS = {
+    "interval": {"guidance_interval": (0.3, 3.0), "steps": 6},
+    "second order": {"sampler": "dpmpp_2m", "steps": 4},
+    "step cache": {"step_cache": 0.5, "steps": 8},
+    "from views": {"init_views": torch.Size((3, 2, 32, 32, 3)), "strength": 0.5, "steps": 4},
+    "references": {"reference_views": torch.Size((2, 32, 32, 3)), "cfg": torch.Size((3, 2))},
+    "clip": {"clip": torch.Size((3, 32, 32, 3))},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_samples_as_the_cpu(cuda, request, micro_checkpoint, name):
+    if name != "step cache":  # which decides by what the network said
+        request.getfixturevalue("no_waits")
+    views = []
+    for device in ("cpu", "cuda"):
+        options = {
+            k: drawn(*x).to(device) if isinstance(x, torch.Size) else x for k, x in OPTIONS[name].items()
+        }
+        views.append(sample(load(micro_checkpoint, None, device), **options).images)
+    torch.testing.assert_close(views[1], views[0], atol=2e-5, rtol=0)
+
+
+def test_the_second_of_two_devices_does_all_the_work(micro_checkpoint, expected):
+    with PretendCuda(devices=2):
+        views = sample(load(micro_checkpoint, MemoryPlan(2**20, 2, 1, "streamed", 0), "cuda:1"))
+        assert torch.cuda.max_memory_allocated(0) == 0 < torch.cuda.max_memory_allocated(1)
+    torch.testing.assert_close(views.images, expected["fp32"].images, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "more", ["--dtype fp32 --memory-gb 1", "--dtype fp16 --fp8-weights --step-cache 0.1"]
+)
+def test_the_command_goes_on_with_what_it_kept(cuda, disc_clip, micro_checkpoint, tmp_path, contents, more):
+    clip, out, there = (tmp_path / name for name in ("clip", "out", "there"))
+    words = [
+        "views",
+        disc_clip(clip, 5),
+        "--checkpoint",
+        micro_checkpoint,
+        "--steps",
+        2,
+        *more.split(),
+        "--out",
+    ]
+    words = [str(word) for word in words]
+    assert main([*words, str(out)]) == 0 and torch.cuda.max_memory_allocated() > 2**20
+    before = contents(out)
+    (out / ".windows/window_001.safetensors").unlink()
+    (out / "view_02.mp4").unlink()
+    assert main([*words, str(out)]) == 0 and contents(out) == before
+    assert main([*words, str(there), "--device", "cpu"]) == 0
+    images = [read_views(folder).images for folder in (out, there)]
+    torch.testing.assert_close(*images, atol=1.5 / 255, rtol=0)
+
+
+def test_a_pass_that_runs_out_of_memory_is_tried_again_in_smaller_parts(micro_checkpoint, expected, caplog):
+    with PretendCuda() as cuda:
+        model = load(micro_checkpoint, MemoryPlan(2**30, 8, 4, "resident", 0))
+        held = torch.cuda.memory_allocated()
+        sample(model)
+        cuda.counters[0].limit = held + int(0.8 * (torch.cuda.max_memory_allocated() - held))
+        views = sample(model)
+    torch.testing.assert_close(views.images, expected["fp32"].images, atol=2e-5, rtol=0)
+    assert "Out of memory (CUDA out of memory). Trying once more" in caplog.text
+
+
+# Of the official models: variant, type, pixels, GiB of the card.
+CARDS = [("sv4d2", "fp16", 576, 8)]
+if ALL:
+    CARDS += [("sv4d2", "fp16", 576, gib) for gib in (24, 16, 12)]
+    CARDS += [("sv4d2_8views", "fp8", 576, 8), ("sv4d2", "bf16", 320, 12), ("sv4d2", "fp8", 448, 8)]
+
+
+@pytest.mark.parametrize(("variant", "kind", "size", "gib"), CARDS)
+def test_a_card_holds_what_the_plan_promises(variant, kind, size, gib):
+    """At full size, in the time that allocating takes: nothing is computed."""
+    config, dtype = OFFICIAL_VARIANTS[variant], TYPES[kind]
+    plan = plan_memory(config, dtype, size, gib, "cuda", kind == "fp8")
+    with PretendCuda(gib=gib, compute=False), torch.no_grad():
+        networks = build_networks(config)
+        for name, network in networks.items():
+            networks[name] = network.to(stored_dtype(name, dtype)).to_empty(device="cpu")
+        model = Model(config, **networks)
+        if kind == "fp8":
+            keep_in_eight_bits(model.unet)
+        apply_plan(model, plan, "cuda")
+        sample(model, torch.zeros(config.n_frames, size, size, 3), steps=1)
+        peak = torch.cuda.max_memory_allocated()
+    assert 1 <= plan.estimated_bytes / peak <= 1.35 and plan.estimated_bytes <= 0.9 * gib * 2**30
