@@ -12,10 +12,11 @@ from itertools import product
 
 import forward
 import gpu
+import gpu_sections
 import measure
 import pytest
 import torch
-from gpu_sections import OFFICIAL_FLOPS
+from pretend.cuda import PretendCuda
 
 from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.speed import compile_blocks
@@ -92,7 +93,7 @@ def test_full_size_constructs_with_the_official_operations():
         forward.Variant(net, inputs, off).measure(measure.flops)
         for off in (forward.PRODUCT, forward.OFFICIAL)
     )
-    assert official == OFFICIAL_FLOPS
+    assert official == gpu_sections.OFFICIAL_FLOPS
     # One-token cross-attention is 5.2 % of the operations (docs/method.md).
     assert product / official == pytest.approx(1 - 0.052, abs=0.002)
 
@@ -136,3 +137,19 @@ def test_a_section_that_hangs_is_killed_and_costs_no_other(tmp_path, monkeypatch
     assert gpu.main([*command, "--only", "splatting", "--seconds", "9"]) == 1
     assert "no_time" in capfd.readouterr().out
     assert gpu.main([*command, "--only", "rates", "--device", "cuda"]) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the CUDA device is a real one")
+def test_the_figures_of_a_gpu_are_taken_on_a_pretend_one(tmp_path, monkeypatch):
+    # What is compiled does not know the pretend device.
+    monkeypatch.setattr(gpu_sections, "compile_blocks", lambda *_: None)
+    with PretendCuda(gib=2):
+        bench = gpu_sections.Bench(gpu.Options(tmp_path / "gpu.jsonl", "cuda", True, 0))
+        # In tests/pretend are the faults.
+        wanted = [section for section in gpu.SECTIONS if section not in ("faults", "tests")]
+        assert [gpu_sections.answer(bench, section) for section in wanted] == [0] * len(wanted)
+    lines = [json.loads(line) for line in bench.figures.options.file.read_text().splitlines()]
+    assert lines[0]["name"] == "Pretend in small" and {line["section"] for line in lines} == set(wanted)
+    limits = {f"{gib:g} GiB": 1.1 * gib for gib in gpu_sections.SMALL.budgets}
+    peaks = {line["figure"]: line["reserved_gb"] for line in lines if line["section"] == "budgets"}
+    assert peaks.keys() == limits.keys() and all(0 < peaks[name] < limits[name] for name in limits)

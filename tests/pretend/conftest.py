@@ -1,4 +1,4 @@
-"""Shared by the tests on a pretend device."""
+"""Shared by the tests on a pretend device, which run on a real one with `-m gpu`."""
 
 import pytest
 import torch
@@ -8,12 +8,43 @@ from sv4d2_core.diffusion import sampling
 from sv4d2_core.scene.gaussians import splatting
 
 
-@pytest.fixture
-def cuda():
-    """Return a device of 8 GiB, without float64 as Apple's; Gaussians are drawn by PyTorch."""
+@pytest.fixture(params=["pretend", pytest.param("real", marks=pytest.mark.gpu)])
+def cuda(request):
+    """Return a device of 8 GiB, without float64 as Apple's, where PyTorch draws; None: a real one."""
+    real = request.param == "real"
+    if real != torch.cuda.is_available():
+        pytest.skip("there is no CUDA device" if real else "the CUDA device is a real one")
+    if real:
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            torch.cuda.reset_peak_memory_stats()
+            yield None
+        return
     with PretendCuda(gib=8, float64=False) as device, pytest.MonkeyPatch.context() as patch:
         patch.setattr(splatting, "rasteriser", lambda device: "torch")
         yield device
+
+
+@pytest.fixture(autouse=True)
+def no_real_device(request):
+    """Skip what is about the pretend device alone where there is a real one."""
+    if torch.cuda.is_available() and "cuda" not in request.fixturenames:
+        pytest.skip("the CUDA device is a real one")
+
+
+@pytest.fixture
+def alike(cuda):
+    """Return a comparison of what a device made with what the CPU made; a real one rounds in its own way."""
+
+    def compare(made, expected, largest, rms):
+        """Compare by the largest difference, or on a real device by the root mean square."""
+        assert made.shape == expected.shape
+        error = (made - expected).double()
+        if cuda is None:
+            assert error.square().mean().sqrt() <= rms
+        else:
+            assert error.abs().max() <= largest
+
+    return compare
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every stage of a training runs on a pretend device and ends with the CPU's weights."""
+"""Every stage of a training runs on a pretend or a real device and ends with the CPU's weights."""
 
 from dataclasses import replace
 
@@ -44,7 +44,8 @@ def test_a_training_is_the_cpus(cuda, files, tmp_path, monkeypatch, name):
         # Interrupted after each step, once.
         for more in (["--minutes", "1e-9"], []) if name == "views" else ([],):
             assert main([*words, *more, "--out", str(tmp_path / device)]) == 0
-    tolerance = 2e-2 if name == "bf16" else 1e-4
+    # On a real device rounding decides the sign of Adam's first steps.
+    tolerance = 2e-2 if name == "bf16" else 1e-4 if cuda else 1e-2
     for path in (tmp_path / "cpu").glob("*.safetensors"):
         expected, made = load_file(path), load_file(tmp_path / "cuda" / path.name)
         assert expected.keys() == made.keys()

@@ -1,4 +1,4 @@
-"""Views sampled on a pretend device are the CPU's, in every placement and type, within the memory plan."""
+"""Views sampled on a pretend or a real device are the CPU's, in every placement and type, within the plan."""
 
 from itertools import product
 
@@ -17,6 +17,7 @@ from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.diffusion.speed import keep_in_eight_bits
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float16}
+ROUGH = {"fp32": 0.002, "fp16": 0.01, "bf16": 0.06, "fp8": 0.01}  # of a real device
 
 
 def drawn(*shape):
@@ -42,13 +43,13 @@ def expected(micro_checkpoint):
 
 @pytest.mark.parametrize(("kind", "placement"), product(TYPES, ("resident", "turns", "streamed")))
 def test_every_placement_and_type_samples_as_the_cpu(
-    cuda, no_waits, micro_checkpoint, expected, kind, placement
+    cuda, no_waits, alike, micro_checkpoint, expected, kind, placement
 ):
     model = load(micro_checkpoint, MemoryPlan(2**20, 2, 1, placement, 0), kind=kind)
     where = {p.device.type for p in model.unet.parameters()}
     assert where == {"resident": {"cuda"}, "turns": {"cpu"}, "streamed": {"cuda", "cpu"}}[placement]
     views = sample(model)
-    torch.testing.assert_close(views.images, expected[kind].images, atol=2e-5, rtol=0)
+    alike(views.images, expected[kind].images, 2e-5, ROUGH[kind])
     assert views.images.is_cpu and views.latents.is_cpu and torch.cuda.max_memory_allocated() > 2**20
 
 
@@ -64,7 +65,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_samples_as_the_cpu(cuda, request, micro_checkpoint, name):
+def test_every_option_samples_as_the_cpu(cuda, alike, request, micro_checkpoint, name):
     if name != "step cache":  # which decides by what the network said
         request.getfixturevalue("no_waits")
     views = []
@@ -73,7 +74,7 @@ def test_every_option_samples_as_the_cpu(cuda, request, micro_checkpoint, name):
             k: drawn(*x).to(device) if isinstance(x, torch.Size) else x for k, x in OPTIONS[name].items()
         }
         views.append(sample(load(micro_checkpoint, None, device), **options).images)
-    torch.testing.assert_close(views[1], views[0], atol=2e-5, rtol=0)
+    alike(views[1], views[0], 2e-5, 0.01)
 
 
 def test_the_second_of_two_devices_does_all_the_work(micro_checkpoint, expected):
@@ -86,7 +87,9 @@ def test_the_second_of_two_devices_does_all_the_work(micro_checkpoint, expected)
 @pytest.mark.parametrize(
     "more", ["--dtype fp32 --memory-gb 1", "--dtype fp16 --fp8-weights --step-cache 0.1"]
 )
-def test_the_command_goes_on_with_what_it_kept(cuda, disc_clip, micro_checkpoint, tmp_path, contents, more):
+def test_the_command_goes_on_with_what_it_kept(
+    cuda, alike, disc_clip, micro_checkpoint, tmp_path, contents, more
+):
     clip, out, there = (tmp_path / name for name in ("clip", "out", "there"))
     words = [
         "views",
@@ -106,7 +109,7 @@ def test_the_command_goes_on_with_what_it_kept(cuda, disc_clip, micro_checkpoint
     assert main([*words, str(out)]) == 0 and contents(out) == before
     assert main([*words, str(there), "--device", "cpu"]) == 0
     images = [read_views(folder).images for folder in (out, there)]
-    torch.testing.assert_close(*images, atol=1.5 / 255, rtol=0)
+    alike(*images, 1.5 / 255, 0.02)
 
 
 def test_a_pass_that_runs_out_of_memory_is_tried_again_in_smaller_parts(micro_checkpoint, expected, caplog):
