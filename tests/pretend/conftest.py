@@ -7,28 +7,32 @@ from pretend.cuda import PretendCuda
 from sv4d2_core.diffusion import sampling
 from sv4d2_core.scene.gaussians import splatting
 
+REAL = torch.cuda.is_available()
+real_device = pytest.mark.skipif(not REAL, reason="there is no CUDA device")
+no_real_device = pytest.mark.skipif(REAL, reason="the CUDA device is a real one")
+KINDS = [
+    pytest.param("pretend", marks=no_real_device),
+    pytest.param("real", marks=[pytest.mark.gpu, real_device]),
+]
 
-@pytest.fixture(params=["pretend", pytest.param("real", marks=pytest.mark.gpu)])
+
+@pytest.fixture(params=KINDS)
 def cuda(request):
     """Return a device of 8 GiB, without float64 as Apple's, where PyTorch draws; None: a real one."""
-    real = request.param == "real"
-    if real != torch.cuda.is_available():
-        pytest.skip("there is no CUDA device" if real else "the CUDA device is a real one")
-    if real:
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            torch.cuda.reset_peak_memory_stats()
-            yield None
+    if request.param == "real":
+        torch.cuda.reset_peak_memory_stats()
+        yield None
         return
     with PretendCuda(gib=8, float64=False) as device, pytest.MonkeyPatch.context() as patch:
         patch.setattr(splatting, "rasteriser", lambda device: "torch")
         yield device
 
 
-@pytest.fixture(autouse=True)
-def no_real_device(request):
-    """Skip what is about the pretend device alone where there is a real one."""
-    if torch.cuda.is_available() and "cuda" not in request.fixturenames:
-        pytest.skip("the CUDA device is a real one")
+def pytest_collection_modifyitems(items):
+    """Leave out what is about the pretend device alone where there is a real one."""
+    for item in items:
+        if "tests/pretend" in item.path.as_posix() and "cuda" not in item.fixturenames:
+            item.add_marker(no_real_device)
 
 
 @pytest.fixture
