@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Seconds after which a section is killed, in their order. What they usually take is in gpu_sections.py.
+# In their order, with the seconds after which each is killed; all together take `--seconds` at most.
 SECTIONS = {
     "machine": 60,
     "faults": 60,
