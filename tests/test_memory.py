@@ -5,7 +5,6 @@ import weakref
 from functools import partial
 
 import measure
-import memory_plan
 import pytest
 import torch
 
@@ -164,18 +163,3 @@ def test_without_a_budget_only_a_gpu_is_asked_what_is_free(monkeypatch, caplog):
 
 def test_a_hosts_card_gets_parts_in_proportion():
     assert [chunk_for_card(gb * GIB) for gb in (0, 8, 96)] == [16 * 2**20, 128 * 2**20, LARGEST_CHUNK]
-
-
-def test_the_table_of_plans_is_arithmetic_where_nothing_is_measured(capsys):
-    memory_plan.main(["--budgets", "24", "8", "2"])
-    printed = capsys.readouterr().out
-    assert "arithmetic alone" in printed
-    rows = [line.split("|") for line in printed.splitlines() if line.startswith("| ")][1:]
-    assert [row[2].strip() for row in rows] == ["resident", "turns", "does not fit"]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, so nothing is refused")
-def test_a_measurement_without_a_gpu_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        memory_plan.main(["--measure"])
-    assert "needs a GPU; none was found" in capsys.readouterr().err

@@ -1,12 +1,11 @@
 """One UNet forward pass with each saving switched off: operations, seconds, activation memory.
 
     python tests/bench/forward.py [--rounds 5] [--threads 2] [--pair] [--compile]
-    python tests/bench/forward.py --full --device cuda --dtype bfloat16
 
 Figures of one run belong together: the variants take turns, and all ratios are to the official computation of
 the same run. The minimum over the rounds is the figure least disturbed by other work on the machine. --pair
-leaves out the product without each saving, --compile adds the product with its repeated work compiled. --full
-is the official size at 576 px, also in small parts.
+leaves out the product without each saving, --compile adds the product with its repeated work compiled. The
+official size on a GPU is measured by `gpu.py`.
 
 The product has no switches: while a variant runs, its functions are replaced with the official computation in
 plain operations (docs/method.md, Network). Every replacement calls the product's other functions by name, so
@@ -31,7 +30,6 @@ from torch.nn import functional as F
 
 from sv4d2_core.diffusion import blocks
 from sv4d2_core.diffusion.blocks import (
-    SMALLEST_CHUNK,
     AttentionBlock,
     Blend,
     BlockContext,
@@ -44,7 +42,6 @@ from sv4d2_core.diffusion.speed import compile_blocks
 from sv4d2_core.diffusion.unet import UNet
 
 BENCH, BENCH_SIZE = UNetConfig(base=64, head_channels=32, context_dim=256, vector_dim=256), 16
-FULL, FULL_SIZE = UNetConfig(), 72
 FRAMES, VIEWS, GUIDANCE_BATCH = 12, 4, 2
 # Largest difference between variants, relative to the largest value of the prediction.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 5e-2}
@@ -161,7 +158,7 @@ class Variant(NamedTuple):
 
 
 def benchmark(variants: dict[str, Variant], rounds: int, tolerance: float) -> dict[str, dict[str, Any]]:
-    """Return the figures of each variant; ratios refer to the first.
+    """Return the figures of each variant; ratios and differences refer to the first.
 
     Raises:
         RuntimeError: a variant computes something else than the first.
@@ -178,7 +175,7 @@ def benchmark(variants: dict[str, Variant], rounds: int, tolerance: float) -> di
         # The product's prepared window counts as activations.
         peak = variant.measure(partial(peak_bytes, device=device), prepare=True)
         operations = variant._replace(net=variant.plain or variant.net).measure(flops)
-        rows[name] = {"flops": operations, "peak_bytes": peak, "seconds": []}
+        rows[name] = {"flops": operations, "peak_bytes": peak, "seconds": [], "difference": error}
     for _ in range(rounds):
         for name, variant in variants.items():
             rows[name]["seconds"].append(variant.measure(partial(seconds, device=device)))
@@ -208,8 +205,6 @@ def chosen_variants(work: Work, options: argparse.Namespace) -> dict[str, Varian
     variants = {"official": Variant(net, inputs, OFFICIAL), "product": Variant(net, inputs, PRODUCT)}
     if not options.pair:
         variants |= {f"product without {name}": Variant(net, inputs, {name}) for name in SAVINGS}
-    if options.full:
-        variants["product in small parts"] = Variant(net, inputs, PRODUCT, SMALLEST_CHUNK)
     if options.compile:
         compiled = copy.deepcopy(net)
         compile_blocks(compiled)
@@ -224,23 +219,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=list(TOLERANCE), default="float32")
-    parser.add_argument("--full", action="store_true", help="the full-size network at 72 x 72 (wants a GPU)")
     parser.add_argument("--pair", action="store_true", help="no variants without one saving")
     parser.add_argument("--compile", action="store_true", help="also the product compiled")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    config, size = (FULL, FULL_SIZE) if options.full else (BENCH, BENCH_SIZE)
-    work = Work(config, size, options.device, dtype)
+    work = Work(BENCH, BENCH_SIZE, options.device, dtype)
     rows = benchmark(chosen_variants(work, options), options.rounds, TOLERANCE[options.dtype])
     on_gpu = device.type == "cuda"
     rate = matrix_product_rate(device, dtype, 8192 if on_gpu else 2048)
     machine = torch.cuda.get_device_name(device) if on_gpu else f"{options.threads} threads"
     print(
-        f"One UNet forward pass: base {config.base}, T = {FRAMES}, V = {VIEWS}, {size} x {size} latents, "
-        f"guidance batch {GUIDANCE_BATCH}, {options.dtype} on {machine} ({platform.machine()}, torch "
-        f"{torch.__version__}), {options.rounds} rounds; best matrix product {rate / 1e9:.0f} GFLOP/s.\n"
+        f"One UNet forward pass: base {BENCH.base}, T = {FRAMES}, V = {VIEWS}, {BENCH_SIZE} x {BENCH_SIZE} "
+        f"latents, guidance batch {GUIDANCE_BATCH}, {options.dtype} on {machine} ({platform.machine()}, "
+        f"torch {torch.__version__}), {options.rounds} rounds; best matrix product {rate / 1e9:.0f} "
+        f"GFLOP/s.\n"
     )
     print_table(rows, rate)
 

@@ -40,7 +40,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 # Tests run that take minutes, too.
-ALL = os.environ.get("SV4D2_PRETEND") == "all"
+ALL = os.environ.get("SV4D2_PRETEND") == "all" or torch.cuda.is_available()
 
 _CPU, _META = torch.device("cpu"), torch.device("meta")
 _ROOT = f"{Path(__file__).parents[2]}/"

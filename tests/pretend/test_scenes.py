@@ -1,7 +1,8 @@
-"""Scenes fitted, drawn, exported and scored on a pretend device are the CPU's."""
+"""Scenes fitted, drawn, exported and scored on a pretend or a real device are the CPU's."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from sv4d2_core.commands import refine
 from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.metrics import i3d
 from sv4d2_core.scene import targets
+from sv4d2_core.scene.store import load_scene
 from sv4d2_core.stored import write_tensors
 from sv4d2_core.world import make_creature, render_views
 
@@ -70,9 +72,13 @@ def fitted(files, micro_checkpoint):
 
 
 @pytest.mark.parametrize("name", FITS)
-def test_a_fit_is_the_cpus(cuda, fitted, name):
-    there, here = (load_file(fitted(name, device)) for device in ("cuda", "cpu"))
+def test_a_fit_is_the_cpus(cuda, alike, fitted, name):
+    files = [fitted(name, device) for device in ("cuda", "cpu")]
+    there, here = map(load_file, files)
     assert there.keys() == here.keys() and torch.cuda.max_memory_allocated() > 2**20
+    if cuda is None:  # the sign of a small gradient, and so Adam's first steps, are a matter of rounding
+        alike(*(load_scene(file, "cpu").render(CAMERAS, [0.5], 32).rgb for file in files), 0, 0.05)
+        return
     for key, expected in here.items():
         assert torch.allclose(there[key], expected, atol=1e-3, rtol=1e-3), key
 
@@ -91,7 +97,8 @@ def test_an_interrupted_fit_goes_on(cuda, files, fitted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(refine, "_Watch", Interrupting)
         assert main(words) == 130
-    assert main([*words, "--resume"]) == 0 and out.read_bytes() == expected.read_bytes()
+    assert main([*words, "--resume"]) == 0
+    assert cuda is None or out.read_bytes() == expected.read_bytes()
 
 
 JOBS = {
@@ -110,7 +117,7 @@ if ALL:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_what_is_drawn_and_exported_is_the_cpus(cuda, tmp_path, contents, name):
+def test_what_is_drawn_and_exported_is_the_cpus(cuda, alike, tmp_path, contents, name):
     scene, suffix, words = JOBS[name]
     path, made = tmp_path / "scene.safetensors", []
     (block_scene if scene == "block" else ball_scene)().save(path)
@@ -121,7 +128,13 @@ def test_what_is_drawn_and_exported_is_the_cpus(cuda, tmp_path, contents, name):
         run(command, path, *options, "--device", device, "--out", out)
         made.append(contents(out.parent))
         made[-1].pop("made/render.json", None)  # which holds times
-    assert made[0] == made[1] and torch.cuda.max_memory_allocated() > 2**14
+    assert made[0].keys() == made[1].keys() and torch.cuda.max_memory_allocated() > 2**14
+    assert cuda is None or made[0] == made[1]
+    for place in made[0]:
+        if place.endswith(".png"):
+            pictures = [Image.open(tmp_path / device / place) for device in ("cuda", "cpu")]
+            pictures = [torch.from_numpy(np.asarray(picture).astype(int)) for picture in pictures]
+            alike(*pictures, 0, 10 if pictures[1].max() < 256 else 3000)
 
 
 def test_metrics_with_networks_are_the_cpus(cuda, files, micro_checkpoint, tmp_path, monkeypatch):
@@ -139,7 +152,9 @@ def test_metrics_with_networks_are_the_cpus(cuda, files, micro_checkpoint, tmp_p
         run("metrics", *words, "--device", device, "--out", tmp_path / device)
         reports.append(json.loads((tmp_path / device / "report.json").read_text()))
     numbers = [list(leaves(report)) for report in reports]
-    assert len(numbers[0]) > 20 and numbers[1] == pytest.approx(numbers[0], rel=1e-4, abs=1e-6, nan_ok=True)
+    assert len(numbers[0]) > 20 and numbers[1] == pytest.approx(
+        numbers[0], rel=1e-4 if cuda else 1e-2, abs=1e-6 if cuda else 1e-3, nan_ok=True
+    )
     assert torch.cuda.max_memory_allocated() > 2**20
 
 

@@ -1,4 +1,4 @@
-"""Every stage of a training runs on a pretend device and ends with the CPU's weights."""
+"""Every stage of a training runs on a pretend or a real device and ends with the CPU's weights."""
 
 from dataclasses import replace
 
@@ -46,9 +46,11 @@ def test_a_training_is_the_cpus(cuda, files, tmp_path, monkeypatch, name):
         # Interrupted after the first step, and gone on with.
         for more in (["--minutes", "1e-9"], []) if name == "phases" else ([],):
             assert main([*words, *more, "--out", str(tmp_path / device)]) == 0
+    tolerance = 1e-4 if cuda else 2e-2
     for path in (tmp_path / "cpu").glob("*.safetensors"):
         expected, made = load_file(path), load_file(tmp_path / "cuda" / path.name)
         assert expected.keys() == made.keys()
         for key, value in expected.items():
-            torch.testing.assert_close(made[key], value, atol=1e-4, rtol=1e-4)
+            # On a real device rounding decides the sign of Adam's first steps.
+            torch.testing.assert_close(made[key], value, atol=tolerance, rtol=tolerance)
     assert torch.cuda.max_memory_allocated() > 2**18

@@ -1,4 +1,4 @@
-"""Views sampled on a pretend device are the CPU's, in every placement and type, within the memory plan."""
+"""Views sampled on a pretend or a real device are the CPU's, in all placements and types, within the plan."""
 
 from itertools import product
 
@@ -42,12 +42,14 @@ def expected(micro_checkpoint):
 
 
 @pytest.mark.parametrize(("kind", "placement"), PAIRS)
-def test_every_placement_samples_as_the_cpu(cuda, no_waits, micro_checkpoint, expected, kind, placement):
+def test_every_placement_samples_as_the_cpu(
+    cuda, no_waits, alike, micro_checkpoint, expected, kind, placement
+):
     model = load(micro_checkpoint, MemoryPlan(2**20, 2, 1, placement, 0), kind=kind)
     where = {p.device.type for p in model.unet.parameters()}
     assert where == {"resident": {"cuda"}, "turns": {"cpu"}, "streamed": {"cuda", "cpu"}}[placement]
     views = sample(model)
-    torch.testing.assert_close(views.images, expected[kind].images, atol=1e-4, rtol=0)
+    alike(views.images, expected[kind].images, 1e-4, 0.06 if kind == "bf16" else 0.01)
     assert views.images.is_cpu and views.latents.is_cpu and torch.cuda.max_memory_allocated() > 2**20
 
 
@@ -67,7 +69,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_samples_as_the_cpu(cuda, request, micro_checkpoint, name):
+def test_every_option_samples_as_the_cpu(cuda, alike, request, micro_checkpoint, name):
     if name != "step cache":  # which decides by what the network said
         request.getfixturevalue("no_waits")
     views = []
@@ -77,7 +79,7 @@ def test_every_option_samples_as_the_cpu(cuda, request, micro_checkpoint, name):
             if isinstance(value, torch.Size):
                 options[key] = drawn(*value).to(device)
         views.append(sample(load(micro_checkpoint, None, device), **options).images)
-    torch.testing.assert_close(views[1], views[0], atol=1e-4, rtol=0)
+    alike(views[1], views[0], 1e-4, 0.01)
 
 
 def test_the_second_of_two_devices_does_all_the_work(micro_checkpoint, expected):
