@@ -158,7 +158,7 @@ def test_a_report_is_replaced_only_when_asked(scenes, tmp_path, capsys):
         (["nothing_here"], "nothing is there. Three kinds are understood"),
         ([], "got 0 places"),
         (["a", "b", "c"], "got 3 places"),
-        (["{train}", "--methods", "x"], "NAME=DIR with different names; got 'x'"),
+        (["{train}", "--methods", "x"], "NAME=DIR with different names; got x"),
         (["{train}", "--methods", "x={train}", "x={train}"], "NAME=DIR with different names"),
         (["{train}", "--methods", "x={train}", "x ={train}"], "NAME=DIR with different names"),
         (["{held_out}", "{train}", "--methods", "predicted={train}"], "another name than 'predicted'"),

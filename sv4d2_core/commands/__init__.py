@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from ..messages import cut
+
 _NEGATIVE_LIST = re.compile(r"-[\d.]+\s*[,;]")
 
 
@@ -22,4 +24,4 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. See {self.prog} --help.")
+        raise ValueError(f"{cut(message, 300)}. See {self.prog} --help.")

@@ -71,7 +71,7 @@ def changed_json(value: object, rng: random.Random) -> object:
     elif change == 2 and isinstance(place, list):
         place.append(inner)
     elif change == 3 and isinstance(inner, (int, float)):
-        place[key] = inner * rng.choice((-1, 0, 1.5, 1e6, 1e13))
+        place[key] = max(min(inner, 1e300), -1e300) * rng.choice((-1, 0, 1.5, 1e6, 1e13))
     else:
         place[key] = copy.deepcopy(rng.choice(VALUES))
     return value
