@@ -296,3 +296,11 @@ def test_progress_outside_a_terminal_is_a_line_every_few_seconds(monkeypatch, ca
             progress(step, 1000, note="loss 1")
     assert 3 <= len(caplog.messages) <= 5
     assert caplog.messages[-1] == "fitting: 1000 of 1000 steps, loss 1"
+
+
+@pytest.mark.parametrize("best", ["cuda", "xpu", "mps", "cpu"])
+def test_auto_takes_the_fastest_device_that_is_there(monkeypatch, best):
+    kinds = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps, "cpu": None}
+    for i, known in enumerate(list(kinds.values())[:3]):
+        monkeypatch.setattr(known, "is_available", lambda i=i: i >= list(kinds).index(best))
+    assert common.choose_device("auto").type == best

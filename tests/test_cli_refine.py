@@ -235,7 +235,9 @@ def test_two_stages_with_a_checkpoint_go_on_after_an_interrupt(
     monkeypatch.setattr(memory, "apply_plan", lambda *on: (plans.append(on[1]), apply(*on)))
     assert main(fit(folder, path, *more)) == 0
     assert "UNTRAINED WEIGHTS" in capsys.readouterr().err
-    assert len(plans) == 1 and plans[0].estimated_bytes < 4 * 2**30, "the second stage keeps to --memory-gb"
+    assert [plan.estimated_bytes < 4 * 2**30 for plan in plans] == [True] * 2, (
+        "each round keeps to --memory-gb"
+    )
     assert interrupted(fit(folder, other, *more), lambda *now: now[2].phase == "refine 1") == 130
     assert main(fit(folder, other, *more, "--resume")) == 0
     assert other.read_bytes() == path.read_bytes()

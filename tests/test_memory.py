@@ -1,6 +1,7 @@
 """The memory plan: it holds what it promises, and refuses what cannot be done."""
 
 import dataclasses
+import math
 import weakref
 from functools import partial
 
@@ -12,7 +13,6 @@ from sv4d2_core.diffusion.blocks import ResBlock, parts
 from sv4d2_core.diffusion.checkpoint import build_networks
 from sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, UNetConfig, VAEConfig
 from sv4d2_core.diffusion.memory import (
-    LARGEST_CHUNK,
     activation_bytes,
     apply_plan,
     autoencoder_bytes,
@@ -131,35 +131,71 @@ def test_the_estimate_of_the_autoencoder_lies_in_its_band(base, size, images):
         assert BAND[0] <= autoencoder_bytes(config, half, images, size, 4) / measured <= BAND[1]
 
 
-@pytest.mark.parametrize(("variant", "within_8_gb"), [("sv4d2", "turns"), ("sv4d2_8views", "resident")])
-def test_the_full_size_fits_the_usual_cards(variant, within_8_gb):
+@pytest.mark.parametrize(
+    ("variant", "within_8_gb", "growth"), [("sv4d2", "turns", 4), ("sv4d2_8views", "resident", 1)]
+)
+def test_the_full_size_fits_the_usual_cards(variant, within_8_gb, growth):
     config = OFFICIAL_VARIANTS[variant]
-    plans = {gb: plan_memory(config, torch.float16, 576, gb, "cuda") for gb in (24, 16, 12, 8, 6)}
+    plans = {gb: plan_memory(config, torch.float16, 576, gb, "cuda") for gb in (141, 24, 16, 12, 8, 6)}
     for gb, plan in plans.items():
         assert plan.estimated_bytes <= 0.9 * gb * GIB
-    assert [plan.placement for plan in plans.values()] == [*["resident"] * 3, within_8_gb, "streamed"]
-    chunks = [plans[gb].chunk_bytes for gb in (12, 16, 24)]
+    assert [plan.placement for plan in plans.values()] == [*["resident"] * 4, within_8_gb, "streamed"]
+    chunks = [plans[gb].chunk_bytes for gb in (12, 16, 24, 141)]
     assert chunks == sorted(chunks) and all(p.decode_batch <= p.encode_batch for p in plans.values())
+    # A part of it is all of a layer.
+    whole = 2 * config.n_frames * config.n_views * 72 * 72 * 8 * config.unet.base * 2
+    assert chunks[-1] >= growth * chunks[0] and whole <= chunks[-1] < 2 * whole
     said = {"turns": "weights of one network at a time", "resident": "all weights on the device"}
     assert said[within_8_gb] in str(plans[8])
 
 
-def test_without_a_budget_only_a_gpu_is_asked_what_is_free(monkeypatch, caplog):
-    def plan(device):
-        return plan_for_free_memory(OFFICIAL, torch.float16, 576, torch.device(device))
+def free_of(monkeypatch, free, held=0):
+    """Let a device have ``free`` bytes, and ``held`` by tensors."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 8 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: held)
+    monkeypatch.setattr(torch.xpu, "mem_get_info", lambda _device: (free, 8 * GIB))
+    monkeypatch.setattr(torch.xpu, "memory_allocated", lambda _device: held)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: free + held)
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: held)
 
-    assert plan("cpu") is None
-    # What PyTorch keeps for later counts as free.
-    free = [5 * GIB]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(7 * GIB))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free[-1], 8 * GIB))
-    assert plan("cuda") == plan_memory(OFFICIAL, torch.float16, 576, 7, "cuda")
+
+def free_plan(device, limit=math.inf):
+    return plan_for_free_memory(OFFICIAL, torch.float16, 576, torch.device(device), limit_gb=limit)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_without_a_budget_a_device_is_asked_what_is_free(monkeypatch, caplog, kind):
+    free_of(monkeypatch, 12 * GIB)
+    plan = free_plan(kind)
+    assert plan == plan_memory(OFFICIAL, torch.float16, 576, 12, kind)
+    # Beside a fit.
+    free_of(monkeypatch, 12 * GIB, 1 * GIB)
+    assert free_plan(kind, 11) == plan_memory(OFFICIAL, torch.float16, 576, 10, kind)
     assert not caplog.records
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2 * GIB, 8 * GIB))
-    assert plan("cuda").placement == "streamed"
+    free_of(monkeypatch, 2 * GIB)
+    assert free_plan(kind).placement == ("resident" if kind == "mps" else "streamed")
     assert "got a budget of 2 GiB" in caplog.text
+    assert free_plan("cpu") is None and free_plan("cpu", 16) == plan_memory(OFFICIAL, torch.float16, 576, 16)
+
+
+def test_memory_that_pytorch_keeps_counts_as_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free_of(monkeypatch, 7 * GIB))
+    free_of(monkeypatch, 5 * GIB)
+    assert free_plan("cuda") == plan_memory(OFFICIAL, torch.float16, 576, 7, "cuda")
+
+
+def test_apples_attention_holds_all_scores():
+    plan = plan_memory(OFFICIAL, torch.float16, 576, 96, "mps")
+    images = plan.chunk_bytes // (72 * 72 * 8 * 320 * 2)
+    assert plan.placement == "resident" and images * 5 * (72 * 72) ** 2 * 4 <= 2**32
+    assert plan.estimated_bytes > images * 5 * (72 * 72) ** 2 * 8
+
+
+def test_parts_on_a_cpu_suit_its_cache():
+    assert plan_memory(OFFICIAL, torch.float32, 576, 64).chunk_bytes == 128 * 2**20
 
 
 def test_a_hosts_card_gets_parts_in_proportion():
-    assert [chunk_for_card(gb * GIB) for gb in (0, 8, 96)] == [16 * 2**20, 128 * 2**20, LARGEST_CHUNK]
+    parts = [chunk_for_card(gb * GIB) for gb in (0, 8, 12, 96, 512)]
+    assert parts == [n * 2**20 for n in (16, 128, 192, 1536, 4096)]

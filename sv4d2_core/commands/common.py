@@ -159,7 +159,7 @@ class Options:
 
     def device(self) -> None:
         self._place.add_argument(
-            "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)"
+            "--device", default="auto", help="auto, cpu, cuda, cuda:1, xpu, mps (default auto)"
         )
 
     def model(self, *, required: bool) -> None:
@@ -268,9 +268,8 @@ def made_with(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def choose_device(name: str) -> torch.device:
     """Return the device of that name, or the best one for ``auto``; ValueError where it is not there."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        there = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}
+        return torch.device(next((kind for kind, known in there.items() if known.is_available()), "cpu"))
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()
@@ -298,14 +297,18 @@ def load_planned(
     size: int,
     device: torch.device,
     eight_bits: bool = False,
-    caps_process: bool = True,  # --memory-gb also limits what the process may take of a CUDA device
+    beside_fit: bool = False,  # what a fit holds counts, the smallest parts are tried where little is left
 ) -> Model:
-    """Return the model of --checkpoint, made to work within --memory-gb, else within what is free now."""
-    if args.memory_gb is None:
-        plan = plan_for_free_memory(config, dtype, size, device, eight_bits)
+    """Return the model of --checkpoint, made to work within --memory-gb, else within what is free now.
+
+    Without a fit beside it --memory-gb also limits what the process may take of a CUDA device.
+    """
+    if args.memory_gb is None or beside_fit:
+        limit = math.inf if args.memory_gb is None else args.memory_gb
+        plan = plan_for_free_memory(config, dtype, size, device, eight_bits, limit)
     else:
         plan = plan_memory(config, dtype, size, args.memory_gb, device, eight_bits)
-        if caps_process and device.type == "cuda":
+        if device.type == "cuda":
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, args.memory_gb * 2**30 / total), device)
     return load_within(args.checkpoint, args.variant, dtype, device, plan, eight_bits)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -231,7 +231,7 @@ def _resynthesize(
         plan_memory(config, dtype, size, args.memory_gb, device)
     if not config.trained:
         log.warning("UNTRAINED WEIGHTS: what the second stage makes is noise. Give a trained --checkpoint.")
-    load = cache(partial(load_planned, args, config, dtype, size, device, caps_process=False))
+    load = partial(load_planned, args, config, dtype, size, device, beside_fit=True)
 
     def resynthesize(rendered: ViewGrid, strength: float) -> ViewGrid:
         with Progress("making views anew") as shown:
@@ -240,6 +240,7 @@ def _resynthesize(
                 shown(step, total)
                 check_interrupt()
 
+            # A model is not kept for the next round: the fit has its memory meanwhile.
             make = resynthesizer(load(), views, steps=args.sampling_steps, seed=args.seed, callback=progress)
             return make(rendered, strength)
 

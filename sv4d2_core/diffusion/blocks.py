@@ -53,6 +53,8 @@ def empty_device_cache() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+    if torch.xpu.is_available():
+        torch.xpu.empty_cache()
 
 
 def parts(total: int, item_bytes: int, budget: int) -> Iterator[slice]:

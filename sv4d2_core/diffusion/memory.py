@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain, product
 from typing import Literal
 
@@ -19,37 +20,57 @@ from .checkpoint import build_networks, load_checkpoint, stored_dtype
 from .config import ModelConfig, UNetConfig
 from .model import Model
 from .speed import keep_in_eight_bits, matrices
-from .unet import Stage, UNet
+from .unet import CPU_TOKENS, Stage, UNet
 
 _GIB = 2**30
-LARGEST_CHUNK = 512 * 2**20
-_CHUNKS = tuple(LARGEST_CHUNK >> i for i in range(6))
+LARGEST_CHUNK = 4 * _GIB
+_CHUNKS = tuple(LARGEST_CHUNK >> i for i in range(9))
 # Images per pass of the encoder and the decoder.
-_BATCHES = ((8, 4), (4, 2), (2, 1), (1, 1))
-# Share of a GPU's memory to plan with. The rest is for the kernels' own buffers and for gaps between blocks.
-_GPU_SHARE = 0.9
+_BATCHES = ((32, 32), (16, 16), (8, 8), (8, 4), (4, 2), (2, 1), (1, 1))
+# Latent pixels of a batch beyond which it does not pay to grow: at the autoencoder's lowest level, 512 wide,
+# they are 8 blocks of 128 x 128 results for each of the 132 multiprocessors of a large card.
+_BATCH_PIXELS = 2**15
+# Of a GPU's memory: the share to plan with, as gaps between blocks take some, and the bytes of it that are
+# left to the workspaces of cuDNN and cuBLAS, beside `_IMAGE_COPIES`. These are allowances, not measured; with
+# less cuDNN takes kernels that need less.
+_GPU_SHARE, _WORKSPACE = 0.9, 2**27
+# Apple's GPUs hold attention's scores and their softmax, float32, and fail at more than 2**32 bytes of them.
+_SCORE_BYTES, _SCORES = 8, 2**30
 
 # Copies of a sequence that the convolutions along it hold: norms, results, copies for the kernels.
 _SEQUENCE_COPIES = 4
 # Widths per token of a part in an attention block: the feed-forward's hidden layer is 8 of them.
-_TOKEN_WIDTHS = 15
+_TOKEN_WIDTHS = 16
 # Tensors of the first level's width at full resolution that the autoencoder's halves hold per image.
-_IMAGE_TENSORS = {"encoder": 6.4, "decoder": 8.2}
+_IMAGE_TENSORS = {"encoder": 5.2, "decoder": 6.2}
+# The same for copies that kernels of convolutions make to have another order: a CPU's, and maybe cuDNN's.
+_IMAGE_COPIES = {"encoder": 1.2, "decoder": 2.0}
 # For everything small: embeddings, inputs, statistics.
 _MARGIN = 1.06
 
 log = logging.getLogger(__name__)
 
 
-def autoencoder_bytes(config: ModelConfig, half: str, images: int, size: int, itemsize: int) -> int:
-    """Return the estimated peak of the activations of the ``encoder`` or ``decoder`` at ``size`` pixels."""
-    return int(_IMAGE_TENSORS[half] * images * size * size * config.vae.base * itemsize)
+def autoencoder_bytes(
+    config: ModelConfig, half: str, images: int, size: int, itemsize: int, copies: bool = True
+) -> int:
+    """Return the estimated peak of the activations of the ``encoder`` or ``decoder`` at ``size`` pixels.
+
+    ``copies``: with those that kernels make.
+    """
+    tensors = _IMAGE_TENSORS[half] + copies * _IMAGE_COPIES[half]
+    return int(tensors * images * size * size * config.vae.base * itemsize)
 
 
-def activation_bytes(config: ModelConfig, images: int, pixels: int, itemsize: int, chunk_bytes: int) -> int:
-    """Return the estimated peak of the UNet's activations for B * T * V ``images`` of h * w ``pixels``."""
+def activation_bytes(
+    config: ModelConfig, images: int, pixels: int, itemsize: int, chunk_bytes: int, score_bytes: int = 0
+) -> int:
+    """Return the estimated peak of the UNet's activations for B * T * V ``images`` of h * w ``pixels``.
+
+    ``score_bytes`` are those of each of attention's scores; 0: they are never in memory.
+    """
     batch = max(1, images // (config.n_frames * config.n_views))
-    sizes = _Sizes(images, batch, config.n_views, pixels, itemsize, chunk_bytes)
+    sizes = _Sizes(images, batch, config.n_views, pixels, itemsize, chunk_bytes, score_bytes)
     return int(_MARGIN * max(_peaks(config.unet, sizes)))
 
 
@@ -61,6 +82,7 @@ class _Sizes:
     pixels: int
     itemsize: int
     chunk_bytes: int
+    score_bytes: int
 
     def image(self, width: int, level: int) -> int:
         return width * (self.pixels >> 2 * level) * self.itemsize
@@ -86,12 +108,14 @@ class _Sizes:
         """Return the copies of a convolution's weights held by kernels that want them in another order."""
         return 2 * 9 * width_in * width * self.itemsize
 
-    def attention(self, width: int, level: int) -> int:
+    def attention(self, width: int, level: int, heads: int) -> int:
         """Return what an attention block adds: its tokens, and a part's intermediate results."""
         hidden = self.image(8 * width, level)
         # The smallest part of the view block is one frame of all views.
         part = min(max(self.chunk_bytes, self.views * hidden), self.images * hidden)
-        return self.tensor(width, level) + part * _TOKEN_WIDTHS // 8
+        images = max(1, min(self.images, self.chunk_bytes // hidden))
+        scores = images * heads * (self.pixels >> 2 * level) ** 2 * self.score_bytes
+        return self.tensor(width, level) + part * _TOKEN_WIDTHS // 8 + scores
 
 
 def _peaks(unet: UNetConfig, sizes: _Sizes) -> Iterator[int]:
@@ -104,14 +128,14 @@ def _peaks(unet: UNetConfig, sizes: _Sizes) -> Iterator[int]:
             yield sum(skips) + sizes.residual(width, width_out, level, joined=False)
             width, x = width_out, sizes.tensor(width_out, level)
             if level < unet.attention_levels:
-                yield sum(skips) + x + sizes.attention(width, level)
+                yield sum(skips) + x + sizes.attention(width, level, width // unet.head_channels)
             skips.append(x)
             skip_widths.append(width)
         if level < deepest:
             skips.append(sizes.tensor(width, level + 1))
             skip_widths.append(width)
     x = skips[-1]
-    yield sum(skips) + x + sizes.attention(width, deepest)
+    yield sum(skips) + x + sizes.attention(width, deepest, width // unet.head_channels)
     yield sum(skips) + x + sizes.residual(width, width, deepest, joined=False)
     for level, width_out in reversed(widths):
         for index in range(unet.res_blocks + 1):
@@ -120,7 +144,7 @@ def _peaks(unet: UNetConfig, sizes: _Sizes) -> Iterator[int]:
             skips.pop()
             held, width = sum(skips) + x, width_out
             if level < unet.attention_levels:
-                yield held + sizes.attention(width, level)
+                yield held + sizes.attention(width, level, width // unet.head_channels)
             if level > 0 and index == unet.res_blocks:
                 yield held + sizes.enlarged(width, level - 1)
                 x = sizes.tensor(width, level - 1)
@@ -173,8 +197,10 @@ def place(model: Model, device: torch.device, placement: Placement) -> None:
         for parameter in model.unet.parameters():
             if id(parameter) not in of_layers:
                 parameter.data = parameter.data.to(device)
-        model.unet.loaded = load
-        model.loaded = lambda network: nullcontext() if network is model.unet else load(network)
+        unet = model.unet
+        unet.loaded = load
+        # It does not refer to the model, so that memory is free as soon as nobody else does.
+        model.loaded = lambda network: nullcontext() if network is unet else load(network)
 
 
 def _pin(parameter: Tensor) -> bool:
@@ -218,33 +244,55 @@ def plan_memory(
 
     Raises ValueError where it is too little for the smallest parts, and says what is needed.
     """
-    share = _GPU_SHARE if torch.device(device).type == "cuda" else 1
     plans = _plans(config, dtype, size, torch.device(device), eight_bits)
-    for plan in plans:
-        if plan.estimated_bytes <= int(budget_gb * _GIB * share):
+    for plan, needed in plans:
+        if needed <= budget_gb * _GIB:
             return plan
     weights = sum(_weight_bytes(config, dtype, eight_bits)[0].values())
     raise ValueError(
-        f"Expected at least {plans[-1].estimated_bytes / share / _GIB:.1f} GiB for {config.variant} at "
-        f"{size} px (weights {weights / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use smaller "
-        f"pictures, half precision (--dtype), 8-bit weights, or a larger budget (--memory-gb)."
+        f"Expected at least {plans[-1][1] / _GIB:.1f} GiB for {config.variant} at {size} px (weights "
+        f"{weights / _GIB:.1f} GiB); got a budget of {budget_gb:g} GiB. Use smaller pictures, half precision "
+        f"(--dtype), 8-bit weights, or a larger budget (--memory-gb)."
     )
 
 
 def plan_for_free_memory(
-    config: ModelConfig, dtype: torch.dtype, size: int, device: torch.device, eight_bits: bool = False
+    config: ModelConfig,
+    dtype: torch.dtype,
+    size: int,
+    device: torch.device,
+    eight_bits: bool = False,
+    limit_gb: float = math.inf,  # of the device, with what our tensors hold of it already
 ) -> MemoryPlan | None:
-    """Return the plan for a GPU's free memory, at worst the smallest parts; None on other devices."""
-    if device.type != "cuda":
-        return None
+    """Return the plan for what is free of a device, at worst the smallest parts; None: nobody limits it."""
     # What PyTorch keeps for later is free, too.
     empty_device_cache()
-    free_gb = torch.cuda.mem_get_info(device)[0] / _GIB
+    free, held = _free_and_held(device)
+    budget = min(free, limit_gb * _GIB - held)
+    if budget == math.inf:
+        return None
     try:
-        return plan_memory(config, dtype, size, free_gb, device, eight_bits)
+        return plan_memory(config, dtype, size, max(budget, 0) / _GIB, device, eight_bits)
     except ValueError as error:
         log.warning("Little memory is free. %s Trying the smallest parts.", error)
-        return _plans(config, dtype, size, device, eight_bits)[-1]
+        return _plans(config, dtype, size, device, eight_bits)[-1][0]
+
+
+def _free_and_held(device: torch.device) -> tuple[float, int]:
+    """Return the bytes of a device that are free, and that our tensors hold; of a CPU nothing is known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
+    # Up to torch 2.5 without figures.
+    if device.type == "xpu" and hasattr(torch.xpu, "mem_get_info"):
+        held = torch.xpu.memory_allocated(device)
+        try:
+            return torch.xpu.mem_get_info(device)[0], held
+        except RuntimeError:  # of some that share the computer's memory
+            return torch.xpu.get_device_properties(device).total_memory - held, held
+    if device.type == "mps":
+        held = torch.mps.current_allocated_memory()
+        return torch.mps.recommended_max_memory() - held, held
+    return math.inf, 0
 
 
 def chunk_for_card(total_bytes: int) -> int:
@@ -281,8 +329,8 @@ def load_within(
 
 def _plans(
     config: ModelConfig, dtype: torch.dtype, size: int, device: torch.device, eight_bits: bool
-) -> list[MemoryPlan]:
-    """Return all plans, the fastest first and the one that needs least last."""
+) -> list[tuple[MemoryPlan, float]]:
+    """Return all plans, the fastest first and the one that needs least last, with the memory each is for."""
     weights, unet_layer = _weight_bytes(config, dtype, eight_bits)
     # Guidance doubles the images.
     images, pixels = 2 * config.n_frames * config.n_views, (size // config.latent_factor) ** 2
@@ -295,20 +343,32 @@ def _plans(
         "turns": (weights["unet"], encoders, weights["decoder"]),
         "streamed": (unet_layer, encoders, weights["decoder"]),
     }
+    # Where a device has the computer's memory, weights that wait elsewhere free nothing.
+    placements = tuple(PLACEMENTS) if device.type in ("cuda", "xpu") else ("resident",)
+    # Fewer parts fill the card better, as the last wave of each kernel's blocks leaves some of it idle, and
+    # are fewer launches. So parts grow until no layer has two; a CPU has caches instead.
+    heads = config.unet.base // config.unet.head_channels
+    useful = {"cpu": CPU_TOKENS, "mps": _SCORES // (2 * heads * pixels)}.get(device.type, images * pixels)
+    whole = min(images * pixels, useful) * 8 * config.unet.base * dtype.itemsize
+    chunks = [chunk for chunk in _CHUNKS if chunk < 2 * whole] or [SMALLEST_CHUNK]
+    batches = [pair for pair in _BATCHES if pair[0] * pixels < 2 * _BATCH_PIXELS] or [(1, 1)]
+    score_bytes = _SCORE_BYTES if device.type == "mps" else 0
     decoder_itemsize = stored_dtype("decoder", dtype).itemsize
-    placements = tuple(PLACEMENTS) if device.type == "cuda" else ("resident",)
     plans = []
-    for placement, chunk, (encode, decode) in product(placements, _CHUNKS, _BATCHES):
-        activations = (
-            activation_bytes(config, images, pixels, dtype.itemsize, chunk),
-            autoencoder_bytes(config, "encoder", encode, size, dtype.itemsize),
-            autoencoder_bytes(config, "decoder", decode, size, decoder_itemsize),
-        )
-        peak = max(map(sum, zip(held[placement], activations, strict=True)))
-        plans.append(MemoryPlan(chunk, encode, decode, placement, peak))
+    for placement, chunk, (encode, decode) in product(placements, chunks, batches):
+        unet, peaks = activation_bytes(config, images, pixels, dtype.itemsize, chunk, score_bytes), []
+        for copies in (False, True):
+            encoder = autoencoder_bytes(config, "encoder", encode, size, dtype.itemsize, copies)
+            decoder = autoencoder_bytes(config, "decoder", decode, size, decoder_itemsize, copies)
+            peaks.append(max(map(sum, zip(held[placement], (unet, encoder, decoder), strict=True))))
+        estimated, needed = peaks[1], float(peaks[1])
+        if device.type != "cpu":
+            estimated, needed = peaks[0], (peaks[1] + _WORKSPACE) / _GPU_SHARE
+        plans.append((MemoryPlan(chunk, encode, decode, placement, estimated), needed))
     return plans
 
 
+@cache
 def _weight_bytes(config: ModelConfig, dtype: torch.dtype, eight_bits: bool) -> tuple[dict[str, int], int]:
     """Return the weights of each network, and of the UNet's largest layer with what is in none."""
     networks = build_networks(config)

@@ -30,7 +30,7 @@ from .blocks import (
 from .config import UNetConfig
 
 # Parts of about this many tokens of the first level suit a CPU's cache; a GPU wants enough work per kernel.
-_CPU_TOKENS = 8192
+CPU_TOKENS = 8192
 _GPU_BUDGET = 512 * 2**20
 
 
@@ -224,7 +224,7 @@ class UNet(nn.Module):
         if self.chunk_bytes is not None:
             return self.chunk_bytes
         on_cpu = x.device.type == "cpu"
-        return _CPU_TOKENS * 8 * self.config.base * x.element_size() if on_cpu else _GPU_BUDGET
+        return CPU_TOKENS * 8 * self.config.base * x.element_size() if on_cpu else _GPU_BUDGET
 
     def _embed(self, timesteps: Tensor, y: Tensor, grid: Grid, dtype: torch.dtype) -> Embedding:
         b, t, v = grid

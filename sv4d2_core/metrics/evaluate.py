@@ -334,7 +334,7 @@ def _against_truth(
         frames.append(columns)
         done()
     return {
-        name: torch.where(usable, torch.stack([frame[name].double().cpu() for frame in frames]), math.nan)
+        name: torch.where(usable, torch.stack([frame[name].cpu().double() for frame in frames]), math.nan)
         for name in frames[0]
     }
 

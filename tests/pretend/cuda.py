@@ -294,26 +294,63 @@ def waits(name: str, args: Any, places: list[torch.device | None]) -> bool:
     return name != "repeat_interleave" or len(args) == 1
 
 
+# What an operator returns for arguments of these sizes: numbers of tensors given, or sizes of new ones.
+_RETURNS: dict[Any, Any] = {}
+
+
 def _reserved(name: str, func: Any, args: Any, kwargs: Any) -> Any:
     """Return an operator's result as memory that nobody touches."""
     if name == "_local_scalar_dense":
         return torch.ones((), dtype=args[0].dtype).item()
-    originals = {}
+    given = _tensors((*args, *kwargs.values()))
+    key = (func, _sizes(args), _sizes(tuple(kwargs.items())))
+    if key not in _RETURNS:
+        metas = []
 
-    def shape_only(x: Tensor) -> Tensor:
-        meta = torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device=_META)
-        originals[id(meta)] = (x, meta)
-        return meta
+        def shape_only(x: Tensor) -> Tensor:
+            metas.append(torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device=_META))
+            return metas[-1]
 
-    def real(x: Tensor) -> Tensor:
-        if id(x) in originals:
-            return originals[id(x)][0]
-        return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype) if x.is_meta else x
+        def known(x: Tensor) -> Any:
+            number = next((i for i, meta in enumerate(metas) if meta is x), None)
+            return _Sizes(x.size(), x.stride(), x.dtype) if number is None else _Given(number)
 
-    args, kwargs = tree_map_only(Tensor, shape_only, (args, kwargs))
-    if "device" in kwargs:
-        kwargs["device"] = _META
-    return tree_map_only(Tensor, real, func(*args, **kwargs))
+        options = {**kwargs, "device": _META} if "device" in kwargs else kwargs
+        args, options = tree_map_only(Tensor, shape_only, (args, options))
+        _RETURNS[key] = tree_map_only(Tensor, known, func(*args, **options))
+    returned = _RETURNS[key]
+    if isinstance(returned, (_Sizes, _Given)):
+        return returned.tensor(given)
+    if isinstance(returned, (tuple, list)):
+        return type(returned)(x.tensor(given) if isinstance(x, (_Sizes, _Given)) else x for x in returned)
+    return returned
+
+
+class _Given(NamedTuple):
+    """One of the tensors that an operator was given."""
+
+    number: int
+
+    def tensor(self, given: list[Tensor]) -> Tensor:
+        return given[self.number]
+
+
+class _Sizes(NamedTuple):
+    """What a tensor is like."""
+
+    size: Any
+    stride: Any
+    dtype: torch.dtype
+
+    def tensor(self, _given: list[Tensor]) -> Tensor:
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype)
+
+
+def _sizes(value: Any) -> Any:
+    """Return a value with its lists as tuples and its tensors as `_Sizes`, which can be a key."""
+    if isinstance(value, Tensor):
+        return _Sizes(value.size(), value.stride(), value.dtype)
+    return tuple(map(_sizes, value)) if isinstance(value, (tuple, list)) else value
 
 
 class _Move(torch.autograd.Function):
