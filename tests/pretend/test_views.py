@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from pretend.cuda import PretendCuda
+from pretend.cuda import ALL, PretendCuda
 
 from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
