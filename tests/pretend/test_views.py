@@ -96,6 +96,15 @@ def test_the_command_goes_on_with_what_it_kept(cuda, disc_clip, micro_checkpoint
     assert main(words) == 0 and contents(out) == before
 
 
+def test_a_batch_is_the_views_of_each_clip(cuda, disc_clip, micro_checkpoint, tmp_path, contents):
+    clips = [str(disc_clip(tmp_path / name, 3)) for name in ("one", "two")]
+    options = ["--checkpoint", str(micro_checkpoint), "--steps", "1", "--device", "cuda", "--out"]
+    assert main(["batch", *clips, *options, str(tmp_path / "batch")]) == 0
+    assert torch.cuda.max_memory_allocated() > 2**20
+    assert main(["views", clips[1], *options, str(tmp_path / "alone")]) == 0
+    assert contents(tmp_path / "batch/two") == contents(tmp_path / "alone")
+
+
 def test_a_pass_out_of_memory_is_tried_in_smaller_parts(micro_checkpoint, expected, monkeypatch, caplog):
     monkeypatch.setattr(unet, "SMALLEST_CHUNK", 2**14)
     with PretendCuda() as cuda:
