@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sv4d2_core.__main__ import main
+from sv4d2_core.__main__ import build_parser, main
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.commands import train as command
 from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.diffusion.checkpoint import load_checkpoint, write_random_checkpoint
 from sv4d2_core.stored import read_tensors
+from sv4d2_core.training.recipe import RECIPES
 from sv4d2_core.world import make_creature, render_views
 
 SECONDS = 300
@@ -97,6 +98,14 @@ def test_an_interrupted_training_of_generated_scenes_goes_on(tmp_path, base, mon
     assert len(read_tensors(tmp_path / "motion.state", "sv4d2.training")[0]["losses"]) == 1
     assert cli(monkeypatch, "--out", tmp_path, *options) == 0
     assert load_checkpoint(tmp_path / "motion.safetensors").config.trained
+
+
+def test_a_recipe_holds_but_for_what_is_given():
+    words = ["train", "--out", "x", "--recipe", "animals", "--scenes", "5", "--motion-steps", "7"]
+    recipe, animals = command.recipe_of(build_parser().parse_args(words)), RECIPES["animals"]
+    static, motion = animals.phases
+    motion = replace(motion, loop=replace(motion.loop, steps=7))
+    assert recipe == replace(animals, n_scenes=5, phases=(static, motion)) and recipe.n_drawn == 10
 
 
 @pytest.mark.parametrize(

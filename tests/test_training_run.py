@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,10 @@ from sv4d2_core.training.loop import LoopConfig, Progress
 from sv4d2_core.training.recipe import Phase, Recipe
 from sv4d2_core.training.run import OutOfTime, TrainingRun
 from sv4d2_core.training.scenes import ProceduralScenes, SceneStore
+from sv4d2_core.video.foreground import near_white_masks
+from sv4d2_core.views import ViewGrid
+from sv4d2_core.world import render_views
+from sv4d2_core.world.body import Bones, Creature
 
 CPU = torch.device("cpu")
 SOURCE = ProceduralScenes(0, size=8, n_cameras=4, n_frames=2)
@@ -196,6 +201,22 @@ def test_processes_that_cannot_share_a_batch_are_told_so(tmp_path, recipe, monke
     with pytest.raises(ValueError, match="3 processes share evenly; phase static has 2. Give it a multiple"):
         training(tmp_path, recipe).run()
     assert not list(tmp_path.glob("*.state"))
+
+
+def test_a_mirrored_scene_is_the_mirrored_object_from_mirrored_cameras(tmp_path):
+    def ball(x: float, azimuth_deg: float) -> ViewGrid:
+        bones = Bones()
+        bones.ball("big", "", (0, 0, 0), 0.2)
+        bones.ball("small", "big", (x, 0, 0), 0.1)
+        return render_views(Creature(tuple(bones)), Cameras((0, 0), (0, azimuth_deg)), 1, 16)
+
+    source = SimpleNamespace(scene=[ball(0.3, 70), SOURCE.scene(0)].__getitem__)
+    store = SceneStore(tmp_path, source, {}, mirrored=True)  # pyright: ignore
+    images, cameras = store.read(1)
+    expected = ball(-0.3, -70)
+    assert cameras.azimuths_deg == (0, 290)
+    assert torch.equal(store.read(2)[0], store.read(3)[0].flip(3))
+    assert torch.equal(near_white_masks(images[0].float() / 255), near_white_masks(expected.images[0]))
 
 
 def test_scenes_that_are_read_once_are_not_kept(tmp_path):

@@ -48,6 +48,12 @@ def test_the_held_out_objects_are_those_that_were_recorded(kind):
     assert total == pytest.approx(RECORDED[kind], abs=1e-4)
 
 
+def test_the_held_out_animals_have_four_legs_and_are_those_that_were_recorded():
+    animals = [draw_object(seed, "animals") for seed in HELD_OUT_OBJECTS]
+    assert all(sum("paw" in bone.name for bone in animal.bones) == 4 for animal in animals)
+    assert sum(map(fingerprint, animals)) == pytest.approx(2628.567214, abs=1e-4)
+
+
 def test_a_digger_which_no_held_out_seed_draws_is_recorded_too():
     assert fingerprint(draw_object(91)) == pytest.approx(-28.934005, abs=1e-4)
 

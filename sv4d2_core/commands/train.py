@@ -10,6 +10,7 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -28,7 +29,7 @@ from ..training.curate import PAGE_FILE, curate
 from ..training.curation import CurationLimits
 from ..training.loop import LoopConfig, any_process, is_first_process, process_group
 from ..training.loop import Progress as TrainingProgress
-from ..training.recipe import DTYPES, TINY, Phase, Recipe
+from ..training.recipe import DTYPES, RECIPES, Phase, Recipe
 from ..training.run import OutOfTime, TrainingRun
 from ..training.scenes import (
     FolderScenes,
@@ -56,21 +57,18 @@ from .common import (
 
 log = logging.getLogger(__name__)
 
-# Steps and learning rates where nothing is said: from scratch (the recipe of sv4d2-tiny), of a given
-# checkpoint, and of low-rank parts of one.
-_FROM_SCRATCH = Recipe()
+# Of a given checkpoint, and of low-rank parts of one; from scratch the recipe says more.
 _FINE_TUNING_STEPS = 1000
 _FINE_TUNING_RATE, _LORA_RATE = 1e-5, 1e-4
 _PLOT_SIZE, _PLOT_EVERY_S = (900, 420), 60.0
 _LONG = 100_000_000  # steps or scenes at most
 _SAMPLED_OBJECTS = (0, 1, 2, 3)
-# Cameras of a generated scene: twelve around hold the orbit of 4 views, only twice as many that of 8.
-_CAMERAS, _FEW_VIEWS, _FEWEST_FRAMES = 12, 4, 4
+# Twice the recipe's cameras around hold the orbit of 8 views.
+_FEW_VIEWS, _FEWEST_FRAMES = 4, 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = Options(parser)
-    autoencoder, (static, motion) = _FROM_SCRATCH.autoencoder, _FROM_SCRATCH.phases
     text = "folder of the training; the same goes on"
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
     text = "your own renders: folders of views or D-NeRF style data sets (default: the procedural world)"
@@ -78,13 +76,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "fine-tune this checkpoint, or tiny (default: a small one, from scratch)"
     options.value("--base", checkpoint_file, text, metavar="FILE")
     options.value("--lora", at_least(1), "with --base: train a LoRA on the attention alone", metavar="RANK")
+    text = "sizes, steps and generated objects: all things at 32 pixels (default), or animals at 64"
+    options.choice("--recipe", tuple(RECIPES), "things", text)
     options.value("--minutes", MINUTES, "stop after N minutes, to go on later")
     options.device()
     options.value("--seed", at_least(0, 2**32 - 1), "of everything", 0)
     options.value("--sample-every", MINUTES, "minutes between two sample pictures", 10.0, "MIN")
 
     data = options.group("data")
-    data.value("--scenes", at_least(1, _LONG), "procedural scenes to draw from", _FROM_SCRATCH.n_scenes)
+    data.value("--scenes", at_least(1, _LONG), "procedural scenes to draw from (default: the recipe's)")
+    data.flag("--mirror", "draw from their mirror images, too")
     data.value("--workers", at_least(0, 256), "processes that render scenes ahead", 1)
     text = "share of samples on the official orbit around their input, else any cameras (default 0.95)"
     data.value("--orbit-share", of_setting(DrawConfig, "orbit_share"), text, metavar="X")
@@ -97,23 +98,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.value("--p-std", of_setting(DrawConfig, "p_std"), "its deviation (default 1.8; 1.6)", metavar="X")
 
     training = options.group("training")
-    training.value("--autoencoder-steps", at_least(1, _LONG), "from scratch only", autoencoder.steps)
-    training.value(
-        "--decoder-steps", at_least(1, _LONG), "from scratch only, last", _FROM_SCRATCH.decoder.steps
-    )
-    text = f"phase 1, static 3D without mixing of frames (default {static.loop.steps}; 0 with --base)"
+    for stage, what in (("autoencoder", "from scratch only"), ("decoder", "from scratch only, last")):
+        training.value(f"--{stage}-steps", at_least(1, _LONG), f"{what} (default: the recipe's)")
+    text = "phase 1, static 3D without mixing of frames (default: the recipe's; 0 with --base)"
     training.value("--static-steps", at_least(0, _LONG), text)
-    text = f"phase 2, 4D (default {motion.loop.steps}; {_FINE_TUNING_STEPS} with --base)"
+    text = f"phase 2, 4D (default: the recipe's; {_FINE_TUNING_STEPS} with --base)"
     training.value("--motion-steps", at_least(0, _LONG), text)
-    for phase in (static, motion):
-        text = f"samples per step (default {phase.draw.batch}; 1 with --base)"
-        training.value(f"--{phase.name}-batch", at_least(1), text)
+    for phase in ("static", "motion"):
+        text = "samples per step (default: the recipe's; 1 with --base)"
+        training.value(f"--{phase}-batch", at_least(1), text)
     text = (
-        f"of all phases (default {static.loop.learning_rate:g} and {motion.loop.learning_rate:g}; "
-        f"{_FINE_TUNING_RATE:g} with --base, {_LORA_RATE:g} with --lora)"
+        f"of all phases (default: the recipe's; {_FINE_TUNING_RATE:g} with --base, {_LORA_RATE:g} with "
+        f"--lora)"
     )
     training.value("--learning-rate", of_setting(LoopConfig, "learning_rate"), text, metavar="X")
-    training.choice("--dtype", DTYPES, _FROM_SCRATCH.dtype, "of the UNet's arithmetic")
+    text = "of the UNet's arithmetic (default: the recipe's); a CPU without AMX is faster in fp32"
+    training.choice("--dtype", DTYPES, help=text)
     training.flag("--checkpointing", "compute activations twice, in much less memory")
     text = "how views attend to each other (default: the model's own)"
     training.choice("--view-mixing", VIEW_MIXINGS, help=text)
@@ -136,7 +136,8 @@ def run(args: argparse.Namespace) -> int:
                 for folder in (args.out / "scenes", *(args.out / "encoded").glob("*")):
                     remove_unfinished(folder)
             any_process(False)  # from here on the others write there, too
-            store, watch = _store(args, recipe, paths), _Watch(args.out, args.sample_every, check_interrupt)
+            store = _store(args, recipe, paths)
+            watch = _Watch(args.out, recipe.family, args.sample_every, check_interrupt)
             training = TrainingRun(args.out, recipe, store, device, args.base, args.minutes, watch)
             try:
                 with store.made_ahead(recipe.n_scenes, args.workers if first else 0), closing(watch):
@@ -161,29 +162,32 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         refuse_idle(args, add_arguments, ["autoencoder_steps", "decoder_steps", *static], "with --base")
     if args.data is not None:
         refuse_idle(args, add_arguments, ["scenes"], "with --data")
-    model = TINY if args.base is None else read_config(read_header(args.base))
+    recipe = RECIPES[args.recipe]
+    model = recipe.model if args.base is None else read_config(read_header(args.base))
     if args.view_mixing:
         model = replace(model, unet=replace(model.unet, view_mixing=args.view_mixing))
-    phases = tuple(phase for phase in _phases(args, model) if phase.loop.steps > 0)
+    phases = tuple(phase for phase in _phases(args, recipe, model) if phase.loop.steps > 0)
     if not phases:
         raise ValueError("Expected steps to train; --static-steps and --motion-steps are both 0.")
     if args.lora and len(phases) > 1:
         raise ValueError("Expected one phase for a LoRA, which is one file; leave out --static-steps.")
-    return Recipe(
+    return replace(
+        recipe,
         model=model,
         seed=args.seed,
-        n_scenes=args.scenes,
-        autoencoder=replace(_FROM_SCRATCH.autoencoder, steps=args.autoencoder_steps),
-        decoder=replace(_FROM_SCRATCH.decoder, steps=args.decoder_steps),
+        n_scenes=args.scenes or recipe.n_scenes,
+        mirrored=args.mirror or recipe.mirrored,
+        autoencoder=_with_given(recipe.autoencoder, steps=args.autoencoder_steps),
+        decoder=_with_given(recipe.decoder, steps=args.decoder_steps),
         phases=phases,
-        dtype=args.dtype,
+        dtype=args.dtype or recipe.dtype,
         recomputes=args.checkpointing,
         lora_rank=args.lora or 0,
     )
 
 
-def _phases(args: argparse.Namespace, model: ModelConfig) -> tuple[Phase, Phase]:
-    static, motion = _FROM_SCRATCH.phases
+def _phases(args: argparse.Namespace, recipe: Recipe, model: ModelConfig) -> tuple[Phase, Phase]:
+    static, motion = recipe.phases
     if args.base is not None:
         rate = _LORA_RATE if args.lora else _FINE_TUNING_RATE
         static = replace(static, loop=LoopConfig(0, rate), draw=replace(static.draw, batch=1))
@@ -201,28 +205,33 @@ def _phases(args: argparse.Namespace, model: ModelConfig) -> tuple[Phase, Phase]
 
 def _with_options(phase: Phase, args: argparse.Namespace, steps: int | None, batch: int | None) -> Phase:
     draw = {name: getattr(args, name) for name in ("orbit_share", "mask_all", "mask_view", "p_mean", "p_std")}
-    loop = {"steps": steps, "learning_rate": args.learning_rate}
-    given = [
-        {name: value for name, value in values.items() if value is not None}
-        for values in (loop, {**draw, "batch": batch})
-    ]
-    return replace(phase, loop=replace(phase.loop, **given[0]), draw=replace(phase.draw, **given[1]))
+    loop = _with_given(phase.loop, steps=steps, learning_rate=args.learning_rate)
+    return replace(phase, loop=loop, draw=_with_given(phase.draw, **draw, batch=batch))
+
+
+_Config = TypeVar("_Config", LoopConfig, DrawConfig)
+
+
+def _with_given(config: _Config, **values: Any) -> _Config:
+    """Return the settings with those values that are given."""
+    return replace(config, **{name: value for name, value in values.items() if value is not None})
 
 
 def _store(args: argparse.Namespace, recipe: Recipe, paths: tuple[Path, ...]) -> SceneStore:
     model, folder = recipe.model, args.out / "scenes"
     # The autoencoder reads pictures again and again; a diffusion model alone reads each scene once.
-    keeps = args.base is None
+    how = {"keeps": args.base is None, "mirrored": recipe.mirrored}
     if paths:
         renders = FolderScenes(paths, model.size)
-        return SceneStore(folder, renders, {"data": renders.identity(), "size": model.size}, keeps)
+        return SceneStore(folder, renders, {"data": renders.identity(), "size": model.size}, **how)
     source = ProceduralScenes(
         args.seed,
         model.size,
-        n_cameras=_CAMERAS if model.n_views <= _FEW_VIEWS else 2 * _CAMERAS,
+        n_cameras=recipe.n_cameras * (1 if model.n_views <= _FEW_VIEWS else 2),
         n_frames=max(_FEWEST_FRAMES, model.n_frames),
+        family=recipe.family,
     )
-    return SceneStore(folder, source, {"procedural": asdict(source)}, keeps)
+    return SceneStore(folder, source, {"procedural": asdict(source)}, **how)
 
 
 @dataclass
@@ -230,6 +239,7 @@ class _Watch:
     """Shows how a training goes: progress per stage, its losses, and now and then what the model makes."""
 
     folder: Path
+    family: str  # of the objects that sample pictures show
     sample_every_min: float
     check_interrupt: Callable[[], None]
     stage: str = ""
@@ -274,7 +284,7 @@ class _Watch:
             with progress.averaged():
                 # The last one is drawn to its end: no later run would come by here.
                 callback = None if at_end else lambda *_: self.check_interrupt()
-                sheet = sample_sheet(model, _SAMPLED_OBJECTS, callback)
+                sheet = sample_sheet(model, _SAMPLED_OBJECTS, callback, family=self.family)
             with if_possible("The sheet of samples"):
                 write_picture(self.folder / f"{stage}_{progress.step:06d}.png", sheet)
             self.sampled = time.monotonic()
@@ -290,6 +300,7 @@ def sample_sheet(
     *,
     steps: int = 20,
     seed: int = 0,
+    family: str = "things",
 ) -> Image.Image:
     """Return a picture of held-out objects: per object a row of true views, below it the model's.
 
@@ -297,8 +308,9 @@ def sample_sheet(
     `sample_views`.
     """
     config, rows = model.config, []
+    cameras = Cameras.default(config.n_views)
     for number in objects:
-        true = held_out_views(number, config.n_frames, Cameras.default(config.n_views), config.size)
+        true = held_out_views(number, config.n_frames, cameras, config.size, family)
         made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=seed, callback=callback)
         rows += [torch.cat([*grid.images[0], *grid.images[-1]], dim=1) for grid in (true, made)]
     sheet = Image.fromarray(to_bytes(torch.cat(rows)))

@@ -130,13 +130,13 @@ def train_autoencoder(
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
         # Scenes are still being made when training starts.
-        n_scenes = min(recipe.n_scenes, _SCENES_AT_START + _SCENES_PER_STEP * step)
+        n_scenes = min(recipe.n_drawn, _SCENES_AT_START + _SCENES_PER_STEP * step)
         return _picture_batch(recipe, read, n_scenes, "autoencoder", step, device)
 
     run(network, batches, recipe.autoencoder)
     network.requires_grad_(False).eval()
     sample = [
-        _picture_batch(recipe, read, recipe.n_scenes, "statistics", k, device)[0]
+        _picture_batch(recipe, read, recipe.n_drawn, "statistics", k, device)[0]
         for k in range(-(-_PICTURES_FOR_STATISTICS // recipe.autoencoder_batch))
     ]
     normalise_latents(network.encoder, network.decoder, torch.cat(sample))
@@ -151,7 +151,7 @@ def train_decoder(
     device = next(model.decoder.parameters()).device
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
-        return _picture_batch(recipe, read, recipe.n_scenes, "decoder", step, device)
+        return _picture_batch(recipe, read, recipe.n_drawn, "decoder", step, device)
 
     run(DecoderLoss(model.frame_encoder, model.decoder), batches, recipe.decoder)
     model.decoder.requires_grad_(False).eval()

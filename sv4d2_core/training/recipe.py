@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -59,7 +59,10 @@ class Recipe:
 
     model: ModelConfig = TINY
     seed: int = 0  # of weights, data order and noise
-    n_scenes: int = 3000  # that the samples are drawn from
+    n_scenes: int = 3000  # that the samples are drawn from, without their mirror images
+    family: str = "things"  # of the procedural world, one of its `FAMILIES`
+    n_cameras: int = 12  # of a procedural scene; twelve around hold the orbit of 4 views
+    mirrored: bool = False  # every scene counts twice, the second time as its mirror image
     # Of autoencoder and image tower; pictures per step.
     autoencoder: LoopConfig = LoopConfig(steps=1000, learning_rate=1.5e-3, warm_up=20, average=0.99)
     autoencoder_batch: int = 16
@@ -88,6 +91,37 @@ class Recipe:
             )
         if self.n_scenes < 1 or not self.phases:
             raise ValueError(f"Expected at least one scene and one phase; got {self.n_scenes}.")
+
+    @property
+    def n_drawn(self) -> int:
+        """How many scenes samples are drawn from, with mirror images."""
+        return (1 + self.mirrored) * self.n_scenes
+
+
+_STATIC, _MOTION = Recipe().phases
+# One family at twice the size and three times the frames; its latents are as large as those of `TINY`.
+_ANIMALS = Recipe(
+    model=replace(
+        TINY,
+        n_frames=12,
+        size=64,
+        unet=replace(TINY.unet, multipliers=(2, 4)),
+        vae=VAEConfig(base=32, multipliers=(1, 1, 2, 4), res_blocks=1),
+        clip=replace(TINY.clip, patch=16, image_size=64),
+    ),
+    n_scenes=2000,
+    family="animals",
+    n_cameras=6,
+    mirrored=True,
+    autoencoder=replace(Recipe().autoencoder, steps=3000),
+    autoencoder_batch=8,
+    phases=(
+        replace(_STATIC, loop=replace(_STATIC.loop, steps=4000)),
+        replace(_MOTION, loop=replace(_MOTION.loop, steps=1200), draw=DrawConfig(n_frames=12, batch=2)),
+    ),
+    dtype="fp32",
+)
+RECIPES = {"things": Recipe(), "animals": _ANIMALS}
 
 
 # With a single context token these change nothing (docs/method.md, Network); they get no gradient.
@@ -128,7 +162,7 @@ def train_phase(
     seed, (rank, size) = (phase.name, recipe.seed), rank_and_size()
 
     def batches(step: int) -> ViewsBatch:
-        return draw_batch(scenes, recipe.n_scenes, model.config, draw, seed, step, rank, size).to(device)
+        return draw_batch(scenes, recipe.n_drawn, model.config, draw, seed, step, rank, size).to(device)
 
     run(ViewsLoss(unet), batches, phase.loop, dtype=DTYPES[recipe.dtype])
     unet.requires_grad_(False).eval()

@@ -285,7 +285,7 @@ class FolderScenes:
         return hashes
 
 
-_ELEVATIONS_DEG = (-10.0, 40.0)
+_ELEVATIONS_DEG = {"things": (-10.0, 40.0), "animals": (-10.0, 30.0)}
 # Seconds do not exist in the world: a frame's share of an object's whole motion, slow to fast.
 _FRAME_STEP, _HELD_OUT_STEP = (0.02, 0.1), 0.05
 # How far the object reaches from the middle of the picture, in halves of its side.
@@ -303,11 +303,12 @@ class ProceduralScenes:
     n_cameras: int = 12  # any of which may be the input view
     n_frames: int = 4
     ring_share: float = 0.9  # with cameras all around at one elevation, as the official orbits; else any
+    family: str = "things"  # one of `FAMILIES`
 
     def scene(self, index: int) -> ViewGrid:
         # A generator uses no more than 32 bits of its seed.
         dice = torch.Generator("cpu").manual_seed((self.seed * _APART + index) % 2**32)
-        thing = draw_object(int(torch.randint(len(TRAINING_SEEDS), (), generator=dice)))
+        thing = draw_object(int(torch.randint(len(TRAINING_SEEDS), (), generator=dice)), self.family)
         cameras = self._cameras(dice)
         step = float(_between(*_FRAME_STEP, torch.rand((), generator=dice)))
         step = min(step, 1 / max(1, self.n_frames - 1))
@@ -317,26 +318,28 @@ class ProceduralScenes:
         return _rendered(thing, times, cameras, fill, self.size)
 
     def _cameras(self, dice: torch.Generator) -> Cameras:
-        n = self.n_cameras
+        n, range_deg = self.n_cameras, _ELEVATIONS_DEG[self.family]
         if float(torch.rand((), generator=dice)) < self.ring_share:
             azimuths = 360 * torch.arange(n) / n
-            elevations = _between(*_ELEVATIONS_DEG, torch.rand((), generator=dice)).expand(n)
+            elevations = _between(*range_deg, torch.rand((), generator=dice)).expand(n)
         else:
             azimuths = 360 * torch.rand(n, generator=dice)
-            elevations = _between(*_ELEVATIONS_DEG, torch.rand(n, generator=dice))
+            elevations = _between(*range_deg, torch.rand(n, generator=dice))
         relative = (elevations - elevations[0]).tolist()
         turned = ((azimuths - azimuths[0]) % 360).tolist()
         return Cameras(tuple(relative), tuple(turned), input_elevation_deg=float(elevations[0]))
 
 
-def held_out_views(number: int, n_frames: int, cameras: Cameras, size: int) -> ViewGrid:
+def held_out_views(
+    number: int, n_frames: int, cameras: Cameras, size: int, family: str = "things"
+) -> ViewGrid:
     """Return true views of the middle of a held-out object's motion, ``cameras`` at its own elevation."""
     seed = HELD_OUT_OBJECTS[number]
-    low, high = _ELEVATIONS_DEG
+    low, high = _ELEVATIONS_DEG[family]
     share = float(torch.rand((), generator=torch.Generator("cpu").manual_seed(seed)))
     lifted = replace(cameras, input_elevation_deg=low + (high - low) * share)
     times = 0.5 + _HELD_OUT_STEP * (torch.arange(n_frames, dtype=torch.float64) - (n_frames - 1) / 2)
-    return _rendered(draw_object(seed), times, lifted, _HELD_OUT_FILL, size)
+    return _rendered(draw_object(seed, family), times, lifted, _HELD_OUT_FILL, size)
 
 
 def _rendered(thing: Creature, times: Tensor, cameras: Cameras, fill: float, size: int) -> ViewGrid:
@@ -361,6 +364,7 @@ class SceneStore:
     source: FolderScenes | ProceduralScenes  # sent to other processes
     settings: dict  # JSON values that tell this source from others
     keeps: bool = True  # False: made at every reading, where pictures would fill the disk and are read once
+    mirrored: bool = False  # every scene twice: number 2 k + 1 is the mirror image of number 2 k
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -388,6 +392,15 @@ class SceneStore:
 
     def read(self, index: int) -> tuple[Tensor, Cameras]:
         """Return pictures [F, C, H, W, 3] uint8 of a scene and its C cameras; made here if nobody did."""
+        if not self.mirrored:
+            return self._read(index)
+        images, cameras = self._read(index // 2)
+        if index % 2:
+            images = images.flip(3)
+            cameras = replace(cameras, azimuths_deg=tuple(-a % 360 for a in cameras.azimuths_deg))
+        return images, cameras
+
+    def _read(self, index: int) -> tuple[Tensor, Cameras]:
         # Workers go in order and may come to a late scene last of all, so nobody waits for them.
         if not self.keeps:
             return self._made(index)

@@ -139,18 +139,20 @@ _KINDS: dict[str, tuple[float, tuple[_Builder, ...]]] = {  # probability, builde
     "statue": (0.13, (totem, mug, lamp, rocket, scatter)),
 }
 OBJECT_KINDS = tuple(_KINDS)
+FAMILIES = ("things", "animals")  # all kinds, or four-legged animals alone
 _N_TIMES = 129  # the fastest part swings less than six times between time 0 and 1
 _MARGIN = 0.99  # what a swing can reach between two of these times
 
 
-def draw_object(seed: int) -> Creature:
-    """Return the object of a seed, alike on every machine, in the unit box and the ball of the view.
+def draw_object(seed: int, family: str = "things") -> Creature:
+    """Return a family's object of a seed, alike on every machine, in the unit box and the ball of the view.
 
     It looks to any side; about every fifteenth is nearly still. Raises ValueError for a seed above 32 bits.
     """
     kind, dice = _kind(seed)
     palette = draw_palette(dice)
-    creature = dice.choose(_KINDS[kind][1])(dice, palette)
+    build = quadruped if family == "animals" else dice.choose(_KINDS[kind][1])
+    creature = build(dice, palette)
     creature = replace(
         _paced(creature, dice),
         heading_deg=dice.between(0, 360),

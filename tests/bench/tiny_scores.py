@@ -1,11 +1,15 @@
 """Prints how good a small model's novel views of the 64 held-out procedural objects are, and what time buys.
 
     python tests/bench/tiny_scores.py [CHECKPOINT] [--objects 64] [--steps 20] [--seed 0]
+    python tests/bench/tiny_scores.py [CHECKPOINT] --family animals --frames 21 --size 64 --steps 5
     python tests/bench/tiny_scores.py [CHECKPOINT] --objects 4 --trade-offs [--only WORD]
 
 Rows: the model, the model given the true views of the first frame, copies of the input view in place of all
 others, and white pictures. Means over objects with the middle 95 % of the mean under their resampling,
-and of the paired difference between the model and each baseline.
+and of the paired difference between the model and each baseline. Temporal error: the mean absolute difference
+of the change from frame to frame to the true one, where the true object is. Seam jump: the change where two
+windows meet as a multiple of the change elsewhere. A model of another size than --size sees the clip in its
+own size, and its views are enlarged.
 
 --trade-offs: one row for each setting that trades accuracy for time, sampled from the same noise. Columns:
 evaluations of the network (one half of guidance alone counts a half), processor time as a share of 50 Euler
@@ -16,6 +20,7 @@ with the true ones. Means over the objects.
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +32,18 @@ from tqdm import tqdm
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.model import Backend, Model
-from sv4d2_core.diffusion.novel_views import sample_views
+from sv4d2_core.diffusion.novel_views import plan_windows, sample_views
 from sv4d2_core.diffusion.speed import keep_in_eight_bits
 from sv4d2_core.metrics.image import mask_iou, psnr
 from sv4d2_core.shipped import TINY_MODEL
 from sv4d2_core.training.scenes import held_out_views
 from sv4d2_core.video.foreground import near_white_masks
 from sv4d2_core.views import ViewGrid
+from sv4d2_core.world.suite import FAMILIES
 
 METHODS = ("model", "with_references", "copy", "white")
-COLUMNS = ("psnr", "foreground_psnr", "iou")
+COLUMNS = ("psnr", "foreground_psnr", "iou", "temporal_error", "seam_jump")
+HEAD = "| | PSNR, dB | PSNR of the foreground, dB | IoU of the silhouette | temporal error | seam jump |"
 FULL, EXACT, SECOND = "euler, 50 steps", "dpmpp_2m, 60 steps", "dpmpp_2m, 20 steps"
 WEIGHTS = ("bf16", "fp16", "fp8 weights", "fp8 weights without scales")
 SMALLER = "24 pixels for 32"
@@ -59,36 +66,66 @@ GUIDANCE = 2.0
 
 
 def score_model(
-    model: Backend, n_objects: int, *, steps: int = 20, seed: int = 0, methods: tuple[str, ...] = METHODS
+    model: Backend,
+    n_objects: int,
+    *,
+    steps: int = 20,
+    seed: int = 0,
+    methods: Sequence[str] = METHODS,
+    family: str = "things",
+    n_frames: int | None = None,  # None: one window
+    size: int | None = None,  # of the pictures that are compared; None: the model's
 ) -> dict[str, dict[str, Tensor]]:
     """Return the means over frames and novel views of each held-out object, [N] per method and column."""
     config = model.config
+    n_frames, size, cameras = (
+        n_frames or config.n_frames,
+        size or config.size,
+        Cameras.default(config.n_views),
+    )
+    seams = plan_windows(n_frames, config.n_frames)[1:]
     rows: dict[str, list[list[float]]] = {method: [] for method in methods}
     for number in tqdm(range(n_objects)):
-        truth = held_out_views(number, config.n_frames, Cameras.default(config.n_views), config.size)
+        truth = held_out_views(number, n_frames, cameras, size, family)
         given, novel = truth.images[:, 0], truth.images[:, 1:]
+        small = truth.resized(config.size).images
         for method in methods:
             if method == "copy":
                 made = given[:, None].expand_as(novel)
             elif method == "white":
                 made = torch.ones_like(novel)
             else:
-                known = novel[0] if method == "with_references" else None
+                known = small[0, 1:] if method == "with_references" else None
                 views = sample_views(
-                    model, given, truth.cameras, steps=steps, seed=seed, reference_views=known
+                    model, small[:, 0], cameras, steps=steps, seed=seed, reference_views=known
                 )
-                made = views.images[:, 1:]
+                made = views.resized(size).images[:, 1:]
             images, true = made.flatten(0, 1).contiguous(), novel.flatten(0, 1)
             scores = (
                 psnr(images, true),
                 psnr(images, true, truth.masks[:, 1:].flatten(0, 1)),
                 mask_iou(near_white_masks(images), near_white_masks(true)),
             )
-            rows[method].append([float(score.mean()) for score in scores])
+            over_time = temporal_error(made, truth), seam_jump(made, seams)
+            rows[method].append([*(float(score.mean()) for score in scores), *over_time])
     return {
         method: dict(zip(COLUMNS, torch.tensor(row, dtype=torch.float64).T, strict=True))
         for method, row in rows.items()
     }
+
+
+def temporal_error(made: Tensor, truth: ViewGrid) -> float:
+    """Return how far the changes of views [T, V, H, W, 3] from frame to frame are from the true ones."""
+    wrong = (made.diff(dim=0) - truth.images[:, 1:].diff(dim=0)).abs().mean(-1)
+    shown = torch.maximum(truth.masks[:-1, 1:], truth.masks[1:, 1:])
+    return float((wrong * shown).sum() / shown.sum())
+
+
+def seam_jump(made: Tensor, seams: Sequence[int]) -> float:
+    """Return the mean change of views [T, V, H, W, 3] to the frames ``seams`` over that to all others."""
+    change = made.diff(dim=0).abs().flatten(1).mean(1)
+    at_seam = torch.isin(torch.arange(1, len(made)), torch.tensor(seams))
+    return float(change[at_seam].mean() / change[~at_seam].mean())
 
 
 def _cells(columns: list[Tensor]) -> str:
@@ -176,6 +213,10 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--family", choices=FAMILIES, default="things")
+    parser.add_argument("--frames", type=int, help="of the clip (default: one window)")
+    parser.add_argument("--size", type=int, help="pixels (default: the model's)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--trade-offs", action="store_true")
     parser.add_argument("--only", default="", help="settings with this word, and what they are compared with")
     args = parser.parse_args()
@@ -184,11 +225,12 @@ def main() -> None:
         print_trade_offs(args)
         return
     model = load_checkpoint(args.checkpoint)
-    scores = score_model(model, args.objects, steps=args.steps, seed=args.seed)
-    print("| | PSNR, dB | PSNR of the foreground, dB | IoU of the silhouette |\n|---|---|---|---|")
+    what = {"family": args.family, "n_frames": args.frames, "size": args.size, "methods": args.methods}
+    scores = score_model(model, args.objects, steps=args.steps, seed=args.seed, **what)
+    print(f"{HEAD}\n|---|---|---|---|---|---|")
     for method, found in scores.items():
         print(f"| {method} | {_cells([found[name] for name in COLUMNS])} |")
-    for baseline in ("copy", "white", "with_references"):
+    for baseline in [name for name in scores if name != "model" and "model" in scores]:
         better = [scores["model"][name] - scores[baseline][name] for name in COLUMNS]
         print(f"| model - {baseline} | {_cells(better)} |")
 
