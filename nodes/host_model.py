@@ -23,7 +23,7 @@ from torch import Tensor
 from ..sv4d2_core.diffusion.blocks import retry_on_oom
 from ..sv4d2_core.diffusion.config import OFFICIAL_VARIANTS, ModelConfig, UNetConfig, VAEConfig
 from ..sv4d2_core.diffusion.layout import SHARED_ENCODER, metadata_of, read_unet_only, read_vae, unet_prefix
-from ..sv4d2_core.diffusion.memory import LARGEST_CHUNK, activation_bytes, chunk_for_card
+from ..sv4d2_core.diffusion.memory import activation_bytes, chunk_for_card
 from ..sv4d2_core.diffusion.safetensors_stream import (
     METADATA_KEY,
     Header,
@@ -248,7 +248,8 @@ class SV4D2Model(comfy.model_base.BaseModel):
         """Return the bytes of activations for latents of a shape (`memory.activation_bytes`)."""
         dtype = self.manual_cast_dtype or self.get_dtype()
         side = input_shape[-2] * input_shape[-1]
-        chunk = self.diffusion_model.chunk_bytes or LARGEST_CHUNK
+        card = comfy.model_management.get_torch_device()
+        chunk = self.diffusion_model.part_bytes(card, dtype.itemsize)
         return float(activation_bytes(self.sv4d2_config, input_shape[0], side, dtype.itemsize, chunk))
 
 

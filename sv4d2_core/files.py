@@ -75,6 +75,9 @@ def writing_whole(path: Path, overwrite: bool = True, needed_bytes: int = 0) -> 
             _remove_empty(*made)
 
 
+_TRIES = 5
+
+
 def _open_living(path: Path) -> BinaryIO:
     """Return a new file that `remove_unfinished` leaves alone as long as it is open."""
     for _ in range(_TRIES):
@@ -172,7 +175,8 @@ def remove_unfinished(folder: Path, name: str = "") -> None:
         with suppress(OSError):  # a living process holds it, or has just ended it
             held = folder / match[1]
             if sys.platform == "win32" or not held.exists():
-                path.unlink()
+                held.unlink(missing_ok=True)  # refused while it is open, as what stands beside it may not be
+                path.unlink(missing_ok=True)
                 continue
             with held.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -260,7 +264,7 @@ def exclusive_file(path: Path, *beside: Path) -> Iterator[None]:
         yield
 
 
-_LOCK, _TRIES = ".lock", 5
+_LOCK = ".lock"
 
 
 @contextmanager
@@ -364,11 +368,11 @@ def all_or_nothing(
             _swap(folder, staging, existing, marker)
             (staging / "new").rmdir()  # without it nothing is undone
         finally:
-            _drop(staging)
+            recover(folder)
 
 
 def recover(folder: Path) -> None:
-    """Undo what a program that was killed while it replaced entries has left of that in ``folder``.
+    """Undo what a program that failed or was killed while it replaced entries has left of that in ``folder``.
 
     The list of entries may be of anybody: only plain names count, and a link is never followed.
     """
@@ -396,24 +400,14 @@ def _drop(staging: Path) -> None:
 
 
 def _swap(folder: Path, staging: Path, existing: Sequence[str], marker: str) -> None:
-    """Move the ``existing`` entries out of ``folder`` and the new ones in; undo all if one move fails."""
+    """Move the ``existing`` entries out of ``folder`` and the new ones in; `recover` undoes a part of it."""
     fresh = [path.name for path in (staging / "new").iterdir()]
     write_whole(staging / _SWAP_FILE, json.dumps(fresh).encode())
-    moves = [
-        (folder / name, staging / "old" / name) for name in sorted(existing, key=lambda name: name != marker)
-    ]
-    moves += [
-        (staging / "new" / name, folder / name) for name in sorted(fresh, key=lambda name: name == marker)
-    ]
     # Renames within one file system need no space, but a file held open stops them on Windows.
-    try:
-        for source, target in moves:
-            source.rename(target)
-    except BaseException:
-        for source, target in reversed(moves):
-            if target.exists() and not source.exists():
-                target.rename(source)
-        raise
+    for name in sorted(existing, key=lambda name: name != marker):
+        (folder / name).rename(staging / "old" / name)
+    for name in sorted(fresh, key=lambda name: name == marker):
+        (staging / "new" / name).rename(folder / name)
 
 
 def replaceable(

@@ -210,6 +210,7 @@ def test_views_need_no_scene(views, tmp_path, kind):
 
 def test_what_cannot_be_is_refused_in_words(scenes, views, tmp_path, capsys):
     block, out = scenes["block"], tmp_path / "out"
+    (tmp_path / "block.obj").touch()
     assert "ends in .glb" in refused(capsys, block, tmp_path / "block.obj", "glb")
     assert "made of Gaussians" in refused(capsys, block, out, "splat-ply")
     assert "needs a scene" in refused(capsys, views, tmp_path / "block.glb", "glb")

@@ -81,6 +81,24 @@ def test_a_staging_folder_that_is_a_link_is_not_followed(tmp_path, link, caplog)
     assert "Dropped" in caplog.text
 
 
+def test_results_that_cannot_be_moved_back_at_once_come_back_with_the_next_job(tmp_path, monkeypatch):
+    (tmp_path / "run.json").write_text("old")
+    rename, moves = Path.rename, iter([True])
+
+    def fails_the_second_time(*places: Path) -> Path:
+        if next(moves, False):
+            return rename(*places)
+        raise PermissionError("held open by another program")
+
+    with monkeypatch.context() as patched, pytest.raises(PermissionError):
+        patched.setattr(Path, "rename", fails_the_second_time)
+        with all_or_nothing(tmp_path, lambda: ["run.json"], "run.json", 0) as staging:
+            (staging / "run.json").write_text("new")
+    with exclusive(tmp_path):
+        assert (tmp_path / "run.json").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 # Dies before the n-th change of the disk while it replaces results, and again while it undoes that.
 DYING_TWICE = """
 import os, shutil, sys

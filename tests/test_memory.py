@@ -178,6 +178,12 @@ def test_without_a_budget_a_device_is_asked_what_is_free(monkeypatch, caplog, ki
     assert free_plan("cpu") is None and free_plan("cpu", 16) == plan_memory(OFFICIAL, torch.float16, 576, 16)
 
 
+def test_devices_of_older_pytorch_tell_no_figures(monkeypatch):
+    monkeypatch.delattr(torch.xpu, "mem_get_info")
+    monkeypatch.delattr(torch.mps, "recommended_max_memory")
+    assert free_plan("xpu") is None and free_plan("mps") is None
+
+
 def test_memory_that_pytorch_keeps_counts_as_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free_of(monkeypatch, 7 * GIB))

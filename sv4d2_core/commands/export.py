@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_overlap(args.out, args.scene, args.cameras)
     if sentence := idle(args, add_arguments, *_without_effect(args)):
         log.warning("%s", sentence)
-    is_file = args.out.suffix.lower() in FORMATS[args.format].suffixes
+    chosen = FORMATS[args.format]
+    is_file = chosen.entries is None or args.out.suffix.lower() in chosen.suffixes
     with (exclusive_file if is_file else exclusive)(args.out):
         check_place(args.out, args.format, args.overwrite)
         made = _views(args) if args.scene.suffix != _SCENE_SUFFIX else _scene(args)

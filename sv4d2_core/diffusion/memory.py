@@ -282,14 +282,14 @@ def _free_and_held(device: torch.device) -> tuple[float, int]:
     """Return the bytes of a device that are free, and that our tensors hold; of a CPU nothing is known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
-    # Up to torch 2.5 without figures.
+    # Intel's have figures since torch 2.6, Apple's since 2.5.
     if device.type == "xpu" and hasattr(torch.xpu, "mem_get_info"):
         held = torch.xpu.memory_allocated(device)
         try:
             return torch.xpu.mem_get_info(device)[0], held
         except RuntimeError:  # of some that share the computer's memory
             return torch.xpu.get_device_properties(device).total_memory - held, held
-    if device.type == "mps":
+    if device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):
         held = torch.mps.current_allocated_memory()
         return torch.mps.recommended_max_memory() - held, held
     return math.inf, 0

@@ -198,7 +198,9 @@ class UNet(nn.Module):
                 f"{list(x.shape)}."
             )
         emb = self._embed(timesteps, y.to(x.dtype), window.grid, x.dtype)
-        state = _Pass(window, emb, self._budget(x), self.before_layer, self.loaded)
+        state = _Pass(
+            window, emb, self.part_bytes(x.device, x.element_size()), self.before_layer, self.loaded
+        )
         x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for stage in self.input_blocks:
@@ -220,11 +222,11 @@ class UNet(nn.Module):
 
         return checkpoint(run, x, *skip, use_reentrant=False)
 
-    def _budget(self, x: Tensor) -> int:
+    def part_bytes(self, device: torch.device, itemsize: int) -> int:
+        """Return the bound for a part's intermediate results."""
         if self.chunk_bytes is not None:
             return self.chunk_bytes
-        on_cpu = x.device.type == "cpu"
-        return CPU_TOKENS * 8 * self.config.base * x.element_size() if on_cpu else _GPU_BUDGET
+        return CPU_TOKENS * 8 * self.config.base * itemsize if device.type == "cpu" else _GPU_BUDGET
 
     def _embed(self, timesteps: Tensor, y: Tensor, grid: Grid, dtype: torch.dtype) -> Embedding:
         b, t, v = grid

@@ -23,6 +23,7 @@ from ..data.datasets import (
     write_dataset,
 )
 from ..files import claimed, exclusive, refuse_existing, replaceable
+from ..messages import listed
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.geometry.hull import project, surface_points, visual_hull
 from ..scene.scene import Scene4D, own_cameras, placed, turntable
@@ -62,7 +63,7 @@ class ExportSettings:
         if times is not None and not (
             times and 0 <= times[0] and times[-1] <= 1 and all(a < b for a, b in pairwise(times))
         ):
-            raise ValueError(f"Expected times that rise within 0..1; got {list(times)}. Sort them.")
+            raise ValueError(f"Expected times that rise within 0..1; got {listed(times)}. Sort them.")
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise ValueError(f"Expected frames per second above 0; got {self.fps:g}.")
         if not 0 <= self.sh_degree <= SH_DEGREE:

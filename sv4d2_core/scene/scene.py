@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..messages import listed
 from ..stored import Tensors, write_tensors
 from .geometry.placement import ObjectPath
 
@@ -62,7 +63,7 @@ class Scene4D(ABC):
         """
         if size < 1 or not times or not all(0 <= time <= 1 for time in times):
             raise ValueError(
-                f"Expected size >= 1 and times in 0..1; got size {size} and times {list(times)}."
+                f"Expected size >= 1 and times in 0..1; got size {size} and times {listed(times)}."
             )
         cameras = placed(cameras, self)
         chosen = range(cameras.n_views + 1) if views is None else views

@@ -44,7 +44,7 @@ class FitState:
         """Return the state that `save` wrote; FileNotFoundError, or ValueError for a damaged file."""
         tensors, header = read_tensors(path, _FORMAT)
         cameras = Cameras.from_json(header.object("cameras")) if header.has("cameras") else None
-        total = header.count("total_steps")
+        total = header.count("total_steps", 0, 2**31)  # of phases that may each have a million
         return cls(header.count("step", 0, total), header.text("fingerprint"), tensors, cameras, total)
 
 

@@ -143,7 +143,9 @@ def test_overrides_take_what_newer_hosts_may_pass(nodes_of, loaded, window, capl
     known = {"noise": noise, "device": "cpu", "cross_attn": context, **conds}
     for name, cond in model.extra_conds(**known, **more).items():
         assert cond.process_cond(batch_size=len(noise), area=None, **more).size() == cond.size(), name
-    assert model.memory_required([T * V, 4, 8, 8], {}, **more) > 0
+    on_cpu = model.memory_required([T * V, 4, 72, 72], {}, **more)
+    model.diffusion_model.chunk_bytes = 2**32
+    assert 0 < on_cpu < model.memory_required([T * V, 4, 72, 72], {}, **more)
 
 
 def test_a_registration_that_fails_changes_nothing(host, nodes_of, monkeypatch, caplog):
