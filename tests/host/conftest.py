@@ -53,15 +53,27 @@ class HostDirs:
 
 
 @pytest.fixture(scope="session")
-def host():
-    """Return ComfyUI's ``nodes`` module, imported for the CPU."""
+def cuda():
+    """Return the pretend CUDA device that ComfyUI works on; None: it works on the CPU."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def pretend():
+    """Return the module of the pretend CUDA device."""
+    return _load("sv4d2_pretend_cuda", HERE.parent / "pretend" / "cuda.py")
+
+
+@pytest.fixture(scope="session")
+def host(cuda):
+    """Return ComfyUI's ``nodes`` module, imported for the CPU or a pretend device."""
     if not (COMFYUI / "comfy" / "sd.py").is_file():
         pytest.fail(f"Expected a ComfyUI checkout at {COMFYUI}. Set COMFYUI_PATH.")
     own = {str(REPOSITORY), str(HERE), ""}
     sys.path[:] = [str(COMFYUI), *(entry for entry in sys.path if entry not in own)]
     from comfy.cli_args import LatentPreviewMethod, args
 
-    args.cpu = True
+    args.cpu = cuda is None
     args.preview_method = LatentPreviewMethod.Auto
     nodes = importlib.import_module("nodes")
     import comfy.utils

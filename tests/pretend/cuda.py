@@ -48,6 +48,8 @@ _FOREIGN = (str(Path(torch.__file__).parent), __file__, "<")
 _GRAIN = 512  # bytes; CUDA's allocator rounds up to whole ones
 
 _COPIES = {"copy_", "_to_copy", "_foreach_copy_"}
+# They look at no memory.
+_ASKING = {"_has_compatible_shallow_copy_type"}
 # A device's tensor takes indices of the CPU.
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 # Their results, or the sizes of these, are needed on the CPU.
@@ -208,6 +210,8 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, state = kwargs or {}, self.cuda.state
+        if func is torch.device and args and isinstance(args[0], int):
+            return func("cuda", args[0])
         device, before = kwargs.get("device"), state.within
         if device is None:
             given = _tensors((*args, *kwargs.values()))
@@ -269,7 +273,7 @@ class _Operators(TorchDispatchMode):
 
 def check(name: str, args: Any, given: list[Tensor], places: list[torch.device | None]) -> None:
     """Raise RuntimeError where an operator's arguments are on two devices."""
-    if name in _COPIES:
+    if name in _COPIES or name in _ASKING:
         return
     pairs = list(zip(given, places, strict=True))
     if name in _INDEXING and places[0] is not None:
@@ -537,8 +541,8 @@ class PretendCuda:
         def free(device: Any = None) -> tuple[int, int]:
             return self.total - counter(device).now, self.total
 
-        def yes(*_args: Any, **_options: Any) -> bool:
-            return True
+        def none(*_args: Any) -> int:
+            return 0
 
         def nothing(*_args: Any, **_options: Any) -> None: ...
 
@@ -594,6 +598,8 @@ class PretendCuda:
                 "get_device_properties": properties,
                 "get_device_name": lambda *_: "Pretend",
                 "get_device_capability": lambda *_: (9, 0),
+                "get_allocator_backend": lambda: "native",
+                "cudart": lambda: SimpleNamespace(cudaHostRegister=none, cudaHostUnregister=none),
                 "get_rng_state": lambda *_: torch.get_rng_state(),
                 "set_rng_state": lambda state, *_: torch.set_rng_state(state),
                 "set_sync_debug_mode": set_mode,
