@@ -61,16 +61,16 @@ def output_place(filename_prefix: str, size: int) -> tuple[Path, str]:
     The host fills in %year% and so on (``size``: %width%, %height%). Raises ValueError for what leads out of
     the output folder.
     """
-    what, output = "a name for the result", folder_paths.get_output_directory()
-    prefix = checked(filename_prefix, what).replace("/", _BREAK)
+    output = folder_paths.get_output_directory()
+    prefix = checked(filename_prefix, "a name for the result").replace("/", _BREAK)
     # As one name: the host makes the folders of a longer one before anybody sees where links lead.
     _, filled, *_ = folder_paths.get_save_image_path(prefix, output, size, size)
     whole = Path(os.path.normpath(os.path.join(output, filled.replace(_BREAK, "/"))))
     root, parent = Path(os.path.realpath(output)), Path(os.path.realpath(whole.parent))
     if not parent.is_relative_to(root):
         raise ValueError(
-            f"Expected {what} inside {output}; {cut(repr(filename_prefix))} is or leads (by a link or ..) "
-            f"outside, or has no name. {_ADVICE}"
+            f"Expected a name for the result inside {output}; {cut(repr(filename_prefix))} is or leads (by a "
+            f"link or ..) outside, or has no name. {_ADVICE}"
         )
     there = next(path for path in (parent, *parent.parents) if os.path.lexists(path))
     if not there.is_dir():
