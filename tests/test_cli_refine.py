@@ -104,6 +104,7 @@ def test_a_signal_waits_for_the_end_of_the_step(views, tmp_path, monkeypatch):
         return accumulate(self, step, frames)
 
     monkeypatch.setattr(DyNeRFFit, "accumulate", signalled)
+    monkeypatch.setattr(signal, "getsignal", lambda _number: signal.SIG_DFL)  # who tests may ignore Ctrl-C
     assert main(fit(views, tmp_path / "scene.safetensors", "--steps", STEPS)) == 130
     assert steps[-1] == 9 and (tmp_path / "scene.fit").is_file()
 

@@ -82,11 +82,11 @@ def run(args: argparse.Namespace) -> int:
     refuse_overlap(args.out, *methods.values(), reference, args.cameras, *files)
     scenes = {name: find_scenes(place) for name, place in methods.items()}
     truth = None if reference is None else find_scenes(reference)
-    if reference is None and any(files):
-        log.warning("--lpips, --clip and --i3d do nothing without true views: give REFERENCE.")
     with exclusive(args.out):
         refuse_report(args.out, args.overwrite)
         networks = _networks(args)
+        if reference is None and any(files):
+            log.warning("--lpips, --clip and --i3d do nothing without true views: give REFERENCE.")
         comparisons = [
             _compare(args, scene, places, None if truth is None else truth[scene], networks)
             for scene, places in _by_scene(scenes, truth).items()
