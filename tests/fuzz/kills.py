@@ -6,6 +6,7 @@ own. Linux only.
 """
 
 import argparse
+import json
 import os
 import random
 import re
@@ -27,10 +28,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from sv4d2_core.__main__ import main
-from tests.fuzz.pairs import difference, inputs, prepared, tree
+import torch
 
-# What jobs import late, for seconds.
+from sv4d2_core.__main__ import main
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.commands import train
+from sv4d2_core.data.views_folder import write_views
+from sv4d2_core.scene.config import GaussiansConfig
+from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
+from sv4d2_core.video.pictures import write_frames
+from sv4d2_core.world import make_creature, render_views
+from tests.host import media
+
+# What jobs import, partly late, for seconds.
+_COMMANDS = ("batch", "export", "refine", "train", "views")
 _LATE = ("cv2", "filelock", "kornia", "scipy.spatial", "skimage.measure", "torch._dynamo", "trimesh")
 
 LONGEST_S, SAVING_S = 120, 2.0
@@ -42,7 +53,7 @@ _SPLATS = "export {}/ball.safetensors --format splat-ply --out out/splats"
 _MOVIE = "export {}/ball.safetensors --format turntable --size 16 --frames 4 --out out/a.mp4"
 _CONVERT = "convert {}/micro.safetensors out/a.safetensors --variant sv4d2"
 _TRAIN = (
-    "train --base {}/micro.safetensors --data {}/views --dtype fp32 --device cpu --out out --motion-steps "
+    "train --base {}/micro.safetensors --data {}/data --dtype fp32 --device cpu --out out --motion-steps "
 )
 # The command that is killed, and in jobs that replace a result the one that made it. {} is `inputs`' folder.
 JOBS: dict[str, tuple[str, ...]] = {
@@ -61,6 +72,22 @@ JOBS: dict[str, tuple[str, ...]] = {
     "convert": (_CONVERT,),
     "convert over": (_CONVERT + " --dtype bf16 --overwrite", _CONVERT),
 }
+
+
+def inputs(folder: Path) -> None:
+    """Write clips, views, a scene, data to train on and a checkpoint."""
+    media.write_micro_checkpoint(folder / "micro.safetensors")
+    grid = render_views(make_creature(5), Cameras((0, 0, 10), (0, 120, 240)), 3, 32)
+    write_views(folder / "views", grid)
+    for number in range(2):
+        write_views(folder / f"data/{number}", grid)
+        write_frames(folder / ("clip", "walk")[number], grid.images.roll(number, 0)[:, 0])
+    means = torch.nn.functional.normalize(torch.randn(120, 3), dim=-1)
+    ball = CanonicalGaussians(0.25 * means, 0.04, 0.9, torch.rand(120, 3))
+    box = torch.tensor([[-0.4] * 3, [0.4] * 3])
+    config = GaussiansConfig(count=120, plane_sizes=(8,), hidden=8)
+    scene = Gaussians(ball, box, (1e-3, 0.1), grid.cameras, 4.0, [0.0, 0.5, 1.0], config)
+    scene.save(folder / "ball.safetensors")
 
 
 @dataclass(frozen=True)
@@ -150,12 +177,26 @@ def run(job: Callable[[], int | None], place: Path, shot: Shot | None = None) ->
     return End(code, log.read_text(errors="replace"), ended - began, count, ended - fired if shot else 0.0)
 
 
-def named(folder: Path) -> dict[str, object]:
-    """Return the files that have their final names, as states never have, and a batch's list has at once."""
-    hidden = re.compile(r"(^|/)\.|\.fit$|\.state$|(^|/)batch\.json$")
-    return {
-        name: found for name, found in tree(folder).items() if found is not None and not hidden.search(name)
-    }
+def content(file: Path) -> object:
+    """Return a file's bytes; of the records of runs, which hold times and options, the JSON without these."""
+    if file.name not in ("run.json", "batch.json"):
+        return file.read_bytes()
+    record = json.loads(file.read_bytes())
+    for clip in record.get("clips", {}).values():
+        for key in ("seconds", "status"):
+            del clip[key]
+    for key in ("seconds", "resumed_windows", "options"):
+        record.pop(key, None)
+    return record
+
+
+def tree(folder: Path, hidden: bool) -> dict[str, object]:
+    """Return all that is in a folder; without ``hidden`` what has its final name, as states never have."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    if hidden:
+        return {name: content(path) if path.is_file() else "folder" for name, path in found.items()}
+    kept = (name for name in found if not re.search(r"(^|/)\.|\.fit$|\.state$", name))
+    return {name: content(found[name]) for name in kept if found[name].is_file()}
 
 
 def temporary(place: Path) -> list[str]:
@@ -186,10 +227,10 @@ def undisturbed(name: str, sources: Path, place: Path) -> Whole:
         assert done.code == 0, done.said
     start = place.with_name(place.name + " start")
     shutil.copytree(place, start)
-    before = tree(start / "work")
+    before = tree(start / "work", hidden=True)
     done = run(partial(main, last), place)
     assert done.code == 0 and not temporary(place), f"{done.said} {temporary(place)}"
-    return Whole(last, start, before, tree(place / "work"), done.seconds, done.writes)
+    return Whole(last, start, before, tree(place / "work", hidden=True), done.seconds, done.writes)
 
 
 def draw_shot(whole: Whole, rng: random.Random) -> Shot:
@@ -227,13 +268,15 @@ def problem(whole: Whole, place: Path, shots: list[Shot], ends: Counter[str], sa
         ends[signal.Signals(shot.number).name if ended.code else "too late"] += 1
         if shot.write is None and ended.code == 130:
             savings.append(ended.saving)
-        for name, found in named(work).items():
+        for name, found in tree(work, hidden=False).items():
             if found not in (whole.before.get(name), whole.after.get(name)):
                 return f"half-written: {name}"
     done = again(whole.words, place)
     if done.code != 0:
         return f"the rerun ends with {done.code}: {done.said[-600:]}"
-    left = [*difference(tree(work), whole.after), *temporary(place)]
+    found = tree(work, hidden=True)
+    names = sorted(name for name in found.keys() | whole.after if found.get(name) != whole.after.get(name))
+    left = [*names, *temporary(place)]
     return f"not as without a kill: {left[:5]}" if left else ""
 
 
@@ -272,7 +315,8 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", nargs="*", choices=tuple(JOBS))
     args = parser.parse_args()
-    prepared()
-    for module in _LATE:
+    torch.set_num_threads(1)
+    for module in (*(f"sv4d2_core.commands.{one}" for one in _COMMANDS), *_LATE):
         import_module(module)
+    train._SAMPLED_OBJECTS = (0,)
     campaign(args.first, args.cases, args.seed, lambda line: sys.stderr.write(line + "\n"), args.jobs)

@@ -16,7 +16,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +31,6 @@ from sv4d2_core.files import remove
 from sv4d2_core.scene.config import GaussiansConfig
 from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
 from sv4d2_core.video.pictures import write_frames
-from sv4d2_core.video.read import load_clip
 from sv4d2_core.world import make_creature, render_views
 from tests.host import media
 
@@ -177,25 +175,19 @@ def _of_the_result(value: object) -> object:
     return value
 
 
-def _content(path: Path) -> object:
-    """Return what is in a file; of what differs from run to run the rest, where it is whole."""
-    with suppress(ValueError):
-        if path.suffix == ".json":
-            return _of_the_result(json.loads(path.read_bytes()))
-        if path.suffix == ".mp4":  # x264 may write other bytes in each run
-            return load_clip(path).frames.shape
-    # A report's page and text tell the time.
-    return path.name if path.name.startswith("report.") else path.read_bytes()
-
-
 def tree(place: Path) -> dict[str, object]:
     """Return what is at a place, hidden files and empty folders included, by name."""
     found: dict[str, object] = {}
     for path in sorted(place.rglob("*")):
-        if not path.is_dir():
-            found[path.relative_to(place).as_posix()] = _content(path)
-        elif not any(path.iterdir()):
-            found[path.relative_to(place).as_posix()] = None
+        name = path.relative_to(place).as_posix()
+        if path.is_dir():
+            found.update({} if any(path.iterdir()) else {name: None})
+        elif path.suffix == ".json":
+            found[name] = _of_the_result(json.loads(path.read_bytes()))
+        else:
+            # A report's page and text tell the time; x264 may write other bytes in each run.
+            free = path.name.startswith("report.") or path.suffix == ".mp4"
+            found[name] = path.name if free else path.read_bytes()
     return found
 
 
