@@ -218,7 +218,7 @@ def test_what_cannot_be_is_refused_in_words(scenes, views, tmp_path, capsys):
     assert "times that rise" in refused(capsys, block, out, "obj", "--times", 1, 0)
     assert "from 0 to 1" in refused(capsys, block, out, "obj", "--times", 0, 2)
     assert "one time" in refused(capsys, scenes["ball"], tmp_path / "all.ply", "splat-ply")
-    assert not [*tmp_path.iterdir()]
+    assert [*tmp_path.iterdir()] == [tmp_path / "block.obj"]
 
 
 def test_nothing_is_overwritten_unless_asked(views, scenes, tmp_path, capsys):
