@@ -31,14 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from sv4d2_core.__main__ import main
-from sv4d2_core.cameras import Cameras
 from sv4d2_core.commands import train
-from sv4d2_core.data.views_folder import write_views
-from sv4d2_core.scene.config import GaussiansConfig
-from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
-from sv4d2_core.video.pictures import write_frames
-from sv4d2_core.world import make_creature, render_views
-from tests.host import media
+from tests.fuzz import pairs
 
 # What jobs import, partly late, for seconds.
 _COMMANDS = ("batch", "export", "refine", "train", "views")
@@ -75,19 +69,10 @@ JOBS: dict[str, tuple[str, ...]] = {
 
 
 def inputs(folder: Path) -> None:
-    """Write clips, views, a scene, data to train on and a checkpoint."""
-    media.write_micro_checkpoint(folder / "micro.safetensors")
-    grid = render_views(make_creature(5), Cameras((0, 0, 10), (0, 120, 240)), 3, 32)
-    write_views(folder / "views", grid)
+    """Write what pairs of jobs are given, and data to train on."""
+    pairs.inputs(folder)
     for number in range(2):
-        write_views(folder / f"data/{number}", grid)
-        write_frames(folder / ("clip", "walk")[number], grid.images.roll(number, 0)[:, 0])
-    means = torch.nn.functional.normalize(torch.randn(120, 3), dim=-1)
-    ball = CanonicalGaussians(0.25 * means, 0.04, 0.9, torch.rand(120, 3))
-    box = torch.tensor([[-0.4] * 3, [0.4] * 3])
-    config = GaussiansConfig(count=120, plane_sizes=(8,), hidden=8)
-    scene = Gaussians(ball, box, (1e-3, 0.1), grid.cameras, 4.0, [0.0, 0.5, 1.0], config)
-    scene.save(folder / "ball.safetensors")
+        shutil.copytree(folder / "views", folder / f"data/{number}")
 
 
 @dataclass(frozen=True)
