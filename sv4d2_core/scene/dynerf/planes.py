@@ -12,6 +12,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from ..config import FieldConfig
 from ..losses import time_difference, total_variation
@@ -26,7 +27,7 @@ _SAME_NODE = 1e-4  # nodes by which a time may miss one and still be the node's 
 
 
 def sample_planes(planes: Tensor, coordinates: Tensor) -> Tensor:
-    """Return the bilinear values [3, C, N] of three planes [3, C, H, W] at [3, 1, N, 2] (x along W)."""
+    """Return the bilinear values [P, C, N] of planes [P, C, H, W] at [P, 1, N, 2] in -1..1 (x along W)."""
     return F.grid_sample(planes, coordinates, align_corners=True, padding_mode="border")[:, :, 0]
 
 
@@ -92,13 +93,13 @@ class Planes(nn.Module):
 
         ``times`` [N] in 0..1 is fastest where equal ones follow each other; None leaves the changes out.
         """
-        where = torch.stack([points[:, pair] for pair in PLANE_AXES])[:, None]  # [3, 1, N, 2]
         if times is None or not len(times) or not len(self.change):
-            return _products(self.space, where)
+            return _products([planes[None] for planes in self.space], points[None])[0].T
         moments, counts = torch.unique_consecutive(times, return_counts=True)
-        parts = where.split(counts.tolist(), dim=2)
-        pairs = zip(moments.tolist(), parts, strict=True)
-        return torch.cat([_products(self._planes_at(time), part) for time, part in pairs])
+        counts = counts.tolist()
+        together = pad_sequence(points.split(counts), batch_first=True)  # [M, N, 3], one row per moment
+        found = _products(self._planes_at(moments.tolist()), together)
+        return torch.cat([one[:, :count] for one, count in zip(found, counts, strict=True)], dim=1).T
 
     def roughness(self, timed: bool) -> Tensor:
         """Return the terms of the loss that ask for smooth planes, and for small and steady changes."""
@@ -117,20 +118,25 @@ class Planes(nn.Module):
             nearest = (nodes.clamp(first, last) * (len(nodes) - 1)).round().long()
             change.copy_(change[nearest.to(change.device)])
 
-    def _planes_at(self, time: float) -> list[Tensor]:
-        """Return the planes [3, C, S, S] of every scale at a time, linear between nodes."""
-        planes = []
+    def _planes_at(self, times: Sequence[float]) -> list[Tensor]:
+        """Return the planes [M, 3, C, S, S] of every scale at times, linear between nodes."""
+        scales = []
         for space, nodes in zip(self.space, self.change, strict=True):
-            place = time * (len(nodes) - 1)
-            before = min(int(place + _SAME_NODE), len(nodes) - 1)
-            share = place - before
-            change = nodes[before]
-            if share >= _SAME_NODE:
-                change = torch.lerp(change, nodes[before + 1], share)
-            if change.shape != space.shape:
-                change = F.interpolate(change, space.shape[2:], mode="bilinear", align_corners=True)
-            planes.append(space + change)
-        return planes
+            places = [time * (len(nodes) - 1) for time in times]
+            before = [min(int(place + _SAME_NODE), len(nodes) - 1) for place in places]
+            shares = [place - node for place, node in zip(places, before, strict=True)]
+            # One index for all times: its gradient is one tensor of the size of all nodes, not one per time.
+            index = torch.tensor(before, device=nodes.device)
+            change = nodes[index]
+            if max(shares) >= _SAME_NODE:
+                share = torch.tensor(shares).to(nodes).clamp(min=0)[:, None, None, None, None]
+                change = torch.lerp(change, nodes[(index + 1).clamp(max=len(nodes) - 1)], share)
+            if change.shape[1:] != space.shape:
+                flat = change.flatten(0, 1)
+                change = F.interpolate(flat, space.shape[2:], mode="bilinear", align_corners=True)
+                change = change.unflatten(0, (len(times), 3))
+            scales.append(space + change)
+        return scales
 
 
 class MovingPlanes(nn.Module):
@@ -223,10 +229,12 @@ class Canonical(nn.Module):
         self.deformation.share.fill_(share)
 
 
-def _products(scales: Iterable[Tensor], where: Tensor) -> Tensor:
-    """Return the products of three planes [3, C, S, S] per scale at [3, 1, N, 2], [N, scales * C]."""
+def _products(scales: Iterable[Tensor], points: Tensor) -> Tensor:
+    """Return the products of three planes [M, 3, C, S, S] per scale at [M, N, 3], [M, scales * C, N]."""
+    where = torch.stack([points[..., pair] for pair in PLANE_AXES], dim=1).flatten(0, 1)[:, None]
+    found = [sample_planes(planes.flatten(0, 1), where).unflatten(0, (-1, 3)) for planes in scales]
     # The gradient of a chain of products costs a third of that of Tensor.prod.
-    return torch.cat([reduce(torch.mul, sample_planes(planes, where).unbind()) for planes in scales]).T
+    return torch.cat([reduce(torch.mul, planes.unbind(1)) for planes in found], dim=1)
 
 
 def _sum(term: Callable[[Tensor], Tensor], planes: Iterable[Tensor]) -> Tensor:
