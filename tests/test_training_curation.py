@@ -16,12 +16,13 @@ from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.training.curate import PAGE_FILE, REPORT_FILE, curate
 from sv4d2_core.training.curation import (
     CurationLimits,
+    centres_of,
+    framed,
     judge,
     measured_grid,
     pictured,
     plan_rectification,
     rectify,
-    static_centre,
 )
 from sv4d2_core.views import ViewGrid
 from sv4d2_core.world import Parts, benchmark_scenes, parts_at, render_parts
@@ -124,11 +125,21 @@ def test_views_that_contradict_each_other(clean):
 
 
 def test_the_static_centre_is_that_of_the_tower_and_moves_with_the_object():
-    here = static_centre(measured_grid(pictures(windmill(torch.zeros(3)))))
-    there = static_centre(measured_grid(pictures(windmill(SHIFT))))
+    here = centres_of(measured_grid(pictures(windmill(torch.zeros(3)))))[0]
+    there = centres_of(measured_grid(pictures(windmill(SHIFT))))[0]
     assert (there - here - SHIFT).norm() < 0.04
     # The tower's axis is x = z = 0, its foot at -0.5 and the hub of the sails above 0.
     assert here[[0, 2]].norm() < 0.03 and -0.4 < here[1] < -0.1
+
+
+@pytest.mark.parametrize(("fov", "held"), [(33.9, False), (48.0, True)])
+def test_the_static_part_is_the_centre_only_where_the_object_stays_large(fov, held):
+    grid = measured_grid(pictures(windmill(torch.zeros(3)), replace(CAMERAS, fov_deg=fov)))
+    static, middle = centres_of(grid)
+    plan, about_static = framed(grid), plan_rectification(grid, static)
+    assert plan.zoom >= 0.9
+    assert (about_static.zoom >= 0.9) == held == (plan.centre == about_static.centre)
+    assert (torch.tensor(plan.centre) - middle).norm() <= (static - middle).norm() + 1e-6
 
 
 def test_rectified_pictures_are_those_of_the_new_cameras():

@@ -152,13 +152,14 @@ _STATIC = 0.7
 _LEAST_STILLNESS = 1e-3
 
 
-def static_centre(grid: ViewGrid) -> Tensor:
-    """Return the centre of the most static part of a `measured_grid`, [3] float64, world units.
+def centres_of(grid: ViewGrid) -> tuple[Tensor, Tensor]:
+    """Return the centre of a `measured_grid`'s most static part and of its object's box, [3] float64 each.
 
     A pixel is still where the object always covers it in one colour. A cell of the hull is as static as the
     geometric mean of its pixels' stillness over the views. The less static the most static one is, the more
-    of the others count, so that an object that moves as a whole gives about the middle of its way. Raises
-    ValueError where silhouettes and cameras contradict each other, so that there is no hull.
+    of the others count, so that an object that moves as a whole gives about the middle of its way. The box
+    holds the object at all times. World units; ValueError where silhouettes and cameras contradict each
+    other, so that there is no hull.
     """
     masks = masks_of(grid)
     spread = grid.images.std(0, correction=0).mean(-1)
@@ -172,7 +173,7 @@ def static_centre(grid: ViewGrid) -> Tensor:
     logs = torch.where(inside, seen.clamp(min=_LEAST_STILLNESS).log(), 0.0)
     weights = (logs.sum(0) / inside.sum(0).clamp(min=1)).exp().double()
     weights = weights * (weights >= _STATIC * weights.max() ** 2)
-    return (weights[:, None] * cells).sum(0) / weights.sum()
+    return (weights[:, None] * cells).sum(0) / weights.sum(), (cells.amin(0) + cells.amax(0)) / 2
 
 
 def pictured(points: Tensor, cameras: Cameras) -> Tensor:
@@ -186,6 +187,8 @@ def pictured(points: Tensor, cameras: Cameras) -> Tensor:
 _LEAST_OPACITY = 0.1
 # Share of the picture's side that the object takes where it reaches farthest in any view and frame.
 _OBJECT_RATIO = 0.9
+# Of its size in the source, that an object keeps; steps between its static part and its box on the way there.
+_LEAST_ZOOM, _CENTRES = 0.9, 17
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,21 @@ class Rectification:
     centre: tuple[float, float, float]  # the new origin in the old world
     offset: float  # of the centre from the middle of the pictures, in sides, mean over the views
     zoom: float  # how many times larger the object becomes, mean over the views
+
+
+def framed(grid: ViewGrid) -> Rectification:
+    """Return the rectification of a `measured_grid` about its most static part, or nearer to its middle.
+
+    What stands still may lie at an end, as the head of a man who walks on the spot: with it in the middle the
+    object would have to be small. So the centre goes towards the box's middle until the object keeps nine
+    tenths of its size, or, where even that does not do, all the way. Raises as `plan_rectification`.
+    """
+    static, middle = centres_of(grid)
+    for share in torch.linspace(0, 1, _CENTRES, dtype=torch.float64):
+        plan = plan_rectification(grid, static.lerp(middle, share))
+        if plan.zoom >= _LEAST_ZOOM:
+            break
+    return plan
 
 
 def plan_rectification(grid: ViewGrid, centre: Tensor) -> Rectification:
@@ -349,7 +367,7 @@ def judge(grid: ViewGrid, limits: CurationLimits) -> Verdict:
         for limit, (name, found, meaning) in _measures(small).items()
     )
     try:
-        plan = plan_rectification(small, static_centre(small))
+        plan = framed(small)
     except ValueError as error:
         return Verdict(checks, (f"cannot be rectified: {error}",))
     too_small = "the object is too small to be sharp"
