@@ -145,6 +145,7 @@ class HostBackend:
             uncond,
             cfg=1.0,
             latent_image=torch.zeros_like(job.noise) if job.init is None else job.init / scale,
+            denoise_mask=None if job.held is None else (~job.held).float().reshape(-1, 1, 1, 1),
             start_step=start,
             callback=progress,
             disable_pbar=True,

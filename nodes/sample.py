@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.diffusion.config import GUIDANCE_SHAPES
-from ..sv4d2_core.diffusion.novel_views import sample_views, window_conditioning, window_frames
+from ..sv4d2_core.diffusion.novel_views import WINDOWS, sample_views, window_conditioning, window_frames
 from ..sv4d2_core.diffusion.window_store import tensor_fingerprint
 from ..sv4d2_core.views import ViewGrid
 from .backend import OFFICIAL, Guidance, HostBackend, backend_of, guidance_of, with_guidance
@@ -71,6 +71,7 @@ class SV4D2Sampler(io.ComfyNode):
                 io.Image.Input("reference_views", optional=True),
                 ViewsType.Input("init_views", optional=True),
                 io.Mask.Input("mask", optional=True),
+                choice("windows", WINDOWS, optional=True, **advanced()),
             ],
             outputs=[
                 ViewsType.Output(display_name="views"),
@@ -100,6 +101,7 @@ class SV4D2Sampler(io.ComfyNode):
         reference_views: Tensor | None = None,
         init_views: ViewGrid | None = None,
         mask: Tensor | None = None,
+        windows: str = WINDOWS[0],
     ) -> io.NodeOutput:
         """Return views, and their novel ones as images and latents, view by view."""
         host_model = sv4d2_model(model)
@@ -112,6 +114,7 @@ class SV4D2Sampler(io.ComfyNode):
             "reference_views": reference_views,
             "init_views": None if denoise == 1 else _start(init_views, cameras),
             "strength": denoise,
+            "windows": windows,
             "steps": steps,
             "seed": seed,
         }
@@ -135,6 +138,7 @@ class SV4D2Sampler(io.ComfyNode):
             "guidance": [wanted.shape, wanted.cfg_min, wanted.cfg_max],
             "strength": denoise,
             "reference_views": None if reference_views is None else tensor_fingerprint(reference_views),
+            **({} if windows == WINDOWS[0] else {"windows": windows}),
             "weights": str(host_model.get_dtype()).removeprefix("torch."),
         }
         views = replace(views, settings=settings)

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.diffusion.novel_views import ping_pong, plan_windows, sample_views, window_noise
+from sv4d2_core.diffusion.novel_views import (
+    frames_of_windows,
+    ping_pong,
+    plan_windows,
+    sample_views,
+    window_noise,
+)
 from sv4d2_core.diffusion.sampling import first_step
 
 CAMERAS = Cameras((0, 0, 0), (0, 90, 180))
@@ -127,6 +133,44 @@ def test_cancel_and_continue_gives_the_same_bits(micro_model):
     assert torch.equal(continued.latents, expected.latents)
 
 
+@pytest.mark.parametrize(
+    ("windows", "n_frames", "plan"),
+    [
+        ("official", 6, [[0, 1, 2], [2, 3, 4], [3, 4, 5]]),
+        ("held", 6, [[0, 1, 2], [2, 3, 4], [3, 4, 5]]),
+        ("anchors", 6, [[0, 2, 5], [0, 1, 2], [2, 3, 4]]),  # all of 3, 4, 5 are made by then
+        ("anchors", 3, [[0, 1, 2]]),
+    ],
+)
+def test_windows_hold_what_earlier_ones_made(micro_model, windows, n_frames, plan):
+    assert frames_of_windows(n_frames, 3, windows) == plan
+    images, store, cameras = clip(n_frames), Memory(), Cameras((0,) * 5, (0, 90, 180, 45, 270))
+    options = {"steps": 4, "windows": windows, "step_cache": 0.1}
+    whole = sample_views(micro_model, images, cameras, store=store, **options)
+    assert sorted(store) == list(range(2 * len(plan)))
+    first_made = {}
+    for index, latents in store.items():
+        for frame, of_frame in zip(plan[index % len(plan)], latents.unflatten(0, (3, 2)), strict=True):
+            place = index // len(plan), frame
+            known = first_made.setdefault(place, of_frame)
+            assert torch.equal(known, of_frame) == (windows != "official" or known is of_frame)
+    if windows != "official":
+        for (views, frame), latents in first_made.items():
+            assert torch.equal(whole.latents[frame, 2 * views : 2 * views + 2], latents)
+    del store[max(store)]
+    assert torch.equal(
+        sample_views(micro_model, images, cameras, store=store, **options).latents, whole.latents
+    )
+
+
+def test_held_views_stay_where_sampling_starts_from_others(micro_model):
+    images, store = clip(5), Memory()
+    init = torch.rand(5, 2, 32, 32, 3, generator=torch.Generator().manual_seed(1))
+    options = {"steps": 4, "init_views": init, "strength": 0.5, "store": store}
+    sample_views(micro_model, images, CAMERAS, windows="held", **options)
+    assert torch.equal(store[0][-2:], store[1][:2])
+
+
 BAD = {
     "size": ({"clip": clip(3, 34)}, r"divisible by 4; got 34. The nearest sizes are 32 and 36"),
     "not square": ({"clip": torch.rand(3, 32, 64, 3)}, r"square.*got 64 x 32"),
@@ -148,6 +192,7 @@ BAD = {
     "strength": ({"strength": 0.5}, r"give init_views"),
     "strength 0": ({"strength": 0.0, "init_views": torch.rand(3, 2, 32, 32, 3)}, r"0 < strength <= 1"),
     "steps": ({"steps": 0}, r"step"),
+    "windows": ({"windows": "some"}, r"windows official, held, anchors; got 'some'"),
     "table": ({"cfg": torch.ones(2, 2)}, r"\[3, 2\] \(frames, views\); got \[2, 2\]"),
     "cfg": ({"cfg": float("nan")}, r"finite"),
 }

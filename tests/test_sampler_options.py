@@ -150,17 +150,17 @@ def test_the_command_takes_shortcuts_and_never_mixes_them_with_other_results(
     plain = ["views", str(clip_folder), "--checkpoint", str(micro_checkpoint), "--out", str(out)]
     plain += ["--variant", "sv4d2", "--steps", "3", "--device", "cpu"]
     more = ["--sampler", "dpmpp_2m", "--guidance-interval", "0.1", "10", "--step-cache", "0.1"]
-    more.append("--fp8-weights")
+    more += ["--windows", "held", "--fp8-weights"]
     assert main(plain) == 0
     settings = json.loads((out / "run.json").read_text())["settings"]
-    assert not settings.keys() & {"sampler", "guidance_interval", "step_cache", "fp8_weights"}
+    assert not settings.keys() & {"sampler", "guidance_interval", "step_cache", "fp8_weights", "windows"}
     capsys.readouterr()
     assert main([*plain, *more]) == 2
-    assert "fp8_weights, guidance_interval, sampler, step_cache" in capsys.readouterr().err
+    assert "fp8_weights, guidance_interval, sampler, step_cache, windows" in capsys.readouterr().err
     assert main([*plain, *more, "--overwrite"]) == 0
     chosen = json.loads((out / "run.json").read_text())["settings"]
     assert (chosen["sampler"], chosen["step_cache"], chosen["fp8_weights"]) == ("dpmpp_2m", 0.1, True)
-    assert chosen["guidance_interval"] == [0.1, 10.0]
+    assert chosen["guidance_interval"] == [0.1, 10.0] and chosen["windows"] == "held"
     capsys.readouterr()
     assert main([*plain, *more]) == 0 and "already complete" in capsys.readouterr().err
     assert main([*plain, *more[:-1]]) == 2 and "other settings" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from ..data.views_folder import entries_of, missing_files, read_run, replaceable
 from ..diffusion.config import ModelConfig
 from ..diffusion.layout import read_config
 from ..diffusion.model import Model
-from ..diffusion.novel_views import check_size, sample_views
+from ..diffusion.novel_views import WINDOWS, check_size, sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..diffusion.sampling import SAMPLERS, Solver, guidance_table
 from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
@@ -92,6 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.value("--cfg-max", _GUIDANCE, "guidance where it is strongest", metavar="X")
     text = "images of frame 0, one per novel camera, in order"
     sampling.value("--reference-views", Path, text, metavar="DIR")
+
+    text = "held: neighbours agree in the shared frame; anchors: also, frames spread over the clip come first"
+    sampling.choice("--windows", WINDOWS, "official", text)
 
     faster = options.group("faster or smaller, for other numbers (off by default)")
     faster.choice("--sampler", SAMPLERS, "euler", "euler: official; dpmpp_2m: better with few steps")
@@ -209,7 +212,8 @@ def _prepare(args: argparse.Namespace) -> Job:
         "reference_views": None if references is None else tensor_fingerprint(references),
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
-        # Folders of runs without a shortcut stay what they were before there were any.
+        # Folders of runs without these options stay what they were before there were any.
+        **({} if args.windows == "official" else {"windows": args.windows}),
         **_solver(args).changed(),
         **({"fp8_weights": True} if args.fp8_weights else {}),
     }
@@ -242,6 +246,7 @@ def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s
             seed=args.seed,
             cfg=_guidance_range(args, job.config),
             reference_views=job.references,
+            windows=args.windows,
             **vars(_solver(args)),
             store=store,
             callback=progress,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from itertools import product
+from itertools import chain, product
 from typing import Protocol
 
 import torch
@@ -30,6 +30,9 @@ from .sampling import (
     resolve_guidance,
 )
 
+# official: each window is made anew from references. held: what an earlier window made stays in the later.
+# anchors: also held, after a first window of frames that are spread over the clip.
+WINDOWS = ("official", "held", "anchors")
 _FLAT = 0.03  # range of a picture without an object, 0..1
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,16 @@ def plan_windows(n_frames: int, window: int) -> list[int]:
     while starts[-1] + window < n_frames:
         starts.append(min(starts[-1] + window - 1, n_frames - window))
     return starts
+
+
+def frames_of_windows(n_frames: int, window: int, windows: str) -> list[list[int]]:
+    """Return the frames of each window in the order of sampling; ``windows`` is one of `WINDOWS`."""
+    if windows not in WINDOWS:
+        raise ValueError(f"Expected windows {', '.join(WINDOWS)}; got {windows!r}.")
+    plan = [list(range(start, start + window)) for start in plan_windows(n_frames, window)]
+    if windows == "anchors" and len(plan) > 1:
+        plan.insert(0, [i * (n_frames - 1) // (window - 1) for i in range(window)])
+    return [frames for i, frames in enumerate(plan) if not set(frames) <= set(chain(*plan[:i]))]
 
 
 def ping_pong(n_frames: int, at_least: int) -> list[int]:
@@ -187,6 +200,7 @@ def sample_views(
     reference_views: Tensor | None = None,  # [V, H, W, 3] frame 0 from the novel cameras
     init_views: Tensor | None = None,  # [T, V, H, W, 3] views to start from when ``strength`` is below 1
     strength: float = 1.0,  # share of the schedule to run
+    windows: str = "official",  # of `WINDOWS`: how the windows of a long clip agree
     sampler: str = "euler",  # this and the next two: see `Solver`; a host's backend has its own sampler
     guidance_interval: tuple[float, float] | None = None,
     step_cache: float = 0.0,
@@ -221,31 +235,36 @@ def sample_views(
             config.n_frames,
         )
     passes = [slice(v, v + config.n_views) for v in range(0, cameras.n_views, config.n_views)]
-    windows = list(product(passes, plan_windows(len(order), config.n_frames)))
+    jobs = list(product(passes, frames_of_windows(len(order), config.n_frames, windows)))
     latent_size = (config.unet.latent_channels, *(n // config.latent_factor for n in size[:2]))
     noise_shape = (config.n_frames * config.n_views, *latent_size)
     if noise is not None:
-        noise = checked("noise", noise, (len(windows), *noise_shape), in_unit_range=False)
+        noise = checked("noise", noise, (len(jobs), *noise_shape), in_unit_range=False)
 
     tokens, frame_latents = model.embed(images)[order], model.encode(images, role="frames")[order]
     novel = torch.zeros(len(order), cameras.n_views, *size)
     latents = torch.zeros(len(order), cameras.n_views, *latent_size)
-    for index, (views, start) in enumerate(windows):
-        frames = slice(start, start + config.n_frames)
+    made = torch.zeros(len(order), cameras.n_views, dtype=torch.bool)
+    for index, (views, frames) in enumerate(jobs):
 
         def progress(step: int, _steps: int, preview: Tensor | None, index: int = index) -> None:
             if callback is not None:
-                callback(index * steps + step, len(windows) * steps, preview)
+                callback(index * steps + step, len(jobs) * steps, preview)
 
         sampled = None if store is None else store.load(index)
         if sampled is not None:
             progress(steps, steps, None)
         else:
-            references = novel[start] if start > 0 else reference_views
-            init = None
+            first = frames[0]
+            references = novel[first] if made[first, views].all() else reference_views
+            init = held = None
             if init_views is not None:
-                shown = init_views[order[frames], views].flatten(0, 1)
+                shown = init_views[[order[i] for i in frames], views].flatten(0, 1)
                 init = model.encode(shown, role="frames") * config.scale_factor
+            if windows != "official" and made[frames, views].any():
+                held, known = made[frames, views].flatten(), latents[frames, views].flatten(0, 1)
+                others = torch.zeros_like(known) if init is None else init
+                init = torch.where(held[:, None, None, None], known, others)
             job = SamplingJob(
                 conditioning=encode_window(
                     model,
@@ -259,11 +278,14 @@ def sample_views(
                 guidance=guidance,
                 init=init,
                 strength=strength,
+                held=held,
                 seed=window_seed(seed, index),
                 solver=solver,
                 callback=progress,
             )
             sampled = model.denoise(job)
+            if held is not None and init is not None:  # the last step rounds
+                sampled = torch.where(held[:, None, None, None], init, sampled)
             if not sampled.isfinite().all():
                 raise ValueError(
                     "Expected finite latents from the sampler; got NaN or infinite ones. Half precision may "
@@ -272,6 +294,7 @@ def sample_views(
             if store is not None:
                 store.save(index, sampled)
         latents[frames, views] = rearrange(sampled, "(t v) c h w -> t v c h w", v=config.n_views)
+        made[frames, views] = True
         novel[frames, views] = rearrange(model.decode(sampled), "(t v) h w c -> t v h w c", v=config.n_views)
     novel, latents = novel[: len(images)], latents[: len(images)]
     flat = (novel.amax((2, 3)) - novel.amin((2, 3))).amax(-1) < _FLAT

@@ -331,9 +331,24 @@ class SamplingJob:
     guidance: Tensor  # [T, V] guidance scales
     init: Tensor | None = None  # [T * V, 4, h, w] scaled latents; needed where ``strength`` skips steps
     strength: float = 1.0  # share of the schedule to run
+    held: Tensor | None = None  # [T * V] bool: these stay as they are in ``init``
     seed: int = 0  # of the noise that a stochastic sampler adds on its way
     solver: Solver = Solver()  # of our own networks; a host brings its own
     callback: Callback | None = None
+
+
+def holding(denoise: DenoiseFunction, held: Tensor, latents: Tensor, noise: Tensor) -> DenoiseFunction:
+    """Return ``denoise`` with some images known: ``held`` [N] bool of ``latents``, ``noise`` [N, C, h, w].
+
+    The network sees them at the noise level of the others. Source: Lugmayr et al. 2022 (RePaint), equation 8.
+    """
+    held = held.to(latents.device).reshape(-1, 1, 1, 1)
+
+    def denoise_others(x: Tensor, sigma: Tensor) -> Tensor:
+        denoised = denoise(torch.where(held, latents + noise * sigma.to(noise), x), sigma)
+        return torch.where(held, latents, denoised)
+
+    return denoise_others
 
 
 def sample_window(unet: UNet, job: SamplingJob, sigma_min: float, sigma_max: float) -> Tensor:
@@ -342,17 +357,19 @@ def sample_window(unet: UNet, job: SamplingJob, sigma_min: float, sigma_max: flo
     sigmas = karras_sigmas(job.steps, sigma_min, sigma_max)
     start = first_step(job.steps, job.strength)
     noise = job.noise.to(weight.device, torch.float32)
-    x = start_latents(noise, sigmas, start, None if job.init is None else job.init.to(noise))
+    init = None if job.init is None else job.init.to(noise)
+    x = start_latents(noise, sigmas, start, init)
     inputs = guided_inputs(job.conditioning, weight.device, weight.dtype)
     guided = guided_denoiser(unet, inputs, job.guidance, job.solver.guidance_interval)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return retry_on_oom(lambda: guided(x, sigma), unet.shrink_parts)
 
-    sample = SAMPLERS[job.solver.sampler]
-    if not job.solver.step_cache:
-        return sample(denoise, x, sigmas, start, job.callback).cpu()
-    cached = StepCache(denoise, job.solver.step_cache)
-    sampled = sample(cached, x, sigmas, start, job.callback)
-    log.info("Step cache: %d of %d steps evaluated.", cached.evaluated, job.steps - start)
+    cached = StepCache(denoise, job.solver.step_cache) if job.solver.step_cache else None
+    network = cached or denoise
+    if job.held is not None and init is not None:
+        network = holding(network, job.held, init, noise)
+    sampled = SAMPLERS[job.solver.sampler](network, x, sigmas, start, job.callback)
+    if cached is not None:
+        log.info("Step cache: %d of %d steps evaluated.", cached.evaluated, job.steps - start)
     return sampled.cpu()

@@ -72,14 +72,17 @@ def test_given_views_several_passes_references_and_mask(pack, core, loaded, clip
     mask = torch.zeros(7, 32, 32)
     mask[:, 4:20, 4:20] = 1
     given = {"reference_views": first.images[0, 1:], "guidance": "triangle", "cfg_min": 1.0, "cfg_max": 3.0}
-    views = sample(pack, loaded, clip, cameras, init_views=first, denoise=0.6, mask=mask, **given)[0]
+    given |= {"windows": "anchors", "mask": mask}
+    views = sample(pack, loaded, clip, cameras, init_views=first, denoise=0.6, **given)[0]
     model = core("diffusion.checkpoint").load_checkpoint(tiny_checkpoint)
     table = core("diffusion.sampling").guidance_table("triangle", T, V, 1.0, 3.0)
     start = dict(reference_views=first.images[0, 1:], init_views=first.images[:, 1:], strength=0.6)
+    start |= {"windows": "anchors"}
     sample_views = core("diffusion.novel_views").sample_views
     expected = sample_views(model, clip, cameras, steps=3, seed=5, cfg=table, **start)
     assert close(views.images, expected.images) and torch.equal(views.masks[:, 0], mask)
-    assert views.settings["sampler"] == ["euler", "karras"] and views.settings["strength"] == 0.6
+    assert views.settings["windows"] == "anchors" and views.settings["sampler"] == ["euler", "karras"]
+    assert views.settings["strength"] == 0.6
     assert views.settings["guidance"] == ["triangle", 1.0, 3.0] and views.settings["weights"] == "float32"
 
 
