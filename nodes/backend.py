@@ -139,13 +139,18 @@ class HostBackend:
         halves = (job.conditioning, job.conditioning.unconditional())
         cond, uncond = (WindowConds.of(half, self.config.unet.view_mixing).to_host() for half in halves)
         scale = self.config.scale_factor
+        latents, mask = torch.zeros_like(job.noise) if job.init is None else job.init / scale, None
+        if job.known is not None:
+            held = len(job.known)
+            latents = torch.cat([job.known / scale, latents[held:]])
+            mask = (torch.arange(len(latents)) >= held).float().reshape(-1, 1, 1, 1)
         sampled = sampler.sample(
             job.noise,
             cond,
             uncond,
             cfg=1.0,
-            latent_image=torch.zeros_like(job.noise) if job.init is None else job.init / scale,
-            denoise_mask=None if job.held is None else (~job.held).float().reshape(-1, 1, 1, 1),
+            latent_image=latents,
+            denoise_mask=mask,
             start_step=start,
             callback=progress,
             disable_pbar=True,

@@ -101,7 +101,7 @@ class SV4D2Sampler(io.ComfyNode):
         reference_views: Tensor | None = None,
         init_views: ViewGrid | None = None,
         mask: Tensor | None = None,
-        windows: str = WINDOWS[0],
+        windows: str = "official",
     ) -> io.NodeOutput:
         """Return views, and their novel ones as images and latents, view by view."""
         host_model = sv4d2_model(model)
@@ -138,7 +138,7 @@ class SV4D2Sampler(io.ComfyNode):
             "guidance": [wanted.shape, wanted.cfg_min, wanted.cfg_max],
             "strength": denoise,
             "reference_views": None if reference_views is None else tensor_fingerprint(reference_views),
-            **({} if windows == WINDOWS[0] else {"windows": windows}),
+            **({} if windows == "official" else {"windows": windows}),
             "weights": str(host_model.get_dtype()).removeprefix("torch."),
         }
         views = replace(views, settings=settings)

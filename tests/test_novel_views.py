@@ -6,14 +6,8 @@ import pytest
 import torch
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.diffusion.novel_views import (
-    frames_of_windows,
-    ping_pong,
-    plan_windows,
-    sample_views,
-    window_noise,
-)
-from sv4d2_core.diffusion.sampling import first_step
+from sv4d2_core.diffusion.novel_views import ping_pong, plan_windows, sample_views, window_noise
+from sv4d2_core.diffusion.sampling import first_step, holding
 
 CAMERAS = Cameras((0, 0, 0), (0, 90, 180))
 
@@ -133,42 +127,31 @@ def test_cancel_and_continue_gives_the_same_bits(micro_model):
     assert torch.equal(continued.latents, expected.latents)
 
 
-@pytest.mark.parametrize(
-    ("windows", "n_frames", "plan"),
-    [
-        ("official", 6, [[0, 1, 2], [2, 3, 4], [3, 4, 5]]),
-        ("held", 6, [[0, 1, 2], [2, 3, 4], [3, 4, 5]]),
-        ("anchors", 6, [[0, 2, 5], [0, 1, 2], [2, 3, 4]]),  # all of 3, 4, 5 are made by then
-        ("anchors", 3, [[0, 1, 2]]),
-    ],
-)
-def test_windows_hold_what_earlier_ones_made(micro_model, windows, n_frames, plan):
-    assert frames_of_windows(n_frames, 3, windows) == plan
-    images, store, cameras = clip(n_frames), Memory(), Cameras((0,) * 5, (0, 90, 180, 45, 270))
-    options = {"steps": 4, "windows": windows, "step_cache": 0.1}
-    whole = sample_views(micro_model, images, cameras, store=store, **options)
-    assert sorted(store) == list(range(2 * len(plan)))
-    first_made = {}
-    for index, latents in store.items():
-        for frame, of_frame in zip(plan[index % len(plan)], latents.unflatten(0, (3, 2)), strict=True):
-            place = index // len(plan), frame
-            known = first_made.setdefault(place, of_frame)
-            assert torch.equal(known, of_frame) == (windows != "official" or known is of_frame)
-    if windows != "official":
-        for (views, frame), latents in first_made.items():
-            assert torch.equal(whole.latents[frame, 2 * views : 2 * views + 2], latents)
-    del store[max(store)]
-    assert torch.equal(
-        sample_views(micro_model, images, cameras, store=store, **options).latents, whole.latents
-    )
+HELD = {
+    "official": {"windows": "official"},
+    "held": {},
+    "shortcuts": {"sampler": "dpmpp_2m", "step_cache": 0.1},
+    "from others": {"init_views": torch.rand(6, 4, 32, 32, 3), "strength": 0.5},
+}
 
 
-def test_held_views_stay_where_sampling_starts_from_others(micro_model):
-    images, store = clip(5), Memory()
-    init = torch.rand(5, 2, 32, 32, 3, generator=torch.Generator().manual_seed(1))
-    options = {"steps": 4, "init_views": init, "strength": 0.5, "store": store}
-    sample_views(micro_model, images, CAMERAS, windows="held", **options)
-    assert torch.equal(store[0][-2:], store[1][:2])
+@pytest.mark.parametrize("options", HELD.values(), ids=HELD)
+def test_windows_hold_the_frames_of_the_one_before(micro_model, options):
+    images, store, cameras = clip(6), Memory(), Cameras((0,) * 5, (0, 90, 180, 45, 270))
+    options = {"steps": 4, "windows": "held", "store": store, **options}
+    whole = sample_views(micro_model, images, cameras, **options)
+    for i, shared in ((0, 2), (1, 4), (3, 2), (4, 4)):  # two passes; two views of frames 0-2, 2-4, 3-5
+        held = torch.equal(store[i + 1][:shared], store[i][-shared:])
+        assert held == (options["windows"] == "held")
+    del store[5], store[4]
+    assert torch.equal(sample_views(micro_model, images, cameras, **options).latents, whole.latents)
+
+
+def test_the_network_sees_known_latents_at_the_noise_level_of_the_others():
+    known, noise, x = torch.rand(2, 4, 4, 4), torch.rand(6, 4, 4, 4), torch.rand(6, 4, 4, 4)
+    seen = torch.cat([known + 2 * noise[:2], x[2:]])
+    denoised = holding(lambda x, _: x.flip(0), known, noise)(x, torch.tensor(2.0))
+    assert torch.equal(denoised, torch.cat([known, seen.flip(0)[2:]]))
 
 
 BAD = {
@@ -192,7 +175,7 @@ BAD = {
     "strength": ({"strength": 0.5}, r"give init_views"),
     "strength 0": ({"strength": 0.0, "init_views": torch.rand(3, 2, 32, 32, 3)}, r"0 < strength <= 1"),
     "steps": ({"steps": 0}, r"step"),
-    "windows": ({"windows": "some"}, r"windows official, held, anchors; got 'some'"),
+    "windows": ({"windows": "some"}, r"windows official or held; got 'some'"),
     "table": ({"cfg": torch.ones(2, 2)}, r"\[3, 2\] \(frames, views\); got \[2, 2\]"),
     "cfg": ({"cfg": float("nan")}, r"finite"),
 }

@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "images of frame 0, one per novel camera, in order"
     sampling.value("--reference-views", Path, text, metavar="DIR")
 
-    text = "held: neighbours agree in the shared frame; anchors: also, frames spread over the clip come first"
+    text = "held: a window keeps the frames that the one before made; official: it makes them anew"
     sampling.choice("--windows", WINDOWS, "official", text)
 
     faster = options.group("faster or smaller, for other numbers (off by default)")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from itertools import chain, product
+from itertools import product
 from typing import Protocol
 
 import torch
@@ -30,9 +30,8 @@ from .sampling import (
     resolve_guidance,
 )
 
-# official: each window is made anew from references. held: what an earlier window made stays in the later.
-# anchors: also held, after a first window of frames that are spread over the clip.
-WINDOWS = ("official", "held", "anchors")
+# What a window does with frames that the one before made. official: makes them anew; held: keeps them.
+WINDOWS = ("official", "held")
 _FLAT = 0.03  # range of a picture without an object, 0..1
 
 log = logging.getLogger(__name__)
@@ -46,16 +45,6 @@ def plan_windows(n_frames: int, window: int) -> list[int]:
     while starts[-1] + window < n_frames:
         starts.append(min(starts[-1] + window - 1, n_frames - window))
     return starts
-
-
-def frames_of_windows(n_frames: int, window: int, windows: str) -> list[list[int]]:
-    """Return the frames of each window in the order of sampling; ``windows`` is one of `WINDOWS`."""
-    if windows not in WINDOWS:
-        raise ValueError(f"Expected windows {', '.join(WINDOWS)}; got {windows!r}.")
-    plan = [list(range(start, start + window)) for start in plan_windows(n_frames, window)]
-    if windows == "anchors" and len(plan) > 1:
-        plan.insert(0, [i * (n_frames - 1) // (window - 1) for i in range(window)])
-    return [frames for i, frames in enumerate(plan) if not set(frames) <= set(chain(*plan[:i]))]
 
 
 def ping_pong(n_frames: int, at_least: int) -> list[int]:
@@ -213,6 +202,8 @@ def sample_views(
     A clip shorter than the model's window is played back and forth, and trimmed again. ValueError: inputs
     whose shapes or values do not fit the model.
     """
+    if windows not in WINDOWS:
+        raise ValueError(f"Expected windows {' or '.join(WINDOWS)}; got {windows!r}.")
     config = model.config
     solver = Solver(sampler, guidance_interval, step_cache)
     plain = isinstance(clip, Tensor)
@@ -235,36 +226,34 @@ def sample_views(
             config.n_frames,
         )
     passes = [slice(v, v + config.n_views) for v in range(0, cameras.n_views, config.n_views)]
-    jobs = list(product(passes, frames_of_windows(len(order), config.n_frames, windows)))
+    plan = list(product(passes, plan_windows(len(order), config.n_frames)))
     latent_size = (config.unet.latent_channels, *(n // config.latent_factor for n in size[:2]))
     noise_shape = (config.n_frames * config.n_views, *latent_size)
     if noise is not None:
-        noise = checked("noise", noise, (len(jobs), *noise_shape), in_unit_range=False)
+        noise = checked("noise", noise, (len(plan), *noise_shape), in_unit_range=False)
 
     tokens, frame_latents = model.embed(images)[order], model.encode(images, role="frames")[order]
     novel = torch.zeros(len(order), cameras.n_views, *size)
     latents = torch.zeros(len(order), cameras.n_views, *latent_size)
-    made = torch.zeros(len(order), cameras.n_views, dtype=torch.bool)
-    for index, (views, frames) in enumerate(jobs):
+    done = 0  # frames that the windows of this pass have made
+    for index, (views, start) in enumerate(plan):
+        frames = slice(start, start + config.n_frames)
 
         def progress(step: int, _steps: int, preview: Tensor | None, index: int = index) -> None:
             if callback is not None:
-                callback(index * steps + step, len(jobs) * steps, preview)
+                callback(index * steps + step, len(plan) * steps, preview)
 
         sampled = None if store is None else store.load(index)
         if sampled is not None:
             progress(steps, steps, None)
         else:
-            first = frames[0]
-            references = novel[first] if made[first, views].all() else reference_views
-            init = held = None
+            references = novel[start] if start > 0 else reference_views
+            init = None
             if init_views is not None:
-                shown = init_views[[order[i] for i in frames], views].flatten(0, 1)
+                shown = init_views[order[frames], views].flatten(0, 1)
                 init = model.encode(shown, role="frames") * config.scale_factor
-            if windows != "official" and made[frames, views].any():
-                held, known = made[frames, views].flatten(), latents[frames, views].flatten(0, 1)
-                others = torch.zeros_like(known) if init is None else init
-                init = torch.where(held[:, None, None, None], known, others)
+            held = windows == "held" and start > 0
+            known = latents[start:done, views].flatten(0, 1) if held else None
             job = SamplingJob(
                 conditioning=encode_window(
                     model,
@@ -278,14 +267,14 @@ def sample_views(
                 guidance=guidance,
                 init=init,
                 strength=strength,
-                held=held,
+                known=known,
                 seed=window_seed(seed, index),
                 solver=solver,
                 callback=progress,
             )
             sampled = model.denoise(job)
-            if held is not None and init is not None:  # the last step rounds
-                sampled = torch.where(held[:, None, None, None], init, sampled)
+            if known is not None:  # the last step rounds
+                sampled = torch.cat([known, sampled[len(known) :]])
             if not sampled.isfinite().all():
                 raise ValueError(
                     "Expected finite latents from the sampler; got NaN or infinite ones. Half precision may "
@@ -293,8 +282,8 @@ def sample_views(
                 )
             if store is not None:
                 store.save(index, sampled)
+        done = frames.stop
         latents[frames, views] = rearrange(sampled, "(t v) c h w -> t v c h w", v=config.n_views)
-        made[frames, views] = True
         novel[frames, views] = rearrange(model.decode(sampled), "(t v) h w c -> t v h w c", v=config.n_views)
     novel, latents = novel[: len(images)], latents[: len(images)]
     flat = (novel.amax((2, 3)) - novel.amin((2, 3))).amax(-1) < _FLAT

@@ -331,22 +331,22 @@ class SamplingJob:
     guidance: Tensor  # [T, V] guidance scales
     init: Tensor | None = None  # [T * V, 4, h, w] scaled latents; needed where ``strength`` skips steps
     strength: float = 1.0  # share of the schedule to run
-    held: Tensor | None = None  # [T * V] bool: these stay as they are in ``init``
+    known: Tensor | None = None  # [K * V, 4, h, w] scaled latents of the first K frames, which stay
     seed: int = 0  # of the noise that a stochastic sampler adds on its way
     solver: Solver = Solver()  # of our own networks; a host brings its own
     callback: Callback | None = None
 
 
-def holding(denoise: DenoiseFunction, held: Tensor, latents: Tensor, noise: Tensor) -> DenoiseFunction:
-    """Return ``denoise`` with some images known: ``held`` [N] bool of ``latents``, ``noise`` [N, C, h, w].
+def holding(denoise: DenoiseFunction, known: Tensor, noise: Tensor) -> DenoiseFunction:
+    """Return ``denoise`` where the first latents are ``known`` [K, C, h, w], under ``noise`` [N, C, h, w].
 
     The network sees them at the noise level of the others. Source: Lugmayr et al. 2022 (RePaint), equation 8.
     """
-    held = held.to(latents.device).reshape(-1, 1, 1, 1)
+    held = len(known)
 
     def denoise_others(x: Tensor, sigma: Tensor) -> Tensor:
-        denoised = denoise(torch.where(held, latents + noise * sigma.to(noise), x), sigma)
-        return torch.where(held, latents, denoised)
+        noisy = known + noise[:held] * sigma.to(noise)
+        return torch.cat([known, denoise(torch.cat([noisy, x[held:]]), sigma)[held:]])
 
     return denoise_others
 
@@ -357,8 +357,7 @@ def sample_window(unet: UNet, job: SamplingJob, sigma_min: float, sigma_max: flo
     sigmas = karras_sigmas(job.steps, sigma_min, sigma_max)
     start = first_step(job.steps, job.strength)
     noise = job.noise.to(weight.device, torch.float32)
-    init = None if job.init is None else job.init.to(noise)
-    x = start_latents(noise, sigmas, start, init)
+    x = start_latents(noise, sigmas, start, None if job.init is None else job.init.to(noise))
     inputs = guided_inputs(job.conditioning, weight.device, weight.dtype)
     guided = guided_denoiser(unet, inputs, job.guidance, job.solver.guidance_interval)
 
@@ -367,8 +366,8 @@ def sample_window(unet: UNet, job: SamplingJob, sigma_min: float, sigma_max: flo
 
     cached = StepCache(denoise, job.solver.step_cache) if job.solver.step_cache else None
     network = cached or denoise
-    if job.held is not None and init is not None:
-        network = holding(network, job.held, init, noise)
+    if job.known is not None:
+        network = holding(network, job.known.to(noise), noise)
     sampled = SAMPLERS[job.solver.sampler](network, x, sigmas, start, job.callback)
     if cached is not None:
         log.info("Step cache: %d of %d steps evaluated.", cached.evaluated, job.steps - start)

@@ -2,6 +2,7 @@
 
     python tests/bench/tiny_scores.py [CHECKPOINT] [--objects 64] [--steps 20] [--seed 0]
     python tests/bench/tiny_scores.py [CHECKPOINT] --family animals --frames 21 --size 64 --steps 5
+    python tests/bench/tiny_scores.py [CHECKPOINT] --frames 21 --windows held
     python tests/bench/tiny_scores.py [CHECKPOINT] --objects 4 --trade-offs [--only WORD]
 
 Rows: the model, the model given the true views of the first frame, copies of the input view in place of all
@@ -32,7 +33,7 @@ from tqdm import tqdm
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.model import Backend, Model
-from sv4d2_core.diffusion.novel_views import plan_windows, sample_views
+from sv4d2_core.diffusion.novel_views import WINDOWS, plan_windows, sample_views
 from sv4d2_core.diffusion.speed import keep_in_eight_bits
 from sv4d2_core.metrics.image import mask_iou, psnr
 from sv4d2_core.shipped import TINY_MODEL
@@ -75,6 +76,7 @@ def score_model(
     family: str = "things",
     n_frames: int | None = None,  # None: one window
     size: int | None = None,  # of the pictures that are compared; None: the model's
+    windows: str = "official",
 ) -> dict[str, dict[str, Tensor]]:
     """Return the means over frames and novel views of each held-out object, [N] per method and column."""
     config = model.config
@@ -83,7 +85,9 @@ def score_model(
         size or config.size,
         Cameras.default(config.n_views),
     )
-    seams = plan_windows(n_frames, config.n_frames)[1:]
+    starts = plan_windows(n_frames, config.n_frames)
+    # The first frames that a window makes, but for the first.
+    seams = [start + config.n_frames for start in starts[:-1]] if windows == "held" else starts[1:]
     rows: dict[str, list[list[float]]] = {method: [] for method in methods}
     for number in tqdm(range(n_objects)):
         truth = held_out_views(number, n_frames, cameras, size, family)
@@ -96,9 +100,8 @@ def score_model(
                 made = torch.ones_like(novel)
             else:
                 known = small[0, 1:] if method == "with_references" else None
-                views = sample_views(
-                    model, small[:, 0], cameras, steps=steps, seed=seed, reference_views=known
-                )
+                options = {"steps": steps, "seed": seed, "reference_views": known, "windows": windows}
+                views = sample_views(model, small[:, 0], cameras, **options)
                 made = views.resized(size).images[:, 1:]
             images, true = made.flatten(0, 1).contiguous(), novel.flatten(0, 1)
             scores = (
@@ -216,6 +219,7 @@ def main() -> None:
     parser.add_argument("--family", choices=FAMILIES, default="things")
     parser.add_argument("--frames", type=int, help="of the clip (default: one window)")
     parser.add_argument("--size", type=int, help="pixels (default: the model's)")
+    parser.add_argument("--windows", choices=WINDOWS, default=WINDOWS[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--trade-offs", action="store_true")
     parser.add_argument("--only", default="", help="settings with this word, and what they are compared with")
@@ -226,7 +230,8 @@ def main() -> None:
         return
     model = load_checkpoint(args.checkpoint)
     what = {"family": args.family, "n_frames": args.frames, "size": args.size, "methods": args.methods}
-    scores = score_model(model, args.objects, steps=args.steps, seed=args.seed, **what)
+    what |= {"steps": args.steps, "seed": args.seed, "windows": args.windows}
+    scores = score_model(model, args.objects, **what)
     print(f"{HEAD}\n|---|---|---|---|---|---|")
     for method, found in scores.items():
         print(f"| {method} | {_cells([found[name] for name in COLUMNS])} |")

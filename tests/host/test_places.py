@@ -26,6 +26,7 @@ NO_PLACE = {
     *("SV4D2CameraOrbit.preset", "SV4D2CameraOrbit.elevations_deg", "SV4D2CameraOrbit.azimuths_deg"),
     *("SV4D2CameraInfoToCameras.input_view", "SV4D2Guidance.shape"),
     *("SV4D2Sampler.sampler_name", "SV4D2Sampler.scheduler", "SV4D2Sampler.guidance"),
+    "SV4D2Sampler.windows",
     *("SV4D2ViewsToImages.mode", "SV4D2ImagesToViews.order", "SV4D2RendersToViews.order"),
     *("SV4D2SaveViews.crop", "SV4D2ExportDataset.crop", "SV4D2Refine4D.crop", "SV4D2Metrics.method"),
     *("SV4D2Refine4D.backend", "SV4D2Refine4D.stages", "SV4D2Refine4D.elevation", "SV4D2Refine4D.field"),

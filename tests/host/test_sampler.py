@@ -21,9 +21,9 @@ def close(actual, expected):
     return float((actual - expected).abs().max()) < 1e-3 * float(expected.max() - expected.min())
 
 
-@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize(("equal", "windows"), [(True, "official"), (False, "held")])
 def test_the_node_equals_the_core(
-    pack, core, nodes_of, tiny_checkpoint, clip, cameras, host_dirs, tmp_path, equal
+    pack, core, nodes_of, tiny_checkpoint, clip, cameras, host_dirs, tmp_path, equal, windows
 ):
     with safe_open(tiny_checkpoint, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}
@@ -36,9 +36,10 @@ def test_the_node_equals_the_core(
     save_file(tensors, path, metadata)
     loaded = nodes_of("load_model").load_checkpoint(str(path), "auto", "default")
     assert (loaded[2].sv4d2_views is None) == equal
-    views, images, latent = sample(pack, loaded, clip, cameras)
+    views, images, latent = sample(pack, loaded, clip, cameras, windows=windows)
     model = core("diffusion.checkpoint").load_checkpoint(path)
-    expected = core("diffusion.novel_views").sample_views(model, clip, cameras, steps=3, seed=5)
+    sample_views = core("diffusion.novel_views").sample_views
+    expected = sample_views(model, clip, cameras, steps=3, seed=5, windows=windows)
     assert close(views.latents, expected.latents) and close(views.images, expected.images)
     assert images.shape == (V * 7, 32, 32, 3) and torch.equal(images[7], views.images[0, 2])
     with torch.inference_mode():
@@ -46,7 +47,8 @@ def test_the_node_equals_the_core(
     assert close(decoded[0], views.images[0, 2])
     if not equal:
         loaded[2].sv4d2_views = None
-        assert not close(sample(pack, loaded, clip, cameras)[0].latents, expected.latents)
+        views = sample(pack, loaded, clip, cameras, windows=windows)[0]
+        assert not close(views.latents, expected.latents)
 
 
 def test_tokens_are_the_core_s_and_not_the_host_s(host, core, nodes_of, loaded, tiny_checkpoint):
@@ -72,16 +74,16 @@ def test_given_views_several_passes_references_and_mask(pack, core, loaded, clip
     mask = torch.zeros(7, 32, 32)
     mask[:, 4:20, 4:20] = 1
     given = {"reference_views": first.images[0, 1:], "guidance": "triangle", "cfg_min": 1.0, "cfg_max": 3.0}
-    given |= {"windows": "anchors", "mask": mask}
+    given |= {"windows": "held", "mask": mask}
     views = sample(pack, loaded, clip, cameras, init_views=first, denoise=0.6, **given)[0]
     model = core("diffusion.checkpoint").load_checkpoint(tiny_checkpoint)
     table = core("diffusion.sampling").guidance_table("triangle", T, V, 1.0, 3.0)
     start = dict(reference_views=first.images[0, 1:], init_views=first.images[:, 1:], strength=0.6)
-    start |= {"windows": "anchors"}
+    start |= {"windows": "held"}
     sample_views = core("diffusion.novel_views").sample_views
     expected = sample_views(model, clip, cameras, steps=3, seed=5, cfg=table, **start)
     assert close(views.images, expected.images) and torch.equal(views.masks[:, 0], mask)
-    assert views.settings["windows"] == "anchors" and views.settings["sampler"] == ["euler", "karras"]
+    assert views.settings["windows"] == "held" and views.settings["sampler"] == ["euler", "karras"]
     assert views.settings["strength"] == 0.6
     assert views.settings["guidance"] == ["triangle", 1.0, 3.0] and views.settings["weights"] == "float32"
 
