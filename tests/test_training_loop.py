@@ -151,12 +151,12 @@ def test_states_of_other_trainings_are_refused(tmp_path, config):
 
 def test_the_learning_rate_rises_then_falls_along_a_cosine():
     loop = LoopConfig(steps=1000, learning_rate=1.0, warm_up=10)
-    rates = [loop.rate(step) for step in range(1000)]
+    rates = [loop.rate(step, step / 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(0.1) and rates[4] == pytest.approx(0.5, abs=1e-3)
     assert rates.index(max(rates)) == 9 and max(rates) == pytest.approx(1.0, abs=1e-3)
     assert all(a > b for a, b in zip(rates[9:], rates[10:], strict=False))
     assert rates[500] == pytest.approx(0.51) and rates[-1] == pytest.approx(0.02, abs=1e-4)
-    assert loop.rate(1000) == pytest.approx(1.0 / 50)
+    assert loop.rate(1000, 1) == pytest.approx(1.0 / 50)
 
 
 def test_the_result_is_the_average_which_forgets_the_start():

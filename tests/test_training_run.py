@@ -3,6 +3,8 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +18,13 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.config import ModelConfig
 from sv4d2_core.diffusion.novel_views import sample_views
+from sv4d2_core.diffusion.sampling import camera_vectors
 from sv4d2_core.stored import read_tensors
+from sv4d2_core.training import loop as loop_module
 from sv4d2_core.training import run as run_module
 from sv4d2_core.training.autoencoder import AutoencoderLoss, normalise_latents
 from sv4d2_core.training.batches import DrawConfig, EncodedScenes
+from sv4d2_core.training.device_scenes import DeviceScenes
 from sv4d2_core.training.loop import LoopConfig, Progress
 from sv4d2_core.training.recipe import Phase, Recipe
 from sv4d2_core.training.run import OutOfTime, TrainingRun
@@ -225,3 +230,76 @@ def test_scenes_that_are_read_once_are_not_kept(tmp_path):
         assert workers == []
         assert torch.equal(store.read(1)[0], SceneStore(tmp_path / "kept", SOURCE, {}).read(1)[0])
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def on_device(device: torch.device = CPU, n_workers: int = 0):
+    return partial(DeviceScenes.made, SOURCE, 3, device, mirrored=True, n_workers=n_workers)
+
+
+def test_scenes_on_a_device_are_those_of_the_store(tmp_path, finished, training_config):
+    scenes, store = on_device(n_workers=1)(), SceneStore(tmp_path, SOURCE, {}, keeps=False)
+    assert torch.equal(scenes.images, torch.stack([store.read(index)[0] for index in range(3)]))
+    assert len(on_device()(seconds=0).images) == 3  # made together
+    pictures = scenes.pictures(200, torch.Generator().manual_seed(0))
+    known = torch.stack([scenes.images, scenes.images.flip(4)]).flatten(0, 3).permute(0, 3, 1, 2) / 127.5 - 1
+    which = (pictures[:, None] - known).abs().amax((2, 3, 4)).min(1)
+    assert float(which.values.max()) < 1e-5 and len(set(which.indices.tolist())) > 24
+
+    model = load_checkpoint(finished / "motion.safetensors")
+    scenes = replace(scenes, images=scenes.images.contiguous()).encoded(model)
+    mirrored = SceneStore(tmp_path / "mirrored", SOURCE, {}, mirrored=True)
+    encoded = EncodedScenes(model, mirrored.read, tmp_path / "encoded")
+    for number in range(6):
+        expected = encoded(number // 3 + 2 * (number % 3))
+        for name in ("latents", "tokens"):
+            assert (getattr(scenes, name)[number] - getattr(expected, name)).abs().max() < 2e-3
+        assert tuple(scenes.azimuths_deg[number].tolist()) == pytest.approx(expected.azimuths_deg)
+
+    # Latents that say which scene, frame and camera they are of.
+    places = torch.meshgrid(*(torch.arange(n) for n in (6, 2, 4)), indexing="ij")
+    numbers = torch.stack([*places, places[0]], dim=-1)[..., None, None].half()
+    scenes = replace(scenes, latents=numbers, tokens=numbers[..., 0, 0])
+    always = {"mask_all": 0, "mask_view": 0, "drop_conditioning": 0}
+    for draw in (DrawConfig(2, 64, 1, **always), DrawConfig(1, 64, 0, **always)):
+        batch = scenes.draw(training_config, draw, "seed", 3)
+        again = scenes.draw(training_config, draw, "seed", 3)
+        assert torch.equal(batch.noise, again.noise) and torch.equal(batch.clean, again.clean)
+        assert torch.equal(batch.frames[..., 0, 0], batch.tokens)
+        assert torch.equal(batch.clean[:, 0], batch.references)
+        of_scene, frame, view = (batch.clean[:, :, :, k, 0, 0].long() for k in range(3))
+        assert bool((of_scene == of_scene[:, :1, :1]).all()) and bool((view == view[:, :1]).all())
+        assert frame[:, :, 0].unique(dim=0).shape[0] == 2
+        for n in range(64):
+            scene, views = encoded(int(of_scene[n, 0, 0]) // 3 + 2 * (int(of_scene[n, 0, 0]) % 3)), view[n, 0]
+            views = [int(batch.frames[n, 0, 2, 0, 0]), *views.tolist()]
+            assert len(set(views)) == 3
+            angles = [[x[v] - x[views[0]] for v in views] for x in (scene.elevations_deg, scene.azimuths_deg)]
+            cameras = Cameras(tuple(angles[0]), tuple(a % 360 for a in angles[1]))
+            expected = camera_vectors(cameras, training_config.vector_dims)[0]
+            torch.testing.assert_close(batch.vectors[n], expected, atol=1e-4, rtol=0)
+    nothing = scenes.draw(training_config, DrawConfig(2, 64, drop_conditioning=1), "seed", 3)
+    assert not any(x.any() for x in (nothing.frames, nothing.tokens, nothing.references))
+    assert not nothing.vectors[..., :8].any() and nothing.vectors[..., 8:].any()
+
+
+def test_a_training_with_a_time_for_all_gives_each_stage_its_share(tmp_path, recipe, monkeypatch):
+    ticks, options, steps = count(), {"finish_in": 2, "on_device": on_device()}, {}
+    for module in (run_module, loop_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+
+    def callback(name: str, progress: Progress, _model: object) -> None:
+        stops = name == "static" and progress.step == 2 and steps.get(name) != (2, 0)
+        steps[name] = progress.step, 0 if stops else progress.total
+        if stops:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        training(tmp_path, recipe, callback=callback, **options).run()
+    _, header = read_tensors(tmp_path / "static.state", "sv4d2.training")
+    assert 0 < header.number("seconds") < 24
+    with pytest.raises(ValueError, match=r"other settings \(recipe.json\): finish_in differ"):
+        training(tmp_path, recipe, finish_in=1, on_device=on_device()).run()
+    assert load_checkpoint(training(tmp_path, recipe, callback=callback, **options).run()).config.trained
+    assert 100 < next(ticks) < 150
+    assert all(step == total > 2 for step, total in (steps[stage] for stage in STAGES))
+    assert steps["motion"] > steps["static"] > steps["decoder"]

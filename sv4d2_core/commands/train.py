@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ from ..files import exclusive, if_possible, remove_unfinished
 from ..training.batches import DrawConfig
 from ..training.curate import PAGE_FILE, curate
 from ..training.curation import CurationLimits
+from ..training.device_scenes import DeviceScenes
 from ..training.loop import LoopConfig, any_process, is_first_process, process_group
 from ..training.loop import Progress as TrainingProgress
 from ..training.recipe import DTYPES, RECIPES, Phase, Recipe
@@ -76,15 +78,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "fine-tune this checkpoint, or tiny (default: a small one, from scratch)"
     options.value("--base", checkpoint_file, text, metavar="FILE")
     options.value("--lora", at_least(1), "with --base: train a LoRA on the attention alone", metavar="RANK")
-    text = "sizes, steps and generated objects: all things at 32 pixels (default), or animals at 64"
+    text = (
+        "sizes, steps and generated objects: all things at 32 pixels (default), or animals at 64, with "
+        "batches for a CPU or a GPU"
+    )
     options.choice("--recipe", tuple(RECIPES), "things", text)
     options.value("--minutes", MINUTES, "stop after N minutes, to go on later")
+    text = "end the whole training in about N minutes: each stage has a share of them instead of its steps"
+    options.value("--finish-in", MINUTES, text)
     options.device()
     options.value("--seed", at_least(0, 2**32 - 1), "of everything", 0)
     options.value("--sample-every", MINUTES, "minutes between two sample pictures", 10.0, "MIN")
 
     data = options.group("data")
     data.value("--scenes", at_least(1, _LONG), "procedural scenes to draw from (default: the recipe's)")
+    data.flag("--on-device", "draw generated scenes on the device and keep them all there")
     data.flag("--mirror", "draw from their mirror images, too")
     data.value("--workers", at_least(0, 256), "processes that render scenes ahead", 1)
     text = "share of samples on the official orbit around their input, else any cameras (default 0.95)"
@@ -138,9 +146,17 @@ def run(args: argparse.Namespace) -> int:
             any_process(False)  # from here on the others write there, too
             store = _store(args, recipe, paths)
             watch = _Watch(args.out, recipe.family, args.sample_every, check_interrupt)
-            training = TrainingRun(args.out, recipe, store, device, args.base, args.minutes, watch)
+            on_device = None
+            if args.on_device:
+                source, scenes = store.source, {"mirrored": recipe.mirrored, "n_workers": args.workers}
+                on_device = partial(DeviceScenes.made, source, recipe.n_scenes, device, **scenes)
+            timing = {"minutes": args.minutes, "finish_in": args.finish_in}
+            training = TrainingRun(
+                args.out, recipe, store, device, args.base, **timing, on_device=on_device, callback=watch
+            )
             try:
-                with store.made_ahead(recipe.n_scenes, args.workers if first else 0), closing(watch):
+                workers = args.workers if first and not args.on_device else 0
+                with store.made_ahead(recipe.n_scenes, workers), closing(watch):
                     trained = training.run()
                 log.info("Trained: %s", trained)
             except OutOfTime as stopped:
@@ -160,8 +176,12 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     if args.base is not None:
         static = [] if args.static_steps else ["static_batch"]
         refuse_idle(args, add_arguments, ["autoencoder_steps", "decoder_steps", *static], "with --base")
+        refuse_idle(args, add_arguments, ["on_device"], "with --base")
     if args.data is not None:
-        refuse_idle(args, add_arguments, ["scenes"], "with --data")
+        refuse_idle(args, add_arguments, ["scenes", "on_device"], "with --data")
+    if args.finish_in is not None:
+        steps = [f"{stage}_steps" for stage in ("autoencoder", "static", "motion", "decoder")]
+        refuse_idle(args, add_arguments, steps, "with --finish-in")
     recipe = RECIPES[args.recipe]
     model = recipe.model if args.base is None else read_config(read_header(args.base))
     if args.view_mixing:

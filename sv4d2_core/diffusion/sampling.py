@@ -27,7 +27,7 @@ DenoiseFunction = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, int, Tensor | None], None]
 
 # The reference embeds this constant where other models of the family embed the conditioning noise level.
-_NOISE_CONSTANT = 1e-5
+NOISE_CONSTANT = 1e-5
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Conditioning:
 def camera_vectors(cameras: Cameras, dims: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Return the novel views' cond and uncond vectors (noise constant 0 in these), each [V, sum(dims)]."""
     polar, azimuth = cameras.network_angles_rad()
-    constant = torch.full((cameras.n_views,), _NOISE_CONSTANT)
+    constant = torch.full((cameras.n_views,), NOISE_CONSTANT)
     parts = [sinusoidal_embedding(x, dim) for x, dim in zip((constant, polar, azimuth), dims, strict=True)]
     return torch.cat(parts, dim=-1), torch.cat([torch.zeros_like(parts[0]), *parts[1:]], dim=-1)
 

@@ -16,6 +16,7 @@ from ..diffusion.sampling import to_network_images
 from ..diffusion.unet import UNet
 from ..diffusion.vae import VAEDecoder, VAEEncoder
 from ..files import seed_of
+from .device_scenes import DeviceScenes
 from .loop import rank_and_size, train
 from .recipe import Recipe, initialise
 
@@ -113,7 +114,8 @@ def normalise_latents(encoder: VAEEncoder, decoder: VAEDecoder, images: Tensor) 
     weight *= std[None, :, None, None]
 
 
-ReadScene = Callable[[int], tuple[Tensor, Cameras]]  # a scene's pictures [F, C, H, W, 3] uint8
+# A scene's pictures [F, C, H, W, 3] uint8, or all of them on a device.
+ReadScene = Callable[[int], tuple[Tensor, Cameras]] | DeviceScenes
 _PICTURES_PER_SCENE = 4
 _SCENES_AT_START, _SCENES_PER_STEP = 64, 2
 _PICTURES_FOR_STATISTICS = 512
@@ -162,13 +164,24 @@ def _picture_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return pictures [N, 3, H, W] in -1..1 of a few of the scenes, and noise for their latents."""
     rank, size = rank_and_size()
-    dice = torch.Generator("cpu").manual_seed(seed_of(purpose, recipe.seed, step, rank, size))
+    seed = seed_of(purpose, recipe.seed, step, rank, size)
+    model, where = recipe.model, device if isinstance(read, DeviceScenes) else torch.device("cpu")
+    dice = torch.Generator(where).manual_seed(seed)
+    if isinstance(read, DeviceScenes):
+        images = read.pictures(recipe.autoencoder_batch, dice)
+    else:
+        images = _pictures_of(recipe, read, n_scenes, dice)
+    side = images.shape[-1] // model.latent_factor
+    shape = (len(images), model.vae.latent_channels, side, side)
+    return images.to(device), torch.randn(shape, generator=dice, device=where).to(device)
+
+
+def _pictures_of(
+    recipe: Recipe, read: Callable[[int], tuple[Tensor, Cameras]], n_scenes: int, dice: torch.Generator
+) -> Tensor:
+    size = rank_and_size()[1]
     pictures = []
     for _ in range(-(-recipe.autoencoder_batch // (_PICTURES_PER_SCENE * size))):
         images = read(int(torch.randint(n_scenes, (), generator=dice)))[0].flatten(0, 1)
         pictures.append(images[torch.randperm(len(images), generator=dice)[:_PICTURES_PER_SCENE]])
-    images = to_network_images(torch.cat(pictures).float() / 255)
-    model = recipe.model
-    side = images.shape[-1] // model.latent_factor
-    noise = torch.randn(len(images), model.vae.latent_channels, side, side, generator=dice)
-    return images.to(device), noise.to(device)
+    return to_network_images(torch.cat(pictures).float() / 255)

@@ -71,7 +71,7 @@ class EncodedScenes:
 
 
 # A camera counts as one of the official orbit when it is this close to it.
-_SAME_ANGLE_DEG = 1.0
+SAME_ANGLE_DEG = 1.0
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _orbit_around(scene: EncodedScene, first: int, n_views: int) -> list[int] | 
         turn = (azimuths - wanted + 180) % 360 - 180
         distance = torch.maximum(turn.abs(), elevations.abs())
         nearest = int(distance.argmin())
-        if float(distance[nearest]) > _SAME_ANGLE_DEG:
+        if float(distance[nearest]) > SAME_ANGLE_DEG:
             return None
         chosen.append(nearest)
     return chosen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -78,9 +79,10 @@ class LoopConfig(Settings):
         0.999, "decay of the weights' running average, which is kept in the end", least=0, most=0.9999
     )
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: int, share: float) -> float:
+        """Return the learning rate of a step, which begins after a share of all steps or of all time."""
         warm = min(1.0, (step + 1) / max(1, self.warm_up))
-        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / max(1, self.steps)))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, share))
         return self.learning_rate * warm * (_LAST_RATE + (1 - _LAST_RATE) * cosine)
 
 
@@ -89,7 +91,7 @@ class Progress:
     """What a callback learns after each step."""
 
     step: int
-    total: int
+    total: int  # estimated where the time decides
     losses: list[float]  # [step] of all steps so far, means over the processes
     save: Callable[[Path], None]  # writes the state to a file
     averaged: Callable[[], AbstractContextManager[None]]  # the average is in the network while a block runs
@@ -102,6 +104,8 @@ def train(
     *,
     dtype: torch.dtype = torch.float32,  # of the arithmetic; the result is float32
     fingerprint: str = "",  # of everything that decides the result
+    seconds: float | None = None,  # to train for, instead of the steps; those before an interruption count
+    began: float | None = None,  # `time.monotonic` from which they count (default: now)
     state: Path | None = None,  # file of `Progress.save` to go on from, if it exists
     callback: Callable[[Progress], None] | None = None,  # after each step; may raise to stop
 ) -> list[float]:
@@ -112,6 +116,7 @@ def train(
     """
     weights = Weights(network, dtype, config.weight_decay, config.average)
     losses: list[float] = []
+    began = time.monotonic() if began is None else began
     if state is not None and state.exists():
         tensors, header = read_tensors(state, _FORMAT)
         if header.get("fingerprint") != fingerprint:
@@ -121,6 +126,7 @@ def train(
             )
         weights.load(tensors)
         losses = tensors["losses"].tolist()
+        began -= header.number("seconds") if seconds is not None else 0.0
     n_processes = rank_and_size()[1]
     parallel = DistributedDataParallel(network) if n_processes > 1 else network
 
@@ -128,8 +134,16 @@ def train(
         # Written tensor by tensor: the state of a full-size model does not fit into memory twice.
         tensors = {**weights.tensors(), "losses": torch.tensor(losses, dtype=torch.float32)}
         kinds = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
-        metadata = {_FORMAT: json.dumps({"fingerprint": fingerprint, "step": len(losses)})}
+        metadata = {_FORMAT: json.dumps({"fingerprint": fingerprint, "step": len(losses)} | spent())}
         write_safetensors(path, kinds, lambda key: tensors[key].detach().cpu(), metadata, overwrite=True)
+
+    def spent() -> dict[str, float]:
+        return {} if seconds is None else {"seconds": time.monotonic() - began}
+
+    def done() -> float:
+        if seconds is not None:
+            return spent()["seconds"] / seconds
+        return len(losses) / config.steps if config.steps else 1.0
 
     def check_finite(value: float, what: str) -> None:
         if not math.isfinite(value):
@@ -138,17 +152,22 @@ def train(
                 f"anew with a lower learning rate (it is {config.learning_rate:g}) or --dtype fp32."
             )
 
-    for step in range(len(losses), config.steps):
+    share = done()
+    while share < 1:
+        step = len(losses)
         loss = parallel(batches(step))
         loss.backward()
         mean = loss.detach().float()
         if n_processes > 1:
             dist.all_reduce(mean)
             mean /= n_processes
+        length = weights.step(step, config.rate(step, share), config.clip)
         check_finite(float(mean), "the loss")
-        check_finite(weights.step(step, config.rate(step), config.clip), "the gradient's length")
+        check_finite(length, "the gradient's length")
         losses.append(float(mean))
+        share = done()
         if callback is not None:
-            callback(Progress(step + 1, config.steps, losses, save, weights.averaged))
+            total = config.steps if seconds is None else max(step + 1, math.ceil((step + 1) / share))
+            callback(Progress(step + 1, total, losses, save, weights.averaged))
     weights.use_average()
     return losses

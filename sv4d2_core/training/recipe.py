@@ -13,6 +13,7 @@ from ..diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAECon
 from ..diffusion.model import Model
 from ..diffusion.unet import UNet
 from .batches import DrawConfig, EncodedScene, ViewsBatch, ViewsLoss, draw_batch
+from .device_scenes import DeviceLatents
 from .loop import LoopConfig, rank_and_size, train
 
 TINY = ModelConfig(
@@ -121,7 +122,29 @@ _ANIMALS = Recipe(
     ),
     dtype="fp32",
 )
-RECIPES = {"things": Recipe(), "animals": _ANIMALS}
+_STATIC, _MOTION = _ANIMALS.phases
+# Batches that fill a large GPU. Its steps are a guess at what one does in eight minutes.
+_ANIMALS_GPU = replace(
+    _ANIMALS,
+    n_scenes=8000,
+    autoencoder=LoopConfig(steps=1200, learning_rate=2e-3, warm_up=50, average=0.99),
+    autoencoder_batch=256,
+    decoder=LoopConfig(steps=1000, learning_rate=1e-3, warm_up=20, average=0.99),
+    phases=(
+        replace(
+            _STATIC,
+            loop=LoopConfig(steps=1000, learning_rate=2e-3, average=0.995),
+            draw=replace(_STATIC.draw, batch=1024),
+        ),
+        replace(
+            _MOTION,
+            loop=LoopConfig(steps=1500, learning_rate=1e-3, average=0.995),
+            draw=replace(_MOTION.draw, batch=64),
+        ),
+    ),
+    dtype="bf16",
+)
+RECIPES = {"things": Recipe(), "animals": _ANIMALS, "animals-gpu": _ANIMALS_GPU}
 
 
 # With a single context token these change nothing (docs/method.md, Network); they get no gradient.
@@ -146,7 +169,7 @@ def train_phase(
     phase: Phase,
     recipe: Recipe,
     model: Model,
-    scenes: Callable[[int], EncodedScene],
+    scenes: Callable[[int], EncodedScene] | DeviceLatents,
     run: Callable[..., list[float]] = train,
 ) -> None:
     """Train the weights that require gradients, else the whole UNet; ValueError: a pair in bf16 on a CPU."""
@@ -162,6 +185,8 @@ def train_phase(
     seed, (rank, size) = (phase.name, recipe.seed), rank_and_size()
 
     def batches(step: int) -> ViewsBatch:
+        if isinstance(scenes, DeviceLatents):
+            return scenes.draw(model.config, draw, seed, step)
         return draw_batch(scenes, recipe.n_drawn, model.config, draw, seed, step, rank, size).to(device)
 
     run(ViewsLoss(unet), batches, phase.loop, dtype=DTYPES[recipe.dtype])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -20,8 +21,9 @@ from ..diffusion.window_store import changed_settings
 from ..files import file_fingerprint, fingerprint_of, if_possible, remove, write_whole
 from ..messages import listed
 from ..stored import read_json_object
-from .autoencoder import train_autoencoder, train_decoder
+from .autoencoder import ReadScene, train_autoencoder, train_decoder
 from .batches import EncodedScenes
+from .device_scenes import DeviceLatents, DeviceScenes
 from .loop import Progress, any_process, is_first_process, rank_and_size, train
 from .recipe import Phase, Recipe, train_phase
 from .scenes import SceneStore
@@ -30,6 +32,9 @@ from .weights import add_lora, lora_state, merge_lora
 _AUTOENCODER, _DECODER = "autoencoder", "decoder"
 # Seconds between two states, or this many times what writing one takes.
 _SAVE_EVERY_S, _SAVE_SHARE = 120.0, 20.0
+# Of the time for all: that of each stage, with what comes before its first step, and that of making scenes.
+_SHARES = {_AUTOENCODER: 0.22, "static": 0.2, "motion": 0.48, _DECODER: 0.1}
+_SCENES_SHARE = 0.08
 
 
 class OutOfTime(Exception):
@@ -46,6 +51,10 @@ class TrainingRun:
     device: torch.device
     base: Path | None = None  # checkpoint to start from; None trains all networks from scratch
     minutes: float | None = None  # None runs to the end
+    # Minutes for the whole training: each stage has its share of them instead of its steps.
+    finish_in: float | None = None
+    # Makes the scenes on the device, in about so many ``seconds``; None reads them out of the store.
+    on_device: Callable[..., DeviceScenes] | None = None
     # Called after each step with stage, progress, model (None while no UNet is trained); may raise to end it.
     callback: Callable[[str, Progress, Model | None], None] | None = None
 
@@ -54,7 +63,7 @@ class TrainingRun:
 
         Raises OutOfTime; ValueError: another recipe or base, or a batch that processes cannot share evenly.
         """
-        self._began = self._saved = time.monotonic()
+        self._began = self._saved = self._stage_began = time.monotonic()
         self._save_every = _SAVE_EVERY_S
         self._check_batches()
         if self.recipe.lora_rank and self.base is None:
@@ -63,16 +72,13 @@ class TrainingRun:
         self._check_recipe()
         start = self.base or self._checkpoint(_AUTOENCODER)
         if not start.exists() and self.base is None:
-            model = train_autoencoder(self.recipe, self.store.read, self.device, self._runner(_AUTOENCODER))
+            model = train_autoencoder(self.recipe, self._read, self.device, self._runner(_AUTOENCODER))
             self._finish(_AUTOENCODER, model, trained=False)
-        base = self._loaded(start)
-        made_from = self._made_from(start)
-        scenes = EncodedScenes(base, self.store.read, self.folder / "encoded" / made_from)
-        # It only encodes.
-        base.unet.to("meta")
+        made_from, first, scenes = self._made_from(start), start, None
         for phase in self.recipe.phases:
             end = self._checkpoint(phase.name)
             if not end.exists():
+                scenes = scenes or self._encoded(first, made_from)
                 self._phase(phase, self._loaded(start), scenes, made_from)
             start = end
         if self.base is not None:
@@ -80,11 +86,26 @@ class TrainingRun:
         end = self._checkpoint(_DECODER)
         if not end.exists():
             model = load_checkpoint(start, device=self.device)
-            train_decoder(self.recipe, model, self.store.read, self._runner(_DECODER, self._made_from(start)))
+            train_decoder(self.recipe, model, self._read, self._runner(_DECODER, self._made_from(start)))
             self._finish(_DECODER, model)
         return end
 
-    def _phase(self, phase: Phase, model: Model, scenes: EncodedScenes, made_from: str) -> None:
+    @cached_property
+    def _read(self) -> ReadScene:
+        if self.on_device is None:
+            return self.store.read
+        return self.on_device(seconds=_SCENES_SHARE * 60 * (self.finish_in or math.inf))
+
+    def _encoded(self, start: Path, made_from: str) -> EncodedScenes | DeviceLatents:
+        base = self._loaded(start)
+        base.unet.to("meta")  # it only encodes
+        if isinstance(self._read, DeviceScenes):
+            return self._read.encoded(base)
+        return EncodedScenes(base, self._read, self.folder / "encoded" / made_from)
+
+    def _phase(
+        self, phase: Phase, model: Model, scenes: EncodedScenes | DeviceLatents, made_from: str
+    ) -> None:
         rank, file = self.recipe.lora_rank, self._checkpoint(phase.name)
         if rank:
             add_lora(model.unet, rank, self.recipe.seed)
@@ -98,9 +119,18 @@ class TrainingRun:
 
     def _runner(self, stage: str, *made_from: str, model: Model | None = None) -> Callable[..., list[float]]:
         """Return `train` with what follows from the stage; ``model`` is for the callback."""
+        seconds, how = None, self._how()
+        if self.finish_in is not None:
+            stages = [phase.name for phase in self.recipe.phases]
+            stages += [_AUTOENCODER, _DECODER] if self.base is None else []
+            seconds = 60 * self.finish_in * _SHARES[stage] / sum(map(_SHARES.__getitem__, stages))
         return partial(
             train,
-            fingerprint=fingerprint_of(stage, asdict(self.recipe), *made_from, rank_and_size()[1]),
+            fingerprint=fingerprint_of(
+                stage, asdict(self.recipe), *made_from, rank_and_size()[1], *([how] if how else [])
+            ),
+            seconds=seconds,
+            began=self._stage_began,
             state=self._state(stage),
             callback=lambda progress: self._after_step(stage, progress, model),
         )
@@ -116,6 +146,8 @@ class TrainingRun:
 
     def _after_step(self, stage: str, progress: Progress, model: Model | None) -> None:
         file = self._state(stage)
+        # What follows a stage, as a sheet of samples, takes of the next one's time.
+        self._stage_began = time.monotonic()
         try:
             if self.callback is not None:
                 self.callback(stage, progress, model)
@@ -148,8 +180,17 @@ class TrainingRun:
         # The others wait until it is there.
         any_process(False)
 
+    def _how(self) -> dict[str, float | bool]:
+        """Return what decides the result beside the recipe."""
+        values = {"finish_in": self.finish_in, "on_device": self.on_device is not None}
+        return {key: value for key, value in values.items() if value}
+
     def _check_batches(self) -> None:
         size = rank_and_size()[1]
+        if size > 1 and self._how():
+            raise ValueError(
+                f"Expected one process for {' and '.join(self._how())}; got {size}. Leave these out."
+            )
         for phase in self.recipe.phases:
             if phase.draw.batch % size:
                 raise ValueError(
@@ -158,7 +199,7 @@ class TrainingRun:
                 )
 
     def _check_recipe(self) -> None:
-        recipe = asdict(self.recipe)
+        recipe = asdict(self.recipe) | self._how()
         if self.base is not None:
             recipe["base"] = file_fingerprint(self.base)
         file, content = self.folder / "recipe.json", json.dumps(recipe, indent=1)

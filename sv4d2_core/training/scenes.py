@@ -31,7 +31,7 @@ from ..video.foreground import SPECK_SHARE, masks_of, near_white_masks
 from ..video.places import IMAGE_SUFFIXES, natural_key
 from ..video.read import Pick, read_pictures
 from ..views import ViewGrid
-from ..world.body import Creature, framed, parts_at
+from ..world.body import Parts, framed, parts_at
 from ..world.render import render_parts
 from ..world.suite import HELD_OUT_OBJECTS, TRAINING_SEEDS, draw_object
 
@@ -306,6 +306,10 @@ class ProceduralScenes:
     family: str = "things"  # one of `FAMILIES`
 
     def scene(self, index: int) -> ViewGrid:
+        return _rendered(*self.framed(index), self.size)
+
+    def framed(self, index: int) -> tuple[Parts, Cameras, Tensor]:
+        """Return the object of a scene, its cameras and times."""
         # A generator uses no more than 32 bits of its seed.
         dice = torch.Generator("cpu").manual_seed((self.seed * _APART + index) % 2**32)
         thing = draw_object(int(torch.randint(len(TRAINING_SEEDS), (), generator=dice)), self.family)
@@ -315,7 +319,7 @@ class ProceduralScenes:
         start = float(torch.rand((), generator=dice)) * (1 - step * (self.n_frames - 1))
         times = start + step * torch.arange(self.n_frames, dtype=torch.float64)
         fill = float(_between(*_FILL, torch.rand((), generator=dice)))
-        return _rendered(thing, times, cameras, fill, self.size)
+        return framed(parts_at(thing, times), cameras, fill), cameras, times
 
     def _cameras(self, dice: torch.Generator) -> Cameras:
         n, range_deg = self.n_cameras, _ELEVATIONS_DEG[self.family]
@@ -339,11 +343,12 @@ def held_out_views(
     share = float(torch.rand((), generator=torch.Generator("cpu").manual_seed(seed)))
     lifted = replace(cameras, input_elevation_deg=low + (high - low) * share)
     times = 0.5 + _HELD_OUT_STEP * (torch.arange(n_frames, dtype=torch.float64) - (n_frames - 1) / 2)
-    return _rendered(draw_object(seed, family), times, lifted, _HELD_OUT_FILL, size)
+    parts = parts_at(draw_object(seed, family), times)
+    return _rendered(framed(parts, lifted, _HELD_OUT_FILL), lifted, times, size)
 
 
-def _rendered(thing: Creature, times: Tensor, cameras: Cameras, fill: float, size: int) -> ViewGrid:
-    rendering = render_parts(framed(parts_at(thing, times), cameras, fill), cameras, size)
+def _rendered(parts: Parts, cameras: Cameras, times: Tensor, size: int) -> ViewGrid:
+    rendering = render_parts(parts, cameras, size)
     return ViewGrid(rendering.rgb, cameras, rendering.mask, times=tuple(times.tolist()))
 
 

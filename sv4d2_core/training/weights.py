@@ -95,14 +95,14 @@ class Weights:
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, weight_decay: float, average: float) -> None:
-        self.network = network
+        self.network, self.rounds = network, dtype != torch.float32
         self.working = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.master = {
-            name: p if dtype == torch.float32 else nn.Parameter(p.detach().clone().float())
+            name: nn.Parameter(p.detach().clone().float()) if self.rounds else p
             for name, p in self.working.items()
         }
         # Weights that are not trained come back as they were, not as they were rounded.
-        frozen = {} if dtype == torch.float32 else dict(network.named_parameters())
+        frozen = dict(network.named_parameters()) if self.rounds else {}
         self.frozen = {n: p.detach().cpu().clone() for n, p in frozen.items() if not p.requires_grad}
         network.to(dtype)
         self.mean = {name: p.detach().clone() for name, p in self.master.items()}
@@ -117,7 +117,7 @@ class Weights:
     def step(self, number: int, learning_rate: float, clip: float) -> float:
         """Step along gradients clipped to a length and return their norm; no step where it isn't finite."""
         for name, parameter in self.working.items():
-            if parameter is not self.master[name]:
+            if self.rounds:
                 self.master[name].grad = None if parameter.grad is None else parameter.grad.float()
                 parameter.grad = None
         norm = nn.utils.clip_grad_norm_(self.master.values(), clip)
@@ -127,11 +127,12 @@ class Weights:
             self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         decay = min(self.average, (1 + number) / (_WARM_UP + number))
+        masters = list(self.master.values())
         with torch.no_grad():
-            for name, master in self.master.items():
-                if self.working[name] is not master:
-                    self.working[name].copy_(master)
-                self.mean[name].lerp_(master, 1 - decay)
+            # All at once: a GPU would do each faster than it is told to.
+            torch._foreach_lerp_(list(self.mean.values()), masters, 1 - decay)
+            if self.rounds:
+                torch._foreach_copy_(list(self.working.values()), masters)
         return float(norm)
 
     @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from .body import SIDES, Bones, Creature, Y, Z, fitted, make_creature
+from .body import SIDES, Bones, Creature, Y, Z, fitted, walking_animal
 from .coat import BLACK, CREAM, GOLD, WHITE, Dice, Paint, Palette, plain
 
 # One part of an object stands on one line where it fits; ruff would spread the others over ten.
@@ -124,7 +124,7 @@ def _wings(side: str, a: int) -> Bones:
 
 def quadruped(dice: Dice, palette: Palette) -> Creature:
     """Return a walking animal of `make_creature`, two times out of three in the colours of the palette."""
-    creature = make_creature(dice.whole(0, 2**31 - 1))
+    creature = walking_animal(dice.whole(0, 2**31 - 1))
     if dice.chance(0.33):
         return creature
     old = creature.bones[0].colours

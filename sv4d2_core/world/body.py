@@ -141,7 +141,7 @@ def parts_at(creature: Creature, times: Tensor) -> Parts:
     times = times.detach().to("cpu", torch.float64)
     centres, rotations = _pose(creature, times, motion=1.0)
     rest_centres, rest_rotations = _pose(creature, times.new_zeros(1), motion=0.0)
-    heading = _rotation(Y, torch.deg2rad(torch.tensor(creature.heading_deg).double()))
+    heading = _rotation(_table(Y), torch.deg2rad(torch.tensor(creature.heading_deg).double()))
     bones = creature.bones
     return Parts(
         centres=centres @ heading.T,
@@ -161,32 +161,36 @@ def parts_at(creature: Creature, times: Tensor) -> Parts:
 
 def _pose(creature: Creature, times: Tensor, motion: float) -> tuple[Tensor, Tensor]:
     """Return centres [T, P, 3] and rotations [T, P, 3, 3] in the creature frame, swings times ``motion``."""
+    bones, scale = creature.bones, creature.scale
     cycle = creature.cycles * times  # [T]
     bob = motion * creature.bob * torch.sin(4 * torch.pi * cycle)
     travel = motion * (times - 0.5)
-    root = _table(creature.origin) + creature.scale * bob[:, None] * _table(Y)
-    root = root + creature.scale * travel[:, None] * _table(creature.path)
+    root = _table(creature.origin) + scale * bob[:, None] * _table(Y)
+    root = root + scale * travel[:, None] * _table(creature.path)
+    hinges = _table([(bone.beats, bone.phase, bone.swing_deg, bone.turns) for bone in bones])
+    beats, phases, swings_deg, turns = hinges.T[..., None]  # [P, 1] each
+    swing = motion * torch.sin(2 * torch.pi * (beats * cycle + phases))
+    angles = torch.deg2rad(swings_deg * swing + motion * 360 * turns * cycle)  # [P, T]
+    x, y, z = torch.deg2rad(_table([bone.rest_deg for bone in bones])).T
+    rest = _rotation(_table(Y), y) @ _rotation(_table((1.0, 0.0, 0.0)), x) @ _rotation(_table(Z), z)
+    turned = rest[:, None] @ _rotation(_table([bone.axis for bone in bones])[:, None], angles)
+    joints, centres = (
+        scale * _table([getattr(bone, name) for bone in bones]) for name in ("joint", "centre")
+    )
     frames = {"": (root, torch.eye(3, dtype=torch.float64).expand(len(times), 3, 3))}
-    centres, rotations = [], []
-    for bone in creature.bones:
+    for bone, joint, local in zip(bones, joints, turned, strict=True):
         origin, rotation = frames[bone.parent]
-        origin = origin + creature.scale * rotation @ _table(bone.joint)
-        swing = motion * torch.sin(2 * torch.pi * (bone.beats * cycle + bone.phase))
-        turn = motion * 360 * bone.turns * cycle
-        hinge = _rotation(bone.axis, torch.deg2rad(bone.swing_deg * swing + turn))
-        x, y, z = torch.deg2rad(_table(bone.rest_deg)).unbind()
-        rest = _rotation(Y, y) @ _rotation((1.0, 0.0, 0.0), x) @ _rotation(Z, z)
-        rotation = rotation @ rest @ hinge
-        frames[bone.name] = origin, rotation
-        centres.append(origin + creature.scale * rotation @ _table(bone.centre))
-        rotations.append(rotation)
-    return torch.stack(centres, dim=1), torch.stack(rotations, dim=1)
+        frames[bone.name] = origin + rotation @ joint, rotation @ local
+    del frames[""]
+    origins, rotations = (torch.stack(column, dim=1) for column in zip(*frames.values(), strict=True))
+    return origins + (rotations @ centres[..., None])[..., 0], rotations
 
 
-def _rotation(axis: Vector, angle: Tensor) -> Tensor:
-    """Return rotations [..., 3, 3] about a unit axis by ``angle`` [...] radians (Rodrigues' formula)."""
-    x, y, z = axis
-    cross = _table(((0.0, -z, y), (z, 0.0, -x), (-y, x, 0.0)))
+def _rotation(axis: Tensor, angle: Tensor) -> Tensor:
+    """Return rotations [..., 3, 3] about unit axes [..., 3] by ``angle`` [...] radians (Rodrigues)."""
+    x, y, z = axis.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
     sin, cos = angle.sin()[..., None, None], angle.cos()[..., None, None]
     return torch.eye(3, dtype=torch.float64) + sin * cross + (1 - cos) * (cross @ cross)
 
@@ -197,13 +201,17 @@ def _table(values) -> Tensor:
 
 def surface_points(parts: Parts, n: int = 128) -> Tensor:
     """Return points [T * P * n, 3] spread evenly over the ellipsoids (a Fibonacci lattice)."""
+    return _surface_points(parts.centres, parts.rotations, parts.radii, n)
+
+
+def _surface_points(centres: Tensor, rotations: Tensor, radii: Tensor, n: int = 128) -> Tensor:
     i = torch.arange(n, dtype=torch.float64) + 0.5
     height, turn = 1 - 2 * i / n, math.pi * (1 + math.sqrt(5)) * i
     ring = (1 - height.square()).sqrt()
-    sphere = torch.stack([ring * turn.cos(), height, ring * turn.sin()], dim=-1)
-    local = sphere * parts.radii[:, None, :]  # [P, n, 3]
-    points = torch.einsum("tpij,pnj->tpni", parts.rotations, local) + parts.centres[:, :, None]
-    return points.reshape(-1, 3)
+    sphere = torch.stack([ring * turn.cos(), height, ring * turn.sin()])  # [3, n]
+    # Coordinate by coordinate in memory: their extremes are what is asked for.
+    axes = (rotations * radii[:, None, :]).flatten(0, 1).transpose(0, 1)  # [3, T * P, 3]
+    return (axes @ sphere + centres.flatten(0, 1).T[..., None]).flatten(1).T
 
 
 # The whole walk stays in a box of this extent and a ball of this radius around the origin. A camera at
@@ -215,10 +223,11 @@ _BALL = 0.55
 def fitted(creature: Creature, n_times: int = 33) -> Creature:
     """Return the creature moved and scaled so that its motion fits the unit box and the ball of the view."""
     unscaled = replace(creature, heading_deg=0.0, scale=1.0, origin=(0.0, 0.0, 0.0))
-    cloud = surface_points(parts_at(unscaled, torch.linspace(0, 1, n_times)))
+    times = torch.linspace(0, 1, n_times).double()
+    cloud = _surface_points(*_pose(unscaled, times, motion=1.0), _table([b.radii for b in creature.bones]))
     low, high = cloud.amin(0), cloud.amax(0)
     middle = (low + high) / 2
-    ball = float((cloud - middle).norm(dim=-1).max())
+    ball = float((cloud - middle).T.square().sum(0).max().sqrt())
     scale = min(_EXTENT / float((high - low).max()), _BALL / ball)
     x, y, z = (-scale * middle).tolist()
     return replace(creature, scale=scale, origin=(x, y, z))
@@ -234,21 +243,17 @@ def framed(parts: Parts, cameras: Cameras, fill: float) -> Parts:
     """
     points = surface_points(parts)
     middle = (points.amin(0) + points.amax(0)) / 2
-    points = points - middle
+    to_camera = cameras.w2c_opencv()  # [V + 1, 4, 4]
+    turned, shift = to_camera[:, :3, :3] @ (points - middle).T, to_camera[:, :3, 3:]
+    half = math.tan(math.radians(cameras.fov_deg) / 2)
     scale = 1.0
     for _ in range(_ROUNDS):
-        scale *= fill / _reach(scale * points, cameras)
+        seen = scale * turned + shift  # [V + 1, 3, N]
+        # How far the points reach from the middle of any picture, in halves of its side.
+        scale *= fill * half / float((seen[:, :2].abs().amax(1) / seen[:, 2]).max())
     coat, centres = parts.coat, (parts.centres - middle) * scale
     coat = replace(coat, rest_centres=coat.rest_centres * scale, frequency=coat.frequency / scale)
     return replace(parts, centres=centres, radii=parts.radii * scale, coat=coat)
-
-
-def _reach(points: Tensor, cameras: Cameras) -> float:
-    """Return how far points [N, 3] reach from the middle of any picture, in halves of its side."""
-    to_camera = cameras.w2c_opencv()  # [V + 1, 4, 4]
-    seen = torch.einsum("vij,nj->vni", to_camera[:, :3, :3], points) + to_camera[:, None, :3, 3]
-    half = math.tan(math.radians(cameras.fov_deg) / 2)
-    return float((seen[..., :2].abs() / seen[..., 2:]).max()) / half
 
 
 _PALETTES: tuple[Paint, ...] = (
@@ -274,6 +279,11 @@ def make_creature(seed: int) -> Creature:
 
     It looks across the input view, half towards the camera, and stays within a unit box around the origin.
     """
+    return fitted(walking_animal(seed))
+
+
+def walking_animal(seed: int) -> Creature:
+    """Return the animal of `make_creature`, of any size."""
     dice = Dice(seed)
     coat = _jittered(_PALETTES[seed % len(_PALETTES)], dice)
     marking, underside = (plain(*colour) for colour in coat[1:])
@@ -281,7 +291,7 @@ def make_creature(seed: int) -> Creature:
     palette = Palette(coat, marking, marking, underside, _NOSE, pattern)
     body = _body(dice, palette)
     gait = dice.choose(tuple(_GAITS.values()))
-    creature = Creature(
+    return Creature(
         (*body, *_head(dice, palette), *_legs(dice, palette, gait), *_tail(dice, palette)),
         heading_deg=dice.choose((-1, 1)) * dice.between(35, 75),
         cycles=dice.choose((1, 2)),
@@ -289,7 +299,6 @@ def make_creature(seed: int) -> Creature:
         marking_frequency={"stripes": 6.5, "spots": 6.0, "patches": 5.0}[pattern] * dice.between(0.85, 1.15),
         marking_phases=(dice.between(0, 6.28), dice.between(0, 6.28), dice.between(0, 6.28)),
     )
-    return fitted(creature)
 
 
 # One part of an animal stands on as few lines as it needs; ruff would spread it over ten.

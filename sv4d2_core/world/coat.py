@@ -6,8 +6,8 @@ Nothing depends on the viewer: a point has one colour for all cameras, exact mul
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import TypeVar
 
 import torch
@@ -29,6 +29,10 @@ class Light:
     sky: Vector = (0.62, 0.63, 0.66)  # RGB of the light from everywhere, on a surface that looks up
     ground: Vector = (0.40, 0.38, 0.37)  # the same on a surface that looks down
 
+    def table(self) -> Tensor:
+        """Return the fields in their order, [6, 3] float64."""
+        return torch.tensor(astuple(self), dtype=torch.float64)
+
 
 PATTERNS = ("plain", "stripes", "spots", "patches", "eye")
 
@@ -36,6 +40,9 @@ _KEY_WRAP = 0.3
 # Where on an eyeball, in its own frame, the pupil looks and the highlight sits; both are cosines of an angle.
 _GAZE = (0.0, 0.0, 1.0)
 _GLINT = (0.35, 0.60, 0.72)
+
+
+LOOKS = ("colours", "patterns", "rest_centres", "rest_rotations", "frequencies", "phases", "lights")
 
 
 @dataclass(frozen=True)
@@ -49,73 +56,78 @@ class Coat:
     frequency: float  # markings per unit of length
     phases: Tensor  # [3] radians, shift the markings
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Coat:
-        return Coat(
-            self.colours.to(device, dtype),
-            self.patterns.to(device),
-            self.rest_centres.to(device, dtype),
-            self.rest_rotations.to(device, dtype),
-            self.frequency,
-            self.phases.to(device, dtype),
-        )
-
-    def albedo(
-        self,
-        part: Tensor,  # [N] which ellipsoid
-        on_sphere: Tensor,  # [N, 3] the point in the ellipsoid's frame, divided by its radii
-        radii: Tensor,  # [P, 3] of all ellipsoids
-    ) -> Tensor:
-        """Return the unlit colour of surface points, [N, 3]."""
-        local = on_sphere * radii[part]
-        at_rest = torch.einsum("nij,nj->ni", self.rest_rotations[part], local) + self.rest_centres[part]
-        base, marking, underside = self.colours[part].unbind(1)
-        pattern = self.patterns[part]
-        amount = self._markings(pattern, at_rest, on_sphere)
-        under = torch.where(
-            pattern == PATTERNS.index("eye"),
-            _ramp(_cosine(on_sphere, _GLINT), 0.93, 0.95),
-            _ramp(-on_sphere[:, 1], 0.25, 0.75),
-        )
-        return torch.lerp(torch.lerp(base, marking, amount[:, None]), underside, under[:, None])
-
-    def _markings(self, pattern: Tensor, at_rest: Tensor, on_sphere: Tensor) -> Tensor:
-        """Return how much of the marking colour shows, [N] in 0..1."""
-        x, y, z = (2 * torch.pi * self.frequency * at_rest).unbind(-1)
-        p, q, r = self.phases.unbind()
-        wobble = 0.7 * torch.sin(0.45 * y + 0.3 * z + q) + 0.5 * torch.sin(0.6 * x + r)
-        stripes = torch.sin(0.9 * z + 0.45 * y + p + wobble)
-        # Three waves along tilted axes: their common crests are blobs on no visible lattice.
-        blobs = (
-            torch.sin(0.93 * z + 0.35 * y + p)
-            + torch.sin(0.85 * y - 0.42 * x + q)
-            + torch.sin(0.80 * x + 0.55 * z - 0.3 * y + r)
-        )
-        slow = torch.sin(0.42 * z + p) + torch.sin(0.38 * y + 0.3 * x + q) + 0.4 * torch.sin(0.8 * x + r)
-        amounts = [  # in the order of PATTERNS
-            torch.zeros_like(x),
-            _ramp(stripes, 0.25, 0.5),
-            _ramp(blobs, 0.75, 1.0),
-            _ramp(slow, 0.3, 0.45),
-            _ramp(_cosine(on_sphere, _GAZE), 0.62, 0.68),
-        ]
-        return torch.stack(amounts, dim=-1).gather(-1, pattern[:, None])[:, 0]
+    def looks(self, light: Light) -> dict[str, Tensor]:
+        """Return all that decides the colours of each ellipsoid, `LOOKS`, each [P, ...]."""
+        n = len(self.colours)
+        markings = torch.full((n, 1), self.frequency, dtype=torch.float64), self.phases.expand(n, 3)
+        rest = self.rest_centres, self.rest_rotations
+        values = (self.colours, self.patterns, *rest, *markings, light.table().expand(n, 6, 3))
+        return dict(zip(LOOKS, values, strict=True))
 
 
-def shade(albedo: Tensor, normals: Tensor, light: Light) -> Tensor:
-    """Return lit colours [N, 3] in 0..1: hemispheric ambient light, a soft key light and a rim light."""
-    like = {"device": albedo.device, "dtype": albedo.dtype}
-    sky, ground = torch.tensor(light.sky, **like), torch.tensor(light.ground, **like)
-    key = ((_cosine(normals, light.key_direction) + _KEY_WRAP) / (1 + _KEY_WRAP)).clamp(min=0)[:, None]
-    rim = _cosine(normals, light.rim_direction).clamp(min=0).square()[:, None]
-    lit = torch.lerp(ground, sky, 0.5 + 0.5 * normals[:, 1:2])
-    lit = lit + key * torch.tensor(light.key, **like) + rim * torch.tensor(light.rim, **like)
-    return (albedo * lit).clamp(0, 1)
+def lit(
+    looks: Mapping[str, Tensor],  # rows [N, ...] of `Coat.looks`, those of each point's ellipsoid
+    on_sphere: Tensor,  # [N, 3] the point in the ellipsoid's frame, divided by its radii
+    local: Tensor,  # [N, 3] the point in the ellipsoid's frame
+    normals: Tensor,  # [N, 3] in the world, of length 1
+) -> Tensor:
+    """Return the lit colours of surface points, [N, 3] in 0..1."""
+    at_rest = torch.einsum("nij,nj->ni", looks["rest_rotations"], local) + looks["rest_centres"]
+    base, marking, underside = looks["colours"].unbind(1)
+    pattern = looks["patterns"]
+    waves = 2 * torch.pi * looks["frequencies"] * at_rest
+    amount = _markings(pattern, waves, looks["phases"], on_sphere)
+    under = torch.where(
+        pattern == PATTERNS.index("eye"),
+        _ramp(_cosine(on_sphere, _constant(_GLINT, on_sphere)), 0.93, 0.95),
+        _ramp(-on_sphere[:, 1], 0.25, 0.75),
+    )
+    albedo = torch.lerp(torch.lerp(base, marking, amount[:, None]), underside, under[:, None])
+    return shade(albedo, normals, looks["lights"])
 
 
-def _cosine(vectors: Tensor, direction: Vector) -> Tensor:
-    """Return the cosine between unit vectors [N, 3] and one direction, [N]."""
-    d = torch.tensor(direction, device=vectors.device, dtype=vectors.dtype)
-    return vectors @ (d / d.norm())
+def _markings(pattern: Tensor, waves: Tensor, phases: Tensor, on_sphere: Tensor) -> Tensor:
+    """Return how much of the marking colour shows, [N] in 0..1."""
+    x, y, z = waves.unbind(-1)
+    p, q, r = phases.unbind(-1)
+    wobble = 0.7 * torch.sin(0.45 * y + 0.3 * z + q) + 0.5 * torch.sin(0.6 * x + r)
+    stripes = torch.sin(0.9 * z + 0.45 * y + p + wobble)
+    # Three waves along tilted axes: their common crests are blobs on no visible lattice.
+    blobs = (
+        torch.sin(0.93 * z + 0.35 * y + p)
+        + torch.sin(0.85 * y - 0.42 * x + q)
+        + torch.sin(0.80 * x + 0.55 * z - 0.3 * y + r)
+    )
+    slow = torch.sin(0.42 * z + p) + torch.sin(0.38 * y + 0.3 * x + q) + 0.4 * torch.sin(0.8 * x + r)
+    amounts = [  # in the order of PATTERNS
+        torch.zeros_like(x),
+        _ramp(stripes, 0.25, 0.5),
+        _ramp(blobs, 0.75, 1.0),
+        _ramp(slow, 0.3, 0.45),
+        _ramp(_cosine(on_sphere, _constant(_GAZE, on_sphere)), 0.62, 0.68),
+    ]
+    return torch.stack(amounts, dim=-1).gather(-1, pattern[:, None].long())[:, 0]
+
+
+def shade(albedo: Tensor, normals: Tensor, lights: Tensor) -> Tensor:
+    """Return lit colours [N, 3] in 0..1: hemispheric ambient light, a soft key light and a rim light.
+
+    ``lights`` [N, 6, 3] or [6, 3] are of `Light.table`.
+    """
+    key_direction, key, rim_direction, rim, sky, ground = lights.unbind(-2)
+    towards_key = ((_cosine(normals, key_direction) + _KEY_WRAP) / (1 + _KEY_WRAP)).clamp(min=0)[:, None]
+    towards_rim = _cosine(normals, rim_direction).clamp(min=0).square()[:, None]
+    ambient = ground + (sky - ground) * (0.5 + 0.5 * normals[:, 1:2])
+    return (albedo * (ambient + towards_key * key + towards_rim * rim)).clamp(0, 1)
+
+
+def _constant(vector: Vector, like: Tensor) -> Tensor:
+    return torch.tensor(vector, device=like.device, dtype=like.dtype)
+
+
+def _cosine(vectors: Tensor, directions: Tensor) -> Tensor:
+    """Return the cosines between unit vectors [N, 3] and directions [N, 3] or [3] of any length, [N]."""
+    return (vectors * torch.nn.functional.normalize(directions, dim=-1)).sum(-1)
 
 
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:

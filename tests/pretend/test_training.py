@@ -1,4 +1,4 @@
-"""Every stage of a training runs on a pretend or a real device and ends with the CPU's weights."""
+"""Every stage of a training runs on a pretend or a real device, and the CPU does the same."""
 
 from dataclasses import replace
 
@@ -11,7 +11,11 @@ from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.commands import train as command
 from sv4d2_core.data.views_folder import write_views
-from sv4d2_core.diffusion.checkpoint import write_random_checkpoint
+from sv4d2_core.diffusion.checkpoint import load_checkpoint, write_random_checkpoint
+from sv4d2_core.training.device_scenes import DeviceLatents, DeviceScenes
+from sv4d2_core.training.recipe import RECIPES
+from sv4d2_core.training.run import TrainingRun
+from sv4d2_core.training.scenes import ProceduralScenes, SceneStore
 from sv4d2_core.world import make_creature, render_views
 
 
@@ -54,3 +58,29 @@ def test_a_training_is_the_cpus(cuda, files, tmp_path, monkeypatch, name):
             # On a real device rounding decides the sign of Adam's first steps.
             torch.testing.assert_close(made[key], value, atol=tolerance, rtol=tolerance)
     assert torch.cuda.max_memory_allocated() > 2**18
+
+
+def test_a_training_whose_scenes_the_device_draws(cuda, tmp_path, training_config, monkeypatch):
+    source, recipe = ProceduralScenes(0, 8, 4, 2), RECIPES["animals-gpu"]
+    devices = torch.device("cpu"), torch.device("cuda")
+    here, there = (DeviceScenes.made(source, 3, device, mirrored=True) for device in devices)
+    assert there.images.is_cuda and torch.equal(there.angles_deg.cpu(), here.angles_deg)
+    difference = (there.images.cpu().int() - here.images.int()).abs()
+    assert float((difference > 0).float().mean()) <= (0 if cuda else 1e-3) and int(difference.max()) < 64
+    draws = DeviceLatents.draw
+
+    def without_a_wait(*arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return draws(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(DeviceLatents, "draw", without_a_wait)
+    short = {name: replace(getattr(recipe, name), steps=1) for name in ("autoencoder", "decoder")}
+    static, motion = (replace(p, loop=short["decoder"], draw=replace(p.draw, batch=2)) for p in recipe.phases)
+    motion = replace(motion, draw=replace(motion.draw, n_frames=2))
+    small = replace(recipe, model=training_config, autoencoder_batch=4, phases=(static, motion), **short)
+    store = SceneStore(tmp_path / "scenes", source, {}, keeps=False)
+    run = TrainingRun(tmp_path, small, store, devices[1], on_device=lambda seconds: there)
+    assert load_checkpoint(run.run()).config.trained
