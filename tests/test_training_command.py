@@ -113,6 +113,7 @@ def test_a_recipe_holds_but_for_what_is_given():
     [
         (("--lora", 2), "Expected --lora together with --base"),
         (("--static-steps", 0, "--motion-steps", 0), "Expected steps to train"),
+        (("--finish-in", 9, "--static-steps", 5), "--static-steps would do nothing with --finish-in"),
         (("--mask-all", 1.5), "--mask-all: expected a number from 0 to 1, got 1.5"),
     ],
 )

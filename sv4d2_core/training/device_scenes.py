@@ -91,10 +91,9 @@ class DeviceScenes:
         if self.mirrored:
             elevations, azimuths = elevations.repeat(2, 1), torch.cat([azimuths, -azimuths % 360])
         shape = (len(azimuths), *self.images.shape[1:3])
-        encoded = (torch.cat(x).unflatten(0, shape) for x in (latents, tokens))
-        return DeviceLatents(
-            *encoded, elevations, azimuths, *_orbits(elevations, azimuths, model.config.n_views)
-        )
+        encoded, embedded = (torch.cat(x).unflatten(0, shape) for x in (latents, tokens))
+        orbits, on_orbit = _orbits(elevations, azimuths, model.config.n_views)
+        return DeviceLatents(encoded, embedded, elevations, azimuths, orbits, on_orbit)
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def train(
             )
 
     share = done()
-    while share < 1:
+    while share < 1 or (seconds is not None and not losses):
         step = len(losses)
         loss = parallel(batches(step))
         loss.backward()

@@ -130,9 +130,9 @@ class Weights:
         masters = list(self.master.values())
         with torch.no_grad():
             # All at once: a GPU would do each faster than it is told to.
-            torch._foreach_lerp_(list(self.mean.values()), masters, 1 - decay)
+            torch._foreach_lerp_(list(self.mean.values()), masters, 1 - decay)  # pyright: ignore
             if self.rounds:
-                torch._foreach_copy_(list(self.working.values()), masters)
+                torch._foreach_copy_(list(self.working.values()), masters)  # pyright: ignore
         return float(norm)
 
     @contextmanager
