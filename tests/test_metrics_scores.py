@@ -45,7 +45,7 @@ def spoilt(grid: ViewGrid, frame: int, view: int, value: float) -> ViewGrid:
 def test_equal_views_score_perfectly_and_noise_costs_in_every_metric(truth, noisy):
     scores = evaluate(truth, truth)
     summary = summarise([scores])
-    assert summary.value("PSNR") == summary.value("PSNR fg") == math.inf
+    assert summary.value("PSNR") == summary.value("PSNR fg") == summary.value("PSNR union") == math.inf
     for name in ("SSIM", "SSIM fg", "mask IoU"):
         assert summary.value(name) == pytest.approx(1, abs=1e-9)
     for name in FHD_NAMES.values():
@@ -75,6 +75,18 @@ def test_static_pixels_are_those_of_the_reference(truth):
     quiet = evaluate(truth, truth)
     assert scores.values["flicker"][0] > 3 * quiet.values["flicker"][0]
     assert scores.values["flicker"][1] == quiet.values["flicker"][1]
+
+
+@pytest.mark.parametrize("has_masks", [True, False])
+def test_bloat_costs_on_the_union_of_masks_only(truth, has_masks):
+    """On the true mask a picture with a grey rim outside of it scores as one without."""
+    spread = torch.nn.functional.max_pool2d(truth.masks, 5, 1, 2)
+    images = torch.where((truth.masks == 0)[..., None], 1 - spread[..., None] / 2, truth.images)
+    fat = evaluate(replace(truth, images=images, masks=spread if has_masks else None), truth).values
+    assert fat["PSNR fg"].isposinf().all() and fat["PSNR union"].max() < 12
+    # What is missing lies in the true mask, so both see it.
+    white = evaluate(replace(truth, images=torch.ones_like(images), masks=None), truth).values
+    assert torch.allclose(white["PSNR union"], white["PSNR fg"])
 
 
 def test_views_are_paired_by_their_angles(truth):

@@ -68,6 +68,7 @@ WITH_REFERENCE = (
     Metric("PSNR", True, 2, "dB, whole image; white background counts"),
     Metric("SSIM", True, 3, "structural similarity, whole image"),
     Metric("PSNR fg", True, 2, "dB, inside the true mask"),
+    Metric("PSNR union", True, 2, "dB, inside the true mask or the own one: what is too much costs, too"),
     Metric("SSIM fg", True, 3, "structural similarity inside the true mask"),
     Metric("mask IoU", True, 3, "overlap of the outline with the true one"),
     *(Metric(FHD_NAMES[o], False, 4, _FHD_MEANING.format(text)) for o, text in _WATCHED.items()),
@@ -321,6 +322,7 @@ def _against_truth(
         columns = {
             "PSNR": image.psnr(images, true_images),
             "PSNR fg": image.psnr(images, true_images, true_masks),
+            "PSNR union": image.psnr(images, true_images, torch.maximum(masks, true_masks)),
             "mask IoU": image.mask_iou(masks, true_masks),
         }
         if images.shape[1] >= image.SSIM_WINDOW:

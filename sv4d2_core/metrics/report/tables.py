@@ -229,7 +229,7 @@ def notes(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) 
 
 # The columns of the table of every scene: Frechet distances of one scene's few clips say too little.
 _PER_SCENE = (
-    *("LPIPS", "CLIP-S", "PSNR fg", "SSIM fg", "mask IoU"),
+    *("LPIPS", "CLIP-S", "PSNR fg", "PSNR union", "SSIM fg", "mask IoU"),
     *("flicker", "warping", "tangency", "epipolar", "fit residual"),
 )
 
