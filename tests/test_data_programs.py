@@ -1,12 +1,16 @@
 """Data sets as people's programs write them: names, times, paths and matrices of their own habits."""
 
+import importlib.util
 import json
 import logging
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bending import bending_ball
 from PIL import Image
 
 from sv4d2_core.__main__ import main
@@ -14,6 +18,7 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.reader import read_any_views, read_dataset
 from sv4d2_core.data.transforms import read_cameras
 from sv4d2_core.data.views_folder import read_views, write_views
+from sv4d2_core.export.glb import write_animated_glb
 from sv4d2_core.world import make_creature, render_views
 
 torch.set_num_threads(1)
@@ -225,3 +230,48 @@ def test_files_of_known_programs_read_right(data, program, written):
     expected, read = read_views(written), read_dataset(data(PROGRAMS[program]))
     assert torch.equal(read.images, expected.images)
     assert read.cameras.azimuths_deg == pytest.approx(CAMERAS.azimuths_deg)
+
+
+BLENDER = shutil.which("blender")
+BLENDER_SCRIPT = Path(__file__).parents[1] / "docs/render_with_blender.py"
+RIG = Cameras((0, 0, 0, 25, -10), (0, 60, 120, 180, 240), input_elevation_deg=5)
+
+
+def test_the_blender_script_writes_cameras_that_are_read(tmp_path):
+    spec = importlib.util.spec_from_file_location("render_with_blender", BLENDER_SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    angles = zip(RIG.azimuths_deg, [e + 5 for e in RIG.elevations_deg], strict=True)
+    content = script.transforms([script.camera_to_world(*pair) for pair in angles], 3, 6.0)
+    for number, frame in enumerate(content["frames"]):
+        file = tmp_path / f"{frame['file_path']}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (16, 16), (number, 0, 0, 128)).save(file)
+    (tmp_path / "transforms_train.json").write_text(json.dumps(content))
+    views = read_dataset(tmp_path)
+    assert views.fps == 6 and views.frame_times() == (0, 0.5, 1)
+    assert torch.allclose(views.cameras.c2w_opengl(), RIG.c2w_opengl(), atol=1e-6)
+    assert torch.allclose(views.cameras.intrinsics(16), RIG.intrinsics(16))
+    numbers = (views.images[:, :, 0, 0, 0] - (1 - 128 / 255)) * 255 * 255 / 128
+    assert torch.allclose(numbers, torch.arange(15.0).view(3, 5), atol=1e-3)
+
+
+@pytest.mark.skipif(BLENDER is None, reason="Blender is not installed")
+def test_blender_renders_an_animated_glb_as_a_data_set(tmp_path):
+    write_animated_glb(tmp_path / "ball.glb", bending_ball(n_frames=3))
+    words = [
+        BLENDER,
+        "--background",
+        "--factory-startup",
+        "--python-exit-code",
+        "1",
+        "--python",
+        BLENDER_SCRIPT,
+    ]
+    words += ["--", tmp_path / "ball.glb", tmp_path / "out", "--frames", "3", "--size", "48"]
+    subprocess.run([*words, "--azimuths", "0", "60", "200", "--elevations", "10"], check=True, timeout=300)
+    views = read_dataset(tmp_path / "out")
+    assert views.cameras == Cameras((0, 0, 0), (0, 60, 200), input_elevation_deg=10)
+    shares = views.masks.mean(dim=(2, 3))
+    assert 0.05 < shares.min() and not any(views.masks.movedim(axis, 0)[[0, -1]].any() for axis in (2, 3))
+    assert (views.masks[0] - views.masks[-1]).abs().mean() > 0.01
