@@ -70,11 +70,11 @@ def main(words):
     from mathutils import Matrix, Vector
 
     out = args.out.resolve()
-    out.mkdir(parents=True)
     bpy.ops.wm.read_factory_settings(use_empty=True)
     bpy.ops.import_scene.gltf(filepath=str(args.file.resolve()))
     scene, owners = bpy.context.scene, [*bpy.data.objects, *bpy.data.shape_keys]
     first, last = choose([owner.animation_data for owner in owners if owner.animation_data], args.animation)
+    out.mkdir(parents=True)
     n_frames = args.frames if last > first else 1
     times = [first + (last - first) * t / max(n_frames - 1, 1) for t in range(n_frames)]
 

@@ -259,19 +259,12 @@ def test_the_blender_script_writes_cameras_that_are_read(tmp_path):
 @pytest.mark.skipif(BLENDER is None, reason="Blender is not installed")
 def test_blender_renders_an_animated_glb_as_a_data_set(tmp_path):
     write_animated_glb(tmp_path / "ball.glb", bending_ball(n_frames=3))
-    words = [
-        BLENDER,
-        "--background",
-        "--factory-startup",
-        "--python-exit-code",
-        "1",
-        "--python",
-        BLENDER_SCRIPT,
-    ]
+    words = [BLENDER, "--background", "--python-exit-code", "1", "--python", BLENDER_SCRIPT]
     words += ["--", tmp_path / "ball.glb", tmp_path / "out", "--frames", "3", "--size", "48"]
     subprocess.run([*words, "--azimuths", "0", "60", "200", "--elevations", "10"], check=True, timeout=300)
     views = read_dataset(tmp_path / "out")
-    assert views.cameras == Cameras((0, 0, 0), (0, 60, 200), input_elevation_deg=10)
+    cameras = Cameras((0, 0, 0), (0, 60, 200), input_elevation_deg=10)
+    assert torch.allclose(views.cameras.c2w_opengl(), cameras.c2w_opengl(), atol=1e-6)
     shares = views.masks.mean(dim=(2, 3))
     assert 0.05 < shares.min() and not any(views.masks.movedim(axis, 0)[[0, -1]].any() for axis in (2, 3))
     assert (views.masks[0] - views.masks[-1]).abs().mean() > 0.01
