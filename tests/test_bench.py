@@ -133,7 +133,7 @@ def test_a_section_that_hangs_is_killed_and_costs_no_other(tmp_path, monkeypatch
     wholes = {line["section"]: line.get("error", "") for line in lines if line["figure"] == gpu.WHOLE}
     assert wholes == {"machine": "", "faults": "killed after 1 s; see the log for where it was", "rates": ""}
     assert "in faults" in (tmp_path / "gpu.jsonl.log").read_text()
-    assert gpu.main([*command, "--only", "splatting", "--seconds", "9"]) == 1
+    assert gpu.main([*command, "--only", "kernels", "--seconds", "9"]) == 1
     assert "no_time" in capfd.readouterr().out
     assert gpu.main([*command, "--only", "rates", "--device", "cuda"]) == 1
 

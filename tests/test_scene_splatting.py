@@ -1,17 +1,6 @@
-"""Pictures of Gaussians against a naive reference: every Gaussian in every pixel, in float64.
+"""Pictures of Gaussians against a naive reference: every Gaussian in every pixel, in float64."""
 
-The Triton kernels are tried under Triton's interpreter and through its compiler.
-"""
-
-import importlib.util
-import logging
 import math
-import os
-import subprocess
-import sys
-import types
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,24 +8,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.scene.gaussians import splat_torch, splatting
-from sv4d2_core.scene.gaussians.splat_torch import TILE, TileLists, composite_torch, project
+from sv4d2_core.scene import kernels
+from sv4d2_core.scene.gaussians import splat_torch
+from sv4d2_core.scene.gaussians.splat_torch import TILE, project
 from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt as Gaussians
-from sv4d2_core.scene.gaussians.splatting import Splatted, rasteriser, splat, triton_fault
+from sv4d2_core.scene.gaussians.splatting import Splatted, splat
 
 CAMERAS = Cameras((0, 20, -35), (0, 70, 200), input_elevation_deg=10)
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-KERNELS = "sv4d2_core.scene.gaussians.splat_triton"
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
-)
-
-
-def where_kernels_run(test):
-    """Mark a test that runs the kernels: on a GPU, or under the interpreter."""
-    somewhere = INTERPRETED or torch.cuda.is_available()
-    return needs_triton(pytest.mark.gpu(pytest.mark.skipif(not somewhere, reason="no CUDA device")(test)))
 
 
 def make(n: int, spread=0.4, scale=(0.02, 0.1), opacity=(0.05, 0.95), seed=0) -> Gaussians:
@@ -140,7 +118,7 @@ def results(
 
 
 def assert_agrees(
-    backend: str, name: str, dtype: torch.dtype, value=1e-4, gradient=1e-3, device="cpu"
+    by_triton: bool, name: str, dtype: torch.dtype, value=1e-4, gradient=1e-3, device="cpu"
 ) -> None:
     """Compare a rasteriser with the reference: values absolutely, gradients to the largest of each input."""
     gaussians, view, size = SCENES[name]
@@ -148,7 +126,7 @@ def assert_agrees(
     assert sure.float().mean() > 0.9
     expected, slopes = results(lambda g: reference(g, view, size)[0], gaussians, sure)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splatting, "rasteriser", lambda _: backend)
+        patch.setattr(kernels, "by_triton", lambda *_: by_triton)
         got, got_slopes = results(lambda g: splat(g, CAMERAS, view, size), gaussians, sure, dtype, device)
     for part, a, b in zip(Splatted._fields, got, expected, strict=True):
         assert a.dtype == dtype
@@ -162,7 +140,7 @@ def assert_agrees(
 @pytest.mark.parametrize("name", SCENES)
 @pytest.mark.parametrize("limits", [(torch.float32, 1e-4, 1e-3), (torch.float64, 1e-9, 1e-8)])
 def test_pytorch_tiles_agree_with_the_reference(name, limits):
-    assert_agrees("torch", name, *limits)
+    assert_agrees(False, name, *limits)
 
 
 def test_two_runs_give_the_same_bits():
@@ -222,164 +200,3 @@ def test_temporary_memory_does_not_grow_with_the_lists():
             splat(crowd, CAMERAS, 0, 64).rgb.sum().backward()
         counts.append(largest.count)
     assert counts[0] == counts[1] == splat_torch.TILES_AT_ONCE * splat_torch.PLACES_AT_ONCE * TILE**2
-
-
-@pytest.fixture(autouse=True)
-def forgetful():
-    rasteriser.cache_clear()
-    yield
-    rasteriser.cache_clear()
-
-
-def pretend(monkeypatch, composite):
-    """Let the package triton be there, and its kernels do this."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "triton" else None)
-    module = types.SimpleNamespace(composite_triton=composite)
-    monkeypatch.setitem(sys.modules, KERNELS, module)
-
-
-def failing(error):
-    def composite(*_):
-        raise error
-
-    return composite
-
-
-@pytest.mark.parametrize(
-    ("composite", "fault"),
-    [
-        (composite_torch, None),
-        (
-            failing(RuntimeError("Failed to find C compiler.\nPlease specify via CC.")),
-            "RuntimeError: Failed to find C compiler.",
-        ),
-        (lambda *args: composite_torch(*args) + 0.1, "its picture or gradient is wrong"),
-        (
-            lambda splats, lists: composite_torch(splats * (torch.arange(len(splats)) < 16)[:, None], lists),
-            "its picture or gradient is wrong",
-        ),
-        (lambda splats, lists: composite_torch(splats.detach(), lists), "RuntimeError: element 0"),
-    ],
-)
-def test_a_first_tiny_picture_says_whether_triton_works(monkeypatch, composite, fault):
-    pretend(monkeypatch, composite)
-    # Scenes are rendered where nothing has gradients; the kernels of the gradient are tried all the same.
-    with torch.inference_mode():
-        found = triton_fault(CPU)
-    assert found is None if fault is None else found.startswith(fault)
-
-
-def test_running_out_of_memory_is_no_fault_of_triton(monkeypatch):
-    pretend(monkeypatch, failing(torch.cuda.OutOfMemoryError("CUDA out of memory")))
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        triton_fault(CPU)
-
-
-@pytest.mark.parametrize(
-    ("device", "installed", "fault", "expected", "said"),
-    [
-        (CPU, True, None, "torch", "the device is cpu"),
-        (CUDA, True, None, "triton", "drawn by triton"),
-        (CUDA, True, "RuntimeError: no gcc", "torch", "(RuntimeError: no gcc). It needs a C compiler"),
-        (CUDA, False, None, "torch", "installing the package triton"),
-    ],
-)
-def test_the_rasteriser_is_chosen_and_named_once(
-    monkeypatch, caplog, device, installed, fault, expected, said
-):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
-    monkeypatch.setattr(splatting, "triton_fault", lambda _: fault)
-    with caplog.at_level(logging.INFO, logger=splatting.__name__):
-        assert rasteriser(device) == rasteriser(device) == expected
-    assert len(caplog.records) == 1 and said in caplog.text
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """Return the kernel, and instead of its launches their arguments by name, and the current device's."""
-    kernels, current, launches = importlib.import_module(KERNELS), [], []
-    kernel = kernels._walk
-
-    @contextmanager
-    def device_of(tensor):
-        current.append(tensor.data_ptr())
-        yield
-        current.pop()
-
-    class Recorder:
-        def __getitem__(self, grid):
-            return lambda *args, **_: launches.append(
-                (dict(zip(kernel.arg_names, args, strict=False)), current[-1])
-            )
-
-    monkeypatch.setattr(torch.cuda, "device_of", device_of)
-    monkeypatch.setattr(kernels, "_walk", Recorder())
-    # As in a fit, of half precision; a single tile, gaps between the columns.
-    for splats, size in ((torch.ones(3, 10).half(), 512), (torch.ones(1, 20)[:, ::2], 8)):
-        starts = torch.zeros((size // TILE) ** 2 + 1, dtype=torch.long)
-        lists = TileLists(size, starts[:0], starts)
-        kernels.composite_triton(splats.requires_grad_(), lists).sum().backward()
-    return kernel, launches
-
-
-@needs_triton
-def test_kernels_are_launched_on_the_device_of_their_tensors(launched):
-    launches = launched[1]
-    assert [arguments["gradient"] is None for arguments, _ in launches] == [True, False] * 2
-    for arguments, current in launches:
-        assert current == arguments["splats"].data_ptr()
-        assert all(x.is_contiguous() for x in arguments.values() if isinstance(x, Tensor))
-
-
-@needs_triton
-@pytest.mark.parametrize("capability", [80, 90, 120])
-def test_what_is_launched_compiles_for_a_gpu(tmp_path, monkeypatch, launched, capability):
-    """To machine code, each pass once for all sizes; needs no GPU."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel, launches = launched
-    kinds = {torch.float32: "*fp32", torch.int64: "*i64"}
-    general = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
-    signatures = set()
-    for arguments, _ in launches:
-        tensors = {name: kinds[x.dtype] for name, x in arguments.items() if isinstance(x, Tensor)}
-        numbers = {name: "i32" if name in general else x for name, x in arguments.items() if type(x) is int}
-        signatures.add(tuple((tensors | numbers).items()))
-    assert len(signatures) == 2
-    constants = dict(importlib.import_module(KERNELS).CONSTANTS)
-    options = {"num_warps": constants.pop("num_warps")}
-    for signature in map(dict, signatures):
-        fixed = {name: constants.get(name) for name in kernel.arg_names if name not in signature}
-        source = ASTSource(kernel, dict.fromkeys(fixed, "constexpr") | signature, fixed)
-        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-        assert compiled.asm["cubin"] and f"sm_{capability}" in compiled.asm["ptx"]
-
-
-@where_kernels_run
-@pytest.mark.parametrize("name", SCENES)
-def test_kernels_agree_with_the_reference(name):
-    assert_agrees("triton", name, torch.float32, device="cpu" if INTERPRETED else "cuda")
-
-
-@where_kernels_run
-def test_kernels_agree_in_their_first_try_with_mixed_precision():
-    device = CPU if INTERPRETED else CUDA
-    with torch.autocast(device.type, torch.bfloat16):
-        assert triton_fault(device) is None
-
-
-@needs_triton
-def test_interpreted_kernels_agree_with_the_reference(tmp_path):
-    """The interpreter, chosen when a kernel is defined, has a process of its own.
-
-    What is particular to projection alone, which the kernels do not do, is left to a GPU.
-    """
-    chosen = "kernels_agree and not (overlapping or partly or behind or specks or giants or needles)"
-    command = [sys.executable, "-m", "pytest", "-q", "-k", f"test_{chosen}", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and f"{len(SCENES) - 5} passed" in done.stdout, done.stdout

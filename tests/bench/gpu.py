@@ -30,7 +30,7 @@ SECTIONS = {
     "budgets": 120,
     "clip": 150,
     "refiner": 100,
-    "splatting": 30,
+    "kernels": 30,
     "tests": 120,
     "compiled": 170,
 }

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib import import_module
 from itertools import pairwise, product
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,9 +48,10 @@ from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.diffusion.speed import compile_blocks, keep_in_eight_bits
 from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.dynerf.planes import products, read_by_triton
 from sv4d2_core.scene.fit import Fit
 from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt, composite_torch, project, tile_lists
-from sv4d2_core.scene.gaussians.splatting import rasteriser
+from sv4d2_core.scene.gaussians.splatting import drawn_by_triton
 from sv4d2_core.scene.schedule import schedule
 from sv4d2_core.scene.targets import checked_views
 from sv4d2_core.shipped import TINY_MODEL
@@ -84,13 +86,14 @@ class Sizes:
     fit_steps: int = 120
     fit_s: float = 35
     gaussians: int = 40_000
+    points: int = 2**16  # of a frame, in planes
     backend: str = "inductor"  # of the compiler
 
 
 _UNET = replace(TINY.unet, multipliers=(1, 1), head_channels=16)
 _VAE = replace(TINY.vae, base=32, multipliers=(1, 1))
 MICRO = replace(TINY, n_frames=2, size=8, trained=False, unet=_UNET, vae=_VAE)
-SMALL = Sizes(MICRO, 128, (2**12, 2**20), 1, (1, 0.5), 3, (1, 2), 32, 6, 10, 500, "eager")
+SMALL = Sizes(MICRO, 128, (2**12, 2**20), 1, (1, 0.5), 3, (1, 2), 32, 6, 10, 500, 500, "eager")
 
 
 class Bench:
@@ -357,8 +360,8 @@ def refiner(bench: Bench) -> None:
         bench.take(backend, fit, backend)
 
 
-def splatting(bench: Bench) -> None:
-    """One picture of many Gaussians and its gradient, by Triton and by torch."""
+def kernels(bench: Bench) -> None:
+    """One picture of many Gaussians, and planes at many points, with gradients, by Triton and by torch."""
     n, size, rig = bench.sizes.gaussians, bench.sizes.pictures, Cameras.official("sv4d2")
     torch.manual_seed(0)
     means, scales = 0.2 * torch.randn(n, 3), 0.5 * n**-0.5 * torch.rand(n, 3).exp()
@@ -366,26 +369,46 @@ def splatting(bench: Bench) -> None:
     scene = GaussiansAt(*(x.to(bench.device) for x in scene))
     found = project(scene, rig.w2c_opencv()[0], float(rig.intrinsics(size)[0, 0]), size)
     lists, splats = tile_lists(found, size), found.splats.detach().requires_grad_()
+    # Four frames of a fit's planes, which it reads at about so many points per step.
+    grids = [torch.rand(4, 3, 32, s, s, device=bench.device) for s in (size // 8, size // 4, size // 2)]
+    points = torch.rand(4 * bench.sizes.points, 3, device=bench.device) * 2 - 1
+    leaves = [x.requires_grad_() for x in (points, *grids)]
 
-    def draw(composite: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        picture = composite(splats, lists)
-        return picture.detach(), torch.autograd.grad(picture.square().sum(), splats)[0]
+    def compare(
+        name: str,
+        count: int,  # pairs or points
+        by_torch: Callable[..., torch.Tensor],
+        by_triton: tuple[str, str],  # its module and name
+        works: bool,
+        given: tuple[Any, ...],
+        inputs: list[torch.Tensor],  # by which gradients are taken
+    ) -> None:
+        def work(function: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+            result = function(*given)
+            return [result.detach(), *torch.autograd.grad(result.square().sum(), inputs)]
 
-    def measure(composite: Callable[..., torch.Tensor]) -> dict[str, Any]:
-        took = [seconds(lambda: draw(composite), bench.device) for _ in range(4)]
-        return {"first_ms": 1000 * took[0], "ms": 1000 * statistics.median(took[1:])} | bench.peak()
+        def measure(function: Callable[..., torch.Tensor]) -> dict[str, Any]:
+            took = [seconds(lambda: work(function), bench.device) for _ in range(4)]
+            return {"first_ms": 1000 * took[0], "ms": 1000 * statistics.median(took[1:])} | bench.peak()
 
-    def with_triton() -> dict[str, Any]:
-        if rasteriser(bench.device) != "triton":
-            return {"left_out": "Gaussians are drawn by torch here; the log says why"}
-        from sv4d2_core.scene.gaussians.splat_triton import composite_triton
+        def with_triton() -> dict[str, Any]:
+            if not works:
+                return {"left_out": "done by torch here; the log says why"}
+            module, function = by_triton
+            kernel = getattr(import_module(f"sv4d2_core.scene.{module}"), function)
+            pairs = zip(work(kernel), work(by_torch), strict=True)
+            value, *slopes = [((a - b).abs().max() / b.abs().max()).item() for a, b in pairs]
+            return measure(kernel) | {"value_differs": value, "gradient_differs": max(slopes)}
 
-        pairs = zip(draw(composite_triton), draw(composite_torch), strict=True)
-        errors = [((a - b).abs().max() / b.abs().max()).item() for a, b in pairs]
-        return measure(composite_triton) | {"picture_differs": errors[0], "gradient_differs": errors[1]}
+        bench.take(f"{name}, torch", lambda: {"count": count} | measure(by_torch))
+        bench.take(f"{name}, triton", with_triton)
 
-    bench.take("torch", lambda: {"pairs": len(lists.splats)} | measure(composite_torch))
-    bench.take("triton", with_triton)
+    triton = "gaussians.splat_triton", "composite_triton"
+    works = drawn_by_triton(bench.device)
+    compare("Gaussians", len(lists.splats), composite_torch, triton, works, (splats, lists), [splats])
+    triton, works = ("dynerf.planes_triton", "products_triton"), read_by_triton(bench.device, 32)
+    given = grids, points, [bench.sizes.points] * 4
+    compare("planes", len(points), products, triton, works, given, leaves)
 
 
 def tests(bench: Bench) -> None:

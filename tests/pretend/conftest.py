@@ -5,7 +5,7 @@ import torch
 from pretend.cuda import PretendCuda
 
 from sv4d2_core.diffusion import sampling
-from sv4d2_core.scene.gaussians import splatting
+from sv4d2_core.scene import kernels
 
 REAL = torch.cuda.is_available()
 real_device = pytest.mark.skipif(not REAL, reason="there is no CUDA device")
@@ -24,7 +24,7 @@ def cuda(request):
         yield None
         return
     with PretendCuda(gib=8, float64=False) as device, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splatting, "rasteriser", lambda device: "torch")
+        patch.setattr(kernels, "by_triton", lambda *_: False)
         yield device
 
 

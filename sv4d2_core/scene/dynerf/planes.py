@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from .. import kernels
 from ..config import FieldConfig
 from ..losses import time_difference, total_variation
 from .motion import OffsetGrids
@@ -94,12 +95,15 @@ class Planes(nn.Module):
         ``times`` [N] in 0..1 is fastest where equal ones follow each other; None leaves the changes out.
         """
         if times is None or not len(times) or not len(self.change):
-            return _products([planes[None] for planes in self.space], points[None])[0].T
-        moments, counts = torch.unique_consecutive(times, return_counts=True)
-        counts = counts.tolist()
-        together = pad_sequence(points.split(counts), batch_first=True)  # [M, N, 3], one row per moment
-        found = _products(self._planes_at(moments.tolist()), together)
-        return torch.cat([one[:, :count] for one, count in zip(found, counts, strict=True)], dim=1).T
+            scales, counts = [planes[None] for planes in self.space], [len(points)]
+        else:
+            moments, lengths = torch.unique_consecutive(times, return_counts=True)
+            scales, counts = self._planes_at(moments.tolist()), lengths.tolist()
+        if read_by_triton(points.device, scales[0].shape[2]):
+            from .planes_triton import products_triton
+
+            return products_triton(scales, points, counts)
+        return products(scales, points, counts)
 
     def roughness(self, timed: bool) -> Tensor:
         """Return the terms of the loss that ask for smooth planes, and for small and steady changes."""
@@ -229,12 +233,36 @@ class Canonical(nn.Module):
         self.deformation.share.fill_(share)
 
 
-def _products(scales: Iterable[Tensor], points: Tensor) -> Tensor:
-    """Return the products of three planes [M, 3, C, S, S] per scale at [M, N, 3], [M, scales * C, N]."""
-    where = torch.stack([points[..., pair] for pair in PLANE_AXES], dim=1).flatten(0, 1)[:, None]
-    found = [sample_planes(planes.flatten(0, 1), where).unflatten(0, (-1, 3)) for planes in scales]
+def products(scales: Sequence[Tensor], points: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the products of three planes at points [N, 3], one scale after the other, [N, scales * C].
+
+    ``scales`` has planes [M, 3, C, S, S]; the first ``counts[0]`` points are of moment 0, and so on.
+    """
+    together = pad_sequence(points.split(counts), batch_first=True)  # [M, most of counts, 3]
+    where = torch.stack([together[..., pair] for pair in PLANE_AXES], dim=1).flatten(0, 1)[:, None]
+    read = [sample_planes(planes.flatten(0, 1), where).unflatten(0, (-1, 3)) for planes in scales]
     # The gradient of a chain of products costs a third of that of Tensor.prod.
-    return torch.cat([reduce(torch.mul, planes.unbind(1)) for planes in found], dim=1)
+    found = torch.cat([reduce(torch.mul, planes.unbind(1)) for planes in read], dim=1)
+    return torch.cat([one[:, :count] for one, count in zip(found, counts, strict=True)], dim=1).T
+
+
+def read_by_triton(device: torch.device, channels: int) -> bool:
+    """Return whether Triton reads planes on a device, and, on CUDA, log it once."""
+    return device.type == "cuda" and kernels.by_triton("Planes are read", device, tiny, channels)
+
+
+def tiny(channels: int) -> kernels.Try:
+    """Return points of two moments in and around planes; of 32 channels, more than are read at once."""
+    from .planes_triton import products_triton
+
+    generator = torch.Generator().manual_seed(0)
+    planes = (torch.rand(2, 3, channels, size, size, generator=generator) for size in (2, 4))
+    points, counts = torch.linspace(-1.3, 1.3, 120).view(3, 40).T, (15, 25)
+    return kernels.Try(
+        lambda points, *scales: products_triton(scales, points, counts),
+        lambda points, *scales: products(scales, points, counts),
+        (points, *planes),
+    )
 
 
 def _sum(term: Callable[[Tensor], Tensor], planes: Iterable[Tensor]) -> Tensor:

@@ -6,16 +6,14 @@ Gaussians are put into lists of tiles and blended front to back (Kerbl et al. 20
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...cameras import Cameras
-from ...files import is_out_of_memory
+from .. import kernels
 from .splat_torch import (
     MIN_ALPHA,
     GaussiansAt,
@@ -26,7 +24,7 @@ from .splat_torch import (
     tile_lists,
 )
 
-_log = logging.getLogger(__name__)
+_Composite = Callable[[Tensor, TileLists], Tensor]
 
 
 class Splatted(NamedTuple):
@@ -51,7 +49,7 @@ def splat(
     w2c, focal = cameras.w2c_opencv()[view], float(cameras.intrinsics(size)[0, 0])
     projected = project(gaussians, w2c, focal, size)
     lists = tile_lists(projected, size)
-    if rasteriser(gaussians.means.device) == "triton":
+    if drawn_by_triton(gaussians.means.device):
         from .splat_triton import composite_triton as composite
     else:
         composite = composite_torch
@@ -62,51 +60,21 @@ def splat(
     return Splatted(rgb + (1 - alpha)[..., None] * background, alpha, depth)
 
 
-@functools.cache
-def rasteriser(device: torch.device) -> str:
-    """Return the rasteriser for a device and log it once: Triton where it works, on CUDA, or PyTorch."""
-    if device.type != "cuda":
-        _log.info("Gaussians are drawn by torch: the device is %s.", device.type)
-        return "torch"
-    if importlib.util.find_spec("triton") is None:
-        _log.info("Gaussians are drawn by torch: installing the package triton makes this much faster.")
-        return "torch"
-    fault = triton_fault(device)
-    if fault is None:
-        _log.info("Gaussians are drawn by triton.")
-        return "triton"
-    _log.warning(
-        "Gaussians are drawn by torch, which is much slower: Triton could not draw a tiny picture (%s). It "
-        "needs a C compiler, such as gcc, on the PATH or named by CC.",
-        fault,
-    )
-    return "torch"
+def drawn_by_triton(device: torch.device) -> bool:
+    """Return whether Triton draws on a device, and log it once."""
+    return kernels.by_triton("Gaussians are drawn", device, tiny)
 
 
-def triton_fault(device: torch.device) -> str | None:
-    """Return why Triton fails on a device, tried on a few Gaussians; None: it works. Raises OOM errors."""
-    try:
-        from .splat_triton import composite_triton
+def tiny() -> kernels.Try:
+    """Return a row of Gaussians across four tiles, all in each list: more than a kernel takes at a time."""
+    from .splat_triton import composite_triton
 
-        with torch.inference_mode(False), torch.enable_grad():
-            # A row of Gaussians across four tiles, all in each list: more than a kernel takes at a time.
-            near = torch.tensor([2.0, 3.0, 0.5, 0.1, 0.5, 0.2, 0.2, 0.4, 0.6, 2.0])
-            far = torch.tensor([9.5, 8.5, 0.2, -0.1, 0.3, 1.0, 1.0, 0.0, 1.0, 3.0])
-            splats = torch.stack([torch.lerp(near, far, i / 19) for i in range(20)])
-            tables = torch.arange(20).repeat(4), 20 * torch.arange(5)
-            found = []
-            # In double precision neither mixed precision nor TF32 makes the reference coarser.
-            for composite, leaf in (
-                (composite_triton, splats.to(device, copy=True)),
-                (composite_torch, splats.double()),
-            ):
-                lists = TileLists(12, *(table.to(leaf.device) for table in tables))
-                picture = composite(leaf.requires_grad_(), lists)
-                gradient = torch.autograd.grad(picture.square().sum(), leaf)[0]
-                found.append(torch.cat([picture.flatten(), gradient.flatten()]).cpu().double())
-        right = torch.allclose(*found, rtol=1e-3, atol=1e-3)
-        return None if right else "its picture or gradient is wrong"
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    near = torch.tensor([2.0, 3.0, 0.5, 0.1, 0.5, 0.2, 0.2, 0.4, 0.6, 2.0])
+    far = torch.tensor([9.5, 8.5, 0.2, -0.1, 0.3, 1.0, 1.0, 0.0, 1.0, 3.0])
+    splats = torch.stack([torch.lerp(near, far, i / 19) for i in range(20)])
+    tables = torch.arange(20).repeat(4), 20 * torch.arange(5)
+
+    def within(composite: _Composite) -> Callable[[Tensor], Tensor]:
+        return lambda x: composite(x, TileLists(12, *(table.to(x.device) for table in tables)))
+
+    return kernels.Try(within(composite_triton), within(composite_torch), (splats,))
