@@ -238,7 +238,7 @@ def products(scales: Sequence[Tensor], points: Tensor, counts: Sequence[int]) ->
 
     ``scales`` has planes [M, 3, C, S, S]; the first ``counts[0]`` points are of moment 0, and so on.
     """
-    together = pad_sequence(points.split(counts), batch_first=True)  # [M, most of counts, 3]
+    together = pad_sequence([*points.split(counts)], batch_first=True)  # [M, most of counts, 3]
     where = torch.stack([together[..., pair] for pair in PLANE_AXES], dim=1).flatten(0, 1)[:, None]
     read = [sample_planes(planes.flatten(0, 1), where).unflatten(0, (-1, 3)) for planes in scales]
     # The gradient of a chain of products costs a third of that of Tensor.prod.
