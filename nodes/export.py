@@ -13,7 +13,6 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..sv4d2_core.export.mesh import Mesh, MeshAnimation, Texture, bake_texture, srgb_to_linear
 from ..sv4d2_core.export.scene_export import (
     VIEWS_FORMATS,
     ExportSettings,
@@ -23,10 +22,11 @@ from ..sv4d2_core.export.scene_export import (
     surfaces,
 )
 from ..sv4d2_core.export.splats import SH_0, gaussians_at, in_splat_frame
-from ..sv4d2_core.export.surface import welded_normals
-from ..sv4d2_core.export.track import track
 from ..sv4d2_core.files import claimed
 from ..sv4d2_core.scene.scene import Scene4D, even_times
+from ..sv4d2_core.scene.tracking.mesh import Mesh, MeshAnimation, Texture, bake_texture, srgb_to_linear
+from ..sv4d2_core.scene.tracking.surface import welded_normals
+from ..sv4d2_core.scene.tracking.track import track
 from ..sv4d2_core.views import ViewGrid
 from .host import CamerasType, SceneType, ViewsType, aliases, choice, described, gradients, number
 from .output_folder import output_place, relative_to_output, shown_files

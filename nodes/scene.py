@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.files import claimed
-from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, placed, turntable
+from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, placed, slowed, turntable
 from ..sv4d2_core.scene.store import load_scene
 from ..sv4d2_core.scene.targets import packed_normals
 from ..sv4d2_core.views import ViewGrid
@@ -76,6 +76,8 @@ class SV4D2SaveScene(io.ComfyNode):
 
     @classmethod
     def execute(cls, scene: Scene4D, filename_prefix: str) -> io.NodeOutput:
+        with gradients():
+            scene.learn_motion(Progress())
         with claimed(*output_place(filename_prefix, 0), _SUFFIX) as place:
             scene.save(place)
         relative = relative_to_output(place)
@@ -106,6 +108,7 @@ class SV4D2Render4D(io.ComfyNode):
                 number("size", 512, (16, 4096, 16)),
                 number("turns", 1.0, (-100, 100, 0.25)),
                 CamerasType.Input("cameras", optional=True),
+                number("slow_motion", 1, (1, 64), optional=True),
             ],
             outputs=[
                 io.Image.Output(display_name="images"),
@@ -120,11 +123,21 @@ class SV4D2Render4D(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, scene: Scene4D, mode: str, frames: int, size: int, turns: float, cameras: Cameras | None = None
+        cls,
+        scene: Scene4D,
+        mode: str,
+        frames: int,
+        size: int,
+        turns: float,
+        cameras: Cameras | None = None,
+        slow_motion: int = 1,
     ) -> io.NodeOutput:
         cameras = own_cameras(scene) if cameras is None else placed(cameras, scene)
         around = mode == _TURNTABLE
-        count = (frames or _TURNTABLE_PICTURES) if around else frames or scene.n_frames
+        times = scene.times if frames == 0 or around else even_times(frames)
+        fps = scene.fps * max(len(times) - 1, 1) / max(scene.n_frames - 1, 1)
+        times = slowed(times, slow_motion)
+        count = (frames or _TURNTABLE_PICTURES) if around else len(times)
         n_pictures = count if around else count * (cameras.n_views + 1)
         check_main_memory(
             4 * _NUMBERS * n_pictures * size * size,
@@ -134,14 +147,13 @@ class SV4D2Render4D(io.ComfyNode):
         views: Any = ExecutionBlocker(
             "A turntable has no views, as its camera moves. Set mode to views, or use images instead."
         )
-        fps = scene.fps
         with gradients():
             if around:
-                seen, cameras = turntable(scene, cameras, count, size, turns=turns, callback=Progress())
+                seen, cameras = turntable(
+                    scene, cameras, count, size, turns=turns, slow=slow_motion, callback=Progress()
+                )
             else:
-                times = scene.times if frames == 0 else even_times(frames)
                 seen = scene.render(cameras, times, size, callback=Progress())
-                fps *= max(len(times) - 1, 1) / max(scene.n_frames - 1, 1)
                 views = ViewGrid(seen.rgb, cameras, seen.alpha, fps, times=times)
             images, masks = _by_view(seen.rgb), _by_view(seen.alpha)
             depth = depth_images(_by_view(seen.depth), masks)

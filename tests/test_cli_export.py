@@ -16,11 +16,11 @@ from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.reader import read_dataset
 from sv4d2_core.data.views_folder import write_views
-from sv4d2_core.export.track import Tracked
 from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
 from sv4d2_core.scene.dynerf.dynerf import DyNeRF
 from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
 from sv4d2_core.scene.geometry.hull import Occupancy
+from sv4d2_core.scene.tracking.track import Tracked
 from sv4d2_core.world import make_creature, render_views
 
 CAMERAS = Cameras((0, 0, 20), (0, 100, 200))

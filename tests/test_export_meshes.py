@@ -20,8 +20,8 @@ from silhouettes import overlap, silhouette
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.glb import ANIMATION_NAME, glb_bytes, write_animated_glb
-from sv4d2_core.export.mesh import MeshAnimation, Texture, bake_texture
 from sv4d2_core.export.sequences import write_mesh_sequence, write_usd
+from sv4d2_core.scene.tracking.mesh import MeshAnimation, Texture, bake_texture
 
 TIMES = (0.0, 0.25, 1.0)
 SECONDS = (0.0, 0.5, 2.0)

@@ -12,11 +12,7 @@ from trimesh.creation import icosphere
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export import scene_export as scene_meshes
-from sv4d2_core.export.graph import deformation_graph
-from sv4d2_core.export.mesh import Mesh, MeshAnimation
 from sv4d2_core.export.scene_export import export_scene
-from sv4d2_core.export.surface import density_grid, surface_at, surface_level, vertex_normals, welded_normals
-from sv4d2_core.export.track import Tracked, coherence, diagonal, fit_points, projected, spread_points, track
 from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
 from sv4d2_core.scene.dynerf.dynerf import DyNeRF
 from sv4d2_core.scene.gaussians.densities import gaussian_densities
@@ -25,6 +21,24 @@ from sv4d2_core.scene.gaussians.splat_torch import rotations
 from sv4d2_core.scene.geometry.hull import Occupancy
 from sv4d2_core.scene.geometry.placement import ObjectPath
 from sv4d2_core.scene.scene import SceneRendering
+from sv4d2_core.scene.tracking.graph import deformation_graph
+from sv4d2_core.scene.tracking.mesh import Mesh, MeshAnimation
+from sv4d2_core.scene.tracking.surface import (
+    density_grid,
+    surface_at,
+    surface_level,
+    vertex_normals,
+    welded_normals,
+)
+from sv4d2_core.scene.tracking.track import (
+    Tracked,
+    coherence,
+    diagonal,
+    fit_points,
+    projected,
+    spread_points,
+    track,
+)
 
 CAMERAS = Cameras.official("sv4d2")
 BOX = torch.tensor([[-0.5, -0.4, -0.5], [0.5, 0.6, 0.5]])

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..data.datasets import refuse_renders, write_renders
 from ..files import exclusive
-from ..scene.scene import Scene4D, SceneRendering, own_cameras, placed, turntable
+from ..scene.scene import Scene4D, SceneRendering, own_cameras, placed, slowed, turntable
 from ..scene.store import load_scene
 from ..views import ViewGrid
 from .common import (
@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "cameras.json, or a transforms.json in the world of the data set that the scene was fitted to"
     cameras.value("--cameras", Path, text, metavar="FILE")
     cameras.flag("--turntable", "a video of one turn around the scene while time runs")
-    options.group("the times (default: the frames it was fitted to)").times()
+    times = options.group("the times (default: the frames it was fitted to)")
+    times.times()
+    times.value("--slow", at_least(1, 64), "slow motion: N pictures from one time to the next", 1)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,9 +92,9 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
 
 def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[ViewGrid, SceneRendering]:
     listed = listed_times(args)
-    times = tuple(scene.times if listed is None else listed)
+    times = slowed(scene.times if listed is None else listed, args.slow)
     with Progress("views", "picture") as progress:
-        seen = scene.render(cameras, list(times), args.size, callback=progress)
+        seen = scene.render(cameras, times, args.size, callback=progress)
     return ViewGrid(seen.rgb, cameras, seen.alpha, args.fps or scene.fps, times=times), seen
 
 
@@ -100,5 +102,5 @@ def _turntable(args: argparse.Namespace, scene: Scene4D) -> tuple[Tensor, Tensor
     """Return pictures [N, H, W, 3] and opacity [N, H, W] of one turn during which the motion is played."""
     count = args.frames or _TURNTABLE_FRAMES
     with Progress("turntable", "picture") as progress:
-        seen, _ = turntable(scene, own_cameras(scene), count, args.size, callback=progress)
+        seen, _ = turntable(scene, own_cameras(scene), count, args.size, slow=args.slow, callback=progress)
     return seen.rgb[0], seen.alpha[0]

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..data.datasets import write_export
 from ..files import write_whole, writing_by_name
+from ..scene.tracking.mesh import check_finite
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import gif_bytes, write_video
-from .mesh import check_finite
 from .sequences import SEQUENCE_FILE
 
 SEQUENCE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")

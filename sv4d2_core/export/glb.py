@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..files import write_whole
-from .mesh import Mesh, MeshAnimation, Texture, check_surface, srgb_to_linear
+from ..scene.tracking.mesh import Mesh, MeshAnimation, Texture, check_surface, srgb_to_linear
 
 _COMPONENT_TYPES = {"float32": 5126, "uint32": 5125, "uint16": 5123}
 _TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}

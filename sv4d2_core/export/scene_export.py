@@ -27,17 +27,17 @@ from ..messages import listed
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.geometry.hull import project, surface_points, visual_hull
 from ..scene.scene import Scene4D, own_cameras, placed, turntable
+from ..scene.tracking.mesh import Mesh, bake_texture
+from ..scene.tracking.surface import surface_at, surface_level
+from ..scene.tracking.track import Tracked, coherence, diagonal, track
 from ..video.foreground import masks_of
 from ..views import ViewGrid
 from .animations import ANIMATION_SUFFIXES, SEQUENCE_NAMES, write_animation, write_pngs
 from .glb import write_animated_glb
-from .mesh import Mesh, bake_texture
 from .sequences import NAMES as MESH_NAMES
 from .sequences import SEQUENCE_FILE, write_mesh_sequence, write_usd
 from .splats import NAMES as SPLAT_NAMES
 from .splats import SH_DEGREE, gaussians_at, write_splat_sequence, write_splats, write_trajectories
-from .surface import surface_at, surface_level
-from .track import Tracked, coherence, diagonal, track
 
 ExportCallback = Callable[[int, int, None], None]  # of steps done and all steps; may raise to cancel
 

@@ -13,8 +13,8 @@ import torch
 
 from ..data.datasets import write_export
 from ..files import writing_by_name
+from ..scene.tracking.mesh import Mesh, check_surface, srgb_to_linear
 from .glb import glb_bytes
-from .mesh import Mesh, check_surface, srgb_to_linear
 
 SEQUENCE_FILE = "sequence.json"
 NAMES = re.compile(r"sequence\.json|mesh_\d{5}\.(?:glb|obj|ply)")

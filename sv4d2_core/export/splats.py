@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from ..files import write_whole
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.gaussians.splat_torch import GaussiansAt
+from ..scene.tracking.mesh import check_finite
 from ..video.pictures import to_bytes
 from .glb import ARRAY_BUFFER, GLBContainer, linear_colours
-from .mesh import check_finite
 from .sequences import write_sequence
 
 SH_0 = 0.28209479177387814  # Y_00, the constant spherical harmonic
@@ -25,14 +25,15 @@ _WORLD_FRAME = "x right, y up, z towards the input camera: our world, which is g
 
 
 @torch.no_grad()
-def gaussians_at(scene: Gaussians, time: float | None) -> GaussiansAt:
+def gaussians_at(scene: Gaussians, time: float | None, moved: bool = True) -> GaussiansAt:
     """Return a scene's Gaussians in the world at a time in 0..1; for None before they move, about the origin.
 
+    Between frames those of both, see `Gaussians.in_world`; not ``moved``, always as many.
     Float32 on the CPU. Raises ValueError for a time outside 0..1, and as `checked`.
     """
     if time is not None and not 0 <= time <= 1:
         raise ValueError(f"Expected a time in 0..1; got {time:g}.")
-    return checked(scene.at_time(None) if time is None else scene.in_world(time))
+    return checked(scene.at_time(None) if time is None else scene.in_world(time, moved))
 
 
 def checked(gaussians: GaussiansAt) -> GaussiansAt:
@@ -197,7 +198,7 @@ def write_trajectories(
     - ``times`` [T] float64 in 0..1, rising, and ``fps``, float64: frames per second of the scene's clip.
     """
     canonical = gaussians_at(scene, None)
-    frames = [gaussians_at(scene, time) for time in times]
+    frames = [gaussians_at(scene, time, moved=False) for time in times]
     changing = GaussiansAt._fields[:4]
     moving = {name: torch.stack([getattr(frame, name) for frame in frames]).numpy() for name in changing}
     shifts = [(0.0, 0.0, 0.0) if scene.path is None else scene.path.at(time).tolist() for time in times]

@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,10 +19,14 @@ from ..messages import listed
 from ..stored import Tensors, write_tensors
 from .geometry.placement import ObjectPath
 
+if TYPE_CHECKING:
+    from .tracking.motion import Motion
+
 _log = logging.getLogger(__name__)
 
 SCENE_FORMAT = "sv4d2.scene"
 SCENE_VERSION = 1
+_SAME_TIME = 1e-6
 _MOST_PIXELS = 1_500_000_000  # of one rendering; each takes 32 bytes, at the end twice
 
 
@@ -45,6 +50,8 @@ class Scene4D(ABC):
         self.n_frames = len(self.times)
         self.path: ObjectPath | None = None  # if the crop followed the object; None: at the origin
         self.fit: dict | None = None  # the settings it was fitted with; None: not told
+        self.motion: Motion | None = None  # between frames; None: not known, see `learn_motion`
+        self._sought_motion = False
         self.knows_world = True  # False: a file of 0.1.0, whose cameras tell no world of a data set
 
     @torch.no_grad()
@@ -75,6 +82,8 @@ class Scene4D(ABC):
                 f"{len(chosen)} cameras at {size} px make {pixels / 1e6:.0f} million. Take fewer, or "
                 f"a smaller size."
             )
+        if any(self._between(time) for time in times):
+            self.learn_motion(callback and (lambda *_: callback(0, len(times) * len(chosen), None)))
         maps = torch.empty(len(times), len(chosen), size, size, 8)
         for t, time in enumerate(times):
             draw = self._drawer(time)
@@ -106,9 +115,24 @@ class Scene4D(ABC):
     def carried(self, points: Tensor, start: float, end: float) -> Tensor:
         """Return where points [N, 3] of one time are at another, as far as the scene knows its motion."""
 
+    def learn_motion(self, callback: Callable[[int, int, None], None] | None = None) -> None:
+        """Find how matter moves between frames, once: what is seen between them is then moved, not faded.
+
+        Rendering between frames does it where nobody did. It takes as long as an export of a moving mesh;
+        ``callback`` hears (steps done, all steps, None) and may raise to cancel.
+        """
+        from .tracking.motion import motion_of
+
+        if self.motion is None and not self._sought_motion:
+            self.motion = motion_of(self, callback) if self.n_frames > 1 else None
+            self._sought_motion = True
+
     def save(self, path: str | Path) -> None:
         """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
         tensors, header = self._saved()
+        if self.motion is not None:
+            moving, header["motion"] = self.motion.saved()
+            tensors |= {f"motion.{key}": tensor for key, tensor in moving.items()}
         header = {
             **header,
             "backend": self.backend,
@@ -121,6 +145,14 @@ class Scene4D(ABC):
             "knows_world": self.knows_world,
         }
         write_tensors(path, SCENE_FORMAT, tensors, header)
+
+    def _between(self, time: float) -> tuple[int, float] | None:
+        """Return the frame before a time and the share of the way to the next; None at frames and outside."""
+        after = int(np.searchsorted(self.times, time - _SAME_TIME))
+        if not 0 < after < self.n_frames or self.times[after] - time < _SAME_TIME:
+            return None
+        before = self.times[after - 1]
+        return after - 1, (time - before) / (self.times[after] - before)
 
     def _shift(self, time: float) -> Tensor:
         """Return where the middle of the object is, [3] on the CPU."""
@@ -138,6 +170,12 @@ class Scene4D(ABC):
 def even_times(count: int) -> tuple[float, ...]:
     """Return ``count`` times at equal distances, from that of the first frame, 0, to that of the last, 1."""
     return tuple(torch.linspace(0, 1, count, dtype=torch.float64).tolist())
+
+
+def slowed(times: Sequence[float], slow: int) -> tuple[float, ...]:
+    """Return times with ``slow`` - 1 more between any two: at the same pace they last so much longer."""
+    count = (len(times) - 1) * slow + 1
+    return tuple(np.interp(np.arange(count) / slow, np.arange(len(times)), times).tolist())
 
 
 def placed(cameras: Cameras, scene: Scene4D) -> Cameras:
@@ -188,6 +226,7 @@ def turntable(
     size: int,  # of the pictures, pixels
     *,
     turns: float = 1.0,  # around the scene; negative: the other way
+    slow: int = 1,  # pictures from one frame to the next
     callback: Callable[[int, int], None] | None = None,  # (pictures done, all); may raise to cancel
 ) -> tuple[SceneRendering, Cameras]:
     """Return pictures [1, N, ...] around the scene, which moves to and fro as it did, and their cameras."""
@@ -195,11 +234,12 @@ def turntable(
         raise ValueError(f"Expected at least 2 pictures of a turntable; got {n_pictures}. Raise frames.")
     azimuths = tuple(360 * turns * i / n_pictures for i in range(n_pictures))
     around = replace(cameras, elevations_deg=(0.0,) * n_pictures, azimuths_deg=azimuths)
-    last = max(scene.n_frames - 1, 1)
+    times = slowed(scene.times, slow)
+    last = max(len(times) - 1, 1)
     seen = []
     for i in range(n_pictures):
         place = i % (2 * last)
-        time = scene.times[min(place, 2 * last - place, scene.n_frames - 1)]
+        time = times[min(place, 2 * last - place, len(times) - 1)]
         seen.append(scene.render(around, [time], size, views=[i]))
         if callback is not None:
             callback(i + 1, n_pictures)

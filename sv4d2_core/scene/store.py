@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..messages import cut
-from ..stored import read_tensors, write_tensors
+from ..stored import Tensors, read_tensors, write_tensors
 from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf.dynerf import DyNeRF
 from .gaussians.gaussians import Gaussians
 from .geometry.placement import ObjectPath
 from .scene import SCENE_FORMAT, SCENE_VERSION, Scene4D
+from .tracking.motion import Motion
 
 _FORMAT = "sv4d2.fit"
 
@@ -77,7 +78,11 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
             f"backend {cut(repr(backend))}, version {cut(header.get('version'))}. Use the version of this "
             f"program that wrote it."
         )
-    scene = readers[backend](tensors, header, device)
+    moving = tensors.under("motion.")
+    own = {key: tensor for key, tensor in tensors.items() if not key.startswith("motion.")}
+    scene = readers[backend](Tensors(own, tensors.place), header, device)
+    if header.has("motion"):
+        scene.motion = Motion.from_tensors(moving, header.object("motion"), scene.n_frames)
     scene.path = ObjectPath.from_json(header.object("path")) if header.has("path") else None
     scene.fit = dict(header.object("fit")) if header.has("fit") else None
     scene.knows_world = header.has("knows_world") and header.flag("knows_world")

@@ -21,9 +21,9 @@ import viewer
 from silhouettes import overlap, silhouette
 
 from sv4d2_core.export.glb import write_animated_glb
-from sv4d2_core.export.track import Tracked, coherence, track
 from sv4d2_core.scene.scene import Scene4D, own_cameras
 from sv4d2_core.scene.store import load_scene
+from sv4d2_core.scene.tracking.track import Tracked, coherence, track
 
 _OPAQUE = 0.5
 

@@ -93,7 +93,7 @@ class TestExport4D:
     ):
         earlier = host_dirs.output / export(block, format="obj")[0]
         before = {file.name: file.read_bytes() for file in earlier.iterdir()}
-        monkeypatch.setattr(core("export.track").Tracked, "follows", property(lambda self: False))
+        monkeypatch.setattr(core("scene.tracking.track").Tracked, "follows", property(lambda self: False))
         made = host_dirs.output / export(block)[0]
         assert made != earlier and len([*made.glob("mesh_*.glb")]) == T
         assert {file.name: file.read_bytes() for file in earlier.iterdir()} == before
@@ -245,7 +245,7 @@ class TestSceneToMesh:
 
     @pytest.mark.parametrize("fields", [(), ("vertex_colors", "vertex_counts", "face_counts", "unlit")])
     def test_each_host_gets_what_its_meshes_hold(self, nodes_of, core, monkeypatch, fields):
-        module, kind = nodes_of("export"), core("export.mesh").Mesh
+        module, kind = nodes_of("export"), core("scene.tracking.mesh").Mesh
         host_mesh = make_dataclass("MESH", ["vertices", "faces", *fields])
         monkeypatch.setattr(module.latest, "Types", SimpleNamespace(MESH=host_mesh), raising=False)
         meshes = [

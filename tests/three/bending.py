@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import trimesh
 
-from sv4d2_core.export.mesh import MeshAnimation
+from sv4d2_core.scene.tracking.mesh import MeshAnimation
 
 
 def bending_ball(n_frames: int = 5, subdivisions: int = 2, duration: float = 2.0) -> MeshAnimation:

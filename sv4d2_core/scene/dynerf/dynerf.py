@@ -18,6 +18,7 @@ from ..config import FieldConfig, settings_from_json, settings_to_json
 from ..geometry.hull import Occupancy
 from ..scene import Scene4D, box_of, no_object
 from .following import Following
+from .moved import MovedField
 from .planes import Canonical, MovingPlanes
 from .rays import Rays, box_span, composite_on_white, ray_weights, sample_distances
 
@@ -42,6 +43,7 @@ class DyNeRF(Scene4D):
         super().__init__(cameras, fps, times)
         self.field = _field(config, self.n_frames, generator).to(occupancy.box.device)
         self.occupancy, self.config = occupancy, config
+        self._moved: MovedField | None = None  # the latest, between two frames
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, header: Fields, device: torch.device | str) -> DyNeRF:
@@ -74,7 +76,7 @@ class DyNeRF(Scene4D):
 
     @torch.no_grad()
     def bounds(self, time: float) -> Tensor:
-        occupancy = self._occupancy_at(time)
+        _, occupancy = self._at(time)
         used = occupancy.cells[0].nonzero().flip(-1)  # x, y, z
         if not len(used):
             raise no_object(time)
@@ -84,17 +86,18 @@ class DyNeRF(Scene4D):
     @torch.no_grad()
     def densities(self, points: Tensor, time: float) -> Tensor:
         """Return the field's density at world points, [N] per world unit, 0 outside the occupied cells."""
-        unit, occupancy = self._unit(points, time), self._occupancy_at(time)
+        unit, (field, occupancy) = self._unit(points, time), self._at(time)
         inside = occupancy.contains(unit, 0)
         found = torch.zeros_like(unit[:, 0])
         for part in inside.nonzero()[:, 0].split(_POINTS):
-            found[part] = self.field.densities(unit[part], torch.full_like(unit[part, 0], time))
+            found[part] = field.densities(unit[part], torch.full_like(unit[part, 0], time))
         return found.to(points.device)
 
     @torch.no_grad()
     def colours(self, points: Tensor, time: float) -> Tensor:
         parts = self._unit(points, time).split(_POINTS)
-        found = [self.field(part, torch.full_like(part[:, 0], time))[1] for part in parts]
+        field, _ = self._at(time)
+        found = [field.colours(part, torch.full_like(part[:, 0], time)) for part in parts]
         return torch.cat(found).to(points.device)
 
     def carried(self, points: Tensor, start: float, end: float) -> Tensor:
@@ -115,6 +118,19 @@ class DyNeRF(Scene4D):
         """Return world points [N, 3] in -1..1 of the box."""
         return self.occupancy.to_unit((points - self._shift(time).to(points)).to(self.occupancy.box))
 
+    def _at(self, time: float) -> tuple[Following | MovedField, Occupancy]:
+        """Return what the scene is made of at a time, and the cells that hold it, as one frame."""
+        around = self._between(time)
+        if around is None:
+            return self.field, self._occupancy_at(time)
+        self.learn_motion()
+        if self.motion is None:
+            return self.field, self._occupancy_at(time)
+        if self._moved is None or self._moved.time != time:
+            times = self.times[around[0] : around[0] + 2]
+            self._moved = MovedField(self.field, self.occupancy, self.motion, around, times, time)
+        return self._moved, self._moved.filled
+
     def _occupancy_at(self, time: float) -> Occupancy:
         """Return the cells of the frames before and after a time, as one frame."""
         after = int(np.searchsorted(self.times, time - 1e-6).clip(0, self.n_frames - 1))
@@ -128,7 +144,7 @@ class DyNeRF(Scene4D):
         return Occupancy(cells[None], self.occupancy.box)
 
     def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
-        occupancy, device = self._occupancy_at(time), self.occupancy.box.device
+        (field, occupancy), device = self._at(time), self.occupancy.box.device
         shift = self.path.at(time) if self.path else 0.0
         chunk = min(_CHUNK, self.config.rays_within(min(self.config.memory_gb or _CHUNK_GB, _CHUNK_GB)))
 
@@ -136,12 +152,19 @@ class DyNeRF(Scene4D):
             (eye,), (directions,) = cameras.rays(size, [view])
             eye = (eye - shift).to(device, torch.float32)
             pixels = directions.flatten(0, 1).to(device, torch.float32)
-            seen = [self._see(occupancy, eye, part, time) for part in pixels.split(chunk)]
+            seen = [self._see(field, occupancy, eye, part, time) for part in pixels.split(chunk)]
             return torch.cat(seen).unflatten(0, (size, size))
 
         return draw
 
-    def _see(self, occupancy: Occupancy, eye: Tensor, directions: Tensor, time: float) -> Tensor:
+    def _see(
+        self,
+        field: Following | MovedField,
+        occupancy: Occupancy,
+        eye: Tensor,
+        directions: Tensor,
+        time: float,
+    ) -> Tensor:
         """Return colour, opacity, distance and normal that rays of one camera see, [R, 8]."""
         count = len(directions)
         frames = torch.zeros(count, dtype=torch.long, device=directions.device)
@@ -150,7 +173,7 @@ class DyNeRF(Scene4D):
         samples = self._samples(occupancy, rays)
         with torch.enable_grad():
             points = samples.points.requires_grad_()
-            density, colour = self.field(points, samples.times)
+            density, colour = field(points, samples.times)
             (gradient,) = torch.autograd.grad(density.sum(), points)
         weights = samples.weights(density.detach())
         rgb, alpha = composite_on_white(weights, samples.spread(colour.detach()))

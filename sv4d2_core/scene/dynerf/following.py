@@ -172,6 +172,10 @@ class Following(nn.Module):
         """Return the density alone, [N]; arguments as `forward`."""
         return self.field.densities(self._place(points, times), times)
 
+    def colours(self, points: Tensor, times: Tensor | None) -> Tensor:
+        """Return the colours alone, [N, 3]; arguments as `forward`."""
+        return self(points, times)[1]
+
     def from_to(self, points: Tensor, start: float, end: float) -> Tensor:
         """Return where points [N, 3] in -1..1 go between times; Newton's method finds the way back."""
         with torch.no_grad():

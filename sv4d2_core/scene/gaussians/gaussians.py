@@ -163,15 +163,50 @@ class Gaussians(Scene4D):
         scales = log_scales.clamp(low, high).exp()
         return GaussiansAt(means, quats, scales, opacities.sigmoid(), own.colours.sigmoid())
 
-    def in_world(self, time: float) -> GaussiansAt:
-        """Return the Gaussians at a time in 0..1 where the object's path puts them, with gradients."""
-        gaussians = self.at_time(time)
+    def in_world(self, time: float, moved: bool = False) -> GaussiansAt:
+        """Return the Gaussians at a time in 0..1 where the object's path puts them, with gradients.
+
+        ``moved`` gives, between two frames of a scene whose motion can be found, those of both frames,
+        carried there and together as opaque as either; without gradients.
+        """
+        gaussians = self._moved(time) if moved else self.at_time(time)
         return gaussians._replace(means=gaussians.means + self._shift(time).to(gaussians.means))
+
+    @torch.no_grad()
+    def _moved(self, time: float) -> GaussiansAt:
+        """Return what is seen at a time, in the object's middle; what belongs to no motion only fades."""
+        from scipy.spatial.transform import Rotation
+
+        around = self._between(time)
+        if around is not None:
+            self.learn_motion()
+        if around is None or self.motion is None:
+            return self.at_time(time)
+        frame, share = around
+        interval, found = self.motion.intervals[frame], []
+        now = interval.posed(share)
+        for end, weight in ((0, 1 - share), (1, share)):
+            own, posed = self.at_time(self.times[frame + end]), interval.posed(end)
+            means = own.means.double().cpu().numpy()
+            ((places, turns),) = posed.carries(means, [now])
+            turned = Rotation.from_matrix(turns) * Rotation.from_quat(
+                own.quats.double().cpu().numpy()[:, [1, 2, 3, 0]]
+            )
+            quats = torch.from_numpy(turned.as_quat()[:, [3, 0, 1, 2]]).to(own.quats)
+            goes = torch.from_numpy(posed.owns(means, self.motion.reach))[:, None].to(own.means.device)
+            found.append(
+                own._replace(
+                    means=torch.where(goes, torch.from_numpy(places).to(own.means), own.means),
+                    quats=torch.where(goes, quats, own.quats),
+                    opacities=1 - (1 - own.opacities) ** weight,
+                )
+            )
+        return GaussiansAt(*(torch.cat(pair) for pair in zip(*found, strict=True)))
 
     @torch.no_grad()
     def bounds(self, time: float) -> Tensor:
         """Return the corners [2, 3] of the box of the Gaussians within the box of the hull; see `Scene4D`."""
-        low, high = gaussian_box(self.at_time(time))
+        low, high = gaussian_box(self._moved(time))
         hull = self.deformation.box
         low, high = torch.maximum(low, hull[0]), torch.minimum(high, hull[1])
         if (low >= high).any():
@@ -181,12 +216,12 @@ class Gaussians(Scene4D):
     @torch.no_grad()
     def densities(self, points: Tensor, time: float) -> Tensor:
         """Return the sum of the Gaussians at world points, [N]; each is as high as its opacity."""
-        gaussians = self.in_world(time)
+        gaussians = self.in_world(time, moved=True)
         return gaussian_densities(gaussians, points.to(gaussians.means)).to(points.device)
 
     @torch.no_grad()
     def colours(self, points: Tensor, time: float) -> Tensor:
-        gaussians = self.in_world(time)
+        gaussians = self.in_world(time, moved=True)
         return gaussian_colours(gaussians, points.to(gaussians.means)).to(points.device)
 
     @torch.no_grad()
@@ -199,7 +234,7 @@ class Gaussians(Scene4D):
         return self.parts.state_dict(), {"config": config, "scale_limits": list(self.scale_limits)}
 
     def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
-        gaussians = self.in_world(time)
+        gaussians = self.in_world(time, moved=True)
 
         def draw(cameras: Cameras, view: int, size: int) -> Tensor:
             picture = splat(gaussians, cameras, view, size)

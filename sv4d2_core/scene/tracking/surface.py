@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..scene.scene import Scene4D, own_cameras
-from ..video.pictures import pick_frames
+from ...video.pictures import pick_frames
+from ..scene import Scene4D, own_cameras
 from .mesh import Mesh, check_finite
 
 if TYPE_CHECKING:

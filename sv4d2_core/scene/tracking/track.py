@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..scene.scene import Scene4D
+from ..scene import Scene4D
 from .graph import Correspondences, DeformationGraph, Pose, Regulariser, deformation_graph, gauss_newton_step
 from .mesh import Mesh, MeshAnimation
 from .surface import surface_at, surface_colours, surface_level, vertex_normals
@@ -173,7 +173,7 @@ def track(
         advance()
     anchor = len(times) // 2
     template = frames[anchor]
-    tracker = _Tracker(scene, times, frames, anchor)
+    tracker = Tracker(scene, times, frames, anchor)
     positions = tracker.positions(advance)
     depth = float((template.vertices.amax(0) - template.vertices.amin(0)).max()) / resolution
     colours = [
@@ -189,11 +189,20 @@ def track(
     return Tracked(animation, tuple(deviation), tuple(frames), anchor)
 
 
-class _Tracker:
+class Tracker:
     """The search for the poses of a mesh, frame by frame outward from the anchor."""
 
-    def __init__(self, scene: Scene4D, times: tuple[float, ...], frames: list[Mesh], anchor: int) -> None:
+    def __init__(
+        self,
+        scene: Scene4D,
+        times: tuple[float, ...],
+        frames: Sequence[Mesh],
+        anchor: int,
+        expected: np.ndarray | None = None,  # [N, 3] where vertices may be at the frame after the anchor
+        farthest: float = _FARTHEST[0],  # share of the object within which points pull, in the first step
+    ) -> None:
         self.scene, self.times, self.frames, self.anchor = scene, times, frames, anchor
+        self.expected, self.farthest = expected, (farthest, _FARTHEST[1])
         template = frames[anchor]
         self.faces, self.colours = template.faces.numpy(), template.colours.double().numpy()
         vertices = template.vertices.numpy()
@@ -222,6 +231,15 @@ class _Tracker:
                 placed[frame] = projected(placed[frame], self.faces, dense, self.size)
         return torch.from_numpy(np.stack(placed)).float()
 
+    def turns(self, frame: int) -> torch.Tensor:
+        """Return how the vertices have turned since the anchor, unit quaternions wxyz [N, 4] float32."""
+        from scipy.spatial.transform import Rotation
+
+        rotations = self.poses[frame].rotations[self.graph.followed]
+        blended = np.einsum("nk,nkij->nij", self.graph.weights, rotations)
+        quats = Rotation.from_matrix(blended).as_quat()
+        return torch.from_numpy(np.roll(quats, 1, axis=1)).float()
+
     def _follow(self, frame: int, step: int) -> None:
         """Find a frame's pose from that of the frame before it on the way from the anchor."""
         before = frame - step
@@ -236,6 +254,8 @@ class _Tracker:
             # As the scene's own motion takes the mesh.
             fit_points(self.graph, pose, carried.double().numpy()),
         ]
+        if before == self.anchor and step > 0 and self.expected is not None:
+            guesses.append(fit_points(self.graph, pose, self.expected))
         if before != self.anchor:
             # As the motion of the frames before leads.
             earlier = self.poses[before - step]
@@ -271,7 +291,7 @@ class _Tracker:
         pose, edges = start, self.graph.edges_at_rest(start, _MEMORY)
         for step in range(steps):
             share = step / (steps - 1)
-            farthest = self.size * _between(_FARTHEST, share)
+            farthest = self.size * _between(self.farthest, share)
             data = _correspondences(self._posed(pose), self.surfaces[frame], self.size, farthest)
             regulariser = Regulariser(edges, _between(stiffness, share), places, steadiness)
             pose = gauss_newton_step(self.graph, pose, data, regulariser)

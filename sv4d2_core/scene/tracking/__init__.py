@@ -1,0 +1,1 @@
+"""Surfaces of scenes, one mesh that follows them, and the motion that this tells."""

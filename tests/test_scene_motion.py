@@ -1,0 +1,151 @@
+"""Motion between frames: matter is moved, not faded; at frames nothing changes."""
+
+import re
+
+import pytest
+import torch
+from test_export_surface import Arm, dynerf, gaussians
+
+from sv4d2_core.cameras import Cameras
+from sv4d2_core.scene.dynerf.moved import MovedField
+from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt
+from sv4d2_core.scene.geometry.hull import Occupancy
+from sv4d2_core.scene.scene import slowed, turntable
+from sv4d2_core.scene.store import load_scene
+from sv4d2_core.scene.tracking import motion as motion_module
+from sv4d2_core.scene.tracking.motion import Motion, motion_of
+
+LEVEL = 40.0  # density at the arm's surface
+BETWEEN = 0.75  # half-way between the frames 1 and 2 of three
+
+
+@pytest.fixture(scope="module")
+def arm():
+    return Arm(bend_deg=90.0, n_frames=3)
+
+
+@pytest.fixture(scope="module")
+def motion(arm):
+    found = motion_of(arm)
+    assert found is not None
+    return found
+
+
+def field_of(arm, motion, time=BETWEEN):
+    """Return the moved field of an arm that is known at its frames alone."""
+    box = torch.tensor([[-0.6] * 3, [0.6] * 3])
+    empty = Occupancy(torch.zeros(1, 40, 40, 40, dtype=torch.bool), box)
+    centres = empty.centres().flatten(0, 2) * 0.6
+    cells = [(arm.distances(centres, at) < 0.06).view(40, 40, 40) for at in arm.times]
+
+    def field(points, times):
+        density = torch.zeros_like(points[:, 0])
+        for at in times.unique().tolist():
+            assert at in arm.times, "a frame's time"
+            density[times == at] = arm.densities(points[times == at] * 0.6, at)
+        return density, points.abs()
+
+    around = arm_between(arm, time)
+    times = arm.times[around[0] : around[0] + 2]
+    return MovedField(field, Occupancy(torch.stack(cells), box), motion, around, times, time)
+
+
+def arm_between(arm, time):
+    place = time * (arm.n_frames - 1)
+    return int(place), place % 1
+
+
+@pytest.mark.parametrize("time", [0.25, BETWEEN, 0.625])
+def test_a_bent_arm_is_in_one_place_between_frames(arm, motion, time):
+    points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    true = arm.densities(points * 0.6, time) > LEVEL
+    density, _ = field_of(arm, motion, time)(points)
+    frame, share = arm_between(arm, time)
+    ends = [arm.densities(points * 0.6, at) for at in arm.times[frame : frame + 2]]
+    faded = (1 - share) * ends[0] + share * ends[1] > LEVEL / 2
+    overlap = [float((x & true).sum() / (x | true).sum()) for x in (density > LEVEL, faded)]
+    assert overlap[0] > 0.88 > overlap[1] + 0.1
+    # Far from the true arm there is nothing, where fading shows both ends.
+    outside = arm.distances(points * 0.6, time) > 0.06
+    assert float(density[outside].max()) < 0.1 * LEVEL < float(torch.lerp(*ends, share)[outside].max())
+
+
+def test_what_belongs_to_no_motion_fades_and_is_told_of(monkeypatch, caplog):
+    monkeypatch.setattr(motion_module, "_WORTH_SAYING", -1.0)
+    found = motion_of(Arm(bend_deg=90.0, n_frames=3, gap=-1.0))  # of the upper arm alone
+    assert re.search(r"fades on the way to the frames 1 \(\d+ %\), 2 \(\d+ %\)", caplog.text)
+    tensors, _ = found.saved()
+    assert len({tensor.data_ptr() for tensor in tensors.values()}) == len(tensors), "files hold none twice"
+    whole, time = Arm(bend_deg=90.0, n_frames=3), 0.125
+    hands = whole.moved(torch.tensor([[0.0, -0.4, 0.0]]).repeat(2, 1), 0.0, 0.0)
+    hands[1] = whole.moved(hands[:1], 0.0, 0.5)[0]
+    seen, _ = field_of(whole, found, time)(hands / 0.6)
+    inside = whole.densities(hands[:1], 0.0)
+    torch.testing.assert_close(seen, torch.tensor([0.75, 0.25]) * inside, rtol=0.05, atol=0.5)
+
+
+def test_gaussians_go_with_the_motion(arm, motion, monkeypatch):
+    scene = gaussians(5)
+    scene.motion = motion
+    at_rest = torch.tensor([[0.0, 0.3, 0], [0, -0.25, 0], [0, -0.2, 0.02], [0, -0.3, 0], [0.9, 0, 0]])
+
+    def at_time(time):
+        means = arm.moved(at_rest, 0.0, time)
+        means[4] = at_rest[4]  # belongs to nothing
+        ones = torch.ones(5, 4)
+        return GaussiansAt(means, ones, ones[:, :3], torch.full((5,), 0.75), ones[:, :3])
+
+    monkeypatch.setattr(scene, "at_time", at_time)
+    both = scene.in_world(BETWEEN, moved=True)
+    true = arm.moved(at_rest, 0.0, BETWEEN)
+    assert both.means.shape == (10, 3)
+    assert float((both.means.view(2, 5, 3)[:, :4] - true[:4]).norm(dim=-1).max()) < 0.02
+    torch.testing.assert_close(both.means.view(2, 5, 3)[:, 4], at_rest[[4, 4]])
+    torch.testing.assert_close((1 - both.opacities).view(2, 5).prod(0), torch.full((5,), 0.25))
+    assert len(scene.in_world(0.5, moved=True).means) == 5
+
+
+@pytest.mark.parametrize("make", [dynerf, gaussians])
+def test_it_is_stored_and_frames_stay_as_they_are(make, motion, tmp_path):
+    scene = make()
+    cameras = Cameras((0.0, 0.0), (0.0, 90.0))
+    before = scene.render(cameras, scene.times, 16)
+    scene.motion = Motion(motion.intervals[:2], motion.reach, (0.0, 0.1))
+    scene.save(tmp_path / "scene.safetensors")
+    read = load_scene(tmp_path / "scene.safetensors")
+    assert read.motion.lost == (0.0, 0.1)
+    for one, other in zip(read.motion.intervals, motion.intervals, strict=False):
+        assert all(torch.equal(x, y) for (_, x), (_, y) in zip(one.tensors(), other.tensors(), strict=True))
+    after = read.render(cameras, scene.times, 16)
+    assert all(torch.equal(x, y) for x, y in zip(vars(before).values(), vars(after).values(), strict=True))
+    assert read.render(cameras, [0.25], 16).rgb.isfinite().all()
+
+
+def test_a_scene_whose_motion_is_not_found_fades(caplog):
+    scene = dynerf()
+    cameras = Cameras((0.0, 0.0), (0.0, 90.0))
+    for cells in scene.occupancy.cells:
+        cells.zero_()
+    assert float(scene.render(cameras, [0.25], 8).alpha.max()) == 0
+    assert scene.motion is None and "fades" in caplog.text
+
+
+def test_slow_motion_has_more_times_between_frames():
+    assert slowed((0.0, 0.5, 1.0), 2) == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert slowed((0.0, 0.3, 1.0), 1) == (0.0, 0.3, 1.0)
+    assert slowed((0.25,), 8) == (0.25,)
+    times = slowed((0.0, 0.1, 1 / 3, 1.0), 4)
+    assert times[::4] == (0.0, 0.1, 1 / 3, 1.0) and len(times) == 13
+
+
+def test_a_slow_turntable_plays_more_pictures_per_frame(monkeypatch):
+    scene, seen = dynerf(), []
+    draw = scene.render
+
+    def render(cameras, times, *rest, **more):
+        seen.extend(times)
+        return draw(cameras, [0.0], *rest, **more)
+
+    monkeypatch.setattr(scene, "render", render)
+    turntable(scene, scene.cameras, 6, 8, slow=4)
+    assert seen == [0.0, 0.125, 0.25, 0.375, 0.5, 0.625]
