@@ -121,10 +121,7 @@ class DyNeRF(Scene4D):
     def _at(self, time: float) -> tuple[Following | MovedField, Occupancy]:
         """Return what the scene is made of at a time, and the cells that hold it, as one frame."""
         around = self._between(time)
-        if around is None:
-            return self.field, self._occupancy_at(time)
-        self.learn_motion()
-        if self.motion is None:
+        if around is None or self.motion is None:
             return self.field, self._occupancy_at(time)
         if self._moved is None or self._moved.time != time:
             times = self.times[around[0] : around[0] + 2]

@@ -166,7 +166,7 @@ class Gaussians(Scene4D):
     def in_world(self, time: float, moved: bool = False) -> GaussiansAt:
         """Return the Gaussians at a time in 0..1 where the object's path puts them, with gradients.
 
-        ``moved`` gives, between two frames of a scene whose motion can be found, those of both frames,
+        ``moved`` gives, between two frames of a scene whose motion is known, those of both frames,
         carried there and together as opaque as either; without gradients.
         """
         gaussians = self._moved(time) if moved else self.at_time(time)
@@ -178,8 +178,6 @@ class Gaussians(Scene4D):
         from scipy.spatial.transform import Rotation
 
         around = self._between(time)
-        if around is not None:
-            self.learn_motion()
         if around is None or self.motion is None:
             return self.at_time(time)
         frame, share = around
