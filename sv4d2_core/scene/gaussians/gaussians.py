@@ -191,7 +191,8 @@ class Gaussians(Scene4D):
                 own.quats.double().cpu().numpy()[:, [1, 2, 3, 0]]
             )
             quats = torch.from_numpy(turned.as_quat()[:, [3, 0, 1, 2]]).to(own.quats)
-            goes = torch.from_numpy(posed.owns(means, self.motion.reach))[:, None].to(own.means.device)
+            near = torch.from_numpy(posed.heights(means) < self.motion.reach)
+            goes = near[:, None].to(own.means.device)
             found.append(
                 own._replace(
                     means=torch.where(goes, torch.from_numpy(places).to(own.means), own.means),

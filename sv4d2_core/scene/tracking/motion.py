@@ -19,16 +19,17 @@ from torch import Tensor
 from ...stored import Fields, Tensors
 from ..scene import Scene4D, centred
 from .surface import surface_at, surface_level, vertex_normals
-from .track import Tracker, diagonal, spread_points
+from .track import Effort, Tracker, diagonal, spread_points
 
 _log = logging.getLogger(__name__)
 
-_RESOLUTION, _FACES = 64, 6000  # of the surfaces that are tracked: motion needs no fine ones
+_RESOLUTION, _FACES = 40, 2000  # of the surfaces that are tracked: motion needs no fine ones
+_EFFORT = Effort(steps=6, fitting=2, pulling=1200, dense=8000)
 _REACH = 0.05  # share of the object's size up to which matter outside the mesh goes with it
 _NEIGHBOURS = 4  # vertices that a point follows
 # Shares of the object within which points pull at first, and the share of a surface that may be lost before
 # the next of them, and the way back, are tried.
-_FARTHEST, _WELL = (0.15, 0.5), 0.005
+_FARTHEST, _WELL = (0.15, 0.5), 0.01
 _HOLD = 1e-3  # how much vertices are drawn to the straight way, against the edges' say
 _POINTS, _WORTH_SAYING = 4000, 0.02  # of a frame's surface that are looked at; share of them that is told of
 
@@ -40,12 +41,13 @@ class Posed(NamedTuple):
     rotations: np.ndarray  # [N, 3, 3] of the vertices, from their rest
     normals: np.ndarray  # [N, 3] unit, outward
 
-    def owns(self, points: np.ndarray, reach: float) -> np.ndarray:
-        """Return whether points [P, 3] are inside, or no further than ``reach`` outside, [P] bool."""
+    def heights(self, points: np.ndarray) -> np.ndarray:
+        """Return how far points [P, 3] are from the nearest vertex, [P] world units; below 0 inside."""
         from scipy.spatial import KDTree
 
         distance, index = KDTree(self.points).query(points)
-        return (distance < reach) | (((points - self.points[index]) * self.normals[index]).sum(1) < 0)
+        inside = np.einsum("pi,pi->p", points - self.points[index], self.normals[index]) < 0
+        return np.where(inside, -distance, distance)
 
     def carries(self, points: np.ndarray, ends: Sequence[Posed]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return where points [P, 3] are in other poses, [P, 3], and how they have turned, [P, 3, 3]."""
@@ -168,7 +170,7 @@ def motion_of(scene: Scene4D, callback: Callable[[int, int, None], None] | None 
 
 
 def _tracked(scene: Scene4D, callback: Callable[[int, int, None], None] | None) -> Motion:
-    times, level, frames, done = scene.times, surface_level(scene), [], 0
+    times, level, frames, done = scene.times, surface_level(scene, _RESOLUTION), [], 0
 
     def advance() -> None:
         nonlocal done
@@ -192,7 +194,7 @@ def _tracked(scene: Scene4D, callback: Callable[[int, int, None], None] | None) 
         # What is folded away at one of the frames is told apart only at the other.
         for (here, there), farthest in itertools.product(((t, t + 1), (t + 1, t)), _FARTHEST):
             both = (times[here], times[there]), (frames[here], frames[there])
-            tracker = Tracker(scene, *both, 0, expected if here < there else None, farthest)
+            tracker = Tracker(scene, *both, 0, expected if here < there else None, farthest, _EFFORT)
             positions, turns = tracker.positions(lambda: None), tracker.turns(1)
             if here > there:
                 positions, turns = positions.flip(0), turns * turns.new_tensor([1, -1, -1, -1])
@@ -212,7 +214,7 @@ def _lost(moved: Posed, surface: np.ndarray, reach: float) -> float:
     """Return the share of a surface that a mesh moved onto it leaves bare, or of the mesh that misses it."""
     from scipy.spatial import KDTree
 
-    bare = 1 - float(moved.owns(surface, reach).mean())
+    bare = float((moved.heights(surface) >= reach).mean())
     return max(bare, float((KDTree(surface).query(moved.points)[0] > reach).mean()))
 
 

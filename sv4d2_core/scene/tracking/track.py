@@ -21,8 +21,8 @@ from .graph import Correspondences, DeformationGraph, Pose, Regulariser, deforma
 from .mesh import Mesh, MeshAnimation
 from .surface import surface_at, surface_colours, surface_level, vertex_normals
 
-# Registration: steps, and the stiffness of the first and the last one against points that pull with 1 in all.
-_STEPS, _STIFFNESS = 12, (3.0, 0.03)
+# Stiffness of the first and the last step of a registration against points that pull with 1 in all.
+_STIFFNESS = (3.0, 0.03)
 _ALONG = 0.3  # share of the pull towards the point itself rather than its tangent plane
 _FARTHEST = (0.15, 0.04)  # shares of the object within which points pull, in the first and the last step
 # In the search for the nearest point opposite normals, and black and white, count as this far apart, in
@@ -56,13 +56,13 @@ def spread_points(mesh: Mesh, count: int) -> Surface:
     return Surface(np.asarray(points), np.asarray(body.face_normals)[faces], colours[faces])
 
 
-def fit_points(graph: DeformationGraph, start: Pose, targets: np.ndarray) -> Pose:
+def fit_points(graph: DeformationGraph, start: Pose, targets: np.ndarray, steps: int = 4) -> Pose:
     """Return the pose in which the vertices come nearest to targets [N, 3], one per vertex."""
     n = len(targets)
     data = Correspondences(np.arange(n), targets, np.zeros_like(targets), np.zeros(n), np.full(n, 1 / n))
     regulariser = Regulariser(graph.edges_at_rest(start, 1.0), 0.1, start.nodes, 0.0)
     pose = start
-    for _ in range(4):
+    for _ in range(steps):
         pose = gauss_newton_step(graph, pose, data, regulariser)
     return pose
 
@@ -123,10 +123,22 @@ def _mean_of_neighbours(faces: np.ndarray, count: int) -> Any:
 
 DEVIATION_LIMIT = 0.02  # share of the object; a mesh further from the surface has lost it
 _NODES, _VERTICES_PER_NODE = 600, 8  # of the graph at most, and vertices per node at least
-_PULLING, _MEASURING = 4000, 40_000  # points of a frame's surface that pull, and that measure deviations
+_MEASURING = 40_000  # points of a frame's surface that measure deviations
 # Sweeps over all frames that make the motion even: their steps, their stiffness, and how strongly.
 _SWEEPS, _SWEEP_STEPS, _SWEEP_STIFFNESS = 2, 3, (0.03, 0.03)
 _STEADINESS = 0.05
+
+
+class Effort(NamedTuple):
+    """What the search for a pose may cost."""
+
+    steps: int = 12  # of a registration
+    fitting: int = 4  # steps that make a pose of a guess
+    pulling: int = 4000  # points of a frame's surface that pull
+    dense: int = _MEASURING  # points that vertices are moved onto at the end
+
+
+_FULL = Effort()
 
 
 @dataclass(frozen=True)
@@ -200,15 +212,17 @@ class Tracker:
         anchor: int,
         expected: np.ndarray | None = None,  # [N, 3] where vertices may be at the frame after the anchor
         farthest: float = _FARTHEST[0],  # share of the object within which points pull, in the first step
+        effort: Effort = _FULL,
     ) -> None:
         self.scene, self.times, self.frames, self.anchor = scene, times, frames, anchor
+        self.effort = effort
         self.expected, self.farthest = expected, (farthest, _FARTHEST[1])
         template = frames[anchor]
         self.faces, self.colours = template.faces.numpy(), template.colours.double().numpy()
         vertices = template.vertices.numpy()
         nodes = max(1, min(_NODES, len(vertices) // _VERTICES_PER_NODE))
         self.graph: DeformationGraph = deformation_graph(vertices, self.faces, nodes)
-        self.surfaces: list[Surface] = [spread_points(frame, _PULLING) for frame in frames]
+        self.surfaces: list[Surface] = [spread_points(frame, effort.pulling) for frame in frames]
         self.size = max(diagonal(frame) for frame in frames)
         self.poses: list[Pose] = [self.graph.rest] * len(times)
 
@@ -227,7 +241,7 @@ class Tracker:
         placed = [self.graph.posed(pose) for pose in self.poses]
         for frame in range(count):
             if frame != self.anchor:
-                dense = spread_points(self.frames[frame], _MEASURING)
+                dense = spread_points(self.frames[frame], self.effort.dense)
                 placed[frame] = projected(placed[frame], self.faces, dense, self.size)
         return torch.from_numpy(np.stack(placed)).float()
 
@@ -251,11 +265,12 @@ class Tracker:
             pose,
             # As a whole with the middle of the surface.
             Pose(pose.rotations, pose.nodes + shift),
-            # As the scene's own motion takes the mesh.
-            fit_points(self.graph, pose, carried.double().numpy()),
         ]
+        if not torch.equal(carried, vertices):
+            # As the scene's own motion takes the mesh.
+            guesses.append(fit_points(self.graph, pose, carried.double().numpy(), self.effort.fitting))
         if before == self.anchor and step > 0 and self.expected is not None:
-            guesses.append(fit_points(self.graph, pose, self.expected))
+            guesses.append(fit_points(self.graph, pose, self.expected, self.effort.fitting))
         if before != self.anchor:
             # As the motion of the frames before leads.
             earlier = self.poses[before - step]
@@ -263,7 +278,7 @@ class Tracker:
             guesses.append(Pose(turn @ pose.rotations, 2 * pose.nodes - earlier.nodes))
         target = self.surfaces[frame].features(self.size)
         start = min(guesses, key=lambda guess: _both_ways(self._posed(guess).features(self.size), target))
-        self.poses[frame] = self._registered(start, frame, _STEPS, _STIFFNESS, start.nodes, 0.0)
+        self.poses[frame] = self._registered(start, frame, self.effort.steps, _STIFFNESS, start.nodes, 0.0)
 
     def _steady(self, frame: int) -> None:
         """Draw a frame to where its neighbours want it, as far as its surface lets it."""
