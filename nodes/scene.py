@@ -76,8 +76,6 @@ class SV4D2SaveScene(io.ComfyNode):
 
     @classmethod
     def execute(cls, scene: Scene4D, filename_prefix: str) -> io.NodeOutput:
-        with gradients():
-            scene.learn_motion(Progress())
         with claimed(*output_place(filename_prefix, 0), _SUFFIX) as place:
             scene.save(place)
         relative = relative_to_output(place)

@@ -276,7 +276,6 @@ def test_refine_scene_without_settings_is_the_command_without_options(views, tmp
         size=24,
         callback=lambda *args: heard.append(args),
     )
-    scene.learn_motion()  # as the command does
     scene.save(tmp_path / "python.safetensors")
     command = ["refine", str(folder), "--out", str(made), "--steps", "8", "--size", "24"]
     assert main([*command, *([] if elevation is None else ["--input-elevation", str(elevation)])]) == 0

@@ -7,6 +7,7 @@ import torch
 from test_export_surface import Arm, dynerf, gaussians
 
 from sv4d2_core.cameras import Cameras
+from sv4d2_core.export.scene_export import ExportSettings, export_scene
 from sv4d2_core.scene.dynerf.moved import MovedField
 from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt
 from sv4d2_core.scene.geometry.hull import Occupancy
@@ -128,6 +129,16 @@ def test_a_scene_whose_motion_is_not_found_fades(caplog):
         cells.zero_()
     assert float(scene.render(cameras, [0.25], 8).alpha.max()) == 0
     assert scene.motion is None and "fades" in caplog.text
+
+
+@pytest.mark.parametrize(("share", "sought"), [(0.0, []), (0.5, [1])])
+def test_only_what_is_between_frames_looks_for_the_motion_once(share, sought, monkeypatch, tmp_path):
+    scene, heard = gaussians(5), []
+    time = scene.times[0] + share * (scene.times[1] - scene.times[0])
+    monkeypatch.setattr(motion_module, "motion_of", lambda *_: heard.append(1))
+    export_scene(scene, tmp_path / "one.ply", "splat-ply", ExportSettings(times=(time,)))
+    scene.render(Cameras((0.0, 0.0), (0.0, 90.0)), [time], 8)
+    assert heard == sought
 
 
 def test_slow_motion_has_more_times_between_frames():

@@ -163,10 +163,6 @@ def _run(args: argparse.Namespace) -> int:
             raise
         scene.save(args.out)
         remove(state_file)
-    # The scene is kept; whoever stops here gets it without its motion, which a rendering finds again.
-    with Progress("motion", "step") as following:
-        scene.learn_motion(following)
-    scene.save(args.out)
     log.info("Fitted in %.0f s: %s", time.perf_counter() - began, args.out)
     if watch.latest is not None:
         place = args.out.with_suffix(_PICTURE)

@@ -332,6 +332,7 @@ def export_scene(
     """
     path, settings = Path(path), settings or ExportSettings()
     check_place(path, kind, settings.overwrite)
+    scene.learn_motion(settings.times_of(scene), callback)
     return FORMATS[kind].write(_Job(scene, path, settings, callback))
 
 

@@ -82,8 +82,7 @@ class Scene4D(ABC):
                 f"{len(chosen)} cameras at {size} px make {pixels / 1e6:.0f} million. Take fewer, or "
                 f"a smaller size."
             )
-        if any(self._between(time) for time in times):
-            self.learn_motion(callback and (lambda *_: callback(0, len(times) * len(chosen), None)))
+        self.learn_motion(times, callback and (lambda *_: callback(0, len(times) * len(chosen), None)))
         maps = torch.empty(len(times), len(chosen), size, size, 8)
         for t, time in enumerate(times):
             draw = self._drawer(time)
@@ -115,16 +114,18 @@ class Scene4D(ABC):
     def carried(self, points: Tensor, start: float, end: float) -> Tensor:
         """Return where points [N, 3] of one time are at another, as far as the scene knows its motion."""
 
-    def learn_motion(self, callback: Callable[[int, int, None], None] | None = None) -> None:
-        """Find how matter moves between frames, once: what is seen between them is then moved, not faded.
+    def learn_motion(
+        self, times: Sequence[float], callback: Callable[[int, int, None], None] | None = None
+    ) -> None:
+        """Find how matter moves, once, if a time is between frames: there it is then moved, not faded.
 
-        Rendering between frames does it where nobody did. It takes as long as an export of a moving mesh;
-        ``callback`` hears (steps done, all steps, None) and may raise to cancel.
+        Rendering and exporting do it. It takes half a second to a second per frame; ``callback``
+        hears (steps done, all steps, None) and may raise to cancel.
         """
         from .tracking.motion import motion_of
 
-        if self.motion is None and not self._sought_motion:
-            self.motion = motion_of(self, callback) if self.n_frames > 1 else None
+        if self.motion is None and not self._sought_motion and any(self._between(time) for time in times):
+            self.motion = motion_of(self, callback)
             self._sought_motion = True
 
     def save(self, path: str | Path) -> None:

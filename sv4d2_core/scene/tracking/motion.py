@@ -29,7 +29,7 @@ _REACH = 0.05  # share of the object's size up to which matter outside the mesh 
 _NEIGHBOURS = 4  # vertices that a point follows
 # Shares of the object within which points pull at first, and the share of a surface that may be lost before
 # the next of them, and the way back, are tried.
-_FARTHEST, _WELL = (0.15, 0.5), 0.01
+_FARTHEST, _WELL = (0.15, 0.5), 0.005
 _HOLD = 1e-3  # how much vertices are drawn to the straight way, against the edges' say
 _POINTS, _WORTH_SAYING = 4000, 0.02  # of a frame's surface that are looked at; share of them that is told of
 
