@@ -218,6 +218,8 @@ class _Fit:
         with torch.inference_mode():
             _release_models()
         second, size = self._second, self._inputs["size"] or self._views.images.shape[2]
+        if second is not None and (caution := second.backend.config.caution):
+            log.warning("SV4D2: stage 2: %s", caution)
         advice = f"Out of memory at {size} px. Lower size, or set memory_gb to what may be used."
         try:
             with memory_advice(advice):
@@ -259,9 +261,8 @@ class _Fit:
         elif self._second is not None:
             model = self._second.backend.config
             lines.append(f"Stage 2 made the views anew {config.rounds} times with {model.variant}.")
-            if not model.trained:
-                lines.append("UNTRAINED WEIGHTS: what stage 2 made is noise.")
-                log.warning("SV4D2: UNTRAINED WEIGHTS: what stage 2 made is noise.")
+            if model.caution:
+                lines.append(model.caution)
         return lines
 
     def _stepped(self, step: int, total: int, progress: FitProgress) -> None:

@@ -118,6 +118,8 @@ class SV4D2Sampler(io.ComfyNode):
             "steps": steps,
             "seed": seed,
         }
+        if config.caution:
+            log.warning("SV4D2: %s", config.caution)
         bar = Progress()
 
         def progress(step: int, total: int, latents: Tensor | None) -> None:
@@ -129,8 +131,6 @@ class SV4D2Sampler(io.ComfyNode):
         ):
             store = _store(backend, clip, cameras, arguments)
             views = sample_views(backend, clip, cameras, fps=fps, store=store, callback=progress, **arguments)
-        if not config.trained:
-            log.warning("SV4D2: UNTRAINED WEIGHTS: the novel views are noise.")
         if mask is not None and views.masks is not None:
             views = replace(views, masks=torch.cat([mask[:, None].float().cpu(), views.masks[:, 1:]], dim=1))
         settings = {

@@ -24,8 +24,8 @@ def clip():
 def test_clip_is_small_and_prepared_without_a_remark(clip):
     assert SAMPLE_CLIP.stat().st_size <= 300_000
     assert clip.frames.shape == (SAMPLE_FRAMES, 576, 576, 4) and clip.fps == SAMPLE_FPS
-    prepared = prepare_clip(clip, size=32, centering="none")
-    assert prepared.images.shape == (SAMPLE_FRAMES, 32, 32, 3)
+    prepared = prepare_clip(clip, size=64, centering="none")
+    assert prepared.images.shape == (SAMPLE_FRAMES, 64, 64, 3)
     assert len(prepared.report) == 1, prepared.report
 
 
@@ -46,12 +46,13 @@ def model():
 
 @pytest.fixture(scope="module")
 def scores(model):
-    return tiny_scores.score_model(model, 4, steps=5)
+    return tiny_scores.score_model(model, 3, steps=5)
 
 
 def test_model_is_small_complete_and_says_how_it_was_trained(model):
     assert TINY_MODEL.stat().st_size < 30e6
-    assert model.config.trained and (model.config.n_views, model.config.size) == (4, 32)
+    config = model.config
+    assert config.trained and (config.n_frames, config.n_views, config.size) == (12, 4, 64)
     assert not describe_checkpoint(TINY_MODEL).problem
     notes = json.loads(read_header(TINY_MODEL).metadata["sv4d2.training"])
     assert notes["recipe"]["seed"] == 0
@@ -59,7 +60,8 @@ def test_model_is_small_complete_and_says_how_it_was_trained(model):
 
 
 def test_its_views_say_that_no_official_model_made_them(model):
-    assert model.config.label == "sv4d2 (small model)"
+    assert model.config.label == "sv4d2 (small model, knows four-legged animals of the procedural world only)"
+    assert "four-legged animals" in model.config.caution and not ModelConfig().caution
     assert ModelConfig().label == "sv4d2"
 
 

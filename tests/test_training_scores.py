@@ -27,7 +27,7 @@ def config(training_config) -> ModelConfig:
 
 
 def truth(config: ModelConfig, number: int = 0) -> ViewGrid:
-    return held_out_views(number, config.n_frames, Cameras.default(config.n_views), config.size)
+    return held_out_views(number, config.n_frames, Cameras.default(config.n_views), config.size, "animals")
 
 
 class Seer:
@@ -136,7 +136,7 @@ def test_a_framed_object_is_centred_and_fills_what_it_should(seed, fill):
 
 
 def test_a_sheet_shows_true_above_made(config):
-    sheets = [sample_sheet(Seer(config, shift), (0, 1), steps=1) for shift in (0.0, 0.5)]
+    sheets = [sample_sheet(Seer(config, shift), (0, 1), steps=1, family="animals") for shift in (0.0, 0.5)]
     (true, made, *_), (same, other, *_) = (np.split(np.asarray(sheet), 4) for sheet in sheets)
     # The made views are the true ones, or darker; the input view, which is first, is always true.
     assert sheets[0].width == 2 * (config.n_views + 1) * sheets[0].height // 4

@@ -14,14 +14,16 @@ from ..shipped import SAMPLE_CREATURE, SAMPLE_FPS, SAMPLE_FRAMES, TINY_MODEL
 from ..video.pictures import contact_sheet, with_alpha, write_frames, write_picture
 from ..world.body import make_creature
 from ..world.render import render_views
-from . import Parser, refine, render, views
+from . import Parser, export, refine, render, views
 from .common import Options, at_least, checkpoint_file, choose_device, refuse_overlap
 
 log = logging.getLogger(__name__)
 
 _TINY_VIEWS = ("--steps", "5", "--centering", "none")
-_SMALL_FIT = ("--steps", "300", "--input-elevation", "0")  # the 4D part within half a minute on a CPU
-_SMALL_TURN = ("--turntable", "--frames", "48", "--size", "128")
+# A minute on two cores.
+_SMALL_FIT = ("--steps", "200", "--rounds", "1", "--sampling-steps", "10", "--input-elevation", "0")
+_SMALL_TURN = ("--turntable", "--frames", "32", "--size", "96")
+_SMALL_GLB = ("--frames", "11", "--faces", "2000", "--resolution", "48")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,16 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the clip and its true views, then run `views`, `refine` and `render`; return the exit code."""
+    """Make the clip and its true views, then run the four commands; return the exit code."""
     small, checkpoint = args.checkpoint is None, args.checkpoint or TINY_MODEL
     refuse_overlap(args.out, args.checkpoint)
     clip, made, scene = args.out / "sample_clip", args.out / "views", args.out / "scene.safetensors"
+    mesh = args.out / "scene.glb"
     more = ["--fps", f"{SAMPLE_FPS:g}", *(_TINY_VIEWS if small else ()), *shlex.split(args.options)]
     turn = _SMALL_TURN if small else ("--turntable",)
     commands = {
         views: _command(clip, made, "--checkpoint", checkpoint, *more),
-        refine: _command(made, scene, *(_SMALL_FIT if small else ())),
+        refine: _command(made, scene, "--checkpoint", checkpoint, *(_SMALL_FIT if small else ())),
         render: _command(scene, args.out / "turntable", *turn),
+        export: _command(scene, mesh, "--format", "glb", *(_SMALL_GLB if small else ())),
     }
     jobs = {module: _parsed(module, words) for module, words in commands.items()}
     if (jobs[views].input, jobs[views].out, jobs[views].checkpoint) != (str(clip), made, checkpoint):

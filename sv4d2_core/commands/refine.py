@@ -88,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"share of the denoising (default {RefineConfig().strength:g})"
     second.value("--strength", of_setting(RefineConfig, "strength"), text, metavar="X")
     second.value("--sampling-steps", at_least(1), "of the full schedule", 50)
+    second.value("--rounds", at_least(1, 100), "how often views are made anew and fitted", 2)
 
     machine = options.group("the machine")
     machine.device()
@@ -193,13 +194,14 @@ def _settings(args: argparse.Namespace) -> RefineConfig:
     if args.backend == "gaussians" and (args.field != "planes" or args.lpips or args.normals):
         raise ValueError("--field, --lpips and --normals are for --backend dynerf. Leave them out.")
     if args.checkpoint is None:
-        second_stage = ["variant", "strength", "sampling_steps", "dtype"]
+        second_stage = ["variant", "strength", "sampling_steps", "rounds", "dtype"]
         of_dynerf = ["memory_gb"] if args.backend == "gaussians" else []
         refuse_idle(args, add_arguments, second_stage + of_dynerf, "without --checkpoint")
     config = RefineConfig(
         backend=args.backend,
         field=args.field,
         seed=args.seed,
+        rounds=args.rounds,
         memory_gb=args.memory_gb or 0.0,
         weight_by_trust=not args.exact_views,
     )
@@ -229,8 +231,8 @@ def _resynthesize(
     dtype = choose_dtype(args.dtype, device)
     if args.memory_gb is not None:
         plan_memory(config, dtype, size, args.memory_gb, device)
-    if not config.trained:
-        log.warning("UNTRAINED WEIGHTS: what the second stage makes is noise. Give a trained --checkpoint.")
+    if config.caution:
+        log.warning("The second stage: %s", config.caution)
     load = partial(load_planned, args, config, dtype, size, device, beside_fit=True)
 
     def resynthesize(rendered: ViewGrid, strength: float) -> ViewGrid:

@@ -184,6 +184,8 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         refuse_idle(args, add_arguments, steps, "with --finish-in")
     recipe = RECIPES[args.recipe]
     model = recipe.model if args.base is None else read_config(read_header(args.base))
+    if args.data is not None:
+        model = replace(model, knows="")
     if args.view_mixing:
         model = replace(model, unet=replace(model.unet, view_mixing=args.view_mixing))
     phases = tuple(phase for phase in _phases(args, recipe, model) if phase.loop.steps > 0)

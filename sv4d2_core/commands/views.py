@@ -171,8 +171,6 @@ def run(args: argparse.Namespace, load: Callable[[Job], Model] = load_model) -> 
                 "Finished windows are kept (%d so far); the same command continues.", store.finished()
             )
             raise
-    if not job.config.trained:
-        log.warning("UNTRAINED WEIGHTS: the novel views are noise. Give a trained --checkpoint.")
     log.info("Done in %.0f s. Look at %s", time.perf_counter() - began, args.out / "contact_sheet.png")
     return 0
 
@@ -181,6 +179,8 @@ def _prepare(args: argparse.Namespace) -> Job:
     """Read and check everything but the weights."""
     config, cameras, size = check_options(args)
     refuse_overlap(args.out, args.input, args.mask, args.reference_views, args.checkpoint)
+    if config.caution:
+        log.warning("%s", config.caution)
     if size < config.size:
         log.warning(
             "%d pixels are fewer than the %d that this model was trained at: expect less detail and worse "

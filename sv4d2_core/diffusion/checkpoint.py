@@ -329,7 +329,8 @@ class CheckpointInfo:
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.n_bytes / 1e9:.2f} GB"]
         if self.config is not None:
-            trained = "trained" if self.config.trained else "UNTRAINED random weights"
+            only = f" on {cut(self.config.knows)} only" if self.config.knows else ""
+            trained = f"trained{only}" if self.config.trained else "UNTRAINED random weights"
             lines[0] += f", SV4D 2.0, variant {self.variant or 'cannot be told'}, {trained}"
         for title, tensors in self.parts.items():
             millions = sum(tensor.numel for tensor in tensors) / 1e6

@@ -87,6 +87,7 @@ class ModelConfig:
     cfg_min: float = 1.0
     cfg_max: float = 2.0
     trained: bool = True  # False for generated weights that were never trained
+    knows: str = ""  # all that a small model was trained on, in the words of its maker; "": it knows anything
     unet: UNetConfig = UNetConfig()
     vae: VAEConfig = VAEConfig()
     clip: CLIPVisionConfig = CLIPVisionConfig()
@@ -115,9 +116,17 @@ class ModelConfig:
 
     @property
     def label(self) -> str:
-        """What its views are labelled with: the variant, and whether a smaller model was trained like it."""
-        small = self.trained and self.unet.base < UNetConfig().base
-        return f"{self.variant} (small model)" if small else self.variant
+        """What its views are labelled with: the variant, and of a smaller model what it knows."""
+        if not self.trained or self.unet.base >= UNetConfig().base:
+            return self.variant
+        return f"{self.variant} (small model{f', knows {cut(self.knows)} only' if self.knows else ''})"
+
+    @property
+    def caution(self) -> str:
+        """What must be said before views are made with it, one sentence; "": nothing."""
+        if not self.trained:
+            return "UNTRAINED WEIGHTS: the views will be noise. Give a trained checkpoint."
+        return f"This model knows {cut(self.knows)} only; all else becomes a blur." if self.knows else ""
 
     @property
     def latent_factor(self) -> int:

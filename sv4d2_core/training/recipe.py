@@ -17,6 +17,7 @@ from .device_scenes import DeviceLatents
 from .loop import LoopConfig, rank_and_size, train
 
 TINY = ModelConfig(
+    knows="things of the procedural world",
     n_frames=4,
     n_views=4,
     vector_dims=(64, 96, 96),
@@ -104,6 +105,7 @@ _STATIC, _MOTION = Recipe().phases
 _ANIMALS = Recipe(
     model=replace(
         TINY,
+        knows="four-legged animals of the procedural world",
         n_frames=12,
         size=64,
         unet=replace(TINY.unet, multipliers=(2, 4)),

@@ -3,6 +3,7 @@
     python tests/bench/tiny_scores.py [CHECKPOINT] [--objects 64] [--steps 20] [--seed 0]
     python tests/bench/tiny_scores.py [CHECKPOINT] --family animals --frames 21 --size 64 --steps 5
     python tests/bench/tiny_scores.py [CHECKPOINT] --frames 21 --windows held
+    python tests/bench/tiny_scores.py [CHECKPOINT] --family animals --frames 21 --objects 3 --scenes 600
     python tests/bench/tiny_scores.py [CHECKPOINT] --objects 4 --trade-offs [--only WORD]
 
 Rows: the model, the model given the true views of the first frame, copies of the input view in place of all
@@ -11,6 +12,9 @@ and of the paired difference between the model and each baseline. Temporal error
 of the change from frame to frame to the true one, where the true object is. Seam jump: the change where two
 windows meet as a multiple of the change elsewhere. A model of another size than --size sees the clip in its
 own size, and its views are enlarged.
+
+--scenes N: the scene that is fitted to the views of a model in N steps, of one stage and of two, and that
+fitted to true views, against the truth from cameras that none of them saw.
 
 --trade-offs: one row for each setting that trades accuracy for time, sampled from the same noise. Columns:
 evaluations of the network (one half of guidance alone counts a half), processor time as a share of 50 Euler
@@ -22,6 +26,7 @@ with the true ones. Means over the objects.
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +38,23 @@ from tqdm import tqdm
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.model import Backend, Model
-from sv4d2_core.diffusion.novel_views import WINDOWS, plan_windows, sample_views
+from sv4d2_core.diffusion.novel_views import WINDOWS, plan_windows, resynthesizer, sample_views
 from sv4d2_core.diffusion.speed import keep_in_eight_bits
 from sv4d2_core.metrics.image import mask_iou, psnr
+from sv4d2_core.scene.config import RefineConfig
+from sv4d2_core.scene.refine import refine_scene
 from sv4d2_core.shipped import TINY_MODEL
 from sv4d2_core.training.scenes import held_out_views
 from sv4d2_core.video.foreground import near_white_masks
 from sv4d2_core.views import ViewGrid
-from sv4d2_core.world.suite import FAMILIES
+from sv4d2_core.world.suite import FAMILIES, HELD_OUT
 
 METHODS = ("model", "with_references", "copy", "white")
 COLUMNS = ("psnr", "foreground_psnr", "iou", "temporal_error", "seam_jump")
 HEAD = "| | PSNR, dB | PSNR of the foreground, dB | IoU of the silhouette | temporal error | seam jump |"
 FULL, EXACT, SECOND = "euler, 50 steps", "dpmpp_2m, 60 steps", "dpmpp_2m, 20 steps"
 WEIGHTS = ("bf16", "fp16", "fp8 weights", "fp8 weights without scales")
-SMALLER = "24 pixels for 32"
+SMALLER = "48 pixels for 64"
 SHORTCUTS = {
     # Noise levels around those at which guidance does good in images (Kynkäänniemi et al. 2024, EDM2).
     "guidance in 0.3 to 3": {"guidance_interval": (0.3, 3.0)},
@@ -73,7 +80,7 @@ def score_model(
     steps: int = 20,
     seed: int = 0,
     methods: Sequence[str] = METHODS,
-    family: str = "things",
+    family: str = "animals",
     n_frames: int | None = None,  # None: one window
     size: int | None = None,  # of the pictures that are compared; None: the model's
     windows: str = "official",
@@ -190,13 +197,49 @@ def compared(models: dict[str, Model], truth: ViewGrid, chosen: list[str]) -> li
     return rows
 
 
+def scene_scores(model: Backend, number: int, args: argparse.Namespace) -> list[list[float]]:
+    """Return PSNR, that of the foreground and IoU from held-out cameras per way to fit a scene."""
+    config, shown = model.config, Cameras.default(model.config.n_views)
+    both = Cameras(
+        shown.elevations_deg + HELD_OUT.elevations_deg[1:], shown.azimuths_deg + HELD_OUT.azimuths_deg[1:]
+    )
+    n_frames, last = args.frames or config.n_frames, config.n_views + 1
+    truth = held_out_views(number, n_frames, both, config.size, args.family)
+    cameras = replace(shown, input_elevation_deg=truth.cameras.input_elevation_deg)
+    images, masks = truth.images[:, :last], truth.masks[:, :last]
+    made = sample_views(model, images[:, 0], cameras, steps=args.steps, seed=args.seed, fps=truth.fps)
+    again = resynthesizer(model, made, steps=2 * args.steps, seed=args.seed)
+    ways = (made, 1, None), (made, 2, again), (replace(made, images=images, masks=masks), 1, None)
+    rows = []
+    for views, stages, remake in ways:
+        fit = RefineConfig().with_steps(args.scenes, stages)
+        scene = refine_scene(views, fit, resynthesize=remake)
+        seen = scene.render(truth.cameras, views.frame_times(), config.size)
+        ours, opaque = (x[:, last:].flatten(0, 1).clamp(0, 1) for x in (seen.rgb, seen.alpha))
+        true, solid = (x[:, last:].flatten(0, 1) for x in (truth.images, truth.masks))
+        scores = psnr(ours, true), psnr(ours, true, solid), mask_iou(opaque, solid)
+        rows.append([float(score.mean()) for score in scores])
+    return rows
+
+
+def print_scenes(args: argparse.Namespace) -> None:
+    """Print a row for each way to fit a scene."""
+    model = load_checkpoint(args.checkpoint)
+    rows = torch.tensor([scene_scores(model, i, args) for i in tqdm(range(args.objects))])
+    print("| scene of | PSNR, dB | PSNR of the foreground, dB | IoU of the silhouette |\n|---|---|---|---|")
+    ways = ("its views", "its views, second stage", "true views")
+    for name, found in zip(ways, rows.unbind(1), strict=True):
+        print(f"| {name} | {_cells([*found.T])} |")
+
+
 def print_trade_offs(args: argparse.Namespace) -> None:
     """Print a row for each setting."""
     chosen = [setting for setting in SETTINGS if setting in (FULL, EXACT, SECOND) or args.only in setting]
     models = {weights: model_with(weights, args.checkpoint) for weights in set(map(weights_of, chosen))}
     config = models["fp32"].config
     cameras = Cameras.default(config.n_views)
-    truths = (held_out_views(i, config.n_frames, cameras, config.size) for i in range(args.objects))
+    what = cameras, config.size, args.family
+    truths = (held_out_views(i, config.n_frames, *what) for i in range(args.objects))
     rows = [compared(models, truth, chosen) for truth in tqdm(truths, total=args.objects)]
     found = torch.tensor(rows, dtype=torch.float64)
     print("| | evaluations | time | PSNR to 50 steps | to the solution | to fp32 | to the truth | IoU |")
@@ -216,15 +259,19 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--family", choices=FAMILIES, default="things")
+    parser.add_argument("--family", choices=FAMILIES, default="animals")
     parser.add_argument("--frames", type=int, help="of the clip (default: one window)")
     parser.add_argument("--size", type=int, help="pixels (default: the model's)")
     parser.add_argument("--windows", choices=WINDOWS, default=WINDOWS[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--scenes", type=int, metavar="STEPS", help="fit scenes in so many steps")
     parser.add_argument("--trade-offs", action="store_true")
     parser.add_argument("--only", default="", help="settings with this word, and what they are compared with")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.scenes:
+        print_scenes(args)
+        return
     if args.trade_offs:
         print_trade_offs(args)
         return
