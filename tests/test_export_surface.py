@@ -69,6 +69,9 @@ class Arm:
         self.n_frames = n_frames
         self.times = tuple(i / (n_frames - 1) for i in range(n_frames))
 
+    def learn_motion(self, *_: object) -> None:
+        """Know it already."""
+
     def bounds(self, time: float) -> Tensor:
         reach = torch.tensor([LENGTH + 2 * RADIUS] * 3)
         return torch.stack([-reach, reach]) + self._shift(time)

@@ -203,7 +203,7 @@ def test_another_number_of_threads_changes_rounding_alone(views, job, tolerance)
         if job == "views":
             model = load_checkpoint(TINY_MODEL)
             return sample_views(model, views.images[:, 0], CAMERAS, steps=3).images
-        return refine_scene(views, replace(TINY, backend=job)).render(CAMERAS, [0.0, 0.5], 32).rgb
+        return refine_scene(views, replace(TINY, backend=job)).render(CAMERAS, [0.0, 1.0], 32).rgb
 
     pictures = []
     for count in (1, 2):
