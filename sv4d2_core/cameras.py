@@ -23,6 +23,10 @@ OFFICIAL_AZIMUTHS_DEG = {
     "sv4d2": (0.0, 60.0, 120.0, 180.0, 240.0),
     "sv4d2_8views": (0.0, 30.0, 75.0, 120.0, 165.0, 210.0, 255.0, 300.0, 330.0),
 }
+# Eight views for a 4D scene, two passes of a model of four: one ring as the input looks, one from above
+# between them. Measured against other rigs in tests/bench/README.md.
+_SCENE_AZIMUTHS_DEG = (60.0, 120.0, 180.0, 240.0, 90.0, 150.0, 210.0, 300.0)
+_SCENE_ELEVATIONS_DEG = (0.0,) * 4 + (30.0,) * 4
 DEFAULT_RADIUS = 2.0  # stated by SV3D's authors (Voleti et al. 2024), as the field of view
 DEFAULT_FOV_DEG = 33.8
 
@@ -186,6 +190,11 @@ class Cameras:
             raise ValueError(f"Expected variant {' or '.join(OFFICIAL_AZIMUTHS_DEG)}; got {variant!r}.")
         azimuths = OFFICIAL_AZIMUTHS_DEG[variant]
         return cls((0.0,) * len(azimuths), azimuths)
+
+    @classmethod
+    def for_scenes(cls) -> Cameras:
+        """Return the eight novel views that make a better 4D scene than an orbit at one height does."""
+        return cls((0.0, *_SCENE_ELEVATIONS_DEG), (0.0, *_SCENE_AZIMUTHS_DEG))
 
     @classmethod
     def from_lists(

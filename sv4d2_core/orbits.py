@@ -13,9 +13,9 @@ from torch import Tensor
 from .cameras import DEFAULT_FOV_DEG, DEFAULT_RADIUS, Cameras
 from .messages import cut
 
-FOUR_VIEWS, EIGHT_VIEWS = "4 views (sv4d2)", "8 views (sv4d2_8views)"
+FOUR_VIEWS, EIGHT_VIEWS, FOR_SCENES = "4 views (sv4d2)", "8 views (sv4d2_8views)", "4D scene (8 views)"
 RING, RINGS, SWEEP, CUSTOM = "ring", "rings", "sweep", "custom"
-PRESETS = (FOUR_VIEWS, EIGHT_VIEWS, RING, RINGS, SWEEP, CUSTOM)
+PRESETS = (FOUR_VIEWS, EIGHT_VIEWS, FOR_SCENES, RING, RINGS, SWEEP, CUSTOM)
 _OFFICIAL_VIEWS = {FOUR_VIEWS: 4, EIGHT_VIEWS: 8}
 
 
@@ -38,11 +38,15 @@ def orbit(
     if preset not in PRESETS:
         raise ValueError(f"Expected a preset of {', '.join(map(repr, PRESETS))}; got {preset!r}.")
     azimuths_deg, elevations_deg = parse_angles(azimuths, "azimuths"), parse_angles(elevations, "elevations")
-    if azimuths_deg and preset != CUSTOM:
-        raise ValueError(
-            f"Expected no azimuths, as the preset {preset!r} sets them itself; got {cut(repr(azimuths))}. "
-            f"Choose the preset {CUSTOM!r} for them."
-        )
+    for name, text, unused in (
+        ("azimuths", azimuths, azimuths_deg and preset != CUSTOM),
+        ("elevations", elevations, elevations_deg and preset == FOR_SCENES),
+    ):
+        if unused:
+            raise ValueError(
+                f"Expected no {name}, as the preset {preset!r} sets them itself; got {cut(repr(text))}. "
+                f"Choose the preset {CUSTOM!r} for them."
+            )
     if preset == SWEEP and elevations_deg:
         raise ValueError(
             f"Expected no elevations, as a sweep takes its height from sweep_elevation_deg; got "
@@ -57,6 +61,8 @@ def orbit(
         raise ValueError("Expected one elevation for each ring; got none. Fill them in, such as -15, 0, 20.")
     if preset in _OFFICIAL_VIEWS:
         cameras = Cameras.from_lists(_OFFICIAL_VIEWS[preset], None, elevations_deg or None)
+    elif preset == FOR_SCENES:
+        cameras = Cameras.for_scenes()
     elif preset in (RING, RINGS):
         cameras = Cameras.rings(n_views, elevations_deg or [0.0])
     elif preset == SWEEP:

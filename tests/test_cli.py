@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from sv4d2_core import __version__, read_views
+from sv4d2_core import Cameras, __version__, read_views
 from sv4d2_core.__main__ import build_parser, main
 from sv4d2_core.commands import common
 from sv4d2_core.shipped import SAMPLE_CLIP, TINY_MODEL
@@ -115,6 +116,7 @@ def test_killed_or_interrupted_and_continued_gives_the_same_bits(command, tmp_pa
         (("--azimuths", 5, 90, 180), r"must be elevation 0, azimuth 0.*got \(0, 5\)"),
         (("--elevations", 10), "one value for all views"),
         (("--elevations", 1, 2, "--ring-elevation", 3), "not both"),
+        (("--rig", "4d", "--elevations", 1, 2), "--elevations.*with --rig 4d"),
         (("--memory-gb", 0.001), "at least .* GiB"),
         (("--device", "warp"), "a device of this machine; got 'warp'"),
         (("--mask", "nowhere.png"), "nowhere.png"),
@@ -226,6 +228,12 @@ def test_killed_while_results_are_exchanged(command, tmp_path, moves, contents):
     assert main(command(out)) == 0, "the old results are complete again"
     assert contents(out) == before
     assert main(again) == 0 and run_of(out)["fps"] == 12
+
+
+def test_the_rig_for_scenes_takes_several_passes(command, tmp_path):
+    assert main(command(tmp_path / "out", "--rig", "4d", "--input-elevation", 5, "--frames", 2)) == 0
+    expected = replace(Cameras.for_scenes(), input_elevation_deg=5)
+    assert read_views(tmp_path / "out").cameras == expected
 
 
 def test_half_precision_cameras_and_reference_views(command, tmp_path):

@@ -13,6 +13,11 @@ from sv4d2_core.orbits import PRESETS, orbit, parse_angles
     [
         ("4 views (sv4d2)", {}, Cameras.official("sv4d2")),
         ("8 views (sv4d2_8views)", {}, Cameras.official("sv4d2_8views")),
+        (
+            "4D scene (8 views)",
+            {"input_elevation_deg": 5},
+            replace(Cameras.for_scenes(), input_elevation_deg=5),
+        ),
         ("4 views (sv4d2)", {"elevations": "0, 1, 2, 3, 4"}, Cameras.from_lists(4, None, range(5))),
         ("ring", {"n_views": 3, "elevations": "-7.5"}, Cameras.ring(3, -7.5)),
         ("rings", {"n_views": 4, "elevations": "-15 0 20"}, Cameras.rings(4, (-15, 0, 20))),
@@ -57,6 +62,7 @@ def test_text_to_numbers(text, expected):
         ("ring", {"elevations": "a"}, "elevations as numbers.*got 'a'"),
         ("custom", {"azimuths": "1 inf"}, "azimuths as numbers.*got 'inf'"),
         ("4 views (sv4d2)", {"azimuths": "60"}, "no azimuths.*got '60'.*'custom'"),
+        ("4D scene (8 views)", {"elevations": "20"}, "no elevations.*got '20'.*'custom'"),
         ("4 views (sv4d2)", {"elevations": "20"}, "one value for all views.*preset ring"),
         ("4 views (sv4d2)", {"elevations": "1 2 3"}, "Expected 4 elevations"),
         ("ring", {"elevations": "1 2"}, "one elevation for the ring, or none; got 2.*'rings'"),

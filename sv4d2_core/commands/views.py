@@ -18,7 +18,7 @@ from ..data.views_folder import entries_of, missing_files, read_run, replaceable
 from ..diffusion.config import ModelConfig
 from ..diffusion.layout import read_config
 from ..diffusion.model import Model
-from ..diffusion.novel_views import WINDOWS, check_size, sample_views
+from ..diffusion.novel_views import WINDOWS, check_cameras, check_size, sample_views
 from ..diffusion.safetensors_stream import read_header
 from ..diffusion.sampling import SAMPLERS, Solver, guidance_table
 from ..diffusion.speed import check_compiler, check_eight_bits, compile_blocks
@@ -46,12 +46,14 @@ from .common import (
     clip_place,
     load_planned,
     made_with,
+    refuse_idle,
     refuse_overlap,
 )
 
 log = logging.getLogger(__name__)
 
 _GUIDANCE = Within(0, 100)
+_RIGS = ("official", "4d")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     cameras = options.group("the cameras (degrees relative to the input view)")
     cameras.cameras()
+    text = "official: the orbit that the model was made for; 4d: eight views for a scene, half from above"
+    cameras.choice("--rig", _RIGS, "official", text)
     cameras.value("--ring-elevation", ELEVATION, "all novel views at this elevation", metavar="DEG")
     text = "absolute elevation of the input camera, for the camera files only"
     cameras.value("--input-elevation", INPUT_ELEVATION, text, 0.0, "DEG")
@@ -275,6 +279,11 @@ def _make(job: Job, load: Callable[[Job], Model], store: WindowFolder, prepare_s
 
 
 def _cameras(args: argparse.Namespace, config: ModelConfig) -> Cameras:
+    if args.rig == "4d":
+        refuse_idle(args, add_arguments, ["azimuths", "elevations", "ring_elevation"], "with --rig 4d")
+        cameras = replace(Cameras.for_scenes(), input_elevation_deg=args.input_elevation)
+        check_cameras(cameras, config)
+        return cameras
     if args.ring_elevation is None:
         return Cameras.from_lists(config.n_views, args.azimuths, args.elevations, args.input_elevation)
     if args.elevations is not None:

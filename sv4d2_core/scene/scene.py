@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 SCENE_FORMAT = "sv4d2.scene"
 SCENE_VERSION = 1
-_SAME_TIME = 1e-6
+SAME_TIME = 1e-6
 _MOST_PIXELS = 1_500_000_000  # of one rendering; each takes 32 bytes, at the end twice
 
 
@@ -149,8 +149,8 @@ class Scene4D(ABC):
 
     def _between(self, time: float) -> tuple[int, float] | None:
         """Return the frame before a time and the share of the way to the next; None at frames and outside."""
-        after = int(np.searchsorted(self.times, time - _SAME_TIME))
-        if not 0 < after < self.n_frames or self.times[after] - time < _SAME_TIME:
+        after = int(np.searchsorted(self.times, time - SAME_TIME))
+        if not 0 < after < self.n_frames or self.times[after] - time < SAME_TIME:
             return None
         before = self.times[after - 1]
         return after - 1, (time - before) / (self.times[after] - before)

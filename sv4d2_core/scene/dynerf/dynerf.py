@@ -16,7 +16,7 @@ from ...stored import Fields, Tensors
 from ...views import FPS_RANGE
 from ..config import FieldConfig, settings_from_json, settings_to_json
 from ..geometry.hull import Occupancy
-from ..scene import Scene4D, box_of, no_object
+from ..scene import SAME_TIME, Scene4D, box_of, no_object
 from .following import Following
 from .moved import MovedField
 from .planes import Canonical, MovingPlanes
@@ -122,23 +122,25 @@ class DyNeRF(Scene4D):
         """Return what the scene is made of at a time, and the cells that hold it, as one frame."""
         around = self._between(time)
         if around is None or self.motion is None:
-            return self.field, self._occupancy_at(time)
+            return self.field, self._occupancy_at(time, around)
         if self._moved is None or self._moved.time != time:
             times = self.times[around[0] : around[0] + 2]
             self._moved = MovedField(self.field, self.occupancy, self.motion, around, times, time)
         return self._moved, self._moved.filled
 
-    def _occupancy_at(self, time: float) -> Occupancy:
-        """Return the cells of the frames before and after a time, as one frame."""
-        after = int(np.searchsorted(self.times, time - 1e-6).clip(0, self.n_frames - 1))
-        exact = abs(self.times[after] - time) < 1e-6 or after == 0
-        before = after if exact else after - 1
-        if not exact and self.field.moves:
+    def _occupancy_at(self, time: float, around: tuple[int, float] | None) -> Occupancy:
+        """Return the cells of the frame at a time, or of those around it, as one frame."""
+        cells = self.occupancy.cells
+        if around is None:
+            frame = int(np.searchsorted(self.times, time - SAME_TIME).clip(0, self.n_frames - 1))
+            filled = cells[frame]
+        elif self.field.moves:
+            before, after = around[0], around[0] + 1
             moments = (self.times[before], self.times[after], time)
-            cells = self.field.carried(self.occupancy, (before, after), moments)
+            filled = self.field.carried(self.occupancy, (before, after), moments)
         else:
-            cells = self.occupancy.cells[before] | self.occupancy.cells[after]
-        return Occupancy(cells[None], self.occupancy.box)
+            filled = cells[around[0]] | cells[around[0] + 1]
+        return Occupancy(filled[None], self.occupancy.box)
 
     def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
         (field, occupancy), device = self._at(time), self.occupancy.box.device
