@@ -62,6 +62,8 @@ def main(words):
     parser.add_argument("--azimuths", type=float, nargs="+", default=[0, 60, 120, 180, 240])
     parser.add_argument("--elevations", type=float, nargs="+", default=[0])
     args = parser.parse_args(words)
+    if not args.file.is_file():
+        parser.error(f"Expected an animated GLB; there is no file {args.file}.")
     elevations = args.elevations * (len(args.azimuths) if len(args.elevations) == 1 else 1)
     matrices = [camera_to_world(*angles) for angles in zip(args.azimuths, elevations, strict=True)]
 
@@ -69,6 +71,8 @@ def main(words):
     import numpy as np
     from mathutils import Matrix, Vector
 
+    if not hasattr(np, "bool"):
+        np.bool = bool  # Debian's Blender 3.4 asks for what its numpy 1.24 has given up
     out = args.out.resolve()
     bpy.ops.wm.read_factory_settings(use_empty=True)
     bpy.ops.import_scene.gltf(filepath=str(args.file.resolve()))
