@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--corrupt", type=float, default=1.0)
     parser.add_argument("--per-scene", action="store_true")
-    parser.add_argument("--rig", default="sv4d2", choices=tuple(OFFICIAL_AZIMUTHS_DEG))
+    parser.add_argument("--rig", default="sv4d2", choices=(*OFFICIAL_AZIMUTHS_DEG, "4d"))
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of RefineConfig")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -95,7 +95,8 @@ def main() -> None:
     print("| arm | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|")
     everything: list[Scene] = [*benchmark_scenes(), *map(AssetScene, ASSET_NAMES)]
     scenes = [(i, scene) for i, scene in enumerate(everything) if scene.name in args.scenes]
-    true_views = {scene.name: scene.views(Cameras.official(args.rig), args.size) for _, scene in scenes}
+    rig = Cameras.for_scenes() if args.rig == "4d" else Cameras.official(args.rig)
+    true_views = {scene.name: scene.views(rig, args.size) for _, scene in scenes}
     known = [scene for _, scene in scenes if isinstance(scene, BenchmarkScene)]
     best = {scene.name: ceiling(scene, true_views[scene.name])[0] for scene in known}
     for arm in args.arms:
