@@ -7,6 +7,7 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.world import parts_at, render_creature
+from sv4d2_core.world.body import Bone, Creature
 from sv4d2_core.world.suite import HELD_OUT, TRAITS, BenchmarkScene, benchmark_scenes
 
 SCENES = {scene.name: scene for scene in benchmark_scenes()}
@@ -61,6 +62,14 @@ def test_a_trait_is_what_it_says():
     marked, plain = (render_creature(c, RIGS[0], torch.zeros(1), 64) for c in (owl, bare))
     change = (marked.rgb - plain.rgb).abs().amax(-1) > 0.2
     assert float(change.sum() / (plain.mask > 0.5).sum()) > 0.08
+
+
+def test_a_path_carries_the_root_evenly_and_turns_with_the_heading():
+    ball = Bone("ball", "", (0, 0, 0), (0, 0, 0), (0.1, 0.1, 0.1))
+    creature = Creature((ball,), heading_deg=90.0, scale=0.5, origin=(0.0, 0.2, 0.0), path=(0.0, 0.0, 2.0))
+    centres = parts_at(creature, torch.tensor([0.0, 0.25, 0.5, 1.0])).centres[:, 0]
+    expected = torch.tensor([[-0.5, 0.2, 0.0], [-0.25, 0.2, 0.0], [0.0, 0.2, 0.0], [0.5, 0.2, 0.0]])
+    assert torch.allclose(centres, expected.double(), atol=1e-12)
 
 
 def test_held_out_views_are_on_no_training_rig():
