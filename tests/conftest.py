@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from sv4d2_core.diffusion.checkpoint import build_networks, load_checkpoint, write_random_checkpoint
@@ -227,4 +227,18 @@ def drawn_text(monkeypatch):
         return draw(self, renderer)
 
     monkeypatch.setattr(Text, "draw", recording)
+    return words
+
+
+@pytest.fixture
+def written_text(monkeypatch) -> list[str]:
+    """Return the texts that Pillow writes into pictures during the test."""
+    words: list[str] = []
+    text = ImageDraw.ImageDraw.text
+
+    def recording(self, position, string, *args, **kwargs):
+        words.append(string)
+        return text(self, position, string, *args, **kwargs)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", recording)
     return words

@@ -49,12 +49,6 @@ def fails(capsys, *arguments: object) -> str:
     return error
 
 
-def test_refine_leaves_a_scene_of_the_views(scene):
-    fitted = load_scene(scene)
-    assert (fitted.n_frames, fitted.fps) == (3, 8.0)
-    assert fitted.cameras == Cameras.official("sv4d2")
-
-
 @pytest.fixture
 def interrupted(monkeypatch):
     """Return a runner of a command that is interrupted at the first step for which a condition holds."""

@@ -21,8 +21,6 @@ from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.export.glb import write_animated_glb
 from sv4d2_core.world import make_creature, render_views
 
-torch.set_num_threads(1)
-
 CAMERAS = Cameras((0, 0, 12.5), (0, 60, 210), radius=2.2, fov_deg=35.0, input_elevation_deg=8.0)
 SIZE, N_FRAMES = 16, 3
 

@@ -1,6 +1,5 @@
 """Camera files and data sets, read as COLMAP, D-NeRF and nerfstudio do, point at the right pixels."""
 
-import errno
 import json
 import math
 from dataclasses import replace
@@ -228,42 +227,7 @@ def test_wrong_pictures_are_refused_before_anything_is_written(tmp_path, grid, k
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", WHERE)
-def test_only_an_export_of_the_same_kind_is_replaced(tmp_path, grid, kind):
-    short = ViewGrid(grid.images[:1], CAMERAS, grid.masks[:1])
-    WHERE[kind](tmp_path, grid)
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="exists already.*--overwrite"):
-        WHERE[kind](tmp_path, short)
-    WHERE[kind](tmp_path, short, overwrite=True)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert not (tmp_path / "frame_00001").exists() and not (tmp_path / "frames/view_00/00001.png").exists()
-    marker = tmp_path / f"{kind}.json"
-    marker.write_text("[]")
-    with pytest.raises(FileExistsError, match="no export of this kind wrote"):
-        WHERE[kind](tmp_path, short, overwrite=True)
-
-
 def test_a_folder_of_views_is_not_taken_for_a_data_set(tmp_path, grid):
     write_views(tmp_path, grid)
     with pytest.raises(FileExistsError, match=r"cameras\.json, frames, masks.*, which no export"):
         write_dataset(tmp_path, grid, overwrite=True)
-
-
-@pytest.mark.parametrize("kind", WHERE)
-def test_a_disk_that_fails_half_way_leaves_the_old_export(tmp_path, grid, kind, monkeypatch):
-    WHERE[kind](tmp_path / "out", grid)
-    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    save = Image.Image.save
-
-    def failing(self, file, *args, **kwargs):
-        if "view_01" in str(file):
-            raise OSError(errno.ENOSPC, "it fails")
-        return save(self, file, *args, **kwargs)
-
-    monkeypatch.setattr(Image.Image, "save", failing)
-    for name in ("out", "new"):
-        with pytest.raises(OSError, match="another"):
-            WHERE[kind](tmp_path / name, replace(grid, images=1 - grid.images), overwrite=True)
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -235,14 +235,6 @@ def test_the_surface_lies_where_the_density_is_the_level():
     assert mesh.colours.min() >= 0 and mesh.colours.max() <= 1
 
 
-def test_smoothing_and_decimation_are_as_asked_for():
-    rough, smooth = (surface_at(Arm(), 0.0, 32, 100_000, smoothing, 40.0) for smoothing in (0, 10))
-    few = surface_at(Arm(), 0.0, 32, 300, 10, 40.0)
-    assert len(rough.faces) == len(smooth.faces) > len(few.faces) and len(few.faces) <= 300
-    assert not torch.equal(rough.vertices, smooth.vertices)
-    assert signed_volume(few) == pytest.approx(signed_volume(smooth), rel=0.05)
-
-
 class Speckled(Arm):
     """A hollow arm with a speck beside it."""
 

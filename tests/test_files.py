@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -236,6 +238,70 @@ with {0}(pathlib.Path(sys.argv[1])):
 """
 
 
+@contextmanager
+def held(place: Path, by: str = "exclusive") -> Iterator[subprocess.Popen[str]]:
+    """Have another process hold a place inside the block, or until it is killed."""
+    command, pipe = [sys.executable, "-c", HOLDER.format(by), str(place)], subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "\n"
+        yield process
+        process.communicate("\n")
+
+
+def test_a_folder_is_held_by_one_process_wherever_its_temporary_files_are(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # as in another container
+    with held(out), pytest.raises(ValueError, match="Another process is writing to"), exclusive(out):
+        pass
+    assert not out.exists()
+    with held(out) as holder:
+        with pytest.raises(ValueError, match="Another process"), exclusive(tmp_path / "x" / ".." / "out"):
+            pass
+        holder.kill()
+    assert (out / ".lock").exists(), "what a killed process leaves"
+    with exclusive(out), exclusive(out):
+        (out / "result").touch()
+    assert [path.name for path in out.iterdir()] == ["result"]
+
+
+TAKERS = """
+import sys, time
+from pathlib import Path
+from sv4d2_core.files import exclusive
+out, n = Path(sys.argv[1]), 0
+sys.stdin.readline()
+while n < 150:
+    try:
+        with exclusive(out):
+            (out / "inside").touch(exist_ok=False)
+            (out / "inside").unlink()
+            n += 1
+    except ValueError as error:
+        assert "Another process" in str(error)
+"""
+
+
+def test_a_lock_that_goes_with_its_holder_lets_nobody_else_in(tmp_path):
+    """Who waits for a lock file that its holder removes must not hold the removed one."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "other").touch()
+    pipe = subprocess.PIPE
+    takers = [
+        subprocess.Popen(
+            [sys.executable, "-c", TAKERS, str(out)], cwd=ROOT, stdin=pipe, stderr=pipe, text=True
+        )
+        for _ in range(3)
+    ]
+    for taker in takers:
+        assert taker.stdin is not None
+        taker.stdin.write("\n")
+        taker.stdin.flush()
+    for taker in takers:
+        _, errors = taker.communicate(timeout=120)
+        assert taker.returncode == 0, errors
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -252,29 +318,18 @@ with {0}(pathlib.Path(sys.argv[1])):
 )
 def test_every_job_that_writes_holds_its_place(tmp_path, capsys, words):
     out = tmp_path / "out.safetensors"
-    held = exclusive_file if words[0] in ("convert", "refine") else exclusive
-    command = [sys.executable, "-c", HOLDER.format(held.__name__), str(out)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "\n"
+    with held(out, "exclusive_file" if words[0] in ("convert", "refine") else "exclusive"):
         assert main([word.format(out=out, here=tmp_path / "views") for word in words]) == 2
         assert f"Another process is writing to {out}" in capsys.readouterr().err
-        process.communicate("\n")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_staging_of_a_living_process_is_left_alone(tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", HOLDER.format("exclusive"), str(out)]
     grid = ViewGrid(torch.ones(1, 2, 8, 8, 3), Cameras((0, 0), (0, 90)), torch.ones(1, 2, 8, 8))
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "\n"
+    with held(out):
         (out / ".partial/new").mkdir(parents=True)
         for write, content in ((write_views, grid), (write_dataset, grid), (write_report, [])):
             with pytest.raises(ValueError, match="Another process is writing to"):
                 write(out, content)
             assert (out / ".partial/new").is_dir()
-        process.communicate("\n")

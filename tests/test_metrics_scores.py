@@ -14,8 +14,6 @@ from sv4d2_core.metrics.evaluate import (
     METRICS,
     Networks,
     evaluate,
-    mean_along,
-    mean_of,
     summarise,
 )
 from sv4d2_core.metrics.image import paired_views
@@ -193,24 +191,10 @@ def test_a_summary_weighs_scenes_alike_and_clips_together(truth, noisy):
     assert "FHD-F needs at least 2 clips; there is 1." in summary.notes
 
 
-def test_every_step_is_told_and_may_cancel(truth):
+def test_every_step_is_told(truth):
     seen: list[tuple[int, int]] = []
     evaluate(truth, truth, callback=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 9) for i in range(1, 10)]
-
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(truth, callback=stop)
-
-
-def test_means_leave_out_what_has_no_value():
-    values = torch.tensor([[1.0, math.nan], [3.0, math.nan]])
-    assert mean_of(values) == 2
-    assert mean_along(values, dim=0)[0] == 2 and mean_along(values, dim=0)[1].isnan()
-    assert mean_along(values, dim=1).tolist() == [1, 3]
-    assert mean_of(torch.tensor([math.inf, math.inf])) == math.inf
 
 
 def test_an_input_view_of_another_crop_is_told(truth):

@@ -1,6 +1,7 @@
 """Weights that wait in main memory, and the retry when memory runs out: results stay the same."""
 
 import dataclasses
+import errno
 import logging
 import weakref
 from contextlib import contextmanager, nullcontext
@@ -9,6 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from sv4d2_core.cameras import Cameras
@@ -151,7 +153,10 @@ def accelerator_error(code):
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
         (accelerator_error(2), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8.1 GB)"), True),
+        (RuntimeError("XPU out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (SafetensorError('Error: IoError(Os { code: 12, kind: OutOfMemory, message: "full" })'), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),

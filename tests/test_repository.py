@@ -142,19 +142,10 @@ def test_nothing_chooses_a_device_or_runs_text():
 
 # Modules and names that run what a file or a text holds.
 PROGRAMS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-RUNS = {
-    *("eval", "exec", "compile", "torch.jit.load", "torch.hub.load", "torch.package"),
-    *("torch.export.load", "torch.serialization.load", "pandas.read_pickle", "runpy.run_path"),
-    *(
-        "yaml.load",
-        "yaml.load_all",
-        "yaml.full_load",
-        "yaml.unsafe_load",
-        "os.system",
-        "os.popen",
-        "ctypes.CDLL",
-    ),
-}
+RUNS = {"eval", "exec", "compile", "os.system", "os.popen", "ctypes.CDLL"}
+RUNS |= {"pandas.read_pickle", "runpy.run_path"}
+RUNS |= {f"torch.{name}" for name in ("jit.load", "hub.load", "package", "export.load", "serialization.load")}
+RUNS |= {f"yaml.{name}" for name in ("load", "load_all", "full_load", "unsafe_load")}
 RUNS_CODE = {
     # The one-time conversion of a file that --trust-code names, and its test.
     ("sv4d2_core/metrics/i3d.py", "torch.jit.load"),

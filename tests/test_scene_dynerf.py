@@ -13,9 +13,9 @@ from sv4d2_core.scene.config import FieldConfig
 from sv4d2_core.scene.dynerf.dynerf import DyNeRF
 from sv4d2_core.scene.dynerf.dynerf_fit import dense_cells
 from sv4d2_core.scene.dynerf.following import Following, hull_centres, hull_turns
-from sv4d2_core.scene.dynerf.motion import FramePath, OffsetGrids, frame_shares, rotations_about
+from sv4d2_core.scene.dynerf.motion import OffsetGrids, rotations_about
 from sv4d2_core.scene.dynerf.planes import Canonical, MovingPlanes, Planes
-from sv4d2_core.scene.dynerf.rays import box_span, composite_on_white, ray_weights, sample_distances
+from sv4d2_core.scene.dynerf.rays import box_span, ray_weights, sample_distances
 from sv4d2_core.scene.geometry.hull import Occupancy
 from sv4d2_core.scene.scene import Scene4D
 from sv4d2_core.scene.store import load_scene
@@ -143,16 +143,6 @@ def test_rendering_reports_can_be_cancelled_and_refuses_times_and_sizes_out_of_r
     assert heard == [(1, 6), (2, 6)]
 
 
-def test_constant_density_gives_the_exponential_law():
-    density = torch.full((1, 40), 3.0, dtype=torch.float64)
-    weights = ray_weights(density, torch.full((1, 1), 0.05, dtype=torch.float64))
-    colour = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
-    rgb, opacity = composite_on_white(weights, colour.expand(1, 40, 3))
-    expected = 1 - math.exp(-3.0 * 0.05 * 40)
-    torch.testing.assert_close(opacity, torch.tensor([expected], dtype=torch.float64))
-    torch.testing.assert_close(rgb[0], expected * colour + (1 - expected))
-
-
 def test_layers_hide_each_other_and_dense_matter_stays_finite():
     # Opacities .75 in front and .5 behind: .75 + .25 * .5.
     density = torch.tensor([[math.log(4), 0.0, math.log(2)]])
@@ -162,15 +152,6 @@ def test_layers_hide_each_other_and_dense_matter_stays_finite():
     assert float(weights.detach().sum()) == 1
     weights.sum().backward()
     assert density.grad is not None and bool(density.grad.isfinite().all())
-
-
-def test_gradients_agree_with_finite_differences():
-    generator = torch.Generator().manual_seed(0)
-    density = 5 * torch.rand(3, 7, generator=generator, dtype=torch.float64)
-    colours = torch.rand(3, 7, 3, generator=generator, dtype=torch.float64)
-    lengths = 0.1 + torch.rand(3, 1, generator=generator, dtype=torch.float64)
-    inputs = (density.requires_grad_(), colours.requires_grad_())
-    assert torch.autograd.gradcheck(lambda d, c: composite_on_white(ray_weights(d, lengths), c), inputs)
 
 
 def test_where_rays_cross_a_box_and_every_stretch_has_one_sample():
@@ -248,16 +229,6 @@ def test_nothing_moves_at_first(kind):
     torch.testing.assert_close(field(points, times), field(points, None), atol=1e-4, rtol=1e-4)
 
 
-def test_the_shape_is_that_of_the_canonical_points():
-    points, times = random_points()
-    field = disturb(make_field())
-    still = make_field()(points, None)[0]
-    density = field(points + offsets(field, points, times), None)[0]
-    torch.testing.assert_close(field(points, times)[0], density)
-    # Canonical space does not know the deformation.
-    assert torch.equal(field(points, None)[0], still) and not torch.allclose(density, still)
-
-
 @both_kinds
 def test_every_parameter_and_the_points_have_gradients(kind):
     points, times = random_points(400)
@@ -271,15 +242,6 @@ def test_every_parameter_and_the_points_have_gradients(kind):
     grouped = [parameter for group in field.groups() for parameter in group["params"]]
     assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in field.parameters()}
     assert len(grouped) == len(list(field.parameters()))
-
-
-@both_kinds
-def test_points_have_the_gradient_of_finite_differences(kind):
-    field = disturb(make_field(kind=kind)).double()
-    points, times = (value.double() for value in random_points(6))
-    points = (0.8 * points).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p: offsets(field, p, times), (points,), atol=1e-5)
-    assert torch.autograd.gradcheck(lambda p: field(p, times), (points,), eps=1e-7, atol=1e-5)
 
 
 def test_a_plane_is_read_at_the_axes_it_spans_and_times_may_come_in_any_order():
@@ -311,24 +273,6 @@ def test_coarse_changes_are_spread_over_fine_planes():
         field.space[0].fill_(1)
         field.change[0][2, 0] = torch.linspace(-1, 1, 3)  # along x, on the plane xy
     torch.testing.assert_close(field.features(points, torch.ones(200))[:, 0], 1 + points[:, 0])
-
-
-def test_frames_stand_alone_at_their_own_times_and_lines_stay_lines():
-    times = torch.linspace(0, 1, N_FRAMES)
-    torch.testing.assert_close(frame_shares(times, N_FRAMES), torch.eye(N_FRAMES), atol=1e-5, rtol=0)
-    inner = torch.linspace(0.25, 0.75, 9)
-    torch.testing.assert_close(frame_shares(inner, N_FRAMES) @ times, inner)
-    torch.testing.assert_close(frame_shares(torch.tensor([0.0]), 1), torch.ones(1, 1))
-
-
-def test_a_path_takes_a_turned_body_back_to_the_anchor(close):
-    path = FramePath(3)
-    centres = torch.tensor([[-0.5, 0.0, 0.0], [0.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
-    turns = torch.tensor([[0.0, 0.0, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, -0.5]]) * math.pi
-    path.start(centres, turns, LONG_BOX, centres[1])
-    # At frame 2 the body is a quarter turn on, 0.3 world units to the right: x of 1/6 has become y of 1/3.
-    seen = torch.tensor([[0.5, 1 / 3, 0.0]])
-    close(path(seen, torch.ones(1)), torch.tensor([[1 / 6, 0.0, 0.0]]), 1e-6)
 
 
 def test_fine_grids_fade_in():

@@ -192,9 +192,10 @@ def test_views_that_cannot_be_fitted_are_refused(views):
         refine_scene(views, TINY, size=8)
 
 
-def test_a_fit_that_diverges_names_the_knob(views):
+@pytest.mark.parametrize("backend", ["dynerf", "gaussians"])
+def test_a_fit_that_diverges_names_the_knob(views, backend):
     with pytest.raises(FloatingPointError, match=r"lower learning_rate_factor than 1e\+30"):
-        refine_scene(views, replace(TINY, learning_rate_factor=1e30))
+        refine_scene(views, replace(TINY, backend=backend, learning_rate_factor=1e30))
 
 
 @pytest.mark.parametrize(("job", "tolerance"), [("views", 1e-3), ("dynerf", 0.02), ("gaussians", 0.02)])

@@ -1,26 +1,18 @@
 """Low-rank adaptation: what it changes, what is trained, its files, and merging."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sv4d2_core.diffusion.config import UNetConfig
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.training.weights import add_lora, lora_state, merge_lora
+from tests.host import media
 
 T, V, RANK = 2, 2, 3
-CONFIG = UNetConfig(
-    view_mixing="joint_3d",
-    base=32,
-    multipliers=(1, 2),
-    res_blocks=1,
-    attention_levels=1,
-    head_channels=16,
-    context_dim=48,
-    vector_dim=128,
-)
+CONFIG = replace(media.micro_config().unet, view_mixing="joint_3d")
 # Per attention block: four layers of each of three self-attentions, two of each of three one-token ones.
 LAYERS_PER_BLOCK = 3 * 4 + 3 * 2
 BLOCKS = 4

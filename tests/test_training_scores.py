@@ -102,15 +102,6 @@ def test_no_training_sees_a_held_out_object(monkeypatch):
     assert all(seed in TRAINING_SEEDS for seed in drawn) and not set(drawn) & set(HELD_OUT_OBJECTS)
 
 
-def test_scenes_follow_from_seed_and_number():
-    def pictures(seed: int, index: int) -> Tensor:
-        return ProceduralScenes(seed, size=8, n_cameras=3, n_frames=2).scene(index).images
-
-    assert torch.equal(pictures(0, 3), pictures(0, 3))
-    assert not torch.equal(pictures(0, 3), pictures(0, 4))
-    assert not torch.equal(pictures(0, 3), pictures(1, 3))
-
-
 def test_procedural_cameras_are_rings_or_anywhere():
     scenes = ProceduralScenes(0, size=2, n_cameras=12, n_frames=1)
     grids = [scenes.scene(k) for k in range(12)]

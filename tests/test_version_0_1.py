@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from sv4d2_core import load_scene, read_views
 from sv4d2_core.cameras import Cameras
@@ -12,8 +11,6 @@ from sv4d2_core.data.views_folder import missing_files, read_crop
 
 FILES = Path(__file__).parent / "data/version_0_1"
 CAMERAS = Cameras.official("sv4d2")
-
-torch.set_num_threads(1)
 
 
 def test_a_folder_of_views(close):

@@ -21,6 +21,13 @@ def moving_square(
     return Clip(frames, 10.0)
 
 
+def test_notes_of_a_clip_stand_at_the_front_of_its_report():
+    """What the reader decides for the user ends there."""
+    clip = dataclasses.replace(moving_square([(70, 70)]), notes=("turned", "slowed"))
+    report = prepare_clip(clip, size=160).report
+    assert report[:2] == ("turned", "slowed") and report[2].startswith("1 frame of 240 x 240")
+
+
 def report(clip: Clip, **options) -> str:
     return "\n".join(prepare_clip(clip, size=160, **options).report)
 

@@ -7,6 +7,7 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.world import parts_at, render_creature
+from sv4d2_core.world.body import Bone, Creature
 from sv4d2_core.world.suite import HELD_OUT, TRAITS, BenchmarkScene, benchmark_scenes
 
 SCENES = {scene.name: scene for scene in benchmark_scenes()}
@@ -34,18 +35,18 @@ def test_the_scenes_are_fixed_whatever_the_global_generator_did():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def fingerprint(scene: BenchmarkScene) -> float:
-    parts = parts_at(scene.creature, torch.linspace(0, 1, 4))
+def fingerprint(creature: Creature, *more: torch.Tensor) -> float:
+    parts = parts_at(creature, torch.linspace(0, 1, 4))
     coat = parts.coat
-    tables = (parts.centres, parts.rotations, parts.radii, coat.colours, coat.phases, coat.patterns.double())
-    numbers = torch.cat([table.flatten() for table in tables]) * coat.frequency
+    tables = (parts.centres, parts.rotations, parts.radii, coat.colours, coat.phases, *more)
+    numbers = torch.cat([table.flatten() for table in (*tables, coat.patterns.double())]) * coat.frequency
     return float((numbers * torch.arange(len(numbers)).double().sin()).sum())
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_the_scenes_are_those_that_were_recorded(name):
     number, traits = RECORDED[name]
-    assert fingerprint(SCENES[name]) == pytest.approx(number, abs=1e-5)
+    assert fingerprint(SCENES[name].creature) == pytest.approx(number, abs=1e-5)
     assert set(SCENES[name].traits) == traits <= set(TRAITS) and SCENES[name].n_frames == 12
 
 
@@ -61,6 +62,14 @@ def test_a_trait_is_what_it_says():
     marked, plain = (render_creature(c, RIGS[0], torch.zeros(1), 64) for c in (owl, bare))
     change = (marked.rgb - plain.rgb).abs().amax(-1) > 0.2
     assert float(change.sum() / (plain.mask > 0.5).sum()) > 0.08
+
+
+def test_a_path_carries_the_root_evenly_and_turns_with_the_heading():
+    ball = Bone("ball", "", (0, 0, 0), (0, 0, 0), (0.1, 0.1, 0.1))
+    creature = Creature((ball,), heading_deg=90.0, scale=0.5, origin=(0.0, 0.2, 0.0), path=(0.0, 0.0, 2.0))
+    centres = parts_at(creature, torch.tensor([0.0, 0.25, 0.5, 1.0])).centres[:, 0]
+    expected = torch.tensor([[-0.5, 0.2, 0.0], [-0.25, 0.2, 0.0], [0.0, 0.2, 0.0], [0.5, 0.2, 0.0]])
+    assert torch.allclose(centres, expected.double(), atol=1e-12)
 
 
 def test_held_out_views_are_on_no_training_rig():

@@ -232,22 +232,7 @@ def make_sources(folder: Path) -> list[Kind]:
         ("lpips.safetensors", _score, changed_tensors),
     ]
     frames = [Image.fromarray((image * 255).byte().numpy()) for image in grid.images[:, 0].repeat(3, 1, 1, 1)]
-    for kind in (
-        "png",
-        "gif",
-        "webp",
-        "jpg",
-        "tif",
-        "bmp",
-        "tga",
-        "ppm",
-        "qoi",
-        "jp2",
-        "avif",
-        "pcx",
-        "sgi",
-        "dds",
-    ):
+    for kind in "png gif webp jpg tif bmp tga ppm qoi jp2 avif pcx sgi dds".split():
         content = io.BytesIO()
         several = {"save_all": True, "append_images": frames[1:]} if kind in ("png", "gif", "webp") else {}
         if Image.registered_extensions().get(f".{kind}") in Image.SAVE:
