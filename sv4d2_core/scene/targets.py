@@ -6,7 +6,7 @@ Stage 2 follows SV4D 2.0 (2503.16396) as far as abstract and slides tell; streng
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,8 +28,8 @@ Resynthesize = Callable[[ViewGrid, float], ViewGrid]  # (rendered views, strengt
 
 _LEAST_SHARE = 0.001  # of all pixels: smaller silhouettes hold no shape
 _SLACK = 0.5  # a colour nearer to length 1 is a normal; those of black, grey and white are not
-RING_ELEVATIONS_DEG = (15.0, -15.0)  # of rings of novel cameras, relative to the input view
-_FROM_POLE = 5.0  # degrees that cameras of rings stay away
+_RING_ELEVATION_DEG = 30.0  # of a ring of novel cameras, relative to the input view
+_FROM_POLE = 5.0  # degrees that the ring stays away
 _STRENGTH_FALLING = 0.6  # factor on the strength from round to round
 _NAMES = ("images", "masks", "weights")
 
@@ -176,7 +176,7 @@ def round_targets(
     """Return what a round of the second stage is fitted to."""
     cameras, rendering, targets = views.cameras, None, views
     if resynthesize is not None:
-        cameras = ring_cameras(cameras, RING_ELEVATIONS_DEG)
+        cameras = with_ring(cameras)
     elif number == 1:
         log.warning("Stage 2 has no model to make views anew with: it only weighs them by visibility.")
     if resynthesize is not None or config.weight_by_visibility:
@@ -219,25 +219,26 @@ def _checked_anew(made: ViewGrid, shown: ViewGrid, alpha: Tensor) -> ViewGrid:
     return checked_views(replace(shown, images=new, masks=masks))
 
 
-def ring_cameras(cameras: Cameras, ring_elevations_deg: Sequence[float]) -> Cameras:
-    """Return the cameras and, per ring, as many novel ones between them: V (1 + rings) novel views.
+def with_ring(cameras: Cameras) -> Cameras:
+    """Return cameras at one height with as many novel ones between them from above; others as they are.
 
-    A model samples V views at a time, so a ring is one pass of it. Of the V + 1 gaps between azimuths one
+    A model samples V views at a time, so the ring is one pass of it. Of the V + 1 gaps between azimuths one
     beside the input view is left out: the input shows most of it already.
     """
+    if any(cameras.elevations_deg):
+        return cameras
     azimuths = sorted({a % 360 for a in cameras.azimuths_deg})
     gaps = [(b - a, (a + b) / 2) for a, b in zip(azimuths, [*azimuths[1:], 360.0], strict=True)]
-    # Views at one azimuth and several elevations leave fewer gaps than views: the widest are parted again.
+    # Views at one azimuth leave fewer gaps than views: the widest are parted again.
     while len(gaps) < cameras.n_views + 1:
         width, middle = max(gaps)
         gaps.remove((width, middle))
         gaps += [(width / 2, middle - width / 4), (width / 2, middle + width / 4)]
     first = min(gaps, key=lambda gap: (min(gap[1], 360 - gap[1]), gap[1]))
     between = sorted(middle for width, middle in gaps if (width, middle) != first)[: cameras.n_views]
-    lowest = -90 + _FROM_POLE - cameras.input_elevation_deg
-    highest = 90 - _FROM_POLE - cameras.input_elevation_deg
-    elevations, added = list(cameras.elevations_deg), list(cameras.azimuths_deg)
-    for ring in ring_elevations_deg:
-        elevations += [min(max(float(ring), lowest), highest)] * len(between)
-        added += between
-    return replace(cameras, elevations_deg=tuple(elevations), azimuths_deg=tuple(added))
+    elevation = min(_RING_ELEVATION_DEG, 90 - _FROM_POLE - cameras.input_elevation_deg)
+    return replace(
+        cameras,
+        elevations_deg=(*cameras.elevations_deg, *[elevation] * len(between)),
+        azimuths_deg=(*cameras.azimuths_deg, *between),
+    )

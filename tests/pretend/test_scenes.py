@@ -16,7 +16,6 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.commands import refine
 from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.metrics import i3d
-from sv4d2_core.scene import targets
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.stored import write_tensors
 from sv4d2_core.world import make_creature, render_views
@@ -35,11 +34,6 @@ def files(tmp_path_factory):
             Image.new("RGB", (32, 32), (128, 160, 240)).save(folder / f"normals/view_{view:02d}/{t:05d}.png")
     save_file(lpips_weights()[0], folder / "lpips.safetensors")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_ring(monkeypatch):
-    monkeypatch.setattr(targets, "RING_ELEVATIONS_DEG", (15.0,))
 
 
 def run(*words):

@@ -25,6 +25,8 @@ _CHUNK = 1 << 17  # points that the field is asked for together: bounds the memo
 _ANNEALED = 0.3  # share of the dynamic steps after which all of a deformation's scales are on
 _SMOOTH_EVERY = 4  # steps between two uses of the terms on the field alone; they count more then
 _WEIGHT_MASK, _WEIGHT_ENTROPY = 0.1, 1e-3
+# Of even colours, where views are not exact and disagree; a deviation in halves of the box.
+_WEIGHT_ALBEDO, _ASIDE = 0.3, 0.03
 _PATCH_START = 0.2  # share of stage 1 after which each step that compares patches draws one
 # Sides of a patch, pixels: for normals, for a perceptual distance, and the least for it: LPIPS needs room.
 _PATCH, _PERCEPTUAL_PATCH, _LEAST_PERCEPTUAL_PATCH = 16, 64, 32
@@ -86,13 +88,18 @@ class DyNeRFFit:
         rays, target = pool.draw(frames, step.n_views, config.rays_per_step, generator, step.timed)
         count = len(rays.frames)
         jitter = torch.rand(count, config.samples, generator=generator).to(self._device)
+        if config.weight_by_trust:
+            aside = _ASIDE * torch.randn(count, 3, generator=generator).to(self._device)
         total = torch.zeros((), device=self._device)
         for part in torch.arange(count, device=self._device).split(config.rays_in_memory or count):
-            colours, opacities, _ = self.scene.follow(rays.at(part), jitter[part])
-            goal = target.at(part)
+            here, goal = rays.at(part), target.at(part)
+            colours, opacities, distances = self.scene.follow(here, jitter[part])
             loss = mean_squared(colours, goal.colours, goal.weights)
             loss = loss + _WEIGHT_MASK * mask_loss(opacities, goal.opacities)
             loss = loss + _WEIGHT_ENTROPY * alpha_entropy(opacities)
+            if config.weight_by_trust:  # the views are not exact
+                places = here.origins + distances.detach()[:, None] * here.directions
+                loss = loss + _WEIGHT_ALBEDO * self._unevenness(places, here.times, aside[part], opacities)
             total += _backward(loss * (len(part) / count))
         if self._on_patches and step.number >= _PATCH_START * config.stage_one_steps:
             total += _backward(self._patch(step, frames))
@@ -110,6 +117,14 @@ class DyNeRFFit:
         tensors.check_like(self.tensors())
         self.scene.field.load_state_dict(tensors.under("field."))
         self.scene.occupancy = Occupancy(tensors["cells"].bool().to(self._device), self._hull.box)
+
+    def _unevenness(self, places: Tensor, times: Tensor | None, aside: Tensor, opacities: Tensor) -> Tensor:
+        """Return how colours at world places [R, 3] of the surface differ from those ``aside`` [R, 3].
+
+        Source: SV3D (2403.12008), albedo smoothness; here as far as the rays that meet the places are opaque.
+        """
+        unit, colours = self._hull.to_unit(places), self.scene.field.colours
+        return mean_squared(colours(unit, times), colours(unit + aside, times), opacities.detach())
 
     def _patch(self, step: Step, frames: Tensor) -> Tensor:
         side = min(self._patch_side, self._pool.size)

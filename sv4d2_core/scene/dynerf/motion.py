@@ -87,7 +87,7 @@ class OffsetGrids(nn.Module):
 
     def forward(self, points: Tensor, times: Tensor) -> Tensor:
         """Return the offsets [N, 3] of points [N, 3] at times [N]."""
-        place = points[None, None, None]
+        place = points.nan_to_num()[None, None, None]  # see `sample_planes`
         # The coarsest grid is always on, the others fade in by a cosine, one after the other.
         order = torch.arange(len(self.grids), device=self.share.device)
         faded = (self.share * max(len(self.grids) - 1, 1) - (order - 1)).clamp(0, 1)

@@ -29,6 +29,8 @@ _SAME_NODE = 1e-4  # nodes by which a time may miss one and still be the node's 
 
 def sample_planes(planes: Tensor, coordinates: Tensor) -> Tensor:
     """Return the bilinear values [P, C, N] of planes [P, C, H, W] at [P, 1, N, 2] in -1..1 (x along W)."""
+    # On a CPU the gradient at a place that is not a number, which a diverging fit asks for, ends the process.
+    coordinates = coordinates.nan_to_num()
     return F.grid_sample(planes, coordinates, align_corners=True, padding_mode="border")[:, :, 0]
 
 
