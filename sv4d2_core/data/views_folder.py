@@ -26,10 +26,7 @@ from ..views import FPS_RANGE, ViewGrid
 
 # From our world (+y up) to that of D-NeRF and nerfstudio (+z up), a quarter turn about +x: (x, y, z) ->
 # (x, -z, y). The input camera, on our +z side, comes to stand at -y: Blender's front view.
-Y_UP_TO_Z_UP = torch.tensor(
-    [[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]],
-    dtype=torch.float64,
-)
+Y_UP_TO_Z_UP = torch.tensor([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
 
 CONVENTIONS = {
     "world": "Right-handed, +y up, the object at the origin and about 1 large; the input camera is on the +z "

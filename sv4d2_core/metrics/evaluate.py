@@ -14,14 +14,7 @@ from ..cameras import Cameras
 from ..views import ViewGrid
 from . import consistency, image
 from .consistency import finite_masks
-from .frechet import (
-    ORDERS,
-    ClipFeatures,
-    FrechetDistance,
-    clip_features,
-    frechet_distance,
-    hog3d_features,
-)
+from .frechet import ORDERS, ClipFeatures, FrechetDistance, clip_features, frechet_distance, hog3d_features
 from .i3d import SHORTEST_CLIP
 
 REFERENCE = "reference"  # the name of the true views' own scores

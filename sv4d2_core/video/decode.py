@@ -23,15 +23,7 @@ from PIL import Image, ImageOps
 
 from ..files import is_out_of_memory
 from ..messages import cut, listed
-from .colour import (
-    LARGEST_OF_VIDEO,
-    VideoColours,
-    beside,
-    linear_picture,
-    open_video,
-    to_uint8,
-    with_profile,
-)
+from .colour import LARGEST_OF_VIDEO, VideoColours, beside, linear_picture, open_video, to_uint8, with_profile
 from .places import LINEAR_SUFFIXES, regular
 
 DEFAULT_FPS = 8.0

@@ -14,15 +14,7 @@ from torch import Tensor
 from ..messages import cut
 from ..views import check_fps
 from .colour import UNCONVERTED, to_uint8
-from .decode import (
-    DEFAULT_FPS,
-    Decoded,
-    Pick,
-    read_animation,
-    read_images,
-    read_video,
-    reason,
-)
+from .decode import DEFAULT_FPS, Decoded, Pick, read_animation, read_images, read_video, reason
 from .places import IMAGE_SUFFIXES, LINEAR_SUFFIXES, Place, find_pictures
 
 _LOWEST_WHITE = 128  # masks that stay below it everywhere hold labels (0 and 1), not opacity

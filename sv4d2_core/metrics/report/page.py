@@ -56,9 +56,7 @@ def templates(folder: Path) -> Environment:
 
 
 def report_page(
-    comparisons: Sequence[SceneComparison],
-    summaries: Sequence[Summary],
-    run: Mapping[str, Any] | None = None,
+    comparisons: Sequence[SceneComparison], summaries: Sequence[Summary], run: Mapping[str, Any] | None = None
 ) -> str:
     """Return the page: facts, tables, notes, pictures, plots; ``run`` says in JSON values how it was made."""
     environment = templates(_FOLDER)
