@@ -32,12 +32,25 @@ from ..scene.tracking.surface import surface_at, surface_level
 from ..scene.tracking.track import Tracked, coherence, diagonal, track
 from ..video.foreground import masks_of
 from ..views import ViewGrid
-from .animations import ANIMATION_SUFFIXES, SEQUENCE_NAMES, write_animation, write_pngs
 from .glb import write_animated_glb
-from .sequences import NAMES as MESH_NAMES
-from .sequences import SEQUENCE_FILE, write_mesh_sequence, write_usd
-from .splats import NAMES as SPLAT_NAMES
-from .splats import SH_DEGREE, gaussians_at, write_splat_sequence, write_splats, write_trajectories
+from .sequences import (
+    ANIMATION_SUFFIXES,
+    MESH_NAMES,
+    PICTURE_NAMES,
+    SEQUENCE_FILE,
+    write_animation,
+    write_mesh_sequence,
+    write_pngs,
+    write_usd,
+)
+from .splats import (
+    SH_DEGREE,
+    SPLAT_NAMES,
+    gaussians_at,
+    write_splat_sequence,
+    write_splats,
+    write_trajectories,
+)
 
 ExportCallback = Callable[[int, int, None], None]  # of steps done and all steps; may raise to cancel
 
@@ -310,7 +323,7 @@ FORMATS = {
     "npz": Format("how every Gaussian moves, for numpy", _trajectories, (".npz",)),
     "dataset": Format(_FOR_NERFS, _dataset, (), DATASET_NAMES, DATASET_FILE),
     "colmap": Format(_FOR_COLMAP, _colmap, (), COLMAP_NAMES, COLMAP_FILE),
-    "turntable": Format(_FOR_EYES, _turntable, ANIMATION_SUFFIXES, SEQUENCE_NAMES),
+    "turntable": Format(_FOR_EYES, _turntable, ANIMATION_SUFFIXES, PICTURE_NAMES),
 }
 VIEWS_FORMATS = ("dataset", "colmap")
 
