@@ -269,7 +269,8 @@ def load_clip_vision(
         metadata = {key.removeprefix("sv4d2."): value for key, value in header.metadata.items()}
         quick_gelu = _is_clip_vision(header) and width <= _WIDEST_OPENAI
         config = replace(read_clip(named, "", metadata, usual), quick_gelu=quick_gelu)
-        tower = CLIPVision(config, device="meta")
+        with torch.device("meta"):
+            tower = CLIPVision(config)
         check_tensors(named, {key: tuple(tensor.shape) for key, tensor in tower.state_dict().items()})
     except ValueError as error:
         raise CheckpointError(
