@@ -18,7 +18,7 @@ from torch import Tensor
 from ..sv4d2_core.shipped import SAMPLE_CLIP
 from ..sv4d2_core.video.crop import CENTERINGS
 from ..sv4d2_core.video.decode import REORIENTED
-from ..sv4d2_core.video.pictures import frame_strip
+from ..sv4d2_core.video.pictures import frame_strip, on_white
 from ..sv4d2_core.video.prepare import prepare_clip
 from ..sv4d2_core.video.read import ALPHAS, Clip, count_pictures, load_clip
 from .host import advanced, aliases, choice, described, number, shows_a_picture
@@ -162,10 +162,10 @@ class SV4D2SampleClip(io.ComfyNode):
         """Return the clip, and play it on the node, from the host's temporary folder."""
         clip = load_clip(SAMPLE_CLIP, frames=None)
         pixels = torch.from_numpy(clip.frames).float() / 255
-        images, opacity = pixels[..., :3], pixels[..., 3]
-        on_white = images * opacity[..., None] + (1 - opacity[..., None])
+        opacity = pixels[..., 3]
         rate = Fraction(clip.fps).limit_denominator(1001)
-        video = InputImpl.VideoFromComponents(Types.VideoComponents(images=on_white, frame_rate=rate))
+        shown = on_white(pixels[..., :3], opacity)
+        video = InputImpl.VideoFromComponents(Types.VideoComponents(images=shown, frame_rate=rate))
         name, folder = f"sv4d2_{SAMPLE_CLIP.name}", Path(folder_paths.get_temp_directory())
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(SAMPLE_CLIP, folder / name)

@@ -321,7 +321,6 @@ def sample_sheet(
     callback: Callable[[int, int, object], None] | None = None,
     *,
     steps: int = 20,
-    seed: int = 0,
     family: str = "things",
 ) -> Image.Image:
     """Return a picture of held-out objects: per object a row of true views, below it the model's.
@@ -333,7 +332,7 @@ def sample_sheet(
     cameras = Cameras.default(config.n_views)
     for number in objects:
         true = held_out_views(number, config.n_frames, cameras, config.size, family)
-        made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=seed, callback=callback)
+        made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=0, callback=callback)
         rows += [torch.cat([*grid.images[0], *grid.images[-1]], dim=1) for grid in (true, made)]
     sheet = Image.fromarray(to_bytes(torch.cat(rows)))
     scale = max(1, round(_SHOWN / config.size))

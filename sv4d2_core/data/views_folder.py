@@ -80,25 +80,20 @@ def transforms_json(
     fps: float,
     times: Sequence[float],
     has_masks: bool,
-    *,
-    views: Sequence[int] | None = None,
     suffix: str = "",
 ) -> dict:
     """Return the content of ``transforms_train.json``: D-NeRF's fields and nerfstudio's intrinsics.
 
-    World +z up, camera axes OpenGL's (x right, y up, z backward). Frames are time by time, v fastest, of all
-    or the given ``views``. D-NeRF adds ".png" to the names itself, nerfstudio wants it as their ``suffix``.
+    World +z up, camera axes OpenGL's (x right, y up, z backward). Frames are time by time, v fastest.
+    D-NeRF adds ".png" to the names itself, nerfstudio wants it as their ``suffix``.
     """
     K = cameras.intrinsics(size)
     matrices = (Y_UP_TO_Z_UP @ cameras.c2w_opengl()).tolist()
     frames = []
     for t, time in enumerate(times):
-        for v in range(len(matrices)) if views is None else views:
-            frame = {
-                "file_path": f"./frames/view_{v:02d}/{t:05d}{suffix}",
-                "time": time,
-                "transform_matrix": matrices[v],
-            }
+        for v, matrix in enumerate(matrices):
+            path = f"./frames/view_{v:02d}/{t:05d}{suffix}"
+            frame = {"file_path": path, "time": time, "transform_matrix": matrix}
             if has_masks:
                 frame["mask_path"] = f"./masks/view_{v:02d}/{t:05d}.png"
             frames.append(frame)

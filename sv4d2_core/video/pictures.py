@@ -40,6 +40,12 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     return (images.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
+def on_white(images: Tensor, opacity: Tensor) -> Tensor:
+    """Return images [..., H, W, 3] of opacity [..., H, W], in 0..1, on white."""
+    alpha = opacity[..., None]
+    return images * alpha + (1 - alpha)
+
+
 def with_alpha(images: Tensor, opacity: Tensor) -> Tensor:
     """Return images [T, H, W, 3] on white, in 0..1, as RGBA [T, H, W, 4] with the white taken out again."""
     alpha = opacity[..., None]
