@@ -84,6 +84,11 @@ def choice(name: str, options: Iterable[str], **more: Any) -> io.Input:
     return io.Combo.Input(name, options=options, **{"default": options[0], **more})
 
 
+def outputs(**sockets: Any) -> list[io.Output]:
+    """Return a node's outputs by their names, in their order."""
+    return [socket.Output(display_name=name) for name, socket in sockets.items()]
+
+
 def seed_input(default: int, **options: Any) -> io.Input:
     """Return the widget of a seed, which stays as it is unless the user wants another one each time."""
     # Newer hosts know a start value for the control; on others it starts with randomize.

@@ -21,7 +21,7 @@ from ..sv4d2_core.video.decode import REORIENTED
 from ..sv4d2_core.video.pictures import frame_strip, on_white
 from ..sv4d2_core.video.prepare import prepare_clip
 from ..sv4d2_core.video.read import ALPHAS, Clip, count_pictures, load_clip
-from .host import advanced, aliases, choice, described, number, shows_a_picture
+from .host import advanced, aliases, choice, described, number, outputs, shows_a_picture
 from .preview import picture_preview
 
 _LIKELY_RATE, _COPIES = 30, 2  # frames per second, assumed before decoding; copies of frames alive at once
@@ -47,13 +47,7 @@ class SV4D2PrepareClip(io.ComfyNode):
                 io.Boolean.Input("resample", default=False, optional=True, **advanced()),
                 choice("alpha", ALPHAS, optional=True, **advanced()),
             ],
-            outputs=[
-                io.Image.Output(display_name="clip"),
-                io.Mask.Output(display_name="mask"),
-                io.String.Output(display_name="crop"),
-                io.String.Output(display_name="report"),
-                io.Float.Output(display_name="fps"),
-            ],
+            outputs=outputs(clip=io.Image, mask=io.Mask, crop=io.String, report=io.String, fps=io.Float),
             **shows_a_picture(),
             **aliases("stable video 4d", "crop object", "center object", "white background", "novel view"),
         )
@@ -152,7 +146,7 @@ class SV4D2SampleClip(io.ComfyNode):
             node_id="SV4D2SampleClip",
             category="SV4D2/prepare",
             inputs=[],
-            outputs=[io.Video.Output(display_name="video"), io.Mask.Output(display_name="mask")],
+            outputs=outputs(video=io.Video, mask=io.Mask),
             **shows_a_picture(),
             **aliases("stable video 4d", "example", "demo", "test video"),
         )
