@@ -133,9 +133,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_of(args)
     model = recipe.model
     if args.data is not None:
-        paths = tuple(
-            check_training_folder(args.data, size=model.size, n_views=model.n_views, n_frames=model.n_frames)
-        )
+        needed = {"size": model.size, "n_views": model.n_views, "n_frames": model.n_frames}
+        paths = tuple(check_training_folder(args.data, **needed))
         recipe = replace(recipe, n_scenes=len(paths))
     with process_group(choose_device(args.device)) as device:
         first = is_first_process()

@@ -123,9 +123,8 @@ def find_clips(folder: str | Path) -> list[Path]:
     found = place.iterdir() if place.is_dir() else matches(place)
     visible = sorted((entry for entry in found if not entry.name.startswith(".")), key=natural_key)
     folders = [entry for entry in visible if entry.is_dir() and any(map(_is_image, entry.iterdir()))]
-    return folders or [
-        entry for entry in visible if entry.suffix.lower() in VIDEO_SUFFIXES and entry.is_file()
-    ]
+    videos = [entry for entry in visible if entry.suffix.lower() in VIDEO_SUFFIXES and entry.is_file()]
+    return folders or videos
 
 
 def _is_image(file: Path) -> bool:

@@ -48,6 +48,7 @@ CONVENTIONS = {
 def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float], crop: dict | None) -> dict:
     """Return the content of ``cameras.json``; `Cameras.from_json` reads the cameras back from it."""
     K, opengl, opencv = cameras.intrinsics(size), cameras.c2w_opengl(), cameras.c2w_opencv()
+    angles = zip(cameras.azimuths_deg, cameras.elevations_deg, strict=True)
     views = [
         {
             "index": v,
@@ -58,9 +59,7 @@ def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float]
             "c2w_opengl": opengl[v].tolist(),
             "c2w_opencv": opencv[v].tolist(),
         }
-        for v, (azimuth, elevation) in enumerate(
-            zip(cameras.azimuths_deg, cameras.elevations_deg, strict=True)
-        )
+        for v, (azimuth, elevation) in enumerate(angles)
     ]
     return {
         "conventions": CONVENTIONS,

@@ -112,9 +112,8 @@ class Exported:
     notes: Sequence[str] = ()  # what the user should know, one sentence each
 
     def n_bytes(self) -> int:
-        return sum(
-            file.stat().st_size for path in self.paths for file in (path, *path.rglob("*")) if file.is_file()
-        )
+        files = (file for path in self.paths for file in (path, *path.rglob("*")) if file.is_file())
+        return sum(file.stat().st_size for file in files)
 
 
 class _Job(NamedTuple):
@@ -160,9 +159,8 @@ def _moving_mesh(job: _Job) -> Exported:
 def _mesh_sequence(job: _Job, kind: str) -> Exported:
     meshes = surfaces(job.scene, job.settings, job.callback)
     overwrite = job.settings.overwrite
-    return Exported(
-        write_mesh_sequence(job.path, meshes, job.times, job.rate, kind=kind, overwrite=overwrite)
-    )
+    made = write_mesh_sequence(job.path, meshes, job.times, job.rate, kind=kind, overwrite=overwrite)
+    return Exported(made)
 
 
 def _usd(job: _Job) -> Exported:

@@ -67,9 +67,8 @@ def write_mesh_sequence(
 ) -> list[Path]:
     """Write meshes with vertex colours as glb, obj or ply; see `write_sequence`, and `check_surface`."""
     contents = (_mesh_bytes(mesh, kind, f"mesh of frame {i}") for i, mesh in enumerate(meshes))
-    return write_sequence(
-        folder, contents, times, fps, stem="mesh", kind=kind, own_names=MESH_NAMES, overwrite=overwrite
-    )
+    names = {"stem": "mesh", "kind": kind, "own_names": MESH_NAMES}
+    return write_sequence(folder, contents, times, fps, **names, overwrite=overwrite)
 
 
 def _mesh_bytes(mesh: Mesh, kind: str, what: str) -> bytes:

@@ -60,9 +60,8 @@ def curate(
     """
     folders = (source if source.is_dir() else source.parent for source in scenes.values())
     # About what the rectified pictures will take.
-    size_of_sources = sum(
-        file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file()
-    )
+    files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
+    size_of_sources = sum(file.stat().st_size for file in files)
     records = []
     replaced = partial(_replaced, out, scenes, overwrite, dry_run)
     with all_or_nothing(out, replaced, REPORT_FILE, size_of_sources) as staging:

@@ -381,9 +381,8 @@ def _decode(
     # Of large pictures every thread would hold one.
     stream.thread_type = "AUTO" if stream.width * stream.height <= LARGEST_OF_VIDEO // 4 else "SLICE"
     for frame in _deinterlaced(container.decode(stream), notes):
-        matrix = (
-            beside(frame, SideData.DISPLAYMATRIX) or matrix
-        )  # H.264 states it once for all frames that follow
+        # H.264 states it once for all frames that follow.
+        matrix = beside(frame, SideData.DISPLAYMATRIX) or matrix
         yield frame, matrix
 
 

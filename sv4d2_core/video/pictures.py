@@ -176,10 +176,8 @@ def view_mosaic(
     draw = ImageDraw.Draw(page)
     if banner_h:
         draw.text((total_w / 2, banner_h / 2), warning, _WARNING_COLOUR, warning_font, anchor="mm")
-    corners = [
-        (banner_h + (v // columns) * (cell_h + label_h) + label_h, (v % columns) * cell_w)
-        for v in range(n_cells)
-    ]
+    row_h = cell_h + label_h
+    corners = [(banner_h + v // columns * row_h + label_h, v % columns * cell_w) for v in range(n_cells)]
     for v, (top, left) in enumerate(corners) if labels else ():
         text = _label(grid, v, font, cell_w)
         draw.text((left + cell_w / 2, top - label_h / 2), text, _LABEL_COLOUR, font, anchor="mm")

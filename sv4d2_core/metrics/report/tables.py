@@ -164,6 +164,7 @@ def what_was_compared(comparisons: Sequence[SceneComparison]) -> dict[str, str]:
 
     scores = [score for scene in comparisons for score in scene.scores]
     with_truth = sum(scene.has_reference for scene in comparisons)
+    truth = {0: "none", len(comparisons): "yes"}
     sizes = dict.fromkeys(f"{width} x {height} pixels" for s in comparisons for width, height in s.sizes)
     return {
         "Methods": ", ".join(method_names(comparisons)),
@@ -171,9 +172,7 @@ def what_was_compared(comparisons: Sequence[SceneComparison]) -> dict[str, str]:
         "Frames": span([score.n_frames for score in scores]),
         "Novel views": span([score.cameras.n_views for score in scores]),
         "Size": ", ".join(sizes),
-        "True views": {0: "none", len(comparisons): "yes"}.get(
-            with_truth, f"of {with_truth} of {len(comparisons)} scenes"
-        ),
+        "True views": truth.get(with_truth, f"of {with_truth} of {len(comparisons)} scenes"),
     }
 
 
