@@ -202,12 +202,8 @@ def _coherence(tracked: Tracked) -> tuple[str, ...]:
 
 def _splats(job: _Job, kind: str) -> Exported:
     """Write one time into a file of the kind ply, splat or glb, or all times into a folder."""
-    gaussians, times = as_gaussians(job.scene), job.times
-    how: dict[str, Any] = {
-        "kind": kind,
-        "sh_degree": job.settings.sh_degree,
-        "overwrite": job.settings.overwrite,
-    }
+    gaussians, times, settings = as_gaussians(job.scene), job.times, job.settings
+    how: dict[str, Any] = {"kind": kind, "sh_degree": settings.sh_degree, "overwrite": settings.overwrite}
     if job.path.suffix.lower() != f".{kind}":
         frames = (gaussians_at(gaussians, time) for time in times)
         return Exported(write_splat_sequence(job.path, frames, times, job.rate, **how))
