@@ -72,7 +72,7 @@ def test_held_out_views_are_on_no_training_rig():
 
 
 def test_views_and_between_show_the_times_they_promise():
-    scene = BenchmarkScene("x", "", (), SCENES["owl"].creature, n_frames=5)
+    scene = BenchmarkScene("x", "", SCENES["owl"].creature, n_frames=5)
     shown, hidden = scene.views(HELD_OUT, 24), scene.between(HELD_OUT, 24)
     for grid, times in ((shown, (0, 0.25, 0.5, 0.75, 1)), (hidden, (0.125, 0.375, 0.625, 0.875))):
         truth = render_creature(scene.creature, HELD_OUT, torch.tensor(times), 24)
