@@ -318,7 +318,6 @@ def sample_sheet(
     model: Backend,
     objects: Sequence[int],
     callback: Callable[[int, int, object], None] | None = None,
-    *,
     steps: int = 20,
     family: str = "things",
 ) -> Image.Image:

@@ -74,12 +74,7 @@ def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float]
 
 
 def transforms_json(
-    cameras: Cameras,
-    size: int,
-    fps: float,
-    times: Sequence[float],
-    has_masks: bool,
-    suffix: str = "",
+    cameras: Cameras, size: int, fps: float, times: Sequence[float], has_masks: bool, suffix: str = ""
 ) -> dict:
     """Return the content of ``transforms_train.json``: D-NeRF's fields and nerfstudio's intrinsics.
 

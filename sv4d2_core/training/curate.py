@@ -160,17 +160,10 @@ def report_page(records: Sequence[SceneRecord], limits: CurationLimits, run: Map
     broken = Counter(check.name for check in checks if not check.passed)
     if unreadable := sum(bool(record.verdict.faults) for record in records):
         broken["unreadable or contradictory"] = unreadable
-    return (
-        templates(Path(__file__).parent)
-        .get_template("curation.html.jinja")
-        .render(
-            style=STYLE,
-            records=records,
-            broken=broken,
-            columns={check.name: check for check in checks},
-            limits=str(limits),
-            run=dict(run),
-        )
+    columns = {check.name: check for check in checks}
+    page = templates(Path(__file__).parent).get_template("curation.html.jinja")
+    return page.render(
+        style=STYLE, records=records, broken=broken, columns=columns, limits=str(limits), run=dict(run)
     )
 
 

@@ -46,13 +46,8 @@ def templates(folder: Path) -> Environment:
     """Return the pages' templates in a folder; what is filled in is escaped, and nothing may be missing."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=FileSystemLoader(folder), undefined=StrictUndefined, **options)
 
 
 def report_page(
