@@ -153,19 +153,10 @@ def write_views(
     cameras = _json(cameras_json(grid.cameras, size, grid.fps, times, crop))
     transforms = _json(transforms_json(grid.cameras, size, grid.fps, times, has_masks))
     settings = {**(grid.settings or {}), **(run or {}).get("settings", {})}
-    facts = {
-        "variant": grid.variant,
-        "trained": grid.trained,
-        "seed": grid.seed,
-        "steps": grid.steps,
-        "fps": grid.fps,
-        "n_frames": grid.n_frames,
-        "times": None if grid.times is None else list(grid.times),
-        "n_views": grid.n_views,
-        "size": size,
-        **({} if grid.trained else {"warning": UNTRAINED_LABEL}),
-    }
-    run = {**(run or {}), "settings": settings, **facts}
+    names = ("variant", "trained", "seed", "steps", "fps", "n_frames", "times", "n_views")
+    facts = {**{name: getattr(grid, name) for name in names}, "size": size}
+    warning = {} if grid.trained else {"warning": UNTRAINED_LABEL}
+    run = {**(run or {}), "settings": settings, **facts, **warning}
     _json(run)
 
     # The uncompressed frames, masks and latents are more than the folder will take.
