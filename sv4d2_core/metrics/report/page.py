@@ -46,8 +46,10 @@ def templates(folder: Path) -> Environment:
     """Return the pages' templates in a folder; what is filled in is escaped, and nothing may be missing."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    return Environment(loader=FileSystemLoader(folder), undefined=StrictUndefined, **options)
+    loader = FileSystemLoader(folder)
+    return Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
 
 
 def report_page(
