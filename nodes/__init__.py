@@ -8,7 +8,6 @@ from comfy_api.latest import ComfyExtension, io
 
 from .cameras import SV4D2CameraInfoToCameras, SV4D2CameraOrbit, SV4D2CamerasToCameraInfo
 from .export import SV4D2Export4D, SV4D2ExportDataset, SV4D2SceneToMesh, SV4D2SceneToSplat
-from .host import register_replacements
 from .host_model import register
 from .load_model import SV4D2CheckpointLoader, SV4D2UNETLoader, register_tiny_model
 from .metrics import SV4D2Metrics, register_folder
@@ -29,12 +28,6 @@ log = logging.getLogger(__name__)
 
 
 class SV4D2Extension(ComfyExtension):
-    async def on_load(self) -> None:
-        try:
-            await register_replacements()
-        except Exception:
-            log.exception("SV4D2: this ComfyUI did not take the list of renamed nodes.")
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         for step in (register, register_folder, register_tiny_model):
             try:

@@ -28,7 +28,7 @@ from ..sv4d2_core.scene.tracking.mesh import Mesh, MeshAnimation, Texture, bake_
 from ..sv4d2_core.scene.tracking.surface import welded_normals
 from ..sv4d2_core.scene.tracking.track import track
 from ..sv4d2_core.views import ViewGrid
-from .host import CamerasType, SceneType, ViewsType, aliases, choice, described, gradients, number
+from .host import CamerasType, SceneType, ViewsType, aliases, choice, described, gradients, number, outputs
 from .output_folder import output_place, relative_to_output, shown_files
 from .preview import Progress
 from .views import parsed_crop
@@ -145,7 +145,7 @@ class SV4D2ExportDataset(io.ComfyNode):
                 io.String.Input("filename_prefix", default="sv4d2/dataset"),
                 io.String.Input("crop", optional=True, force_input=True),
             ],
-            outputs=[io.String.Output(display_name="folder")],
+            outputs=outputs(folder=io.String),
             is_output_node=True,
             **aliases("transforms.json", "nerfstudio", "d-nerf", "colmap", "nerf", "export"),
         )
@@ -177,7 +177,7 @@ class SV4D2SceneToMesh(io.ComfyNode):
                 number("smoothing", _DEFAULTS.smoothing, (0, 1000), optional=True),
                 number("texture", 0, (0, 8192, 256), optional=True),
             ],
-            outputs=[io.Mesh.Output(display_name="mesh"), io.Float.Output(display_name="fps")],
+            outputs=outputs(mesh=io.Mesh, fps=io.Float),
             **aliases("mesh", "marching cubes", "3d model", "geometry"),
         )
 
@@ -279,7 +279,7 @@ class SV4D2SceneToSplat(io.ComfyNode):
             node_id="SV4D2SceneToSplat",
             category="SV4D2/export",
             inputs=[SceneType.Input("scene"), number("frames", 0, (0, 10000))],
-            outputs=[io.Splat.Output(display_name="splat")],
+            outputs=outputs(splat=io.Splat),
             **aliases("gaussian splatting", "3dgs", "splat", "ply"),
         )
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy_api.latest
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -26,10 +25,6 @@ log = logging.getLogger(__name__)
 CamerasType = io.Custom("SV4D2_CAMERAS")  # carries a `Cameras`
 ViewsType = io.Custom("SV4D2_VIEWS")  # carries a `ViewGrid`
 SceneType = io.Custom("SV4D2_SCENE")  # carries a `Scene4D`
-
-# Nodes that were renamed or rebuilt, so that saved workflows keep opening: keyword arguments of the host's
-# `io.NodeReplace`. A node id never changes its meaning: a changed node gets a new id and an entry here.
-REPLACEMENTS: tuple[dict[str, Any], ...] = ()
 
 _BATCH = 4  # images per call of a network: a job can be cancelled between two calls
 
@@ -89,20 +84,16 @@ def choice(name: str, options: Iterable[str], **more: Any) -> io.Input:
     return io.Combo.Input(name, options=options, **{"default": options[0], **more})
 
 
+def outputs(**sockets: Any) -> list[io.Output]:
+    """Return a node's outputs by their names, in their order."""
+    return [socket.Output(display_name=name) for name, socket in sockets.items()]
+
+
 def seed_input(default: int, **options: Any) -> io.Input:
     """Return the widget of a seed, which stays as it is unless the user wants another one each time."""
     # Newer hosts know a start value for the control; on others it starts with randomize.
     fixed = getattr(getattr(io, "ControlAfterGenerate", None), "fixed", True)
     return number("seed", default, (0, 0xFFFFFFFFFFFFFFFF), control_after_generate=fixed, **options)
-
-
-async def register_replacements() -> None:
-    """Tell a host that knows replacements (ComfyUI 0.14 and newer) about ours."""
-    replacement = getattr(io, "NodeReplace", None)
-    if replacement is None:
-        return
-    for entry in REPLACEMENTS:
-        await comfy_api.latest.ComfyAPI().node_replacement.register(replacement(**entry))
 
 
 @contextmanager

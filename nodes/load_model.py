@@ -21,7 +21,7 @@ from ..sv4d2_core.diffusion.safetensors_stream import plain_key, read_header
 from ..sv4d2_core.diffusion.unet import UNet
 from ..sv4d2_core.files import scratch_folder
 from ..sv4d2_core.shipped import TINY_MODEL
-from .host import aliases, choice, described
+from .host import aliases, choice, described, outputs
 from .host_model import declared, with_identity_post_quant
 from .output_folder import listed_model
 
@@ -57,11 +57,7 @@ class SV4D2CheckpointLoader(io.ComfyNode):
             node_id="SV4D2CheckpointLoader",
             category="SV4D2/load",
             inputs=_loader_inputs("ckpt_name", "checkpoints"),
-            outputs=[
-                io.Model.Output(display_name="model"),
-                io.ClipVision.Output(display_name="clip_vision"),
-                io.Vae.Output(display_name="vae"),
-            ],
+            outputs=outputs(model=io.Model, clip_vision=io.ClipVision, vae=io.Vae),
             **aliases("stable video 4d", "sv4d", "novel view", "4d", "checkpoint"),
         )
 
@@ -78,7 +74,7 @@ class SV4D2UNETLoader(io.ComfyNode):
             node_id="SV4D2UNETLoader",
             category="SV4D2/load",
             inputs=_loader_inputs("unet_name", "diffusion_models"),
-            outputs=[io.Model.Output(display_name="model")],
+            outputs=outputs(model=io.Model),
             **aliases("stable video 4d", "sv4d", "unet", "diffusion model", "fp8"),
         )
 

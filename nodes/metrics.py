@@ -29,7 +29,7 @@ from ..sv4d2_core.metrics.report.tables import (
 )
 from ..sv4d2_core.shipped import versions
 from ..sv4d2_core.views import ViewGrid
-from .host import ViewsType, aliases, batches, choice, described
+from .host import ViewsType, aliases, batches, choice, described, outputs
 from .output_folder import host, listed_model, output_place, relative_to_output
 from .preview import Progress, as_images, picture_preview
 
@@ -56,11 +56,7 @@ class SV4D2Metrics(io.ComfyNode):
                 ViewsType.Input("reference", optional=True),
                 io.ClipVision.Input("clip_vision", optional=True),
             ],
-            outputs=[
-                io.String.Output(display_name="table"),
-                io.Image.Output(display_name="picture"),
-                io.String.Output(display_name="folder"),
-            ],
+            outputs=outputs(table=io.String, picture=io.Image, folder=io.String),
             is_output_node=True,
             **aliases("metrics", "PSNR", "SSIM", "LPIPS", "FVD", "evaluate"),
         )

@@ -18,10 +18,10 @@ from torch import Tensor
 from ..sv4d2_core.shipped import SAMPLE_CLIP
 from ..sv4d2_core.video.crop import CENTERINGS
 from ..sv4d2_core.video.decode import REORIENTED
-from ..sv4d2_core.video.pictures import frame_strip
+from ..sv4d2_core.video.pictures import frame_strip, on_white
 from ..sv4d2_core.video.prepare import prepare_clip
 from ..sv4d2_core.video.read import ALPHAS, Clip, count_pictures, load_clip
-from .host import advanced, aliases, choice, described, number, shows_a_picture
+from .host import advanced, aliases, choice, described, number, outputs, shows_a_picture
 from .preview import picture_preview
 
 _LIKELY_RATE, _COPIES = 30, 2  # frames per second, assumed before decoding; copies of frames alive at once
@@ -47,13 +47,7 @@ class SV4D2PrepareClip(io.ComfyNode):
                 io.Boolean.Input("resample", default=False, optional=True, **advanced()),
                 choice("alpha", ALPHAS, optional=True, **advanced()),
             ],
-            outputs=[
-                io.Image.Output(display_name="clip"),
-                io.Mask.Output(display_name="mask"),
-                io.String.Output(display_name="crop"),
-                io.String.Output(display_name="report"),
-                io.Float.Output(display_name="fps"),
-            ],
+            outputs=outputs(clip=io.Image, mask=io.Mask, crop=io.String, report=io.String, fps=io.Float),
             **shows_a_picture(),
             **aliases("stable video 4d", "crop object", "center object", "white background", "novel view"),
         )
@@ -152,7 +146,7 @@ class SV4D2SampleClip(io.ComfyNode):
             node_id="SV4D2SampleClip",
             category="SV4D2/prepare",
             inputs=[],
-            outputs=[io.Video.Output(display_name="video"), io.Mask.Output(display_name="mask")],
+            outputs=outputs(video=io.Video, mask=io.Mask),
             **shows_a_picture(),
             **aliases("stable video 4d", "example", "demo", "test video"),
         )
@@ -162,10 +156,10 @@ class SV4D2SampleClip(io.ComfyNode):
         """Return the clip, and play it on the node, from the host's temporary folder."""
         clip = load_clip(SAMPLE_CLIP, frames=None)
         pixels = torch.from_numpy(clip.frames).float() / 255
-        images, opacity = pixels[..., :3], pixels[..., 3]
-        on_white = images * opacity[..., None] + (1 - opacity[..., None])
+        opacity = pixels[..., 3]
         rate = Fraction(clip.fps).limit_denominator(1001)
-        video = InputImpl.VideoFromComponents(Types.VideoComponents(images=on_white, frame_rate=rate))
+        shown = on_white(pixels[..., :3], opacity)
+        video = InputImpl.VideoFromComponents(Types.VideoComponents(images=shown, frame_rate=rate))
         name, folder = f"sv4d2_{SAMPLE_CLIP.name}", Path(folder_paths.get_temp_directory())
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(SAMPLE_CLIP, folder / name)

@@ -40,6 +40,7 @@ from .host import (
     gradients,
     memory_advice,
     number,
+    outputs,
     seed_input,
     shows_a_picture,
 )
@@ -83,11 +84,7 @@ class SV4D2Refine4D(io.ComfyNode):
                 io.Image.Input("normals", optional=True),
                 io.String.Input("crop", optional=True, force_input=True),
             ],
-            outputs=[
-                SceneType.Output(display_name="scene"),
-                io.Image.Output(display_name="fit"),
-                io.String.Output(display_name="report"),
-            ],
+            outputs=outputs(scene=SceneType, fit=io.Image, report=io.String),
             **shows_a_picture(),
             **aliases("4d", "nerf", "gaussian splatting", "reconstruction", "views to 3d", "optimize"),
         )

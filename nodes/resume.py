@@ -26,35 +26,19 @@ log = logging.getLogger(__name__)
 _WINDOW_RUNS, _FITS = 16, 4  # jobs kept; a window takes 4 MB, a fit of 512 px 50 MB to several hundred
 
 _CHANGES = (  # where the host keeps changes of a MODEL beside its weights and patches
-    "model_options",
-    "object_patches",
-    "wrappers",
-    "callbacks",
-    "injections",
-    "attachments",
-    "additional_models",
-    "forced_hooks",
+    *("model_options", "object_patches", "wrappers", "callbacks"),
+    *("injections", "attachments", "additional_models", "forced_hooks"),
 )
 
 _tokens: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
-class WindowCache:
-    """The finished windows of a run of the sampler; ``settings``, JSON values, determine the latents."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        plain = json.loads(json.dumps(settings))
-        place = _place("sv4d2_windows", plain)
-        _make_room(place, _WINDOW_RUNS)
-        self._windows = WindowFolder(place, plain, discard=True)
-
-    def load(self, index: int) -> Tensor | None:
-        """Return the latents of a finished window, or None."""
-        return self._windows.load(index)
-
-    def save(self, index: int, latents: Tensor) -> None:
-        """Keep the latents of a finished window where the disk allows it."""
-        self._windows.save(index, latents)
+def window_cache(settings: dict[str, Any]) -> WindowFolder:
+    """Return where the finished windows of a sampler's run are; ``settings``, JSON values, determine them."""
+    plain = json.loads(json.dumps(settings))
+    place = _place("sv4d2_windows", plain)
+    _make_room(place, _WINDOW_RUNS)
+    return WindowFolder(place, plain, discard=True)
 
 
 class FitCache:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.diffusion.config import GUIDANCE_SHAPES
 from ..sv4d2_core.diffusion.novel_views import WINDOWS, sample_views, window_conditioning, window_frames
-from ..sv4d2_core.diffusion.window_store import tensor_fingerprint
+from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
 from ..sv4d2_core.views import ViewGrid
 from .backend import OFFICIAL, Guidance, HostBackend, backend_of, guidance_of, with_guidance
 from .host import (
@@ -28,11 +28,12 @@ from .host import (
     described,
     memory_advice,
     number,
+    outputs,
     seed_input,
 )
 from .host_model import WindowConds, sv4d2_model
 from .preview import Progress, latent_picture
-from .resume import WindowCache
+from .resume import window_cache
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +74,7 @@ class SV4D2Sampler(io.ComfyNode):
                 io.Mask.Input("mask", optional=True),
                 choice("windows", WINDOWS, optional=True, **advanced()),
             ],
-            outputs=[
-                ViewsType.Output(display_name="views"),
-                io.Image.Output(display_name="images"),
-                io.Latent.Output(display_name="latent"),
-            ],
+            outputs=outputs(views=ViewsType, images=io.Image, latent=io.Latent),
             **aliases("stable video 4d", "sv4d", "novel view", "multi-view video", "video to 4d", "orbit"),
         )
 
@@ -187,16 +184,15 @@ def _angles(angles: tuple[float, ...]) -> str:
     return ", ".join(f"{angle:g}" for angle in angles)
 
 
-def _store(backend: HostBackend, clip: Tensor, cameras: Cameras, arguments: dict[str, Any]) -> WindowCache:
+def _store(backend: HostBackend, clip: Tensor, cameras: Cameras, arguments: dict[str, Any]) -> WindowFolder:
     values = {**arguments, "clip": clip}
-    return WindowCache(
-        {
-            "backend": backend.identity(),
-            "azimuths_deg": cameras.azimuths_deg,
-            "elevations_deg": cameras.elevations_deg,
-            **{key: tensor_fingerprint(x) if isinstance(x, Tensor) else x for key, x in values.items()},
-        }
-    )
+    settings = {
+        "backend": backend.identity(),
+        "azimuths_deg": cameras.azimuths_deg,
+        "elevations_deg": cameras.elevations_deg,
+        **{key: tensor_fingerprint(x) if isinstance(x, Tensor) else x for key, x in values.items()},
+    }
+    return window_cache(settings)
 
 
 class SV4D2Conditioning(io.ComfyNode):
@@ -210,12 +206,9 @@ class SV4D2Conditioning(io.ComfyNode):
                 number("window_start", 0, (0, 10000)),
                 io.Image.Input("reference_views", optional=True),
             ],
-            outputs=[
-                io.Conditioning.Output(display_name="positive"),
-                io.Conditioning.Output(display_name="negative"),
-                io.Latent.Output(display_name="latent"),
-                io.Image.Output(display_name="window"),
-            ],
+            outputs=outputs(
+                positive=io.Conditioning, negative=io.Conditioning, latent=io.Latent, window=io.Image
+            ),
             **aliases("stable video 4d", "novel view", "multi-view", "sv4d conditioning"),
         )
 
@@ -252,7 +245,7 @@ class SV4D2Guidance(io.ComfyNode):
                 number("cfg_min", 1.0, (0, 100, 0.1)),
                 number("cfg_max", 2.0, (0, 100, 0.1)),
             ],
-            outputs=[io.Model.Output(display_name="model")],
+            outputs=outputs(model=io.Model),
             **aliases("stable video 4d", "cfg", "guidance scale", "linear cfg", "triangle cfg"),
         )
 

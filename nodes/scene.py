@@ -28,6 +28,7 @@ from .host import (
     described,
     gradients,
     number,
+    outputs,
 )
 from .output_folder import found_inside, last_change, output_place, relative_to_output, shown_files
 from .preview import Progress, picture_preview, scene_strip
@@ -47,7 +48,7 @@ class SV4D2LoadScene(io.ComfyNode):
             node_id="SV4D2LoadScene",
             category="SV4D2/scene",
             inputs=[io.String.Input("file", default="sv4d2/scene_00001.safetensors")],
-            outputs=[SceneType.Output(display_name="scene"), CamerasType.Output(display_name="cameras")],
+            outputs=outputs(scene=SceneType, cameras=CamerasType),
             **aliases("4d", "nerf", "gaussian splatting", "open scene"),
         )
 
@@ -69,7 +70,7 @@ class SV4D2SaveScene(io.ComfyNode):
             node_id="SV4D2SaveScene",
             category="SV4D2/scene",
             inputs=[SceneType.Input("scene"), io.String.Input("filename_prefix", default="sv4d2/scene")],
-            outputs=[io.String.Output(display_name="file")],
+            outputs=outputs(file=io.String),
             is_output_node=True,
             **aliases("4d", "nerf", "gaussian splatting", "export scene"),
         )
@@ -108,14 +109,14 @@ class SV4D2Render4D(io.ComfyNode):
                 CamerasType.Input("cameras", optional=True),
                 number("slow_motion", 1, (1, 64), optional=True),
             ],
-            outputs=[
-                io.Image.Output(display_name="images"),
-                io.Mask.Output(display_name="masks"),
-                io.Image.Output(display_name="depth"),
-                io.Image.Output(display_name="normals"),
-                ViewsType.Output(display_name="views"),
-                io.Float.Output(display_name="fps"),
-            ],
+            outputs=outputs(
+                images=io.Image,
+                masks=io.Mask,
+                depth=io.Image,
+                normals=io.Image,
+                views=ViewsType,
+                fps=io.Float,
+            ),
             **aliases("4d", "novel view", "turntable", "bullet time", "nerf", "depth", "normal map"),
         )
 

@@ -22,7 +22,7 @@ from ..sv4d2_core.stored import json_object, read_json_object
 from ..sv4d2_core.video.foreground import near_white_masks
 from ..sv4d2_core.video.pictures import view_mosaic
 from ..sv4d2_core.views import ViewGrid
-from .host import CamerasType, ViewsType, aliases, choice, described, number
+from .host import CamerasType, ViewsType, aliases, choice, described, number, outputs
 from .host_model import sv4d2_model
 from .output_folder import found_inside, host, last_change, output_place, relative_to_output, shown_files
 
@@ -36,11 +36,7 @@ class SV4D2LoadViews(io.ComfyNode):
             node_id="SV4D2LoadViews",
             category="SV4D2/views",
             inputs=[io.String.Input("folder", default="sv4d2/views_00001")],
-            outputs=[
-                ViewsType.Output(display_name="views"),
-                io.String.Output(display_name="crop"),
-                CamerasType.Output(display_name="cameras"),
-            ],
+            outputs=outputs(views=ViewsType, crop=io.String, cameras=CamerasType),
             **aliases("stable video 4d", "novel view", "open views"),
         )
 
@@ -69,7 +65,7 @@ class SV4D2SaveViews(io.ComfyNode):
                 io.Boolean.Input("save_latents", default=False),
                 io.String.Input("crop", optional=True, force_input=True),
             ],
-            outputs=[io.String.Output(display_name="folder")],
+            outputs=outputs(folder=io.String),
             is_output_node=True,
             **aliases("stable video 4d", "novel view", "export", "transforms.json", "nerfstudio"),
         )
@@ -119,11 +115,7 @@ class SV4D2ViewsToImages(io.ComfyNode):
                 number("frame", 0, (0, 10000)),
                 io.Boolean.Input("include_input", default=True),
             ],
-            outputs=[
-                io.Image.Output(display_name="images"),
-                io.Mask.Output(display_name="mask"),
-                io.Float.Output(display_name="fps"),
-            ],
+            outputs=outputs(images=io.Image, mask=io.Mask, fps=io.Float),
             **aliases("stable video 4d", "novel view", "unpack views", "turntable"),
         )
 
@@ -156,7 +148,7 @@ class SV4D2ImagesToViews(io.ComfyNode):
                 io.Mask.Input("clip_mask", optional=True),
                 io.Model.Input("model", optional=True),
             ],
-            outputs=[ViewsType.Output(display_name="views")],
+            outputs=outputs(views=ViewsType),
             **aliases("stable video 4d", "novel view", "pack views", "ksampler"),
         )
 
@@ -192,7 +184,7 @@ class SV4D2RendersToViews(io.ComfyNode):
                 number("fps", 8.0, (0.1, 1000, 0.01)),
                 io.Mask.Input("masks", optional=True),
             ],
-            outputs=[ViewsType.Output(display_name="views")],
+            outputs=outputs(views=ViewsType),
             **aliases(
                 "render mesh", "render splat", "multi-view", "3d to views", "camera list", "pack views"
             ),
@@ -236,7 +228,7 @@ class SV4D2ViewsGridVideo(io.ComfyNode):
                 io.Boolean.Input("labels", default=True),
                 number("cell_size", 288, (0, 2048, 8)),
             ],
-            outputs=[io.Image.Output(display_name="images"), io.Video.Output(display_name="video")],
+            outputs=outputs(images=io.Image, video=io.Video),
             **aliases("stable video 4d", "novel view", "mosaic", "contact sheet", "side by side"),
         )
 

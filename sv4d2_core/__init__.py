@@ -8,34 +8,21 @@ from typing import TYPE_CHECKING, Any
 from .shipped import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .cameras import Cameras
-    from .data.views_folder import read_views, write_views
-    from .diffusion.checkpoint import convert_checkpoint, load_checkpoint
-    from .diffusion.novel_views import resynthesizer, sample_views
-    from .scene.config import RefineConfig
-    from .scene.refine import refine_scene
-    from .scene.store import load_scene
-    from .video.prepare import PreparedClip, prepare_clip
-    from .video.read import Clip, load_clip
-    from .views import ViewGrid
-
-__all__ = [
-    "Cameras",
-    "Clip",
-    "PreparedClip",
-    "RefineConfig",
-    "ViewGrid",
-    "convert_checkpoint",
-    "load_checkpoint",
-    "load_clip",
-    "load_scene",
-    "prepare_clip",
-    "read_views",
-    "refine_scene",
-    "resynthesizer",
-    "sample_views",
-    "write_views",
-]
+    from .cameras import Cameras as Cameras
+    from .data.views_folder import read_views as read_views
+    from .data.views_folder import write_views as write_views
+    from .diffusion.checkpoint import convert_checkpoint as convert_checkpoint
+    from .diffusion.checkpoint import load_checkpoint as load_checkpoint
+    from .diffusion.novel_views import resynthesizer as resynthesizer
+    from .diffusion.novel_views import sample_views as sample_views
+    from .scene.config import RefineConfig as RefineConfig
+    from .scene.refine import refine_scene as refine_scene
+    from .scene.store import load_scene as load_scene
+    from .video.prepare import PreparedClip as PreparedClip
+    from .video.prepare import prepare_clip as prepare_clip
+    from .video.read import Clip as Clip
+    from .video.read import load_clip as load_clip
+    from .views import ViewGrid as ViewGrid
 
 # Imported when they are asked for: PyTorch takes seconds, which `sv4d2 --help` need not wait for.
 _HOMES = {
@@ -55,6 +42,7 @@ _HOMES = {
     "sample_views": "diffusion.novel_views",
     "write_views": "data.views_folder",
 }
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 # Folders and files that are attributes, too, without an import of their own.
 _PARTS = ("cameras", "data", "diffusion", "export", "files", "metrics", "scene", "video", "views")

@@ -43,9 +43,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     if not isinstance(error, (RuntimeError, SafetensorError)):
         return False
-    return _OUT_OF_MEMORY.search(str(error)) is not None or (
-        getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY
-    )
+    code = getattr(error, "error_code", None)
+    return code == _CUDA_OUT_OF_MEMORY or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 @contextmanager

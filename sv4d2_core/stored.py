@@ -167,9 +167,8 @@ class Tensors(dict[str, Tensor]):
         """Return a tensor of a shape, in which None is any length but 0."""
         tensor = self[key]
         sizes = zip(tensor.shape, shape, strict=False)
-        if len(shape) != tensor.ndim or not all(
-            have == want or (want is None and have) for have, want in sizes
-        ):
+        fits = all(have == want or (want is None and have) for have, want in sizes)
+        if len(shape) != tensor.ndim or not fits:
             self._refuse(key, shape)
         return tensor
 

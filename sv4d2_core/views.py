@@ -103,9 +103,7 @@ def resize_images(images: Tensor, height: int, width: int) -> Tensor:
     """Return images [N, H, W, C] in 0..1 at another size (bicubic, antialiased), clamped to 0..1."""
     if tuple(images.shape[1:3]) == (height, width):
         return images
-    planes = F.interpolate(
-        images.movedim(-1, 1), (height, width), mode="bicubic", antialias=True, align_corners=False
-    )
+    planes = F.interpolate(images.movedim(-1, 1), (height, width), mode="bicubic", antialias=True)
     return planes.clamp(0, 1).movedim(1, -1).contiguous()
 
 

@@ -15,9 +15,10 @@ import pytest
 import torch
 from matplotlib.text import Text
 from PIL import Image, ImageDraw
+from random_checkpoint import write_random_checkpoint
 from safetensors.torch import load_file, save_file
 
-from sv4d2_core.diffusion.checkpoint import build_networks, load_checkpoint, write_random_checkpoint
+from sv4d2_core.diffusion.checkpoint import build_networks, load_checkpoint
 from sv4d2_core.diffusion.config import (
     OFFICIAL_VARIANTS,
     CLIPVisionConfig,

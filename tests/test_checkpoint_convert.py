@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_checkpoint import write_random_checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -17,7 +18,6 @@ from sv4d2_core.diffusion.checkpoint import (
     describe_checkpoint,
     load_checkpoint,
     shapes_of,
-    write_random_checkpoint,
 )
 from sv4d2_core.diffusion.config import ModelConfig
 from sv4d2_core.diffusion.layout import EXPECTED_UNUSED, STORED_METADATA, read_config

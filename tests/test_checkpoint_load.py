@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_checkpoint import write_random_checkpoint
 from safetensors.torch import load_file, save_file
 
-from sv4d2_core.diffusion.checkpoint import describe_checkpoint, load_checkpoint, write_random_checkpoint
+from sv4d2_core.diffusion.checkpoint import describe_checkpoint, load_checkpoint
 from sv4d2_core.diffusion.config import CLIPVisionConfig, ModelConfig, UNetConfig, VAEConfig
 from sv4d2_core.diffusion.safetensors_stream import CheckpointError
 

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export import animations
-from sv4d2_core.export.animations import ANIMATION_SUFFIXES, write_animation, write_pngs
+from sv4d2_core.export.sequences import ANIMATION_SUFFIXES, write_animation, write_pngs
 from sv4d2_core.video.pictures import to_bytes
 from sv4d2_core.world import make_creature, render_views
 
@@ -180,7 +179,7 @@ def test_numbers_that_are_not_finite_are_refused_before_anything_is_written(tmp_
 def test_what_a_kind_of_file_cannot_be_is_refused_before_anything_is_written(tmp_path, pictures, monkeypatch):
     with pytest.raises(ValueError, match="at most 50 frames per second.*got 60"):
         write_animation(tmp_path / "a.gif", *pictures, 60)
-    monkeypatch.setattr(animations.av, "codecs_available", {"mpeg4"})
+    monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
     with pytest.raises(ValueError, match="libvpx-vp9.*Write gif or png"):
         write_animation(tmp_path / "a.webm", *pictures, 8)
     assert list(tmp_path.iterdir()) == []

@@ -21,10 +21,9 @@ from sv4d2_core import stored
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.datasets import write_colmap, write_dataset
 from sv4d2_core.data.views_folder import read_views, write_views
-from sv4d2_core.export.animations import write_animation, write_pngs
 from sv4d2_core.export.glb import write_animated_glb
 from sv4d2_core.export.report import write_report
-from sv4d2_core.export.sequences import write_mesh_sequence, write_usd
+from sv4d2_core.export.sequences import write_animation, write_mesh_sequence, write_pngs, write_usd
 from sv4d2_core.export.splats import write_splat_sequence, write_splats
 from sv4d2_core.files import all_or_nothing
 from sv4d2_core.metrics.evaluate import SceneScores

@@ -114,10 +114,8 @@ class Options:
         """
         shown = [str(kind)] if isinstance(kind, Within) else []
         shown += [] if default is None else [f"default {default:g}"]
-        shown = f" ({', '.join(shown)})" if shown else ""
-        self._place.add_argument(
-            name, type=kind, default=default, metavar=metavar, nargs=nargs, help=help + shown
-        )
+        help += f" ({', '.join(shown)})" if shown else ""
+        self._place.add_argument(name, type=kind, default=default, metavar=metavar, nargs=nargs, help=help)
 
     def numbers(self, name: str, kind: Within, help: str, metavar: Any, count: int | None = None) -> None:
         """Add an option that takes numbers, ``count`` of them, parted by blanks or commas."""

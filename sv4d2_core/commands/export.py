@@ -117,18 +117,13 @@ def _without_effect(args: argparse.Namespace) -> tuple[set[str], str]:
 
 
 def _scene(args: argparse.Namespace) -> Exported:
+    plain = ("faces", "resolution", "smoothing", "sh_degree", "size", "fps", "overwrite")
     settings = ExportSettings(
         times=listed_times(args),
         frames=args.frames or _TURNTABLE_PICTURES,
-        faces=args.faces,
-        resolution=args.resolution,
-        smoothing=args.smoothing,
         texture=args.texture or 0,
-        sh_degree=args.sh_degree,
-        size=args.size,
         cameras=None if args.cameras is None else read_cameras(args.cameras),
-        fps=args.fps,
-        overwrite=args.overwrite,
+        **{name: getattr(args, name) for name in plain},
     )
     scene = load_scene(args.scene, choose_device(args.device))
     with Progress(args.format) as progress:

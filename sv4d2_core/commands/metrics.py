@@ -155,11 +155,7 @@ def _by_scene(
 
 
 def _compare(
-    args: argparse.Namespace,
-    scene: str,
-    places: dict[str, Path],
-    truth: Path | None,
-    networks: Networks,
+    args: argparse.Namespace, scene: str, places: dict[str, Path], truth: Path | None, networks: Networks
 ) -> SceneComparison:
     read = partial(read_any_views, frames=args.frames, number=args.input_view)
     reference = None if truth is None else read(truth, _cameras(args, None))

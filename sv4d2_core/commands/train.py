@@ -133,9 +133,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_of(args)
     model = recipe.model
     if args.data is not None:
-        paths = tuple(
-            check_training_folder(args.data, size=model.size, n_views=model.n_views, n_frames=model.n_frames)
-        )
+        needed = {"size": model.size, "n_views": model.n_views, "n_frames": model.n_frames}
+        paths = tuple(check_training_folder(args.data, **needed))
         recipe = replace(recipe, n_scenes=len(paths))
     with process_group(choose_device(args.device)) as device:
         first = is_first_process()
@@ -319,9 +318,7 @@ def sample_sheet(
     model: Backend,
     objects: Sequence[int],
     callback: Callable[[int, int, object], None] | None = None,
-    *,
     steps: int = 20,
-    seed: int = 0,
     family: str = "things",
 ) -> Image.Image:
     """Return a picture of held-out objects: per object a row of true views, below it the model's.
@@ -333,7 +330,7 @@ def sample_sheet(
     cameras = Cameras.default(config.n_views)
     for number in objects:
         true = held_out_views(number, config.n_frames, cameras, config.size, family)
-        made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=seed, callback=callback)
+        made = sample_views(model, true.images[:, 0], true.cameras, steps=steps, seed=0, callback=callback)
         rows += [torch.cat([*grid.images[0], *grid.images[-1]], dim=1) for grid in (true, made)]
     sheet = Image.fromarray(to_bytes(torch.cat(rows)))
     scale = max(1, round(_SHOWN / config.size))

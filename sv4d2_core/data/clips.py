@@ -15,6 +15,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..messages import listed
 from ..video.foreground import check_white_border, near_white_masks, opacity_source
+from ..video.pictures import on_white
 from ..video.places import IMAGE_SUFFIXES, matches, natural_key
 from ..video.read import DEFAULT_FPS, Clip, load_clip
 from ..views import ViewGrid, resize_images
@@ -46,14 +47,14 @@ class ViewClip:
         images, source = pixels[..., :3], opacity_source(clip)
         if source == "alpha":
             masks = pixels[..., 3]
-            return cls(clip.name, _on_white(images, masks), masks, clip.fps)
+            return cls(clip.name, on_white(images, masks), masks, clip.fps)
         if clip.masks is None:
             return cls.of_images(images, clip.name, clip.fps)
         masks = torch.from_numpy(clip.masks).float() / 255
         outside = near_white_masks(images)[masks == 0]
         if len(outside) and float(outside.mean()) > _LARGEST_OUTSIDE_SHARE:
             _log.info("%s is not on white: its masks put it there.", clip.name)
-            images = _on_white(images, masks)
+            images = on_white(images, masks)
         return cls(clip.name, images, masks, clip.fps)
 
     @classmethod
@@ -62,11 +63,6 @@ class ViewClip:
         masks = near_white_masks(images)
         check_white_border(masks.cpu().numpy(), name)
         return cls(name, images, masks, fps)
-
-
-def _on_white(images: Tensor, opacity: Tensor) -> Tensor:
-    alpha = opacity[..., None]
-    return images * alpha + (1 - alpha)
 
 
 def grid_of_clips(clips: Iterator[ViewClip], cameras: Cameras) -> ViewGrid:
@@ -127,9 +123,8 @@ def find_clips(folder: str | Path) -> list[Path]:
     found = place.iterdir() if place.is_dir() else matches(place)
     visible = sorted((entry for entry in found if not entry.name.startswith(".")), key=natural_key)
     folders = [entry for entry in visible if entry.is_dir() and any(map(_is_image, entry.iterdir()))]
-    return folders or [
-        entry for entry in visible if entry.suffix.lower() in VIDEO_SUFFIXES and entry.is_file()
-    ]
+    videos = [entry for entry in visible if entry.suffix.lower() in VIDEO_SUFFIXES and entry.is_file()]
+    return folders or videos
 
 
 def _is_image(file: Path) -> bool:

@@ -17,14 +17,7 @@ from ..scene.targets import unpacked_normals
 from ..video.foreground import opacity_source
 from ..video.pictures import read_frames
 from ..video.places import IMAGE_SUFFIXES, natural_key
-from ..video.read import (
-    DEFAULT_FPS,
-    Clip,
-    Pick,
-    mask_opacity,
-    read_pictures,
-    stack_pictures,
-)
+from ..video.read import DEFAULT_FPS, Clip, Pick, mask_opacity, read_pictures, stack_pictures
 from ..views import ViewGrid
 from .clips import ViewClip, find_clips, grid_of_clips, read_clips
 from .transforms import TRANSFORMS_FILES, Frame, Transforms, read_transforms, transforms_file

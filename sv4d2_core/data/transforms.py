@@ -113,17 +113,10 @@ def _transforms(path: Path, content: Fields, input_view: int | None = None) -> T
         cameras = fit_orbit(Y_UP_TO_Z_UP.T @ matrices[shown], fovs[0], [names[i] for i in shown])
     except ValueError as error:
         raise ValueError(f"{error} Read from {path}, whose world has +z up.") from error
-    frames = [
-        Frame(
-            names[i],
-            views.index(camera_of[i]),
-            times[i],
-            _path(frame),
-            _path(frame, "mask_path"),
-            tuple(frame),
-        )
-        for i, frame in ((i, listed[i]) for i in order)
-    ]
+    frames = []
+    for i in order:
+        paths = _path(listed[i]), _path(listed[i], "mask_path")
+        frames.append(Frame(names[i], views.index(camera_of[i]), times[i], *paths, tuple(listed[i])))
     report = (
         f"Input view: camera {number} of {len(views)}, {names[shown[0]]}, {why}; azimuth "
         f"{cameras.input_azimuth_deg:.4g}, elevation {cameras.input_elevation_deg:.4g} degrees. Times: "

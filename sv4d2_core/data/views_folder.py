@@ -26,10 +26,7 @@ from ..views import FPS_RANGE, ViewGrid
 
 # From our world (+y up) to that of D-NeRF and nerfstudio (+z up), a quarter turn about +x: (x, y, z) ->
 # (x, -z, y). The input camera, on our +z side, comes to stand at -y: Blender's front view.
-Y_UP_TO_Z_UP = torch.tensor(
-    [[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]],
-    dtype=torch.float64,
-)
+Y_UP_TO_Z_UP = torch.tensor([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
 
 CONVENTIONS = {
     "world": "Right-handed, +y up, the object at the origin and about 1 large; the input camera is on the +z "
@@ -51,6 +48,7 @@ CONVENTIONS = {
 def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float], crop: dict | None) -> dict:
     """Return the content of ``cameras.json``; `Cameras.from_json` reads the cameras back from it."""
     K, opengl, opencv = cameras.intrinsics(size), cameras.c2w_opengl(), cameras.c2w_opencv()
+    angles = zip(cameras.azimuths_deg, cameras.elevations_deg, strict=True)
     views = [
         {
             "index": v,
@@ -61,9 +59,7 @@ def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float]
             "c2w_opengl": opengl[v].tolist(),
             "c2w_opencv": opencv[v].tolist(),
         }
-        for v, (azimuth, elevation) in enumerate(
-            zip(cameras.azimuths_deg, cameras.elevations_deg, strict=True)
-        )
+        for v, (azimuth, elevation) in enumerate(angles)
     ]
     return {
         "conventions": CONVENTIONS,
@@ -78,30 +74,20 @@ def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float]
 
 
 def transforms_json(
-    cameras: Cameras,
-    size: int,
-    fps: float,
-    times: Sequence[float],
-    has_masks: bool,
-    *,
-    views: Sequence[int] | None = None,
-    suffix: str = "",
+    cameras: Cameras, size: int, fps: float, times: Sequence[float], has_masks: bool, suffix: str = ""
 ) -> dict:
     """Return the content of ``transforms_train.json``: D-NeRF's fields and nerfstudio's intrinsics.
 
-    World +z up, camera axes OpenGL's (x right, y up, z backward). Frames are time by time, v fastest, of all
-    or the given ``views``. D-NeRF adds ".png" to the names itself, nerfstudio wants it as their ``suffix``.
+    World +z up, camera axes OpenGL's (x right, y up, z backward). Frames are time by time, v fastest.
+    D-NeRF adds ".png" to the names itself, nerfstudio wants it as their ``suffix``.
     """
     K = cameras.intrinsics(size)
     matrices = (Y_UP_TO_Z_UP @ cameras.c2w_opengl()).tolist()
     frames = []
     for t, time in enumerate(times):
-        for v in range(len(matrices)) if views is None else views:
-            frame = {
-                "file_path": f"./frames/view_{v:02d}/{t:05d}{suffix}",
-                "time": time,
-                "transform_matrix": matrices[v],
-            }
+        for v, matrix in enumerate(matrices):
+            path = f"./frames/view_{v:02d}/{t:05d}{suffix}"
+            frame = {"file_path": path, "time": time, "transform_matrix": matrix}
             if has_masks:
                 frame["mask_path"] = f"./masks/view_{v:02d}/{t:05d}.png"
             frames.append(frame)
@@ -167,19 +153,10 @@ def write_views(
     cameras = _json(cameras_json(grid.cameras, size, grid.fps, times, crop))
     transforms = _json(transforms_json(grid.cameras, size, grid.fps, times, has_masks))
     settings = {**(grid.settings or {}), **(run or {}).get("settings", {})}
-    facts = {
-        "variant": grid.variant,
-        "trained": grid.trained,
-        "seed": grid.seed,
-        "steps": grid.steps,
-        "fps": grid.fps,
-        "n_frames": grid.n_frames,
-        "times": None if grid.times is None else list(grid.times),
-        "n_views": grid.n_views,
-        "size": size,
-        **({} if grid.trained else {"warning": UNTRAINED_LABEL}),
-    }
-    run = {**(run or {}), "settings": settings, **facts}
+    names = ("variant", "trained", "seed", "steps", "fps", "n_frames", "times", "n_views")
+    facts = {**{name: getattr(grid, name) for name in names}, "size": size}
+    warning = {} if grid.trained else {"warning": UNTRAINED_LABEL}
+    run = {**(run or {}), "settings": settings, **facts, **warning}
     _json(run)
 
     # The uncompressed frames, masks and latents are more than the folder will take.

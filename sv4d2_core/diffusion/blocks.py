@@ -433,9 +433,8 @@ class AttentionBlock(nn.Module):
         before, after = (x.permute(0, 2, 3, 1, 4) for x in (tokens, out))
         for k in parts(b, 1, 1):
             for i in parts(s, t * v, token_budget):
-                cross = torch.addmm(
-                    context.motion_offset, references[k, :, i].flatten(0, 2), context.motion_map
-                )
+                seen = references[k, :, i].flatten(0, 2)
+                cross = torch.addmm(context.motion_offset, seen, context.motion_map)
                 mixed = before[k, :, i] + context.frames
                 groups = self.motion_blocks[0](mixed.reshape(-1, t, c), cross[:, None])
                 after[k, :, i] = self.time_mixer_motion(before[k, :, i], groups.view(mixed.shape))

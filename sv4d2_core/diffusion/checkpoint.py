@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -269,7 +267,8 @@ def load_clip_vision(
         metadata = {key.removeprefix("sv4d2."): value for key, value in header.metadata.items()}
         quick_gelu = _is_clip_vision(header) and width <= _WIDEST_OPENAI
         config = replace(read_clip(named, "", metadata, usual), quick_gelu=quick_gelu)
-        tower = CLIPVision(config, device="meta")
+        with torch.device("meta"):
+            tower = CLIPVision(config)
         check_tensors(named, {key: tuple(tensor.shape) for key, tensor in tower.state_dict().items()})
     except ValueError as error:
         raise CheckpointError(
@@ -417,24 +416,6 @@ def convert_checkpoint(
         return write_checkpoint_file(target, tensors, read, config, shared, header.metadata, overwrite)
 
 
-def write_random_checkpoint(
-    path: str | os.PathLike[str],
-    config: ModelConfig,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    overwrite: bool = False,
-) -> Path:
-    """Write a checkpoint of random weights, each from ``seed`` and its key alone, marked as untrained."""
-    networks = build_networks(config)
-    del networks["view_encoder"]
-    tensors = {key: (dtype, shape) for key, shape in shapes_of(networks).items()}
-
-    def read(key: str) -> Tensor:
-        return _random_weight(seed, key, tensors[key][1]).to(dtype)
-
-    return write_checkpoint_file(path, tensors, read, replace(config, trained=False), True, {}, overwrite)
-
-
 def write_checkpoint_file(
     path: str | os.PathLike[str],
     tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
@@ -456,17 +437,3 @@ def write_checkpoint_file(
         {**others, **sizes, "format": "pt"},
         overwrite,
     )
-
-
-def _random_weight(seed: int, key: str, shape: tuple[int, ...]) -> Tensor:
-    """Return weights that keep activations of ordinary size: unit gain, norms near 1, small biases."""
-    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    normal = torch.randn(shape, generator=generator)
-    if key.endswith("mix_factor"):
-        return normal
-    if len(shape) >= 2:
-        return normal.mul_(math.prod(shape[1:]) ** -0.5)
-    if len(shape) == 1 and key.endswith(".weight"):
-        return normal.mul_(0.1).add_(1.0)
-    return normal.mul_(0.1)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import AttentionFunction, scaled_dot_product
+from .blocks import scaled_dot_product
 from .config import CLIPVisionConfig
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -27,27 +25,25 @@ def preprocess_for_clip(images: Tensor, size: int = 224) -> Tensor:
 class _PackedAttention(nn.Module):
     """Self-attention whose three input projections are one matrix, as in the official keys."""
 
-    def __init__(
-        self, width: int, heads: int, *, operations: Any, attention: AttentionFunction, **kw
-    ) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.attention = heads, attention
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width, **kw))
-        self.in_proj_bias = nn.Parameter(torch.empty(3 * width, **kw))
-        self.out_proj = operations.Linear(width, width, **kw)
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.in_proj_weight.to(x), self.in_proj_bias.to(x)
         q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
-        return self.out_proj(self.attention(q, k, v, self.heads))
+        return self.out_proj(scaled_dot_product(q, k, v, self.heads))
 
 
 class _MLP(nn.Module):
-    def __init__(self, config: CLIPVisionConfig, *, operations: Any, **kw) -> None:
+    def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         self.quick_gelu = config.quick_gelu
-        self.c_fc = operations.Linear(config.width, config.mlp_width, **kw)
-        self.c_proj = operations.Linear(config.mlp_width, config.width, **kw)
+        self.c_fc = nn.Linear(config.width, config.mlp_width)
+        self.c_proj = nn.Linear(config.mlp_width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.c_fc(x)
@@ -55,15 +51,13 @@ class _MLP(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(
-        self, config: CLIPVisionConfig, *, operations: Any, attention: AttentionFunction, **kw
-    ) -> None:
+    def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         width, heads = config.width, config.width // config.head_width
-        self.ln_1 = operations.LayerNorm(width, **kw)
-        self.attn = _PackedAttention(width, heads, operations=operations, attention=attention, **kw)
-        self.ln_2 = operations.LayerNorm(width, **kw)
-        self.mlp = _MLP(config, operations=operations, **kw)
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = _PackedAttention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = _MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
@@ -73,26 +67,18 @@ class _Layer(nn.Module):
 class CLIPVision(nn.Module):
     """The tower; keys follow ``conditioner.embedders.0.open_clip.model.visual.``."""
 
-    def __init__(
-        self,
-        config: CLIPVisionConfig,
-        *,
-        operations: Any = nn,
-        attention: AttentionFunction = scaled_dot_product,
-        **plain: Any,  # dtype and device of the weights
-    ) -> None:
+    def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         self.config = config
-        kw = {"operations": operations, "attention": attention, **plain}
         width, tokens = config.width, (config.image_size // config.patch) ** 2 + 1
-        self.conv1 = operations.Conv2d(3, width, config.patch, stride=config.patch, bias=False, **plain)
-        self.class_embedding = nn.Parameter(torch.empty(width, **plain))
-        self.positional_embedding = nn.Parameter(torch.empty(tokens, width, **plain))
-        self.ln_pre = operations.LayerNorm(width, **plain)
-        layers = nn.Sequential(*(_Layer(config, **kw) for _ in range(config.layers)))
+        self.conv1 = nn.Conv2d(3, width, config.patch, stride=config.patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(tokens, width))
+        self.ln_pre = nn.LayerNorm(width)
+        layers = nn.Sequential(*(_Layer(config) for _ in range(config.layers)))
         self.transformer = nn.ModuleDict({"resblocks": layers})
-        self.ln_post = operations.LayerNorm(width, **plain)
-        self.proj = nn.Parameter(torch.empty(width, config.embed_dim, **plain))
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(torch.empty(width, config.embed_dim))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return one embedding per image [N, 3, H, W] in -1..1 of any size, [N, embed_dim]."""

@@ -35,13 +35,7 @@ EXPECTED_UNUSED = re.compile(
 
 _FIRST_KEY = "input_blocks.0.0.weight"
 _LORA_MARKS = ("lora_up.", "lora_down.", "lora_A.", "lora_B.", "lora.up.", "lora.down.", "hada_w1", "lokr_w1")
-_LORA_DOWNS = (
-    "lora_down.",
-    "lora_A.",
-    "lora.down.",
-    "hada_w1_a",
-    "lokr_w1",
-)  # never zero
+_LORA_DOWNS = ("lora_down.", "lora_A.", "lora.down.", "hada_w1_a", "lokr_w1")  # never zero
 # What all keys of a file start with that is one of these.
 _WHOLE_FILES = {
     "a CLIP model alone": ("visual.", "open_clip.", "vision_model.", "text_model.", "transformer.resblocks."),

@@ -132,11 +132,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         text = file.read(length)
     try:
         table = json.loads(text)
-        end = (
-            8
-            + length
-            + max((row["data_offsets"][1] for key, row in table.items() if key != _METADATA), default=0)
-        )
+        ends = [row["data_offsets"][1] for key, row in table.items() if key != _METADATA]
+        end = 8 + length + max(ends, default=0)
         if size < end:
             raise CheckpointError(
                 f"{path.name} is truncated: its header describes {end:,} bytes, the file has {size:,} "

@@ -187,20 +187,16 @@ class UNet(nn.Module):
         window: PreparedWindow,
     ) -> Tensor:
         """Return the network's prediction, [N, 4, h, w]."""
-        n, channels, multiple = (
-            math.prod(window.grid),
-            2 * self.config.latent_channels,
-            self.config.downsampling,
-        )
+        n, multiple = math.prod(window.grid), self.config.downsampling
+        channels = 2 * self.config.latent_channels
         if x.shape[:2] != (n, channels) or any(side % multiple for side in x.shape[2:]):
             raise ValueError(
                 f"Expected x [{n}, {channels}, h, w] for {window.grid}, h and w divisible by {multiple}; got "
                 f"{list(x.shape)}."
             )
         emb = self._embed(timesteps, y.to(x.dtype), window.grid, x.dtype)
-        state = _Pass(
-            window, emb, self.part_bytes(x.device, x.element_size()), self.before_layer, self.loaded
-        )
+        budget = self.part_bytes(x.device, x.element_size())
+        state = _Pass(window, emb, budget, self.before_layer, self.loaded)
         x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for stage in self.input_blocks:

@@ -162,9 +162,8 @@ def _add_motion(glb: GLBContainer, document: dict[str, Any], animation: MeshAnim
     n_targets = len(positions) - 1
     offsets = positions[1:] - positions[0]
     mesh = document["meshes"][0]
-    mesh["primitives"][0]["targets"] = [
-        {"POSITION": glb.add_array(frame, ARRAY_BUFFER, limits=True)} for frame in offsets
-    ]
+    targets = [glb.add_array(frame, ARRAY_BUFFER, limits=True) for frame in offsets]
+    mesh["primitives"][0]["targets"] = [{"POSITION": target} for target in targets]
     mesh["weights"] = [0.0] * n_targets
     mesh["extras"] = {"targetNames": [f"frame_{t + 1:03d}" for t in range(n_targets)]}
     # Row t holds the weights at key t: none for the first frame, then one each.

@@ -85,7 +85,7 @@ def fit_report(
     size = views.images.shape[2]
     rendered = scene.render(views.cameras, views.frame_times(), size, callback=callback)
     shown = replace(views, images=rendered.rgb, masks=rendered.alpha)
-    residuals = fit_residuals(shown, views, include_input=True)
+    residuals = fit_residuals(shown, views)
     frames = pick_frames(views.n_frames, _PAIRS)
     places = [(t, i % (views.n_views + 1)) for i, t in enumerate(frames)]
     pairs = [torch.stack([grid.images[t, v] for t, v in places]) for grid in (shown, views)]

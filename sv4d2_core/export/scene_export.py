@@ -32,12 +32,25 @@ from ..scene.tracking.surface import surface_at, surface_level
 from ..scene.tracking.track import Tracked, coherence, diagonal, track
 from ..video.foreground import masks_of
 from ..views import ViewGrid
-from .animations import ANIMATION_SUFFIXES, SEQUENCE_NAMES, write_animation, write_pngs
 from .glb import write_animated_glb
-from .sequences import NAMES as MESH_NAMES
-from .sequences import SEQUENCE_FILE, write_mesh_sequence, write_usd
-from .splats import NAMES as SPLAT_NAMES
-from .splats import SH_DEGREE, gaussians_at, write_splat_sequence, write_splats, write_trajectories
+from .sequences import (
+    ANIMATION_SUFFIXES,
+    MESH_NAMES,
+    PICTURE_NAMES,
+    SEQUENCE_FILE,
+    write_animation,
+    write_mesh_sequence,
+    write_pngs,
+    write_usd,
+)
+from .splats import (
+    SH_DEGREE,
+    SPLAT_NAMES,
+    gaussians_at,
+    write_splat_sequence,
+    write_splats,
+    write_trajectories,
+)
 
 ExportCallback = Callable[[int, int, None], None]  # of steps done and all steps; may raise to cancel
 
@@ -99,9 +112,8 @@ class Exported:
     notes: Sequence[str] = ()  # what the user should know, one sentence each
 
     def n_bytes(self) -> int:
-        return sum(
-            file.stat().st_size for path in self.paths for file in (path, *path.rglob("*")) if file.is_file()
-        )
+        files = (file for path in self.paths for file in (path, *path.rglob("*")) if file.is_file())
+        return sum(file.stat().st_size for file in files)
 
 
 class _Job(NamedTuple):
@@ -147,9 +159,8 @@ def _moving_mesh(job: _Job) -> Exported:
 def _mesh_sequence(job: _Job, kind: str) -> Exported:
     meshes = surfaces(job.scene, job.settings, job.callback)
     overwrite = job.settings.overwrite
-    return Exported(
-        write_mesh_sequence(job.path, meshes, job.times, job.rate, kind=kind, overwrite=overwrite)
-    )
+    made = write_mesh_sequence(job.path, meshes, job.times, job.rate, kind=kind, overwrite=overwrite)
+    return Exported(made)
 
 
 def _usd(job: _Job) -> Exported:
@@ -191,12 +202,8 @@ def _coherence(tracked: Tracked) -> tuple[str, ...]:
 
 def _splats(job: _Job, kind: str) -> Exported:
     """Write one time into a file of the kind ply, splat or glb, or all times into a folder."""
-    gaussians, times = as_gaussians(job.scene), job.times
-    how: dict[str, Any] = {
-        "kind": kind,
-        "sh_degree": job.settings.sh_degree,
-        "overwrite": job.settings.overwrite,
-    }
+    gaussians, times, settings = as_gaussians(job.scene), job.times, job.settings
+    how: dict[str, Any] = {"kind": kind, "sh_degree": settings.sh_degree, "overwrite": settings.overwrite}
     if job.path.suffix.lower() != f".{kind}":
         frames = (gaussians_at(gaussians, time) for time in times)
         return Exported(write_splat_sequence(job.path, frames, times, job.rate, **how))
@@ -310,7 +317,7 @@ FORMATS = {
     "npz": Format("how every Gaussian moves, for numpy", _trajectories, (".npz",)),
     "dataset": Format(_FOR_NERFS, _dataset, (), DATASET_NAMES, DATASET_FILE),
     "colmap": Format(_FOR_COLMAP, _colmap, (), COLMAP_NAMES, COLMAP_FILE),
-    "turntable": Format(_FOR_EYES, _turntable, ANIMATION_SUFFIXES, SEQUENCE_NAMES),
+    "turntable": Format(_FOR_EYES, _turntable, ANIMATION_SUFFIXES, PICTURE_NAMES),
 }
 VIEWS_FORMATS = ("dataset", "colmap")
 

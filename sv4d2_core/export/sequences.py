@@ -1,23 +1,30 @@
-"""Mesh and splat sequences: a numbered file per frame, or one USD file of all meshes."""
+"""Files of all times: numbered ones of meshes, splats or pictures, a USD file of meshes, animations."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..data.datasets import write_export
-from ..files import writing_by_name
-from ..scene.tracking.mesh import Mesh, check_surface, srgb_to_linear
+from ..files import write_whole, writing_by_name
+from ..scene.tracking.mesh import Mesh, check_finite, check_surface, srgb_to_linear
+from ..video.pictures import with_alpha, write_frames
+from ..video.write import gif_bytes, webm_bytes, write_video
 from .glb import glb_bytes
 
 SEQUENCE_FILE = "sequence.json"
-NAMES = re.compile(r"sequence\.json|mesh_\d{5}\.(?:glb|obj|ply)")
+MESH_NAMES = re.compile(r"sequence\.json|mesh_\d{5}\.(?:glb|obj|ply)")
+PICTURE_NAMES = re.compile(r"sequence\.json|\d{5}\.png")
+_ENCODERS = {".webm": webm_bytes, ".gif": gif_bytes}
+ANIMATION_SUFFIXES = (".mp4", *_ENCODERS)
 _TYPICAL_BYTES = 3_000_000  # of a frame that is not known yet, for the text about a full disk
 
 
@@ -60,9 +67,8 @@ def write_mesh_sequence(
 ) -> list[Path]:
     """Write meshes with vertex colours as glb, obj or ply; see `write_sequence`, and `check_surface`."""
     contents = (_mesh_bytes(mesh, kind, f"mesh of frame {i}") for i, mesh in enumerate(meshes))
-    return write_sequence(
-        folder, contents, times, fps, stem="mesh", kind=kind, own_names=NAMES, overwrite=overwrite
-    )
+    names = {"stem": "mesh", "kind": kind, "own_names": MESH_NAMES}
+    return write_sequence(folder, contents, times, fps, **names, overwrite=overwrite)
 
 
 def _mesh_bytes(mesh: Mesh, kind: str, what: str) -> bytes:
@@ -143,3 +149,36 @@ def _add_samples(prim: Any, meshes: Sequence[Mesh], codes: list[float]) -> None:
         if mesh is first or not same_colours:
             linear = srgb_to_linear(mesh.colours.numpy()).astype(np.float32)
             display.Set(arrays.Vec3fArray.FromNumpy(linear), *(() if same_colours else (code,)))
+
+
+def write_pngs(
+    folder: str | Path, images: Tensor, opacity: Tensor | None, fps: float, *, overwrite: bool = False
+) -> list[Path]:
+    """Write ``00000.png`` and so on (RGBA with opacity) and ``sequence.json``; raise as `write_animation`."""
+    check_finite("animation", pictures=images, opacity=opacity)
+    pictures = images if opacity is None else with_alpha(images, opacity)
+    about = {"format": "png", "fps": fps}
+    fill = partial(write_frames, pictures=pictures)
+    return write_export(Path(folder), SEQUENCE_FILE, PICTURE_NAMES, overwrite, pictures.numel(), about, fill)
+
+
+def write_animation(
+    path: str | Path,
+    images: Tensor,  # [N, H, W, 3] in 0..1, on white where there is an opacity
+    opacity: Tensor | None,  # [N, H, W] in 0..1; None: nothing is transparent
+    fps: float,
+    *,
+    overwrite: bool = False,
+) -> int:
+    """Write pictures as .mp4 (H.264 on white), .webm (VP9) or .gif, as the name ends; return its size.
+
+    Raises as `write_whole`, and ValueError for NaN, or a rate or size that this kind of file cannot have.
+    """
+    path = Path(path)
+    check_finite("animation", pictures=images, opacity=opacity)
+    if path.suffix.lower() == ".mp4":
+        # The index can only be moved to the front of a file that has a name.
+        with writing_by_name(path, overwrite) as named:
+            write_video(named, images, fps)
+        return path.stat().st_size
+    return write_whole(path, _ENCODERS[path.suffix.lower()](images, opacity, fps), overwrite)

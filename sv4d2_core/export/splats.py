@@ -147,7 +147,7 @@ def _splat_bytes(gaussians: GaussiansAt, _sh_degree: int) -> bytes:
     return rows.tobytes()
 
 
-NAMES = re.compile(r"sequence\.json|splat_\d{5}\.(ply|splat|glb)")
+SPLAT_NAMES = re.compile(r"sequence\.json|splat_\d{5}\.(ply|splat|glb)")
 _CONTENTS = {"ply": _ply_bytes, "splat": _splat_bytes, "glb": _glb_bytes}
 
 
@@ -176,9 +176,8 @@ def write_splat_sequence(
     """Write Gaussians of our world as ply, splat or glb, a set per time; see `write_sequence`, `checked`."""
     contents = (_CONTENTS[kind](gaussians, sh_degree) for gaussians in frames)
     axes = _WORLD_FRAME if kind == "glb" else _SPLAT_FRAME
-    return write_sequence(
-        folder, contents, times, fps, stem="splat", kind=kind, own_names=NAMES, overwrite=overwrite, axes=axes
-    )
+    names = {"stem": "splat", "kind": kind, "own_names": SPLAT_NAMES}
+    return write_sequence(folder, contents, times, fps, **names, overwrite=overwrite, axes=axes)
 
 
 def write_trajectories(

@@ -34,17 +34,15 @@ def finite_masks(grid: ViewGrid) -> Tensor:
     return torch.nan_to_num(masks_of(grid))
 
 
-def fit_residuals(rendered: ViewGrid, views: ViewGrid, *, include_input: bool = False) -> Tensor:
-    """Return how far a fitted scene's pictures are from the views that it was fitted to, [T, V].
+def fit_residuals(rendered: ViewGrid, views: ViewGrid) -> Tensor:
+    """Return how far a fitted scene's pictures are from the views that it was fitted to, [T, V + 1].
 
     The mean of |rendered - view| over pixels that show the object in either. A scene can only show what is
-    consistent, so this measures inconsistency without the truth. ``include_input`` puts the input's column
-    first.
+    consistent, so this measures inconsistency without the truth.
     """
     rendered, _ = paired_views(rendered, views, "the rendered scene")
-    first = 0 if include_input else 1
-    weights = torch.maximum(finite_masks(rendered), finite_masks(views))[:, first:]
-    error = (rendered.images[:, first:] - views.images[:, first:]).abs().mean(dim=-1)
+    weights = torch.maximum(finite_masks(rendered), finite_masks(views))
+    error = (rendered.images - views.images).abs().mean(dim=-1)
     return (error * weights).double().sum(dim=(2, 3)) / weights.double().sum(dim=(2, 3))
 
 

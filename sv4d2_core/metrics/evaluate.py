@@ -14,14 +14,7 @@ from ..cameras import Cameras
 from ..views import ViewGrid
 from . import consistency, image
 from .consistency import finite_masks
-from .frechet import (
-    ORDERS,
-    ClipFeatures,
-    FrechetDistance,
-    clip_features,
-    frechet_distance,
-    hog3d_features,
-)
+from .frechet import ORDERS, ClipFeatures, FrechetDistance, clip_features, frechet_distance, hog3d_features
 from .i3d import SHORTEST_CLIP
 
 REFERENCE = "reference"  # the name of the true views' own scores
@@ -81,7 +74,6 @@ WITHOUT_REFERENCE = (
         "tangency", False, 2, "per cent of the width by which outlines contradict each other across views"
     ),
     Metric("epipolar", False, 2, "per cent of the width by which matched corners miss their epipolar lines"),
-    Metric("fit residual", False, 4, "what a 4D scene fitted to all views leaves unexplained, 0..1"),
 )
 METRICS = {metric.name: metric for metric in (*PAPER, *WITH_REFERENCE, *WITHOUT_REFERENCE)}
 
@@ -207,14 +199,12 @@ def evaluate(
     *,
     method: str = "predicted",
     scene: str = "",
-    residuals: Tensor | None = None,  # [T, V], see `fit_residuals`
     callback: Callable[[int, int], None] | None = None,  # takes (steps done, `steps_of`), may raise to cancel
 ) -> SceneScores:
     """Return the scores of predicted novel views; the input view is not scored.
 
     Images that are not finite and missing views get no score; the notes name them. Raises ValueError for
-    frames, sizes or cameras unlike the reference's, values outside 0..1, images below 8 x 8, residuals of
-    another shape.
+    frames, sizes or cameras unlike the reference's, values outside 0..1, images below 8 x 8.
     """
     missing: list[int] = []
     if reference is not None:
@@ -223,11 +213,6 @@ def evaluate(
         if not reference.images[:, 1:].isfinite().all():
             raise ValueError("Expected finite values in the reference; got NaN or infinite ones. Look at it.")
     _check_images(predicted.images, "images")
-    if residuals is not None and tuple(residuals.shape) != (predicted.n_frames, predicted.n_views):
-        raise ValueError(
-            f"Expected residuals [T, V] = {[predicted.n_frames, predicted.n_views]}; got "
-            f"{list(residuals.shape)}. Take them from these views."
-        )
     counter = itertools.count(1)
 
     def done() -> None:
@@ -257,8 +242,6 @@ def evaluate(
         features, lengths, too_short = _clips(*clips, networks or Networks())
         notes += too_short
     values |= _without_truth(seen, truth or seen, cameras, usable & shown, done)
-    if residuals is not None:
-        values["fit residual"] = torch.where(usable, residuals.detach().cpu().double(), math.nan)
     facts = (method, scene, cameras, predicted.n_frames)
     return SceneScores(*facts, values, features, lengths, tuple(missing), tuple(notes))
 

@@ -172,13 +172,9 @@ def convert_i3d(program: Path, target: Path, overwrite: bool = False) -> Path:
         raise ValueError(f"Expected the TorchScript network I3D; {program} is not: {reason}.") from error
     if not isinstance(wanted, Tensor):
         raise ValueError(f"Expected features from {program}; got a {type(wanted).__name__}.")
-    error, weights, fixed = min(
-        (
-            _compared(state, epsilon, fixed, videos, wanted, program)
-            for epsilon, fixed in product(_EPSILONS, (True, False))
-        ),
-        key=lambda found: found[0],
-    )
+    ways = product(_EPSILONS, (True, False))
+    made = [_compared(state, epsilon, fixed, videos, wanted, program) for epsilon, fixed in ways]
+    error, weights, fixed = min(made, key=lambda found: found[0])
     if not error <= _AGREES:
         raise ValueError(
             f"Expected a network that computes what I3D's description says (to {_AGREES:g}); the features of "

@@ -48,7 +48,8 @@ class AutoencoderLoss(nn.Module):
             nn.init.normal_(layer.attn.in_proj_weight, std=_TOWER_STD)  # pyright: ignore
             nn.init.zeros_(layer.attn.in_proj_bias)  # pyright: ignore
         nn.init.normal_(self.tower.proj, std=config.clip.width**-0.5)
-        nn.init.constant_(self.encoder.quant_conv.bias[config.vae.latent_channels :], _FIRST_LOG_VARIANCE)
+        _, bias = self.encoder.quant_conv.parameters()
+        nn.init.constant_(bias[config.vae.latent_channels :], _FIRST_LOG_VARIANCE)
         self.to_preview = nn.Conv2d(config.vae.latent_channels, 3, 1)
         self.to_thumbnail = nn.Linear(config.clip.embed_dim, 3 * _THUMBNAIL**2)
 
@@ -107,10 +108,11 @@ def normalise_latents(encoder: VAEEncoder, decoder: VAEDecoder, images: Tensor) 
     latents = torch.cat([encoder(x) for x in images.split(32)])
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     n = len(mean)
-    encoder.quant_conv.weight[:n] /= std[:, None, None, None]
-    encoder.quant_conv.bias[:n] = (encoder.quant_conv.bias[:n] - mean) / std
-    weight = decoder.conv_in.weight
-    decoder.conv_in.bias += torch.einsum("oikl,i->o", weight, mean)
+    weight, bias = encoder.quant_conv.parameters()
+    weight[:n] /= std[:, None, None, None]
+    bias[:n] = (bias[:n] - mean) / std
+    weight, bias = decoder.conv_in.parameters()
+    bias += torch.einsum("oikl,i->o", weight, mean)
     weight *= std[None, :, None, None]
 
 

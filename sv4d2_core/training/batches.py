@@ -50,13 +50,10 @@ class EncodedScenes:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._encode(index, file)
             tensors, angles = read_tensors(file, _FORMAT)
-            self._scenes[index] = EncodedScene(
-                tensors["latents"],
-                tensors["tokens"],
-                tensors.get("references"),
-                tuple(angles.numbers("elevations_deg", None).tolist()),
-                tuple(angles.numbers("azimuths_deg", None).tolist()),
-            )
+            elevations = tuple(angles.numbers("elevations_deg", None).tolist())
+            azimuths = tuple(angles.numbers("azimuths_deg", None).tolist())
+            encoded = tensors["latents"], tensors["tokens"], tensors.get("references")
+            self._scenes[index] = EncodedScene(*encoded, elevations, azimuths)
         return self._scenes[index]
 
     def _encode(self, index: int, file: Path) -> None:

@@ -60,9 +60,8 @@ def curate(
     """
     folders = (source if source.is_dir() else source.parent for source in scenes.values())
     # About what the rectified pictures will take.
-    size_of_sources = sum(
-        file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file()
-    )
+    files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
+    size_of_sources = sum(file.stat().st_size for file in files)
     records = []
     replaced = partial(_replaced, out, scenes, overwrite, dry_run)
     with all_or_nothing(out, replaced, REPORT_FILE, size_of_sources) as staging:
@@ -161,17 +160,10 @@ def report_page(records: Sequence[SceneRecord], limits: CurationLimits, run: Map
     broken = Counter(check.name for check in checks if not check.passed)
     if unreadable := sum(bool(record.verdict.faults) for record in records):
         broken["unreadable or contradictory"] = unreadable
-    return (
-        templates(Path(__file__).parent)
-        .get_template("curation.html.jinja")
-        .render(
-            style=STYLE,
-            records=records,
-            broken=broken,
-            columns={check.name: check for check in checks},
-            limits=str(limits),
-            run=dict(run),
-        )
+    columns = {check.name: check for check in checks}
+    page = templates(Path(__file__).parent).get_template("curation.html.jinja")
+    return page.render(
+        style=STYLE, records=records, broken=broken, columns=columns, limits=str(limits), run=dict(run)
     )
 
 

@@ -410,9 +410,8 @@ class SceneStore:
         if not self.keeps:
             return self._made(index)
         tensors, header = read_tensors(self.make(index), _FORMAT)
-        return tensors.shaped("images", None, None, None, None, 3), Cameras.from_json(
-            header.object("cameras")
-        )
+        images = tensors.shaped("images", None, None, None, None, 3)
+        return images, Cameras.from_json(header.object("cameras"))
 
     @contextmanager
     def made_ahead(self, n_scenes: int, n_workers: int) -> Iterator[list[BaseProcess]]:

@@ -23,15 +23,7 @@ from PIL import Image, ImageOps
 
 from ..files import is_out_of_memory
 from ..messages import cut, listed
-from .colour import (
-    LARGEST_OF_VIDEO,
-    VideoColours,
-    beside,
-    linear_picture,
-    open_video,
-    to_uint8,
-    with_profile,
-)
+from .colour import LARGEST_OF_VIDEO, VideoColours, beside, linear_picture, open_video, to_uint8, with_profile
 from .places import LINEAR_SUFFIXES, regular
 
 DEFAULT_FPS = 8.0
@@ -389,9 +381,8 @@ def _decode(
     # Of large pictures every thread would hold one.
     stream.thread_type = "AUTO" if stream.width * stream.height <= LARGEST_OF_VIDEO // 4 else "SLICE"
     for frame in _deinterlaced(container.decode(stream), notes):
-        matrix = (
-            beside(frame, SideData.DISPLAYMATRIX) or matrix
-        )  # H.264 states it once for all frames that follow
+        # H.264 states it once for all frames that follow.
+        matrix = beside(frame, SideData.DISPLAYMATRIX) or matrix
         yield frame, matrix
 
 

@@ -130,7 +130,6 @@ def _nothing_found(clip: Clip, source: str, found: int) -> str:
             f"{height}, in parts below {SPECK_SHARE * width * height:.0f} pixels. Crop the clip closer. "
             f"{_HOW_TO_CUT_OUT}"
         )
-    seen = {"mask": "masks that are black", "alpha": "alpha that is transparent"}.get(
-        source, "near-white pixels"
-    )
+    known = {"mask": "masks that are black", "alpha": "alpha that is transparent"}
+    seen = known.get(source, "near-white pixels")
     return f"Expected an object; got no foreground in {n_frames} frames: {seen} everywhere. {_HOW_TO_CUT_OUT}"

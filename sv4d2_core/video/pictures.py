@@ -40,6 +40,12 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     return (images.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
+def on_white(images: Tensor, opacity: Tensor) -> Tensor:
+    """Return images [..., H, W, 3] of opacity [..., H, W], in 0..1, on white."""
+    alpha = opacity[..., None]
+    return images * alpha + (1 - alpha)
+
+
 def with_alpha(images: Tensor, opacity: Tensor) -> Tensor:
     """Return images [T, H, W, 3] on white, in 0..1, as RGBA [T, H, W, 4] with the white taken out again."""
     alpha = opacity[..., None]
@@ -170,10 +176,8 @@ def view_mosaic(
     draw = ImageDraw.Draw(page)
     if banner_h:
         draw.text((total_w / 2, banner_h / 2), warning, _WARNING_COLOUR, warning_font, anchor="mm")
-    corners = [
-        (banner_h + (v // columns) * (cell_h + label_h) + label_h, (v % columns) * cell_w)
-        for v in range(n_cells)
-    ]
+    row_h = cell_h + label_h
+    corners = [(banner_h + v // columns * row_h + label_h, v % columns * cell_w) for v in range(n_cells)]
     for v, (top, left) in enumerate(corners) if labels else ():
         text = _label(grid, v, font, cell_w)
         draw.text((left + cell_w / 2, top - label_h / 2), text, _LABEL_COLOUR, font, anchor="mm")

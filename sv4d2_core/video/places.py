@@ -187,9 +187,8 @@ def _grouped(images: list[Path], folder: Path) -> Iterator[_Group]:
         alone = len(set(columns[frame])) == len(files)  # else the other numbers tell clips apart
         clips: dict[tuple[int, ...], list[tuple[int, Path]]] = {}
         for *row, file in sorted(zip(*columns, files, strict=True)):
-            clips.setdefault(() if alone else (*row[:frame], *row[frame + 1 :]), []).append(
-                (row[frame], file)
-            )
+            others = () if alone else (*row[:frame], *row[frame + 1 :])
+            clips.setdefault(others, []).append((row[frame], file))
         for clip in clips.values():
             numbers, names = zip(*clip, strict=True)
             digits = [*_NUMBER.findall(stems[names[0]]), ""]

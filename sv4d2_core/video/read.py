@@ -14,15 +14,7 @@ from torch import Tensor
 from ..messages import cut
 from ..views import check_fps
 from .colour import UNCONVERTED, to_uint8
-from .decode import (
-    DEFAULT_FPS,
-    Decoded,
-    Pick,
-    read_animation,
-    read_images,
-    read_video,
-    reason,
-)
+from .decode import DEFAULT_FPS, Decoded, Pick, read_animation, read_images, read_video, reason
 from .places import IMAGE_SUFFIXES, LINEAR_SUFFIXES, Place, find_pictures
 
 _LOWEST_WHITE = 128  # masks that stay below it everywhere hold labels (0 and 1), not opacity
@@ -161,11 +153,9 @@ def load_clip(
     if not source.pictures:
         raise ValueError(_too_few(start, path, source.total))
     masks, notes = None, source.notes
-    if mask is None and (beside := source.masks):
-        mask, notes = (
-            beside,
-            (*notes, f"masks beside the frames taken: {beside[0].name} to {beside[-1].name}"),
-        )
+    if mask is None and source.masks:
+        mask = source.masks
+        notes = (*notes, f"masks beside the frames taken: {mask[0].name} to {mask[-1].name}")
     with hdr_first(notes):
         if mask is not None:
             read = _read_masks(mask, path, pick, source)

@@ -1,4 +1,4 @@
-"""Videos and animated GIFs of pictures."""
+"""Videos (mp4, webm) and animated GIFs of pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
@@ -23,7 +24,12 @@ _PALETTE_FRAMES, _PALETTE_PIXELS = 16, 500_000
 _LARGEST_GIF_FPS = 50.0  # browsers take a delay of one hundredth for a tenth of a second
 # At rate factor 12 the eye cannot tell H.264 from the frames (0 is lossless, 23 is x264's default); quantiser
 # 2 of the fallback comes close. With B-frames the bits of small pictures vary from one call to the next.
-_ENCODER_OPTIONS = {"libx264": {"crf": "12", "bf": "0"}, "mpeg4": {"qmin": "2", "qmax": "2"}}
+_ENCODER_OPTIONS = {
+    "libx264": {"crf": "12", "bf": "0"},
+    "mpeg4": {"qmin": "2", "qmax": "2"},
+    # Constant quality, from 0, lossless, to 63; the encoder of the alpha takes the same.
+    "libvpx-vp9": {"crf": "15", "b:v": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4"},
+}
 _BT709 = 1
 _LIMITED_RANGE = 1
 
@@ -103,16 +109,32 @@ def write_video(path: Path, images: Tensor, fps: float) -> None:
     if encoder == "mpeg4":
         _log.warning("This PyAV lacks libx264; the videos are MPEG-4 part 2, which browsers may refuse.")
     with av.open(file_url(path), "w", options={"movflags": "+faststart"}) as container:
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = cast(
-            VideoStream, container.add_stream(encoder, rate=rate, options=_ENCODER_OPTIONS[encoder])
+        _encode(container, encoder, images, fps)
+
+
+def webm_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
+    """Return a VP9 video with 4:2:0 colour, and with an alpha channel where there is opacity."""
+    if "libvpx-vp9" not in av.codecs_available:
+        raise ValueError(
+            "Expected a PyAV with libvpx-vp9 to write webm; this one has none. Write gif or png."
         )
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        # Without these tags a player guesses the colour matrix from the picture's size.
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED_RANGE
-        for image in to_bytes(images):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="itu709")))
-        container.mux(stream.encode())
+    content = io.BytesIO()
+    with av.open(content, "w", format="webm") as container:
+        _encode(container, "libvpx-vp9", images if opacity is None else with_alpha(images, opacity), fps)
+    return content.getvalue()
+
+
+def _encode(container: OutputContainer, encoder: str, pictures: Tensor, fps: float) -> None:
+    """Write pictures [T, H, W, 3 or 4] in 0..1 as the only stream."""
+    kind, layout = ("rgba", "yuva420p") if pictures.shape[-1] == 4 else ("rgb24", "yuv420p")
+    rate = Fraction(fps).limit_denominator(1001)
+    stream = cast(VideoStream, container.add_stream(encoder, rate=rate, options=_ENCODER_OPTIONS[encoder]))
+    stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], layout
+    # Without these tags a player guesses the colour matrix from the picture's size.
+    context = stream.codec_context
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = _LIMITED_RANGE
+    for picture in to_bytes(pictures):
+        frame = av.VideoFrame.from_ndarray(picture, format=kind)
+        container.mux(stream.encode(frame.reformat(format=layout, dst_colorspace="itu709")))
+    container.mux(stream.encode())

@@ -174,9 +174,8 @@ def _pose(creature: Creature, times: Tensor, motion: float) -> tuple[Tensor, Ten
     x, y, z = torch.deg2rad(_table([bone.rest_deg for bone in bones])).T
     rest = _rotation(_table(Y), y) @ _rotation(_table((1.0, 0.0, 0.0)), x) @ _rotation(_table(Z), z)
     turned = rest[:, None] @ _rotation(_table([bone.axis for bone in bones])[:, None], angles)
-    joints, centres = (
-        scale * _table([getattr(bone, name) for bone in bones]) for name in ("joint", "centre")
-    )
+    joints = scale * _table([bone.joint for bone in bones])
+    centres = scale * _table([bone.centre for bone in bones])
     frames = {"": (root, torch.eye(3, dtype=torch.float64).expand(len(times), 3, 3))}
     for bone, joint, local in zip(bones, joints, turned, strict=True):
         origin, rotation = frames[bone.parent]

@@ -157,11 +157,8 @@ def _directions(size: int, fov_deg: float) -> Tensor:
     offset = (torch.arange(size, dtype=torch.float64) + 0.5) * 2 / size - 1
     offset = offset * math.tan(math.radians(fov_deg) / 2)
     y, x = torch.meshgrid(offset, offset, indexing="ij")
-    return (
-        torch.nn.functional.normalize(torch.stack([x, -y, -torch.ones_like(x)], -1), dim=-1)
-        .float()
-        .view(-1, 3)
-    )
+    rays = torch.nn.functional.normalize(torch.stack([x, -y, -torch.ones_like(x)], -1), dim=-1)
+    return rays.float().view(-1, 3)
 
 
 def _windows(parts: Parts, cameras: Cameras, size: int) -> Tensor:

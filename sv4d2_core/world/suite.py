@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +25,6 @@ from .machines import arm, bicycle, big_wheel, car, crane, digger, helicopter, m
 from .render import render_creature
 from .toys import aeroplane, carousel, lamp, mug, rocket, rocking_horse, scatter, totem, windmill
 
-TRAITS = ("slow", "fast", "rigid", "articulated", "thin", "self-occluded", "textured", "crossing")
 # Views that are on neither training rig, most of them lifted or lowered.
 HELD_OUT = Cameras((0, 0, 20, 0, -10, 30), (0, 45, 150, 195, 285, 20))
 
@@ -35,7 +35,6 @@ class BenchmarkScene:
 
     name: str  # unique, fit for a file name
     what: str  # one sentence, what is hard about it
-    traits: tuple[str, ...]  # out of TRAITS
     creature: Creature
     n_frames: int = 12  # T: a method is shown the times t / (T - 1)
 
@@ -54,75 +53,48 @@ class BenchmarkScene:
         return ViewGrid(rendering.rgb, cameras, rendering.mask, settings=settings, times=shown)
 
 
-def _walker() -> Creature:
-    """Return a spotted animal that walks on the spot."""
-    return make_creature(10)
-
-
 def _fox() -> Creature:
     """Return a fox that runs from the left of the input view to its right."""
     path = (0.0, 0.0, 1.55)
     return fitted(replace(make_creature(0), heading_deg=80.0, cycles=2, path=path, marking_frequency=11.0))
 
 
-_SCENES: dict[str, tuple[Callable[[], Creature], str, tuple[str, ...]]] = {
+_SCENES: dict[str, tuple[Callable[[], Creature], str]] = {
     "walker": (
-        _walker,
+        partial(make_creature, 10),
         "Legs that look alike pass in front of each other, under a coat of dark patches.",
-        ("slow", "articulated", "textured"),
     ),
     "runner": (
         _fox,
         "A fox crosses the picture, small in it, and its legs move on by a fifth of a stride per frame.",
-        ("fast", "articulated", "crossing"),
     ),
     "rocking_horse": (
         rocking_horse,
         "One rigid body with thin runners rocks gently: every error of shape shows as false motion.",
-        ("slow", "rigid", "textured"),
     ),
     "windmill": (
         windmill,
         "Thin sails turn by a seventh of a turn per frame in front of a tower that stands still.",
-        ("fast", "articulated", "thin"),
     ),
     "carousel": (
         carousel,
         "Ponies on thin poles vanish behind a striped drum; one of them is hidden in frame 0.",
-        ("articulated", "thin", "self-occluded", "textured"),
     ),
-    "robot_arm": (
-        robot_arm,
-        "Four joints in a row add up their small turns at a gripper far from the base.",
-        ("slow", "articulated"),
-    ),
+    "robot_arm": (robot_arm, "Four joints in a row add up their small turns at a gripper far from the base."),
     "aeroplane": (
         aeroplane,
         "A rigid biplane crosses the picture and rolls over: no view sees one side of it for long.",
-        ("fast", "rigid", "crossing"),
     ),
-    "flamingo": (
-        flamingo,
-        "Legs two pixels wide at 64 pixels, with little colour to tell the parts apart.",
-        ("slow", "articulated", "thin"),
-    ),
-    "owl": (
-        owl,
-        "The face is on the far side of the head in frame 0 and turns to the input view.",
-        ("slow", "articulated", "self-occluded", "textured"),
-    ),
-    "butterfly": (
-        butterfly,
-        "Flat wings, edge-on in some views, move on by a fifth of a beat per frame.",
-        ("fast", "articulated", "thin", "textured"),
-    ),
+    "flamingo": (flamingo, "Legs two pixels wide at 64 pixels, with little colour to tell the parts apart."),
+    "owl": (owl, "The face is on the far side of the head in frame 0 and turns to the input view."),
+    "butterfly": (butterfly, "Flat wings, edge-on in some views, move on by a fifth of a beat per frame."),
 }
 SCENE_NAMES = tuple(_SCENES)
 
 
 def benchmark_scenes() -> tuple[BenchmarkScene, ...]:
     """Return the ten scenes, the same on every machine."""
-    return tuple(BenchmarkScene(name, what, traits, make()) for name, (make, what, traits) in _SCENES.items())
+    return tuple(BenchmarkScene(name, what, make()) for name, (make, what) in _SCENES.items())
 
 
 _Builder = Callable[[Dice, Palette], Creature]

@@ -207,8 +207,9 @@ def _straight_leg(end: str, side: str, x: int, z: int) -> Bones:
     return bones
 
 
-def _rocker(side: str, x: float, radius: float = 1.15, reach_deg: float = 36, n: int = 8) -> Bones:
+def _rocker(side: str, x: float) -> Bones:
     """Return one runner, an arc that touches the ground at the origin, and its half of two cross bars."""
+    radius, reach_deg, n = 1.15, 36, 8
 
     def at(i: float) -> Vector:
         angle = math.radians(reach_deg * (2 * i / n - 1))

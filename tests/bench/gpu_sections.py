@@ -25,6 +25,7 @@ import torch
 from forward import OFFICIAL, PRODUCT, Variant, Work, benchmark
 from gpu import ANEW, Figures, Options
 from measure import clock, flops, matrix_product_rate, peak_bytes, seconds
+from random_checkpoint import write_random_checkpoint
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.blocks import log
@@ -32,7 +33,6 @@ from sv4d2_core.diffusion.checkpoint import (
     build_networks,
     load_checkpoint,
     stored_dtype,
-    write_random_checkpoint,
 )
 from sv4d2_core.diffusion.config import ModelConfig
 from sv4d2_core.diffusion.memory import (

@@ -63,7 +63,7 @@ def measure(scene: Scene, fitted: Scene4D, shown: ViewGrid, size: int) -> list[f
     later = [float(psnr(ours, true, true_masks).mean()), float(mask_iou(ours_masks, true_masks).mean())]
     own = pictures(fitted, shown)
     at_input = float(psnr(own.images[:, 0], shown.images[:, 0], shown.masks[:, 0]).mean())
-    residual = float(fit_residuals(own, shown).nanmean())
+    residual = float(fit_residuals(own, shown)[:, 1:].nanmean())
     wide = F.max_pool2d(truth.masks.flatten(0, 1)[:, None], 5, 1, 2)[:, 0].unflatten(0, truth.masks.shape[:2])
     floaters = float((grid.masks * (wide < 0.01))[:, 1:].sum() / truth.masks[:, 1:].sum())
     return [*values, *later, at_input, residual, floaters]

@@ -31,6 +31,17 @@ def core(name: str) -> Any:
     return importlib.import_module(f"sv4d2_core.{name}")
 
 
+def random_checkpoint() -> Any:
+    """Return the module of the benchmarks that writes checkpoints of random weights."""
+    core("diffusion.checkpoint")  # which it imports
+    file = _REPOSITORY / "tests" / "bench" / "random_checkpoint.py"
+    spec = importlib.util.spec_from_file_location("sv4d2_random_checkpoint", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def micro_config(n_frames: int = 3, n_views: int = 2, vae_levels: int = 2) -> Any:
     """Return the sizes of a two-level model whose forward pass takes milliseconds.
 
@@ -63,7 +74,7 @@ def micro_config(n_frames: int = 3, n_views: int = 2, vae_levels: int = 2) -> An
 
 def write_micro_checkpoint(path: Path, *sizes: int) -> Path:
     """Write an untrained checkpoint of `micro_config` in the official layout and return its path."""
-    return core("diffusion.checkpoint").write_random_checkpoint(path, micro_config(*sizes), seed=3)
+    return random_checkpoint().write_random_checkpoint(path, micro_config(*sizes), seed=3)
 
 
 def drawn_window(config: Any, size: int, halves: int = 1) -> tuple[Any, dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sv4d2_host_media import drawn_window
+from sv4d2_host_media import drawn_window, random_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def official_widths(core, tmp_path_factory):
         ),
     )
     path = tmp_path_factory.mktemp("official") / "sv4d2_small.safetensors"
-    return core("diffusion.checkpoint").write_random_checkpoint(path, model, seed=3, dtype=torch.float16)
+    return random_checkpoint().write_random_checkpoint(path, model, seed=3, dtype=torch.float16)
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from pretend.cuda import ALL
+from random_checkpoint import write_random_checkpoint
 from safetensors.torch import load_file
 
 from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.commands import train as command
 from sv4d2_core.data.views_folder import write_views
-from sv4d2_core.diffusion.checkpoint import load_checkpoint, write_random_checkpoint
+from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.training.device_scenes import DeviceLatents, DeviceScenes
 from sv4d2_core.training.recipe import RECIPES
 from sv4d2_core.training.run import TrainingRun

@@ -46,19 +46,14 @@ def templates(folder: Path) -> Environment:
     """Return the pages' templates in a folder; what is filled in is escaped, and nothing may be missing."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    loader = FileSystemLoader(folder)
     return Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
 
 
 def report_page(
-    comparisons: Sequence[SceneComparison],
-    summaries: Sequence[Summary],
-    run: Mapping[str, Any] | None = None,
+    comparisons: Sequence[SceneComparison], summaries: Sequence[Summary], run: Mapping[str, Any] | None = None
 ) -> str:
     """Return the page: facts, tables, notes, pictures, plots; ``run`` says in JSON values how it was made."""
     environment = templates(_FOLDER)

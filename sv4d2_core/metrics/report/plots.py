@@ -167,8 +167,8 @@ def draw_heat_map(
 
 # Of each group the first that has values is shown.
 _FOREGROUND_PSNR = ("PSNR fg", "PSNR")
-_HEAT_MAPS = (_FOREGROUND_PSNR, ("tangency",), ("fit residual",))
-_LINE_PLOTS = (_FOREGROUND_PSNR, ("LPIPS",), ("mask IoU",), ("warping",), ("tangency",), ("fit residual",))
+_HEAT_MAPS = (_FOREGROUND_PSNR, ("tangency",))
+_LINE_PLOTS = (_FOREGROUND_PSNR, ("LPIPS",), ("mask IoU",), ("warping",), ("tangency",))
 _PAGE_WIDTH, _PLOTS_IN_A_ROW, _PLOT_HEIGHT = 1140, 4, 150
 _LABEL_WIDTH, _ROW_HEIGHT, _WIDEST_CELL = 125, 19, 30
 _LEAST_DISTANCE_DEG = 15  # at least, between azimuths whose elevations are written

@@ -8,9 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
-from ...messages import cut, listed
+from ...messages import listed
 from ...views import ViewGrid
 from ..evaluate import (
     DEFAULT_SHRINKAGE,
@@ -63,15 +61,14 @@ def compare(
     reference: ViewGrid | None,
     networks: Networks | None = None,
     *,
-    residuals: Mapping[str, Tensor] | None = None,  # of methods, [T, V], see `fit_residuals`
     callback: Callable[[int, int], None] | None = None,  # takes (steps done, all steps), may raise to cancel
 ) -> SceneComparison:
     """Return the scores of all methods on one scene, and of the true views by what needs no truth.
 
-    Raises ValueError for no method, names or residuals that do not fit, or views unlike the reference's.
+    Raises ValueError for no method, names that do not fit, or views unlike the reference's.
     """
-    networks, residuals = networks or Networks(), residuals or {}
-    _check_names(predictions, residuals)
+    networks = networks or Networks()
+    _check_names(predictions)
     total = sum(steps_of(grid, reference) for grid in predictions.values())
     total += 0 if reference is None else steps_of(reference)
     counter = itertools.count(1)
@@ -84,8 +81,7 @@ def compare(
     if reference is not None:
         scores.append(evaluate(reference, method=REFERENCE, scene=scene, callback=step))
     for name, grid in predictions.items():
-        options = {"method": name, "scene": scene, "residuals": residuals.get(name), "callback": step}
-        scores.append(evaluate(grid, reference, networks, **options))
+        scores.append(evaluate(grid, reference, networks, method=name, scene=scene, callback=step))
     holes = [name for name, grid in predictions.items() if not grid.images[:, 1:].isfinite().all()]
     return SceneComparison(
         scene,
@@ -98,7 +94,7 @@ def compare(
     )
 
 
-def _check_names(predictions: Mapping[str, ViewGrid], residuals: Mapping[str, Tensor]) -> None:
+def _check_names(predictions: Mapping[str, ViewGrid]) -> None:
     if not predictions:
         raise ValueError("Expected the views of at least one method; got none. Give some.")
     for name in predictions:
@@ -107,11 +103,6 @@ def _check_names(predictions: Mapping[str, ViewGrid], residuals: Mapping[str, Te
                 f"Expected a method's name; got {name!r}, and {REFERENCE!r} is what the true views are "
                 f"called. Choose another name."
             )
-    if unknown := [name for name in residuals if name not in predictions]:
-        raise ValueError(
-            f"Expected residuals of {listed(predictions)}; got some of {cut(unknown[0])}. Use the methods' "
-            f"names."
-        )
 
 
 def method_names(comparisons: Sequence[SceneComparison]) -> list[str]:
@@ -173,6 +164,7 @@ def what_was_compared(comparisons: Sequence[SceneComparison]) -> dict[str, str]:
 
     scores = [score for scene in comparisons for score in scene.scores]
     with_truth = sum(scene.has_reference for scene in comparisons)
+    truth = {0: "none", len(comparisons): "yes"}
     sizes = dict.fromkeys(f"{width} x {height} pixels" for s in comparisons for width, height in s.sizes)
     return {
         "Methods": ", ".join(method_names(comparisons)),
@@ -180,9 +172,7 @@ def what_was_compared(comparisons: Sequence[SceneComparison]) -> dict[str, str]:
         "Frames": span([score.n_frames for score in scores]),
         "Novel views": span([score.cameras.n_views for score in scores]),
         "Size": ", ".join(sizes),
-        "True views": {0: "none", len(comparisons): "yes"}.get(
-            with_truth, f"of {with_truth} of {len(comparisons)} scenes"
-        ),
+        "True views": truth.get(with_truth, f"of {with_truth} of {len(comparisons)} scenes"),
     }
 
 
@@ -230,7 +220,7 @@ def notes(comparisons: Sequence[SceneComparison], summaries: Sequence[Summary]) 
 # The columns of the table of every scene: Frechet distances of one scene's few clips say too little.
 _PER_SCENE = (
     *("LPIPS", "CLIP-S", "PSNR fg", "PSNR union", "SSIM fg", "mask IoU"),
-    *("flicker", "warping", "tangency", "epipolar", "fit residual"),
+    *("flicker", "warping", "tangency", "epipolar"),
 )
 
 
@@ -264,8 +254,7 @@ def report_tables(comparisons: Sequence[SceneComparison], summaries: Sequence[Su
         tables.append(table("The columns of the SV4D papers", PAPER, methods, *missing))
         tables.append(table("Against the true views", WITH_REFERENCE, methods, _NOT_FVD))
     measured = {name for s in summaries for name, value in s.means.items() if not math.isnan(value)}
-    alone = [m for m in WITHOUT_REFERENCE if m.name != "fit residual" or m.name in measured]
-    tables.append(table("Without true views", alone, summaries, *(() if has_truth else missing)))
+    tables.append(table("Without true views", WITHOUT_REFERENCE, summaries, *(() if has_truth else missing)))
     if any(s.distances for s in methods):
         tables.append(_distances_table(methods))
     if len(comparisons) > 1:
