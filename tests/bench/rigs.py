@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from sv4d2_core.cameras import Cameras
+from sv4d2_core.cameras import OFFICIAL_AZIMUTHS_DEG, Cameras
 from sv4d2_core.metrics.image import mask_iou, psnr
 from sv4d2_core.scene.config import RefineConfig
 from sv4d2_core.scene.refine import refine_scene
@@ -32,8 +32,8 @@ def _ring(azimuths: tuple[float, ...], *elevations: float) -> tuple[tuple[float,
     return tuple((azimuth, elevations[i % len(elevations)]) for i, azimuth in enumerate(azimuths))
 
 
-_OFFICIAL, _EVEN, _TURNED = (60, 120, 180, 240), (72, 144, 216, 288), (45, 135, 225, 315)
-_BETWEEN, _EIGHT = (90, 150, 210, 300), (30, 75, 120, 165, 210, 255, 300, 330)
+_OFFICIAL, _EIGHT = (OFFICIAL_AZIMUTHS_DEG[variant][1:] for variant in ("sv4d2", "sv4d2_8views"))
+_EVEN, _BETWEEN, _FOR_SCENES = (72, 144, 216, 288), (90, 150, 210, 300), Cameras.for_scenes()
 # Novel views of a rig, (azimuth, elevation).
 RIGS = {
     "official": _ring(_OFFICIAL, 0),
@@ -49,7 +49,7 @@ RIGS = {
     "official and 4 between at 30, -20": _ring(_OFFICIAL, 0) + _ring(_BETWEEN, 30, -20),
     "official and 4 between at 45, -20": _ring(_OFFICIAL, 0) + _ring(_BETWEEN, 45, -20),
     "even and 4 between at 30": _ring(_EVEN, 0) + _ring((36, 108, 252, 324), 30),
-    "4d": _ring(_TURNED, 0) + _ring((0, 90, 180, 270), 30),
+    "4d": _ring(_FOR_SCENES.azimuths_deg[1:], *_FOR_SCENES.elevations_deg[1:]),
     "twelve in three passes": _ring(_OFFICIAL, 0) + _ring(_BETWEEN, 30) + _ring((30, 90, 210, 300), -20),
     "twelve even": _ring(tuple(360 / 13 * k for k in range(1, 13)), 0),
 }
