@@ -277,6 +277,7 @@ def test_a_ring_from_above_stands_between_cameras_at_one_height():
     assert eight.n_views == 16 and len(set(eight.azimuths_deg)) == 17
     assert with_ring(Cameras((0, 0, 0, 0, 0), (0, 90, 90, 270, 270))).n_views == 8
     assert with_ring(Cameras.for_scenes()) == Cameras.for_scenes()
+    assert with_ring(replace(CAMERAS, elevations_deg=(0, 1e-5, 0, -1e-5, 0))).n_views == 8
     near_a_pole = replace(CAMERAS, input_elevation_deg=80.0)
     assert max(with_ring(near_a_pole).elevations_deg) == 5
 

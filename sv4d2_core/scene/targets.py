@@ -30,6 +30,7 @@ _LEAST_SHARE = 0.001  # of all pixels: smaller silhouettes hold no shape
 _SLACK = 0.5  # a colour nearer to length 1 is a normal; those of black, grey and white are not
 _RING_ELEVATION_DEG = 30.0  # of a ring of novel cameras, relative to the input view
 _FROM_POLE = 5.0  # degrees that the ring stays away
+_LEVEL_DEG = 1.0  # by which cameras at one height may differ: those of data sets are rounded
 _STRENGTH_FALLING = 0.6  # factor on the strength from round to round
 _NAMES = ("images", "masks", "weights")
 
@@ -225,7 +226,7 @@ def with_ring(cameras: Cameras) -> Cameras:
     A model samples V views at a time, so the ring is one pass of it. Of the V + 1 gaps between azimuths one
     beside the input view is left out: the input shows most of it already.
     """
-    if any(cameras.elevations_deg):
+    if max(map(abs, cameras.elevations_deg)) > _LEVEL_DEG:
         return cameras
     azimuths = sorted({a % 360 for a in cameras.azimuths_deg})
     gaps = [(b - a, (a + b) / 2) for a, b in zip(azimuths, [*azimuths[1:], 360.0], strict=True)]
