@@ -11,13 +11,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.config import ModelConfig
 from sv4d2_core.diffusion.novel_views import sample_views
+from sv4d2_core.diffusion.safetensors_stream import read_header
 from sv4d2_core.diffusion.sampling import camera_vectors
 from sv4d2_core.stored import read_tensors
 from sv4d2_core.training import loop as loop_module
@@ -85,6 +86,28 @@ def test_every_stage_leaves_a_checkpoint_that_makes_views(finished, training_con
     assert made.trained and bool(made.images.isfinite().all()) and made.images.shape == (2, 3, 8, 8, 3)
     names = {path.name for path in finished.iterdir()}
     assert names == {"recipe.json", "scenes", "encoded", *(f"{stage}.safetensors" for stage in STAGES)}
+
+
+def test_a_checkpoint_says_what_it_is_based_on(finished, recipe, tmp_path):
+    folders = [finished, tmp_path / "one", tmp_path / "two"]
+    base = finished / "static.safetensors"
+    for seed, folder in enumerate(folders[1:], start=1):
+        base = training(folder, replace(recipe, seed=seed), base=base).run()
+    note, seeds = json.loads(read_header(base).metadata["sv4d2.training"]), []
+    while note:
+        seeds.append(note["recipe"]["seed"])
+        note = note.get("based_on")
+    assert seeds == [2, 1, recipe.seed]
+
+
+@pytest.mark.parametrize("note", ["[1]", "{", "[" * 100_000])
+def test_a_base_with_a_note_of_another_is_trained_all_the_same(finished, recipe, tmp_path, note):
+    base = tmp_path / "base.safetensors"
+    with safe_open(finished / "static.safetensors", "pt") as file:
+        metadata = file.metadata() | {"sv4d2.training": note}
+    save_file(load_file(finished / "static.safetensors"), base, metadata)
+    made = training(tmp_path / "run", recipe, base=base).run()
+    assert "based_on" not in json.loads(read_header(made).metadata["sv4d2.training"])
 
 
 def test_each_stage_changes_its_part_alone(finished):

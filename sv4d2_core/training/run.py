@@ -6,9 +6,11 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -17,10 +19,11 @@ from torch import Tensor
 from ..diffusion.checkpoint import load_checkpoint, write_checkpoint_file
 from ..diffusion.layout import PARTS
 from ..diffusion.model import Model
+from ..diffusion.safetensors_stream import read_header
 from ..diffusion.window_store import changed_settings
 from ..files import file_fingerprint, fingerprint_of, if_possible, remove, write_whole
 from ..messages import listed
-from ..stored import read_json_object
+from ..stored import json_object, read_json_object
 from .autoencoder import ReadScene, train_autoencoder, train_decoder
 from .batches import EncodedScenes
 from .device_scenes import DeviceLatents, DeviceScenes
@@ -30,6 +33,7 @@ from .scenes import SceneStore
 from .weights import add_lora, lora_state, merge_lora
 
 _AUTOENCODER, _DECODER = "autoencoder", "decoder"
+_NOTES = "sv4d2.training"  # the checkpoint's metadata: how it was trained, and ``based_on`` what
 # Seconds between two states, or this many times what writing one takes.
 _SAVE_EVERY_S, _SAVE_SHARE = 120.0, 20.0
 # Of the time for all: that of each stage, with what comes before its first step, and that of making scenes.
@@ -70,6 +74,7 @@ class TrainingRun:
             raise ValueError("Expected a base for a LoRA to change; got none. Give base.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_recipe()
+        self._based_on = _based_on(self.base)  # now, as a checkpoint may take its place
         start = self.base or self._checkpoint(_AUTOENCODER)
         if not start.exists() and self.base is None:
             model = train_autoencoder(self.recipe, self._read, self.device, self._runner(_AUTOENCODER))
@@ -173,7 +178,8 @@ class TrainingRun:
 
     def _finish(self, stage: str, model: Model, trained: bool = True) -> None:
         if is_first_process():
-            notes = {"sv4d2.training": json.dumps({"stage": stage, "recipe": asdict(self.recipe)})}
+            facts = {"stage": stage, "recipe": asdict(self.recipe)} | self._based_on
+            notes = {_NOTES: json.dumps(facts)}
             model = replace(model, config=replace(model.config, trained=trained))
             _write_checkpoint(self._checkpoint(stage), model, notes)
             remove(self._state(stage))
@@ -217,6 +223,15 @@ class TrainingRun:
 
     def _checkpoint(self, stage: str) -> Path:
         return self.folder / f"{stage}.safetensors"
+
+
+def _based_on(base: Path | None) -> dict[str, Any]:
+    """Return what a base says of its own training under the name that it has in ours; {}: nothing."""
+    notes = None if base is None else read_header(base).metadata.get(_NOTES)
+    # A note that anybody may have written keeps nobody from training.
+    with suppress(ValueError):
+        return {} if notes is None else {"based_on": json_object(notes, base)}
+    return {}
 
 
 def _write_checkpoint(path: Path, model: Model, notes: dict[str, str]) -> None:
