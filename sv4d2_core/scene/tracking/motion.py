@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -34,7 +33,8 @@ _HOLD = 1e-3  # how much vertices are drawn to the straight way, against the edg
 _POINTS, _WORTH_SAYING = 4000, 0.02  # of a frame's surface that are looked at; share of them that is told of
 
 
-class Posed(NamedTuple):
+@dataclass(frozen=True)
+class Posed:
     """The mesh at one time; float64."""
 
     points: np.ndarray  # [N, 3] world units, the object's path left out
@@ -43,20 +43,14 @@ class Posed(NamedTuple):
 
     def heights(self, points: np.ndarray) -> np.ndarray:
         """Return how far points [P, 3] are from the nearest vertex, [P] world units; below 0 inside."""
-        from scipy.spatial import KDTree
-
-        distance, index = KDTree(self.points).query(points)
+        distance, index = self._tree.query(points)
         inside = np.einsum("pi,pi->p", points - self.points[index], self.normals[index]) < 0
         return np.where(inside, -distance, distance)
 
     def carries(self, points: np.ndarray, ends: Sequence[Posed]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return where points [P, 3] are in other poses, [P, 3], and how they have turned, [P, 3, 3]."""
-        from scipy.spatial import KDTree
-
         count = min(_NEIGHBOURS, len(self.points))
-        distance, index = (
-            part.reshape(len(points), count) for part in KDTree(self.points).query(points, count)
-        )
+        distance, index = (part.reshape(len(points), count) for part in self._tree.query(points, count))
         weights = 1 / (distance**2 + 1e-3 * (distance**2).mean(1, keepdims=True) + 1e-12)
         weights /= weights.sum(1, keepdims=True)
         offsets, found = points[:, None] - self.points[index], []
@@ -65,6 +59,12 @@ class Posed(NamedTuple):
             moved = end.points[index] + np.einsum("pkij,pkj->pki", turns[index], offsets)
             found.append(((weights[..., None] * moved).sum(1), turns[index[:, 0]]))
         return found
+
+    @cached_property
+    def _tree(self):
+        from scipy.spatial import KDTree
+
+        return KDTree(self.points)
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,8 @@ def _ahead(interval: Interval) -> Posed:
     """Return the mesh one frame further, where every vertex moves and turns on as it did."""
     end = interval.posed(1)
     start = interval.positions[0].double().numpy()
-    return end._replace(
+    return replace(
+        end,
         points=end.points + np.einsum("nij,nj->ni", end.rotations, end.points - start),
         rotations=end.rotations @ end.rotations,
     )
