@@ -273,8 +273,9 @@ class _Fit:
     def _sampled(self, _step: int, _total: int, latents: Tensor | None) -> None:
         """Show the views that are being made anew; the bar stays where the fit is."""
         assert self._second is not None
-        latent_format = self._second.backend.patcher.model.latent_format
-        self._bar.show(*self._at, lambda: latent_picture(latents, self._views.n_views, latent_format))
+        backend = self._second.backend
+        latent_format, n_views = backend.patcher.model.latent_format, backend.config.n_views
+        self._bar.show(*self._at, lambda: latent_picture(latents, n_views, latent_format))
 
     def _save(self) -> None:
         if self._latest is not None:

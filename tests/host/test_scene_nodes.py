@@ -23,7 +23,7 @@ def views(core):
 def refine(pack, views, host_dirs):
     """Return a function that runs the refiner as the host does: ``refine(steps=5)``."""
 
-    def run(**changes):
+    def run(views=views, **changes):
         with torch.inference_mode():
             node = pack["SV4D2Refine4D"].PREPARE_CLASS_CLONE({})
             return node.execute(views, **{**REFINE, **changes})
@@ -135,6 +135,15 @@ class TestRefineAndRender:
         assert "8 steps" in report
         assert "no model" in refine(steps=8, stages="2")[2]
         assert "Stage 2" not in refine(steps=4, stages="1", model=model)[2]
+
+    def test_passes_are_shown_one_by_one(self, refine, loaded, core, nodes_of, monkeypatch):
+        shown, draw = [], nodes_of("refine").latent_picture
+        monkeypatch.setattr(nodes_of("refine"), "latent_picture", lambda *x: shown.append(draw(*x)))
+        creature = core("world.body").make_creature(5)
+        views = core("world.render").render_views(creature, core("cameras").Cameras.ring(4), T, SIZE, 8.0)
+        model, clip_vision, vae = loaded
+        refine(views, steps=4, model=model, clip_vision=clip_vision, vae=vae)
+        assert {picture.size for picture in shown} == {(T * SIZE // 2, V * SIZE // 2)}
 
 
 class TestProgress:
