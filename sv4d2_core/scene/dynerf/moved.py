@@ -73,7 +73,7 @@ class MovedField:
         axes = [np.linspace(first, last, n) for first, last, n in zip(low, high, counts, strict=True)]
         z, y, x = np.meshgrid(*axes[::-1], indexing="ij")
         lattice = np.stack([x, y, z], axis=-1).reshape(-1, 3)
-        scene_low, scene_high = self.occupancy.box.double().cpu().numpy()
+        scene_low, scene_high = self.occupancy.box.cpu().double().numpy()
         heights, kept = now.heights(lattice), []
         for end, (there, _) in zip(ends, now.carries(lattice, ends), strict=True):
             # What is outside now, and nearer to the surface there or inside it, is another limb's.
@@ -94,7 +94,7 @@ class MovedField:
     def _cells(self, now: Posed, ends: list[Posed], reach: float) -> Occupancy:
         own, box = self.occupancy.cells, self.occupancy.box
         centres = self.occupancy.centres().flatten(0, 2)
-        world = (box[0] + (centres + 1) / 2 * (box[1] - box[0])).double().cpu().numpy()
+        world = (box[0] + (centres + 1) / 2 * (box[1] - box[0])).cpu().double().numpy()
 
         def owned(posed: Posed, cells: Tensor) -> Tensor:
             """Return which of cells [C] go with the mesh."""

@@ -185,10 +185,10 @@ class Gaussians(Scene4D):
         now = interval.posed(share)
         for end, weight in ((0, 1 - share), (1, share)):
             own, posed = self.at_time(self.times[frame + end]), interval.posed(end)
-            means = own.means.double().cpu().numpy()
+            means = own.means.cpu().double().numpy()
             ((places, turns),) = posed.carries(means, [now])
             turned = Rotation.from_matrix(turns) * Rotation.from_quat(
-                own.quats.double().cpu().numpy()[:, [1, 2, 3, 0]]
+                own.quats.cpu().double().numpy()[:, [1, 2, 3, 0]]
             )
             quats = torch.from_numpy(turned.as_quat()[:, [3, 0, 1, 2]]).to(own.quats)
             near = torch.from_numpy(posed.heights(means) < self.motion.reach)
