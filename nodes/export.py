@@ -268,7 +268,7 @@ def _host_fields() -> set[str]:
 
 
 def _filled(rows: Sequence[Tensor]) -> Tensor:
-    """Return tensors [N, C] of different N as one [B, N, C], zeros at the end: faces without an area."""
+    """Return tensors [N, ...] of different N as one [B, N, ...], zeros at the end: they show nothing."""
     return torch.nn.utils.rnn.pad_sequence([*rows], batch_first=True)
 
 
@@ -288,7 +288,12 @@ class SV4D2SceneToSplat(io.ComfyNode):
         """Return the batch, in the axes of 3DGS files (+y down) as the host's splats are."""
         gaussians = as_gaussians(scene)
         times = tuple(scene.times) if frames == 0 else even_times(frames)
-        seen = [in_splat_frame(gaussians_at(gaussians, time)) for time in times]
-        means, quats, scales, opacities, colours = (torch.stack(parts) for parts in zip(*seen, strict=True))
+        with gradients():
+            gaussians.learn_motion(times, Progress())
+            seen = [in_splat_frame(gaussians_at(gaussians, time)) for time in times]
+        # Between frames there are those of both.
+        counts = torch.tensor([len(one.means) for one in seen])
+        means, quats, scales, opacities, colours = (_filled(parts) for parts in zip(*seen, strict=True))
         harmonics = ((colours - 0.5) / SH_0)[:, :, None]
-        return io.NodeOutput(latest.Types.SPLAT(means, scales, quats, opacities[..., None], harmonics))
+        splat = means, scales, quats, opacities[..., None], harmonics
+        return io.NodeOutput(latest.Types.SPLAT(*splat, counts if counts.unique().numel() > 1 else None))

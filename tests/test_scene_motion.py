@@ -1,13 +1,14 @@
 """Motion between frames: matter is moved, not faded; at frames nothing changes."""
 
 import re
+from unittest.mock import Mock
 
 import pytest
 import torch
 from test_export_surface import Arm, dynerf, gaussians
 
 from sv4d2_core.cameras import Cameras
-from sv4d2_core.export.scene_export import ExportSettings, export_scene
+from sv4d2_core.export.scene_export import ExportSettings, export_scene, surfaces
 from sv4d2_core.scene.dynerf.moved import MovedField
 from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt
 from sv4d2_core.scene.geometry.hull import Occupancy
@@ -15,6 +16,7 @@ from sv4d2_core.scene.scene import slowed, turntable
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.scene.tracking import motion as motion_module
 from sv4d2_core.scene.tracking.motion import Motion, motion_of
+from sv4d2_core.scene.tracking.track import track
 
 LEVEL = 40.0  # density at the arm's surface
 BETWEEN = 0.75  # half-way between the frames 1 and 2 of three
@@ -139,6 +141,31 @@ def test_only_what_is_between_frames_looks_for_the_motion_once(share, sought, mo
     export_scene(scene, tmp_path / "one.ply", "splat-ply", ExportSettings(times=(time,)))
     scene.render(Cameras((0.0, 0.0), (0.0, 90.0)), [time], 8)
     assert heard == sought
+
+
+def test_a_splat_file_says_how_many_it_holds_between_frames(motion, tmp_path):
+    scene = gaussians(5)
+    scene.motion = motion
+    made = export_scene(scene, tmp_path / "one.splat", "splat", ExportSettings(times=(0.25,)))
+    assert made.n_bytes() == 10 * 32 and made.notes == ("10 Gaussians at time 0.25.",)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("turntable", "turn"), ("npz", "ways.npz")])
+def test_exports_that_show_nothing_between_frames_do_not_look_for_the_motion(
+    kind, name, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(motion_module, "motion_of", Mock(side_effect=AssertionError))
+    export_scene(gaussians(5), tmp_path / name, kind, ExportSettings(times=(0.0, 0.25), frames=2, size=8))
+
+
+@pytest.mark.parametrize(
+    "mesh", [surfaces, lambda scene, settings, _: [track(scene, settings.times, 16, 99)]]
+)
+def test_meshes_between_frames_look_for_the_motion(mesh, monkeypatch):
+    look = Mock(return_value=None)
+    monkeypatch.setattr(motion_module, "motion_of", look)
+    assert len([*mesh(dynerf(), ExportSettings(times=(0.25,), resolution=16, faces=99), None)]) == 1
+    look.assert_called_once()
 
 
 def test_slow_motion_has_more_times_between_frames():

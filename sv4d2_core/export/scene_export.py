@@ -173,6 +173,7 @@ def _usd(job: _Job) -> Exported:
 def surfaces(scene: Scene4D, settings: ExportSettings, callback: ExportCallback | None) -> Iterator[Mesh]:
     """Yield the mesh of every time; they need not have anything in common."""
     times, level = settings.times_of(scene), surface_level(scene)
+    scene.learn_motion(times, callback)
     for t, time in enumerate(times):
         yield surface_at(scene, time, settings.resolution, settings.faces, settings.smoothing, level)
         if callback is not None:
@@ -204,16 +205,19 @@ def _splats(job: _Job, kind: str) -> Exported:
     """Write one time into a file of the kind ply, splat or glb, or all times into a folder."""
     gaussians, times, settings = as_gaussians(job.scene), job.times, job.settings
     how: dict[str, Any] = {"kind": kind, "sh_degree": settings.sh_degree, "overwrite": settings.overwrite}
-    if job.path.suffix.lower() != f".{kind}":
-        frames = (gaussians_at(gaussians, time) for time in times)
-        return Exported(write_splat_sequence(job.path, frames, times, job.rate, **how))
-    if len(times) != 1:
+    is_file = job.path.suffix.lower() == f".{kind}"
+    if is_file and len(times) != 1:
         raise ValueError(
             f"Expected one time for a single file; {job.path.name} would hold {len(times)}. Give one time "
             f"(--times 0.5), or the name of a folder for a sequence."
         )
-    write_splats(job.path, gaussians_at(gaussians, times[0]), **how)
-    return Exported((job.path,), (f"{len(gaussians.canonical.means)} Gaussians at time {times[0]:g}.",))
+    gaussians.learn_motion(times, job.callback)
+    if not is_file:
+        frames = (gaussians_at(gaussians, time) for time in times)
+        return Exported(write_splat_sequence(job.path, frames, times, job.rate, **how))
+    shown = gaussians_at(gaussians, times[0])
+    write_splats(job.path, shown, **how)
+    return Exported((job.path,), (f"{len(shown.means)} Gaussians at time {times[0]:g}.",))
 
 
 def _trajectories(job: _Job) -> Exported:
@@ -339,7 +343,6 @@ def export_scene(
     """
     path, settings = Path(path), settings or ExportSettings()
     check_place(path, kind, settings.overwrite)
-    scene.learn_motion(settings.times_of(scene), callback)
     return FORMATS[kind].write(_Job(scene, path, settings, callback))
 
 

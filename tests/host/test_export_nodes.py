@@ -263,16 +263,21 @@ class TestSceneToMesh:
 class TestSceneToSplat:
     def test_a_batch_over_time_in_the_hosts_axes(self, nodes_of, ball, block, monkeypatch):
         module = nodes_of("export")
-        splat = namedtuple("splat", "positions scales rotations opacities sh")
+        splat = namedtuple("splat", "positions scales rotations opacities sh counts")
         monkeypatch.setattr(module.latest, "Types", SimpleNamespace(SPLAT=splat), raising=False)
         with torch.inference_mode():
             (made,) = module.SV4D2SceneToSplat.execute(ball, 2).args
+            (moved,) = module.SV4D2SceneToSplat.execute(ball, 5).args
             with pytest.raises(ValueError, match="made of Gaussians"):
                 module.SV4D2SceneToSplat.execute(block, 2)
         flipped = ball.canonical.means.detach() * torch.tensor([1.0, -1.0, -1.0])
         torch.testing.assert_close(made.positions[1], flipped)
-        assert made.opacities.shape == (2, 80, 1) and made.sh.shape == (2, 80, 1, 3)
+        assert made.opacities.shape == (2, 80, 1) and made.sh.shape == (2, 80, 1, 3) and made.counts is None
         torch.testing.assert_close(made.opacities, torch.full((2, 80, 1), 0.9))
+        # Between frames those of both are carried there.
+        assert moved.counts.tolist() == [80, 160, 80, 160, 80] and moved.rotations.shape == (5, 160, 4)
+        torch.testing.assert_close(moved.positions[2, :80], flipped)
+        assert not moved.opacities[2, 80:].any() and float(moved.opacities[1].min()) > 0.6
 
 
 class TestExportDataset:

@@ -178,6 +178,7 @@ def track(
         if callback is not None:
             callback(next(steps), len(times) * (2 + _SWEEPS), None)
 
+    scene.learn_motion(times, callback)
     level = surface_level(scene) if level is None else level
     frames = []
     for time in times:
