@@ -185,5 +185,17 @@ def test_a_slow_turntable_plays_more_pictures_per_frame(monkeypatch):
         return draw(cameras, [0.0], *rest, **more)
 
     monkeypatch.setattr(scene, "render", render)
+    monkeypatch.setattr(scene, "learn_motion", lambda *_: None)
     turntable(scene, scene.cameras, 6, 8, slow=4)
     assert seen == [0.0, 0.125, 0.25, 0.375, 0.5, 0.625]
+
+
+def test_a_slow_turntable_is_cancelled_while_the_motion_is_sought(monkeypatch):
+    def motion_of(_scene, callback):
+        callback(1, 5, None)
+
+    monkeypatch.setattr(motion_module, "motion_of", motion_of)
+    scene, cancel = dynerf(), Mock(side_effect=InterruptedError)
+    with pytest.raises(InterruptedError):
+        turntable(scene, scene.cameras, 6, 8, slow=4, callback=cancel)
+    cancel.assert_called_once_with(0, 6)

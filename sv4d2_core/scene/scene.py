@@ -236,6 +236,7 @@ def turntable(
     azimuths = tuple(360 * turns * i / n_pictures for i in range(n_pictures))
     around = replace(cameras, elevations_deg=(0.0,) * n_pictures, azimuths_deg=azimuths)
     times = slowed(scene.times, slow)
+    scene.learn_motion(times, callback and (lambda *_: callback(0, n_pictures)))
     last = max(len(times) - 1, 1)
     seen = []
     for i in range(n_pictures):
