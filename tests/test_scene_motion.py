@@ -1,6 +1,7 @@
 """Motion between frames: matter is moved, not faded; at frames nothing changes."""
 
 import re
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
@@ -199,3 +200,17 @@ def test_a_slow_turntable_is_cancelled_while_the_motion_is_sought(monkeypatch):
     with pytest.raises(InterruptedError):
         turntable(scene, scene.cameras, 6, 8, slow=4, callback=cancel)
     cancel.assert_called_once_with(0, 6)
+
+
+@pytest.mark.parametrize("fault", ["reach", "turns"])
+def test_a_damaged_motion_is_refused_when_it_is_read(motion, tmp_path, fault):
+    scene, path = gaussians(5), tmp_path / "scene.safetensors"
+    first, *others = motion.intervals
+    if fault == "reach":
+        scene.motion = Motion(motion.intervals, 0.0, motion.lost)
+    else:
+        turns = torch.cat([torch.zeros_like(first.turns[:1]), first.turns[1:]])
+        scene.motion = replace(motion, intervals=(replace(first, turns=turns), *others))
+    scene.save(path)
+    with pytest.raises(ValueError, match=fault):
+        load_scene(path)

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _RESOLUTION, _FACES = 40, 2000  # of the surfaces that are tracked: motion needs no fine ones
 _EFFORT = Effort(steps=6, fitting=2, pulling=1200, dense=8000)
 _REACH = 0.05  # share of the object's size up to which matter outside the mesh goes with it
+_LEAST_REACH = 1e-6  # in files, world units
 _NEIGHBOURS = 4  # vertices that a point follows
 # Shares of the object within which points pull at first, and the share of a surface that may be lost before
 # the next of them, and the way back, are tried.
@@ -140,9 +141,15 @@ class Motion:
                     f"Expected faces of {count} vertices in {tensors.place}; got vertices {int(faces.min())} "
                     f"to {int(faces.max())}. Make the file anew."
                 )
-            intervals.append(Interval(positions, own.shaped("turns", count, 4).float(), faces))
+            turns = own.shaped("turns", count, 4).float()
+            if (lengths := turns.norm(dim=1)).min() < 0.5 or lengths.max() > 2:
+                raise ValueError(
+                    f"Expected unit quaternions as turns in {tensors.place}; got lengths of "
+                    f"{float(lengths.min()):g} to {float(lengths.max()):g}. Make the file anew."
+                )
+            intervals.append(Interval(positions, turns, faces))
         lost = tuple(header.numbers("lost", n_frames - 1).tolist())
-        return cls(tuple(intervals), header.number("reach", 0), lost)
+        return cls(tuple(intervals), header.number("reach", _LEAST_REACH), lost)
 
     def saved(self) -> tuple[dict[str, Tensor], dict]:
         """Return the tensors and the header that `from_tensors` reads."""
