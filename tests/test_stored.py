@@ -97,6 +97,8 @@ def test_tensors_are_finite_and_of_their_shapes(tmp_path):
         ("dynerf", "config", {"features": 10**5}),
         ("dynerf", "fps", 0),
         ("gaussians", "fps", 1e9),
+        ("gaussians", "times", [0.5, 0.5, 0.5]),
+        ("dynerf", "times", [0, 0.5, 0.5]),
     ],
 )
 def test_numbers_in_a_scene_are_bounded_or_those_of_its_tensors(tmp_path, backend, key, value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -81,6 +82,8 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
     moving = tensors.under("motion.")
     own = {key: tensor for key, tensor in tensors.items() if not key.startswith("motion.")}
     scene = readers[backend](Tensors(own, tensors.place), header, device)
+    if any(a >= b for a, b in pairwise(scene.times)):
+        raise header.wrong("times", "rising times, each once,")
     if header.has("motion"):
         scene.motion = Motion.from_tensors(moving, header.object("motion"), scene.n_frames)
     scene.path = ObjectPath.from_json(header.object("path")) if header.has("path") else None
