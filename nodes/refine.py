@@ -274,7 +274,8 @@ class _Fit:
         """Show the views that are being made anew; the bar stays where the fit is."""
         assert self._second is not None
         latent_format = self._second.backend.patcher.model.latent_format
-        self._bar.show(*self._at, lambda: latent_picture(latents, self._views.n_views, latent_format))
+        n_views = self._second.backend.config.n_views
+        self._bar.show(*self._at, lambda: latent_picture(latents, n_views, latent_format))
 
     def _save(self) -> None:
         if self._latest is not None:

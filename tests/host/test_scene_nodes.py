@@ -200,6 +200,19 @@ class TestProgress:
         other = refine(seed=6)[2]
         assert "continued" not in other
 
+    def test_previews_of_the_second_stage_show_the_views_of_one_pass(
+        self, pack, loaded, core, nodes_of, monkeypatch, host_dirs
+    ):
+        module, shown = nodes_of("refine"), []
+        monkeypatch.setattr(module, "latent_picture", lambda latents, n_views, _: shown.append(n_views))
+        creature = core("world.body").make_creature(5)
+        sockets = dict(zip(("model", "clip_vision", "vae"), loaded, strict=True))
+        with torch.inference_mode():
+            views = core("world.render").render_views(creature, core("cameras").Cameras.ring(2 * V), T, SIZE)
+            node = pack["SV4D2Refine4D"].PREPARE_CLASS_CLONE({})
+            node.execute(views, **{**REFINE, **sockets})
+        assert set(shown) == {V}
+
     def test_fit_that_is_cancelled_in_its_last_step_is_finished(self, refine, cancel_at):
         import comfy.model_management as management
 
