@@ -17,7 +17,7 @@ from ..sv4d2_core.files import claimed
 from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, placed, slowed, turntable
 from ..sv4d2_core.scene.store import load_scene
 from ..sv4d2_core.scene.targets import packed_normals
-from ..sv4d2_core.views import ViewGrid
+from ..sv4d2_core.views import FPS_RANGE, ViewGrid
 from .host import (
     CamerasType,
     SceneType,
@@ -134,7 +134,9 @@ class SV4D2Render4D(io.ComfyNode):
         cameras = own_cameras(scene) if cameras is None else placed(cameras, scene)
         around = mode == _TURNTABLE
         times = scene.times if frames == 0 or around else even_times(frames)
-        fps = scene.fps * max(len(times) - 1, 1) / max(scene.n_frames - 1, 1)
+        pace = scene.fps * max(len(times) - 1, 1) / max(scene.n_frames - 1, 1)
+        slowest, fastest = FPS_RANGE
+        fps = min(max(pace, slowest), fastest)
         times = slowed(times, slow_motion)
         count = (frames or _TURNTABLE_PICTURES) if around else len(times)
         n_pictures = count if around else count * (cameras.n_views + 1)

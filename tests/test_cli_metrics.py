@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -139,6 +140,14 @@ def test_a_folder_of_scenes_is_scored_as_a_whole(scenes, tmp_path, capsys):
     score(tmp_path / "second", scenes / "train", "--methods", f"A={lacking}", f"B={scenes / 'train'}")
     assert "A lacks 1 of 2 scenes: robot_arm" in capsys.readouterr().err
     assert "- A: 1 of 2 scenes." in (tmp_path / "second/report.md").read_text()
+
+
+def test_names_that_are_not_utf8_are_scored_too(scenes, tmp_path):
+    for name in ("owl", os.fsdecode(b"caf\xe9")):
+        shutil.copytree(scenes / "train/owl", tmp_path / "scenes" / name)
+    score(tmp_path / "report", tmp_path / "scenes")
+    for page in ("report.html", "report.md"):
+        assert "caf?" in (tmp_path / "report" / page).read_text(encoding="utf-8")
 
 
 def test_a_report_is_replaced_only_when_asked(scenes, tmp_path, capsys):

@@ -15,6 +15,7 @@ from sv4d2_core.diffusion.sampling import (
     Solver,
     StepCache,
     karras_sigmas,
+    precondition,
     sample_dpmpp_2m,
     sample_euler,
 )
@@ -95,6 +96,12 @@ def test_step_cache_saves_evaluations_for_a_bounded_error(sample):
     assert evaluated[0] == 50 > evaluated[1] > evaluated[2]
     assert errors[0] == pytest.approx(error(sample, 50), abs=1e-5)
     assert max(errors[1:]) < errors[0] + 0.03
+
+
+def test_step_cache_of_a_network_that_says_nothing_never_rests():
+    cache = StepCache(lambda x, sigma: x * precondition(sigma).c_skip, 0.1)
+    error(sample_euler, 5, denoise=cache)
+    assert cache.evaluated == 5
 
 
 def test_the_guidance_interval_decides_which_halves_are_computed(micro_model, halves):

@@ -158,11 +158,27 @@ if __name__ == "__main__":
         print(worker.pid, flush=True)
         worker.join()
 """
+DRAWING_ON_A_DEVICE = """
+import multiprocessing, time
+import torch
+from sv4d2_core.training import device_scenes
+from sv4d2_core.training.scenes import ProceduralScenes
+
+def draw(*_):
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(1000)
+
+if __name__ == "__main__":
+    device_scenes.draw = draw
+    source = ProceduralScenes(0, 8, 4, 2)
+    device_scenes.DeviceScenes.made(source, 1000, torch.device("cpu"), n_workers=1)
+"""
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the processes of Linux from /proc")
-def test_a_killed_training_leaves_no_workers(tmp_path):
-    (tmp_path / "killed.py").write_text(WITH_A_WORKER)
+@pytest.mark.parametrize("script", [WITH_A_WORKER, DRAWING_ON_A_DEVICE])
+def test_a_killed_training_leaves_no_workers(tmp_path, script):
+    (tmp_path / "killed.py").write_text(script)
     process = program(tmp_path / "killed.py", tmp_path / "ahead")
     worker = int(process.stdout.readline())
     assert alive(worker)

@@ -1,6 +1,7 @@
 """Curation: planted defects are found, off-centre objects come to the middle, nothing is lost on the way."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,13 @@ def test_the_page_is_complete_in_itself(tmp_path, source):
     assert "&lt;good&gt;" in page and "<good>" not in page
     assert "1 of 2 clips are kept" in page and "motion 1" in page
     assert sorted(path.name for path in tmp_path.iterdir()) == [PAGE_FILE, REPORT_FILE]
+
+
+def test_names_that_are_not_utf8_are_curated_too(tmp_path, source):
+    name = os.fsdecode(b"caf\xe9")
+    curate({name: source / "frozen"}, tmp_path, LIMITS, dry_run=True)
+    assert "caf?" in (tmp_path / PAGE_FILE).read_text(encoding="utf-8")
+    assert name in reported(tmp_path)
 
 
 def test_nothing_is_replaced_silently(tmp_path, source, contents):

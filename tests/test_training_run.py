@@ -1,6 +1,7 @@
 """Whole trainings from scratch: their stages, what interrupts them, their scenes."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -257,6 +258,12 @@ def test_scenes_that_are_read_once_are_not_kept(tmp_path):
 
 def on_device(device: torch.device = CPU, n_workers: int = 0):
     return partial(DeviceScenes.made, SOURCE, 3, device, mirrored=True, n_workers=n_workers)
+
+
+def test_a_worker_that_dies_ends_the_making_of_scenes():
+    source = SimpleNamespace(size=8, n_frames=2, n_cameras=4, framed=os._exit)
+    with pytest.raises(ChildProcessError, match="fewer --workers"):
+        DeviceScenes.made(source, 3, CPU, n_workers=1)  # pyright: ignore
 
 
 def test_scenes_on_a_device_are_those_of_the_store(tmp_path, finished, training_config):

@@ -162,6 +162,13 @@ def test_a_pattern_that_finds_one_video_and_a_single_image(tmp_path):
     assert load_clip(tmp_path / "a.jpg").frames.shape == (1, HEIGHT, WIDTH, 3)
 
 
+def test_the_preview_inside_a_photo_is_no_frame(tmp_path):
+    photo, preview = Image.fromarray(drawn_clip(1)[0]), Image.new("RGB", (16, 8))
+    photo.save(tmp_path / "photo.jpg", "MPO", save_all=True, append_images=[preview])
+    clip = load_clip(tmp_path / "photo.jpg")
+    assert clip.frames.shape == (1, HEIGHT, WIDTH, 3) and clip.fps == 8
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "I;16", "I", "F", "RGBA", "CMYK"])
 def test_every_image_mode_gives_the_same_grey(tmp_path, mode):
     grey = np.full((HEIGHT, WIDTH), 255, np.uint8)

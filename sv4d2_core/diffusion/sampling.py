@@ -306,7 +306,7 @@ class StepCache:
         if self._last is not None:
             last_given, last_output = self._last
             moved = _distance(given, last_given)
-            if self._rate * moved / float(last_output.abs().mean()) < self.threshold:
+            if self._rate * moved < self.threshold * float(last_output.abs().mean()):
                 return last_output * c.c_out + x * c.c_skip
         denoised = self.denoise(x, sigma)
         self.evaluated += 1

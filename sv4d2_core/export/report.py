@@ -47,7 +47,7 @@ def write_report(
         markdown_report(comparisons, summaries),
         report_page(comparisons, summaries, run),
     )
-    contents = [text.encode("utf-8") for text in texts]
+    contents = [text.encode("utf-8", "replace") for text in texts]  # a folder's name need not be text
     replaced = partial(refuse_report, folder, overwrite)
     with all_or_nothing(folder, replaced, _NAMES[0], sum(map(len, contents))) as staging:
         for name, content in zip(_NAMES, contents, strict=True):

@@ -77,7 +77,9 @@ def curate(
             "scenes": [_record_json(record) for record in records],
             "run": dict(run or {}),
         }
-        (staging / PAGE_FILE).write_text(report_page(records, limits, run or {}), encoding="utf-8")
+        # A folder's name need not be text.
+        page = report_page(records, limits, run or {}).encode("utf-8", "replace")
+        (staging / PAGE_FILE).write_bytes(page)
         (staging / REPORT_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return records
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -177,11 +181,29 @@ def _mapped(function: partial[bytes], n: int, n_workers: int) -> Iterator[Iterat
     if n_workers == 0:
         yield map(function, range(n))
         return
-    with multiprocessing.get_context("spawn").Pool(n_workers, _start_worker) as pool:
-        yield pool.imap(function, range(n), chunksize=_SENT_AT_A_TIME)
+    context = multiprocessing.get_context("spawn")
+    # Unlike the pools of multiprocessing, it does not wait forever for a worker that is dead.
+    with ProcessPoolExecutor(n_workers, context, _start_worker) as pool:
+        try:
+            yield pool.map(function, range(n), chunksize=_SENT_AT_A_TIME)
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                f"Expected scenes from {n_workers} processes; one of them has died, maybe as memory ran out. "
+                f"The same command goes on; give it fewer --workers."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
     # Ctrl-C reaches all processes of a terminal; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A killed parent takes no care of its children.
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

@@ -109,7 +109,8 @@ def read_animation(file: Path, pick: Pick) -> Decoded:
     """Return the picked pictures of an image file of one or more; errors as `read_image`."""
     notes: list[str] = []
     with open_image(file) as image:
-        total = getattr(image, "n_frames", 1)
+        # What a photo holds beside itself (MPO) are previews, or the other eye's picture.
+        total = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if total > 1:
             room = Room([file])
             if pick.fps is None and not pick.times:

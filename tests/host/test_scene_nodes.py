@@ -97,6 +97,13 @@ class TestRefineAndRender:
         first = render(scene, frames=2)[0]
         assert torch.allclose(images[0], first[0], atol=1e-5)
 
+    @pytest.mark.parametrize(("pace", "frames", "rate"), [(0.1, 1, 0.1), (800.0, 5, 1000.0)])
+    def test_few_or_many_pictures_keep_to_the_rates_of_views(self, refine, render, pace, frames, rate):
+        scene = refine(steps=1)[0]
+        scene.fps = pace
+        shown, fps = render(scene, frames=frames)[-2:]
+        assert shown.fps == fps == rate
+
     def test_normals_return_as_they_went(self, nodes_of, views, core):
         packed = core("scene.targets").packed_normals
         given = torch.nn.functional.normalize(torch.randn(T, V + 1, SIZE, SIZE, 3), dim=-1)
