@@ -226,13 +226,15 @@ def test_weights_are_facing_times_trust_times_confidence():
     assert float(min(left, right)) == pytest.approx(float(max(left, right)) / 2, rel=0.05)
 
 
-def test_contradicted_targets_count_least_and_trusted_views_alike():
+def test_contradicted_targets_count_least_unless_made_anew_and_trusted_views_alike():
     rendering = sphere()
     views = ViewGrid(rendering.rgb, CAMERAS, rendering.alpha)
     other = replace(views, images=(views.images - 0.4 * rendering.alpha[..., None]).clamp(0, 1))
     middle = SIZE // 2
     fits, contradicts = (trust.visibility_weights(rendering, x)[0, 2, middle, middle] for x in (views, other))
     assert float(contradicts) == pytest.approx(0.2 * float(fits), rel=0.05)
+    anew = trust.visibility_weights(rendering, other, anew=True)[0, 2, middle, middle]
+    assert float(anew) == pytest.approx(float(fits), rel=0.05)
     trusted = trust.visibility_weights(rendering, views, trusted=True)
     assert float(trusted[0, 2, middle, middle]) == pytest.approx(1, abs=0.01)
 

@@ -172,7 +172,9 @@ class RefineConfig(FieldConfig):
     hull_size: int = setting(64, "cells along an axis of the visual hull", least=8)
     weight_by_trust: bool = setting(True, "views far from the input and rims of silhouettes count less")
     weight_by_visibility: bool = setting(
-        True, "in stage 2, surface seen at a grazing angle and what the scene contradicts count less"
+        True,
+        "in stage 2, surface seen at a grazing angle counts less, and so does what the scene contradicts in "
+        "views that were not made anew from it",
     )
     progressive: bool | None = setting(
         None, "frames are admitted outward from the anchor; None: only when the motion is large"

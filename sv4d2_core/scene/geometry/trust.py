@@ -63,15 +63,16 @@ def rim_weights(masks: Tensor, pixels: float) -> Tensor:
     return torch.where(rim, _RIM_WEIGHT, 1.0).to(masks.dtype)
 
 
-def visibility_weights(rendering: SceneRendering, targets: ViewGrid, *, trusted: bool = False) -> Tensor:
+def visibility_weights(
+    rendering: SceneRendering, targets: ViewGrid, *, trusted: bool = False, anew: bool = False
+) -> Tensor:
     """Return how much every pixel of targets with masks counts, [T, V + 1, H, W] in 0..1; the input 1.
 
     ``rendering`` is the scene from their cameras, at their times and size; where all views are ``trusted`` as
-    the input is, neither angle nor rim lowers their weight.
+    the input is, neither angle nor rim lowers their weight. Views made ``anew`` from the scene are to correct
+    it: what contradicts it counts in full.
     """
     base = torch.ones_like(rendering.alpha) if trusted else pixel_trust(targets)
-    pairs = zip(targets.images, rendering.rgb, strict=True)
-    confidence = torch.stack([fit_confidence(reference, rendered) for reference, rendered in pairs])
     surface = rendering.alpha >= _SURFACE_ALPHA
     eyes, directions = (x.float() for x in targets.cameras.rays(rendering.rgb.shape[2]))
     squarely = torch.empty_like(rendering.alpha)
@@ -81,7 +82,12 @@ def visibility_weights(rendering: SceneRendering, targets: ViewGrid, *, trusted:
     # Where the scene shows nothing there is no normal to judge by.
     squarely = torch.where(surface, squarely, 1.0)
     shown = seen_by_input(torch.where(surface, rendering.depth, 0.0), targets.cameras)
-    weights = base * confidence * squarely * torch.where(shown, _SHOWN_BY_INPUT, 1.0)
+    weights = base * squarely * torch.where(shown, _SHOWN_BY_INPUT, 1.0)
+    if not anew:
+        pairs = zip(targets.images, rendering.rgb, strict=True)
+        weights = weights * torch.stack(
+            [fit_confidence(reference, rendered) for reference, rendered in pairs]
+        )
     weights[:, 0] = base[:, 0]
     return weights
 
