@@ -56,10 +56,12 @@ def test_model_is_small_complete_and_says_how_it_was_trained(model):
     assert config.trained and (config.n_frames, config.n_views, config.size) == (12, 4, 64)
     assert not describe_checkpoint(TINY_MODEL).problem
     notes = json.loads(read_header(TINY_MODEL).metadata["sv4d2.training"])
-    trainings = [notes, notes["based_on"], notes["based_on"]["based_on"]]
-    assert [training["recipe"]["seed"] for training in trainings] == [1, 1, 0]
+    trainings = [notes]
+    while base := trainings[-1].get("based_on"):
+        trainings.append(base)
+    assert [training["recipe"]["seed"] for training in trainings] == [2, 2, 1, 1, 0]
     phases = [[phase["name"] for phase in training["recipe"]["phases"]] for training in trainings]
-    assert phases == [["motion"], ["static"], ["static", "motion"]]
+    assert phases == [["motion"], ["static"], ["motion"], ["static"], ["static", "motion"]]
 
 
 def test_its_views_say_that_no_official_model_made_them(model):
