@@ -188,8 +188,9 @@ def round_targets(
         made = resynthesize(shown, config.strength * _STRENGTH_FALLING ** (number - 1))
         targets = _checked_anew(made, shown, rendering.alpha)
     if config.weight_by_visibility and rendering is not None:
-        known = {"trusted": not config.weight_by_trust, "anew": resynthesize is not None}
-        weights = visibility_weights(rendering, targets, **known)
+        weights = visibility_weights(
+            rendering, targets, trusted=not config.weight_by_trust, anew=resynthesize is not None
+        )
     else:
         weights = first_weights(targets, config)
     return RoundTargets.of(targets, weights)

@@ -6,7 +6,6 @@ import logging
 import math
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from ..diffusion.sampling import NOISE_CONSTANT, to_network_images
 from ..files import seed_of
 from ..world.render import SAMPLES, draw, seen_by
 from .batches import SAME_ANGLE_DEG, DrawConfig, ViewsBatch
-from .scenes import ProceduralScenes
+from .scenes import ProceduralScenes, start_worker
 
 _log = logging.getLogger(__name__)
 _SCENES_AT_A_TIME = 32  # drawn
@@ -196,9 +195,7 @@ def _mapped(function: partial[bytes], n: int, n_workers: int) -> Iterator[Iterat
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches all processes of a terminal; the parent ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    start_worker()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

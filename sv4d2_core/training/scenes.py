@@ -430,10 +430,15 @@ class SceneStore:
             remove_unfinished(self.folder)
 
 
-def _make_every(store: SceneStore, first: int, stride: int, n_scenes: int) -> None:
+def start_worker() -> None:
+    """Make this process one that makes scenes beside others."""
     # Ctrl-C reaches all processes of a terminal; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def _make_every(store: SceneStore, first: int, stride: int, n_scenes: int) -> None:
+    start_worker()
     parent = multiprocessing.parent_process()
     for index in range(first, n_scenes, stride):
         # A killed parent takes no care of its children.
