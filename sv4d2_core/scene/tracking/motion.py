@@ -6,7 +6,6 @@ Cohen-Or and Levin 2000, "As-Rigid-As-Possible Shape Interpolation". Matter foll
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,18 +17,22 @@ from torch import Tensor
 from ...stored import Fields, Tensors
 from ..scene import Scene4D, centred
 from .surface import surface_at, surface_level, vertex_normals
-from .track import Effort, Tracker, diagonal, spread_points
+from .track import Search, Tracker, diagonal, spread_points
 
 _log = logging.getLogger(__name__)
 
 _RESOLUTION, _FACES = 40, 2000  # of the surfaces that are tracked: motion needs no fine ones
-_EFFORT = Effort(steps=6, fitting=2, pulling=1200, dense=8000)
 _REACH = 0.05  # share of the object's size up to which matter outside the mesh goes with it
 _LEAST_REACH = 1e-6  # in files, world units
 _NEIGHBOURS = 4  # vertices that a point follows
-# Shares of the object within which points pull at first, and the share of a surface that may be lost before
-# the next of them, and the way back, are tried.
-_FARTHEST, _WELL = (0.15, 0.5), 0.005
+_NEAR = Search(steps=6, fitting=2, pulling=1200, dense=8000)
+_FAR, _LIMBS = _NEAR._replace(farthest=0.5), _NEAR._replace(limbs=True)
+# One after the other, as long as more of a surface is lost than the share, forth or back: what is folded
+# away at one of the frames is told apart only at the other.
+_SEARCHES = (
+    *((0.005, _NEAR, True), (0.005, _FAR, True), (0.005, _NEAR, False), (0.005, _FAR, False)),
+    *((0.02, _LIMBS, True), (0.02, _LIMBS, False)),
+)
 _HOLD = 1e-3  # how much vertices are drawn to the straight way, against the edges' say
 _POINTS, _WORTH_SAYING = 4000, 0.02  # of a frame's surface that are looked at; share of them that is told of
 
@@ -198,18 +201,19 @@ def _tracked(scene: Scene4D, callback: Callable[[int, int, None], None] | None) 
                 found[-1].posed(1).carries(frames[t].vertices.double().numpy(), [_ahead(found[-1])])
             )
         tried = []
-        # What is folded away at one of the frames is told apart only at the other.
-        for (here, there), farthest in itertools.product(((t, t + 1), (t + 1, t)), _FARTHEST):
+        for enough, search, forth in _SEARCHES:
+            if min((missing for missing, _ in tried), default=1) < enough:
+                break
+            here, there = (t, t + 1) if forth else (t + 1, t)
             both = (times[here], times[there]), (frames[here], frames[there])
-            tracker = Tracker(scene, *both, 0, expected if here < there else None, farthest, _EFFORT)
+            # Where the motion before leads may be far off, as where a limb turns back.
+            tracker = Tracker(scene, *both, 0, None if tried else expected, search)
             positions, turns = tracker.positions(lambda: None), tracker.turns(1)
-            if here > there:
+            if not forth:
                 positions, turns = positions.flip(0), turns * turns.new_tensor([1, -1, -1, -1])
             interval = Interval(positions, turns, frames[here].faces.clone())
             surface = spread_points(frames[there], _POINTS).points
             tried.append((_lost(interval.posed(there - t), surface, reach), interval))
-            if tried[-1][0] < _WELL:
-                break
         missing, best = min(tried, key=lambda one: one[0])
         lost.append(missing)
         found.append(best)

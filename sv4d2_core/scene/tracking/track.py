@@ -18,13 +18,14 @@ import torch
 
 from ..scene import Scene4D
 from .graph import Correspondences, DeformationGraph, Pose, Regulariser, deformation_graph, gauss_newton_step
+from .limbs import turned_limbs
 from .mesh import Mesh, MeshAnimation
 from .surface import surface_at, surface_colours, surface_level, vertex_normals
 
 # Stiffness of the first and the last step of a registration against points that pull with 1 in all.
 _STIFFNESS = (3.0, 0.03)
 _ALONG = 0.3  # share of the pull towards the point itself rather than its tangent plane
-_FARTHEST = (0.15, 0.04)  # shares of the object within which points pull, in the first and the last step
+_FARTHEST, _FARTHEST_LAST = 0.15, 0.04  # of the object: within them points pull in the first and last step
 # In the search for the nearest point opposite normals, and black and white, count as this far apart, in
 # shares of the object. Without colours a head that turns would seem to stand still.
 _NORMALS, _COLOURS = 0.1, 0.5
@@ -129,16 +130,18 @@ _SWEEPS, _SWEEP_STEPS, _SWEEP_STIFFNESS = 2, 3, (0.03, 0.03)
 _STEADINESS = 0.05
 
 
-class Effort(NamedTuple):
-    """What the search for a pose may cost."""
+class Search(NamedTuple):
+    """How far the search for a pose looks, and what it may cost."""
 
     steps: int = 12  # of a registration
     fitting: int = 4  # steps that make a pose of a guess
     pulling: int = 4000  # points of a frame's surface that pull
     dense: int = _MEASURING  # points that vertices are moved onto at the end
+    farthest: float = _FARTHEST  # share of the object within which points pull, in the first step
+    limbs: bool = False  # whether limbs may have turned too far for the nearest points to tell
 
 
-_FULL = Effort()
+_FULL = Search()
 
 
 @dataclass(frozen=True)
@@ -212,18 +215,16 @@ class Tracker:
         frames: Sequence[Mesh],
         anchor: int,
         expected: np.ndarray | None = None,  # [N, 3] where vertices may be at the frame after the anchor
-        farthest: float = _FARTHEST[0],  # share of the object within which points pull, in the first step
-        effort: Effort = _FULL,
+        search: Search = _FULL,
     ) -> None:
         self.scene, self.times, self.frames, self.anchor = scene, times, frames, anchor
-        self.effort = effort
-        self.expected, self.farthest = expected, (farthest, _FARTHEST[1])
+        self.expected, self.search = expected, search
         template = frames[anchor]
         self.faces, self.colours = template.faces.numpy(), template.colours.double().numpy()
         vertices = template.vertices.numpy()
         nodes = max(1, min(_NODES, len(vertices) // _VERTICES_PER_NODE))
         self.graph: DeformationGraph = deformation_graph(vertices, self.faces, nodes)
-        self.surfaces: list[Surface] = [spread_points(frame, effort.pulling) for frame in frames]
+        self.surfaces: list[Surface] = [spread_points(frame, search.pulling) for frame in frames]
         self.size = max(diagonal(frame) for frame in frames)
         self.poses: list[Pose] = [self.graph.rest] * len(times)
 
@@ -242,7 +243,7 @@ class Tracker:
         placed = [self.graph.posed(pose) for pose in self.poses]
         for frame in range(count):
             if frame != self.anchor:
-                dense = spread_points(self.frames[frame], self.effort.dense)
+                dense = spread_points(self.frames[frame], self.search.dense)
                 placed[frame] = projected(placed[frame], self.faces, dense, self.size)
         return torch.from_numpy(np.stack(placed)).float()
 
@@ -269,9 +270,9 @@ class Tracker:
         ]
         if not torch.equal(carried, vertices):
             # As the scene's own motion takes the mesh.
-            guesses.append(fit_points(self.graph, pose, carried.double().numpy(), self.effort.fitting))
+            guesses.append(fit_points(self.graph, pose, carried.double().numpy(), self.search.fitting))
         if before == self.anchor and step > 0 and self.expected is not None:
-            guesses.append(fit_points(self.graph, pose, self.expected, self.effort.fitting))
+            guesses.append(fit_points(self.graph, pose, self.expected, self.search.fitting))
         if before != self.anchor:
             # As the motion of the frames before leads.
             earlier = self.poses[before - step]
@@ -279,7 +280,9 @@ class Tracker:
             guesses.append(Pose(turn @ pose.rotations, 2 * pose.nodes - earlier.nodes))
         target = self.surfaces[frame].features(self.size)
         start = min(guesses, key=lambda guess: _both_ways(self._posed(guess).features(self.size), target))
-        self.poses[frame] = self._registered(start, frame, self.effort.steps, _STIFFNESS, start.nodes, 0.0)
+        if self.search.limbs:
+            start = turned_limbs(self.graph, start, self._posed, self.surfaces[frame], self.size) or start
+        self.poses[frame] = self._registered(start, frame, self.search.steps, _STIFFNESS, start.nodes, 0.0)
 
     def _steady(self, frame: int) -> None:
         """Draw a frame to where its neighbours want it, as far as its surface lets it."""
@@ -307,7 +310,7 @@ class Tracker:
         pose, edges = start, self.graph.edges_at_rest(start, _MEMORY)
         for step in range(steps):
             share = step / (steps - 1)
-            farthest = self.size * _between(self.farthest, share)
+            farthest = self.size * _between((self.search.farthest, _FARTHEST_LAST), share)
             data = _correspondences(self._posed(pose), self.surfaces[frame], self.size, farthest)
             regulariser = Regulariser(edges, _between(stiffness, share), places, steadiness)
             pose = gauss_newton_step(self.graph, pose, data, regulariser)
