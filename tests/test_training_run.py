@@ -122,6 +122,13 @@ def test_each_stage_changes_its_part_alone(finished):
     assert not of_frames & static and of_frames <= motion and len(static) > 50
 
 
+def test_what_a_killed_process_left_of_a_finished_stage_goes(finished, recipe):
+    for stage in STAGES:
+        (finished / f"{stage}.state").write_bytes(b"left")
+    training(finished, recipe).run()
+    assert not list(finished.glob("*.state"))
+
+
 def test_an_interrupted_training_ends_the_same(tmp_path, finished, recipe):
     seen = []
 

@@ -75,6 +75,8 @@ class TrainingRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_recipe()
         self._based_on = _based_on(self.base)  # now, as a checkpoint may take its place
+        if is_first_process():
+            self._remove_old_states()
         start = self.base or self._checkpoint(_AUTOENCODER)
         if not start.exists() and self.base is None:
             model = train_autoencoder(self.recipe, self._read, self.device, self._runner(_AUTOENCODER))
@@ -185,6 +187,12 @@ class TrainingRun:
             remove(self._state(stage))
         # The others wait until it is there.
         any_process(False)
+
+    def _remove_old_states(self) -> None:
+        """Remove the states of finished stages, which a process killed between the two left."""
+        for stage in (_AUTOENCODER, *(phase.name for phase in self.recipe.phases), _DECODER):
+            if self._checkpoint(stage).exists():
+                remove(self._state(stage))
 
     def _how(self) -> dict[str, float | bool]:
         """Return what decides the result beside the recipe."""
