@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_export_surface import Arm, dynerf, gaussians
+from trimesh.creation import icosphere
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.scene_export import ExportSettings, export_scene, surfaces
@@ -19,9 +20,9 @@ from sv4d2_core.scene.store import load_scene
 from sv4d2_core.scene.tracking import motion as motion_module
 from sv4d2_core.scene.tracking.graph import deformation_graph
 from sv4d2_core.scene.tracking.limbs import limbs
-from sv4d2_core.scene.tracking.motion import Motion, motion_of
+from sv4d2_core.scene.tracking.motion import Interval, Motion, motion_of
 from sv4d2_core.scene.tracking.surface import surface_at
-from sv4d2_core.scene.tracking.track import track
+from sv4d2_core.scene.tracking.track import nearest_rotations, track
 
 LEVEL = 40.0  # density at the arm's surface
 BETWEEN = 0.75  # half-way between the frames 1 and 2 of three
@@ -85,6 +86,34 @@ def test_a_limb_that_turns_too_far_for_nearest_points_is_followed(bend_deg):
     away = (end - arm.moved(start, 0.0, 1.0)).norm(dim=1)
     # Without turned limbs it is off by 0.2 world units on average, of an arm 0.9 long.
     assert float(away.mean()) < 0.04
+
+
+def test_means_of_far_turns_become_rotations():
+    halves = torch.stack([torch.diag(2 * axis - 1) for axis in torch.eye(3, dtype=torch.float64)]).numpy()
+    mixed = np.stack([halves.mean(0), halves[0]])
+    assert np.linalg.det(mixed[0]) < 0
+    found = nearest_rotations(mixed)
+    np.testing.assert_allclose(np.linalg.det(found), 1, atol=1e-9)
+    np.testing.assert_allclose(found[1], halves[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_neighbours_turn_the_same_way_round(sign):
+    ball = icosphere(2)
+    points, faces = torch.from_numpy(ball.vertices).double(), torch.from_numpy(ball.faces)
+    angles = torch.deg2rad(180 + 20 * points[:, 0])  # about z
+    turns = torch.stack([(angles / 2).cos(), 0 * angles, 0 * angles, (angles / 2).sin()], dim=1)
+    turns[::3] *= sign  # the same turns
+    end = torch.stack([-points[:, 0], -points[:, 1], points[:, 2]], dim=1)
+    now = Interval(torch.stack([points, end]).float(), turns.float(), faces).posed(0.5)
+    np.testing.assert_allclose(np.linalg.norm(now.points, axis=1), 1, atol=0.1)
+    assert now.points[:, 2] == pytest.approx(points[:, 2].numpy(), abs=0.1)
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_nothing_and_few_nodes_have_no_limbs(count):
+    graph = deformation_graph(np.zeros((count, 3)), np.array([[0, 0, 0]]), count)
+    assert not list(limbs(graph, graph.nodes))
 
 
 def test_a_loose_part_is_a_limb_that_hangs_on_what_is_nearest():

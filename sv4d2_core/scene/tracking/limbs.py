@@ -60,7 +60,7 @@ def turned_limbs(
         if not tried:
             break
         least, limb, joint, turn = min(tried, key=lambda one: one[0])
-        if least > (1 - _LEAST_GAIN) * now:
+        if not least <= (1 - _LEAST_GAIN) * now:
             break
         nodes = np.where(limb[:, None], (pose.nodes - joint) @ turn.T + joint, pose.nodes)
         pose = Pose(np.where(limb[:, None, None], turn @ pose.rotations, pose.rotations), nodes)
@@ -85,6 +85,8 @@ def limbs(graph: DeformationGraph, nodes: np.ndarray) -> Iterator[tuple[np.ndarr
     count, (here, there) = len(nodes), graph.edges.T
     straight = np.linalg.norm(nodes[:, None] - nodes, axis=-1)
     farthest = straight.max()
+    if count < 2 * _LEAST_NODES or farthest == 0:
+        return
     # Loose parts hang on what is nearest: a tree takes the graph's own edges first. A whole part comes before
     # what it hangs on.
     tree = straight + _LEAST * farthest

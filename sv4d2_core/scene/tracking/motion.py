@@ -87,18 +87,36 @@ class Interval:
         from scipy.spatial.transform import Rotation
 
         start, end = self.positions.double().numpy()
-        turns = Rotation.from_quat(self.turns.double().numpy()[:, [1, 2, 3, 0]])
-        now = Rotation.from_rotvec(share * turns.as_rotvec()).as_matrix()
+        now = Rotation.from_rotvec(share * self._turns).as_matrix()
         points = end if share == 1 else start
         if 0 < share < 1:
             here, there = self._edges.T
             # Edges of the next frame as they are before their first vertex turns.
-            after = np.einsum("eji,ej->ei", turns.as_matrix()[here], end[there] - end[here])
+            turns = Rotation.from_rotvec(self._turns).as_matrix()
+            after = np.einsum("eji,ej->ei", turns[here], end[there] - end[here])
             rest = (1 - share) * (start[there] - start[here]) + share * after
             differences, solver = self._system
             wanted = np.einsum("eij,ej->ei", now[here], rest)
             points = solver.solve(differences.T @ wanted + _HOLD * ((1 - share) * start + share * end))
         return Posed(points, now, vertex_normals(points, self.faces.numpy()))
+
+    @cached_property
+    def _turns(self) -> np.ndarray:
+        """The turns as rotation vectors [N, 3]; neighbours turn the same way round, past half a turn, too."""
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+        quats = self.turns.double().numpy().copy()
+        linked = csr_array((np.ones(len(self._edges)), tuple(self._edges.T)), (len(quats), len(quats)))
+        _, parts = connected_components(linked, directed=False)
+        for part in range(parts.max() + 1):
+            first = np.where(parts == part, np.abs(quats[:, 0]), -1).argmax()
+            quats[first] *= 1 if quats[first, 0] >= 0 else -1
+            order, before = breadth_first_order(linked, first, directed=False)
+            for vertex in order[1:]:
+                quats[vertex] *= 1 if quats[vertex] @ quats[before[vertex]] >= 0 else -1
+        lengths = np.linalg.norm(quats[:, 1:], axis=1, keepdims=True)
+        return 2 * np.arctan2(lengths, quats[:, :1]) * quats[:, 1:] / np.maximum(lengths, 1e-12)
 
     @cached_property
     def _edges(self) -> np.ndarray:
@@ -204,6 +222,8 @@ def _tracked(scene: Scene4D, callback: Callable[[int, int, None], None] | None) 
         for enough, search, forth in _SEARCHES:
             if min((missing for missing, _ in tried), default=1) < enough:
                 break
+            if callback is not None:
+                callback(done, 2 * len(times) - 1, None)  # that all may be cancelled
             here, there = (t, t + 1) if forth else (t + 1, t)
             both = (times[here], times[there]), (frames[here], frames[there])
             # Where the motion before leads may be far off, as where a limb turns back.

@@ -253,7 +253,7 @@ class Tracker:
 
         rotations = self.poses[frame].rotations[self.graph.followed]
         blended = np.einsum("nk,nkij->nij", self.graph.weights, rotations)
-        quats = Rotation.from_matrix(blended).as_quat()
+        quats = Rotation.from_matrix(nearest_rotations(blended)).as_quat()
         return torch.from_numpy(np.roll(quats, 1, axis=1)).float()
 
     def _follow(self, frame: int, step: int) -> None:
@@ -319,6 +319,13 @@ class Tracker:
     def _posed(self, pose: Pose) -> Surface:
         vertices = self.graph.posed(pose)
         return Surface(vertices, vertex_normals(vertices, self.faces), self.colours)
+
+
+def nearest_rotations(matrices: np.ndarray) -> np.ndarray:
+    """Return the rotations [N, 3, 3] nearest to matrices; means of far turns may mirror (Kabsch 1976)."""
+    u, _, vt = np.linalg.svd(matrices)
+    u[..., -1] *= np.linalg.det(u @ vt)[:, None]
+    return u @ vt
 
 
 def diagonal(mesh: Mesh) -> float:
