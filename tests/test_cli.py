@@ -82,6 +82,7 @@ def test_views_writes_the_whole_folder(command, tmp_path):
 STOPPED_IN_THE_SECOND_WINDOW = """
 import os, pathlib, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and the program leaves it so
 from sv4d2_core.diffusion.unet import UNet
 number, folder, forward, passes = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1)), UNet.forward, []
 def stopping(*args, **kwargs):
