@@ -5,7 +5,6 @@ A limb is what lies near one of the mesh's tips along its surface, cut off where
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,8 @@ def turned_limbs(
     surface_in: Callable[[Pose], Surface],  # the mesh's points in a pose, one per vertex
     target: Surface,
     size: float,  # of the object, world units
-) -> Pose | None:
-    """Return the pose with those limbs turned that then come nearer to the target; None: none does."""
+) -> Pose:
+    """Return the pose with those limbs turned, if any, that then come nearer to the target."""
     from scipy.spatial.transform import Rotation
 
     turns = Rotation.from_rotvec(
@@ -64,7 +63,7 @@ def turned_limbs(
             break
         nodes = np.where(limb[:, None], (pose.nodes - joint) @ turn.T + joint, pose.nodes)
         pose = Pose(np.where(limb[:, None, None], turn @ pose.rotations, pose.rotations), nodes)
-    return None if pose is start else pose
+    return pose
 
 
 def _distances(
@@ -101,15 +100,14 @@ def limbs(graph: DeformationGraph, nodes: np.ndarray) -> Iterator[tuple[np.ndarr
     while len(tips) < min(_TIPS, count):
         tips.append(int(ways[tips].min(0).argmax()))
     sizes = np.arange(max(_LEAST_NODES, round(_LEAST_SHARE * count)), count // 2 + 1)
-    for tip, some in itertools.product(tips, np.array_split(sizes, _CUTS)):
-        if not len(some):
-            continue
+    for tip in tips:
         rank = ways[tip].argsort(kind="stable").argsort()
         # An edge is cut by limbs of more nodes than its nearer end's rank, but not than its farther end's.
         first, last = np.minimum(rank[here], rank[there]), np.maximum(rank[here], rank[there])
         cut = np.cumsum(
             np.bincount(first + 1, minlength=count + 1) - np.bincount(last + 1, minlength=count + 1)
         )
-        limb = rank < some[(cut[some] / some**0.5).argmin()]
-        across = limb[here] & ~limb[there]
-        yield limb, (nodes[here[across]].mean(0) + nodes[there[across]].mean(0)) / 2
+        for some in np.array_split(sizes, min(_CUTS, len(sizes))):
+            limb = rank < some[(cut[some] / some**0.5).argmin()]
+            across = limb[here] & ~limb[there]
+            yield limb, (nodes[here[across]].mean(0) + nodes[there[across]].mean(0)) / 2

@@ -200,9 +200,9 @@ def motion_of(scene: Scene4D, callback: Callable[[int, int, None], None] | None 
 def _tracked(scene: Scene4D, callback: Callable[[int, int, None], None] | None) -> Motion:
     times, level, frames, done = scene.times, surface_level(scene, _RESOLUTION), [], 0
 
-    def advance() -> None:
+    def advance(steps: int = 1) -> None:
         nonlocal done
-        done += 1
+        done += steps
         if callback is not None:
             callback(done, 2 * len(times) - 1, None)
 
@@ -222,8 +222,7 @@ def _tracked(scene: Scene4D, callback: Callable[[int, int, None], None] | None) 
         for enough, search, forth in _SEARCHES:
             if min((missing for missing, _ in tried), default=1) < enough:
                 break
-            if callback is not None:
-                callback(done, 2 * len(times) - 1, None)  # that all may be cancelled
+            advance(0)  # so that all may be cancelled
             here, there = (t, t + 1) if forth else (t + 1, t)
             both = (times[here], times[there]), (frames[here], frames[there])
             # Where the motion before leads may be far off, as where a limb turns back.

@@ -281,7 +281,7 @@ class Tracker:
         target = self.surfaces[frame].features(self.size)
         start = min(guesses, key=lambda guess: _both_ways(self._posed(guess).features(self.size), target))
         if self.search.limbs:
-            start = turned_limbs(self.graph, start, self._posed, self.surfaces[frame], self.size) or start
+            start = turned_limbs(self.graph, start, self._posed, self.surfaces[frame], self.size)
         self.poses[frame] = self._registered(start, frame, self.search.steps, _STIFFNESS, start.nodes, 0.0)
 
     def _steady(self, frame: int) -> None:
