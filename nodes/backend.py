@@ -30,11 +30,15 @@ class Guidance:
     cfg_min: float = 1.0
     cfg_max: float = 2.0
 
+    def chosen(self, config: ModelConfig) -> tuple[str, float, float]:
+        """Return the shape and the range for a model."""
+        if self.shape == OFFICIAL:
+            return config.guidance, config.cfg_min, config.cfg_max
+        return self.shape, self.cfg_min, self.cfg_max
+
     def table(self, config: ModelConfig) -> Tensor:
         """Return the scales [T, V] of one window."""
-        given = self.shape, self.cfg_min, self.cfg_max
-        own = config.guidance, config.cfg_min, config.cfg_max
-        shape, low, high = own if self.shape == OFFICIAL else given
+        shape, low, high = self.chosen(config)
         return guidance_table(shape, config.n_frames, config.n_views, low, high)
 
 

@@ -24,7 +24,14 @@ from ..sv4d2_core.export.scene_export import (
 from ..sv4d2_core.export.splats import SH_0, gaussians_at, in_splat_frame
 from ..sv4d2_core.files import claimed
 from ..sv4d2_core.scene.scene import Scene4D, even_times
-from ..sv4d2_core.scene.tracking.mesh import Mesh, MeshAnimation, Texture, bake_texture, srgb_to_linear
+from ..sv4d2_core.scene.tracking.mesh import (
+    Mesh,
+    MeshAnimation,
+    Texture,
+    atlas_package,
+    bake_texture,
+    srgb_to_linear,
+)
 from ..sv4d2_core.scene.tracking.surface import welded_normals
 from ..sv4d2_core.scene.tracking.track import track
 from ..sv4d2_core.views import ViewGrid
@@ -158,8 +165,8 @@ class SV4D2ExportDataset(io.ComfyNode):
         with claimed(*output_place(filename_prefix, views.images.shape[2])) as folder:
             made = export_views(views, folder, format, crop=path)
         name = relative_to_output(folder)
-        report = f"{name}: {made.n_bytes() / 1e6:.2f} MB"
-        return io.NodeOutput(name, ui={**shown_files(made.paths), "text": [report]})
+        report = [f"{name}: {made.n_bytes() / 1e6:.2f} MB", *made.notes]
+        return io.NodeOutput(name, ui={**shown_files(made.paths), "text": report})
 
 
 class SV4D2SceneToMesh(io.ComfyNode):
@@ -200,6 +207,8 @@ def _meshes(
 ) -> tuple[Sequence[Mesh], Sequence[Texture]]:
     """Return a mesh per time and, where they are asked for, its texture, which may be one for all."""
     progress = Progress()
+    if settings.texture:
+        atlas_package(settings.texture)  # what is missing is told of before the work
     if one_topology:
         tracked = track(
             scene,

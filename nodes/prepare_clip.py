@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import comfy.model_management
 import folder_paths
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ..sv4d2_core.shipped import SAMPLE_CLIP
 from ..sv4d2_core.video.crop import CENTERINGS
-from ..sv4d2_core.video.decode import REORIENTED
+from ..sv4d2_core.video.decode import REORIENTED, Pick, resampled
 from ..sv4d2_core.video.pictures import frame_strip, on_white
 from ..sv4d2_core.video.prepare import prepare_clip
 from ..sv4d2_core.video.read import ALPHAS, Clip, count_pictures, load_clip
@@ -68,17 +67,11 @@ class SV4D2PrepareClip(io.ComfyNode):
         resample: bool = False,
         alpha: str = "auto",
     ) -> io.NodeOutput:
-        choice = {"frames": frames, "start": start, "every": every, "alpha": alpha}
-        picked = None
-        if not isinstance(clip, Tensor):
-            picked = _read_file(clip, mask, fps=fps if resample else None, **choice)
-        if picked is None:
-            images = clip
-            if not isinstance(clip, Tensor):
-                images, opacity, rate = _decoded(clip)
-                fps = rate / every
-                mask = opacity if mask is None else mask
-            picked = Clip.from_tensors(images, mask, fps, name="the clip", **choice)
+        if isinstance(clip, Tensor):
+            choice = {"frames": frames, "start": start, "every": every, "alpha": alpha}
+            picked = Clip.from_tensors(clip, mask, fps, name="the clip", **choice)
+        else:
+            picked = _of_video(clip, mask, Pick(start, every, frames, fps if resample else None), alpha)
         prepared = prepare_clip(
             picked, size=size, centering=centering, object_ratio=object_ratio, ignore_specks=ignore_specks
         )
@@ -94,25 +87,33 @@ class SV4D2PrepareClip(io.ComfyNode):
         )
 
 
-def _read_file(video: Input.Video, mask: Tensor | None, **choice: Any) -> Clip | None:
-    """Return the clip of a video file, or None where only the host's own frames will do.
+def _of_video(video: Input.Video, mask: Tensor | None, pick: Pick, alpha: str) -> Clip:
+    """Return the clip in a video's file; the host's own frames where only these will do.
 
     These are part of a file, pictures in memory, and those of another orientation or size, which a mask fits.
     """
     place = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
     trimmed = any(x for name, x in vars(video).items() if name.endswith(("__start_time", "__duration")))
-    if not isinstance(place, str) or trimmed:
-        return None
-    clip = load_clip(place, **choice)
-    if mask is None:
-        return clip
-    mask = mask[None] if mask.ndim == 2 else mask
-    if mask.shape[1:] != clip.frames.shape[1:3] or any(note.startswith(REORIENTED) for note in clip.notes):
-        return None
-    if len(mask) not in (1, clip.n_frames) and len(mask) == count_pictures(place):
-        mask = mask[list(clip.source_frames)]
-    opacity = Clip.from_tensors(torch.from_numpy(clip.frames) / 255, mask, alpha="straight").masks
-    return replace(clip, masks=opacity)
+    clip = None
+    if isinstance(place, str) and not trimmed:
+        choice = {"frames": pick.count, "start": pick.start, "every": pick.every, "fps": pick.fps}
+        clip = load_clip(place, **choice, alpha=alpha)
+        if mask is None:
+            return clip
+        mask = mask[None] if mask.ndim == 2 else mask
+        turned = any(note.startswith(REORIENTED) for note in clip.notes)
+        if mask.shape[1:] == clip.frames.shape[1:3] and not turned:
+            if len(mask) not in (1, clip.n_frames) and len(mask) == count_pictures(place):
+                mask = mask[list(clip.source_frames)]
+            opacity = Clip.from_tensors(torch.from_numpy(clip.frames) / 255, mask, alpha="straight").masks
+            return replace(clip, masks=opacity)
+    images, opacity, rate = _decoded(video)
+    mask = opacity if mask is None else mask
+    numbers, fps = pick.among(len(images), rate), pick.fps or rate / pick.every
+    if clip is not None and clip.source_frames[-1] < len(images):  # the file knows its frames' times
+        numbers, fps = clip.source_frames, clip.fps
+    made = Clip.from_tensors(images, mask, fps, "the clip", start=pick.start, alpha=alpha, numbers=numbers)
+    return made if pick.fps is None else replace(made, notes=(resampled(fps, numbers), *made.notes))
 
 
 def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:

@@ -233,15 +233,20 @@ class _Fit:
         except comfy.model_management.InterruptProcessingException:
             self._save()
             raise
-        self._cache.clear()
         self._seconds = time.perf_counter() - began
         return scene
 
     def report(self, scene: Scene4D) -> tuple[Image.Image, list[str]]:
+        """Return a picture of the fit and lines on it; until they are there, the state is kept."""
         fitted = self._latest
         assert fitted is not None
         views = fitted.views.resized(min(fitted.views.images.shape[2], _REPORT_SIZE))
-        picture, residual = fit_report(centred(scene), views, fitted.losses, callback=check_cancelled)
+        try:
+            picture, residual = fit_report(centred(scene), views, fitted.losses, callback=check_cancelled)
+        except BaseException:
+            self._save()
+            raise
+        self._cache.clear()
         self._bar.show(*self._at, lambda: picture, full_size=True)  # else the last preview stays
         unexplained = f"It leaves {residual:.4f} of the views unexplained."
         return picture, [*self._lines(fitted.views), unexplained, *fitted.notes]

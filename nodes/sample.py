@@ -132,7 +132,7 @@ class SV4D2Sampler(io.ComfyNode):
             views = replace(views, masks=torch.cat([mask[:, None].float().cpu(), views.masks[:, 1:]], dim=1))
         settings = {
             "sampler": [sampler_name, scheduler],
-            "guidance": [wanted.shape, wanted.cfg_min, wanted.cfg_max],
+            "guidance": [*wanted.chosen(config)],
             "strength": denoise,
             "reference_views": None if reference_views is None else tensor_fingerprint(reference_views),
             **({} if windows == "official" else {"windows": windows}),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import av
@@ -16,6 +17,7 @@ from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.reader import read_dataset
 from sv4d2_core.data.views_folder import write_views
+from sv4d2_core.export import scene_export
 from sv4d2_core.scene.config import GaussiansConfig, RefineConfig
 from sv4d2_core.scene.dynerf.dynerf import DyNeRF
 from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Gaussians
@@ -246,3 +248,27 @@ def test_an_empty_scene_and_one_of_nan_leave_nothing_behind(scenes, tmp_path, ca
         assert words in refused(capsys, spoilt, tmp_path / "out", "obj", *SMALL)
         assert words in refused(capsys, spoilt, tmp_path / "out.glb", "glb", *SMALL)
         assert [path.name for path in tmp_path.iterdir()] == ["spoilt.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "error"),
+    [
+        ("a.gif", dict(fps=60.0), r"at most 50 frames per second"),
+        ("a.mp4", dict(size=31), r"even height and width; got 96 of 31 x 31"),
+        ("a.webm", dict(), r"libvpx-vp9"),
+        ("a.usdc", dict(), r"usd-core"),
+        ("a.glb", dict(texture=1024), r"xatlas"),
+        ("a.glb", dict(texture=32), r"64 to 8192"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, name, changes, error):
+    for work in ("turntable", "track", "surface_level"):
+        monkeypatch.setattr(scene_export, work, lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(av, "codecs_available", set())
+    for package in ("pxr", "pxr.Usd", "xatlas"):
+        monkeypatch.setitem(sys.modules, package, None)
+    kind = {".usdc": "usd", ".glb": "glb"}.get(name[1:], "turntable")
+    settings = scene_export.ExportSettings(**changes)
+    with pytest.raises((ValueError, ModuleNotFoundError), match=error):
+        scene_export.export_scene(block_scene(), tmp_path / name, kind, settings)
+    assert not [*tmp_path.iterdir()]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sv4d2_core.video.decode import Pick
 from sv4d2_core.video.read import load_clip
 
 SIZE = 32
@@ -62,6 +63,23 @@ def test_fps_takes_the_frames_nearest_to_even_times(tmp_path):
     later = load_clip(path, fps=10, start=3, every=3, frames=2)
     assert later.source_frames == (3, 10) and later.fps == 10
     assert load_clip(path, fps=6, frames=None).n_frames == 10, "until the last frame, not longer"
+
+
+@pytest.mark.parametrize("rate", [24, 30, 60])
+def test_pictures_that_follow_evenly_are_picked_as_from_a_file(tmp_path, rate):
+    # Times of a Matroska file are whole milliseconds, so rates are chosen that tie nowhere near them.
+    path = write_timed(tmp_path / "a.mkv", [1000 * n // rate for n in range(23)], stated_fps=rate)
+    for choice in (
+        dict(fps=7),
+        dict(fps=11, start=4),
+        dict(fps=50, frames=9),
+        dict(fps=25, start=3, every=4),
+    ):
+        clip = load_clip(path, **{"frames": None, **choice})
+        pick = Pick(**{{"frames": "count"}.get(key, key): value for key, value in choice.items()})
+        assert tuple(pick.among(23, rate)) == clip.source_frames
+    assert Pick(2, 5, 3).among(23, rate) == [2, 7, 12] and Pick(23, fps=8).among(23, rate) == []
+    assert Pick(fps=2 * rate, count=5).among(23, rate) == [0, 0, 1, 1, 2], "the earlier one wins a tie"
 
 
 def test_fps_keeps_even_frames_and_is_only_the_pace_of_images(tmp_path):

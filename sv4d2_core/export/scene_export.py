@@ -27,10 +27,11 @@ from ..messages import listed
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.geometry.hull import project, surface_points, visual_hull
 from ..scene.scene import Scene4D, own_cameras, placed, turntable
-from ..scene.tracking.mesh import Mesh, bake_texture
+from ..scene.tracking.mesh import Mesh, atlas_package, bake_texture
 from ..scene.tracking.surface import surface_at, surface_level
 from ..scene.tracking.track import Tracked, coherence, diagonal, track
 from ..video.foreground import masks_of
+from ..video.write import check_video
 from ..views import ViewGrid
 from .glb import write_animated_glb
 from .sequences import (
@@ -38,6 +39,7 @@ from .sequences import (
     MESH_NAMES,
     PICTURE_NAMES,
     SEQUENCE_FILE,
+    usd_package,
     write_animation,
     write_mesh_sequence,
     write_pngs,
@@ -139,6 +141,8 @@ class _Job(NamedTuple):
 def _moving_mesh(job: _Job) -> Exported:
     """Write a GLB of one mesh that moves, or a sequence in a new folder where one mesh cannot follow."""
     scene, settings, times = job.scene, job.settings, job.times
+    if settings.texture:
+        atlas_package(settings.texture)  # what is missing is told of before the work
     tracked = track(
         scene, times, settings.resolution, settings.faces, smoothing=settings.smoothing, callback=job.callback
     )
@@ -164,6 +168,7 @@ def _mesh_sequence(job: _Job, kind: str) -> Exported:
 
 
 def _usd(job: _Job) -> Exported:
+    usd_package()
     meshes = [*surfaces(job.scene, job.settings, job.callback)]
     seconds = [time * job.settings.duration(job.scene) for time in job.times]
     write_usd(job.path, meshes, seconds, fps=job.rate, overwrite=job.settings.overwrite)
@@ -278,9 +283,11 @@ def _hull_points(grid: ViewGrid) -> tuple[list[ColouredPoints] | None, tuple[str
 def _turntable(job: _Job) -> Exported:
     """Write a video around the scene while it moves, or its pictures where the name has no suffix."""
     scene, settings, callback = job.scene, job.settings, job.callback
+    rate = settings.fps or scene.fps
+    check_video(job.path.suffix.lower(), (settings.frames, settings.size, settings.size), rate)
     progress = None if callback is None else lambda done, total: callback(done, total, None)
     seen, _ = turntable(scene, settings.cameras_of(scene), settings.frames, settings.size, callback=progress)
-    shown = seen.rgb[0], seen.alpha[0], settings.fps or scene.fps
+    shown = seen.rgb[0], seen.alpha[0], rate
     if not job.path.suffix:
         return Exported(write_pngs(job.path, *shown, overwrite=settings.overwrite))
     write_animation(job.path, *shown, overwrite=settings.overwrite)

@@ -87,6 +87,18 @@ def _mesh_bytes(mesh: Mesh, kind: str, what: str) -> bytes:
     return ply.export_ply(surface, vertex_normal=False)
 
 
+def usd_package() -> tuple[Any, Any]:
+    """Return the modules Usd and UsdGeom, which describe no types; ModuleNotFoundError without usd-core."""
+    try:
+        return import_module("pxr.Usd"), import_module("pxr.UsdGeom")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'Expected the package usd-core, which writes USD files; it is not installed. Run "pip install '
+            'usd-core", or export a GLB or a mesh sequence.',
+            name="pxr",
+        ) from error
+
+
 def write_usd(
     path: str | Path,  # .usdc (binary) or .usda (text)
     meshes: Sequence[Mesh],  # at least one
@@ -103,15 +115,7 @@ def write_usd(
     path = Path(path)
     for i, mesh in enumerate(meshes):
         check_surface(mesh, f"mesh of frame {i}")
-    try:
-        # The package is compiled and describes no types.
-        usd, geometry = import_module("pxr.Usd"), import_module("pxr.UsdGeom")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'Expected the package usd-core, which writes USD files; it is not installed. Run "pip install '
-            'usd-core", or export a GLB or a mesh sequence.',
-            name="pxr",
-        ) from error
+    usd, geometry = usd_package()
     codes = [time * fps for time in seconds]
     stage = usd.Stage.CreateInMemory()
     stage.SetTimeCodesPerSecond(fps)

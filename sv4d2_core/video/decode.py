@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, count, islice
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
@@ -85,6 +85,15 @@ class Pick:
         """The numbers, counted from 0, where pictures are taken by number."""
         stop = None if self.count is None else self.start + (self.count - 1) * self.every + 1
         return slice(self.start, stop, self.every)
+
+    def among(self, total: int, rate: float) -> list[int]:
+        """Return the numbers that are taken of pictures that follow each other evenly, ``rate`` a second."""
+        if self.fps is None:
+            return [*range(total)[self.numbers]]
+        step = self.every * rate / self.fps
+        places = takewhile(lambda place: place < total - self.start - 0.5, (step * k for k in count()))
+        # The earlier one wins a tie.
+        return [self.start + round(place - 1e-6) for place in islice(places, self.count)]
 
 
 def read_image(file: Path, notes: list[str] | None = None) -> np.ndarray:
@@ -199,8 +208,7 @@ class _Choice(Generic[Picture]):
         if len(steps) and not has_times:
             notes.append(f"the frames have no usable times: {fps:.4g} fps, as the file states")
         elif pick.fps is not None:
-            again = np.count_nonzero(np.diff(self.numbers) == 0)
-            notes.append(f"resampled by time to {pick.fps:.4g} fps, {again} frames shown again")
+            notes.append(resampled(pick.fps, self.numbers))
         elif has_times and not pick.times:
             off = np.abs(times - times[0] - np.arange(len(times)) / fps)
             if off.max() > tick_s:
@@ -216,6 +224,12 @@ class _Choice(Generic[Picture]):
         seconds = float(all_times[-1]) if known else 0.0
         said = tuple(dict.fromkeys(notes))
         return Decoded(self.pictures, len(all_times), fps, self.numbers, known, seconds, said)
+
+
+def resampled(fps: float, numbers: Sequence[int]) -> str:
+    """Return what to say of pictures that were taken by time."""
+    again = np.count_nonzero(np.diff(numbers) == 0)
+    return f"resampled by time to {fps:.4g} fps, {again} frames shown again"
 
 
 class Room:

@@ -104,16 +104,18 @@ class Clip:
         start: int = 0,
         every: int = 1,
         alpha: str = "auto",
+        numbers: Sequence[int] | None = None,
     ) -> Clip:
-        """Return a clip, in 8 bits, of the images that are picked as in `load_clip`.
+        """Return a clip, in 8 bits, of the images that are picked as in `load_clip`, or of the ``numbers``.
 
         There may be a mask for each image, for each that is taken, or a single one. Raises ValueError: wrong
         shapes or counts, NaN or infinite values, a range that is not 0..1.
         """
-        pick = Pick(start, every, frames).numbers
         if 0 < len(images) <= start:
             raise ValueError(_too_few(start, name or "the clip", len(images)))
-        picked, numbers = to_uint8(images[pick], "images"), tuple(range(len(images))[pick])
+        pick = Pick(start, every, frames).numbers if numbers is None else [*numbers]
+        numbers = tuple(range(len(images))[pick] if isinstance(pick, slice) else pick)
+        picked = to_uint8(images[pick], "images")
         picked, notes = straight_alpha(picked, alpha)
         if masks is None:
             return cls(picked, float(fps), None, name, notes, numbers)

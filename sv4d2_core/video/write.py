@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -36,6 +37,26 @@ _LIMITED_RANGE = 1
 _log = logging.getLogger(__name__)
 
 
+def check_video(suffix: str, shape: Sequence[int], fps: float) -> None:
+    """Raise ValueError where a .gif, .mp4 or .webm cannot hold pictures [N, H, W, ...], made or not yet."""
+    n_frames, height, width = shape[:3]
+    if suffix == ".mp4" and (n_frames < 1 or height % 2 or width % 2):
+        raise ValueError(
+            f"Expected at least one frame of even height and width; got {n_frames} of {height} x {width}."
+        )
+    if fps <= 0:
+        raise ValueError(f"Expected a positive frame rate; got {fps:g}. Use the clip's rate, or 8.")
+    if suffix == ".gif" and fps > _LARGEST_GIF_FPS:
+        raise ValueError(
+            f"Expected at most {_LARGEST_GIF_FPS:g} frames per second, as a GIF can show; got {fps:g}. Lower "
+            f"the rate, or write webm or mp4."
+        )
+    if suffix == ".webm" and "libvpx-vp9" not in av.codecs_available:
+        raise ValueError(
+            "Expected a PyAV with libvpx-vp9 to write webm; this one has none. Write gif or png."
+        )
+
+
 def gif_bytes(
     images: Tensor,  # [N, H, W, 3] in 0..1, on white where ``opacity`` is given
     opacity: Tensor | None,  # [N, H, W] in 0..1
@@ -47,11 +68,7 @@ def gif_bytes(
     dithered to one palette of 255, as one per picture would flicker. Delays are whole hundredths of a second,
     which differ by one so that the whole has the right length.
     """
-    if fps > _LARGEST_GIF_FPS:
-        raise ValueError(
-            f"Expected at most {_LARGEST_GIF_FPS:g} frames per second, as a GIF can show; got {fps:g}. Lower "
-            f"the rate, or write webm or mp4."
-        )
+    check_video(".gif", images.shape, fps)
     if opacity is None:
         colours = to_bytes(images)
         background = (colours == 255).all(-1)
@@ -98,13 +115,7 @@ def _indexed(colours: NDArray[np.uint8], background: NDArray[np.bool_], palette:
 
 def write_video(path: Path, images: Tensor, fps: float) -> None:
     """Write images [T, H, W, 3] in 0..1 as an H.264 mp4 with 4:2:0 colour, which every player expects."""
-    n_frames, height, width = images.shape[:3]
-    if n_frames < 1 or height % 2 or width % 2:
-        raise ValueError(
-            f"Expected at least one frame of even height and width; got {n_frames} of {height} x {width}."
-        )
-    if fps <= 0:
-        raise ValueError(f"Expected a positive frame rate; got {fps:g}. Use the clip's rate, or 8.")
+    check_video(".mp4", images.shape, fps)
     encoder = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     if encoder == "mpeg4":
         _log.warning("This PyAV lacks libx264; the videos are MPEG-4 part 2, which browsers may refuse.")
@@ -114,10 +125,7 @@ def write_video(path: Path, images: Tensor, fps: float) -> None:
 
 def webm_bytes(images: Tensor, opacity: Tensor | None, fps: float) -> bytes:
     """Return a VP9 video with 4:2:0 colour, and with an alpha channel where there is opacity."""
-    if "libvpx-vp9" not in av.codecs_available:
-        raise ValueError(
-            "Expected a PyAV with libvpx-vp9 to write webm; this one has none. Write gif or png."
-        )
+    check_video(".webm", images.shape, fps)
     content = io.BytesIO()
     with av.open(content, "w", format="webm") as container:
         _encode(container, "libvpx-vp9", images if opacity is None else with_alpha(images, opacity), fps)

@@ -71,6 +71,8 @@ def test_tokens_are_the_core_s_and_not_the_host_s(host, core, nodes_of, loaded, 
 def test_given_views_several_passes_references_and_mask(pack, core, loaded, clip, host_dirs, tiny_checkpoint):
     cameras = core("cameras").Cameras.ring(2 * V)
     first = sample(pack, loaded, clip, cameras, steps=1)[0]
+    config = loaded[0].model.config_for(V)
+    assert first.settings["guidance"] == [config.guidance, config.cfg_min, config.cfg_max]
     mask = torch.zeros(7, 32, 32)
     mask[:, 4:20, 4:20] = 1
     given = {"reference_views": first.images[0, 1:], "guidance": "triangle", "cfg_min": 1.0, "cfg_max": 3.0}

@@ -209,15 +209,17 @@ class TestProgress:
         other = refine(seed=6)[2]
         assert "continued" not in other
 
-    def test_fit_that_is_cancelled_in_its_last_step_is_finished(self, refine, cancel_at):
+    @pytest.mark.parametrize("last", [3, 4])
+    def test_fit_that_is_cancelled_in_its_last_step_or_report_is_finished(self, refine, cancel_at, last):
         import comfy.model_management as management
 
-        cancel_at(lambda value: value == 3)
+        cancel_at(lambda value: value == last)
         with pytest.raises(management.InterruptProcessingException):
             refine(steps=4)
         cancel_at(lambda value: False)
         scene, fit, report = refine(steps=4).args
         assert "continued after step 4" in report and scene.n_frames == T and fit.shape[-1] == 3
+        assert "continued" not in refine(steps=4)[2]
 
     def test_cancelled_second_stage_continues_to_the_same_scene(
         self, refine, render, loaded, cancel_at, monkeypatch

@@ -92,7 +92,7 @@ class TestPrepareClip:
             assert "only 4 frames" in report
 
     def test_a_video_file_is_read_as_on_the_command_line(self, pack, core, host_dirs):
-        from comfy_api.latest import InputImpl
+        from comfy_api.latest import InputImpl, Types
 
         images, masks = moving_square()
         images[images == 0.5] = 1
@@ -113,9 +113,17 @@ class TestPrepareClip:
         video = InputImpl.VideoFromFile(str(host_dirs.input / "b.mp4"))
         assert "mirrored as the file says" in self.prepare(pack, video, centering="none").args[3]
         # A mask was made from the frames that the host shows.
+        shown = video.get_components().images
         fitting = self.prepare(pack, video, mask=masks).args
-        of_host = self.prepare(pack, video.get_components().images, mask=masks, fps=12.0).args
+        of_host = self.prepare(pack, shown, mask=masks, fps=12.0).args
         torch.testing.assert_close(fitting[0], of_host[0], rtol=0, atol=0)
+        in_memory = InputImpl.VideoFromComponents(
+            Types.VideoComponents(images=shown, frame_rate=Fraction(12))
+        )
+        for given in (video, in_memory):
+            *_, crop, report, fps = self.prepare(pack, given, mask=masks, fps=5.0, resample=True).args
+            assert json.loads(crop)["source_frames"] == [0, 2, 5, 7, 10] and fps == 5
+            assert "resampled by time to 5 fps, 0 frames shown again" in report
 
     def test_alpha_is_taken_from_images(self, pack, host_dirs):
         images, masks = moving_square()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +79,23 @@ _PADDING_TEXELS = 4
 _FACES_AT_ONCE = 4096
 
 
+def atlas_package(size: int) -> Any:
+    """Return what lays surfaces flat for textures of a size; errors, before any work, as `bake_texture`."""
+    if not _TEXTURE_SIZES[0] <= size <= _TEXTURE_SIZES[1]:
+        raise ValueError(
+            f"Expected a texture size of {_TEXTURE_SIZES[0]} to {_TEXTURE_SIZES[1]} pixels; got {size}. 1024 "
+            f"suits 20,000 triangles."
+        )
+    try:
+        return import_module("xatlas")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'Expected the package xatlas, which lays the surface flat; it is not installed. Run "pip install '
+            'xatlas", or export vertex colours.',
+            name="xatlas",
+        ) from error
+
+
 def bake_texture(
     animation: MeshAnimation, size: int = 1024, *, frame: int = 0
 ) -> tuple[MeshAnimation, Texture]:
@@ -86,19 +105,7 @@ def bake_texture(
     without the optional package xatlas, ValueError for a size out of range, and as `check_surface`.
     """
     check_surface(animation, "animation")
-    if not _TEXTURE_SIZES[0] <= size <= _TEXTURE_SIZES[1]:
-        raise ValueError(
-            f"Expected a texture size of {_TEXTURE_SIZES[0]} to {_TEXTURE_SIZES[1]} pixels; got {size}. 1024 "
-            f"suits 20,000 triangles."
-        )
-    try:
-        import xatlas  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'Expected the package xatlas, which lays the surface flat; it is not installed. Run "pip install '
-            'xatlas", or export vertex colours.',
-            name="xatlas",
-        ) from error
+    xatlas = atlas_package(size)
     atlas = xatlas.Atlas()
     vertices, faces = animation.positions[frame].numpy(), animation.faces.numpy()
     atlas.add_mesh(vertices.astype(np.float32), faces.astype(np.uint32))
