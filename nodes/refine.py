@@ -243,11 +243,11 @@ class _Fit:
         views = fitted.views.resized(min(fitted.views.images.shape[2], _REPORT_SIZE))
         try:
             picture, residual = fit_report(centred(scene), views, fitted.losses, callback=check_cancelled)
+            self._bar.show(*self._at, lambda: picture, full_size=True)  # else the last preview stays
         except BaseException:
             self._save()
             raise
         self._cache.clear()
-        self._bar.show(*self._at, lambda: picture, full_size=True)  # else the last preview stays
         unexplained = f"It leaves {residual:.4f} of the views unexplained."
         return picture, [*self._lines(fitted.views), unexplained, *fitted.notes]
 

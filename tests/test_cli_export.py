@@ -63,10 +63,10 @@ def ball_scene() -> Gaussians:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("scenes")
-    made = {"block": block_scene(), "ball": ball_scene()}
-    for name, scene in made.items():
-        scene.save(folder / f"{name}.safetensors")
-    return {name: folder / f"{name}.safetensors" for name in made}
+    places = {"block": folder / "block.safetensors", "ball": folder / "ball.SAFETENSORS"}
+    block_scene().save(places["block"])
+    ball_scene().save(places["ball"])
+    return places
 
 
 @pytest.fixture(scope="module")
@@ -259,15 +259,21 @@ def test_an_empty_scene_and_one_of_nan_leave_nothing_behind(scenes, tmp_path, ca
         ("a.usdc", dict(), r"usd-core"),
         ("a.glb", dict(texture=1024), r"xatlas"),
         ("a.glb", dict(texture=32), r"64 to 8192"),
+        (
+            "a",
+            dict(times=tuple(i / 4000 for i in range(4000))),
+            r"frame rate from 0.1 to 1000; got fps = 8000",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, name, changes, error):
     for work in ("turntable", "track", "surface_level"):
         monkeypatch.setattr(scene_export, work, lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(DyNeRF, "render", lambda *_, **__: pytest.fail("the work began"))
     monkeypatch.setattr(av, "codecs_available", set())
     for package in ("pxr", "pxr.Usd", "xatlas"):
         monkeypatch.setitem(sys.modules, package, None)
-    kind = {".usdc": "usd", ".glb": "glb"}.get(name[1:], "turntable")
+    kind = {".usdc": "usd", ".glb": "glb", "": "dataset"}.get(name[1:], "turntable")
     settings = scene_export.ExportSettings(**changes)
     with pytest.raises((ValueError, ModuleNotFoundError), match=error):
         scene_export.export_scene(block_scene(), tmp_path / name, kind, settings)

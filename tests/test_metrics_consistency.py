@@ -110,6 +110,21 @@ def test_views_that_face_each_other_or_are_empty_are_left_out():
     assert errors[2].isnan() and errors[0] < 1e-3
 
 
+@pytest.mark.parametrize("azimuths", [(0, 0, 60, 120), (0, 60, 120, 360)])
+def test_a_view_at_the_place_of_another_says_nothing_with_it(azimuths):
+    twice, once = Cameras((0,) * 4, azimuths), Cameras((0, 0, 0), (0, 60, 120))
+    last = azimuths.index(120)
+    apart = tangency_errors(discs(twice, 64, {last: 3}), twice)[last]
+    alone = tangency_errors(discs(once, 64, {2: 3}), once)[2]
+    assert apart == pytest.approx(float(alone), rel=0.15)
+    assert tangency_errors(discs(Cameras((0, 0), (0, 360)), 64), Cameras((0, 0), (0, 360))).isnan().all()
+    twice, once = Cameras((0, 0, 0), (0, 40, 360 if 360 in azimuths else 0)), Cameras((0, 0), (0, 40))
+    found, alone = (
+        match_errors(render_views(make_creature(5), x, 1, 96).images[0], x) for x in (twice, once)
+    )
+    assert found[0] == pytest.approx(float(alone[0])) and found[2] == pytest.approx(float(alone[0]))
+
+
 def test_true_matches_lie_near_their_epipolar_lines_and_false_cameras_show():
     grid = render_views(make_creature(5), EIGHT, 1, 96)
     right = match_errors(grid.images[0], EIGHT)

@@ -88,6 +88,18 @@ def fitted(request, views):
     return refine_scene(views, config, callback=listen), losses, states, config
 
 
+def test_what_is_drawn_between_frames_while_it_is_fitted_leaves_no_motion(small):
+    seen = []
+
+    def look(step, _total, progress):
+        if step in (2, 4):
+            seen.append(progress.scene.render(CAMERAS, [0.25], 8).rgb)
+
+    scene = refine_scene(small, replace(TINY, seed=2**64 - 1), callback=look)
+    assert len(seen) == 2 and scene.motion is None
+    assert same(scene, refine_scene(small, replace(TINY, seed=2**64 - 1)))
+
+
 def same(first, second):
     """Return whether two scenes have the same bits."""
     ours, theirs = (scene._saved()[0] for scene in (first, second))

@@ -302,12 +302,14 @@ def test_patches_change_a_fit_and_normals_are_checked():
         refine_scene(views, tiny, normals=normals[:2])
     with pytest.raises(ValueError, match="at least 32 pixels for a perceptual distance"):
         refine_scene(views, tiny, size=24, perceptual=perceptual)
+    with pytest.raises(ValueError, match="memory_gb of at least .* patches of 32 pixels; got 0.001"):
+        refine_scene(views, replace(tiny, memory_gb=0.001), perceptual=perceptual)
 
 
 def test_a_memory_budget_changes_rounding_only():
     views = render_views(make_creature(10), Cameras.official("sv4d2"), 3, 24)
     small = replace(SMALL, memory_gb=0.004, plane_sizes=(3, 6, 12))
-    assert 64 <= small.rays_in_memory < 300
+    assert 256 <= small.rays_in_memory < 300
     whole, parts = (refine_scene(views, x).field.field.planes.space[2].detach() for x in (SMALL, small))
     assert float((whole - parts).abs().max()) < 2e-2
     assert RefineConfig().rays_in_memory == 0

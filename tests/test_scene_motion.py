@@ -174,6 +174,10 @@ def test_gaussians_go_with_the_motion(arm, motion, monkeypatch):
     torch.testing.assert_close(both.means.view(2, 5, 3)[:, 4], at_rest[[4, 4]])
     torch.testing.assert_close((1 - both.opacities).view(2, 5).prod(0), torch.full((5,), 0.25))
     assert len(scene.in_world(0.5, moved=True).means) == 5
+    # Where they are added up, as in the density of a surface, both together are as much as either.
+    summed = scene.in_world(BETWEEN, moved=True, summed=True)
+    torch.testing.assert_close(summed.opacities.view(2, 5).sum(0), torch.full((5,), 0.75))
+    assert float(scene.densities(true[:1], BETWEEN)) < 1.1 * float(scene.densities(at_rest[:1], 0.0))
 
 
 @pytest.mark.parametrize("make", [dynerf, gaussians])

@@ -89,7 +89,24 @@ def test_paths_are_linear_between_frames_and_survive_json():
     assert object_path(replace(CROP, centers=((9.0, 9.0),) * 3), RIG, TIMES) is None
     with pytest.raises(ValueError, match="crop of 2 frames, as the views have; got one of 3"):
         object_path(CROP, RIG, TIMES[:2])
-    assert path.seen_by(RIG).fov_deg > RIG.fov_deg + 5
+
+
+@pytest.mark.parametrize("reach", [0.3, 0.9])
+@pytest.mark.parametrize("rig", [Cameras.official("sv4d2"), Cameras.for_scenes()])
+def test_the_whole_path_is_seen_from_every_side(rig, reach):
+    way = torch.tensor([[-reach, 0.0, 0.0], [0.0, 0.0, 0.0], [0.4, 0.2, reach]], dtype=torch.float64)
+    path = ObjectPath((0.0, 0.5, 1.0), tuple((x, y, z) for x, y, z in way.tolist()))
+    seen = path.seen_by(rig)
+    ball = torch.nn.functional.normalize(torch.randn(500, 3, dtype=torch.float64), dim=-1)
+    ball = ball * 0.99 * rig.radius * np.sin(np.radians(rig.fov_deg) / 2)
+    for shift in way:
+        points = torch.cat([ball + shift, torch.ones(500, 1)], dim=1)
+        places = torch.einsum("vij,nj->vni", seen.w2c_opencv()[:, :3].double(), points)
+        assert float((places[..., :2].abs() / places[..., 2:]).max()) < np.tan(np.radians(seen.fov_deg) / 2)
+    still = ObjectPath((0.0,), ((0.0, 0.0, 0.0),)).seen_by(rig)
+    assert still.fov_deg == pytest.approx(rig.fov_deg)
+    through = ObjectPath((0.0,), ((0.0, 0.0, rig.radius),)).seen_by(rig)
+    assert through.fov_deg == pytest.approx(120), "it cannot be held where it meets a camera"
 
 
 def test_the_scene_moves_as_the_crop_did(tmp_path):

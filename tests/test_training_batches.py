@@ -72,6 +72,15 @@ def test_a_batch_follows_from_seed_and_step(config):
     assert len(noises.flatten(1).unique(dim=0)) == len(noises) == 40
 
 
+def test_views_from_far_below_and_above_are_one_sample(config):
+    wide = [60.0 * (k % 3 - 1) for k in range(N_CAMERAS)]
+    batch = drawn(config, DRAW, of=scene(elevations=wide))
+    _, cameras = frames_and_cameras(config, batch)
+    at_zero = drawn(config, DRAW, of=scene(elevations=[e / 8 for e in wide]))
+    assert any(wide[a] != wide[b] for row in cameras for a, b in zip(row, row[1:], strict=False))
+    assert batch.vectors.isfinite().all() and not torch.equal(batch.vectors, at_zero.vectors)
+
+
 def test_scenes_are_drawn_evenly(config):
     batch = draw_batch(lambda k: scene(number=k), 5, config, replace(DRAW, batch=400), 1, 0)
     numbers = (batch.frames[:, 0, 2, 0, 0]).int().bincount()

@@ -17,6 +17,8 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.commands import train as command
 from sv4d2_core.data.views_folder import write_views
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
+from sv4d2_core.diffusion.layout import read_config
+from sv4d2_core.diffusion.safetensors_stream import read_header
 from sv4d2_core.stored import read_tensors
 from sv4d2_core.training.recipe import RECIPES
 from sv4d2_core.world import make_creature, render_views
@@ -50,11 +52,14 @@ def cli(monkeypatch, *arguments: object) -> int:
 
 
 def test_fine_tuning_on_own_renders(tmp_path, base, renders, monkeypatch):
+    header = read_header(base)
+    told = replace(read_config(header), knows="boxes of the procedural world")
+    base = write_random_checkpoint(tmp_path.with_suffix(".safetensors"), told, seed=3)
     options = ("--base", base, "--data", renders, "--motion-steps", 2, "--learning-rate", 0.01)
     assert cli(monkeypatch, "--out", tmp_path, *options, "--view-mixing", "view", "--checkpointing") == 0
     tuned, before = load_checkpoint(tmp_path / "motion.safetensors"), load_checkpoint(base)
     assert tuned.config.trained and tuned.config.unet.view_mixing == "view"
-    assert before.config.unet.view_mixing == "joint_3d"
+    assert before.config.unet.view_mixing == "joint_3d" and before.config.knows and not tuned.config.knows
     weights = before.unet.state_dict()
     assert sum(not torch.equal(p, weights[name]) for name, p in tuned.unet.state_dict().items()) > 100
     for part in ("frame_encoder", "decoder", "clip"):

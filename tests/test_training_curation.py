@@ -168,13 +168,15 @@ def test_the_object_fills_all_views_and_is_never_cut():
     assert 3 <= margin <= 7  # 5 % on the side where it reaches farthest
 
 
-def test_curated_scenes_are_data_sets_and_sources_stay(tmp_path, source, contents):
+def test_curated_scenes_are_data_sets_and_sources_stay(tmp_path, source, contents, monkeypatch):
     before = contents(source)
     records = curate(find_scenes(source), tmp_path / "out", LIMITS)
     assert contents(source) == before
     kept = {record.name: record.verdict.kept for record in records}
     assert kept == {"broken": False, "frozen": False, "good": True}
     assert list(find_scenes(tmp_path / "out")) == ["good"]
+    monkeypatch.chdir(tmp_path / "out/good")
+    assert list(find_scenes(".")) == ["good"]
     grid = read_any_views(tmp_path / "out/good")
     assert torch.equal(read_dataset(tmp_path / "out/good").images, grid.images)
     assert judge(grid, LIMITS).kept and judge(grid, LIMITS).plan.offset < 0.03

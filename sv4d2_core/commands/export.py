@@ -23,6 +23,7 @@ from ..export.scene_export import (
 from ..files import exclusive, exclusive_file
 from ..messages import listed
 from ..scene.store import load_scene
+from ..scene.tracking.surface import RESOLUTIONS
 from .common import (
     DTYPES,
     LARGEST_SIZE,
@@ -63,7 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     meshes = options.group("meshes")
     meshes.value("--faces", at_least(4, 100_000_000), "triangles at most", default.faces)
-    meshes.value("--resolution", at_least(16, 2048), "steps of the grid along the object", default.resolution)
+    meshes.value(
+        "--resolution", at_least(*RESOLUTIONS), "steps of the grid along the object", default.resolution
+    )
     meshes.value(
         "--smoothing", at_least(0, 10_000), "iterations of Taubin's filter; 0: none", default.smoothing
     )
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     is_file = chosen.entries is None or args.out.suffix.lower() in chosen.suffixes
     with (exclusive_file if is_file else exclusive)(args.out):
         check_place(args.out, args.format, args.overwrite)
-        made = _views(args) if args.scene.suffix != _SCENE_SUFFIX else _scene(args)
+        made = _views(args) if args.scene.suffix.lower() != _SCENE_SUFFIX else _scene(args)
     for note in made.notes:
         log.info("%s", note)
     names = listed([path.name for path in made.paths])
@@ -102,7 +105,7 @@ def _without_effect(args: argparse.Namespace) -> tuple[set[str], str]:
     meshes, pictures = {"faces", "resolution", "smoothing"}, {"size", "cameras"}
     times, kind = {"times", "frames", "fps"}, args.format
     every = meshes | pictures | times | {"texture", "sh_degree", "device"}
-    if args.scene.suffix != _SCENE_SUFFIX:
+    if args.scene.suffix.lower() != _SCENE_SUFFIX:
         return every, "for a folder of views"
     used = {
         "glb": meshes | {"texture"},

@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 _FINE_TUNING_STEPS = 1000
 _FINE_TUNING_RATE, _LORA_RATE = 1e-5, 1e-4
 _PLOT_SIZE, _PLOT_EVERY_S = (900, 420), 60.0
-_LONG = 100_000_000  # steps or scenes at most
+_LONG = 100_000_000  # scenes at most
 _SAMPLED_OBJECTS = (0, 1, 2, 3)
 # Twice the recipe's cameras around hold the orbit of 8 views.
 _FEW_VIEWS, _FEWEST_FRAMES = 4, 4
@@ -107,11 +107,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     training = options.group("training")
     for stage, what in (("autoencoder", "from scratch only"), ("decoder", "from scratch only, last")):
-        training.value(f"--{stage}-steps", at_least(1, _LONG), f"{what} (default: the recipe's)")
+        training.value(f"--{stage}-steps", at_least(1), f"{what} (default: the recipe's)")
     text = "phase 1, static 3D without mixing of frames (default: the recipe's; 0 with --base)"
-    training.value("--static-steps", at_least(0, _LONG), text)
+    training.value("--static-steps", at_least(0), text)
     text = f"phase 2, 4D (default: the recipe's; {_FINE_TUNING_STEPS} with --base)"
-    training.value("--motion-steps", at_least(0, _LONG), text)
+    training.value("--motion-steps", at_least(0), text)
     for phase in ("static", "motion"):
         text = "samples per step (default: the recipe's; 1 with --base)"
         training.value(f"--{phase}-batch", at_least(1), text)
@@ -183,8 +183,8 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         refuse_idle(args, add_arguments, steps, "with --finish-in")
     recipe = RECIPES[args.recipe]
     model = recipe.model if args.base is None else read_config(read_header(args.base))
-    if args.data is not None:
-        model = replace(model, knows="")
+    # What a base knows beyond our own worlds stays unsaid, and so does what data of the user's teach.
+    model = replace(model, knows=recipe.model.knows if args.data is None and model.knows else "")
     if args.view_mixing:
         model = replace(model, unet=replace(model.unet, view_mixing=args.view_mixing))
     phases = tuple(phase for phase in _phases(args, recipe, model) if phase.loop.steps > 0)

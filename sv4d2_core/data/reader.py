@@ -201,7 +201,7 @@ def find_scenes(path: str | Path) -> dict[str, Path]:
     # Folders of views hold a contact sheet: to look for clips first would take each for a clip of one image.
     for holds_views in (lambda place: is_folder_of_views(place) or is_dataset(place), find_clips):
         if holds_views(place):
-            return {place.stem: place}
+            return {place.resolve().stem: place}
         if scenes := {entry.name: entry for entry in folders if entry.is_dir() and holds_views(entry)}:
             return scenes
     raise FileNotFoundError(_nothing_at(place))

@@ -28,11 +28,11 @@ from ..scene.gaussians.gaussians import Gaussians
 from ..scene.geometry.hull import project, surface_points, visual_hull
 from ..scene.scene import Scene4D, own_cameras, placed, turntable
 from ..scene.tracking.mesh import Mesh, atlas_package, bake_texture
-from ..scene.tracking.surface import surface_at, surface_level
+from ..scene.tracking.surface import check_resolution, surface_at, surface_level
 from ..scene.tracking.track import Tracked, coherence, diagonal, track
 from ..video.foreground import masks_of
 from ..video.write import check_video
-from ..views import ViewGrid
+from ..views import ViewGrid, check_fps
 from .glb import write_animated_glb
 from .sequences import (
     ANIMATION_SUFFIXES,
@@ -83,6 +83,7 @@ class ExportSettings:
             raise ValueError(f"Expected frames per second above 0; got {self.fps:g}.")
         if not 0 <= self.sh_degree <= SH_DEGREE:
             raise ValueError(f"Expected a degree of harmonics of 0 to {SH_DEGREE}; got {self.sh_degree}.")
+        check_resolution(self.resolution)
         if self.faces < 4:
             raise ValueError(f"Expected at least 4 faces, a tetrahedron; got {self.faces}.")
 
@@ -134,6 +135,7 @@ class _Job(NamedTuple):
 
     def views(self) -> ViewGrid:
         cameras = self.settings.cameras_of(self.scene)
+        check_fps(self.rate, self.path.name)
         seen = self.scene.render(cameras, self.times, self.settings.size, callback=self.callback)
         return ViewGrid(seen.rgb, cameras, seen.alpha, self.rate, times=self.times)
 

@@ -22,6 +22,7 @@ from .image import paired_views
 
 _QUIET_SHARE, _FEWEST = 0.25, 4  # of the object's pixels, taken for static; fewer pixels say nothing
 _FLOW_SIDE = 128  # pixels of a picture for the optical flow
+_SAME_PLACE_DEG = 0.1  # between two views, which then have no baseline
 _SMALLEST_ANGLE_TO_BASELINE_DEG = 25.0  # views along their baseline see no tangent outline
 _WIDEST_MATCH_DEG = 50.0  # beyond this turn corners look too different to be matched
 _WORST_MATCH = 0.05  # of the width: worse matches are mistaken, and count as just so bad
@@ -119,6 +120,8 @@ def tangency_errors(masks: Tensor, cameras: Cameras) -> Tensor:
     rays = [_outline_rays(*view) for view in zip(cameras.rays(size)[1], masks, strict=True)]
     errors: list[list[float]] = [[] for _ in rays]
     for i, j in itertools.combinations(range(len(rays)), 2):
+        if _at_one_place(axes[i], axes[j]):
+            continue
         baseline = F.normalize(eyes[j] - eyes[i], dim=-1)
         angles = [float(torch.rad2deg(torch.acos((axes[v] @ baseline).abs().clamp(max=1)))) for v in (i, j)]
         if min(angles) < _SMALLEST_ANGLE_TO_BASELINE_DEG or not (len(rays[i]) and len(rays[j])):
@@ -149,7 +152,7 @@ def match_errors(images: Tensor, cameras: Cameras) -> Tensor:
     nearest = math.cos(math.radians(_WIDEST_MATCH_DEG))
     errors: list[list[float]] = [[] for _ in corners]
     for i, j in itertools.combinations(range(len(images)), 2):
-        if towards[i] @ towards[j] < nearest:
+        if towards[i] @ towards[j] < nearest or _at_one_place(towards[i], towards[j]):
             continue
         (points_i, words_i), (points_j, words_j) = corners[i], corners[j]
         pairs = match_smnn(words_i, words_j, _LARGEST_RATIO)[1]
@@ -163,6 +166,11 @@ def match_errors(images: Tensor, cameras: Cameras) -> Tensor:
         errors[i] += shares
         errors[j] += shares
     return _means(errors)
+
+
+def _at_one_place(one: Tensor, other: Tensor) -> bool:
+    """Return whether unit directions [3] of two cameras are the same."""
+    return float((one - other).norm()) < math.radians(_SAME_PLACE_DEG)
 
 
 def _means(values: list[list[float]]) -> Tensor:

@@ -12,6 +12,7 @@ from ..stored import LARGEST_COUNT, Fields
 _PER_PIXEL = 0.75  # Gaussians per pixel of a picture, when their number is not given
 _MOST = 40_000  # Gaussians then, at most
 _MOST_SCALES, _MOST_NODES = 8, 4096
+PATCH = 16  # side, in pixels, of the patches that normals are compared on
 
 _Kind = TypeVar("_Kind", bound="Settings")
 
@@ -112,10 +113,14 @@ class FieldConfig(Settings):
         return self.rays_within(self.memory_gb) if self.memory_gb else 0
 
     def rays_within(self, memory_gb: float) -> int:
-        """Return how many rays are followed at once within so many GiB, at least 64."""
+        """Return how many rays are followed at once within so many GiB, at least a patch for normals."""
+        return max(int(memory_gb / self.memory_for(1)), PATCH**2)
+
+    def memory_for(self, rays: int) -> float:
+        """Return the GiB that following so many rays at once takes."""
         # Samples, features with the products before them, and hidden layers, all kept for the gradient.
         per_sample = 4 * (12 * self.features * max(len(self.plane_sizes), 3) + 6 * self.hidden + 32)
-        return max(int(memory_gb * 2**30 / (per_sample * self.samples)), 64)
+        return rays * per_sample * self.samples / 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +161,7 @@ class RefineConfig(FieldConfig):
         choices=("dynerf", "gaussians"),
     )
     gaussians: GaussiansConfig = GaussiansConfig()
-    seed: int = setting(0, "of the initial scene and of every draw", most=2**63)
+    seed: int = setting(0, "of the initial scene and of every draw", most=2**64 - 1)
     steps_static: int = setting(200, "steps on the anchor frame alone, without time", least=0)
     steps: int = setting(2300, "steps on all frames that follow", least=1)
     rounds: int = setting(2, "rounds of the second stage; 0: the first stage alone", least=0)

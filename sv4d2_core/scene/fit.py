@@ -116,6 +116,7 @@ class Fit:
                 f"learning_rate_factor than {self.config.learning_rate_factor:g}."
             )
         self._optimizer.step()
+        self.scene.changed()
         self.losses.append(loss)
         self.step = step.number + 1
 

@@ -128,6 +128,10 @@ class Scene4D(ABC):
             self.motion = motion_of(self, callback)
             self._sought_motion = True
 
+    def changed(self) -> None:
+        """Forget what was found out about the matter before it changed."""
+        self.motion, self._sought_motion = None, False
+
     def save(self, path: str | Path) -> None:
         """Write the scene to a file that `load_scene` reads; it appears complete or not at all."""
         tensors, header = self._saved()

@@ -141,7 +141,9 @@ def _draw_sample(
     references = given_views[frames[0], views[1:]].float() * kept[:, None, None, None]
     elevations = [scene.elevations_deg[v] - scene.elevations_deg[views[0]] for v in views]
     azimuths = [(scene.azimuths_deg[v] - scene.azimuths_deg[views[0]]) % 360 for v in views]
-    cameras = Cameras(tuple(elevations), tuple(azimuths))
+    # Only differences count; the middle keeps those of views that are far apart off the poles.
+    middle = -(max(elevations) + min(elevations)) / 2
+    cameras = Cameras(tuple(elevations), tuple(azimuths), input_elevation_deg=middle)
     vectors, uncond_vectors = camera_vectors(cameras, model.vector_dims)
     if float(torch.rand((), generator=dice)) < config.drop_conditioning:
         given, tokens, references = (torch.zeros_like(x) for x in (given, tokens, references))

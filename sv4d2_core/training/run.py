@@ -143,10 +143,11 @@ class TrainingRun:
         )
 
     def _loaded(self, path: Path) -> Model:
-        """Return a checkpoint's model with the recipe's view mixing, for which any weights fit."""
+        """Return a checkpoint's model with the recipe's ``knows``, and its view mixing: any weights fit."""
         model = load_checkpoint(path, device=self.device)
         model.unet.set_view_mixing(self.recipe.model.unet.view_mixing)
-        return replace(model, config=replace(model.config, unet=model.unet.config))
+        config = replace(model.config, unet=model.unet.config, knows=self.recipe.model.knows)
+        return replace(model, config=config)
 
     def _made_from(self, start: Path) -> str:
         return fingerprint_of(file_fingerprint(start), self.store.settings)

@@ -100,6 +100,10 @@ class DyNeRF(Scene4D):
         found = [field.colours(part, torch.full_like(part[:, 0], time)) for part in parts]
         return torch.cat(found).to(points.device)
 
+    def changed(self) -> None:
+        super().changed()
+        self._moved = None
+
     def carried(self, points: Tensor, start: float, end: float) -> Tensor:
         """Return where world points go with the field's own motion; planes know only the object's path."""
         low, high = self.occupancy.box

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from ...stored import Tensors
 from ...views import ViewGrid
-from ..config import RefineConfig
+from ..config import PATCH, RefineConfig
 from ..geometry.hull import Occupancy, visual_hull
 from ..losses import alpha_entropy, mask_loss, mean_squared
 from ..schedule import Step, anchor_frame
@@ -28,8 +27,8 @@ _WEIGHT_MASK, _WEIGHT_ENTROPY = 0.1, 1e-3
 # Of even colours, where views are not exact and disagree; a deviation in halves of the box.
 _WEIGHT_ALBEDO, _ASIDE = 0.3, 0.03
 _PATCH_START = 0.2  # share of stage 1 after which each step that compares patches draws one
-# Sides of a patch, pixels: for normals, for a perceptual distance, and the least for it: LPIPS needs room.
-_PATCH, _PERCEPTUAL_PATCH, _LEAST_PERCEPTUAL_PATCH = 16, 64, 32
+# Sides of a patch for a perceptual distance, pixels, and the least for it: LPIPS needs room.
+_PERCEPTUAL_PATCH, _LEAST_PERCEPTUAL_PATCH = 64, 32
 
 
 class DyNeRFFit:
@@ -50,6 +49,14 @@ class DyNeRFFit:
                 f"Expected pictures of at least {_LEAST_PERCEPTUAL_PATCH} pixels for a perceptual distance "
                 f"such as LPIPS; got {size}. Raise the size, or leave the distance out."
             )
+        self._patch_side = PATCH if perceptual is None else min(_PERCEPTUAL_PATCH, size)
+        needed = config.memory_for(self._patch_side**2)
+        if perceptual is not None and 0 < config.memory_gb < needed:
+            raise ValueError(
+                f"Expected a memory_gb of at least {needed:.2g} for a perceptual distance such as LPIPS: it "
+                f"compares patches of {self._patch_side} pixels; got {config.memory_gb:g}. Raise it, or "
+                f"leave the distance out."
+            )
         finest = min(max(size // 2, 8), _FINEST_PLANES)
         config = replace(config, plane_sizes=config.plane_sizes or (finest // 4, finest // 2, finest))
         self._hull = visual_hull(views.masks.to(device), views.cameras, config.hull_size)
@@ -57,7 +64,7 @@ class DyNeRFFit:
         self.scene = DyNeRF(self._hull, views.cameras, views.fps, times, config, generator)
         self.scene.field.follow(self._hull, anchor_frame(views.masks), times, config.follow)
         self._config, self._device, self._generator = config, torch.device(device), generator
-        self._perceptual, self._patch_side = perceptual, _PATCH if perceptual is None else _PERCEPTUAL_PATCH
+        self._perceptual = perceptual
 
     def groups(self) -> list[dict]:
         """Return the optimiser's groups: ``params``, and ``rate`` for the learning rate at step 0."""
@@ -128,8 +135,6 @@ class DyNeRFFit:
 
     def _patch(self, step: Step, frames: Tensor) -> Tensor:
         side = min(self._patch_side, self._pool.size)
-        if self._config.rays_in_memory:
-            side = min(side, math.isqrt(self._config.rays_in_memory))
         rays, target = self._pool.draw_patch(frames, side, self._generator, step.timed)
         colours, opacities, distances = self.scene.follow(rays)
         points = rays.origins + distances[:, None] * rays.directions

@@ -163,17 +163,18 @@ class Gaussians(Scene4D):
         scales = log_scales.clamp(low, high).exp()
         return GaussiansAt(means, quats, scales, opacities.sigmoid(), own.colours.sigmoid())
 
-    def in_world(self, time: float, moved: bool = False) -> GaussiansAt:
+    def in_world(self, time: float, moved: bool = False, summed: bool = False) -> GaussiansAt:
         """Return the Gaussians at a time in 0..1 where the object's path puts them, with gradients.
 
         ``moved`` gives, between two frames of a scene whose motion is known, those of both frames,
-        carried there and together as opaque as either; without gradients.
+        carried there and together as opaque as either, one seen through the other or, where they are
+        ``summed``, one added to the other; without gradients.
         """
-        gaussians = self._moved(time) if moved else self.at_time(time)
+        gaussians = self._moved(time, summed) if moved else self.at_time(time)
         return gaussians._replace(means=gaussians.means + self._shift(time).to(gaussians.means))
 
     @torch.no_grad()
-    def _moved(self, time: float) -> GaussiansAt:
+    def _moved(self, time: float, summed: bool = False) -> GaussiansAt:
         """Return what is seen at a time, in the object's middle; what belongs to no motion only fades."""
         from scipy.spatial.transform import Rotation
 
@@ -197,7 +198,7 @@ class Gaussians(Scene4D):
                 own._replace(
                     means=torch.where(goes, torch.from_numpy(places).to(own.means), own.means),
                     quats=torch.where(goes, quats, own.quats),
-                    opacities=1 - (1 - own.opacities) ** weight,
+                    opacities=weight * own.opacities if summed else 1 - (1 - own.opacities) ** weight,
                 )
             )
         return GaussiansAt(*(torch.cat(pair) for pair in zip(*found, strict=True)))
@@ -215,12 +216,12 @@ class Gaussians(Scene4D):
     @torch.no_grad()
     def densities(self, points: Tensor, time: float) -> Tensor:
         """Return the sum of the Gaussians at world points, [N]; each is as high as its opacity."""
-        gaussians = self.in_world(time, moved=True)
+        gaussians = self.in_world(time, moved=True, summed=True)
         return gaussian_densities(gaussians, points.to(gaussians.means)).to(points.device)
 
     @torch.no_grad()
     def colours(self, points: Tensor, time: float) -> Tensor:
-        gaussians = self.in_world(time, moved=True)
+        gaussians = self.in_world(time, moved=True, summed=True)
         return gaussian_colours(gaussians, points.to(gaussians.means)).to(points.device)
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from ...video.crop import CropPath
 from ...views import ViewGrid
 
 _STILL = 1e-4  # shifts below this, world units, are not worth a path
+_WIDEST_HALF = math.radians(60)  # of a picture that holds a path
 _CANDIDATES_DEG = range(-20, 41, 5)  # elevations of the input that are tried
 _REACH = 0.375  # half of the rays that are searched, in camera radii: the object is about half of one
 _SAMPLES = 64
@@ -40,10 +41,19 @@ class ObjectPath:
         return torch.tensor([np.interp(time, self.times, shifts[:, axis]) for axis in range(3)])
 
     def seen_by(self, cameras: Cameras) -> Cameras:
-        """Return the cameras with a field of view that holds the whole path of what theirs held at rest."""
-        farthest = max(math.dist(shift, (0, 0, 0)) for shift in self.shifts)
-        half = math.tan(math.radians(cameras.fov_deg) / 2) + farthest / cameras.radius
-        return replace(cameras, fov_deg=2 * math.degrees(math.atan(half)))
+        """Return the cameras with a field of view that holds, all the way, the ball that theirs held at rest.
+
+        The view is at most 120 degrees wide: an object that comes that near is cut off.
+        """
+        rotations, shifts = cameras.c2w_opengl()[:, :3, :3], torch.tensor(self.shifts, dtype=torch.float64)
+        right, up, back = torch.einsum("vij,ti->jvt", rotations.double(), shifts)
+        ahead, ball = cameras.radius - back, cameras.radius * math.sin(math.radians(cameras.fov_deg) / 2)
+        angles = [
+            torch.atan2(aside.abs(), ahead) + torch.asin((ball / torch.hypot(aside, ahead)).clamp(max=1))
+            for aside in (right, up)
+        ]
+        half = min(float(torch.stack(angles).max()), _WIDEST_HALF)
+        return replace(cameras, fov_deg=max(2 * math.degrees(half), cameras.fov_deg))
 
     def to_json(self) -> dict:
         return {"times": list(self.times), "shifts": [list(shift) for shift in self.shifts]}

@@ -22,7 +22,8 @@ from .mesh import Mesh, check_finite
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-_RESOLUTIONS = (16, 512)
+RESOLUTIONS = (16, 512)
+_POINTS = 1 << 20  # of a grid that densities are asked for together
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,21 @@ class DensityGrid:
         return sampled.view(points.shape[:-1])
 
 
+def check_resolution(resolution: int) -> None:
+    """Raise ValueError for a number of steps along the longest side out of its range."""
+    if not RESOLUTIONS[0] <= resolution <= RESOLUTIONS[1]:
+        raise ValueError(
+            f"Expected a resolution of {RESOLUTIONS[0]} to {RESOLUTIONS[1]} steps; got {resolution}. 128 "
+            f"suits views of 576 pixels."
+        )
+
+
 def density_grid(scene: Scene4D, time: float, resolution: int) -> DensityGrid:
     """Return the scene's densities on a grid over its bounds, ``resolution`` steps along the longest side.
 
     Raises ValueError: a resolution out of range, nothing at this time, densities that are not finite.
     """
-    if not _RESOLUTIONS[0] <= resolution <= _RESOLUTIONS[1]:
-        raise ValueError(
-            f"Expected a resolution of {_RESOLUTIONS[0]} to {_RESOLUTIONS[1]} steps; got {resolution}. 128 "
-            f"suits views of 576 pixels."
-        )
+    check_resolution(resolution)
     moment = f"scene at time {time:g}"
     bounds = scene.bounds(time).float()
     check_finite(moment, bounds=bounds)
@@ -64,7 +70,8 @@ def density_grid(scene: Scene4D, time: float, resolution: int) -> DensityGrid:
     low = low - step
     axes = [start + step * torch.arange(count) for start, count in zip(low, counts, strict=True)]
     inner = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)[1:-1, 1:-1, 1:-1]
-    found = scene.densities(inner.reshape(-1, 3), time).cpu().float()
+    parts = inner.reshape(-1, 3).split(_POINTS)
+    found = torch.cat([scene.densities(part, time).cpu().float() for part in parts])
     check_finite(moment, densities=found)
     values = torch.zeros(counts)
     values[1:-1, 1:-1, 1:-1] = found.view(inner.shape[:3])

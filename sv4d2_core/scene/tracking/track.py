@@ -9,6 +9,7 @@ Pauly 2008; Amberg, Romdhani and Vetter 2007 (non-rigid registration whose stiff
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..scene import Scene4D
+from ..scene import SAME_TIME, Scene4D
 from .graph import Correspondences, DeformationGraph, Pose, Regulariser, deformation_graph, gauss_newton_step
 from .limbs import turned_limbs
 from .mesh import Mesh, MeshAnimation
@@ -289,11 +290,13 @@ class Tracker:
         if frame == self.anchor or not 0 < frame < len(self.times) - 1:
             return
         # A cubic through two frames on either side, which lets motion turn; at the ends a line.
-        places = self.poses[frame - 1].nodes + self.poses[frame + 1].nodes
-        if 1 < frame < len(self.times) - 2:
-            places = (4 * places - self.poses[frame - 2].nodes - self.poses[frame + 2].nodes) / 6
-        else:
-            places = places / 2
+        reach = 2 if 1 < frame < len(self.times) - 2 else 1
+        around = [other for other in range(frame - reach, frame + reach + 1) if other != frame]
+        places = np.zeros_like(self.poses[frame].nodes)
+        for one in around:
+            others = [self.times[other] for other in around if other != one]
+            share = math.prod((self.times[frame] - t) / (self.times[one] - t) for t in others)  # Lagrange's
+            places += share * self.poses[one].nodes
         self.poses[frame] = self._registered(
             self.poses[frame], frame, _SWEEP_STEPS, _SWEEP_STIFFNESS, places, _STEADINESS
         )
@@ -352,12 +355,15 @@ class Coherence(NamedTuple):
 
 
 def coherence(animation: MeshAnimation, frames: Sequence[Mesh]) -> Coherence | None:
-    """Return how far vertices leave a straight and even way, tracked and frame by frame; None below 3 frames.
+    """Return how far vertices leave a straight and even way, tracked and frame by frame.
 
-    The acceleration at frame t is |x(t + 1) - 2 x(t) + x(t - 1)|, averaged over vertices and (evenly spaced)
-    frames. Meshes made anew per frame tremble; theirs is that of the points nearest to the tracked vertices.
+    None below 3 frames, and where these are not evenly spaced.
+
+    The acceleration at frame t is |x(t + 1) - 2 x(t) + x(t - 1)|, averaged over vertices and frames. Meshes
+    made anew per frame tremble; theirs is that of the points nearest to the tracked vertices.
     """
-    if len(frames) < 3:
+    steps = np.diff(animation.times)
+    if len(frames) < 3 or np.ptp(steps) > SAME_TIME:
         return None
     positions = animation.positions.double().numpy()
     nearest = np.stack([_nearest(own, frame) for own, frame in zip(positions, frames, strict=True)])
