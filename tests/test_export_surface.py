@@ -356,6 +356,17 @@ def test_the_same_scene_gives_the_same_mesh(followed):
     assert torch.equal(again.animation.colours, tracked.animation.colours)
 
 
+def test_times_that_are_not_even_make_no_vertex_slide():
+    scene, times = Arm(bend_deg=90.0, n_frames=5), (0.0, 0.1, 0.5, 0.6, 1.0)
+    tracked = track(scene, times, 32, 1500)
+    base = tracked.animation.positions[tracked.anchor]
+    for frame in (1, 3):
+        true = scene.moved(base, times[tracked.anchor], times[frame])
+        apart = (tracked.animation.positions[frame] - true).norm(dim=-1).mean()
+        assert float(apart) < (0.0085, 0.005)[frame > 2]
+    assert coherence(tracked.animation, tracked.frames) is None
+
+
 def test_a_part_that_vanishes_is_lost():
     scene = Arm(bend_deg=0.0, n_frames=3, gap=0.9)
     tracked = track(scene, scene.times, **SIZES)
