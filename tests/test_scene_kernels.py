@@ -18,7 +18,7 @@ from sv4d2_core.scene import kernels
 from sv4d2_core.scene.dynerf import planes
 from sv4d2_core.scene.gaussians import splatting
 from sv4d2_core.scene.gaussians.splat_torch import TILE, TileLists
-from sv4d2_core.scene.kernels import Try, by_triton, triton_fault
+from sv4d2_core.scene.kernels import Try, by_triton, fault_of, scene_device
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 WALKS = {name: f"sv4d2_core.scene.{name}_triton" for name in ("gaussians.splat", "dynerf.planes")}
@@ -64,13 +64,13 @@ def failing(error):
 def test_a_first_tiny_try_says_whether_triton_works(work, fault):
     # Scenes are rendered where nothing has gradients; the kernels of the gradient are tried all the same.
     with torch.inference_mode():
-        found = triton_fault(CPU, lambda: Try(work, torch.square, (torch.arange(3.0),)))
+        found = fault_of(CPU, lambda: Try(work, torch.square, (torch.arange(3.0),)))
     assert found is None if fault is None else found.startswith(fault)
 
 
 def test_running_out_of_memory_is_no_fault_of_triton():
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        triton_fault(CPU, failing(torch.cuda.OutOfMemoryError("CUDA out of memory")))
+        fault_of(CPU, failing(torch.cuda.OutOfMemoryError("CUDA out of memory")))
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,26 @@ def test_running_out_of_memory_is_no_fault_of_triton():
 )
 def test_who_works_is_chosen_and_named_once(monkeypatch, caplog, device, installed, fault, expected, said):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
-    monkeypatch.setattr(kernels, "triton_fault", lambda *_: fault)
+    monkeypatch.setattr(kernels, "fault_of", lambda *_: fault)
     with caplog.at_level(logging.INFO, logger=kernels.__name__):
         assert by_triton("Work is done", device, id) is by_triton("Work is done", device, id) is expected
     assert len(caplog.records) == 1 and said in caplog.text
+
+
+@pytest.mark.parametrize(("name", "kept"), [("cpu", True), ("cuda", True), ("mps", False), ("xpu", True)])
+def test_scenes_stay_where_pytorch_reads_them_rightly(monkeypatch, caplog, name, kept):
+    scene_device.cache_clear()
+    faults = {"mps": "no gradient", "cuda": "never tried"}
+    monkeypatch.setattr(kernels, "fault_of", lambda device, tiny: faults.get(device.type))
+    with caplog.at_level(logging.INFO, logger=kernels.__name__):
+        found = [scene_device(torch.device(name), planes.tiny_scene).type for _ in range(2)]
+    assert found == [name if kept else "cpu"] * 2
+    assert len(caplog.records) == (not kept) and ("stay on the CPU" in caplog.text) == (not kept)
+    scene_device.cache_clear()
+
+
+def test_the_tiny_scene_comes_out_right_here():
+    assert fault_of(CPU, planes.tiny_scene) is None
 
 
 def splats_drawn(module):
@@ -217,7 +233,7 @@ def test_kernels_agree_with_torch_in_a_field(monkeypatch):
 def test_kernels_agree_in_their_first_try_with_mixed_precision(tiny):
     device = CPU if INTERPRETED else CUDA
     with torch.autocast(device.type, torch.bfloat16):
-        assert triton_fault(device, *tiny) is None
+        assert fault_of(device, *tiny) is None
 
 
 @where_kernels_run

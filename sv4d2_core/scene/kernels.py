@@ -1,4 +1,4 @@
-"""Whether Triton kernels or PyTorch work on a device: kernels where a first tiny try came out right."""
+"""What works on a device, Triton kernels and PyTorch itself: what came out right in a first tiny try."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 class Try(NamedTuple):
     """A tiny piece of work."""
 
-    by_triton: Callable[..., Tensor]
-    by_torch: Callable[..., Tensor]
+    work: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]  # of both, float32 on the CPU; all have gradients
 
 
@@ -33,7 +33,7 @@ def by_triton(work: str, device: torch.device, tiny: Callable[..., Try], *given:
     if importlib.util.find_spec("triton") is None:
         _log.info("%s by torch: installing the package triton makes this much faster.", work)
         return False
-    fault = triton_fault(device, tiny, *given)
+    fault = fault_of(device, tiny, *given)
     if fault is None:
         _log.info("%s by triton.", work)
         return True
@@ -46,16 +46,33 @@ def by_triton(work: str, device: torch.device, tiny: Callable[..., Try], *given:
     return False
 
 
-def triton_fault(device: torch.device, tiny: Callable[..., Try], *given: Any) -> str | None:
-    """Return why Triton fails on a device in a `Try`; None: it works. Raises OOM errors."""
+@functools.cache
+def scene_device(device: torch.device, tiny: Callable[..., Try]) -> torch.device:
+    """Return where a scene lives: the device, or, where ``tiny`` goes wrong there, the CPU; log that once.
+
+    PyTorch reads grids on Apple's GPUs since 2.13; before, gradients were missing or results wrong.
+    """
+    if device.type in ("cpu", "cuda") or (fault := fault_of(device, tiny)) is None:
+        return device
+    _log.warning(
+        "4D scenes stay on the CPU: PyTorch %s failed on %s in a first tiny try (%s). A newer one may do.",
+        torch.__version__,
+        device.type,
+        fault,
+    )
+    return torch.device("cpu")
+
+
+def fault_of(device: torch.device, tiny: Callable[..., Try], *given: Any) -> str | None:
+    """Return why a `Try` fails on a device; None: it works. Raises OOM errors."""
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            by_triton, by_torch, inputs = tiny(*given)
+            work, reference, inputs = tiny(*given)
             found = []
             # In double precision neither mixed precision nor TF32 makes the reference coarser.
             for function, leaves in (
-                (by_triton, [x.to(device, copy=True).requires_grad_() for x in inputs]),
-                (by_torch, [x.double().requires_grad_() for x in inputs]),
+                (work, [x.to(device, copy=True).requires_grad_() for x in inputs]),
+                (reference, [x.double().requires_grad_() for x in inputs]),
             ):
                 result = function(*leaves)
                 gradients = torch.autograd.grad(result.square().sum(), leaves)

@@ -13,9 +13,11 @@ from torch import Tensor
 from ..video.crop import CropPath
 from ..views import ViewGrid
 from .config import RefineConfig
+from .dynerf.planes import tiny_scene
 from .dynerf.rays import Perceptual
 from .fit import Fit, FitProgress
 from .geometry.placement import object_path, with_elevation
+from .kernels import scene_device
 from .scene import Scene4D
 from .schedule import schedule
 from .store import FitState
@@ -40,7 +42,7 @@ def refine_scene(
     normals: Tensor | None = None,
     minutes: float | None = None,  # as many steps as this machine does in it, in place of the settings'
     callback: Callback | None = None,
-    device: torch.device | str = "cpu",  # where the scene is fitted and stays
+    device: torch.device | str = "cpu",  # where the scene is fitted and stays, see `scene_device`
     state: FitState | None = None,  # of an interrupted fit, to go on with
 ) -> Scene4D:
     """Return the scene that shows what the views show, as `sv4d2 refine` and the node SV4D2 Refine 4D do.
@@ -59,6 +61,7 @@ def refine_scene(
         ValueError: views that cannot be fitted, or a state of another fit; the text says what to change.
         FloatingPointError: the fit diverged; the text says which setting to lower.
     """
+    device = scene_device(torch.device(device), tiny_scene)
     views = checked_views(views)
     if size is not None:
         views = checked_views(views.resized(size))

@@ -17,8 +17,10 @@ from ..stored import Tensors, read_tensors, write_tensors
 from ..views import ViewGrid
 from .config import RefineConfig
 from .dynerf.dynerf import DyNeRF
+from .dynerf.planes import tiny_scene
 from .gaussians.gaussians import Gaussians
 from .geometry.placement import ObjectPath
+from .kernels import scene_device
 from .scene import SCENE_FORMAT, SCENE_VERSION, Scene4D
 from .tracking.motion import Motion
 
@@ -81,6 +83,7 @@ def load_scene(path: str | Path, device: torch.device | str = "cpu") -> Scene4D:
         )
     moving = tensors.under("motion.")
     own = {key: tensor for key, tensor in tensors.items() if not key.startswith("motion.")}
+    device = scene_device(torch.device(device), tiny_scene)
     scene = readers[backend](Tensors(own, tensors.place), header, device)
     if any(a >= b for a, b in pairwise(scene.times)):
         raise header.wrong("times", "rising times, each once,")

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .. import kernels
 from ..config import FieldConfig
 from ..losses import time_difference, total_variation
-from .motion import OffsetGrids
+from .motion import OffsetGrids, rotations_about
 
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # of space, spanned by each plane
 _PLANES_RATE, _DECODER_RATE, MOTION_RATE = 3e-2, 3e-3, 3e-3  # learning rates at step 0
@@ -265,6 +265,22 @@ def tiny(channels: int) -> kernels.Try:
         lambda points, *scales: products(scales, points, counts),
         (points, *planes),
     )
+
+
+def tiny_scene() -> kernels.Try:
+    """Return what scenes ask of PyTorch itself: turns, grids of offsets, planes, and wider cells."""
+
+    def work(points: Tensor, planes: Tensor, grid: Tensor, turns: Tensor) -> Tensor:
+        turned = (rotations_about(turns) @ points[..., None])[..., 0]
+        where = turned[None, None, None]
+        offsets = F.grid_sample(grid[None], where, align_corners=True, padding_mode="border")
+        wider = F.max_pool3d(grid.detach()[None], 3, 1, 1).mean()
+        return wider * products([planes], turned + offsets[0, :, 0, 0].T, (15, 25))
+
+    generator = torch.Generator().manual_seed(0)
+    points = torch.linspace(-1.3, 1.3, 120).view(3, 40).T
+    planes, grid = (torch.rand(shape, generator=generator) for shape in ((2, 3, 4, 4, 4), (3, 3, 3, 3)))
+    return kernels.Try(work, work, (points, planes, grid, 0.3 * points.flip(0)))
 
 
 def _sum(term: Callable[[Tensor], Tensor], planes: Iterable[Tensor]) -> Tensor:
