@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..scene import SAME_TIME, Scene4D
+from ..scene import Scene4D
 from .graph import Correspondences, DeformationGraph, Pose, Regulariser, deformation_graph, gauss_newton_step
 from .limbs import turned_limbs
 from .mesh import Mesh, MeshAnimation
@@ -346,6 +346,9 @@ def _both_ways(one: np.ndarray, other: np.ndarray) -> float:
 _POINTS = 20_000
 
 
+_UNEVEN = 0.5  # of the mean step between frames by which steps may differ
+
+
 class Coherence(NamedTuple):
     """Accelerations, world units per frame squared."""
 
@@ -357,13 +360,13 @@ class Coherence(NamedTuple):
 def coherence(animation: MeshAnimation, frames: Sequence[Mesh]) -> Coherence | None:
     """Return how far vertices leave a straight and even way, tracked and frame by frame.
 
-    None below 3 frames, and where these are not evenly spaced.
+    None below 3 frames, and where these are far from evenly spaced.
 
     The acceleration at frame t is |x(t + 1) - 2 x(t) + x(t - 1)|, averaged over vertices and frames. Meshes
     made anew per frame tremble; theirs is that of the points nearest to the tracked vertices.
     """
     steps = np.diff(animation.times)
-    if len(frames) < 3 or np.ptp(steps) > SAME_TIME:
+    if len(frames) < 3 or np.ptp(steps) > _UNEVEN * steps.mean():
         return None
     positions = animation.positions.double().numpy()
     nearest = np.stack([_nearest(own, frame) for own, frame in zip(positions, frames, strict=True)])
