@@ -344,8 +344,6 @@ def _both_ways(one: np.ndarray, other: np.ndarray) -> float:
 
 
 _POINTS = 20_000
-
-
 _UNEVEN = 0.5  # of the mean step between frames by which steps may differ
 
 
