@@ -103,6 +103,10 @@ class Worker:
         except (EOFError, ConnectionError):
             self._process.join()
             raise RuntimeError(f"the process ended with {self._process.exitcode}") from None
+        assert self._process.pid is not None
+        # It writes where it was into its log.
+        os.kill(self._process.pid, signal.SIGABRT)
+        self._process.join(2)
         raise RuntimeError(f"killed after {seconds:.0f} s; see the log for where it was")
 
     def end(self) -> None:
