@@ -463,7 +463,7 @@ def serve(connection: Connection, options: Options) -> None:
     """Answer every section that is asked for; what aborts or crashes puts where it was into the log."""
     log_file = options.file.with_suffix(f"{options.file.suffix}.log")
     logging.basicConfig(level=logging.INFO, filename=log_file, format="%(asctime)s %(message)s")
-    # Not by a timer: its thread reads the stacks of threads that run, which may crash the process before its limit.
+    # Not by a timer: its thread reads the stacks of threads that run, which may crash the process.
     faulthandler.enable(log_file.open("a"))
     bench = Bench(options)
     while True:

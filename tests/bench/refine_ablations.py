@@ -8,8 +8,8 @@ Figures are means over the suite's scenes, of five held-out cameras at the frame
 foreground PSNR and mask IoU half-way between them; "floaters" is the opacity more than two pixels outside the
 true mask, as a share of the mask; "ceiling" is what true views can give without a prior (see `ceiling`).
 "perceptual" is built as LPIPS, over the shipped model's autoencoder and without trained weights of channels;
-"FH4D", the Frechet distance of all scenes' clips together, is in rows of all scenes only. Real assets have
-rows of their own: their shape and further views, so ceiling and oracles, are not known.
+"FHD-F" to "FH4D", Frechet distances of all scenes' clips together, are in rows of all scenes only. Real
+assets have rows of their own: their shape and further views, so ceiling and oracles, are not known.
 
 ``stage1`` has no second stage. In that of ``oracle-S`` views are made anew by who knows the truth, with
 errors of strength S (1: as large as SV4D 2.0's), drawn anew per round; ``polish`` keeps the given views and
@@ -34,7 +34,7 @@ from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.sampling import to_network_images
 from sv4d2_core.diffusion.vae import VAEEncoder
 from sv4d2_core.metrics.consistency import fit_residuals
-from sv4d2_core.metrics.evaluate import Networks, SceneScores, evaluate, summarise, written
+from sv4d2_core.metrics.evaluate import FHD_NAMES, Networks, SceneScores, evaluate, summarise, written
 from sv4d2_core.metrics.image import mask_iou, psnr
 from sv4d2_core.scene.config import RefineConfig
 from sv4d2_core.scene.refine import refine_scene
@@ -47,9 +47,9 @@ METRICS = ("PSNR fg", "PSNR union", "mask IoU", "flicker", "acceleration", "warp
 COLUMNS = (
     *METRICS,
     *("between", "between IoU", "input PSNR fg", "fit residual", "floaters", "perceptual", "ceiling", "s"),
-    "FH4D",
+    *FHD_NAMES.values(),
 )
-DIGITS = (2, 2, 3, 4, 4, 4, 2, 2, 3, 2, 4, 4, 4, 2, 0, 4)
+DIGITS = (2, 2, 3, 4, 4, 4, 2, 2, 3, 2, 4, 4, 4, 2, 0, *(4 for _ in FHD_NAMES))
 Scene = BenchmarkScene | AssetScene
 ARMS = ("stage1", "polish", *(f"oracle-{strength}" for strength in ("0", "0.25", "0.5", "1", "2")))
 
@@ -145,7 +145,7 @@ def main() -> None:
             fitted = refine_scene(shown, config, input_elevation_deg=0.0, resynthesize=again)
             seconds = time.perf_counter() - began
             figures, scores = measure(scene, fitted, shown, args.size, networks)
-            row = [*figures, best.get(scene.name, math.nan), seconds, math.nan]
+            row = [*figures, best.get(scene.name, math.nan), seconds, *(math.nan for _ in FHD_NAMES)]
             if not is_asset:
                 rows.append(row)
                 all_scores.append(scores)
@@ -153,7 +153,8 @@ def main() -> None:
                 print(_row(f"{arm}, {scene.name}", row), flush=True)
         if rows:
             means = torch.tensor(rows, dtype=torch.float64).nanmean(dim=0).tolist()
-            print(_row(arm, [*means[:-1], summarise(all_scores).value("FH4D")]), flush=True)
+            together = [summarise(all_scores).value(name) for name in FHD_NAMES.values()]
+            print(_row(arm, [*means[: -len(together)], *together]), flush=True)
 
 
 def _row(name: str, values: list[float]) -> str:
