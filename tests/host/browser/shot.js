@@ -45,7 +45,7 @@ async function openPage(job) {
   return { context, page };
 }
 
-// Fits the whole graph into the window; the page's own command would animate.
+// Fits the whole graph into the window, its small text too; the page's own command would animate.
 async function showAll(page) {
   await page.keyboard.press("Escape");
   // Previews load after the run has ended, and their nodes grow.
@@ -60,6 +60,8 @@ async function showAll(page) {
     view.scale = scale;
     view.offset[0] = width / scale / 2 - (left + right) / 2;
     view.offset[1] = height / scale / 2 - (top + bottom) / 2;
+    // The page leaves out text that is small on the screen.
+    app.canvas.min_font_size_for_lod = 0;
     app.canvas.setDirty(true, true);
   });
   await page.waitForTimeout(SETTLE_MS / 2);
