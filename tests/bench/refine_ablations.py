@@ -145,16 +145,16 @@ def main() -> None:
             fitted = refine_scene(shown, config, input_elevation_deg=0.0, resynthesize=again)
             seconds = time.perf_counter() - began
             figures, scores = measure(scene, fitted, shown, args.size, networks)
-            row = [*figures, best.get(scene.name, math.nan), seconds, *(math.nan for _ in FHD_NAMES)]
+            row = [*figures, best.get(scene.name, math.nan), seconds]
             if not is_asset:
                 rows.append(row)
                 all_scores.append(scores)
             if is_asset or args.per_scene:
-                print(_row(f"{arm}, {scene.name}", row), flush=True)
+                print(_row(f"{arm}, {scene.name}", [*row, *(math.nan for _ in FHD_NAMES)]), flush=True)
         if rows:
             means = torch.tensor(rows, dtype=torch.float64).nanmean(dim=0).tolist()
-            together = [summarise(all_scores).value(name) for name in FHD_NAMES.values()]
-            print(_row(arm, [*means[: -len(together)], *together]), flush=True)
+            summary = summarise(all_scores)
+            print(_row(arm, [*means, *(summary.value(name) for name in FHD_NAMES.values())]), flush=True)
 
 
 def _row(name: str, values: list[float]) -> str:
