@@ -461,10 +461,14 @@ def json_in(file: Path) -> object:
         return None
 
 
+# In a name; elsewhere than on Windows a colon and a backslash are letters like others.
+_LEADS_ELSEWHERE = r"[/\\\0:]" if sys.platform == "win32" else r"[/\0]"
+
+
 def plain_names(value: object) -> list[str]:
     """Return those of a list's values that can be names of entries, which lead nowhere else."""
     names = [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
-    return [name for name in names if name not in ("", ".", "..") and not re.search(r"[/\\\0:]", name)]
+    return [name for name in names if name not in ("", ".", "..") and not re.search(_LEADS_ELSEWHERE, name)]
 
 
 def _missing(folder: Path) -> list[Path]:

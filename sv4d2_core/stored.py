@@ -216,9 +216,13 @@ def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], he
     write_whole(Path(path), content)
 
 
-def read_tensors(path: str | Path, kind: str) -> tuple[Tensors, Fields]:
-    """Return what `write_tensors` wrote. Raises FileNotFoundError, or ValueError for a file that is none."""
-    tensors, text = _read(Path(path), f"a {kind} file", kind)
+def read_tensors(path: str | Path, kind: str, *, mapped: bool = False) -> tuple[Tensors, Fields]:
+    """Return what `write_tensors` wrote. Raises FileNotFoundError, or ValueError for a file that is none.
+
+    ``mapped`` leaves tensors in the file, for those that are larger than memory: as long as one is held,
+    Windows neither replaces nor removes the file.
+    """
+    tensors, text = _read(Path(path), f"a {kind} file", kind, mapped=mapped)
     header = json_object(text, f"the {kind} of {path}")
     if header.pop(_CHECKSUM, None) not in (None, _checksum(tensors)):  # early versions wrote none
         blank = sum(not tensor.any() for tensor in tensors.values())
@@ -230,7 +234,9 @@ def read_tensors(path: str | Path, kind: str) -> tuple[Tensors, Fields]:
     return _finite(tensors), header
 
 
-def _read(path: Path, what: str, kind: str | None, advice: str = "Make it anew.") -> tuple[Tensors, str]:
+def _read(
+    path: Path, what: str, kind: str | None, advice: str = "Make it anew.", mapped: bool = False
+) -> tuple[Tensors, str]:
     """Return the tensors of a file, and its metadata of a kind, without which nothing is read."""
     if not path.is_file():
         raise FileNotFoundError(f"Expected {what}; there is no file {path}. {advice}")
@@ -240,6 +246,8 @@ def _read(path: Path, what: str, kind: str | None, advice: str = "Make it anew."
             if kind is not None and not text:
                 raise ValueError("it is a safetensors file of another kind")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if not mapped:
+                tensors = {key: tensor.clone() for key, tensor in tensors.items()}
     except (SafetensorError, ValueError, OSError) as error:
         if is_out_of_memory(error):
             raise

@@ -201,7 +201,9 @@ def test_turntable_is_a_video_of_as_many_pictures(scenes, tmp_path):
     with av.open(str(tmp_path / "turn.mp4")) as container:
         assert len([*container.decode(video=0)]) == 6
     assert export(scenes["block"], tmp_path / "turn", "turntable", "--frames", 2, "--size", 16) == 0
-    assert sorted(path.suffix for path in (tmp_path / "turn").iterdir()) == [".json", ".png", ".png"]
+    assert export(scenes["block"], tmp_path / "cat.v2", "turntable", "--frames", 2, "--size", 16) == 0
+    for folder in ("turn", "cat.v2"):
+        assert sorted(path.suffix for path in (tmp_path / folder).iterdir()) == [".json", ".png", ".png"]
 
 
 @pytest.mark.parametrize("kind", ["dataset", "colmap"])
@@ -257,6 +259,8 @@ def test_an_empty_scene_and_one_of_nan_leave_nothing_behind(scenes, tmp_path, ca
         ("a.mp4", dict(size=31), r"even height and width; got 96 of 31 x 31"),
         ("a.webm", dict(), r"libvpx-vp9"),
         ("a.usdc", dict(), r"usd-core"),
+        ("a.mov", dict(), r"ends in .mp4 or .webm or .gif for turntable; got 'a.mov'"),
+        ("a", dict(size=31), r"even size .* 31 x 31"),
         ("a.glb", dict(texture=1024), r"xatlas"),
         ("a.glb", dict(texture=32), r"64 to 8192"),
         (

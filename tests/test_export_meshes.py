@@ -61,6 +61,9 @@ def test_pygltflib_reads_every_frame_at_its_time(tmp_path):
     sampler, target = motion.samplers[0], motion.channels[0].target
     assert (sampler.interpolation, target.node, target.path) == ("LINEAR", 0, "weights")
     assert read_accessor(glb, sampler.input)[:, 0] == pytest.approx([0, 0.5, 1.0, 1.5])
+    late = pygltflib.GLTF2().load_from_bytes(glb_bytes(replace(animation, times=(0.7, 0.8, 0.9, 1.0))))
+    keys = read_accessor(late, late.animations[0].samplers[0].input)[:, 0]
+    assert keys == pytest.approx([0, 0.15, 0.3, 0.45], abs=1e-6), "it begins with its first frame"
     weights = read_accessor(glb, sampler.output).reshape(4, 3)
     base = read_accessor(glb, primitive.attributes.POSITION)
     offsets = np.stack([read_accessor(glb, target["POSITION"]) for target in primitive.targets])

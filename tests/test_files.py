@@ -1,5 +1,6 @@
 """Files of others are never touched, those of dead processes go, and nobody writes where another does."""
 
+import errno
 import json
 import os
 import subprocess
@@ -63,6 +64,23 @@ def test_a_foreign_list_of_entries_leads_nowhere(tmp_path, name):
     staged(folder, json.dumps([name.format(absolute=victim)]).encode())
     recover(folder)
     assert victim.read_text() == "a file of the user" and list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows allows no such names")
+def test_colons_and_backslashes_in_names_are_letters(tmp_path, monkeypatch):
+    name, rename = "cat 12:30 a\\b", Path.rename
+
+    def failing(self, target):
+        if self.name == "run.json":
+            raise OSError(errno.EIO, "broken")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="broken"):
+        patched.setattr(Path, "rename", failing)
+        with all_or_nothing(tmp_path, list, "run.json", 0) as staging:
+            (staging / name).mkdir()
+            (staging / "run.json").touch()
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("link", [".partial", ".partial/new", ".partial/old"])

@@ -19,8 +19,9 @@ from sv4d2_core.data.reader import read_dataset
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.scene.config import FieldConfig, GaussiansConfig, RefineConfig, Settings
 from sv4d2_core.scene.gaussians.splat_torch import Projected, tile_lists
+from sv4d2_core.scene.scene import turntable
 from sv4d2_core.scene.store import load_scene
-from sv4d2_core.stored import Fields, json_object, load_tensors
+from sv4d2_core.stored import Fields, json_object, load_tensors, read_tensors, write_tensors
 from sv4d2_core.training.batches import DrawConfig
 from sv4d2_core.training.curation import CurationLimits
 from sv4d2_core.training.loop import LoopConfig
@@ -85,6 +86,18 @@ def test_tensors_are_finite_and_of_their_shapes(tmp_path):
             call()
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
+def test_a_file_that_was_read_can_be_replaced_on_windows(tmp_path):
+    """Windows refuses that for a file of which a view is mapped."""
+    file, ones = tmp_path / "a.safetensors", torch.ones(100_000)
+    write_tensors(file, "numbers", {"a": ones}, {})
+    held = [read_tensors(file, "numbers")[0], load_tensors(file, "numbers")]
+    assert str(file) not in Path("/proc/self/maps").read_text()
+    held.append(read_tensors(file, "numbers", mapped=True)[0])
+    assert str(file) in Path("/proc/self/maps").read_text()
+    assert all(torch.equal(tensors["a"], ones) for tensors in held)
+
+
 @pytest.mark.parametrize(
     ("backend", "key", "value"),
     [
@@ -140,6 +153,8 @@ def test_pictures_larger_than_any_memory_are_refused_at_once():
     scene = load_scene(SCENES / "gaussians.safetensors")
     with pytest.raises(ValueError, match="1000 times of 1 cameras at 8192 px make 67109 million"):
         scene.render(scene.cameras, [0.0] * 1000, 8192, views=[0])
+    with pytest.raises(ValueError, match="1 times of 96 cameras at 4096 px make 1611 million"):
+        turntable(scene, scene.cameras, 96, 4096)
     everywhere = Projected(torch.full((129, 10), 4096.0), torch.full((129, 2), 1e6))
     with pytest.raises(ValueError, match="129 lie on 135266304"):
         tile_lists(everywhere, 8192)

@@ -38,14 +38,19 @@ _NAMES_OF_RENDERS = re.compile(
 _NOT_SEEN = 0.5
 
 
-def _square_size(grid: ViewGrid, even: bool) -> int:
-    """Return the side of a grid's pictures. Raises ValueError: not square, finite or (for videos) even."""
-    height, width = grid.images.shape[2:4]
+def check_square(height: int, width: int, even: bool) -> None:
+    """Raise ValueError for pictures, made or not yet, that are not square or, for videos, of even size."""
     if height != width or (even and height % 2):
         raise ValueError(
             f"Expected square images{' of even size' if even else ''} (the cameras are square); got {height} "
             f"x {width}. Resize or pad the views."
         )
+
+
+def _square_size(grid: ViewGrid, even: bool) -> int:
+    """Return the side of a grid's pictures. Raises ValueError: not square, finite or (for videos) even."""
+    height, width = grid.images.shape[2:4]
+    check_square(height, width, even)
     for name, tensor in (("images", grid.images), ("masks", grid.masks)):
         if tensor is not None and (bad := int((~tensor.isfinite()).sum())):
             raise ValueError(f"Expected finite numbers in the {name}; {bad} are NaN or infinite.")

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import torch
 
 from ..cameras import Cameras
+from ..data.clips import VIDEO_SUFFIXES
 from ..data.datasets import (
     COLMAP_FILE,
     COLMAP_NAMES,
     DATASET_FILE,
     DATASET_NAMES,
     ColouredPoints,
+    check_square,
     write_colmap,
     write_dataset,
 )
@@ -157,8 +159,8 @@ def _moving_mesh(job: _Job) -> Exported:
     if settings.texture:
         animation, texture = bake_texture(animation, settings.texture, frame=tracked.anchor)
     write_animated_glb(job.path, animation, texture=texture, overwrite=settings.overwrite)
-    vertices, faces, seconds = len(animation.colours), len(animation.faces), animation.seconds()[-1]
-    shape = f"{vertices} vertices and {faces} faces in {len(times)} frames, {seconds:.2f} s."
+    vertices, faces, keys = len(animation.colours), len(animation.faces), animation.seconds()
+    shape = f"{vertices} vertices and {faces} faces in {len(times)} frames, {keys[-1] - keys[0]:.2f} s."
     return Exported((job.path,), (shape, _deviation(tracked), *_coherence(tracked)))
 
 
@@ -244,6 +246,7 @@ def as_gaussians(scene: Scene4D) -> Gaussians:
 
 
 def _dataset(job: _Job) -> Exported:
+    check_square(job.settings.size, job.settings.size, even=True)
     return Exported(write_dataset(job.path, job.views(), overwrite=job.settings.overwrite))
 
 
@@ -283,14 +286,14 @@ def _hull_points(grid: ViewGrid) -> tuple[list[ColouredPoints] | None, tuple[str
 
 
 def _turntable(job: _Job) -> Exported:
-    """Write a video around the scene while it moves, or its pictures where the name has no suffix."""
+    """Write a video around the scene while it moves, or its pictures where the name is a folder's."""
     scene, settings, callback = job.scene, job.settings, job.callback
     rate = settings.fps or scene.fps
     check_video(job.path.suffix.lower(), (settings.frames, settings.size, settings.size), rate)
     progress = None if callback is None else lambda done, total: callback(done, total, None)
     seen, _ = turntable(scene, settings.cameras_of(scene), settings.frames, settings.size, callback=progress)
     shown = seen.rgb[0], seen.alpha[0], rate
-    if not job.path.suffix:
+    if job.path.suffix.lower() not in ANIMATION_SUFFIXES:
         return Exported(write_pngs(job.path, *shown, overwrite=settings.overwrite))
     write_animation(job.path, *shown, overwrite=settings.overwrite)
     return Exported((job.path,))
@@ -376,7 +379,8 @@ def check_place(path: Path, kind: str, overwrite: bool) -> None:
         raise ValueError(f"Expected a format among {', '.join(FORMATS)}; got {kind!r}.")
     chosen = FORMATS[kind]
     is_file = path.suffix.lower() in chosen.suffixes
-    if not is_file and chosen.entries is None:
+    other_video = path.suffix.lower() in VIDEO_SUFFIXES
+    if not is_file and (chosen.entries is None or (chosen.suffixes and other_video)):
         raise ValueError(
             f"Expected a name that ends in {' or '.join(chosen.suffixes)} for {kind}; got {path.name!r}."
         )

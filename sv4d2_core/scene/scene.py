@@ -76,12 +76,7 @@ class Scene4D(ABC):
         chosen = range(cameras.n_views + 1) if views is None else views
         for view in chosen:
             cameras.check_view(view)
-        if (pixels := len(times) * len(chosen) * size * size) > _MOST_PIXELS:
-            raise ValueError(
-                f"Expected at most {_MOST_PIXELS / 1e6:.0f} million pixels; {len(times)} times of "
-                f"{len(chosen)} cameras at {size} px make {pixels / 1e6:.0f} million. Take fewer, or "
-                f"a smaller size."
-            )
+        _check_pixels(len(times), len(chosen), size)
         self.learn_motion(times, callback and (lambda *_: callback(0, len(times) * len(chosen), None)))
         maps = torch.empty(len(times), len(chosen), size, size, 8)
         for t, time in enumerate(times):
@@ -224,6 +219,14 @@ def no_object(time: float) -> ValueError:
     )
 
 
+def _check_pixels(n_times: int, n_cameras: int, size: int) -> None:
+    if (pixels := n_times * n_cameras * size * size) > _MOST_PIXELS:
+        raise ValueError(
+            f"Expected at most {_MOST_PIXELS / 1e6:.0f} million pixels; {n_times} times of {n_cameras} "
+            f"cameras at {size} px make {pixels / 1e6:.0f} million. Take fewer, or a smaller size."
+        )
+
+
 def turntable(
     scene: Scene4D,
     cameras: Cameras,  # give radius, field of view and the input's elevation
@@ -237,6 +240,7 @@ def turntable(
     """Return pictures [1, N, ...] around the scene, which moves to and fro as it did, and their cameras."""
     if n_pictures < 2:
         raise ValueError(f"Expected at least 2 pictures of a turntable; got {n_pictures}. Raise frames.")
+    _check_pixels(1, n_pictures, size)
     azimuths = tuple(360 * turns * i / n_pictures for i in range(n_pictures))
     around = replace(cameras, elevations_deg=(0.0,) * n_pictures, azimuths_deg=azimuths)
     times = slowed(scene.times, slow)

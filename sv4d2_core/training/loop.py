@@ -118,7 +118,7 @@ def train(
     losses: list[float] = []
     began = time.monotonic() if began is None else began
     if state is not None and state.exists():
-        tensors, header = read_tensors(state, _FORMAT)
+        tensors, header = read_tensors(state, _FORMAT, mapped=True)
         if header.get("fingerprint") != fingerprint:
             raise ValueError(
                 f"{state} belongs to a training with other data or settings. Give those of that training, or "
@@ -126,6 +126,7 @@ def train(
             )
         weights.load(tensors)
         losses = tensors["losses"].tolist()
+        del tensors  # the file is replaced soon
         began -= header.number("seconds") if seconds is not None else 0.0
     n_processes = rank_and_size()[1]
     parallel = DistributedDataParallel(network) if n_processes > 1 else network
