@@ -11,7 +11,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..sv4d2_core.files import find_inside
+from ..sv4d2_core.files import find_inside, fingerprint_of
 from ..sv4d2_core.messages import cut
 
 # Where the host lists a file of a node's result, by the end of its name. No page shows what is in "files";
@@ -126,15 +126,19 @@ def shown_files(paths: Sequence[Path]) -> dict[str, Any]:
     return shown
 
 
-def last_change(name: str | None, find: Callable[[str], Path]) -> int:
-    """Return when a name's files last changed, so that they are read again; 0 for a wrong or unknown name."""
+def last_change(name: str | None, find: Callable[[str], Path]) -> str:
+    """Return what changes when a name's files do, so that they are read again; "" for an unknown name.
+
+    Their latest time alone would miss a file that keeps an older time of its own, as out of a backup.
+    """
     if name is None:
-        return 0
+        return ""
     try:
         place = find(name)
-        return max(path.stat().st_mtime_ns for path in (place, *place.rglob("*")))
+        about = [(str(path), path.stat()) for path in (place, *sorted(place.rglob("*")))]
     except (OSError, ValueError):
-        return 0
+        return ""
+    return fingerprint_of([(path, stat.st_size, stat.st_mtime_ns) for path, stat in about])
 
 
 def host() -> dict[str, str]:

@@ -13,6 +13,7 @@ import folder_paths
 import torch
 from comfy_api.latest import Input, InputImpl, Types, io, ui
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..sv4d2_core.shipped import SAMPLE_CLIP
 from ..sv4d2_core.video.crop import CENTERINGS
@@ -24,6 +25,10 @@ from .host import advanced, aliases, choice, described, number, outputs, shows_a
 from .preview import picture_preview
 
 _LIKELY_RATE, _COPIES = 30, 2  # frames per second, assumed before decoding; copies of frames alive at once
+_BY_THE_HOST = (
+    "the mask fits ComfyUI's own frames, which are used: HDR, pixels that are not square and turns are as "
+    "ComfyUI shows them"
+)
 
 
 class SV4D2PrepareClip(io.ComfyNode):
@@ -90,11 +95,12 @@ class SV4D2PrepareClip(io.ComfyNode):
 def _of_video(video: Input.Video, mask: Tensor | None, pick: Pick, alpha: str) -> Clip:
     """Return the clip in a video's file; the host's own frames where only these will do.
 
-    These are part of a file, pictures in memory, and those of another orientation or size, which a mask fits.
+    These are part of a file, pictures in memory, and those of an orientation or size of their own, which a
+    mask was made from.
     """
     place = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
     trimmed = any(x for name, x in vars(video).items() if name.endswith(("__start_time", "__duration")))
-    clip = None
+    clip, said = None, list[str]()
     if isinstance(place, str) and not trimmed:
         choice = {"frames": pick.count, "start": pick.start, "every": pick.every, "fps": pick.fps}
         clip = load_clip(place, **choice, alpha=alpha)
@@ -102,18 +108,26 @@ def _of_video(video: Input.Video, mask: Tensor | None, pick: Pick, alpha: str) -
             return clip
         mask = mask[None] if mask.ndim == 2 else mask
         turned = any(note.startswith(REORIENTED) for note in clip.notes)
-        if mask.shape[1:] == clip.frames.shape[1:3] and not turned:
-            if len(mask) not in (1, clip.n_frames) and len(mask) == count_pictures(place):
+        shown, stored = clip.frames.shape[1:3], video.get_dimensions()[::-1]
+        if not turned and mask.shape[1:] == stored != shown:  # pixels that are not square
+            mask = F.interpolate(mask[:, None], shown, mode="bilinear", antialias=True)[:, 0]
+        # Whether the host turns pictures shows in the sides, but of half turns and mirror images.
+        if mask.shape[1:] == shown and (not turned or shown != stored):
+            picked = len(mask) > 1 and clip.source_frames != tuple(range(len(mask)))
+            if picked and len(mask) == count_pictures(place):
                 mask = mask[list(clip.source_frames)]
             opacity = Clip.from_tensors(torch.from_numpy(clip.frames) / 255, mask, alpha="straight").masks
             return replace(clip, masks=opacity)
+        said.append(_BY_THE_HOST)
     images, opacity, rate = _decoded(video)
     mask = opacity if mask is None else mask
     numbers, fps = pick.among(len(images), rate), pick.fps or rate / pick.every
     if clip is not None and clip.source_frames[-1] < len(images):  # the file knows its frames' times
         numbers, fps = clip.source_frames, clip.fps
     made = Clip.from_tensors(images, mask, fps, "the clip", start=pick.start, alpha=alpha, numbers=numbers)
-    return made if pick.fps is None else replace(made, notes=(resampled(fps, numbers), *made.notes))
+    if pick.fps is not None:
+        said.append(resampled(fps, numbers))
+    return replace(made, notes=(*said, *made.notes))
 
 
 def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:

@@ -53,7 +53,7 @@ class SV4D2LoadScene(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str | None = None) -> int:
+    def fingerprint_inputs(cls, file: str | None = None) -> str:
         return last_change(file, _found)
 
     @classmethod

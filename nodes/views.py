@@ -26,6 +26,7 @@ from .host import CamerasType, ViewsType, aliases, choice, described, number, ou
 from .host_model import sv4d2_model
 from .output_folder import found_inside, host, last_change, output_place, relative_to_output, shown_files
 
+_OF_WORKFLOWS = ("prompt", "extra_pnginfo")  # of the host, among the settings of saved views
 _ONE_VIEW, _ONE_FRAME, _ALL_VIEWS = "one view", "one frame", "all views"
 
 
@@ -41,7 +42,7 @@ class SV4D2LoadViews(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str | None = None) -> int:
+    def fingerprint_inputs(cls, folder: str | None = None) -> str:
         return last_change(folder, _find)
 
     @classmethod
@@ -75,6 +76,9 @@ class SV4D2SaveViews(io.ComfyNode):
         cls, views: ViewGrid, filename_prefix: str, save_latents: bool, crop: str | None = None
     ) -> io.NodeOutput:
         path = parsed_crop(crop)
+        # Those of a workflow that views were loaded from are not this one's.
+        settings = {key: x for key, x in (views.settings or {}).items() if key not in _OF_WORKFLOWS}
+        views = replace(views, settings=settings)
         run = {"settings": {"host": host(), **_workflow(cls)}, "versions": versions()}
         with claimed(*output_place(filename_prefix, views.images.shape[2])) as folder:
             write_views(folder, views, crop=path, run=run, save_latents=save_latents)
@@ -96,7 +100,7 @@ def _workflow(cls: type[io.ComfyNode]) -> dict[str, Any]:
     """Return prompt and workflow as plain JSON values, or nothing where the user wants no metadata."""
     if args.disable_metadata or cls.hidden is None:
         return {}
-    known = {"prompt": cls.hidden.prompt, "extra_pnginfo": cls.hidden.extra_pnginfo}
+    known = {name: getattr(cls.hidden, name) for name in _OF_WORKFLOWS}
     # The host keeps "not a number" in a prompt where a node must always run again; JSON has no such value.
     text = json.dumps({key: value for key, value in known.items() if value}, default=str)
     return json.loads(text, parse_constant=lambda _: None)

@@ -125,6 +125,7 @@ def test_render_makes_a_data_set_with_transparency(scene, tmp_path):
     assert grid.cameras.azimuths_deg == (0, 45, 200) and grid.cameras.elevations_deg == (0, 10, -5)
     frames = json.loads((out / "transforms.json").read_text())["frames"]
     assert {frame["time"] for frame in frames} == {0.0, 1.0}
+    assert all((out / frame["file_path"]).is_file() for frame in frames), "as nerfstudio opens them"
 
 
 def test_depth_and_normals_are_pictures_that_refine_can_read(scene, views, tmp_path):
@@ -298,12 +299,15 @@ def test_other_ways_to_fit_can_be_rendered(views, tmp_path, more):
     assert picture[..., 3].max() > 100
 
 
-def test_a_followed_object_moves_again_unless_it_is_told_not_to(tmp_path, capsys):
+def test_a_followed_object_moves_again_unless_it_is_told_not_to(tmp_path, capsys, monkeypatch):
     crop = CropPath(((20.0, 32.0), (32.0, 32.0), (44.0, 32.0)), 32.0, 32, 64, 64, "per_frame").to_json()
     folder, scene = tmp_path / "views", tmp_path / "scene.safetensors"
     write_views(folder, render_views(make_creature(5), Cameras.official("sv4d2"), 3, 32), crop=crop)
     command = fit(folder, scene, "--steps", 12)
-    assert main(command) == 0
+    for home in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(home, str(tmp_path))
+    # As quotes and Windows' prompt leave it.
+    assert main(fit(Path("~/views"), Path("~/scene.safetensors"), "--steps", 12)) == 0
     assert load_scene(scene).path is not None
 
     def travel(name, *more):

@@ -135,7 +135,7 @@ def test_transforms_point_at_what_the_pictures_show(tmp_path, grid, write, name)
     content = json.loads((tmp_path / name).read_text())
     focal = 0.5 * SIZE / math.tan(0.5 * content["camera_angle_x"])
     assert (content["cx"], content["cy"], content["w"], content["h"]) == (48, 48, 96, 96)
-    suffix = ".png" if write is write_dataset and name == "transforms.json" else ""
+    suffix = ".png" if name == "transforms.json" else ""
     for frame, (t, v) in zip(content["frames"], np.ndindex(N_FRAMES, 4), strict=True):
         path = f"./frames/view_{v:02d}/{t:05d}"
         assert (frame["file_path"], frame["time"]) == (path + suffix, TIMES[t])

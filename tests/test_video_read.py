@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sv4d2_core.video.read import Clip, load_clip
+from sv4d2_core.video.read import Clip, count_pictures, load_clip
 
 HEIGHT, WIDTH = 32, 48
 
@@ -142,6 +142,17 @@ def test_animations_give_composed_frames_alpha_and_rate(tmp_path, suffix):
     assert np.abs(clip.frames[inside].astype(int) - frames[inside]).max() <= 4
     assert load_clip(path, every=2).fps == pytest.approx(10)
     np.testing.assert_array_equal(load_clip(path, start=1, every=2).frames, clip.frames[1::2])
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_picture_of_an_apng_for_programs_that_play_none_is_no_frame(tmp_path, count):
+    colours = ["blue", *[f"#{10 * k:02x}4000" for k in range(count)]]
+    first, *rest = (Image.new("RGB", (24, 16), colour) for colour in colours)
+    path = tmp_path / "a.png"
+    first.save(path, save_all=True, append_images=rest, duration=50, default_image=True)
+    clip = load_clip(path)
+    assert clip.frames[:, 0, 0, 0].tolist() == [10 * k for k in range(count)] and not clip.notes
+    assert count_pictures(path) == count and (count == 1 or clip.fps == pytest.approx(20))
 
 
 def test_folders_and_patterns_are_read_in_natural_order(tmp_path):

@@ -152,7 +152,7 @@ class Options:
         self._place.add_argument(name, nargs=0, action=Refusal, help=argparse.SUPPRESS)
 
     def output(self, out: str, replaced: str, metavar: str = "DIR") -> None:
-        self._place.add_argument("--out", type=Path, required=True, metavar=metavar, help=out)
+        self._place.add_argument("--out", type=user_path, required=True, metavar=metavar, help=out)
         self.flag("--overwrite", f"replace {replaced}")
 
     def device(self) -> None:
@@ -186,9 +186,14 @@ class Options:
         self.value("--fps", FPS, "frames per second; default: the scene's own pace")
 
 
+def user_path(text: str) -> Path:
+    """Return a path; ~ is the user's folder, as in a shell, also where there is none (quotes, Windows)."""
+    return Path(os.path.expanduser(text))
+
+
 def checkpoint_file(text: str) -> Path:
     """Return the path of a checkpoint; ``tiny`` is the small model that comes with the pack."""
-    return TINY_MODEL if text == "tiny" else Path(text)
+    return TINY_MODEL if text == "tiny" else user_path(text)
 
 
 def clip_place(text: str) -> str:

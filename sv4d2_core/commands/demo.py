@@ -15,7 +15,7 @@ from ..video.pictures import contact_sheet, with_alpha, write_frames, write_pict
 from ..world.body import make_creature
 from ..world.render import render_views
 from . import Parser, export, refine, render, views
-from .common import Options, at_least, checkpoint_file, choose_device, refuse_overlap
+from .common import Options, at_least, checkpoint_file, choose_device, refuse_overlap, user_path
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _SMALL_GLB = ("--frames", "11", "--faces", "2000", "--resolution", "48")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = Options(parser)
-    parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR")
+    parser.add_argument("--out", type=user_path, default=Path("demo_output"), metavar="DIR")
     text = "an official checkpoint (default: tiny, the small model of the pack)"
     options.value("--checkpoint", checkpoint_file, text, metavar="FILE")
     options.removed("--untrained", "leave it out, the small model of the pack is trained")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from pathlib import Path
 
 from ..data.reader import read_any_views
 from ..data.transforms import read_cameras
@@ -36,6 +35,7 @@ from .common import (
     idle,
     listed_times,
     refuse_overlap,
+    user_path,
 )
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "formats:\n" + "\n".join(f"  {name:<13} {kind.purpose}" for name, kind in FORMATS.items())
     text = "a scene that `sv4d2 refine` wrote; for dataset and colmap also a folder of views"
-    options.value("scene", Path, text, metavar="SCENE")
+    options.value("scene", user_path, text, metavar="SCENE")
     options.output("the file or folder to write", "an earlier export at PATH", "PATH")
     parser.add_argument(
         "--format", required=True, choices=tuple(FORMATS), metavar="FORMAT", help="what to write, see below"
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pictures = options.group("pictures")
     pictures.value("--size", at_least(2, LARGEST_SIZE), "of pictures", default.size)
     text = "cameras.json or transforms.json (default: the scene's)"
-    pictures.value("--cameras", Path, text, metavar="FILE")
+    pictures.value("--cameras", user_path, text, metavar="FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -142,7 +142,7 @@ def _views(args: argparse.Namespace) -> Exported:
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     options = Options(parser)
     options.value("source", checkpoint_file, "official checkpoint", metavar="SOURCE")
-    options.value("target", Path, "file to write", metavar="TARGET")
+    options.value("target", user_path, "file to write", metavar="TARGET")
     options.choice("--dtype", ("fp16", "bf16"), "fp16")
     options.choice("--variant", VARIANTS, "auto")
     options.flag("--overwrite", "replace TARGET")

@@ -38,6 +38,7 @@ from .common import (
     made_with,
     refuse_odd,
     refuse_overlap,
+    user_path,
 )
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "views to score, and true views: a folder of `sv4d2 views`, a D-NeRF style data set, a folder with "
         "one clip per view, or a folder of such folders, one per scene"
     )
-    options.value("places", Path, text, metavar="PREDICTED [REFERENCE]", nargs="*")
+    options.value("places", user_path, text, metavar="PREDICTED [REFERENCE]", nargs="*")
     options.output("folder for the report", "an earlier report in DIR")
     text = "score several methods side by side; a single place before it is then the REFERENCE"
     options.value("--methods", str, text, metavar="NAME=DIR", nargs="+")
@@ -63,13 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     views.value("--frames", at_least(1), "compare only the first N frames")
     views.value("--size", at_least(16, LARGEST_SIZE), "resize everything to N x N pixels")
     plain = options.group("the cameras of plain clips")
-    plain.value("--cameras", Path, "cameras.json or transforms.json", metavar="FILE")
+    plain.value("--cameras", user_path, "cameras.json or transforms.json", metavar="FILE")
     plain.cameras()
 
     networks = options.group("networks (local files; nothing is downloaded)")
-    networks.value("--lpips", Path, "LPIPS weights, for LPIPS", metavar="FILE")
-    networks.value("--clip", Path, "an SV4D 2.0 checkpoint or CLIP vision file, for CLIP-S", metavar="FILE")
-    networks.value("--i3d", Path, "I3D's weights, made by convert-i3d, for FVD", metavar="FILE")
+    networks.value("--lpips", user_path, "LPIPS weights, for LPIPS", metavar="FILE")
+    networks.value(
+        "--clip", user_path, "an SV4D 2.0 checkpoint or CLIP vision file, for CLIP-S", metavar="FILE"
+    )
+    networks.value("--i3d", user_path, "I3D's weights, made by convert-i3d, for FVD", metavar="FILE")
     networks.device()
     text = "share of the covariances of Frechet distances that is replaced"
     networks.value("--shrinkage", Within(0, 1), text, DEFAULT_SHRINKAGE, "X")
@@ -109,7 +112,7 @@ def _print(text: str) -> None:
 def _places(args: argparse.Namespace) -> tuple[dict[str, Path], Path | None]:
     """Return where each method's views are, and where the true ones are."""
     places, named = args.places, [text.partition("=") for text in args.methods or ()]
-    methods = {name.strip(): Path(place) for name, _, place in named if name.strip() and place}
+    methods = {name.strip(): user_path(place) for name, _, place in named if name.strip() and place}
     if len(methods) < len(named):
         raise ValueError(
             f"Expected --methods as NAME=DIR with different names; got {listed(args.methods)}. Write for "
@@ -222,7 +225,7 @@ def _embedder(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
 
 def add_convert_i3d_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"the TorchScript file of I3D. {RISK} Give it only if you trust where it is from"
-    parser.add_argument("--trust-code", type=Path, required=True, metavar="FILE", help=text)
+    parser.add_argument("--trust-code", type=user_path, required=True, metavar="FILE", help=text)
     Options(parser).output("the safetensors file to write", "FILE", "FILE")
 
 

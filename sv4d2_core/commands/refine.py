@@ -46,6 +46,7 @@ from .common import (
     of_setting,
     refuse_idle,
     refuse_overlap,
+    user_path,
 )
 
 log = logging.getLogger(__name__)
@@ -78,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.value("--input-elevation", INPUT_ELEVATION, text, metavar="DEG")
     options.flag("--centred", "leave the object in the middle, also where the crop of the views followed it")
     text = "an estimator's normals of all views, view_XX/TTTTT.png: x right, y up, z towards the camera"
-    options.value("--normals", Path, text, metavar="DIR")
-    options.value("--lpips", Path, "LPIPS weights, for a perceptual loss", metavar="FILE")
+    options.value("--normals", user_path, text, metavar="DIR")
+    options.value("--lpips", user_path, "LPIPS weights, for a perceptual loss", metavar="FILE")
 
     second = options.group("the second stage (views made anew from the scene, then fitted again)")
     text = "default: 2 with --checkpoint, else 1; 2 without weighs the given views by visibility"

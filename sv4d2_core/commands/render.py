@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from pathlib import Path
 
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from .common import (
     made_with,
     refuse_odd,
     refuse_overlap,
+    user_path,
 )
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _TURNTABLE_FRAMES = 96
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = Options(parser)
-    options.value("scene", Path, "a scene that `sv4d2 refine` wrote", metavar="SCENE")
+    options.value("scene", user_path, "a scene that `sv4d2 refine` wrote", metavar="SCENE")
     options.output("folder for the pictures", "earlier renders in DIR")
     options.value("--size", at_least(2, LARGEST_SIZE), "image size", 576)
     options.device()
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cameras = options.group("the cameras (default: those of the views it was fitted to)")
     cameras.cameras()
     text = "cameras.json, or a transforms.json in the world of the data set that the scene was fitted to"
-    cameras.value("--cameras", Path, text, metavar="FILE")
+    cameras.value("--cameras", user_path, text, metavar="FILE")
     cameras.flag("--turntable", "a video of one turn around the scene while time runs")
     times = options.group("the times (default: the frames it was fitted to)")
     times.times()

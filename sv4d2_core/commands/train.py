@@ -55,6 +55,7 @@ from .common import (
     refuse_idle,
     refuse_odd,
     refuse_overlap,
+    user_path,
 )
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,9 @@ _FEW_VIEWS, _FEWEST_FRAMES = 4, 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = Options(parser)
     text = "folder of the training; the same goes on"
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+    parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help=text)
     text = "your own renders: folders of views or D-NeRF style data sets (default: the procedural world)"
-    options.value("--data", Path, text, metavar="DIR")
+    options.value("--data", user_path, text, metavar="DIR")
     text = "fine-tune this checkpoint, or tiny (default: a small one, from scratch)"
     options.value("--base", checkpoint_file, text, metavar="FILE")
     options.value("--lora", at_least(1), "with --base: train a LoRA on the attention alone", metavar="RANK")
@@ -340,7 +341,7 @@ def sample_sheet(
 def add_curate_arguments(parser: argparse.ArgumentParser) -> None:
     options = Options(parser)
     text = "a folder of `sv4d2 views`, a D-NeRF style data set, or a folder of such folders, one per scene"
-    options.value("places", Path, text, metavar="VIEWS", nargs="+")
+    options.value("places", user_path, text, metavar="VIEWS", nargs="+")
     options.output("folder for what is kept", "an earlier curation in DIR")
     options.value("--size", at_least(16, LARGEST_SIZE), "size of what is written (default: as it is)")
     options.flag("--dry-run", "write the report only")

@@ -48,6 +48,7 @@ from .common import (
     made_with,
     refuse_idle,
     refuse_overlap,
+    user_path,
 )
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.value("--cfg-min", _GUIDANCE, "guidance where it is weakest", metavar="X")
     sampling.value("--cfg-max", _GUIDANCE, "guidance where it is strongest", metavar="X")
     text = "images of frame 0, one per novel camera, in order"
-    sampling.value("--reference-views", Path, text, metavar="DIR")
+    sampling.value("--reference-views", user_path, text, metavar="DIR")
 
     text = "held: a window keeps the frames that the one before made; official: it makes them anew"
     sampling.choice("--windows", WINDOWS, "official", text)

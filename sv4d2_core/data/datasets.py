@@ -151,10 +151,10 @@ def write_renders(
     """Write rendered views and, or, a turntable; all or nothing. Returns the entries, ``render.json`` last.
 
     ``frames/view_XX/TTTTT.png`` and ``turntable/NNNNN.png`` are RGBA, the videos on white;
-    ``transforms.json`` makes it a D-NeRF data set. ``depth/view_XX/TTTTT.png`` has 16 bits: distance times
-    10,000, 0 for no surface. ``normals/view_XX/TTTTT.png``: colour (normal + 1) / 2 in the camera's axes (x
-    right, y up, z towards the camera), grey for none. Raises as `write_dataset`, and ValueError for nothing
-    to write or no masks.
+    ``transforms.json`` makes it a data set for nerfstudio. ``depth/view_XX/TTTTT.png`` has 16 bits: distance
+    times 10,000, 0 for no surface. ``normals/view_XX/TTTTT.png``: colour (normal + 1) / 2 in the camera's
+    axes (x right, y up, z towards the camera), grey for none. Raises as `write_dataset`, and ValueError for
+    nothing to write or no masks.
     """
     if grid is None and turntable is None:
         raise ValueError("Expected views or a turntable to write; got neither.")
@@ -166,7 +166,7 @@ def write_renders(
             _write_pictures(staging, grid, masks_of(grid))
             shared = grid.cameras, grid.images.shape[2], grid.fps, grid.frame_times()
             _write_json(staging / CAMERAS_FILE, cameras_json(*shared, None))
-            _write_json(staging / "transforms.json", transforms_json(*shared, has_masks=False))
+            _write_json(staging / "transforms.json", transforms_json(*shared, False, ".png"))
             if maps is not None:
                 _write_surface_maps(staging, maps, grid.cameras)
         if turntable is not None:

@@ -76,7 +76,7 @@ def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float]
 def transforms_json(
     cameras: Cameras, size: int, fps: float, times: Sequence[float], has_masks: bool, suffix: str = ""
 ) -> dict:
-    """Return the content of ``transforms_train.json``: D-NeRF's fields and nerfstudio's intrinsics.
+    """Return what ``transforms_train.json`` and ``transforms.json`` hold: D-NeRF's fields, nerfstudio's lens.
 
     World +z up, camera axes OpenGL's (x right, y up, z backward). Frames are time by time, v fastest.
     D-NeRF adds ".png" to the names itself, nerfstudio wants it as their ``suffix``.
@@ -151,7 +151,10 @@ def write_views(
     size, has_masks = grid.images.shape[2], grid.masks is not None
     times = grid.frame_times()
     cameras = _json(cameras_json(grid.cameras, size, grid.fps, times, crop))
-    transforms = _json(transforms_json(grid.cameras, size, grid.fps, times, has_masks))
+    transforms = {
+        "transforms_train.json": _json(transforms_json(grid.cameras, size, grid.fps, times, has_masks)),
+        "transforms.json": _json(transforms_json(grid.cameras, size, grid.fps, times, False, ".png")),
+    }
     settings = {**(grid.settings or {}), **(run or {}).get("settings", {})}
     names = ("variant", "trained", "seed", "steps", "fps", "n_frames", "times", "n_views")
     facts = {**{name: getattr(grid, name) for name in names}, "size": size}
@@ -174,8 +177,8 @@ def write_views(
             half = grid.latents.detach().to("cpu", torch.float16).contiguous()
             (staging / _LATENTS_FILE).write_bytes(save({_LATENTS_KEY: half}))
         (staging / CAMERAS_FILE).write_text(cameras)
-        (staging / "transforms_train.json").write_text(transforms)
-        (staging / "transforms.json").write_text(transforms)
+        for name, text in transforms.items():
+            (staging / name).write_text(text)
         names = [*sorted(path.name for path in staging.iterdir()), RUN_FILE]
         (staging / RUN_FILE).write_text(_json({**run, "entries": names}))
     return [folder / name for name in names]
@@ -183,7 +186,7 @@ def write_views(
 
 def read_crop(folder: str | Path) -> CropPath | None:
     """Return how the input of a folder of views was cut out of its clip; None where that is not known."""
-    file = Path(folder) / CAMERAS_FILE
+    file = Path(folder).expanduser() / CAMERAS_FILE
     content = read_json_object(file, "cameras") if file.is_file() else Fields({}, file)
     return CropPath.from_json(content.object("crop")) if content.has("crop") else None
 

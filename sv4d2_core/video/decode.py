@@ -120,22 +120,25 @@ def read_animation(file: Path, pick: Pick) -> Decoded:
     with open_image(file) as image:
         # What a photo holds beside itself (MPO) are previews, or the other eye's picture.
         total = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if total > 1:
+        # Of an APNG, one before the animation is for programs that play none.
+        first = int(getattr(image, "default_image", False))
+        total -= first
+        if total > 1 or first:
             room = Room([file])
             if pick.fps is None and not pick.times:
                 room.check(len(range(total)[pick.numbers]), *image.size)
             choice = _Choice[np.ndarray](pick, lambda pixels: pixels, room)
-            choice.read(_animation(image, total, file, notes))
+            choice.read(_animation(image, range(first, first + total), file, notes))
             return choice.decoded(None, notes)
     return read_images([file], pick)
 
 
 def _animation(
-    image: Image.Image, total: int, file: Path, notes: list[str]
+    image: Image.Image, numbers: Iterable[int], file: Path, notes: list[str]
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yield the time, seconds, and the composed picture of every frame."""
     time_ms = 0.0
-    for number in range(total):
+    for number in numbers:
         image.seek(number)
         yield time_ms / 1000, _pixels(image, file, notes)
         delay_ms = float(image.info.get("duration") or 0)

@@ -1,11 +1,13 @@
 """The nodes around the sampler: clips, cameras, views as images, as a video and in folders."""
 
 import json
+import os
 import struct
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,13 @@ class TestPrepareClip:
         ).args
         assert json.loads(crop)["source_frames"] == [0, 2, 4, 6, 8] and fps == 6 and len(clip) == 5
         assert "resampled by time to 6 fps" in report
+        # As many frames are taken as there are, but others: a mask for each of the file goes with its own.
+        faster = dict(frames=12, fps=24.0, resample=True, centering="none")
+        _, cut, crop, *_ = self.prepare(pack, video, mask=masks, **faster).args
+        taken = json.loads(crop)["source_frames"]
+        assert taken == [k // 2 for k in range(12)]
+        _, each, *_ = self.prepare(pack, video, mask=masks, centering="none").args
+        torch.testing.assert_close(cut, each[taken], rtol=0, atol=0)
         with pytest.raises(ValueError, match=r"one mask per frame \(5\) or a single mask; got 7"):
             self.prepare(pack, video, mask=masks[:7], frames=5)
         data = bytearray(Path(place).read_bytes())
@@ -117,6 +126,7 @@ class TestPrepareClip:
         fitting = self.prepare(pack, video, mask=masks).args
         of_host = self.prepare(pack, shown, mask=masks, fps=12.0).args
         torch.testing.assert_close(fitting[0], of_host[0], rtol=0, atol=0)
+        assert "the mask fits ComfyUI's own frames" in fitting[3]
         in_memory = InputImpl.VideoFromComponents(
             Types.VideoComponents(images=shown, frame_rate=Fraction(12))
         )
@@ -124,6 +134,36 @@ class TestPrepareClip:
             *_, crop, report, fps = self.prepare(pack, given, mask=masks, fps=5.0, resample=True).args
             assert json.loads(crop)["source_frames"] == [0, 2, 5, 7, 10] and fps == 5
             assert "resampled by time to 5 fps, 0 frames shown again" in report
+
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_a_mask_of_the_hosts_frames_fits_those_of_the_file(self, pack, host_dirs, turned):
+        """Whose pixels are wider, or turned a quarter as in recordings of phones."""
+        from comfy_api.latest import InputImpl
+
+        place = host_dirs.input / "a.mp4"
+        with av.open(str(place), "w") as container:
+            stream = container.add_stream("libx264", rate=8, options={"crf": "1"})
+            stream.width, stream.height, stream.pix_fmt = 48, 96, "yuv444p"
+            stream.codec_context.sample_aspect_ratio = Fraction(1 if turned else 2)
+            picture = np.full((96, 48, 3), 255, np.uint8)
+            picture[24:72, 12:36] = (200, 40, 40)
+            for _ in range(3):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        if turned:
+            data = bytearray(place.read_bytes())
+            matrix = data.index(b"tkhd") + 44
+            data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+            place.write_bytes(data)
+        video = InputImpl.VideoFromFile(str(place))
+        shown = video.get_components().images
+        mask = (shown[..., 1] < 0.6).float()
+        bare = self.prepare(pack, video, centering="none").args
+        masked = self.prepare(pack, video, mask=mask, centering="none").args
+        left_to_host = turned and shown.shape[1:3] == (96, 48)  # as older ones do not turn it
+        assert ("the mask fits ComfyUI's own frames" in masked[3]) == left_to_host
+        assert ("mirrored as the file says" in masked[3]) == (turned and not left_to_host)
+        assert ((masked[0] - bare[0]).abs().mean() < 0.02) == (not left_to_host)
 
     def test_alpha_is_taken_from_images(self, pack, host_dirs):
         images, masks = moving_square()
@@ -263,6 +303,10 @@ class TestFolders:
         (name,) = self.save(pack, grid, hidden={"PROMPT": {"1": {}}}).args
         settings = json.loads((host_dirs.output / name / "run.json").read_text())["settings"]
         assert list(settings) == ["host"]
+        views = replace(grid, settings={"prompt": {"1": {}}, "extra_pnginfo": {"workflow": {}}, "cfg": 2})
+        (name,) = self.save(pack, views).args
+        settings = json.loads((host_dirs.output / name / "run.json").read_text())["settings"]
+        assert sorted(settings) == ["cfg", "host"], "nor that of the workflow that views were loaded from"
 
     def test_numbers_go_on_and_nothing_is_overwritten(self, pack, grid, host_dirs):
         taken = host_dirs.output / "sv4d2/views_00007"
@@ -297,12 +341,17 @@ class TestFolders:
 
     def test_new_views_of_the_same_name_are_read_again(self, pack, core, grid, host_dirs):
         fingerprint = pack["SV4D2LoadViews"].fingerprint_inputs
-        assert fingerprint(folder="mine") == fingerprint(folder=None) == fingerprint() == 0
+        assert fingerprint(folder="mine") == fingerprint(folder=None) == fingerprint() == ""
         core("data.views_folder").write_views(host_dirs.output / "mine", grid)
         first = fingerprint(folder="mine")
-        assert first == fingerprint(folder="mine") > 0
+        assert first == fingerprint(folder="mine") != ""
         core("data.views_folder").write_views(host_dirs.output / "mine", grid, overwrite=True)
-        assert fingerprint(folder="mine") > first
+        second = fingerprint(folder="mine")
+        assert second not in ("", first)
+        picture = host_dirs.output / "mine/frames/view_00/00000.png"
+        picture.write_bytes(picture.read_bytes() + b"more")
+        os.utime(picture, (1, 1))
+        assert fingerprint(folder="mine") != second, "retouched, with an older time of its own"
 
 
 def test_previews_take_pictures_and_tensors(nodes_of, host_dirs):
