@@ -107,12 +107,15 @@ def _of_video(video: Input.Video, mask: Tensor | None, pick: Pick, alpha: str) -
         if mask is None:
             return clip
         mask = mask[None] if mask.ndim == 2 else mask
-        turned = any(note.startswith(REORIENTED) for note in clip.notes)
-        shown, stored = clip.frames.shape[1:3], video.get_dimensions()[::-1]
-        if not turned and mask.shape[1:] == stored != shown:  # pixels that are not square
-            mask = F.interpolate(mask[:, None], shown, mode="bilinear", antialias=True)[:, 0]
-        # Whether the host turns pictures shows in the sides, but of half turns and mirror images.
-        if mask.shape[1:] == shown and (not turned or shown != stored):
+        shown = clip.frames.shape[1:3]
+        fits = mask.shape[1:] == shown
+        if any(note.startswith(REORIENTED) for note in clip.notes):
+            # Whether the host turns pictures shows in their sides, but of half turns and mirror images.
+            fits = fits and video.get_dimensions()[::-1] != shown
+        elif not fits and video.get_dimensions()[::-1] == mask.shape[1:]:  # pixels that are not square
+            mask = F.interpolate(mask[:, None].float(), shown, mode="bilinear", antialias=True)[:, 0]
+            fits = True
+        if fits:
             picked = len(mask) > 1 and clip.source_frames != tuple(range(len(mask)))
             if picked and len(mask) == count_pictures(place):
                 mask = mask[list(clip.source_frames)]
