@@ -320,7 +320,9 @@ def test_the_folder_holds_what_was_decided(tmp_path, grid):
     assert found.keys() == expected
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
     assert written[-1].name == "run.json"
-    assert found["transforms.json"] == found["transforms_train.json"]
+    for name, suffix in (("transforms.json", ""), ("transforms_train.json", ".png")):
+        for frame in json.loads(found[name])["frames"]:
+            assert {frame["file_path"][2:] + suffix, frame["mask_path"][2:]} < found.keys()
     with Image.open(tmp_path / "frames/view_01/00002.png") as frame:
         assert (frame.mode, frame.size) == ("RGB", (48, 48))
         assert frame.getpixel((0, 0)) == (255, 255, 255)

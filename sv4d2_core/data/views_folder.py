@@ -152,8 +152,8 @@ def write_views(
     times = grid.frame_times()
     cameras = _json(cameras_json(grid.cameras, size, grid.fps, times, crop))
     transforms = {
-        "transforms_train.json": _json(transforms_json(grid.cameras, size, grid.fps, times, has_masks)),
-        "transforms.json": _json(transforms_json(grid.cameras, size, grid.fps, times, False, ".png")),
+        name: _json(transforms_json(grid.cameras, size, grid.fps, times, has_masks, suffix))
+        for name, suffix in (("transforms_train.json", ""), ("transforms.json", ".png"))
     }
     settings = {**(grid.settings or {}), **(run or {}).get("settings", {})}
     names = ("variant", "trained", "seed", "steps", "fps", "n_frames", "times", "n_views")
