@@ -126,7 +126,7 @@ def shown_files(paths: Sequence[Path]) -> dict[str, Any]:
     return shown
 
 
-def last_change(name: str | None, find: Callable[[str], Path]) -> str:
+def fingerprint_of_files(name: str | None, find: Callable[[str], Path]) -> str:
     """Return what changes when a name's files do, so that they are read again; "" for an unknown name.
 
     Their latest time alone would miss a file that keeps an older time of its own, as out of a backup.

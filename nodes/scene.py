@@ -30,7 +30,7 @@ from .host import (
     number,
     outputs,
 )
-from .output_folder import found_inside, last_change, output_place, relative_to_output, shown_files
+from .output_folder import fingerprint_of_files, found_inside, output_place, relative_to_output, shown_files
 from .preview import Progress, picture_preview, scene_strip
 
 _SUFFIX = ".safetensors"
@@ -54,7 +54,7 @@ class SV4D2LoadScene(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None) -> str:
-        return last_change(file, _found)
+        return fingerprint_of_files(file, _found)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:

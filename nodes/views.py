@@ -24,7 +24,14 @@ from ..sv4d2_core.video.pictures import view_mosaic
 from ..sv4d2_core.views import ViewGrid
 from .host import CamerasType, ViewsType, aliases, choice, described, number, outputs
 from .host_model import sv4d2_model
-from .output_folder import found_inside, host, last_change, output_place, relative_to_output, shown_files
+from .output_folder import (
+    fingerprint_of_files,
+    found_inside,
+    host,
+    output_place,
+    relative_to_output,
+    shown_files,
+)
 
 _OF_WORKFLOWS = ("prompt", "extra_pnginfo")  # of the host, among the settings of saved views
 _ONE_VIEW, _ONE_FRAME, _ALL_VIEWS = "one view", "one frame", "all views"
@@ -43,7 +50,7 @@ class SV4D2LoadViews(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None) -> str:
-        return last_change(folder, _find)
+        return fingerprint_of_files(folder, _find)
 
     @classmethod
     def execute(cls, folder: str) -> io.NodeOutput:

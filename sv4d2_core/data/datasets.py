@@ -21,7 +21,7 @@ from ..video.foreground import masks_of
 from ..video.pictures import to_bytes, with_alpha, write_frames
 from ..video.write import write_video
 from ..views import ViewGrid
-from .views_folder import CAMERAS_FILE, cameras_json, transforms_json
+from .views_folder import CAMERAS_FILE, cameras_json, check_square, transforms_json
 
 DATASET_FILE, RENDER_FILE, COLMAP_FILE = "dataset.json", "render.json", "colmap.json"
 
@@ -36,15 +36,6 @@ _NAMES_OF_RENDERS = re.compile(
     r"render\.json|cameras\.json|transforms\.json|view_\d+\.mp4|turntable\.mp4|frames|turntable|depth|normals"
 )
 _NOT_SEEN = 0.5
-
-
-def check_square(height: int, width: int, even: bool) -> None:
-    """Raise ValueError for pictures, made or not yet, that are not square or, for videos, of even size."""
-    if height != width or (even and height % 2):
-        raise ValueError(
-            f"Expected square images{' of even size' if even else ''} (the cameras are square); got {height} "
-            f"x {width}. Resize or pad the views."
-        )
 
 
 def _square_size(grid: ViewGrid, even: bool) -> int:

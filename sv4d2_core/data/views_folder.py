@@ -73,6 +73,15 @@ def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float]
     }
 
 
+def check_square(height: int, width: int, even: bool) -> None:
+    """Raise ValueError for pictures, made or not yet, that are not square or, for videos, of even size."""
+    if height != width or (even and height % 2):
+        raise ValueError(
+            f"Expected square images{' of even size' if even else ''} (the cameras are square); got {height} "
+            f"x {width}. Resize or pad the views."
+        )
+
+
 def transforms_json(
     cameras: Cameras, size: int, fps: float, times: Sequence[float], has_masks: bool, suffix: str = ""
 ) -> dict:
@@ -141,11 +150,7 @@ def write_views(
     """
     folder = Path(folder)
     height, width = grid.images.shape[2:4]
-    if height != width or height % 2:
-        raise ValueError(
-            f"Expected square images of even size (the cameras are square); got {height} x {width}. Resize "
-            "or pad the views first."
-        )
+    check_square(height, width, even=True)
     if save_latents and grid.latents is None:
         raise ValueError("Expected latents to save; these views have none. Leave save_latents off.")
     size, has_masks = grid.images.shape[2], grid.masks is not None

@@ -168,10 +168,8 @@ def _add_motion(glb: GLBContainer, document: dict[str, Any], animation: MeshAnim
     mesh["extras"] = {"targetNames": [f"frame_{t + 1:03d}" for t in range(n_targets)]}
     # Row t holds the weights at key t: none for the first frame, then one each.
     weights = np.eye(n_targets + 1, n_targets, -1, dtype=np.float32)
-    seconds = np.array(animation.seconds(), np.float32)
     sampler = {
-        # From 0 on: players hold the first key until its time, at every turn of a loop.
-        "input": glb.add_array(seconds - seconds[0], limits=True),
+        "input": glb.add_array(np.array(animation.seconds(), np.float32), limits=True),
         "interpolation": "LINEAR",
         "output": glb.add_array(weights.reshape(-1)),
     }

@@ -20,10 +20,10 @@ from ..data.datasets import (
     DATASET_FILE,
     DATASET_NAMES,
     ColouredPoints,
-    check_square,
     write_colmap,
     write_dataset,
 )
+from ..data.views_folder import check_square
 from ..files import claimed, exclusive, refuse_existing, replaceable
 from ..messages import listed
 from ..scene.gaussians.gaussians import Gaussians
@@ -159,8 +159,8 @@ def _moving_mesh(job: _Job) -> Exported:
     if settings.texture:
         animation, texture = bake_texture(animation, settings.texture, frame=tracked.anchor)
     write_animated_glb(job.path, animation, texture=texture, overwrite=settings.overwrite)
-    vertices, faces, keys = len(animation.colours), len(animation.faces), animation.seconds()
-    shape = f"{vertices} vertices and {faces} faces in {len(times)} frames, {keys[-1] - keys[0]:.2f} s."
+    vertices, faces, seconds = len(animation.colours), len(animation.faces), animation.seconds()[-1]
+    shape = f"{vertices} vertices and {faces} faces in {len(times)} frames, {seconds:.2f} s."
     return Exported((job.path,), (shape, _deviation(tracked), *_coherence(tracked)))
 
 

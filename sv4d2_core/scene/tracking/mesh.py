@@ -34,8 +34,8 @@ class MeshAnimation:
         return Mesh(self.positions[frame], self.faces, self.colours)
 
     def seconds(self) -> tuple[float, ...]:
-        """Return when every frame is shown."""
-        return tuple(time * self.duration for time in self.times)
+        """Return when every frame is shown, from the first, for which players would otherwise wait."""
+        return tuple((time - self.times[0]) * self.duration for time in self.times)
 
 
 @dataclass(frozen=True)
