@@ -76,9 +76,9 @@ def cameras_json(cameras: Cameras, size: int, fps: float, times: Sequence[float]
 def check_square(height: int, width: int, even: bool) -> None:
     """Raise ValueError for pictures, made or not yet, that are not square or, for videos, of even size."""
     if height != width or (even and height % 2):
+        expected = "Expected square images of even size" if even else "Expected square images"
         raise ValueError(
-            f"Expected square images{' of even size' if even else ''} (the cameras are square); got {height} "
-            f"x {width}. Resize or pad the views."
+            f"{expected} (the cameras are square); got {height} x {width}. Resize or pad the views."
         )
 
 
