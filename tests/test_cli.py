@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from pretend.cuda import PretendCuda
 
 from sv4d2_core import Cameras, __version__, read_views
 from sv4d2_core.__main__ import build_parser, main
@@ -313,3 +314,12 @@ def test_auto_takes_the_fastest_device_that_is_there(monkeypatch, best):
     for i, known in enumerate(list(kinds.values())[:3]):
         monkeypatch.setattr(known, "is_available", lambda i=i: i >= list(kinds).index(best))
     assert common.choose_device("auto").type == best
+
+
+def test_a_gpu_has_its_index(monkeypatch):
+    """PyTorch limits the memory of a device with an index alone."""
+    with PretendCuda(devices=2):
+        for name in ("auto", "cuda", "cuda:0"):
+            assert common.choose_device(name) == torch.device("cuda:0")
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert common.choose_device("auto") == torch.device("cuda:1")

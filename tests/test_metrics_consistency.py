@@ -39,6 +39,15 @@ def test_flicker_and_acceleration_of_known_clips(levels, flicker, acceleration):
     assert mean_change(clip, EVERYWHERE, order=2) == pytest.approx(acceleration, abs=1e-6)
 
 
+def test_quiet_pixels_of_an_object_of_more_than_sixteen_million():
+    images = torch.zeros(2, 4100, 4100, 1)
+    images[1, :, 1000:] = 0.5
+    quiet = quietest_pixels(images, torch.ones(2, 4100, 4100))
+    assert int(quiet.sum()) == 4100 * 4100, "a quarter is not below the change of most"
+    images[1, :, 1100:] = 0.7
+    assert int(quietest_pixels(images, torch.ones(2, 4100, 4100)).sum()) == 4100 * 1100
+
+
 def test_only_static_pixels_count_the_quietest_of_the_object():
     images = torch.full((3, 8, 8, 3), 0.5)
     images[1, :4] = 0.9

@@ -145,7 +145,7 @@ def test_other_frames_sizes_or_cameras_are_refused_with_numbers(truth):
         (bright, truth, r"0\.\.1 in the images; got .* to 255"),
         (truth, bright, r"0\.\.1 in the reference; got .* to 255"),
         (truth, without, "finite values in the reference"),
-        (truth.resized(5), None, "at least 8 x 8 pixels; got 5 x 5"),
+        (truth.resized(11), None, "at least 12 x 12 pixels; got 11 x 11"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(images, reference, method="A")

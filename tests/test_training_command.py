@@ -120,6 +120,8 @@ def test_a_recipe_holds_but_for_what_is_given():
         (("--lora", 2), "Expected --lora together with --base"),
         (("--static-steps", 0, "--motion-steps", 0), "Expected steps to train"),
         (("--finish-in", 9, "--static-steps", 5), "--static-steps would do nothing with --finish-in"),
+        (("--motion-steps", 0, "--motion-batch", 8), "--motion-batch would do nothing with --motion-steps 0"),
+        (("--static-steps", 0, "--static-batch", 8), "--static-batch would do nothing with --static-steps 0"),
         (("--mask-all", 1.5), "--mask-all: expected a number from 0 to 1, got 1.5"),
     ],
 )

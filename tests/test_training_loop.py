@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from sv4d2_core.diffusion.blocks import ResBlock
 from sv4d2_core.diffusion.config import UNetConfig
@@ -14,7 +16,7 @@ from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.unet import UNet
 from sv4d2_core.stored import read_tensors
 from sv4d2_core.training.batches import DrawConfig, ViewsBatch, ViewsLoss
-from sv4d2_core.training.loop import LoopConfig, Progress, train
+from sv4d2_core.training.loop import LoopConfig, Progress, process_group, train
 from sv4d2_core.training.recipe import DTYPES, Phase, Recipe, initialise, prepare_for_training, train_phase
 from sv4d2_core.training.weights import Weights, add_lora
 
@@ -120,6 +122,17 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(tmp_path, config):
     tensors, _ = read_tensors(tmp_path / "state", "sv4d2.training")
     weight = tensors["weight.unet.input_blocks.0.0.weight"]
     assert weight.dtype == torch.float32 and not torch.equal(weight, weight.bfloat16().float())
+
+
+def test_processes_wait_for_one_that_draws_and_writes_for_long(monkeypatch):
+    """The first process alone draws samples and writes states; PyTorch's patience is ten minutes on GPUs."""
+    joined: dict = {}
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **options: joined.update(options))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with process_group(torch.device("cpu")):
+        pass
+    assert joined["timeout"] >= timedelta(hours=6)
 
 
 def test_what_is_no_number_stops_the_training_before_it_harms():

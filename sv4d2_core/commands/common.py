@@ -272,9 +272,10 @@ def choose_device(name: str) -> torch.device:
     """Return the device of that name, or the best one for ``auto``; ValueError where it is not there."""
     if name == "auto":
         there = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}
-        return torch.device(next((kind for kind, known in there.items() if known.is_available()), "cpu"))
+        best = next((kind for kind, known in there.items() if known.is_available()), "cpu")
+        return _with_index(torch.device(best))
     try:
-        device = torch.device(name)
+        device = _with_index(torch.device(name))
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if is_out_of_memory(error):
@@ -284,6 +285,14 @@ def choose_device(name: str) -> torch.device:
             f"Expected a device of this machine; got {cut(repr(name))} ({cut(reason)}). Try --device auto."
         ) from error
     return device
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """Return a CUDA device with its index, without which PyTorch limits no memory; others as they are."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    # Of torchrun's processes each has the GPU of its number.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

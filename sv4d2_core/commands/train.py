@@ -95,10 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.value("--scenes", at_least(1, _LONG), "procedural scenes to draw from (default: the recipe's)")
     data.flag("--on-device", "draw generated scenes on the device and keep them all there")
     data.flag("--mirror", "draw from their mirror images, too")
-    data.value("--workers", at_least(0, 256), "processes that render scenes ahead", 1)
+    data.value("--workers", at_least(0, 256), "processes that render scenes ahead (from scratch only)", 1)
     text = "share of samples on the official orbit around their input, else any cameras (default 0.95)"
     data.value("--orbit-share", of_setting(DrawConfig, "orbit_share"), text, metavar="X")
-    text = "share of samples without reference views (default 0.5)"
+    text = "share of samples without reference views (default 0.95 in the static phase, else 0.5)"
     data.value("--mask-all", of_setting(DrawConfig, "mask_all"), text, metavar="X")
     text = "share of missing reference views elsewhere (default 0.15)"
     data.value("--mask-view", of_setting(DrawConfig, "mask_view"), text, metavar="X")
@@ -175,8 +175,11 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         )
     if args.base is not None:
         static = [] if args.static_steps else ["static_batch"]
-        refuse_idle(args, add_arguments, ["autoencoder_steps", "decoder_steps", *static], "with --base")
-        refuse_idle(args, add_arguments, ["on_device"], "with --base")
+        only = ["autoencoder_steps", "decoder_steps", "on_device", *static]
+        refuse_idle(args, add_arguments, only, "with --base")
+    for phase in ("static", "motion"):
+        if getattr(args, f"{phase}_steps") == 0:
+            refuse_idle(args, add_arguments, [f"{phase}_batch"], f"with --{phase}-steps 0")
     if args.data is not None:
         refuse_idle(args, add_arguments, ["scenes", "on_device"], "with --data")
     if args.finish_in is not None:

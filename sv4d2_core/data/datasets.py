@@ -26,7 +26,7 @@ from .views_folder import CAMERAS_FILE, cameras_json, check_square, transforms_j
 DATASET_FILE, RENDER_FILE, COLMAP_FILE = "dataset.json", "render.json", "colmap.json"
 
 _BYTES_PER_POINT = 120
-_DEPTH_SCALE = 10_000  # levels of 16 bits per world unit: up to 6.5 world units, with the cameras at 2
+_DEPTH_LEVELS = 20_000  # of 16 bits per distance of the cameras from the origin
 
 DATASET_NAMES = re.compile(
     r"dataset\.json|cameras\.json|transforms(_train|_val|_test)?\.json|view_\d+\.mp4|frames|masks"
@@ -123,10 +123,16 @@ def _write_pictures(folder: Path, grid: ViewGrid, masks: Tensor) -> None:
 def _write_surface_maps(folder: Path, rendering: SceneRendering, cameras: Cameras) -> None:
     seen = rendering.alpha >= _NOT_SEEN
     normals = packed_normals(rendering.normal * seen[..., None], cameras)
-    depth = (rendering.depth * seen * _DEPTH_SCALE).round().clamp(0, 65535).cpu().numpy().astype(np.uint16)
+    depth = rendering.depth * seen * _depth_scale(cameras)
+    depth = depth.round().clamp(0, 65535).cpu().numpy().astype(np.uint16)
     for v in range(cameras.n_views + 1):
         write_frames(folder / f"normals/view_{v:02d}", normals[:, v])
         write_frames(folder / f"depth/view_{v:02d}", depth[:, v])
+
+
+def _depth_scale(cameras: Cameras) -> float:
+    """Return the levels of depth pictures per world unit."""
+    return _DEPTH_LEVELS / cameras.radius
 
 
 def write_renders(
@@ -143,9 +149,9 @@ def write_renders(
 
     ``frames/view_XX/TTTTT.png`` and ``turntable/NNNNN.png`` are RGBA, the videos on white;
     ``transforms.json`` makes it a data set for nerfstudio. ``depth/view_XX/TTTTT.png`` has 16 bits: distance
-    times 10,000, 0 for no surface. ``normals/view_XX/TTTTT.png``: colour (normal + 1) / 2 in the camera's
-    axes (x right, y up, z towards the camera), grey for none. Raises as `write_dataset`, and ValueError for
-    nothing to write or no masks.
+    times ``depth_scale`` of ``render.json`` (10,000 with cameras at 2), 0 for no surface.
+    ``normals/view_XX/TTTTT.png``: colour (normal + 1) / 2 in the camera's axes (x right, y up, z towards the
+    camera), grey for none. Raises as `write_dataset`, and ValueError for nothing to write or no masks.
     """
     if grid is None and turntable is None:
         raise ValueError("Expected views or a turntable to write; got neither.")
@@ -167,7 +173,9 @@ def write_renders(
 
     pixels = 0 if grid is None else grid.images.numel() // 3 * (1 if maps is None else 2)
     pixels += 0 if turntable is None else turntable[1].numel()
-    return write_export(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite, 5 * pixels, run or {}, fill)
+    scale = {} if grid is None or maps is None else {"depth_scale": _depth_scale(grid.cameras)}
+    facts = {**(run or {}), **scale}
+    return write_export(folder, RENDER_FILE, _NAMES_OF_RENDERS, overwrite, 5 * pixels, facts, fill)
 
 
 def refuse_renders(folder: Path, overwrite: bool) -> None:

@@ -21,7 +21,7 @@ REFERENCE = "reference"  # the name of the true views' own scores
 DEFAULT_SHRINKAGE = 0.1  # share of each covariance that is replaced: a few clips give a distance, too
 _EQUAL_IMAGES_DB = 100.0  # dB that the infinite PSNR of equal images counts as in a mean
 _MATCHED_FRAMES = 8  # at most, evenly spread: matching corners is the slowest metric
-_SMALLEST_SIDE = 8  # pixels; nothing can be measured on smaller images
+_SMALLEST_SIDE = 12  # pixels; no optical flow is found in smaller images
 _SAME_INPUT_DB = 24.0  # input views less alike were cut out in another way, or are of another clip
 
 
@@ -204,7 +204,7 @@ def evaluate(
     """Return the scores of predicted novel views; the input view is not scored.
 
     Images that are not finite and missing views get no score; the notes name them. Raises ValueError for
-    frames, sizes or cameras unlike the reference's, values outside 0..1, images below 8 x 8.
+    frames, sizes or cameras unlike the reference's, values outside 0..1, images below 12 x 12.
     """
     missing: list[int] = []
     if reference is not None:

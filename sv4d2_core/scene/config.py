@@ -99,7 +99,11 @@ class FieldConfig(Settings):
     deformation_sizes: tuple[int, ...] = setting(
         (4, 12), "nodes along an axis of the canonical field's grids of offsets, from coarse to fine"
     )
-    density_scale: float = setting(25.0, "density per unit of the decoder's output, 1 / world unit", above=0)
+    density_scale: float = setting(
+        25.0,
+        "density per unit of the decoder's output, 1 / world unit; a fit expects cameras 2 away",
+        above=0,
+    )
     memory_gb: float = setting(
         0.0,
         "what following the rays of one step or picture may take, GiB; 0: no limit. The result stays the "
@@ -144,6 +148,10 @@ class GaussiansConfig(Settings):
         "how easily opacities change over time; 0: never. What turns out of sight or moves too fast to be "
         "followed is shown by other Gaussians at other times",
         least=0,
+    )
+
+    move_scale: float = setting(
+        1.0, "world units per unit of the deformation's offsets; a fit expects cameras 2 away", above=0
     )
 
     def count_for(self, size: int) -> int:

@@ -32,6 +32,7 @@ from .scenes import ProceduralScenes, start_worker
 _log = logging.getLogger(__name__)
 _SCENES_AT_A_TIME = 32  # drawn
 _SENT_AT_A_TIME = 4
+_MOST_WORKERS = 61  # processes of one pool that Windows can wait for
 _PICTURES_AT_A_TIME = 4096  # encoded
 
 
@@ -182,7 +183,7 @@ def _mapped(function: partial[bytes], n: int, n_workers: int) -> Iterator[Iterat
         return
     context = multiprocessing.get_context("spawn")
     # Unlike the pools of multiprocessing, it does not wait forever for a worker that is dead.
-    with ProcessPoolExecutor(n_workers, context, _start_worker) as pool:
+    with ProcessPoolExecutor(min(n_workers, _MOST_WORKERS), context, _start_worker) as pool:
         try:
             yield pool.map(function, range(n), chunksize=_SENT_AT_A_TIME)
         except BrokenProcessPool as error:

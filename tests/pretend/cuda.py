@@ -515,6 +515,10 @@ class PretendCuda:
             return self.counters[_resolved("cuda" if device is None else device).index]
 
         def set_fraction(fraction: float, device: Any = None) -> None:
+            if isinstance(device, (str, torch.device)) and torch.device(device).index is None:
+                raise ValueError(
+                    f"Expected a torch.device with a specified index or an integer, got: {device}"
+                )
             counter(device).limit = int(self.total * fraction)
 
         def reset_peak(device: Any = None) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...cameras import DEFAULT_RADIUS
 from ...stored import Tensors
 from ...views import ViewGrid
 from ..config import PATCH, RefineConfig
@@ -58,7 +59,10 @@ class DyNeRFFit:
                 f"leave the distance out."
             )
         finest = min(max(size // 2, 8), _FINEST_PLANES)
-        config = replace(config, plane_sizes=config.plane_sizes or (finest // 4, finest // 2, finest))
+        sizes = config.plane_sizes or (finest // 4, finest // 2, finest)
+        # The fit is the same in any unit of the world.
+        density_scale = config.density_scale * DEFAULT_RADIUS / views.cameras.radius
+        config = replace(config, plane_sizes=sizes, density_scale=density_scale)
         self._hull = visual_hull(views.masks.to(device), views.cameras, config.hull_size)
         times = views.frame_times()
         self.scene = DyNeRF(self._hull, views.cameras, views.fps, times, config, generator)

@@ -156,7 +156,7 @@ class Gaussians(Scene4D):
         log_scales, opacities = own.log_scales, own.opacities
         if time is not None:
             move, turn, growth, fading = self.deformation(means, time)
-            means, quats = means + move, _turned(quats, turn)
+            means, quats = means + self.config.move_scale * move, _turned(quats, turn)
             log_scales = log_scales + growth
             opacities = opacities + self.config.fade * fading[:, 0]
         low, high = (math.log(limit) for limit in self.scale_limits)

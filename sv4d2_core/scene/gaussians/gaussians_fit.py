@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...cameras import DEFAULT_RADIUS
 from ...stored import Tensors
 from ...views import ViewGrid
 from ..config import RefineConfig
@@ -30,7 +32,7 @@ _SPREAD = 0.5  # how far copies stand apart, in scales of the original
 _PICTURES_PER_STEP = 2  # rendered, out of the frames and views of its draw
 # First share of the dynamic steps, for the motion alone: else what is known of the anchor is averaged.
 _MOTION_ALONE = 0.15
-# Learning rates at step 0: of means in world units, of logarithms of scales, of logits of the others.
+# Learning rates at step 0: of means in world units with cameras at 2, of logarithms of scales, of logits.
 _RATES = {"means": 2e-3, "quats": 1e-2, "log_scales": 2e-2, "opacities": 5e-2, "colours": 5e-2}
 _PLANES_RATE, _DECODER_RATE = 2e-2, 2e-3
 # Terms on pictures (3DGS, and the mask), on places (distance from the frame's hull in cells; change of the
@@ -152,6 +154,9 @@ class GaussiansFit:
         perceptual: None = None,
     ) -> None:
         assert views.masks is not None
+        # The fit is the same in any unit of the world.
+        self._unit = views.cameras.radius / DEFAULT_RADIUS
+        gaussians = replace(config.gaussians, move_scale=config.gaussians.move_scale * self._unit)
         self._config, self._device, self._generator = config, torch.device(device), generator
         hull = visual_hull(views.masks.to(device), views.cameras, config.hull_size)
         self._hull = HullDistance(hull)
@@ -160,14 +165,15 @@ class GaussiansFit:
         canonical, scale = start_on_hull(views, hull, anchor_frame(views.masks), count, generator)
         limits = (_SMALLEST_SCALE * scale, _LARGEST_SCALE * scale)
         self.scene = Gaussians(
-            canonical, hull.box, limits, views.cameras, views.fps, self._times, config.gaussians, generator
+            canonical, hull.box, limits, views.cameras, views.fps, self._times, gaussians, generator
         )
         self.scene.parts.to(device)
         self._neighbours = nearest(self.scene.canonical.means, _NEIGHBOURS)
 
     def groups(self) -> list[dict]:
         canonical, deformation = self.scene.canonical, self.scene.deformation
-        groups = [{"params": [getattr(canonical, name)], "rate": rate} for name, rate in _RATES.items()]
+        rates = {**_RATES, "means": _RATES["means"] * self._unit}
+        groups = [{"params": [getattr(canonical, name)], "rate": rate} for name, rate in rates.items()]
         decoder = [*deformation.trunk.parameters(), *deformation.head.parameters()]
         return [
             *groups,

@@ -23,7 +23,7 @@ _FIT_DISTANCE = 0.15  # of colours, at which the confidence in the fit has falle
 _FIT_WINDOW = 5
 _LEAST_CONFIDENCE = 0.2
 _GRAZING, _FACING = 0.0, 0.5  # smoothstep edges of the cosine between normal and view direction (SV3D)
-_SAME_SURFACE = 0.02  # world units by which depths of one surface may differ; the object is about 1
+_SAME_SURFACE = 0.01  # of the cameras' distance, by which depths of one surface may differ
 _SHOWN_BY_INPUT = 0.5  # weight in other views of what the input shows at the same time
 _SURFACE_ALPHA = 0.5
 
@@ -132,7 +132,8 @@ def seen_by_input(depths: Tensor, cameras: Cameras) -> Tensor:
         places = pixels[..., :2] / pixels[..., 2:] * (2 / size) - 1
         shown = F.grid_sample(depths[:, :1], places, mode="nearest", align_corners=False)[:, 0]
         distance = (points - origins[0]).norm(dim=-1)
-        seen[:, view] = (depth > 0) & (shown > 0) & ((distance - shown).abs() <= _SAME_SURFACE)
+        same = (distance - shown).abs() <= _SAME_SURFACE * cameras.radius
+        seen[:, view] = (depth > 0) & (shown > 0) & same
     return seen
 
 
