@@ -102,6 +102,18 @@ def test_views_without_masks_get_them(tmp_path, grid):
     assert torch.equal(read.masks, near_white_masks(read.images)) and 0 < float(read.masks.mean()) < 1
 
 
+def test_a_folder_that_somebody_looked_at_is_the_same(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/picture.png").write_bytes(b"1")
+    scenes = FolderScenes((tmp_path / "cat",), SIZE)
+    before = scenes.identity()
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "cat" / name).write_bytes(b"2")
+    assert scenes.identity() == before
+    (tmp_path / "cat/picture.png").write_bytes(b"3")
+    assert scenes.identity() != before
+
+
 def test_short_clips_are_named_and_allowed(written, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(check(written, n_frames=N_FRAMES)) == 3

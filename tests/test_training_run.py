@@ -18,6 +18,7 @@ from torch import Tensor
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.config import ModelConfig
+from sv4d2_core.diffusion.model import Model
 from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.diffusion.safetensors_stream import read_header
 from sv4d2_core.diffusion.sampling import camera_vectors
@@ -87,6 +88,17 @@ def test_every_stage_leaves_a_checkpoint_that_makes_views(finished, training_con
     assert made.trained and bool(made.images.isfinite().all()) and made.images.shape == (2, 3, 8, 8, 3)
     names = {path.name for path in finished.iterdir()}
     assert names == {"recipe.json", "scenes", "encoded", *(f"{stage}.safetensors" for stage in STAGES)}
+
+
+def test_a_stage_is_saved_before_what_is_drawn_at_its_end(tmp_path, recipe):
+    saved = {}
+
+    def drawn(stage: str, progress: Progress, model: Model | None) -> None:
+        if progress.step == progress.total:
+            saved[stage] = (tmp_path / f"{stage}.state").exists()
+
+    training(tmp_path, recipe, callback=drawn).run()
+    assert saved == dict.fromkeys(STAGES, True)
 
 
 def test_a_checkpoint_says_what_it_is_based_on(finished, recipe, tmp_path):
@@ -162,8 +174,8 @@ def test_the_state_is_saved_at_every_interval(tmp_path, recipe, monkeypatch):
             raise Stopped
 
     monkeypatch.setattr(run_module, "_SAVE_SHARE", 0.0)
-    # Every so many seconds, and not before so many times what the last one took.
-    for interval, share, expected in ((0.0, 0.0, [0, 1, 2]), (60.0, 0.0, [0, 0, 0]), (0.0, 1e9, [0, 1, 1])):
+    # Every so many seconds, not before so many times what the last one took, and after the last step.
+    for interval, share, expected in ((0.0, 0.0, [0, 1, 3]), (60.0, 0.0, [0, 0, 3]), (0.0, 1e9, [0, 1, 3])):
         shutil.rmtree(tmp_path)
         monkeypatch.setattr(run_module, "_SAVE_EVERY_S", interval)
         monkeypatch.setattr(run_module, "_SAVE_SHARE", share)

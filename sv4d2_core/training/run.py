@@ -156,6 +156,8 @@ class TrainingRun:
         file = self._state(stage)
         # What follows a stage, as a sheet of samples, takes of the next one's time.
         self._stage_began = time.monotonic()
+        if progress.step == progress.total:  # a sheet of samples comes before the result, and takes long
+            self._save(progress, file)
         try:
             if self.callback is not None:
                 self.callback(stage, progress, model)

@@ -28,6 +28,7 @@ from measure import clock, flops, matrix_product_rate, peak_bytes, seconds
 from random_checkpoint import write_random_checkpoint
 
 from sv4d2_core.cameras import Cameras
+from sv4d2_core.commands.common import choose_device
 from sv4d2_core.diffusion.blocks import log
 from sv4d2_core.diffusion.checkpoint import (
     build_networks,
@@ -100,7 +101,7 @@ class Bench:
     """Where figures are taken and how large; one section at a time."""
 
     def __init__(self, options: Options) -> None:
-        self.device, self.sizes = torch.device(options.device), SMALL if options.small else Sizes()
+        self.device, self.sizes = choose_device(options.device), SMALL if options.small else Sizes()
         self.figures, self.section, self.small = Figures(options), "", options.small
         self.cuda, self.ends = self.device.type == "cuda", math.inf
 
