@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.files import claimed
-from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, placed, slowed, turntable
+from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, pace, placed, slowed, turntable
 from ..sv4d2_core.scene.store import load_scene
 from ..sv4d2_core.scene.targets import packed_normals
 from ..sv4d2_core.views import FPS_RANGE, ViewGrid
@@ -134,9 +134,8 @@ class SV4D2Render4D(io.ComfyNode):
         cameras = own_cameras(scene) if cameras is None else placed(cameras, scene)
         around = mode == _TURNTABLE
         times = scene.times if frames == 0 or around else even_times(frames)
-        pace = scene.fps * max(len(times) - 1, 1) / max(scene.n_frames - 1, 1)
         slowest, fastest = FPS_RANGE
-        fps = min(max(pace, slowest), fastest)
+        fps = min(max(pace(scene, times), slowest), fastest)
         times = slowed(times, slow_motion)
         count = (frames or _TURNTABLE_PICTURES) if around else len(times)
         n_pictures = count if around else count * (cameras.n_views + 1)

@@ -17,7 +17,7 @@ from pretend.cuda import PretendCuda
 
 from sv4d2_core import Cameras, __version__, read_views
 from sv4d2_core.__main__ import build_parser, main
-from sv4d2_core.commands import common
+from sv4d2_core.commands import common, demo
 from sv4d2_core.shipped import SAMPLE_CLIP, TINY_MODEL
 
 ROOT = Path(__file__).parent.parent
@@ -285,6 +285,25 @@ def test_tiny_and_sample_name_what_comes_with_the_pack(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("sample").mkdir()
     assert common.clip_place("sample") == "sample", "a clip of that name comes first"
+
+
+def test_a_demo_replaces_what_demos_wrote_and_nothing_else(tmp_path, monkeypatch, capsys):
+    jobs = demo.views, demo.refine, demo.render, demo.export
+    for job in jobs:
+        monkeypatch.setattr(job, "run", lambda options: options.out.touch())
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert main(["demo", "--out", str(out)]) == 0
+    entries = json.loads((out / "demo.json").read_text())["entries"]
+    assert {path.name for path in out.iterdir()} == set(entries) - {"scene.fit", "scene.fit.png"}
+    for name in entries:
+        mine = tmp_path / f"with {name}" / name
+        mine.parent.mkdir()
+        mine.write_text("mine")
+        assert main(["demo", "--out", str(mine.parent)]) == 2
+        error = capsys.readouterr().err
+        assert f"holds {name}, which" in error and "Choose another folder or move them away" in error
+        assert [path.name for path in mine.parent.iterdir()] == [name] and mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import numpy as np
@@ -29,7 +30,7 @@ CAMERAS = Cameras((0, 0, 20), (0, 100, 200))
 BOX = torch.tensor([[-0.4, -0.4, -0.4], [0.4, 0.4, 0.4]])
 FRAMES, FPS = 3, 4.0
 COLOUR = (0.8, 0.4, 0.2)
-SMALL = ("--resolution", 24, "--faces", 600, "--size", 16)
+SMALL = ("--resolution", 24, "--faces", 600)
 
 
 def block_scene() -> DyNeRF:
@@ -186,7 +187,7 @@ def test_smoothing_rounds_the_corners(scenes, tmp_path):
 
 @pytest.mark.parametrize("kind", ["dataset", "colmap"])
 def test_pictures_of_a_scene_become_a_data_set(scenes, tmp_path, kind):
-    assert export(scenes["block"], tmp_path / "out", kind, *SMALL) == 0
+    assert export(scenes["block"], tmp_path / "out", kind, "--size", 16) == 0
     if kind == "dataset":
         read = read_dataset(tmp_path / "out/transforms_train.json")
         assert read.images.shape == (FRAMES, 3, 16, 16, 3) and read.cameras.n_views == 2
@@ -216,6 +217,9 @@ def test_what_cannot_be_is_refused_in_words(scenes, views, tmp_path, capsys):
     block, out = scenes["block"], tmp_path / "out"
     (tmp_path / "block.obj").touch()
     assert "ends in .glb" in refused(capsys, block, tmp_path / "block.obj", "glb")
+    assert "ends in .ply" in refused(capsys, scenes["ball"], tmp_path / "a.splat", "splat-ply")
+    assert "ends in .mp4" in refused(capsys, block, tmp_path / "a.GLB", "turntable")
+    assert "from 64 to 8192" in refused(capsys, block, tmp_path / "a.glb", "glb", "--texture", 16384)
     assert "made of Gaussians" in refused(capsys, block, out, "splat-ply")
     assert "needs a scene" in refused(capsys, views, tmp_path / "block.glb", "glb")
     assert "not both" in refused(capsys, block, out, "obj", "--frames", 2, "--times", 0)
@@ -223,6 +227,30 @@ def test_what_cannot_be_is_refused_in_words(scenes, views, tmp_path, capsys):
     assert "from 0 to 1" in refused(capsys, block, out, "obj", "--times", 0, 2)
     assert "one time" in refused(capsys, scenes["ball"], tmp_path / "all.ply", "splat-ply")
     assert [*tmp_path.iterdir()] == [tmp_path / "block.obj"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "kind", "words", "idle"),
+    [
+        ("ball", "a.npz", "npz", "--fps 9", "--fps"),
+        ("ball", "a.ply", "splat-ply", "--times 0 --fps 9 --faces 9", "--faces, --fps"),
+        ("ball", "a", "splat-ply", "--fps 9 --sh-degree 0", ""),
+        ("ball", "a", "splat", "--sh-degree 0", "--sh-degree"),
+        ("block", "a.glb", "glb", "--size 16 --cameras c.json --texture 64", "--cameras, --size"),
+        ("block", "a", "obj", "--texture 64 --smoothing 2", "--texture"),
+        ("block", "a.mp4", "turntable", "--times 0 --fps 9 --frames 4", "--times"),
+        ("block", "a", "dataset", "--input-view 1 --fps 9", "--input-view"),
+        ("views", "a", "dataset", "--input-view 1 --device cpu --fps 9", "--device, --fps"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    scenes, views, tmp_path, capsys, monkeypatch, source, name, kind, words, idle
+):
+    for work in ("load_scene", "read_any_views"):
+        monkeypatch.setattr(f"sv4d2_core.commands.export.{work}", Mock(side_effect=ValueError("the work")))
+    place = {**scenes, "views": views}[source]
+    error = refused(capsys, place, tmp_path / name, kind, *words.split())
+    assert f"{idle} would do nothing for a " in error if idle else "the work" in error
 
 
 def test_nothing_is_overwritten_unless_asked(views, scenes, tmp_path, capsys):

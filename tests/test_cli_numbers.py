@@ -72,6 +72,9 @@ def test_every_number_is_within_a_stated_range(command):
         ("views c --checkpoint tiny --out o --seed=--", "--seed: expected a value, got '--'"),
         ("views c --checkpoint tiny --out o --azimuths 1e300", "from -720 to 720, got 1e+300"),
         ("refine v --out s.safetensors --strength 0.5", "--strength would do nothing without --checkpoint"),
+        ("refine v --out s.safetensors --rounds 4", "--rounds would do nothing without --checkpoint or --st"),
+        ("refine v --out s.safetensors --stages 2 --rounds 4", "Three kinds are understood"),
+        ("refine v --out s.safetensors --stages 2 --rounds 100 --steps 50", "at least 101 steps, one for"),
         (
             "refine v --out s.safetensors --sampling-steps 9 --dtype fp16",
             "--dtype, --sampling-steps would",

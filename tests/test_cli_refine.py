@@ -20,7 +20,7 @@ from sv4d2_core.diffusion import memory
 from sv4d2_core.scene.config import RefineConfig
 from sv4d2_core.scene.fit import FitProgress
 from sv4d2_core.scene.refine import refine_scene
-from sv4d2_core.scene.store import load_scene
+from sv4d2_core.scene.store import FitState, load_scene
 from sv4d2_core.video.crop import CropPath
 from sv4d2_core.world import make_creature, render_views
 
@@ -103,6 +103,28 @@ def test_a_signal_waits_for_the_end_of_the_step(views, tmp_path, monkeypatch):
     assert steps[-1] == 9 and (tmp_path / "scene.fit").is_file()
 
 
+def test_a_second_signal_within_a_step_leaves_what_was_saved_before(views, scene, tmp_path, monkeypatch):
+    from sv4d2_core.scene.dynerf.dynerf_fit import DyNeRFFit
+
+    accumulate, path = DyNeRFFit.accumulate, tmp_path / "scene.safetensors"
+
+    def signalled(self, step, frames):
+        loss = accumulate(self, step, frames)
+        if step.number == 9:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DyNeRFFit, "accumulate", signalled)
+        patch.setattr(signal, "getsignal", lambda _number: signal.SIG_DFL)
+        patch.setattr(refine, "_SAVE_EVERY_S", 0.0)
+        assert main(fit(views, path, "--steps", STEPS)) == 130
+    assert FitState.load(tmp_path / "scene.fit").step == 9
+    assert main(fit(views, path, "--steps", STEPS, "--resume")) == 0
+    assert path.read_bytes() == scene.read_bytes()
+
+
 def test_a_signal_before_the_first_step_ends_the_job_at_once(views, tmp_path, monkeypatch, capsys):
     def begun(*_args, **_settings):
         signal.raise_signal(signal.SIGTERM)
@@ -151,6 +173,17 @@ def test_cameras_of_a_file_and_listed_times(scene, views, tmp_path):
     assert len(list((out / "frames").iterdir())) == 5
     frames = json.loads((out / "transforms.json").read_text())["frames"]
     assert sorted({frame["time"] for frame in frames}) == [0.25, 0.3, 1]
+
+
+def test_fewer_and_more_times_take_as_long_as_the_scene(scene, tmp_path):
+    seconds = 2 / load_scene(scene).fps
+    for count in (2, 5):
+        out = tmp_path / str(count)
+        assert main(["render", str(scene), "--out", str(out), "--size", "16", "--frames", str(count)]) == 0
+        assert (count - 1) / read_dataset(out).fps == pytest.approx(seconds)
+    out = tmp_path / "slow"
+    assert main(["render", str(scene), "--out", str(out), "--size", "16", "--slow", "3"]) == 0
+    assert read_dataset(out).fps == load_scene(scene).fps
 
 
 def test_a_turntable_turns_while_time_runs(scene, tmp_path):
@@ -206,6 +239,8 @@ OUT, TO = ("--out", "{tmp}/x.safetensors"), ("--out", "{tmp}/r")
         (["render", "{scene}", *TO, "--size", "15"], "even --size"),
         (["render", "{scene}", *TO, "--times", "2"], "a number from 0 to 1"),
         (["render", "{scene}", *TO, "--turntable", "--maps"], "Give cameras, too"),
+        (["render", "none", *TO, "--azimuths", "30", "--turntable", "--frames", "1"], "at least 2 pictures"),
+        (["render", "{scene}", *TO, "--frames", "9999"], "Give the rate that it should play at"),
         (
             ["refine", "{views}", *OUT, "--backend", "gaussians", "--field", "canonical"],
             "for --backend dynerf",
@@ -235,6 +270,13 @@ def test_two_stages_with_a_checkpoint_go_on_after_an_interrupt(
         "each round keeps to --memory-gb"
     )
     assert interrupted(fit(folder, other, *more), lambda *now: now[2].phase == "refine 1") == 130
+    trained = tmp_path / "trained.safetensors"
+    trained.write_bytes(micro_checkpoint.read_bytes()[:-1] + b"\1")
+    changes = ["--checkpoint", trained], ["--sampling-steps", 3], ["--dtype", "bf16"]
+    without = ["--stages", 2, *more[2:6], "--memory-gb", 4]
+    for words in (*([*more, *change] for change in changes), without):
+        error = fails(capsys, *fit(folder, other, *words, "--resume"))
+        assert "these settings and models; got one of another fit" in error
     assert main(fit(folder, other, *more, "--resume")) == 0
     assert other.read_bytes() == path.read_bytes()
     assert main(fit(folder, tmp_path / "third.safetensors", *more[:-1], 0.001)) == 2

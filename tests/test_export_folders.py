@@ -23,7 +23,13 @@ from sv4d2_core.data.datasets import write_colmap, write_dataset
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.export.glb import write_animated_glb
 from sv4d2_core.export.report import write_report
-from sv4d2_core.export.sequences import write_animation, write_mesh_sequence, write_pngs, write_usd
+from sv4d2_core.export.sequences import (
+    time_codes,
+    write_animation,
+    write_mesh_sequence,
+    write_pngs,
+    write_usd,
+)
 from sv4d2_core.export.splats import write_splat_sequence, write_splats
 from sv4d2_core.files import all_or_nothing
 from sv4d2_core.metrics.evaluate import SceneScores
@@ -396,3 +402,10 @@ def test_settings_travel_with_the_views(tmp_path, grid):
     assert json.loads((tmp_path / "two/run.json").read_text())["settings"] == again.settings
     write_views(tmp_path / "three", grid)
     assert read_views(tmp_path / "three").settings is None
+
+
+@pytest.mark.parametrize("fps", [8.0, 10.0, 24.0, 25.0, 29.97, 30.0])
+def test_every_frame_has_a_whole_time_code_in_usd(fps):
+    """A player asks for whole ones, and between two samples shows the earlier."""
+    seconds = [time * (20 / fps) for time in torch.linspace(0, 1, 21, dtype=torch.float64).tolist()]
+    assert time_codes(seconds, fps) == list(range(21))

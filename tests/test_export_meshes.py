@@ -21,6 +21,7 @@ from silhouettes import overlap, silhouette
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.export.glb import ANIMATION_NAME, glb_bytes, write_animated_glb
 from sv4d2_core.export.sequences import write_mesh_sequence, write_usd
+from sv4d2_core.scene.scene import even_times
 from sv4d2_core.scene.tracking.mesh import MeshAnimation, Texture, bake_texture
 
 TIMES = (0.0, 0.25, 1.0)
@@ -234,6 +235,18 @@ def test_pxr_reads_every_frame_at_its_time(tmp_path, meshes, samples, suffix):
     # What does not change is written once.
     assert prim.GetFaceVertexIndicesAttr().GetNumTimeSamples() == samples
     assert prim.GetDisplayColorPrimvar().GetAttr().GetNumTimeSamples() == samples
+
+
+def test_programs_show_every_frame_at_its_whole_time_code(tmp_path):
+    why = "the optional extra usd (usd-core) is not installed"
+    usd, geometry = (pytest.importorskip(f"pxr.{name}", reason=why) for name in ("Usd", "UsdGeom"))
+    times = even_times(21)  # 0.3 of 2 s at 10 fps is 3.0000000000000004
+    meshes = [CHANGING[t % 2] for t in range(21)]
+    write_usd(tmp_path / "a.usdc", meshes, [2 * time for time in times], fps=10.0)
+    stage = usd.Stage.Open(str(tmp_path / "a.usdc"))
+    points = geometry.Mesh.Get(stage, "/object/mesh").GetPointsAttr()
+    assert [len(points.Get(code)) for code in range(21)] == [len(mesh.vertices) for mesh in meshes]
+    assert (stage.GetStartTimeCode(), stage.GetEndTimeCode()) == (0, 20)
 
 
 def test_usd_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.novel_views import sample_views
 from sv4d2_core.metrics.image import psnr
-from sv4d2_core.scene import schedule
+from sv4d2_core.scene import refine, schedule
 from sv4d2_core.scene.config import (
     FieldConfig,
     GaussiansConfig,
@@ -20,6 +21,7 @@ from sv4d2_core.scene.config import (
     settings_to_json,
 )
 from sv4d2_core.scene.dynerf import dynerf_fit
+from sv4d2_core.scene.fit import Fit, StepInterrupted
 from sv4d2_core.scene.gaussians import gaussians_fit
 from sv4d2_core.scene.refine import refine_scene as whole_job
 from sv4d2_core.scene.store import FitState, load_scene
@@ -138,6 +140,35 @@ def test_a_resumed_fit_gives_the_same_bits(views, fitted, step, tmp_path):
     assert heard[0] == step + 1 and same(resumed, scene)
 
 
+@pytest.mark.parametrize("backend", ["dynerf", "gaussians"])
+def test_there_is_no_state_within_a_step(small, backend, monkeypatch):
+    fit = Fit(small, replace(TINY, backend=backend))
+    steps = schedule.schedule(fit.config, fit.views)
+    fit.take(next(steps))
+    assert fit.state().step == 1
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit._optimizer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit.take(next(steps))
+    with pytest.raises(StepInterrupted, match="Step 2 was interrupted"):
+        fit.state()
+
+
+def test_what_happens_once_in_a_fit_does_not_count_for_every_step(monkeypatch):
+    now = [0.0]
+
+    def take(step):
+        now[0] += 60 if step.number == 12 else 0.5
+
+    steps = [SimpleNamespace(number=number) for number in range(25)]
+    monkeypatch.setattr(refine, "schedule", lambda *_: steps)
+    monkeypatch.setattr(refine.time, "perf_counter", lambda: now[0])
+    assert refine.steps_in(2.0, SimpleNamespace(config=None, views=None, take=take)) == 240
+
+
 def test_a_saved_scene_renders_the_same(fitted, tmp_path):
     scene = fitted[0]
     scene.save(tmp_path / "scene.safetensors")
@@ -157,6 +188,8 @@ def test_a_state_of_another_fit_is_refused(views, fitted):
         refine_scene(views, replace(config, learning_rate_factor=0.5), state=states[7])
     with pytest.raises(ValueError, match="one of another fit"):
         refine_scene(replace(views, images=views.images * 0.9), config, state=states[7])
+    with pytest.raises(ValueError, match="settings and models; got one of another fit"):
+        refine_scene(views, config, state=states[7], identity={"lpips": "0123456789abcdef"})
 
 
 @pytest.mark.parametrize("backend", ["dynerf", "gaussians"])
@@ -402,6 +435,10 @@ def test_targets_are_kept_in_eight_bits_and_the_input_exactly(small):
 def test_steps_are_divided_between_the_stages():
     config = RefineConfig().with_steps(2500, 2)
     assert config.rounds == 2
+    many = RefineConfig(rounds=100)
+    assert many.with_steps(101, 2).total_steps == 101 and many.with_steps(5000, 2).total_steps == 5000
+    with pytest.raises(ValueError, match="at least 101 steps, .* the 100 rounds .* got 100"):
+        many.with_steps(100, 2)
     assert config.total_steps == 2500 == RefineConfig().with_steps(2500, 1).total_steps
     for steps in (4, 5, 17, 23, 100, 999, 1234, 4001):
         for stages in (1, 2):

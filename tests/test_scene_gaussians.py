@@ -14,7 +14,7 @@ from sv4d2_core.scene.gaussians.gaussians import CanonicalGaussians, Deformation
 from sv4d2_core.scene.gaussians.gaussians_fit import GaussiansFit, nearest, relocate, shared
 from sv4d2_core.scene.geometry.hull import HullDistance, Occupancy
 from sv4d2_core.scene.refine import refine_scene
-from sv4d2_core.scene.schedule import Step
+from sv4d2_core.scene.schedule import Step, schedule
 from sv4d2_core.world.body import make_creature
 from sv4d2_core.world.render import render_creature, render_views
 
@@ -110,6 +110,18 @@ def test_gradients_reach_the_motion_only_when_there_is_time(views):
     assert all(p.grad is None for p in fit.scene.canonical.parameters())
     for name, parameter in fit.scene.deformation.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_earlier_frames_are_seen_again_while_others_are_admitted(views):
+    fit, _ = started(views)
+    generator, config = torch.Generator().manual_seed(0), replace(TINY, steps=200, progressive=True)
+    for step in schedule(config, views, first=TINY.steps_static):
+        frames = step.frames(views.n_frames, generator)
+        shown = [frame for frame, _ in fit._pictures(frames, step.n_views)]
+        assert sorted(shown) == sorted(frames.tolist()) and len(set(shown)) == 2
+        if step.newest and len(step.newest) < len(step.allowed):
+            assert shown[0] in step.newest
+            assert len(step.newest) > 1 or shown[1] not in step.newest
 
 
 def test_pixels_without_weight_teach_no_colour(views):

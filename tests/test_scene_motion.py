@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from test_cli_export import block_scene
 from test_export_surface import Arm, dynerf, gaussians
 from trimesh.creation import icosphere
 
@@ -15,9 +16,10 @@ from sv4d2_core.export.scene_export import ExportSettings, export_scene, surface
 from sv4d2_core.scene.dynerf.moved import MovedField
 from sv4d2_core.scene.gaussians.splat_torch import GaussiansAt
 from sv4d2_core.scene.geometry.hull import Occupancy
-from sv4d2_core.scene.scene import slowed, turntable
+from sv4d2_core.scene.scene import even_times, pace, slowed, to_and_fro, turntable
 from sv4d2_core.scene.store import load_scene
 from sv4d2_core.scene.tracking import motion as motion_module
+from sv4d2_core.scene.tracking import track as track_module
 from sv4d2_core.scene.tracking.graph import deformation_graph
 from sv4d2_core.scene.tracking.limbs import limbs
 from sv4d2_core.scene.tracking.motion import Interval, Motion, motion_of
@@ -141,6 +143,12 @@ def test_where_the_motion_leads_is_one_guess_of_several(arm, monkeypatch):
     assert expected == [*[False] * 6, True, *[False] * 5]
 
 
+def test_planes_which_know_no_motion_have_no_guess_of_it(monkeypatch):
+    scene, fit_points = block_scene(), Mock(side_effect=AssertionError)
+    monkeypatch.setattr(track_module, "fit_points", fit_points)
+    track(scene, scene.times[:2], 16, 200)
+
+
 def test_what_belongs_to_no_motion_fades_and_is_told_of(monkeypatch, caplog):
     monkeypatch.setattr(motion_module, "_WORTH_SAYING", -1.0)
     found = motion_of(Arm(bend_deg=90.0, n_frames=3, gap=-1.0))  # of the upper arm alone
@@ -258,8 +266,25 @@ def test_a_slow_turntable_plays_more_pictures_per_frame(monkeypatch):
 
     monkeypatch.setattr(scene, "render", render)
     monkeypatch.setattr(scene, "learn_motion", lambda *_: None)
-    turntable(scene, scene.cameras, 6, 8, slow=4)
-    assert seen == [0.0, 0.125, 0.25, 0.375, 0.5, 0.625]
+    turntable(scene, scene.cameras, 16, 8, slow=4)
+    assert seen == [i / 8 for i in (0, 1, 2, 3, 4, 5, 6, 7, 8, 7, 6, 5, 4, 3, 2, 1)]
+
+
+@pytest.mark.parametrize(("n_frames", "count", "cycles"), [(21, 96, 2), (21, 40, 1), (3, 6, 2), (21, 5, 1)])
+def test_the_motion_of_a_turntable_ends_where_it_began(n_frames, count, cycles):
+    times = to_and_fro(even_times(n_frames), count)
+    ideal = np.arange(count + 1) * 2 * cycles / count
+    np.testing.assert_allclose([*times, times[0]], 1 - np.abs(1 - ideal % 2), atol=1e-9)
+
+
+def test_a_still_scene_has_a_turntable_and_other_times_keep_the_pace():
+    assert to_and_fro((0.25,), 4, slow=2) == (0.25,) * 4
+    assert to_and_fro((0.0, 0.5), 4) == (0.0, 0.5, 0.0, 0.5)
+    scene = dynerf()  # three frames at 8 per second
+    assert pace(scene, scene.times) == pace(scene, [0.5]) == 8
+    assert pace(scene, even_times(2)) == 4 and pace(scene, (0.0, 0.25, 0.5)) == 16
+    scene.times = (0.0, 0.25, 0.5)  # of a clip of which these are the first frames
+    assert pace(scene, scene.times) == 8 and ExportSettings().duration(scene) == 0.5
 
 
 def test_a_slow_turntable_is_cancelled_while_the_motion_is_sought(monkeypatch):

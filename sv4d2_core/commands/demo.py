@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import re
 import shlex
 from pathlib import Path
 from types import ModuleType
 
 from ..cameras import Cameras
-from ..files import all_or_nothing, exclusive
+from ..files import all_or_nothing, exclusive, replaceable, write_whole
 from ..shipped import SAMPLE_CREATURE, SAMPLE_FPS, SAMPLE_FRAMES, TINY_MODEL
 from ..video.pictures import contact_sheet, with_alpha, write_frames, write_picture
 from ..world.body import make_creature
@@ -19,6 +21,18 @@ from .common import Options, at_least, checkpoint_file, choose_device, refuse_ov
 
 log = logging.getLogger(__name__)
 
+_MARKER = "demo.json"  # a folder with it is the demo's; written first, as a demo may be interrupted
+_ENTRIES = (
+    "sample_clip",
+    "true_views.png",
+    "views",
+    "scene.safetensors",
+    "scene.fit",
+    "scene.fit.png",
+    "turntable",
+    "scene.glb",
+    _MARKER,
+)
 _TINY_VIEWS = ("--steps", "5", "--centering", "none")
 # A minute on two cores.
 _SMALL_FIT = ("--steps", "200", "--rounds", "1", "--sampling-steps", "10", "--input-elevation", "0")
@@ -59,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     config, _, _ = views.check_options(jobs[views])
     choose_device(jobs[views].device)
     with exclusive(args.out):
+        _take(args.out)
         truth = render_views(
             make_creature(args.creature),
             Cameras.default(config.n_views),
@@ -77,6 +92,14 @@ def run(args: argparse.Namespace) -> int:
             log.info("Running: sv4d2 %s %s", _name(module), shlex.join(commands[module]))
             module.run(job)
     return 0
+
+
+def _take(folder: Path) -> None:
+    """Mark a folder as the demo's. Raises FileExistsError where one of its names is somebody else's."""
+    names = re.compile("|".join(map(re.escape, _ENTRIES)))
+    foreign = f"which its {_MARKER} does not list as made by a demo"
+    replaceable(folder, _MARKER, names, overwrite=True, foreign=foreign)
+    write_whole(folder / _MARKER, json.dumps({"entries": _ENTRIES}).encode())
 
 
 def _there(folder: Path, names: list[str]) -> list[str]:

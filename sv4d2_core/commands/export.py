@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from dataclasses import fields
 
 from ..data.reader import read_any_views
 from ..data.transforms import read_cameras
@@ -12,7 +13,6 @@ from ..data.views_folder import read_crop
 from ..diffusion.checkpoint import convert_checkpoint, describe_checkpoint
 from ..export.scene_export import (
     FORMATS,
-    VIEWS_FORMATS,
     Exported,
     ExportSettings,
     check_place,
@@ -22,6 +22,7 @@ from ..export.scene_export import (
 from ..files import exclusive, exclusive_file
 from ..messages import listed
 from ..scene.store import load_scene
+from ..scene.tracking.mesh import TEXTURE_SIZES
 from ..scene.tracking.surface import RESOLUTIONS
 from .common import (
     DTYPES,
@@ -32,8 +33,8 @@ from .common import (
     at_least,
     checkpoint_file,
     choose_device,
-    idle,
     listed_times,
+    refuse_idle,
     refuse_overlap,
     user_path,
 )
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meshes.value(
         "--smoothing", at_least(0, 10_000), "iterations of Taubin's filter; 0: none", default.smoothing
     )
-    meshes.value("--texture", at_least(64, 2 * LARGEST_SIZE), "glb: bake a texture of N x N (needs xatlas)")
+    meshes.value("--texture", at_least(*TEXTURE_SIZES), "glb: bake a texture of N x N (needs xatlas)")
 
     text = "splat-ply: harmonics in the file, the colour's all but the first 0; 0: a quarter of the size"
     options.group("Gaussians").value("--sh-degree", at_least(0, default.sh_degree), text, default.sh_degree)
@@ -84,8 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     refuse_overlap(args.out, args.scene, args.cameras)
-    if sentence := idle(args, add_arguments, *_without_effect(args)):
-        log.warning("%s", sentence)
+    refuse_idle(args, add_arguments, *_without_effect(args))
     chosen = FORMATS[args.format]
     is_file = chosen.entries is None or args.out.suffix.lower() in chosen.suffixes
     with (exclusive_file if is_file else exclusive)(args.out):
@@ -102,21 +102,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _without_effect(args: argparse.Namespace) -> tuple[set[str], str]:
     """Return the options that do nothing for a format, and the words for it."""
-    meshes, pictures = {"faces", "resolution", "smoothing"}, {"size", "cameras"}
-    times, kind = {"times", "frames", "fps"}, args.format
-    every = meshes | pictures | times | {"texture", "sh_degree", "device"}
+    every = {field.name for field in fields(ExportSettings)} - {"overwrite"}
     if args.scene.suffix.lower() != _SCENE_SUFFIX:
-        return every, "for a folder of views"
-    used = {
-        "glb": meshes | {"texture"},
-        "usd": meshes,
-        "splat-ply": {"sh_degree"},
-        "turntable": pictures,
-        **dict.fromkeys(("glb-sequence", "obj", "ply"), meshes),
-        **dict.fromkeys(VIEWS_FORMATS, pictures),
-    }.get(kind, set())
-    of_times = {"frames", "fps"} if kind == "turntable" else times
-    return every - used - of_times - {"device"}, f"for --format {kind}"
+        return every | {"device"}, "for a folder of views"
+    used = FORMATS[args.format].settings_for(args.out)
+    # --frames gives evenly spread times.
+    used |= {"frames"} if "times" in used else frozenset()
+    where = f"for a scene with --format {args.format} --out {args.out.name}"
+    return every - used | {"input_view"}, where
 
 
 def _scene(args: argparse.Namespace) -> Exported:

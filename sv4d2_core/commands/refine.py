@@ -6,9 +6,11 @@ import argparse
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,10 +21,10 @@ from ..diffusion.memory import plan_memory
 from ..diffusion.novel_views import check_cameras, checked_clip, resynthesizer
 from ..diffusion.safetensors_stream import read_header
 from ..export.report import fit_report
-from ..files import exclusive_file, if_possible, remove
+from ..files import exclusive_file, file_fingerprint, if_possible, remove
 from ..metrics.image import LPIPS
 from ..scene.config import RefineConfig
-from ..scene.fit import FitProgress
+from ..scene.fit import FitProgress, StepInterrupted
 from ..scene.refine import refine_scene
 from ..scene.scene import centred
 from ..scene.store import FitState
@@ -157,9 +159,11 @@ def _run(args: argparse.Namespace) -> int:
                 callback=watch,
                 device=device,
                 state=state,
+                identity=_identity(args, device),
             )
         except KeyboardInterrupt:
-            watch.save()
+            with suppress(StepInterrupted):  # by a second Ctrl-C: the state saved before stays
+                watch.save()
             if state_file.exists():
                 log.warning("The fit so far is kept in %s; --resume goes on with it.", state_file)
             raise
@@ -195,9 +199,11 @@ def _settings(args: argparse.Namespace) -> RefineConfig:
     if args.backend == "gaussians" and (args.field != "planes" or args.lpips or args.normals):
         raise ValueError("--field, --lpips and --normals are for --backend dynerf. Leave them out.")
     if args.checkpoint is None:
-        second_stage = ["variant", "strength", "sampling_steps", "rounds", "dtype"]
+        of_model = ["variant", "strength", "sampling_steps", "dtype"]
         of_dynerf = ["memory_gb"] if args.backend == "gaussians" else []
-        refuse_idle(args, add_arguments, second_stage + of_dynerf, "without --checkpoint")
+        refuse_idle(args, add_arguments, of_model + of_dynerf, "without --checkpoint")
+        if args.stages != "2":
+            refuse_idle(args, add_arguments, ["rounds"], "without --checkpoint or --stages 2")
     config = RefineConfig(
         backend=args.backend,
         field=args.field,
@@ -217,6 +223,21 @@ def _state(path: Path) -> FitState:
     state = FitState.load(path)
     log.info("Continuing after step %d.", state.step)
     return state
+
+
+def _identity(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Return JSON values that stay the same while the models give the same numbers."""
+    identity: dict[str, Any] = {}
+    if args.lpips is not None:
+        identity["lpips"] = file_fingerprint(args.lpips)
+    if args.checkpoint is not None:
+        identity |= {
+            "checkpoint": file_fingerprint(args.checkpoint),
+            "variant": read_config(read_header(args.checkpoint), args.variant).variant,
+            "sampling_steps": args.sampling_steps,
+            "dtype": str(choose_dtype(args.dtype, device)),
+        }
+    return identity
 
 
 def _resynthesize(

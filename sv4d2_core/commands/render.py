@@ -11,9 +11,18 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..data.datasets import refuse_renders, write_renders
 from ..files import exclusive
-from ..scene.scene import Scene4D, SceneRendering, own_cameras, placed, slowed, turntable
+from ..scene.scene import (
+    Scene4D,
+    SceneRendering,
+    check_turntable,
+    own_cameras,
+    pace,
+    placed,
+    slowed,
+    turntable,
+)
 from ..scene.store import load_scene
-from ..views import ViewGrid
+from ..views import ViewGrid, check_fps
 from .common import (
     LARGEST_SIZE,
     Options,
@@ -57,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_odd(args.size)
     refuse_overlap(args.out, args.scene, args.cameras)
     listed_times(args)
+    if args.turntable:
+        check_turntable(args.frames or _TURNTABLE_FRAMES, args.size)
     scene = load_scene(args.scene, choose_device(args.device))
     if args.centred:
         scene.path = None
@@ -91,11 +102,13 @@ def _cameras(args: argparse.Namespace, scene: Scene4D) -> Cameras | None:
 
 
 def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[ViewGrid, SceneRendering]:
-    listed = listed_times(args)
-    times = slowed(scene.times if listed is None else listed, args.slow)
+    times = listed_times(args) or scene.times
+    fps = args.fps or pace(scene, times)
+    check_fps(fps, args.out.name)
+    times = slowed(times, args.slow)
     with Progress("views", "picture") as progress:
         seen = scene.render(cameras, times, args.size, callback=progress)
-    return ViewGrid(seen.rgb, cameras, seen.alpha, args.fps or scene.fps, times=times), seen
+    return ViewGrid(seen.rgb, cameras, seen.alpha, fps, times=times), seen
 
 
 def _turntable(args: argparse.Namespace, scene: Scene4D) -> tuple[Tensor, Tensor]:

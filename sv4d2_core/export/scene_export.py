@@ -28,7 +28,7 @@ from ..files import claimed, exclusive, refuse_existing, replaceable
 from ..messages import listed
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.geometry.hull import project, surface_points, visual_hull
-from ..scene.scene import Scene4D, own_cameras, placed, turntable
+from ..scene.scene import Scene4D, own_cameras, pace, placed, turntable
 from ..scene.tracking.mesh import Mesh, atlas_package, bake_texture
 from ..scene.tracking.surface import check_resolution, surface_at, surface_level
 from ..scene.tracking.track import Tracked, coherence, diagonal, track
@@ -98,15 +98,12 @@ class ExportSettings:
     def duration(self, scene: Scene4D) -> float:
         """Return the seconds from time 0 to time 1."""
         times = self.times_of(scene)
-        if self.fps is None or len(times) < 2:
+        if len(times) < 2:
             return max(scene.n_frames - 1, 1) / scene.fps
-        return (len(times) - 1) / self.fps / (times[-1] - times[0])
+        return (len(times) - 1) / self.rate(scene) / (times[-1] - times[0])
 
     def rate(self, scene: Scene4D) -> float:
-        times = self.times_of(scene)
-        if self.fps is not None or len(times) < 2:
-            return self.fps or scene.fps
-        return (len(times) - 1) / (times[-1] - times[0]) / self.duration(scene)
+        return self.fps or pace(scene, self.times_of(scene))
 
 
 @dataclass(frozen=True)
@@ -304,37 +301,61 @@ class Format(NamedTuple):
 
     purpose: str  # for the help
     write: Callable[[_Job], Exported]
+    takes: frozenset[str]  # the `ExportSettings` that it looks at, beside overwrite
     suffixes: tuple[str, ...] = ()  # of its file's name
     entries: re.Pattern[str] | None = None  # of the folder that other names mean; None: these are refused
     marker: str = SEQUENCE_FILE  # the entry that says that an export is there
+    one_time: bool = False  # whether its file, unlike its folder, holds one time, which has no rate
+
+    def settings_for(self, path: Path) -> frozenset[str]:
+        """Return the settings that count for a file or folder."""
+        return self.takes - {"fps"} if self.one_time and path.suffix.lower() in self.suffixes else self.takes
+
+
+_TIMES = frozenset({"times", "fps"})
+_OF_MESHES = _TIMES | {"faces", "resolution", "smoothing"}
+_OF_PICTURES = _TIMES | {"size", "cameras"}
 
 
 def _meshes(purpose: str, kind: str) -> Format:
-    return Format(purpose, partial(_mesh_sequence, kind=kind), (), MESH_NAMES)
+    return Format(purpose, partial(_mesh_sequence, kind=kind), _OF_MESHES, (), MESH_NAMES)
 
 
-def _gaussians(purpose: str, kind: str) -> Format:
+def _gaussians(purpose: str, kind: str, more: tuple[str, ...] = ()) -> Format:
     purpose = f"Gaussians {purpose}: a .{kind} of one time, or a folder"
-    return Format(purpose, partial(_splats, kind=kind), (f".{kind}",), SPLAT_NAMES)
+    takes = _TIMES.union(more)
+    return Format(purpose, partial(_splats, kind=kind), takes, (f".{kind}",), SPLAT_NAMES, one_time=True)
 
 
 _FOR_NERFS = "pictures, masks, times, cameras for D-NeRF, nerfstudio and their like"
 _FOR_COLMAP = "the same for readers of COLMAP, a model per frame"
 _FOR_EYES = "around the object: .mp4, .webm, .gif, or a folder of PNG"
 FORMATS = {
-    "glb": Format("one mesh that moves, for Blender, Unity, three.js, browsers", _moving_mesh, (".glb",)),
+    "glb": Format(
+        "one mesh that moves, for Blender, Unity, three.js, browsers",
+        _moving_mesh,
+        _OF_MESHES | {"texture"},
+        (".glb",),
+    ),
     "glb-sequence": _meshes("a GLB per frame", "glb"),
     "obj": _meshes("an OBJ per frame", "obj"),
     "ply": _meshes("a PLY mesh per frame", "ply"),
-    "usd": Format("meshes over time for Houdini, Omniverse, Blender", _usd, (".usdc", ".usda")),
-    "splat-ply": _gaussians("as 3DGS PLY", "ply"),
+    "usd": Format("meshes over time for Houdini, Omniverse, Blender", _usd, _OF_MESHES, (".usdc", ".usda")),
+    "splat-ply": _gaussians("as 3DGS PLY", "ply", ("sh_degree",)),
     "splat": _gaussians("for browsers", "splat"),
     "splat-glb": _gaussians("by glTF's KHR_gaussian_splatting", "glb"),
-    "npz": Format("how every Gaussian moves, for numpy", _trajectories, (".npz",)),
-    "dataset": Format(_FOR_NERFS, _dataset, (), DATASET_NAMES, DATASET_FILE),
-    "colmap": Format(_FOR_COLMAP, _colmap, (), COLMAP_NAMES, COLMAP_FILE),
-    "turntable": Format(_FOR_EYES, _turntable, ANIMATION_SUFFIXES, PICTURE_NAMES),
+    "npz": Format("how every Gaussian moves, for numpy", _trajectories, frozenset({"times"}), (".npz",)),
+    "dataset": Format(_FOR_NERFS, _dataset, _OF_PICTURES, (), DATASET_NAMES, DATASET_FILE),
+    "colmap": Format(_FOR_COLMAP, _colmap, _OF_PICTURES, (), COLMAP_NAMES, COLMAP_FILE),
+    "turntable": Format(
+        _FOR_EYES,
+        _turntable,
+        frozenset({"frames", "fps", "size", "cameras"}),
+        ANIMATION_SUFFIXES,
+        PICTURE_NAMES,
+    ),
 }
+_FILES = {*VIDEO_SUFFIXES, ".obj", *(suffix for one in FORMATS.values() for suffix in one.suffixes)}
 VIEWS_FORMATS = ("dataset", "colmap")
 
 
@@ -379,8 +400,8 @@ def check_place(path: Path, kind: str, overwrite: bool) -> None:
         raise ValueError(f"Expected a format among {', '.join(FORMATS)}; got {kind!r}.")
     chosen = FORMATS[kind]
     is_file = path.suffix.lower() in chosen.suffixes
-    other_video = path.suffix.lower() in VIDEO_SUFFIXES
-    if not is_file and (chosen.entries is None or (chosen.suffixes and other_video)):
+    other_file = path.suffix.lower() in _FILES
+    if not is_file and (chosen.entries is None or (chosen.suffixes and other_file)):
         raise ValueError(
             f"Expected a name that ends in {' or '.join(chosen.suffixes)} for {kind}; got {path.name!r}."
         )

@@ -116,7 +116,7 @@ def write_usd(
     for i, mesh in enumerate(meshes):
         check_surface(mesh, f"mesh of frame {i}")
     usd, geometry = usd_package()
-    codes = [time * fps for time in seconds]
+    codes = time_codes(seconds, fps)
     stage = usd.Stage.CreateInMemory()
     stage.SetTimeCodesPerSecond(fps)
     stage.SetFramesPerSecond(fps)
@@ -129,6 +129,11 @@ def write_usd(
     with writing_by_name(path, overwrite) as named:
         stage.GetRootLayer().Export(str(named))
     return path.stat().st_size
+
+
+def time_codes(seconds: Sequence[float], fps: float) -> list[float]:
+    """Return the codes of times: where they are whole but for rounding, whole, as players ask for those."""
+    return [round(time * fps, 6) for time in seconds]
 
 
 def _add_samples(prim: Any, meshes: Sequence[Mesh], codes: list[float]) -> None:

@@ -203,14 +203,20 @@ class RefineConfig(FieldConfig):
         return self.stage_one_steps + self.rounds * self.steps_refine
 
     def with_steps(self, steps: int, stages: int) -> RefineConfig:
-        """Return the same settings with ``steps`` steps, at least 4, divided as in the default recipe.
+        """Return the same settings with ``steps`` steps in all, divided as in the default recipe.
 
-        Two stages have the rounds of these settings, or 2 where they have none.
+        Two stages have the rounds of these settings, or 2 where they have none. ValueError for steps that are
+        not more than the rounds.
         """
         recipe = RefineConfig()
         rounds = 0 if stages == 1 else self.rounds or recipe.rounds
+        if steps <= rounds:
+            raise ValueError(
+                f"Expected at least {rounds + 1} steps, one for each of the {rounds} rounds and one before; "
+                f"got {steps}. Give more steps (or minutes), or fewer rounds."
+            )
         share = recipe.steps_refine / (recipe.stage_one_steps + rounds * recipe.steps_refine)
         refine = max(int(steps * share), 1)
-        first = max(steps - rounds * refine, 1)
+        first = steps - rounds * refine
         static = first * recipe.steps_static // recipe.stage_one_steps
         return replace(self, steps_static=static, steps=first - static, rounds=rounds, steps_refine=refine)

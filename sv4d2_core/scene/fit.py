@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,10 @@ class FitProgress:
     notes: tuple[str, ...] = ()  # sentences about what was found or chosen
 
 
+class StepInterrupted(RuntimeError):
+    """A step was begun and not ended, so that there is no state to go on from."""
+
+
 class Fit:
     """A fit between two steps, ``step`` of which are done with ``losses``.
 
@@ -52,6 +57,7 @@ class Fit:
         perceptual: Perceptual | None = None,  # distance of patches, in place of SSIM
         normals: Tensor | None = None,  # of the views, see `DyNeRFFit.aim`
         notes: tuple[str, ...] = (),  # for `FitProgress`
+        identity: dict[str, Any] | None = None,  # see `refine_scene`
     ) -> None:
         if config.backend == "gaussians" and (perceptual is not None or normals is not None):
             raise ValueError(
@@ -60,7 +66,8 @@ class Fit:
             )
         self.views, self.config, self.notes = views, config, notes
         self.step, self.losses = 0, list[float]()
-        self._fingerprint = fit_fingerprint(views, config, normals, perceptual is not None)
+        self._within_step = False
+        self._fingerprint = fit_fingerprint(views, config, normals, perceptual is not None, identity)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._targets: RoundTargets | None = None
         self._full_size = views, first_weights(views, config), normals  # as they were given
@@ -95,6 +102,7 @@ class Fit:
 
     def take(self, step: Step) -> None:
         """Do one step; FloatingPointError where the fit diverged."""
+        self._within_step = True
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * step.learning_rate
         frames = step.frames(self.views.n_frames, self._generator)
@@ -119,9 +127,12 @@ class Fit:
         self.scene.changed()
         self.losses.append(loss)
         self.step = step.number + 1
+        self._within_step = False
 
     def state(self) -> FitState:
-        """Return a copy of everything that decides how the fit goes on."""
+        """Return a copy of everything that decides how the fit goes on; StepInterrupted within a step."""
+        if self._within_step:
+            raise StepInterrupted(f"Step {self.step + 1} was interrupted; nothing can go on from within.")
         tensors = {f"scene.{key}": value for key, value in self._part.tensors().items()}
         for i, entry in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": value.clone() for key, value in entry.items()}
@@ -132,11 +143,12 @@ class Fit:
         return FitState(self.step, self._fingerprint, tensors, cameras, self.config.total_steps)
 
     def restore(self, state: FitState) -> None:
-        """Go on from ``state``; ValueError for that of a fit of other views or settings."""
+        """Go on from ``state``; ValueError for that of a fit of other views, settings or models."""
         if state.fingerprint != self._fingerprint:
             raise ValueError(
-                f"Expected the state of a fit of these views with these settings; got one of another fit, at "
-                f"step {state.step}. Start anew, or give the views and settings that it was started with."
+                f"Expected the state of a fit of these views with these settings and models; got one of "
+                f"another fit, at step {state.step}. Start anew, or give the views, settings and models that "
+                f"it was started with."
             )
         stored = Tensors(state.tensors, "the state of the fit")
         self._part.restore(stored.under("scene."))

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +46,7 @@ def refine_scene(
     callback: Callback | None = None,
     device: torch.device | str = "cpu",  # where the scene is fitted and stays, see `scene_device`
     state: FitState | None = None,  # of an interrupted fit, to go on with
+    identity: dict[str, Any] | None = None,  # of the models, JSON values: a state of others is refused
 ) -> Scene4D:
     """Return the scene that shows what the views show, as `sv4d2 refine` and the node SV4D2 Refine 4D do.
 
@@ -85,7 +88,7 @@ def refine_scene(
             steps = state.total_steps
         log.info("%g minutes are about %d steps here; so many steps give this scene again.", minutes, steps)
         config = config.with_steps(steps, 2 if config.rounds else 1)
-    fit = Fit(views, config, device, perceptual, normals, tuple(notes))
+    fit = Fit(views, config, device, perceptual, normals, tuple(notes), identity)
     if state is not None:
         fit.restore(state)
 
@@ -105,10 +108,13 @@ def refine_scene(
 
 
 def steps_in(minutes: float, probe: Fit) -> int:
-    """Return how many steps, at least 4, take ``minutes``, by timing a few; without stage 2's model."""
-    began = 0.0
+    """Return how many steps, at least 4, take ``minutes``, by timing a few; without stage 2's model.
+
+    The median counts: so short a fit changes the size of its pictures as often as a long one.
+    """
+    seconds = []
     for step in schedule(probe.config, probe.views):
-        if step.number == _WARM_UP:
-            began = time.perf_counter()
+        began = time.perf_counter()
         probe.take(step)
-    return max(int(60 * minutes * _TIMED / (time.perf_counter() - began)), 4)
+        seconds.append(time.perf_counter() - began)
+    return max(int(60 * minutes / median(seconds[_WARM_UP:])), 4)

@@ -172,10 +172,29 @@ def even_times(count: int) -> tuple[float, ...]:
     return tuple(torch.linspace(0, 1, count, dtype=torch.float64).tolist())
 
 
+def pace(scene: Scene4D, times: Sequence[float]) -> float:
+    """Return the frames per second at which rising times, one or more, play as fast as the scene's own."""
+    if len(times) < 2:
+        return scene.fps
+    own = scene.times[-1] - scene.times[0] or 1.0
+    return scene.fps * (len(times) - 1) / max(scene.n_frames - 1, 1) * (own / (times[-1] - times[0]))
+
+
 def slowed(times: Sequence[float], slow: int) -> tuple[float, ...]:
     """Return times with ``slow`` - 1 more between any two: at the same pace they last so much longer."""
     count = (len(times) - 1) * slow + 1
     return tuple(np.interp(np.arange(count) / slow, np.arange(len(times)), times).tolist())
+
+
+def to_and_fro(times: Sequence[float], count: int, slow: int = 1) -> tuple[float, ...]:
+    """Return ``count`` times of a motion that ends where it began, so that its pictures loop.
+
+    It runs to and fro a whole number of times: from one time to the next about ``slow`` of them.
+    """
+    last = len(times) - 1
+    cycles = max(round(count / max(2 * last * slow, 1)), 1)
+    done = np.arange(count) * cycles % count / count  # of a cycle
+    return tuple(np.interp(last * (1 - np.abs(1 - 2 * done)), np.arange(len(times)), times).tolist())
 
 
 def placed(cameras: Cameras, scene: Scene4D) -> Cameras:
@@ -227,29 +246,34 @@ def _check_pixels(n_times: int, n_cameras: int, size: int) -> None:
         )
 
 
-def turntable(
-    scene: Scene4D,
-    cameras: Cameras,  # give radius, field of view and the input's elevation
-    n_pictures: int,  # N, at least 2, or ValueError
-    size: int,  # of the pictures, pixels
-    *,
-    turns: float = 1.0,  # around the scene; negative: the other way
-    slow: int = 1,  # pictures from one frame to the next
-    callback: Callable[[int, int], None] | None = None,  # (pictures done, all); may raise to cancel
-) -> tuple[SceneRendering, Cameras]:
-    """Return pictures [1, N, ...] around the scene, which moves to and fro as it did, and their cameras."""
+def check_turntable(n_pictures: int, size: int) -> None:
+    """Raise ValueError for fewer than 2 pictures of a turntable, or too many pixels."""
     if n_pictures < 2:
         raise ValueError(f"Expected at least 2 pictures of a turntable; got {n_pictures}. Raise frames.")
     _check_pixels(1, n_pictures, size)
+
+
+def turntable(
+    scene: Scene4D,
+    cameras: Cameras,  # give radius, field of view and the input's elevation
+    n_pictures: int,  # N
+    size: int,  # of the pictures, pixels
+    *,
+    turns: float = 1.0,  # around the scene; negative: the other way
+    slow: int = 1,  # about as many pictures from one frame to the next, see `to_and_fro`
+    callback: Callable[[int, int], None] | None = None,  # (pictures done, all); may raise to cancel
+) -> tuple[SceneRendering, Cameras]:
+    """Return pictures [1, N, ...] around the scene, which moves to and fro, and their cameras.
+
+    Raises ValueError as `check_turntable`.
+    """
+    check_turntable(n_pictures, size)
     azimuths = tuple(360 * turns * i / n_pictures for i in range(n_pictures))
     around = replace(cameras, elevations_deg=(0.0,) * n_pictures, azimuths_deg=azimuths)
-    times = slowed(scene.times, slow)
+    times = to_and_fro(scene.times, n_pictures, slow)
     scene.learn_motion(times, callback and (lambda *_: callback(0, n_pictures)))
-    last = max(len(times) - 1, 1)
     seen = []
-    for i in range(n_pictures):
-        place = i % (2 * last)
-        time = times[min(place, 2 * last - place, len(times) - 1)]
+    for i, time in enumerate(times):
         seen.append(scene.render(around, [time], size, views=[i]))
         if callback is not None:
             callback(i + 1, n_pictures)

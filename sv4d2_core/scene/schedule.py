@@ -15,7 +15,9 @@ from torch import Tensor
 from ..views import ViewGrid
 from .config import RefineConfig
 
-_FRAMES, _VIEWS = 4, 4  # frames of one dynamic step, and views of each, the input view included
+# Frames of one dynamic step, of Gaussians as many as it has pictures: among fewer, new ones leave no other.
+FRAMES = {"dynerf": 4, "gaussians": 2}
+_VIEWS = 4  # of each frame, the input view included
 _GROWTH_PERCENT = 35  # share of the steps at which all frames are admitted
 _RINGS = 5  # of equal length
 # Mean mask IoU with the anchor frame that is large motion; the benchmark: slow 0.67..0.94, fast 0.23, 0.28.
@@ -37,12 +39,13 @@ class Step:
     allowed: tuple[int, ...]  # the frames that it may look at, rising
     newest: tuple[int, ...] = ()  # those of them that were admitted last; (): all are alike
     known: tuple[int, int] | None = None  # first and last frame known before, where others come in with it
+    n_frames: int = FRAMES["dynerf"]  # that it draws; fewer where there are fewer
 
     def frames(self, n_frames: int, generator: torch.Generator) -> Tensor:
         """Return the frames of the step out of T, [F] int64; while not timed, the anchor alone."""
         if not self.timed:
             return torch.tensor(self.allowed)
-        return draw_frames(self.allowed, self.newest, min(_FRAMES, n_frames), generator)
+        return draw_frames(self.allowed, self.newest, min(self.n_frames, n_frames), generator)
 
 
 def schedule(config: RefineConfig, views: ViewGrid, first: int = 0) -> Iterator[Step]:
@@ -77,6 +80,7 @@ def schedule(config: RefineConfig, views: ViewGrid, first: int = 0) -> Iterator[
             allowed=tuple(allowed),
             newest=tuple(newest),
             known=known,
+            n_frames=FRAMES[config.backend],
         )
 
 

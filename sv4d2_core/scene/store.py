@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class FitState:
     """The state of a fit between two steps; a fit resumed from it gives the same bits on the same machine."""
 
     step: int  # steps done
-    fingerprint: str  # of the views and the settings
+    fingerprint: str  # of the views, the settings and the models
     tensors: dict[str, Tensor]  # scene, optimiser, generator, losses, targets of a round of the second stage
     cameras: Cameras | None = None  # of these targets; None in the first stage
     total_steps: int = 0  # of the fit
@@ -53,7 +54,11 @@ class FitState:
 
 
 def fit_fingerprint(
-    views: ViewGrid, config: RefineConfig, normals: Tensor | None = None, perceptual: bool = False
+    views: ViewGrid,
+    config: RefineConfig,
+    normals: Tensor | None = None,
+    perceptual: bool = False,
+    identity: dict[str, Any] | None = None,  # of the models; without it the hash is that of older versions
 ) -> str:
     """Return a hash of what decides a fit's result, without the memory budget: it may go on with less."""
     plain = [
@@ -62,6 +67,7 @@ def fit_fingerprint(
         views.cameras.to_json(),
         list(views.frame_times()),
         list(views.images.shape),
+        *([identity] if identity else []),
     ]
     digest = hashlib.sha256(json.dumps(plain).encode())
     for tensor in (views.images, views.masks, normals):

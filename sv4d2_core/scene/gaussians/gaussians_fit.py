@@ -15,7 +15,7 @@ from ...views import ViewGrid
 from ..config import RefineConfig
 from ..geometry.hull import HullDistance, Occupancy, visual_hull
 from ..losses import dissimilarity, mask_loss, second_difference, total_variation
-from ..schedule import Step, anchor_frame, shuffled
+from ..schedule import FRAMES, Step, anchor_frame, shuffled
 from .gaussians import CanonicalGaussians, Gaussians
 from .splat_torch import GaussiansAt, rotations
 from .splatting import splat
@@ -29,7 +29,7 @@ _RELOCATE_EVERY, _RELOCATE_UNTIL, _DEAD_OPACITY = 200, 0.6, 0.01
 _MOST_COPIES = 8  # Gaussians that may come to share one place in one move
 _MAX_OPACITY = 0.99
 _SPREAD = 0.5  # how far copies stand apart, in scales of the original
-_PICTURES_PER_STEP = 2  # rendered, out of the frames and views of its draw
+_PICTURES_PER_STEP = FRAMES["gaussians"]  # rendered: one of each frame of its draw
 # First share of the dynamic steps, for the motion alone: else what is known of the anchor is averaged.
 _MOTION_ALONE = 0.15
 # Learning rates at step 0: of means in world units with cameras at 2, of logarithms of scales, of logits.
@@ -250,7 +250,7 @@ class GaussiansFit:
         self.scene.parts.load_state_dict({key: x for key, x in tensors.items() if key != "neighbours"})
 
     def _pictures(self, frames: Tensor, n_views: int) -> list[tuple[int, int]]:
-        """Return frames and views of a step: some of the pictures of its frames, spread evenly over them."""
+        """Return frames and views of a step: one picture of each frame, more of one that is alone."""
         pairs = []
         for frame in frames.tolist():
             others = 1 + torch.randperm(self._cameras.n_views, generator=self._generator)

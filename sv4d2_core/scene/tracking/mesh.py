@@ -74,16 +74,16 @@ def srgb_to_linear(colours: np.ndarray) -> np.ndarray:
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
-_TEXTURE_SIZES = (64, 8192)
+TEXTURE_SIZES = (64, 8192)
 _PADDING_TEXELS = 4
 _FACES_AT_ONCE = 4096
 
 
 def atlas_package(size: int) -> Any:
     """Return what lays surfaces flat for textures of a size; errors, before any work, as `bake_texture`."""
-    if not _TEXTURE_SIZES[0] <= size <= _TEXTURE_SIZES[1]:
+    if not TEXTURE_SIZES[0] <= size <= TEXTURE_SIZES[1]:
         raise ValueError(
-            f"Expected a texture size of {_TEXTURE_SIZES[0]} to {_TEXTURE_SIZES[1]} pixels; got {size}. 1024 "
+            f"Expected a texture size of {TEXTURE_SIZES[0]} to {TEXTURE_SIZES[1]} pixels; got {size}. 1024 "
             f"suits 20,000 triangles."
         )
     try:

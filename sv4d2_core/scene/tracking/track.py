@@ -129,6 +129,7 @@ _MEASURING = 40_000  # points of a frame's surface that measure deviations
 # Sweeps over all frames that make the motion even: their steps, their stiffness, and how strongly.
 _SWEEPS, _SWEEP_STEPS, _SWEEP_STIFFNESS = 2, 3, (0.03, 0.03)
 _STEADINESS = 0.05
+_STILL = 1e-5  # share of the object below which a move is rounding
 
 
 class Search(NamedTuple):
@@ -269,7 +270,7 @@ class Tracker:
             # As a whole with the middle of the surface.
             Pose(pose.rotations, pose.nodes + shift),
         ]
-        if not torch.equal(carried, vertices):
+        if float((carried - vertices).abs().max()) > _STILL * self.size:
             # As the scene's own motion takes the mesh.
             guesses.append(fit_points(self.graph, pose, carried.double().numpy(), self.search.fitting))
         if before == self.anchor and step > 0 and self.expected is not None:
