@@ -90,15 +90,23 @@ def test_every_stage_leaves_a_checkpoint_that_makes_views(finished, training_con
     assert names == {"recipe.json", "scenes", "encoded", *(f"{stage}.safetensors" for stage in STAGES)}
 
 
-def test_a_stage_is_saved_before_what_is_drawn_at_its_end(tmp_path, recipe):
-    saved = {}
+def test_a_stage_is_saved_once_before_what_is_drawn_at_its_end(tmp_path, recipe, monkeypatch):
+    saved, states = {}, []
+    save = TrainingRun._save
+    monkeypatch.setattr(run_module, "_SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(run_module, "_SAVE_SHARE", 0.0)
+    monkeypatch.setattr(
+        TrainingRun,
+        "_save",
+        lambda run, now, file: (states.append((file.stem, now.step)), save(run, now, file)),
+    )
 
     def drawn(stage: str, progress: Progress, model: Model | None) -> None:
         if progress.step == progress.total:
             saved[stage] = (tmp_path / f"{stage}.state").exists()
 
     training(tmp_path, recipe, callback=drawn).run()
-    assert saved == dict.fromkeys(STAGES, True)
+    assert saved == dict.fromkeys(STAGES, True) and len(states) == len(set(states))
 
 
 def test_a_checkpoint_says_what_it_is_based_on(finished, recipe, tmp_path):

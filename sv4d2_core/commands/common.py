@@ -213,24 +213,19 @@ def refuse_overlap(out: Path, *inputs: str | Path | None) -> None:
             )
 
 
-def idle(
+def refuse_idle(
     args: argparse.Namespace,
     declare: Callable[[argparse.ArgumentParser], None],  # the command's options
     names: Iterable[str],
     where: str,
-) -> str:
-    """Return a sentence on those options that differ from their defaults and do nothing there, or nothing."""
+) -> None:
+    """Raise ValueError for options that differ from their defaults and do nothing there."""
     parser = Parser(add_help=False)
     declare(parser)
     found = [name for name in names if getattr(args, name) != parser.get_default(name)]
-    listed = ", ".join("--" + name.replace("_", "-") for name in sorted(found))
-    return f"{listed} would do nothing {where}. Leave it out." if found else ""
-
-
-def refuse_idle(*given: Any) -> None:
-    """Raise ValueError where `idle` finds something."""
-    if sentence := idle(*given):
-        raise ValueError(sentence)
+    if found:
+        listed = ", ".join("--" + name.replace("_", "-") for name in sorted(found))
+        raise ValueError(f"{listed} would do nothing {where}. Leave it out.")
 
 
 def refuse_odd(size: int) -> None:

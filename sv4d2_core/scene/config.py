@@ -149,7 +149,6 @@ class GaussiansConfig(Settings):
         "followed is shown by other Gaussians at other times",
         least=0,
     )
-
     move_scale: float = setting(
         1.0, "world units per unit of the deformation's offsets; a fit expects cameras 2 away", above=0
     )

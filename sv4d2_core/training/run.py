@@ -156,18 +156,20 @@ class TrainingRun:
         file = self._state(stage)
         # What follows a stage, as a sheet of samples, takes of the next one's time.
         self._stage_began = time.monotonic()
-        if progress.step == progress.total:  # a sheet of samples comes before the result, and takes long
+        ended = progress.step == progress.total
+        if ended:  # a sheet of samples comes before the result, and takes long
             self._save(progress, file)
         try:
             if self.callback is not None:
                 self.callback(stage, progress, model)
         except BaseException:
-            self._save(progress, file)
+            if not ended:
+                self._save(progress, file)
             raise
         late = self.minutes is not None and time.monotonic() - self._began > 60 * self.minutes
         # A process that stopped alone would leave the others waiting for its gradients.
         out_of_time = self.minutes is not None and any_process(late)
-        if out_of_time or time.monotonic() - self._saved > self._save_every:
+        if not ended and (out_of_time or time.monotonic() - self._saved > self._save_every):
             self._save(progress, file)
         if out_of_time:
             raise OutOfTime(f"{stage}: {progress.step} of {progress.total} steps")
