@@ -104,7 +104,8 @@ def scene_strip(scene: Scene4D) -> Image.Image:
 def _seen(scene: Scene4D, cameras: Cameras, moment: float, size: int) -> tuple[Tensor, list[int]]:
     """Return pictures [C, H, W, 3] of a scene from some cameras, and which these are."""
     chosen = pick_frames(cameras.n_views + 1, _VIEWS)
-    return scene.render(cameras, [moment], size, views=chosen, callback=check_cancelled).rgb[0], chosen
+    how = {"views": chosen, "normals": False, "callback": check_cancelled}
+    return scene.render(cameras, [moment], size, **how).rgb[0], chosen
 
 
 def _tiled(pictures: Tensor) -> Image.Image:

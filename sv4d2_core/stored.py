@@ -238,6 +238,8 @@ def _read(
     path: Path, what: str, kind: str | None, advice: str = "Make it anew.", mapped: bool = False
 ) -> tuple[Tensors, str]:
     """Return the tensors of a file, and its metadata of a kind, without which nothing is read."""
+    if path.is_dir():
+        raise ValueError(f"Expected {what}; {path} is a folder. Name the file.")
     if not path.is_file():
         raise FileNotFoundError(f"Expected {what}; there is no file {path}. {advice}")
     try:

@@ -163,6 +163,12 @@ def test_wrong_files_are_named_and_the_needed_one_too(kind):
         read_config(header(WRONG_FILES[kind], name="x.safetensors"))
 
 
+@pytest.mark.parametrize(("mark", "kind"), [("scene", "a 4D scene"), ("fit", "the state of a fit")])
+def test_files_of_our_own_are_named(mark, kind):
+    with pytest.raises(CheckpointError, match=rf"x\.safetensors is {kind}, .*sv4d2\.safetensors"):
+        read_config(header({"a": (1,)}, {f"sv4d2.{mark}": "{}"}, "x.safetensors"))
+
+
 def test_unet_alone_names_the_missing_parts():
     unet = {k: s for k, s in OFFICIAL.items() if k.startswith(UNET)}
     with pytest.raises(CheckpointError) as error:

@@ -295,6 +295,13 @@ def test_a_demo_replaces_what_demos_wrote_and_nothing_else(tmp_path, monkeypatch
     for _ in range(2):
         assert main(["demo", "--out", str(out)]) == 0
     entries = json.loads((out / "demo.json").read_text())["entries"]
+    older = tmp_path / "older"
+    (older / "views").mkdir(parents=True)
+    (older / "scene.glb").write_text("of a version that left no mark")
+    run = {"options": {"input": "older/sample_clip", "out": "older/views"}}
+    (older / "views/run.json").write_text(json.dumps(run))
+    monkeypatch.setattr(demo.views, "run", lambda options: None)
+    assert main(["demo", "--out", str(older)]) == 0 and (older / "demo.json").exists()
     assert {path.name for path in out.iterdir()} == set(entries) - {"scene.fit", "scene.fit.png"}
     for name in entries:
         mine = tmp_path / f"with {name}" / name

@@ -190,7 +190,7 @@ COUNTS, WHOLE = ("--frames", "--steps", "--every"), "expected a whole number fro
         ("walk --compile", "line 1: --compile is the same for all clips"),
         ("walk --fp8-weights", "line 1: --fp8-weights is the same for all clips"),
         ("walk --out elsewhere", "line 1: --out is the same for all clips"),
-        ('"walk', "line 1: No closing quotation"),
+        ("nurse's walk.mp4", "line 1: Expected quotation marks in pairs"),
         ("--seed 3", "line 1: the following arguments are required: INPUT"),
         ("# nothing", "list.txt has none"),
         ("nothing/*.mp4", "nothing matches this pattern"),
@@ -240,6 +240,11 @@ def test_interrupted_and_continued(clips, batch, tmp_path, capsys, monkeypatch):
     assert main(command) == 0
     assert json.loads((out / "run/run.json").read_text())["resumed_windows"] == 1
     assert set(statuses(out).values()) == {"complete"}
+    shutil.rmtree(out / "run")
+    with monkeypatch.context() as ctrl_c:
+        ctrl_c.setattr(WindowFolder, "save", pressing)
+        assert main(command) == 130
+    assert statuses(out)["jump"] == "complete", "it was not touched"
 
 
 def test_without_ray_the_message_names_the_extra(clips, batch, tmp_path, capsys, monkeypatch):

@@ -139,6 +139,9 @@ def test_a_folder_of_scenes_is_scored_as_a_whole(scenes, tmp_path, capsys):
     shutil.copytree(scenes / "train/owl", lacking / "owl")
     score(tmp_path / "second", scenes / "train", "--methods", f"A={lacking}", f"B={scenes / 'train'}")
     assert "A lacks 1 of 2 scenes: robot_arm" in capsys.readouterr().err
+    shutil.copytree(scenes / "train/robot_arm", lacking / "robot")
+    score(tmp_path / "third", lacking, scenes / "train")
+    assert "has 1 scenes to compare with nothing: robot" in capsys.readouterr().err
     assert "- A: 1 of 2 scenes." in (tmp_path / "second/report.md").read_text()
 
 

@@ -70,7 +70,10 @@ def test_normals_point_out_of_the_matter():
         scene.field.field.planes.space[1][0, 0] = torch.linspace(2, 0, 8).expand(8, 8)
         scene.field.field.decoder.trunk.weight[0, 2] = 1
         scene.field.field.decoder.density.weight[0, 0] = 1
-    normal = scene.render(CAMERAS, [0.0], 33).normal[0, 0, 16, 16]
+    with_normals, without = (scene.render(CAMERAS, [0.0], 33, normals=wanted) for wanted in (True, False))
+    assert torch.equal(with_normals.rgb, without.rgb) and torch.equal(with_normals.depth, without.depth)
+    assert without.normal.shape == without.rgb.shape and not without.normal.any()
+    normal = with_normals.normal[0, 0, 16, 16]
     torch.testing.assert_close(normal, torch.tensor([1.0, 0.0, 0.0]), atol=1e-4, rtol=0)
 
 

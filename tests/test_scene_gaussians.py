@@ -73,6 +73,8 @@ def test_renderings_have_depths_and_normals_of_the_surface(views, fitted):
     seen = (rendering.alpha > 0.9) & (truth.mask > 0.9)
     assert float((rendering.depth - truth.depth).abs()[seen].median()) < 0.1
     assert torch.allclose(rendering.normal[seen].norm(dim=-1), torch.ones(()), atol=1e-3)
+    without = fitted.render(CAMERAS, views.frame_times(), 32, normals=False)
+    assert torch.equal(without.rgb, rendering.rgb) and not without.normal.any()
     towards = -CAMERAS.rays(32)[1].float().expand_as(rendering.normal)
     assert ((rendering.normal * towards).sum(-1)[seen] > 0).float().mean() > 0.95
     empty = rendering.alpha == 0

@@ -87,6 +87,11 @@ def test_tensors_are_finite_and_of_their_shapes(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match="is a folder. Name the file"):
+        load_scene(tmp_path)
+
+
 def test_a_file_that_was_read_can_be_replaced_on_windows(tmp_path):
     """Windows refuses that for a file of which a view is mapped."""
     file, ones = tmp_path / "a.safetensors", torch.ones(100_000)

@@ -4,11 +4,14 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from random_checkpoint import write_random_checkpoint
 from safetensors.torch import load_file
 
@@ -20,6 +23,7 @@ from sv4d2_core.diffusion.checkpoint import load_checkpoint
 from sv4d2_core.diffusion.layout import read_config
 from sv4d2_core.diffusion.safetensors_stream import read_header
 from sv4d2_core.stored import read_tensors
+from sv4d2_core.training.loop import Progress
 from sv4d2_core.training.recipe import RECIPES
 from sv4d2_core.world import make_creature, render_views
 
@@ -104,6 +108,26 @@ def test_an_interrupted_training_of_generated_scenes_goes_on(tmp_path, base, mon
     assert len(read_tensors(tmp_path / "motion.state", "sv4d2.training")[0]["losses"]) == 1
     assert cli(monkeypatch, "--out", tmp_path, *options) == 0
     assert load_checkpoint(tmp_path / "motion.safetensors").config.trained
+
+
+def test_samples_take_at_most_a_tenth_of_the_time(tmp_path, monkeypatch):
+    start = time.monotonic()
+    now, drawn = [start], []
+
+    def sheet(*_: object, **__: object) -> Image.Image:
+        now[0] += 50  # seconds
+        drawn.append(now[0])
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(command, "sample_sheet", sheet)
+    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
+    watch = command._Watch(tmp_path, "animals", 60.0, lambda: None)
+    model, average = SimpleNamespace(), lambda: nullcontext()
+    for step in range(1, 201):
+        now[0] += 10
+        watch("motion", Progress(step, 1000, [1.0] * step, lambda _: None, average), model)  # pyright: ignore
+    watch.close()
+    assert len(drawn) > 3 and 50 * (len(drawn) - 1) <= (now[0] - start) / 10
 
 
 def test_a_recipe_holds_but_for_what_is_given():

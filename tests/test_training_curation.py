@@ -211,6 +211,11 @@ def test_nothing_is_replaced_silently(tmp_path, source, contents):
         curate(good, tmp_path, LIMITS)
     with pytest.raises(FileExistsError, match="dry run"):
         curate(good, tmp_path, LIMITS, dry_run=True, overwrite=True)
+    notes = tmp_path / "good/notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(FileExistsError, match="holds good/notes.txt, which no curation wrote"):
+        curate(good, tmp_path, LIMITS, overwrite=True)
+    notes.unlink()
     assert contents(tmp_path) == first
     curate(good, tmp_path, replace(LIMITS, least_motion=1.0), overwrite=True)
     assert not (tmp_path / "good").exists()  # it is rejected now

@@ -20,7 +20,7 @@ import torch
 
 from ..diffusion.model import Model
 from ..files import DISK_FULL, exclusive, is_out_of_memory, json_in, write_whole
-from ..messages import listed, without_number
+from ..messages import cut, listed, without_number
 from ..video.places import matches
 from . import Parser, views
 from .common import Options, at_least, clip_place, made_with, refuse_overlap
@@ -93,11 +93,15 @@ def _new_report(args: Namespace, clips: list[Namespace], file: Path) -> dict[str
     made = made_with(args)
     made["options"]["input"] = [args.input, *made["options"].pop("more")]
     nothing = {"status": "unfinished", "seconds": None, "error": None}
-    report = {
-        "made_by": _MADE_BY,
-        **made,
-        "clips": {clip.out.name: {"input": clip.input, **nothing} for clip in clips},
-    }
+    entries = {clip.out.name: {"input": clip.input, **nothing} for clip in clips}
+    before = known.get("clips") if known.get("options") == made["options"] else None
+    for name, entry in entries.items():
+        known = before.get(name) if isinstance(before, dict) else None
+        known = known if isinstance(known, dict) else {}
+        # What is complete stays so, should this run be interrupted before it comes by.
+        if known.get("input") == entry["input"] and known.get("status") == "complete":
+            entry.update(known)
+    report = {"made_by": _MADE_BY, **made, "clips": entries}
     write_whole(file, json.dumps(report, indent=2).encode())
     return report
 
@@ -154,9 +158,16 @@ def _listed(file: Path, common: dict) -> list[Namespace]:
 
 def _parsed(line: str, common: dict) -> Namespace:
     """Return the options of a line; those that it does not name are the batch's."""
-    words = shlex.shlex(line, posix=True, punctuation_chars=False)
-    words.whitespace_split, words.commenters = True, ""
-    words.escape = ""  # a backslash separates folders on Windows; quotes do for spaces
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    lexer.escape = ""  # a backslash separates folders on Windows; quotes do for spaces
+    try:
+        words = [*lexer]
+    except ValueError as error:
+        raise ValueError(
+            f"Expected quotation marks in pairs, around names with spaces or apostrophes; got one without "
+            f"its second in {cut(line)}. Put such a name in double ones."
+        ) from error
     parser = Parser("sv4d2 views", add_help=False)
     views.add_arguments(parser)
     required = [f"--checkpoint={common['checkpoint']}", f"--out={common['out']}"]

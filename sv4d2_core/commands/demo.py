@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..cameras import Cameras
+from ..data.views_folder import read_run
 from ..files import all_or_nothing, exclusive, replaceable, write_whole
 from ..shipped import SAMPLE_CREATURE, SAMPLE_FPS, SAMPLE_FRAMES, TINY_MODEL
 from ..video.pictures import contact_sheet, with_alpha, write_frames, write_picture
@@ -98,8 +99,16 @@ def _take(folder: Path) -> None:
     """Mark a folder as the demo's. Raises FileExistsError where one of its names is somebody else's."""
     names = re.compile("|".join(map(re.escape, _ENTRIES)))
     foreign = f"which its {_MARKER} does not list as made by a demo"
-    replaceable(folder, _MARKER, names, overwrite=True, foreign=foreign)
+    if (folder / _MARKER).exists() or not _was_demo(folder):
+        replaceable(folder, _MARKER, names, overwrite=True, foreign=foreign)
     write_whole(folder / _MARKER, json.dumps({"entries": _ENTRIES}).encode())
+
+
+def _was_demo(folder: Path) -> bool:
+    """Return whether a demo of a version that left no mark made the views there."""
+    options = read_run(folder / "views").get("options")
+    places = [options.get(key) for key in ("input", "out")] if isinstance(options, dict) else []
+    return [Path(str(place)).name for place in places] == ["sample_clip", "views"]
 
 
 def _there(folder: Path, names: list[str]) -> list[str]:

@@ -151,10 +151,12 @@ def _by_scene(
             )
         if missing:
             log.warning("%s lacks %d of %d scenes: %s", name, len(missing), len(wanted), listed(missing))
+        if alone := [scene for scene in places if scene not in scenes]:
+            log.warning("%s has %d scenes to compare with nothing: %s", name, len(alone), listed(alone))
         for scene in wanted:
             if scene in places:
                 scenes[scene][name] = places[scene]
-    return scenes
+    return {scene: places for scene, places in scenes.items() if places}
 
 
 def _compare(

@@ -107,7 +107,7 @@ def _views(args: argparse.Namespace, scene: Scene4D, cameras: Cameras) -> tuple[
     check_fps(fps, args.out.name)
     times = slowed(times, args.slow)
     with Progress("views", "picture") as progress:
-        seen = scene.render(cameras, times, args.size, callback=progress)
+        seen = scene.render(cameras, times, args.size, normals=args.maps, callback=progress)
     return ViewGrid(seen.rgb, cameras, seen.alpha, fps, times=times), seen
 
 
@@ -115,5 +115,6 @@ def _turntable(args: argparse.Namespace, scene: Scene4D) -> tuple[Tensor, Tensor
     """Return pictures [N, H, W, 3] and opacity [N, H, W] of one turn during which the motion is played."""
     count = args.frames or _TURNTABLE_FRAMES
     with Progress("turntable", "picture") as progress:
-        seen, _ = turntable(scene, own_cameras(scene), count, args.size, slow=args.slow, callback=progress)
+        how = {"slow": args.slow, "normals": False, "callback": progress}
+        seen, _ = turntable(scene, own_cameras(scene), count, args.size, **how)
     return seen.rgb[0], seen.alpha[0]

@@ -64,6 +64,7 @@ log = logging.getLogger(__name__)
 _FINE_TUNING_STEPS = 1000
 _FINE_TUNING_RATE, _LORA_RATE = 1e-5, 1e-4
 _PLOT_SIZE, _PLOT_EVERY_S = (900, 420), 60.0
+_SAMPLE_SHARE = 9.0  # times what a sheet of samples takes is trained before the next
 _LONG = 100_000_000  # scenes at most
 _SAMPLED_OBJECTS = (0, 1, 2, 3)
 # Twice the recipe's cameras around hold the orbit of 8 views.
@@ -89,7 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.value("--finish-in", MINUTES, text)
     options.device()
     options.value("--seed", at_least(0, 2**32 - 1), "of everything", 0)
-    options.value("--sample-every", MINUTES, "minutes between two sample pictures", 10.0, "MIN")
+    text = "minutes between two sample pictures, at least nine times what one takes"
+    options.value("--sample-every", MINUTES, text, 10.0, "MIN")
 
     data = options.group("data")
     data.value("--scenes", at_least(1, _LONG), "procedural scenes to draw from (default: the recipe's)")
@@ -145,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
                     remove_unfinished(folder)
             any_process(False)  # from here on the others write there, too
             store = _store(args, recipe, paths)
-            watch = _Watch(args.out, recipe.family, args.sample_every, check_interrupt)
+            watch = _Watch(args.out, recipe.family, 60 * args.sample_every, check_interrupt)
             on_device = None
             if args.on_device:
                 source, scenes = store.source, {"mirrored": recipe.mirrored, "n_workers": args.workers}
@@ -265,7 +267,7 @@ class _Watch:
 
     folder: Path
     family: str  # of the objects that sample pictures show
-    sample_every_min: float
+    sample_every_s: float
     check_interrupt: Callable[[], None]
     stage: str = ""
     shown: Progress | None = None  # of the stage
@@ -305,7 +307,7 @@ class _Watch:
             with if_possible("The plot of the losses"):
                 write_picture(self.folder / f"{stage}_loss.png", loss_plot(steps, *_PLOT_SIZE))
             self.plotted = now
-        if model is not None and (at_end or now - self.sampled > 60 * self.sample_every_min):
+        if model is not None and (at_end or now - self.sampled > self.sample_every_s):
             with progress.averaged():
                 # The last one is drawn to its end: no later run would come by here.
                 callback = None if at_end else lambda *_: self.check_interrupt()
@@ -313,6 +315,7 @@ class _Watch:
             with if_possible("The sheet of samples"):
                 write_picture(self.folder / f"{stage}_{progress.step:06d}.png", sheet)
             self.sampled = time.monotonic()
+            self.sample_every_s = max(self.sample_every_s, _SAMPLE_SHARE * (self.sampled - now))
 
 
 _SHOWN = 96  # pixels, about: the size at which small pictures are shown

@@ -41,6 +41,10 @@ _WHOLE_FILES = {
     "a CLIP model alone": ("visual.", "open_clip.", "vision_model.", "text_model.", "transformer.resblocks."),
     "a VAE alone": ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "first_stage_model.", "vae."),
 }
+_OUR_FILES = {  # by the metadata that only they have
+    "sv4d2.scene": "a 4D scene, which `sv4d2 render` and `sv4d2 export` take",
+    "sv4d2.fit": "the state of a fit, with which `sv4d2 refine` goes on",
+}
 _SVD_FAMILY = {768: "SVD (Stable Video Diffusion)", 256: "SV3D_u", 1280: "SV3D_p"}
 
 # Of any size or setting that metadata may state.
@@ -133,6 +137,9 @@ def read_unet_only(header: Header, variant: str = "auto") -> tuple[ModelConfig, 
 
 def _kind_of_file(header: Header) -> str:
     """Return a phrase that names the kind of file, e.g. ``a LoRA``."""
+    for mark, kind in _OUR_FILES.items():
+        if mark in header.metadata:
+            return kind
     keys = header.tensors.keys()
     if not keys:
         return "a safetensors file without tensors"

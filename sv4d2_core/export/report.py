@@ -83,7 +83,7 @@ def fit_report(
 ) -> tuple[Image.Image, float]:
     """Return the picture of a fit, and the mean residual over the novel views (`fit_residuals`)."""
     size = views.images.shape[2]
-    rendered = scene.render(views.cameras, views.frame_times(), size, callback=callback)
+    rendered = scene.render(views.cameras, views.frame_times(), size, normals=False, callback=callback)
     shown = replace(views, images=rendered.rgb, masks=rendered.alpha)
     residuals = fit_residuals(shown, views)
     frames = pick_frames(views.n_frames, _PAIRS)

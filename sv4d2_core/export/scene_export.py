@@ -135,7 +135,8 @@ class _Job(NamedTuple):
     def views(self) -> ViewGrid:
         cameras = self.settings.cameras_of(self.scene)
         check_fps(self.rate, self.path.name)
-        seen = self.scene.render(cameras, self.times, self.settings.size, callback=self.callback)
+        size, callback = self.settings.size, self.callback
+        seen = self.scene.render(cameras, self.times, size, normals=False, callback=callback)
         return ViewGrid(seen.rgb, cameras, seen.alpha, self.rate, times=self.times)
 
 
@@ -288,7 +289,8 @@ def _turntable(job: _Job) -> Exported:
     rate = settings.fps or scene.fps
     check_video(job.path.suffix.lower(), (settings.frames, settings.size, settings.size), rate)
     progress = None if callback is None else lambda done, total: callback(done, total, None)
-    seen, _ = turntable(scene, settings.cameras_of(scene), settings.frames, settings.size, callback=progress)
+    cameras = settings.cameras_of(scene)
+    seen, _ = turntable(scene, cameras, settings.frames, settings.size, normals=False, callback=progress)
     shown = seen.rgb[0], seen.alpha[0], rate
     if job.path.suffix.lower() not in ANIMATION_SUFFIXES:
         return Exported(write_pngs(job.path, *shown, overwrite=settings.overwrite))

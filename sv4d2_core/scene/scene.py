@@ -37,7 +37,7 @@ class SceneRendering:
     rgb: Tensor  # [T, C, H, W, 3] in 0..1, on white
     alpha: Tensor  # [T, C, H, W] opacity in 0..1
     depth: Tensor  # [T, C, H, W] distance from the camera centre along the pixel's ray; 0 where alpha is 0
-    normal: Tensor  # [T, C, H, W, 3] outward unit normals in the world; 0 where alpha is 0
+    normal: Tensor  # [T, C, H, W, 3] outward unit normals in the world; 0 where alpha is 0 or none are wanted
 
 
 class Scene4D(ABC):
@@ -62,6 +62,7 @@ class Scene4D(ABC):
         size: int,  # H and W, pixels
         *,
         views: Sequence[int] | None = None,  # which of the cameras, 0 the input view; None: all V + 1
+        normals: bool = True,  # without them it takes half to three quarters of the time
         callback: Callable[[int, int, None], None] | None = None,  # (done, all, None); may raise to cancel
     ) -> SceneRendering:
         """Return square pictures of cameras, see `placed`, at times.
@@ -78,9 +79,9 @@ class Scene4D(ABC):
             cameras.check_view(view)
         _check_pixels(len(times), len(chosen), size)
         self.learn_motion(times, callback and (lambda *_: callback(0, len(times) * len(chosen), None)))
-        maps = torch.empty(len(times), len(chosen), size, size, 8)
+        maps = torch.empty(len(times), len(chosen), size, size, 8 if normals else 5)
         for t, time in enumerate(times):
-            draw = self._drawer(time)
+            draw = self._drawer(time, normals)
             for v, view in enumerate(chosen):
                 maps[t, v] = draw(cameras, view, size).cpu()
                 if callback is not None:
@@ -90,7 +91,8 @@ class Scene4D(ABC):
                 f"Expected finite pictures; {bad} of {maps.numel()} values are NaN or infinite: numbers of "
                 f"the scene are too large. Fit it again."
             )
-        rgb, alpha, depth, normal = (part.contiguous() for part in maps.split([3, 1, 1, 3], dim=-1))
+        rgb, alpha, depth, normal = (part.contiguous() for part in maps.tensor_split([3, 4, 5], dim=-1))
+        normal = normal if normals else torch.zeros(()).expand_as(rgb)
         return SceneRendering(rgb, alpha[..., 0], depth[..., 0], normal)
 
     @abstractmethod
@@ -159,8 +161,8 @@ class Scene4D(ABC):
         return torch.zeros(3) if self.path is None else self.path.at(time).float()
 
     @abstractmethod
-    def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
-        """Return what draws (cameras, view, size): colour, opacity, distance and normal, [size, size, 8]."""
+    def _drawer(self, time: float, normals: bool) -> Callable[[Cameras, int, int], Tensor]:
+        """Return what draws (cameras, view, size): colour, opacity, distance, any normal, [size, size, 8]."""
 
     @abstractmethod
     def _saved(self) -> tuple[dict[str, Tensor], dict]:
@@ -261,6 +263,7 @@ def turntable(
     *,
     turns: float = 1.0,  # around the scene; negative: the other way
     slow: int = 1,  # about as many pictures from one frame to the next, see `to_and_fro`
+    normals: bool = True,
     callback: Callable[[int, int], None] | None = None,  # (pictures done, all); may raise to cancel
 ) -> tuple[SceneRendering, Cameras]:
     """Return pictures [1, N, ...] around the scene, which moves to and fro, and their cameras.
@@ -274,7 +277,7 @@ def turntable(
     scene.learn_motion(times, callback and (lambda *_: callback(0, n_pictures)))
     seen = []
     for i, time in enumerate(times):
-        seen.append(scene.render(around, [time], size, views=[i]))
+        seen.append(scene.render(around, [time], size, views=[i], normals=normals))
         if callback is not None:
             callback(i + 1, n_pictures)
     parts = zip(*(vars(one).values() for one in seen), strict=True)

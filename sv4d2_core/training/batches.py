@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -35,26 +35,24 @@ class EncodedScene:
 
 @dataclass(frozen=True)
 class EncodedScenes:
-    """Encoded scenes by their number, kept in memory and in a folder of this model's."""
+    """Encoded scenes by their number, kept in a folder of this model's."""
 
     model: Model
     read: Callable[[int], tuple[Tensor, Cameras]]  # pictures [F, C, H, W, 3] uint8 of a scene
     folder: Path
-    _scenes: dict[int, EncodedScene] = field(default_factory=dict)
 
     def __call__(self, index: int) -> EncodedScene:
         """Return a scene, encoded now if it was not before."""
-        if index not in self._scenes:
-            file = self.folder / f"{index:08d}.safetensors"
-            if not file.exists():
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._encode(index, file)
-            tensors, angles = read_tensors(file, _FORMAT)
-            elevations = tuple(angles.numbers("elevations_deg", None).tolist())
-            azimuths = tuple(angles.numbers("azimuths_deg", None).tolist())
-            encoded = tensors["latents"], tensors["tokens"], tensors.get("references")
-            self._scenes[index] = EncodedScene(*encoded, elevations, azimuths)
-        return self._scenes[index]
+        file = self.folder / f"{index:08d}.safetensors"
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._encode(index, file)
+        tensors, angles = read_tensors(file, _FORMAT)
+        elevations = tuple(angles.numbers("elevations_deg", None).tolist())
+        azimuths = tuple(angles.numbers("azimuths_deg", None).tolist())
+        return EncodedScene(
+            tensors["latents"], tensors["tokens"], tensors.get("references"), elevations, azimuths
+        )
 
     def _encode(self, index: int, file: Path) -> None:
         images, cameras = self.read(index)

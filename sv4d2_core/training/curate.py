@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.reader import read_any_views
-from ..data.views_folder import write_views
+from ..data.views_folder import entries_of, read_run, write_views
 from ..files import all_or_nothing, json_in, plain_names
 from ..messages import listed
 from ..metrics.report.page import STYLE, templates
@@ -25,6 +25,7 @@ from ..stored import Fields
 from ..video.pictures import pick_frames, to_bytes
 from ..views import ViewGrid
 from .curation import CurationLimits, Verdict, judge, pictured, rectify, small_grid
+from .scenes import LOOKED_AT
 
 REPORT_FILE, PAGE_FILE = "report.json", "report.html"
 # Says in report.json that this program wrote it.
@@ -117,6 +118,17 @@ def _replaced(out: Path, names: Iterable[str], overwrite: bool, dry_run: bool) -
         raise FileExistsError(
             f"{out} holds {listed(foreign)}, which no curation wrote and none replaces. Choose another "
             f"folder or move them away."
+        )
+    written = ((name, entries_of(read_run(out / name))) for name in kept if (out / name).is_dir())
+    beside = [
+        f"{name}/{entry.name}"
+        for name, entries in written
+        for entry in (out / name).iterdir()
+        if entry.name not in (*entries, *LOOKED_AT)
+    ]
+    if beside and overwrite:
+        raise FileExistsError(
+            f"{out} holds {listed(beside)}, which no curation wrote and none replaces. Move them away."
         )
     if report and not overwrite:
         raise FileExistsError(

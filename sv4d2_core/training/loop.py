@@ -35,7 +35,8 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     # The first process draws and writes for long while the others wait; torchrun ends all when one dies.
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(days=1))
+    backend = "nccl" if cuda and dist.is_nccl_available() else "gloo"  # Windows has no NCCL
+    dist.init_process_group(backend, timeout=timedelta(days=1))
     try:
         yield device
     finally:
@@ -123,8 +124,8 @@ def train(
         tensors, header = read_tensors(state, _FORMAT, mapped=True)
         if header.get("fingerprint") != fingerprint:
             raise ValueError(
-                f"{state} belongs to a training with other data or settings. Give those of that training, or "
-                f"another folder."
+                f"{state} belongs to a training with other data, settings or number of processes. Give those "
+                f"of that training, or another folder."
             )
         weights.load(tensors)
         losses = tensors["losses"].tolist()

@@ -81,12 +81,12 @@ class TrainingRun:
         if not start.exists() and self.base is None:
             model = train_autoencoder(self.recipe, self._read, self.device, self._runner(_AUTOENCODER))
             self._finish(_AUTOENCODER, model, trained=False)
-        made_from, first, scenes = self._made_from(start), start, None
+        made_from = self._made_from(start)  # the phases change neither encoder nor tower
         for phase in self.recipe.phases:
             end = self._checkpoint(phase.name)
             if not end.exists():
-                scenes = scenes or self._encoded(first, made_from)
-                self._phase(phase, self._loaded(start), scenes, made_from)
+                model = self._loaded(start)
+                self._phase(phase, model, self._encoded(model, made_from), made_from)
             start = end
         if self.base is not None:
             return start
@@ -103,12 +103,10 @@ class TrainingRun:
             return self.store.read
         return self.on_device(seconds=_SCENES_SHARE * 60 * (self.finish_in or math.inf))
 
-    def _encoded(self, start: Path, made_from: str) -> EncodedScenes | DeviceLatents:
-        base = self._loaded(start)
-        base.unet.to("meta")  # it only encodes
+    def _encoded(self, model: Model, made_from: str) -> EncodedScenes | DeviceLatents:
         if isinstance(self._read, DeviceScenes):
-            return self._read.encoded(base)
-        return EncodedScenes(base, self._read, self.folder / "encoded" / made_from)
+            return self._read.encoded(model)
+        return EncodedScenes(model, self._read, self.folder / "encoded" / made_from)
 
     def _phase(
         self, phase: Phase, model: Model, scenes: EncodedScenes | DeviceLatents, made_from: str

@@ -279,14 +279,14 @@ class FolderScenes:
         hashes = {}
         for path in self.paths:
             folder = path if path.is_dir() else path.parent
-            files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name not in _LOOKED_AT)
+            files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name not in LOOKED_AT)
             parts = [(str(file.relative_to(folder)), file_fingerprint(file)) for file in files]
             hashes[path.name] = fingerprint_of(parts)
         return hashes
 
 
 # What file managers leave in a folder that somebody looked at.
-_LOOKED_AT = {".DS_Store", "Thumbs.db", "desktop.ini"}
+LOOKED_AT = {".DS_Store", "Thumbs.db", "desktop.ini"}
 _ELEVATIONS_DEG = {"things": (-10.0, 40.0), "animals": (-10.0, 30.0)}
 # Seconds do not exist in the world: a frame's share of an object's whole motion, slow to fast.
 _FRAME_STEP, _HELD_OUT_STEP = (0.02, 0.1), 0.05

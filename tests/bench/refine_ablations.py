@@ -100,7 +100,7 @@ def measure(
 
 def pictures(scene: Scene4D, like: ViewGrid) -> ViewGrid:
     """Return a scene's pictures for every one of a grid."""
-    rendering = scene.render(like.cameras, like.frame_times(), like.images.shape[2])
+    rendering = scene.render(like.cameras, like.frame_times(), like.images.shape[2], normals=False)
     return replace(like, images=rendering.rgb.clamp(0, 1), masks=rendering.alpha.clamp(0, 1))
 
 

@@ -146,7 +146,7 @@ class DyNeRF(Scene4D):
             filled = cells[around[0]] | cells[around[0] + 1]
         return Occupancy(filled[None], self.occupancy.box)
 
-    def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
+    def _drawer(self, time: float, normals: bool) -> Callable[[Cameras, int, int], Tensor]:
         (field, occupancy), device = self._at(time), self.occupancy.box.device
         shift = self.path.at(time) if self.path else 0.0
         chunk = min(_CHUNK, self.config.rays_within(min(self.config.memory_gb or _CHUNK_GB, _CHUNK_GB)))
@@ -155,7 +155,8 @@ class DyNeRF(Scene4D):
             (eye,), (directions,) = cameras.rays(size, [view])
             eye = (eye - shift).to(device, torch.float32)
             pixels = directions.flatten(0, 1).to(device, torch.float32)
-            seen = [self._see(field, occupancy, eye, part, time) for part in pixels.split(chunk)]
+            parts = pixels.split(chunk)
+            seen = [self._see(field, occupancy, eye, part, time, normals) for part in parts]
             return torch.cat(seen).unflatten(0, (size, size))
 
         return draw
@@ -167,24 +168,26 @@ class DyNeRF(Scene4D):
         eye: Tensor,
         directions: Tensor,
         time: float,
+        normals: bool,
     ) -> Tensor:
-        """Return colour, opacity, distance and normal that rays of one camera see, [R, 8]."""
+        """Return colour, opacity, distance and, if wanted, normal that rays of one camera see, [R, 8]."""
         count = len(directions)
         frames = torch.zeros(count, dtype=torch.long, device=directions.device)
         times = torch.full((count,), time, device=directions.device)
         rays = Rays(eye.expand(count, 3), directions, frames, times)
         samples = self._samples(occupancy, rays)
-        with torch.enable_grad():
-            points = samples.points.requires_grad_()
+        with torch.set_grad_enabled(normals):
+            points = samples.points.requires_grad_(normals)
             density, colour = field(points, samples.times)
-            (gradient,) = torch.autograd.grad(density.sum(), points)
+            gradient = torch.autograd.grad(density.sum(), points)[0] if normals else None
         weights = samples.weights(density.detach())
         rgb, alpha = composite_on_white(weights, samples.spread(colour.detach()))
-        low, high = occupancy.box
-        outward = F.normalize(-gradient / (high - low), dim=-1)
-        normal = F.normalize((weights[..., None] * samples.spread(outward)).sum(1), dim=-1)
-        depth = _mean_distance(weights, samples.distances, alpha)
-        return torch.cat([rgb.clamp(0, 1), alpha[:, None], depth[:, None], normal], dim=-1)
+        maps = [rgb.clamp(0, 1), alpha[:, None], _mean_distance(weights, samples.distances, alpha)[:, None]]
+        if gradient is not None:
+            low, high = occupancy.box
+            outward = F.normalize(-gradient / (high - low), dim=-1)
+            maps.append(F.normalize((weights[..., None] * samples.spread(outward)).sum(1), dim=-1))
+        return torch.cat(maps, dim=-1)
 
     def _samples(self, occupancy: Occupancy, rays: Rays, jitter: Tensor | None = None) -> _Samples:
         count = self.config.samples

@@ -233,18 +233,20 @@ class Gaussians(Scene4D):
         config = settings_to_json(GaussiansConfig, self.config)
         return self.parts.state_dict(), {"config": config, "scale_limits": list(self.scale_limits)}
 
-    def _drawer(self, time: float) -> Callable[[Cameras, int, int], Tensor]:
+    def _drawer(self, time: float, normals: bool) -> Callable[[Cameras, int, int], Tensor]:
         gaussians = self.in_world(time, moved=True)
 
         def draw(cameras: Cameras, view: int, size: int) -> Tensor:
             picture = splat(gaussians, cameras, view, size)
-            outward = _outward(gaussians, cameras, view)
-            blended = splat(gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
             alpha = picture.alpha[..., None]
-            # Where normals cancel out, the surface is taken to face the camera.
-            towards = -cameras.rays(size, [view])[1][0].to(blended)
-            normal = F.normalize(blended + 1e-4 * alpha * towards, dim=-1, eps=1e-20)
-            return torch.cat([picture.rgb.clamp(0, 1), alpha, picture.depth[..., None], normal], dim=-1)
+            maps = [picture.rgb.clamp(0, 1), alpha, picture.depth[..., None]]
+            if normals:
+                outward = _outward(gaussians, cameras, view)
+                blended = splat(gaussians._replace(colours=outward), cameras, view, size, background=0.0).rgb
+                # Where normals cancel out, the surface is taken to face the camera.
+                towards = -cameras.rays(size, [view])[1][0].to(blended)
+                maps.append(F.normalize(blended + 1e-4 * alpha * towards, dim=-1, eps=1e-20))
+            return torch.cat(maps, dim=-1)
 
         return draw
 

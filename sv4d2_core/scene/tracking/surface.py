@@ -94,7 +94,7 @@ def surface_level(scene: Scene4D, resolution: int = 96) -> float:
     peaks, seen = [], []
     for time in (scene.times[i] for i in pick_frames(len(scene.times), _TIMES)):
         grid = density_grid(scene, time, resolution)
-        seen.append(scene.render(cameras, [time], _SIZE).alpha[0] >= 0.5)
+        seen.append(scene.render(cameras, [time], _SIZE, normals=False).alpha[0] >= 0.5)
         peaks += [_peak(grid, eye, rays) for eye, rays in zip(origins, directions, strict=True)]
     peak, visible = torch.stack(peaks), torch.cat(seen)
     if not visible.any() or not float(peak.max()) > 0:
