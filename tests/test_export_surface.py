@@ -100,7 +100,7 @@ class Arm:
         turned = fore @ self._turn(end).T + self._shift(end)
         return torch.where((capsule(upper) < capsule(fore, -1))[:, None], upper + self._shift(end), turned)
 
-    def render(self, cameras, times, size, *, views=None, callback=None) -> SceneRendering:
+    def render(self, cameras, times, size, *, views=None, normals=True, callback=None) -> SceneRendering:
         origins, directions = cameras.rays(size)
         distances = torch.linspace(1.2, 2.8, 160)
         alpha = torch.zeros(len(times), len(origins), size, size)

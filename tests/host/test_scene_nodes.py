@@ -171,7 +171,7 @@ class TestProgress:
             perf_counter = staticmethod(lambda: now[0])
 
         class Scene:
-            def render(self, _cameras, _times, size, *, views, callback):
+            def render(self, _cameras, _times, size, *, views, callback, normals):
                 seconds = len(views) * size * size * pixel_seconds
                 now[0] += seconds
                 spent[0] += seconds
