@@ -69,7 +69,11 @@ class GuidanceFunction:
 
 
 def with_guidance(patcher: Any, guidance: Guidance | Tensor) -> Any:
-    """Return a copy of a MODEL that is guided by a table; a sampler's cfg has no effect then."""
+    """Return a copy of a MODEL that is guided by a table; a sampler's cfg has no effect then.
+
+    Raises ValueError where another node guides it.
+    """
+    guidance_of(patcher)
     patched = patcher.clone()
     # Without the second argument the host leaves the unconditional half out at a cfg of 1.
     patched.set_model_sampler_cfg_function(GuidanceFunction(guidance), disable_cfg1_optimization=True)
@@ -77,9 +81,17 @@ def with_guidance(patcher: Any, guidance: Guidance | Tensor) -> Any:
 
 
 def guidance_of(patcher: Any) -> Guidance:
-    """Return the guidance that SV4D2 Guidance put on a MODEL, else the official one."""
-    guidance = getattr(patcher.model_options.get("sampler_cfg_function"), "guidance", None)
-    return guidance if isinstance(guidance, Guidance) else Guidance()
+    """Return the guidance that SV4D2 Guidance put on a MODEL, or the official one; ValueError: another's."""
+    function = patcher.model_options.get("sampler_cfg_function")
+    if function is None:
+        return Guidance()
+    guidance = getattr(function, "guidance", None)
+    if not isinstance(guidance, Guidance):
+        raise ValueError(
+            "Expected the guidance of SV4D2 Guidance, or none, on the model; got that of another node, such "
+            "as RescaleCFG, which would do nothing here. Remove that node, or sample with KSampler."
+        )
+    return guidance
 
 
 @dataclass(frozen=True)

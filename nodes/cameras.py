@@ -116,6 +116,7 @@ class SV4D2CameraInfoToCameras(io.ComfyNode):
         model = None
         if placed is not None:
             named = (("xyz", "position"), ("xyzw", "quaternion"), ("xyz", "scale"))
+            placed = {key: placed.get(key) if isinstance(placed, dict) else None for _, key in named}
             model = Placement(*(_numbers(names, placed[key]) for names, key in named))
         return io.NodeOutput(from_viewer(viewer, front_elevation_deg=front, model=model))
 
@@ -167,5 +168,11 @@ def _named(names: str, values: Sequence[float]) -> dict[str, float]:
     return dict(zip(names, values, strict=True))
 
 
-def _numbers(names: str, values: dict[str, float]) -> Any:
-    return tuple(float(values[name]) for name in names)
+def _numbers(names: str, values: Any) -> Any:
+    try:
+        return tuple(float(values[name]) for name in names)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected numbers {', '.join(names)} in a camera_info or model_3d_info; got {str(values)[:80]}. "
+            f"Connect what a 3D node of ComfyUI gives."
+        ) from error

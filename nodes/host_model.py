@@ -152,11 +152,11 @@ class HostUNet(UNet):
         self, x, timesteps, context, _control, options, *, frames, y, references, view_mixing, **_
     ) -> Tensor:
         self.set_view_mixing(view_mixing)
-        if options.get("patches_replace"):
-            kinds = ", ".join(options["patches_replace"])
+        changes = {**options.get("patches_replace", {}), **options.get("patches", {})}
+        if kinds := ", ".join(kind for kind, patches in changes.items() if patches):
             raise ValueError(
-                f"Expected the network's own attention; got a model whose {kinds} another node replaces, "
-                f"which SV4D 2.0 does not know. Remove that node, for example Self-Attention or "
+                f"Expected the network's own layers; got a model whose {kinds} another node changes, which "
+                f"SV4D 2.0 does not know. Remove that node, for example FreeU, HyperTile, Self-Attention or "
                 f"Perturbed-Attention Guidance."
             )
         batch, n_frames = context.shape[:2]

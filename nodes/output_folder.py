@@ -11,7 +11,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..sv4d2_core.files import find_inside, fingerprint_of
+from ..sv4d2_core.files import fingerprint_of
+from ..sv4d2_core.lookup import find_inside
 from ..sv4d2_core.messages import cut
 
 # Where the host lists a file of a node's result, by the end of its name. No page shows what is in "files";

@@ -16,6 +16,7 @@ from ..sv4d2_core.cameras import Cameras
 from ..sv4d2_core.diffusion.config import GUIDANCE_SHAPES
 from ..sv4d2_core.diffusion.novel_views import WINDOWS, sample_views, window_conditioning, window_frames
 from ..sv4d2_core.diffusion.window_store import WindowFolder, tensor_fingerprint
+from ..sv4d2_core.video.colour import check_unit
 from ..sv4d2_core.views import ViewGrid
 from .backend import OFFICIAL, Guidance, HostBackend, backend_of, guidance_of, with_guidance
 from .host import (
@@ -139,10 +140,11 @@ class SV4D2Sampler(io.ComfyNode):
             "weights": str(host_model.get_dtype()).removeprefix("torch."),
         }
         views = replace(views, settings=settings)
-        images = rearrange(views.images[:, 1:], "t v h w c -> (v t) h w c")
+        # A copy: nodes of other packs write into what they get, and the views stay in the host's cache.
+        images = views.images[:, 1:].transpose(0, 1).clone(memory_format=torch.contiguous_format)
         assert views.latents is not None
         latents = rearrange(views.latents, "t v c h w -> (v t) c h w") / config.scale_factor
-        return io.NodeOutput(views, images, {"samples": latents})
+        return io.NodeOutput(views, images.flatten(0, 1), {"samples": latents})
 
 
 def _check_clip(clip: Tensor, cameras: Cameras, mask: Tensor | None) -> None:
@@ -158,6 +160,8 @@ def _check_clip(clip: Tensor, cameras: Cameras, mask: Tensor | None) -> None:
             f"Expected a mask [{frames}, {height}, {width}] like the clip; got {list(mask.shape)}. Connect "
             f"the mask of the same SV4D2 Prepare Clip."
         )
+    if mask is not None:
+        check_unit(mask.detach().float().cpu().numpy(), "the mask")
     check_main_memory(
         _COPIES * clip.numel() * clip.element_size() * (cameras.n_views + 1),
         f"{frames} frames of {width} x {height} from {cameras.n_views} views need",

@@ -9,7 +9,6 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
-from einops import rearrange
 from torch import Tensor
 
 from ..sv4d2_core.cameras import Cameras
@@ -162,8 +161,8 @@ class SV4D2Render4D(io.ComfyNode):
 
 
 def _by_view(maps: Tensor) -> Tensor:
-    """Return maps [T, C, ...] as [C * T, ...], all times of one camera after the other."""
-    return rearrange(maps, "t c ... -> (c t) ...").contiguous()
+    """Return a copy of maps [T, C, ...] as [C * T, ...], all times of one camera after the other."""
+    return maps.transpose(0, 1).clone(memory_format=torch.contiguous_format).flatten(0, 1)
 
 
 def depth_images(depth: Tensor, alpha: Tensor) -> Tensor:

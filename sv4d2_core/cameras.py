@@ -64,7 +64,9 @@ class Cameras:
         turn = self.input_azimuth_deg or 0.0
         if not all(map(math.isfinite, (*e, *a, self.radius, self.fov_deg, self.input_elevation_deg, turn))):
             raise ValueError(
-                f"Camera angles must be finite numbers; got elevations {cut(e)} and azimuths {cut(a)}."
+                f"Expected cameras of finite numbers; got elevations {cut(e)} (of the input "
+                f"{self.input_elevation_deg:g}), azimuths {cut(a)}, radius {self.radius:g} and field of view "
+                f"{self.fov_deg:g}."
             )
         if e[0] != 0 or a[0] % 360 != 0:
             raise ValueError(

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import torch
 from safetensors import SafetensorError
 
-from .messages import ExplainedError, cut, listed, without_number
+from .messages import ExplainedError, listed, without_number
 
 if sys.platform != "win32":
     import fcntl
@@ -263,7 +263,7 @@ def exclusive_file(path: Path, *beside: Path) -> Iterator[None]:
         yield
 
 
-_LOCK = ".lock"
+_LOCK = ".sv4d2.lock"
 
 
 @contextmanager
@@ -295,48 +295,9 @@ def _held(place: Path, lock_file: Path) -> Iterator[None]:
         _remove_empty(*made)
 
 
-_DEPTH = 5
-
-
-def find_inside(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool], what: str) -> Path:
-    """Return the file or folder called ``name`` in the first of ``roots`` that has it, links resolved.
-
-    ``name`` is relative to a root, or a whole path inside one; ``what`` names what is looked for in errors.
-    Raises ValueError where it leads out of the roots, FileNotFoundError (with the latest there are) for none.
-    """
-    if "\0" in name:
-        raise ValueError(f"Expected {what}; got {cut(repr(name))}, which holds a NUL byte.")
-    places = " or ".join(map(str, roots))
-    inside, outside = [], []
-    for root in map(Path, map(os.path.realpath, roots)):
-        place = Path(os.path.realpath(root / name.strip()))
-        (inside if place == root or root in place.parents else outside).append(place)
-    for place in inside:
-        if is_one(place):
-            return place
-    if not inside or any(place.exists() for place in outside):
-        raise ValueError(
-            f"Expected {what} inside {places}; {cut(repr(name))} is or leads (by a link or ..) outside. Give "
-            f"its path relative to one of them."
-        )
-    known = sorted(((p.stat().st_mtime, n) for r in roots for p, n in _below(r, is_one)), reverse=True)
-    raise FileNotFoundError(
-        f"Expected {what}; there is no {cut(repr(name))} in {places}. Those that exist: "
-        f"{listed([found for _, found in known])}."
-    )
-
-
-def _below(root: Path, is_one: Callable[[Path], bool]) -> Iterator[tuple[Path, str]]:
-    for folder, folders, files in os.walk(root):
-        paths = [Path(folder) / name for name in (*folders, *files)]
-        found = [path for path in paths if not path.is_symlink() and is_one(path)]
-        yield from ((path, path.relative_to(root).as_posix()) for path in found)
-        deep = len(Path(folder).relative_to(root).parts) + 1 >= _DEPTH
-        folders[:] = [] if deep else [name for name in folders if Path(folder) / name not in found]
-
-
 STAGING_NAME = ".partial"
 _SWAP_FILE = "swap.json"
+_STAGED = re.compile(rf"new|old|{re.escape(_SWAP_FILE)}|\.{re.escape(_SWAP_FILE)}\..*")
 
 # A file size limit (EFBIG) and a quota (EDQUOT, not known to every system) look the same to the user.
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -377,6 +338,13 @@ def recover(folder: Path) -> None:
     """
     staging = folder / STAGING_NAME
     new, old = staging / "new", staging / "old"
+    is_link = staging.is_symlink()
+    found = [entry.name for entry in staging.iterdir()] if staging.is_dir() and not is_link else []
+    if foreign := [name for name in found if not _STAGED.fullmatch(name)]:
+        raise FileExistsError(
+            f"Expected {staging} to be free for unfinished results; it holds {listed(foreign)}, which this "
+            f"program did not write. Move it away or choose another folder."
+        )
     there = [place for place in (staging, new, old) if os.path.lexists(place)]
     if any(place.is_symlink() or not place.is_dir() for place in there):
         log.warning("Dropped %s: it does not hold what an unfinished job leaves there.", staging)

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -105,7 +106,7 @@ def test_killed_or_interrupted_and_continued_gives_the_same_bits(command, tmp_pa
     killed = number == signal.SIGKILL
     assert done.returncode == (-number if killed else 130), done.stderr
     assert ("Interrupted" in done.stderr) != killed and "Traceback" not in done.stderr
-    assert {path.name for path in out.iterdir()} == ({".windows", ".lock"} if killed else {".windows"})
+    assert {path.name for path in out.iterdir()} == ({".windows", ".sv4d2.lock"} if killed else {".windows"})
     assert len(list((out / ".windows").glob("window_*.safetensors"))) == 1
     assert main(arguments) == 0
     assert run_of(out)["resumed_windows"] == 1 and contents(whole) == contents(out)
@@ -149,6 +150,23 @@ from sv4d2_core.__main__ import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def test_other_masks_of_the_same_pictures_are_other_results(command, refused, tmp_path):
+    picture, mask = np.full((32, 32, 3), 255, np.uint8), np.zeros((32, 32), np.uint8)
+    picture[8:24, 8:24], mask[8:24, 8:24] = (200, 0, 0), 255
+    picture[14:18, 14:18] = 255
+    for name, array in (("clip", picture), ("masks", mask)):
+        (tmp_path / name).mkdir()
+        for t in range(3):
+            Image.fromarray(array).save(tmp_path / name / f"{t:04d}.png")
+    clip, out, masked = tmp_path / "clip", tmp_path / "out", ("--mask", tmp_path / "masks")
+    plain = ("--centering", "none", "--size", 32)
+    assert main(command(out, *plain, clip=clip)) == 0
+    assert "(masks)" in refused(out, *plain, *masked, clip=clip)
+    assert main(command(out, *plain, *masked, "--overwrite", clip=clip)) == 0
+    assert run_of(out)["resumed_windows"] > 0 and (read_views(out).masks[:, 0, 14:18, 14:18] == 1).all()
+    assert "(masks)" in refused(out, *plain, clip=clip)
 
 
 def test_full_disk_is_one_message_and_continues_later(command, tmp_path):
@@ -294,6 +312,11 @@ def test_a_demo_replaces_what_demos_wrote_and_nothing_else(tmp_path, monkeypatch
     out = tmp_path / "out"
     for _ in range(2):
         assert main(["demo", "--out", str(out)]) == 0
+    with monkeypatch.context() as patch:
+        seen, sheet = [], demo.contact_sheet
+        patch.setattr(demo, "contact_sheet", lambda truth: seen.append(truth) or sheet(truth))
+        assert main(["demo", "--out", str(out), "--options=--rig 4d --size 32"]) == 0
+    assert seen[0].cameras.azimuths_deg == Cameras.for_scenes().azimuths_deg and seen[0].images.shape[2] == 32
     entries = json.loads((out / "demo.json").read_text())["entries"]
     older = tmp_path / "older"
     (older / "views").mkdir(parents=True)

@@ -100,6 +100,15 @@ def dots(grid: ViewGrid) -> list:
     return (grid.images[:, :, 1, 2, 0] * 100).round().int().tolist()
 
 
+@pytest.mark.parametrize(("value", "message"), [(torch.nan, "finite numbers in masks"), (255.0, "Divide")])
+def test_masks_are_numbers_from_0_to_1(value, message):
+    cameras, masks = Cameras((0, 0), (0, 90)), torch.full((2, 16, 16), value)
+    with pytest.raises(ValueError, match=message):
+        assemble_views(torch.rand(2, 16, 16, 3), torch.rand(2, 16, 16, 3), cameras, clip_masks=masks)
+    with pytest.raises(ValueError, match=message):
+        assemble_renders(torch.ones(2, 16, 16, 3), cameras, masks=masks)
+
+
 def test_renders_hold_the_input_view_too_and_masks_may_be_soft_or_full():
     images, masks = rendered()
     for given in (masks, None):

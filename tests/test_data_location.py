@@ -8,7 +8,8 @@ import torch
 
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.data.views_folder import RUN_FILE, read_views, write_views
-from sv4d2_core.files import claimed, find_inside
+from sv4d2_core.files import claimed
+from sv4d2_core.lookup import find_inside
 from sv4d2_core.views import ViewGrid
 
 GRID = ViewGrid(

@@ -123,6 +123,16 @@ def test_a_gif_has_exact_white_or_is_clear_and_has_one_palette_of_good_colours(t
     assert psnr(frames[inside][:, :3] / 255, images.numpy()[inside]) > 30
 
 
+def test_a_gif_has_no_holes_where_small_things_are_white(tmp_path):
+    images = 0.9 * torch.rand(2, 128, 128, 3, generator=torch.Generator().manual_seed(0))
+    images[:, 60:62, 60:62] = 1
+    opacity = torch.zeros(2, 128, 128)
+    opacity[:, 8:120, 8:120] = 1
+    write_animation(tmp_path / "a.gif", images, opacity, FPS)
+    frames, _, _ = gif_frames(tmp_path / "a.gif")
+    assert np.array_equal(frames[..., 3] == 255, opacity.numpy() == 1)
+
+
 @pytest.mark.parametrize("fps", [8, 12.5, 24, 29.97, 50, 0.5])
 def test_gif_durations_add_up(tmp_path, fps):
     images = torch.arange(9)[:, None, None, None].expand(9, 16, 16, 3) / 10

@@ -56,6 +56,18 @@ def test_a_damaged_list_of_entries_locks_no_folder_and_loses_nothing(tmp_path, t
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_unfinished_results_and_locks_of_other_programs_stay(tmp_path):
+    download, lock = tmp_path / ".partial/download.bin", tmp_path / ".lock"
+    download.parent.mkdir()
+    download.write_text("of the user")
+    lock.write_text("4711")
+    with pytest.raises(FileExistsError, match="it holds download.bin, which this program did not write"):
+        with exclusive(tmp_path):
+            pass
+    assert download.read_text() == "of the user" and lock.read_text() == "4711"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".partial"]
+
+
 @pytest.mark.parametrize("name", ["../victim", "a/../../victim", "..", "", "{absolute}", "c:victim", "a\\b"])
 def test_a_foreign_list_of_entries_leads_nowhere(tmp_path, name):
     folder, victim = tmp_path / "folder", tmp_path / "victim"
@@ -226,7 +238,7 @@ def test_what_comes_in_between_is_not_replaced(tmp_path, monkeypatch, links):
 
 def test_what_a_killed_process_left_of_a_file_goes_and_other_files_stay(tmp_path):
     kept = [".x.ply.part", ".x.ply.0123456.part", ".video.mp4.part", ".y.ply.0123abcd.part"]
-    for name in [*kept, ".x.ply.0123abcd.part", ".x.ply.lock"]:
+    for name in [*kept, ".x.ply.0123abcd.part", ".x.ply.sv4d2.lock"]:
         (tmp_path / name).touch()
     with exclusive_file(tmp_path / "x.ply"):
         pass
@@ -276,7 +288,7 @@ def test_a_folder_is_held_by_one_process_wherever_its_temporary_files_are(tmp_pa
         with pytest.raises(ValueError, match="Another process"), exclusive(tmp_path / "x" / ".." / "out"):
             pass
         holder.kill()
-    assert (out / ".lock").exists(), "what a killed process leaves"
+    assert (out / ".sv4d2.lock").exists(), "what a killed process leaves"
     with exclusive(out), exclusive(out):
         (out / "result").touch()
     assert [path.name for path in out.iterdir()] == ["result"]

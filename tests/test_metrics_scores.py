@@ -87,6 +87,21 @@ def test_bloat_costs_on_the_union_of_masks_only(truth, has_masks):
     assert torch.allclose(white["PSNR union"], white["PSNR fg"])
 
 
+@pytest.mark.parametrize("cameras", [Cameras.sweep(4, 2.0), Cameras((0,) * 5, (0, 60, 60, 120, 180))])
+def test_close_views_are_paired_with_themselves(cameras):
+    images = torch.rand(1, cameras.n_views + 1, 16, 16, 3, generator=torch.Generator().manual_seed(0))
+    grid = ViewGrid(images, cameras)
+    paired, missing = paired_views(grid, grid)
+    assert missing == [] and torch.equal(paired.images, images)
+
+
+def test_an_object_that_the_border_cuts_is_said(truth):
+    masks = torch.zeros_like(truth.images[..., 0])
+    masks[:2, 1, :, 20:] = 1
+    notes = evaluate(replace(truth, masks=masks)).notes
+    assert "The border cuts the object off in 2 images: outlines (tangency) disagree there." in notes
+
+
 def test_views_are_paired_by_their_angles(truth):
     images, masks = (pixels[:, [0, 3, 1, 2]] for pixels in (truth.images, truth.masks))
     cameras = replace(truth.cameras.select([2, 0, 1]), azimuths_deg=(0, -60, 420, 120))
@@ -198,5 +213,5 @@ def test_every_step_is_told(truth):
 def test_an_input_view_of_another_crop_is_told(truth):
     zoomed = truth.resized(40)
     images, masks = zoomed.images[:, :, 4:-4, 4:-4], zoomed.masks[:, :, 4:-4, 4:-4]
-    (note,) = evaluate(replace(zoomed, images=images, masks=masks), truth).notes
+    *_, note = evaluate(replace(zoomed, images=images, masks=masks), truth).notes
     assert "input view is not the reference's" in note

@@ -8,6 +8,7 @@ import torch
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.diffusion.novel_views import ping_pong, plan_windows, sample_views, window_noise
 from sv4d2_core.diffusion.sampling import first_step, holding
+from sv4d2_core.video.prepare import PreparedClip
 
 CAMERAS = Cameras((0, 0, 0), (0, 90, 180))
 
@@ -166,6 +167,12 @@ BAD = {
         r"reference_views \[2, 32, 32, 3\]; got \[3",
     ),
     "noise": ({"noise": torch.rand(1, 6, 4, 8, 8)}, r"noise \[1, 6, 4, 16, 16\]; got"),
+    "fps": ({"fps": 0.05}, r"frames per second|fps|rate"),
+    "masks": (
+        {"clip": PreparedClip(torch.rand(3, 32, 32, 3), torch.ones(3, 16, 16), 8.0, None)},
+        r"masks \[3, 32, 32\]; got \[3, 16, 16\]",
+    ),
+    "strength nan": ({"strength": float("nan")}, r"0 < strength <= 1"),
     "strength": ({"strength": 0.5}, r"give init_views"),
     "strength 0": ({"strength": 0.0, "init_views": torch.rand(3, 2, 32, 32, 3)}, r"0 < strength <= 1"),
     "steps": ({"steps": 0}, r"step"),
@@ -178,6 +185,12 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_named(micro_model, name):
     changes, message = BAD[name]
-    arguments = {"clip": clip(3), "cameras": CAMERAS, "steps": 2, **changes}
+    arguments = {
+        "clip": clip(3),
+        "cameras": CAMERAS,
+        "steps": 2,
+        "callback": lambda *_: pytest.fail("it samples"),
+        **changes,
+    }
     with pytest.raises(ValueError, match=message):
         sample_views(micro_model, arguments.pop("clip"), arguments.pop("cameras"), **arguments)

@@ -46,6 +46,8 @@ CLIPS = [
     (names("f_%d.png", 0, 5, 10, 15), None, names("f_%d.png", 0, 5, 10, 15), [], ""),
     (names("f_%d.png", -2, -1, 0, 1), None, names("f_%d.png", -2, -1, 0, 1), [], "below 0, at -2"),
     (names("walk-%03d.png", 1, 2, 3), None, names("walk-%03d.png", 1, 2, 3), [], ""),
+    (names("猫-%04d.png", 0, 1, 2), None, names("猫-%04d.png", 0, 1, 2), [], ""),
+    (names("clip (1)-%03d.png", 0, 1, 2), None, names("clip (1)-%03d.png", 0, 1, 2), [], ""),
     (names("walk (%d).png", 8, 9, 10), None, names("walk (%d).png", 8, 9, 10), [], ""),
     (CLOCK, None, CLOCK, [], ""),
     (names("r_%d_0001.png", 8, 9, 10), None, names("r_%d_0001.png", 8, 9, 10), [], ""),

@@ -10,7 +10,6 @@ import shlex
 from pathlib import Path
 from types import ModuleType
 
-from ..cameras import Cameras
 from ..data.views_folder import read_run
 from ..files import all_or_nothing, exclusive, replaceable, write_whole
 from ..shipped import SAMPLE_CREATURE, SAMPLE_FPS, SAMPLE_FRAMES, TINY_MODEL
@@ -71,17 +70,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "Expected --options without input, --out and --checkpoint, which are the demo's own."
         )
-    config, _, _ = views.check_options(jobs[views])
+    _, cameras, size = views.check_options(jobs[views])
     choose_device(jobs[views].device)
     with exclusive(args.out):
         _take(args.out)
-        truth = render_views(
-            make_creature(args.creature),
-            Cameras.default(config.n_views),
-            SAMPLE_FRAMES,
-            config.size,
-            SAMPLE_FPS,
-        )
+        truth = render_views(make_creature(args.creature), cameras, SAMPLE_FRAMES, size, SAMPLE_FPS)
         images, masks = truth.one_view(0)
         pictures = images if masks is None else with_alpha(images, masks)
         names = [f"{t:05d}.png" for t in range(SAMPLE_FRAMES)]

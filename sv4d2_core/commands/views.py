@@ -226,6 +226,8 @@ def _prepare(args: argparse.Namespace) -> Job:
         "fps": prepared.fps,
         "save_latents": args.save_latents,
         "input_elevation_deg": args.input_elevation,
+        # The views of a clip in colour on white are the same whatever its masks, which are written too.
+        **({} if args.mask is None else {"masks": tensor_fingerprint(prepared.masks)}),
     }
     return Job(args, config, cameras, device, dtype, prepared, references, settings, output)
 

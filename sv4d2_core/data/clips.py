@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..messages import listed
+from ..video.colour import check_unit
 from ..video.foreground import check_white_border, near_white_masks, opacity_source
 from ..video.pictures import on_white
 from ..video.places import IMAGE_SUFFIXES, matches, natural_key
@@ -171,7 +172,7 @@ def assemble_views(
                 f"Expected {len(clip)} masks of the clip (or one) of {_size_text(clip)}, [T, H, W]; got "
                 f"{list(masks.shape)}. Take the mask that came with the clip."
             )
-        masks = masks.detach().float().cpu().clamp(0, 1).expand(clip.shape[:3])
+        masks = _unit("masks", masks).expand(clip.shape[:3])
     images = torch.cat([clip[:, None], novel], dim=1)
     return ViewGrid(images, cameras, torch.cat([masks[:, None], near_white_masks(novel)], dim=1), fps)
 
@@ -203,7 +204,7 @@ def assemble_renders(
                 f"Expected one mask per picture, {list(images.shape[:3])}; got {list(masks.shape)}. Take the "
                 f"masks of the node that rendered the pictures."
             )
-        opacity = masks.detach().float().cpu().clamp(0, 1)
+        opacity = _unit("masks", masks)
     background = opacity < _TRANSPARENT
     # Without masks a picture that is dark everywhere has no background: all of it is on trial.
     wrong = (dark > 0) & background if masks is not None or background.any() else dark > 0
@@ -232,13 +233,14 @@ def _checked(name: str, images: Tensor) -> Tensor:
             f"Expected square {name} (the cameras are square); got {list(images.shape)} instead of "
             f"[N, S, S, 3]. Crop or pad them, put RGBA on white; SV4D2 Prepare Clip does that for a clip."
         )
-    images = images.detach().float().cpu()
-    if bad := int((~images.isfinite()).sum()):
-        raise ValueError(
-            f"Expected finite numbers in {name}; got {bad} NaN or infinite values of {images.numel()}. Check "
-            f"the step that made them."
-        )
-    return images.clamp(0, 1)
+    return _unit(name, images)
+
+
+def _unit(name: str, values: Tensor) -> Tensor:
+    """Return values in 0..1 as float32 on the CPU; raise as `check_unit`."""
+    values = values.detach().float().cpu()
+    check_unit(values.numpy(), name)
+    return values.clamp(0, 1)
 
 
 def _check_count(n_frames: int, n_images: int, n_views: int) -> None:

@@ -188,8 +188,9 @@ def read_any_views(
         raise FileNotFoundError(_nothing_at(place))
     if cameras is None:
         raise ValueError(
-            f"Expected cameras for the plain clips in {path}; got none. Give --cameras FILE ({CAMERAS_FILE} "
-            f"or transforms.json), or --azimuths and --elevations."
+            f"Expected cameras for the plain clips in {path}; got none. Give a folder of `sv4d2 views` or a "
+            f"data set; `sv4d2 metrics` takes plain clips too, with --cameras FILE ({CAMERAS_FILE} or "
+            f"transforms.json), or --azimuths and --elevations."
         )
     return read_clips(place, cameras, input_view, frames)
 

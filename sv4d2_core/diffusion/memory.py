@@ -319,9 +319,12 @@ def load_within(
 ) -> Model:
     """Return a checkpoint's model that works within a plan (None: as `load_checkpoint` makes it)."""
     resident = plan is None or plan.placement == "resident"
-    model = load_checkpoint(path, variant, dtype, device if resident else "cpu")
+    # A plan in 8 bits has no room for the weights as they are read.
+    model = load_checkpoint(path, variant, dtype, device if resident and not eight_bits else "cpu")
     if eight_bits:
         keep_in_eight_bits(model.unet)
+        if plan is None:
+            place(model, device, "resident")
     if plan is not None:
         apply_plan(model, plan, device)
     return model

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..video.foreground import near_white_masks
 from ..video.prepare import PreparedClip
-from ..views import ViewGrid
+from ..views import ViewGrid, check_fps
 from .config import ModelConfig
 from .model import Backend
 from .sampling import (
@@ -56,6 +56,7 @@ def ping_pong(n_frames: int, at_least: int) -> list[int]:
 
 _WHAT_TO_GIVE = {
     "clip": "Give frames as SV4D2 Prepare Clip or prepare_clip makes them.",
+    "masks": "Give one mask per frame, of the clip's size.",
     "reference_views": "Give one image of the first frame per novel camera, of the clip's size.",
     "init_views": "Give views of the same frames, cameras and size as this job.",
     "noise": "Give one noise tensor per window.",
@@ -209,6 +210,9 @@ def sample_views(
     plain = isinstance(clip, Tensor)
     images = checked_clip(clip if plain else clip.images, config)
     check_cameras(cameras, config)
+    fps = fps if fps is not None else (8.0 if plain else clip.fps)
+    check_fps(fps, "the views")
+    masks = near_white_masks(images) if plain else checked("masks", clip.masks, tuple(images.shape[:3]))
     size, guidance = tuple(images.shape[1:]), resolve_guidance(cfg, config)
     if reference_views is not None:
         reference_views = checked("reference_views", reference_views, (cameras.n_views, *size))
@@ -293,16 +297,15 @@ def sample_views(
             "object is lost there.",
             *(int(flat.sum()), flat.numel()),
         )
-    input_masks = near_white_masks(images) if plain else clip.masks
     return ViewGrid(
         images=torch.cat([images[:, None], novel], dim=1),
         cameras=cameras,
-        masks=torch.cat([input_masks[:, None].float(), near_white_masks(novel)], dim=1),
-        fps=fps if fps is not None else (8.0 if plain else clip.fps),
+        masks=torch.cat([masks[:, None], near_white_masks(novel)], dim=1),
+        fps=fps,
         latents=latents,
         variant=config.label,
         trained=config.trained,
-        seed=seed,
+        seed=seed if noise is None else None,
         steps=steps,
     )
 

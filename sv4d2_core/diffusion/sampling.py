@@ -44,8 +44,8 @@ def first_step(steps: int, strength: float) -> int:
     """Return the step at which denoising of given strength starts; ValueError unless a step is left."""
     if steps < 1:
         raise ValueError(f"Expected at least 1 step; got {steps}.")
-    start = round((1 - strength) * steps)
-    if not 0 < strength <= 1 or start >= steps:
+    start = round((1 - strength) * steps) if 0 < strength <= 1 else steps
+    if start >= steps:
         raise ValueError(
             f"Expected 0 < strength <= 1 with at least one of {steps} steps left; got {strength:g}. "
             f"Use at least {1 / steps:.3g} or more steps."

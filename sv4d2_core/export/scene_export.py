@@ -237,7 +237,7 @@ def as_gaussians(scene: Scene4D) -> Gaussians:
     """Return the scene. Raises ValueError unless it is made of Gaussians."""
     if not isinstance(scene, Gaussians):
         raise ValueError(
-            f"Expected a scene made of Gaussians; this one is {scene.backend}. Fit one with --backend "
+            f"Expected a scene made of Gaussians; this one is {scene.backend}. Fit one with the backend "
             f"gaussians, or export meshes."
         )
     return scene

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ _WATCHED = {
     "F": "over the frames of each view",
     "V": "over the views of each frame",
     "Diag": "along the diagonals of the grid of frames and views",
-    "4D": "over the whole grid, scanned to and fro",
+    "4D": "over the whole grid, scanned to and fro in clips as long as the video",
 }
 _FHD_MEANING = "Frechet distance of HOG3D and colour descriptors {}; not FVD"
 
@@ -207,7 +207,9 @@ def evaluate(
     frames, sizes or cameras unlike the reference's, values outside 0..1, images below 12 x 12.
     """
     missing: list[int] = []
+    predicted = _on_cpu(predicted)
     if reference is not None:
+        reference = _on_cpu(reference)
         predicted, missing = image.paired_views(predicted, reference, method)
         _check_images(reference.images[:, 1:], "reference")
         if not reference.images[:, 1:].isfinite().all():
@@ -225,6 +227,10 @@ def evaluate(
     seen = _Pictures(images, finite_masks(predicted))
     shown = seen.show_an_object() | ~usable
     notes = _gaps(usable, shown, missing)
+    edge = torch.ones_like(seen.masks[0, 0])
+    edge[1:-1, 1:-1] = 0
+    if cut := int(((seen.masks * edge) >= 0.5).any(dim=(2, 3)).sum()):
+        notes.append(f"The border cuts the object off in {cut} images: outlines (tangency) disagree there.")
     values: dict[str, Tensor] = {}
     features: dict[str, tuple[Tensor, Tensor]] = {}
     lengths: dict[str, int] = {}
@@ -244,6 +250,11 @@ def evaluate(
     values |= _without_truth(seen, truth or seen, cameras, usable & shown, done)
     facts = (method, scene, cameras, predicted.n_frames)
     return SceneScores(*facts, values, features, lengths, tuple(missing), tuple(notes))
+
+
+def _on_cpu(grid: ViewGrid) -> ViewGrid:
+    masks = None if grid.masks is None else grid.masks.detach().cpu()
+    return replace(grid, images=grid.images.detach().cpu(), masks=masks)
 
 
 def steps_of(predicted: ViewGrid, reference: ViewGrid | None = None) -> int:

@@ -112,12 +112,14 @@ def paired_views(predicted: ViewGrid, reference: ViewGrid, name: str = "") -> tu
 
 def _find(cameras: Cameras, wanted: Cameras, view: int) -> int | None:
     """Return which of ``cameras`` stands where view ``view`` of ``wanted`` stands."""
-    for place in range(1, cameras.n_views + 1):
+
+    def apart(place: int) -> float:
         turn = (cameras.azimuths_deg[place] - wanted.azimuths_deg[view] + 180) % 360 - 180
-        lift = cameras.elevations_deg[place] - wanted.elevations_deg[view]
-        if abs(turn) <= _SAME_VIEW_DEG and abs(lift) <= _SAME_VIEW_DEG:
-            return place
-    return None
+        return max(abs(turn), abs(cameras.elevations_deg[place] - wanted.elevations_deg[view]))
+
+    # The nearest; of several at one place the one of the same number.
+    nearest = min(range(1, cameras.n_views + 1), key=lambda place: (apart(place), place != view))
+    return nearest if apart(nearest) <= _SAME_VIEW_DEG else None
 
 
 def _angles(cameras: Cameras) -> str:

@@ -148,8 +148,14 @@ def beside(frame: av.VideoFrame, kind: SideData) -> bytes | None:
 
 
 def to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
-    """Return floats in 0..1 rounded to 0..255. A slight overshoot (a sharp resize) is cut."""
+    """Return floats in 0..1 rounded to 0..255; raise as `check_unit`."""
     values = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
+    check_unit(values, name)
+    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+
+
+def check_unit(values: np.ndarray, name: str) -> None:
+    """Raise ValueError unless floats are finite and in 0..1; a sharp resize may overshoot a little."""
     if bad := int(np.count_nonzero(~np.isfinite(values))):
         raise ValueError(
             f"Expected finite numbers in {name}; got {bad} NaN or infinite values of {values.size}. "
@@ -159,7 +165,6 @@ def to_uint8(values: np.ndarray | Tensor, name: str) -> np.ndarray:
         raise ValueError(
             f"Expected {name} in 0..1; got {values.min():g} to {values.max():g}. Divide 8-bit values by 255."
         )
-    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
 
 
 def open_video(file: Path) -> InputContainer:

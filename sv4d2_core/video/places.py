@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = (
 
 _PRINTF = re.compile(r"%0?(\d{0,2})d|#{2,}")  # frame_%04d.png of FFmpeg, frame_####.png of compositors
 _HOLE = "\ue000"  # stands for such a number; no name holds it
-_NUMBER = re.compile(r"(?<![0-9A-Za-z])-[0-9]+|[0-9]+")
+_NUMBER = re.compile(r"(?<![^\W_])-[0-9]+|[0-9]+")
 # 0001 (1).png of browsers, 0001 - Copy (2).png of Windows, 0001 copy 2.png of macOS.
 _COPY = re.compile(r"(?<=\d)(\s?\(\d+\)|[\s_-]+\(?(copy|kopie|copie|copia)\)?(\s\(?\d+\)?)?)$", re.IGNORECASE)
 _MASK = re.compile(r"mask(?!ed)|matte|silhouette|(?<![a-z])(alpha|seg|segmentation)(?![a-z])", re.IGNORECASE)
@@ -180,9 +180,10 @@ def _grouped(images: list[Path], folder: Path) -> Iterator[_Group]:
         if not words:
             yield _Group(files, [], str(files[0].relative_to(folder)))
             continue
-        columns = [[*map(int, c)] for c in zip(*(_NUMBER.findall(stems[f]) for f in files), strict=True)]
-        # A hyphen before every number only parts it from the name.
-        columns = [[*map(abs, column)] if max(column) < 0 else column for column in columns]
+        texts = [*zip(*(_NUMBER.findall(stems[f]) for f in files), strict=True)]
+        # A hyphen before every number, 0 too, only parts it from the name.
+        parted = [all(text.startswith("-") for text in column) for column in texts]
+        columns = [[abs(int(x)) if p else int(x) for x in c] for p, c in zip(parted, texts, strict=True)]
         frame = max(range(len(columns)), key=lambda c: (len(set(columns[c])), c))
         alone = len(set(columns[frame])) == len(files)  # else the other numbers tell clips apart
         clips: dict[tuple[int, ...], list[tuple[int, Path]]] = {}

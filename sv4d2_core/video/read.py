@@ -60,15 +60,16 @@ class Clip:
         shape = self.frames.shape
         if len(shape) != 4 or shape[-1] not in (3, 4) or 0 in shape or self.frames.dtype != np.uint8:
             raise ValueError(
-                f"Expected frames uint8 [T, H, W, 3 or 4] with at least one frame; got {self.frames.dtype} "
-                f"{list(shape)}."
+                f"Expected frames [T, H, W, 3 or 4], in 8 bits, one at least; got {list(shape)} "
+                f"{self.frames.dtype}. Give pictures in colour, with or without alpha."
             )
         check_fps(self.fps, self.name or "the clip")
         if self.masks is None:
             return
         if self.masks.dtype != np.uint8 or self.masks.ndim != 3:
             raise ValueError(
-                f"Expected masks uint8 [T, H, W]; got {self.masks.dtype} {list(self.masks.shape)}."
+                f"Expected masks [T, H, W], in 8 bits; got {list(self.masks.shape)} {self.masks.dtype}. Give "
+                f"one channel, without an axis of its own."
             )
         n_masks, height, width = self.masks.shape
         if n_masks != shape[0]:

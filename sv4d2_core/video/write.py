@@ -106,10 +106,13 @@ def _palette(colours: NDArray[np.uint8], background: NDArray[np.bool_]) -> Image
 
 
 def _indexed(colours: NDArray[np.uint8], background: NDArray[np.bool_], palette: Image.Image) -> Image.Image:
-    picture = Image.fromarray(colours).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    entries = palette.getpalette() or []
+    known = Image.new("P", (1, 1))
+    known.putpalette(entries[: 3 * _BACKGROUND] + entries[:3])  # what is seen never takes the last entry
+    picture = Image.fromarray(colours).quantize(palette=known, dither=Image.Dither.FLOYDSTEINBERG)
     indices = np.where(background, _BACKGROUND, np.asarray(picture)).astype(np.uint8)
     picture = Image.fromarray(indices, mode="P")
-    picture.putpalette(palette.getpalette() or [])
+    picture.putpalette(entries)
     return picture
 
 

@@ -194,10 +194,14 @@ class TestCameraInfoToCameras:
             ([None], "at least one camera; got none"),
             (["front"], "camera_info with position and target"),
             ([no_target], "camera_info with position and target"),
+            ([{**infos[0], "position": [0, 0, 2]}], "Expected numbers x, y, z .*; got .0, 0, 2."),
+            ([{**infos[0], "target": None}], "Expected numbers x, y, z .*; got None"),
             ([*infos[:2], flat], "perspective cameras; got an orthographic one"),
         ):
             with pytest.raises(ValueError, match=message):
                 to_cameras(pack, *given)
+        with pytest.raises(ValueError, match="Expected numbers x, y, z, w .*; got None"):
+            to_cameras(pack, *infos, model_3d_info=[[{"position": {"x": 0, "y": 0, "z": 0}}]])
 
 
 @pytest.fixture(scope="module")

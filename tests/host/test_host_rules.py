@@ -114,8 +114,15 @@ def test_replaced_attention_says_what_to_remove(loaded, ksampler):
 
     execute = getattr(SelfAttentionGuidance, "execute", None) or SelfAttentionGuidance().patch
     model = execute(loaded[0], 0.5, 2.0)[0]
-    with pytest.raises(ValueError, match="whose attn1 another node replaces.* Remove that node"):
+    with pytest.raises(ValueError, match="whose attn1 another node changes.* Remove that node"):
         ksampler(model, cfg=2.0)
+
+
+def test_patched_layers_say_what_to_remove(loaded, ksampler):
+    patched = loaded[0].clone()
+    patched.set_model_output_block_patch(lambda h, hsp, _options: (h, hsp))
+    with pytest.raises(ValueError, match="whose output_block_patch another node changes.*FreeU"):
+        ksampler(patched, cfg=2.0)
 
 
 def test_an_area_says_what_to_remove(host, loaded, window, ksampler):

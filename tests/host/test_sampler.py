@@ -99,6 +99,16 @@ def test_guidance_of_the_model_is_used(pack, loaded, clip, cameras, host_dirs):
     assert not torch.equal(through_model.latents, default.latents)
 
 
+def test_guidance_of_another_node_is_refused(pack, loaded, clip, cameras, host_dirs):
+    model = pack["SV4D2Guidance"].execute(loaded[0], "constant", 1.0, 4.0)[0]
+    model.set_model_sampler_cfg_function(lambda args: args["cond"])
+    for guidance in ("model default", "constant"):
+        with pytest.raises(ValueError, match="that of another node, such as RescaleCFG"):
+            sample(pack, (model, *loaded[1:]), clip, cameras, guidance=guidance)
+    with pytest.raises(ValueError, match="that of another node, such as RescaleCFG"):
+        pack["SV4D2Guidance"].execute(model, "constant", 1.0, 4.0)
+
+
 @pytest.fixture
 def counted(loaded, monkeypatch):
     """Return the list of forward passes that the model makes."""
@@ -207,6 +217,14 @@ def test_progress_covers_all_windows_and_shows_all_views(pack, loaded, clip, cam
     assert kind == "JPEG" and picture.size == (T * 16, V * 16)
 
 
+def test_images_of_one_frame_are_a_copy(pack, loaded, clip, cameras, host_dirs):
+    views, images, _ = sample(pack, loaded, clip[:1], cameras)
+    kept = views.images.clone()
+    with torch.inference_mode():
+        images.zero_()
+    assert torch.equal(views.images, kept)
+
+
 def test_wrong_inputs_are_explained(pack, core, loaded, clip, cameras, host_dirs, monkeypatch):
     import comfy.model_management as management
 
@@ -216,6 +234,8 @@ def test_wrong_inputs_are_explained(pack, core, loaded, clip, cameras, host_dirs
         sample(pack, loaded, clip, other, init_views=views, denoise=0.5)
     with pytest.raises(ValueError, match="embeddings of width 48"):
         sample(pack, (loaded[0], type("Other", (), {"model": None})(), loaded[2]), clip, cameras)
+    with pytest.raises(ValueError, match="finite numbers in the mask"):
+        sample(pack, loaded, clip, cameras, mask=torch.full((7, 32, 32), torch.nan))
     monkeypatch.setattr(management, "get_free_memory", lambda *_args: 1e5)
     with pytest.raises(ValueError, match="7 frames of 32 x 32 from 2 views need about .* Lower frames"):
         sample(pack, loaded, clip, cameras)

@@ -97,6 +97,13 @@ class TestRefineAndRender:
         first = render(scene, frames=2)[0]
         assert torch.allclose(images[0], first[0], atol=1e-5)
 
+    def test_pictures_of_one_time_are_copies(self, refine, render):
+        images, masks, _, _, views, _ = render(refine()[0], frames=1)
+        kept = views.images.clone(), views.masks.clone()
+        with torch.inference_mode():
+            images.zero_(), masks.zero_()
+        assert torch.equal(views.images, kept[0]) and torch.equal(views.masks, kept[1])
+
     @pytest.mark.parametrize(("pace", "frames", "rate"), [(0.1, 1, 0.1), (800.0, 5, 1000.0)])
     def test_few_or_many_pictures_keep_to_the_rates_of_views(self, refine, render, pace, frames, rate):
         scene = refine(steps=1)[0]

@@ -137,8 +137,8 @@ _NOT_FVD = (
     "file, are not FVD, and cannot be compared with any FVD."
 )
 _FEW_CLIPS = (
-    "Where clips are not more than features, a covariance has no full rank: such distances compare only with "
-    "each other, at equal n, T and shrinkage, never with published ones."
+    "Where covariances are shrunk, or clips are not more than features, distances compare only with each "
+    "other, at equal n, T and shrinkage, never with published ones: these need many clips and no shrinkage."
 )
 _NO_REFERENCE = (
     "There are no true views, so only what needs none was measured. LPIPS, CLIP-S, FVD, PSNR, SSIM and mask "
@@ -338,8 +338,8 @@ def _distances_table(summaries: Sequence[Summary]) -> Table:
         ("methods", ""),
     )
     rows = tuple(tuple(map(Cell, (", ".join(names), *facts))) for facts, names in groups.items())
-    deficient = any(d.rank_deficient for s in summaries for d in s.distances.values())
-    return Table("What the Frechet distances rest on", heads, rows, (_FEW_CLIPS,) if deficient else ())
+    apart = any(d.rank_deficient or d.shrinkage for s in summaries for d in s.distances.values())
+    return Table("What the Frechet distances rest on", heads, rows, (_FEW_CLIPS,) if apart else ())
 
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")  # what Markdown, or HTML inside it, takes for markup
