@@ -207,6 +207,10 @@ def test_kept_windows_are_used_again_but_no_damaged_or_foreign_ones(command, ref
     assert main(command(other, "--seed", 99)) == 0
     assert run_of(other)["resumed_windows"] == 0
     shutil.copytree(out / ".windows", damaged / ".windows")
+    (other / ".windows/notes.txt").write_text("of the user")
+    (other / ".windows/settings.json").unlink()
+    assert main(command(other, "--seed", 98, "--overwrite")) == 0
+    assert (other / ".windows/notes.txt").read_text() == "of the user"
     (damaged / ".windows/window_001.safetensors").write_bytes(b"nothing")
     assert main(command(damaged)) == 0
     assert run_of(damaged)["resumed_windows"] == 2 and contents(damaged) == before

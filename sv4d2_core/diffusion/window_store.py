@@ -16,6 +16,7 @@ from ..messages import listed
 from ..stored import load_tensors
 
 _KEY = "latents"
+_WINDOWS = "window_*.safetensors"
 _SETTINGS = "settings.json"
 
 
@@ -43,7 +44,7 @@ class WindowFolder:
         """Return how many windows are kept and intact."""
         if not self._usable:
             return 0
-        return sum(_read(path) is not None for path in self.folder.glob("window_*.safetensors"))
+        return sum(_read(path) is not None for path in self.folder.glob(_WINDOWS))
 
     def load(self, index: int) -> Tensor | None:
         """Return the latents of a finished window, or None (also when its file is damaged)."""
@@ -54,12 +55,13 @@ class WindowFolder:
         with if_possible(f"Window {index}"):
             if not self._usable:
                 # Also drops windows whose settings are lost: nothing says what they belong to.
-                remove(self.folder)
-                self.folder.mkdir(parents=True)
+                remove(self.folder / _SETTINGS, *self.folder.glob(_WINDOWS))
+                self.folder.mkdir(parents=True, exist_ok=True)
                 try:
                     write_whole(self.folder / _SETTINGS, json.dumps(self.settings, indent=2).encode())
                 except BaseException:
-                    remove(self.folder)
+                    with suppress(OSError):  # somebody else's files are there
+                        self.folder.rmdir()
                     raise
                 self._usable = True
             write_whole(self._path(index), save({_KEY: latents.detach().float().cpu().contiguous()}))
