@@ -130,7 +130,8 @@ class SV4D2Sampler(io.ComfyNode):
             store = _store(backend, clip, cameras, arguments)
             views = sample_views(backend, clip, cameras, fps=fps, store=store, callback=progress, **arguments)
         if mask is not None and views.masks is not None:
-            views = replace(views, masks=torch.cat([mask[:, None].float().cpu(), views.masks[:, 1:]], dim=1))
+            given = mask[:, None].float().cpu().clamp(0, 1)
+            views = replace(views, masks=torch.cat([given, views.masks[:, 1:]], dim=1))
         settings = {
             "sampler": [sampler_name, scheduler],
             "guidance": [*wanted.chosen(config)],

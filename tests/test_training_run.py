@@ -340,6 +340,8 @@ def test_scenes_on_a_device_are_those_of_the_store(tmp_path, finished, training_
 
 def test_a_training_with_a_time_for_all_gives_each_stage_its_share(tmp_path, recipe, monkeypatch):
     ticks, options, steps = count(), {"finish_in": 2, "on_device": on_device()}, {}
+    encoded, encodings = DeviceScenes.encoded, []
+    monkeypatch.setattr(DeviceScenes, "encoded", lambda *given: encodings.append(1) or encoded(*given))
     for module in (run_module, loop_module):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
 
@@ -357,5 +359,6 @@ def test_a_training_with_a_time_for_all_gives_each_stage_its_share(tmp_path, rec
         training(tmp_path, recipe, finish_in=1, on_device=on_device()).run()
     assert load_checkpoint(training(tmp_path, recipe, callback=callback, **options).run()).config.trained
     assert 100 < next(ticks) < 150
+    assert len(encodings) == 2, "once per run, for all phases"
     assert all(step == total > 2 for step, total in (steps[stage] for stage in STAGES))
     assert steps["motion"] > steps["static"] > steps["decoder"]

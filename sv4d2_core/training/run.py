@@ -69,6 +69,7 @@ class TrainingRun:
         """
         self._began = self._saved = self._stage_began = time.monotonic()
         self._save_every = _SAVE_EVERY_S
+        self._latents: DeviceLatents | None = None  # encoded once for all phases
         self._check_batches()
         if self.recipe.lora_rank and self.base is None:
             raise ValueError("Expected a base for a LoRA to change; got none. Give base.")
@@ -105,7 +106,8 @@ class TrainingRun:
 
     def _encoded(self, model: Model, made_from: str) -> EncodedScenes | DeviceLatents:
         if isinstance(self._read, DeviceScenes):
-            return self._read.encoded(model)
+            self._latents = self._latents or self._read.encoded(model)
+            return self._latents
         return EncodedScenes(model, self._read, self.folder / "encoded" / made_from)
 
     def _phase(
