@@ -71,7 +71,7 @@ def writing_whole(path: Path, overwrite: bool = True, needed_bytes: int = 0) -> 
         finally:
             with suppress(NotADirectoryError):
                 temporary.unlink(missing_ok=True)
-            _remove_empty(*made)
+            remove_empty(*made)
 
 
 _TRIES = 5
@@ -237,7 +237,7 @@ def claimed(parent: Path, name: str, suffix: str = "", *, numbered: bool = True)
     finally:
         if suffix and wanted.is_file() and not wanted.stat().st_size:
             wanted.unlink()
-        _remove_empty(wanted)
+        remove_empty(wanted)
 
 
 @contextmanager
@@ -281,7 +281,7 @@ def _held(place: Path, lock_file: Path) -> Iterator[None]:
             f"Another process is writing to {place}. Wait for it to end or choose another --out."
         ) from error
     except OSError as error:
-        _remove_empty(*made)
+        remove_empty(*made)
         raise ExplainedError(error.errno, _explanation(error, place, 0)) from error
     try:
         yield
@@ -292,7 +292,7 @@ def _held(place: Path, lock_file: Path) -> Iterator[None]:
             with suppress(PermissionError):
                 lock_file.unlink(missing_ok=True)
         lock.release()
-        _remove_empty(*made)
+        remove_empty(*made)
 
 
 STAGING_NAME = ".partial"
@@ -444,7 +444,8 @@ def _missing(folder: Path) -> list[Path]:
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
-def _remove_empty(*folders: Path) -> None:
+def remove_empty(*folders: Path) -> None:
+    """Remove folders, one after the other, as far as nothing is in them."""
     for folder in folders:
         with suppress(OSError):  # not empty, or another process was faster
             folder.rmdir()

@@ -231,7 +231,7 @@ OUT, TO = ("--out", "{tmp}/x.safetensors"), ("--out", "{tmp}/r")
         (["refine", "{views}", "--out", "{tmp}/x.bin"], "ends in .safetensors"),
         (["refine", "{views}", *OUT, "--stages", "1", "--checkpoint", "{scene}"], "Leave one of them out"),
         (["refine", "{views}", *OUT, "--checkpoint", "{tmp}/c"], "c"),
-        (["refine", "{views}", *OUT, "--checkpoint", "{scene}"], "unknown kind"),
+        (["refine", "{views}", *OUT, "--checkpoint", "{scene}"], "is a 4D scene"),
         (["refine", "{views}", *OUT, "--lpips", "{scene}"], "LPIPS"),
         (["refine", "{views}", *OUT, "--resume"], "Leave --resume out"),
         (["render", "{tmp}/none.safetensors", *TO], "no file"),

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import if_possible, json_in, remove, remove_unfinished, write_whole
+from ..files import if_possible, json_in, remove, remove_empty, remove_unfinished, write_whole
 from ..messages import listed
 from ..stored import load_tensors
 
@@ -60,8 +60,7 @@ class WindowFolder:
                 try:
                     write_whole(self.folder / _SETTINGS, json.dumps(self.settings, indent=2).encode())
                 except BaseException:
-                    with suppress(OSError):  # somebody else's files are there
-                        self.folder.rmdir()
+                    remove_empty(self.folder)
                     raise
                 self._usable = True
             write_whole(self._path(index), save({_KEY: latents.detach().float().cpu().contiguous()}))
