@@ -164,8 +164,6 @@ def test_states_of_other_trainings_are_refused(tmp_path, config):
     with pytest.raises(Stopped):
         run(Line(), "a", keeping(tmp_path / "state", 2, stop=True))
     with pytest.raises(ValueError, match="training with other data, settings or number of processes"):
-        ValueError, match="belongs to a training with other data, settings or number of processes"
-    ):
         run(Line(), "b")
     with pytest.raises(ValueError, match="Expected 475 tensors of this kind in .*state"):
         run(views_loss(config), "a")
