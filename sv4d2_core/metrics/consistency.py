@@ -158,6 +158,8 @@ def match_errors(images: Tensor, cameras: Cameras) -> Tensor:
             continue
         (points_i, words_i), (points_j, words_j) = corners[i], corners[j]
         pairs = match_smnn(words_i, words_j, _LARGEST_RATIO)[1]
+        if not len(pairs):
+            continue
         matched = points_i[pairs[:, 0]], points_j[pairs[:, 1]]
         fundamental = epipolar.fundamental_from_projections(projections[i], projections[j])
         apart = 0.5 * (
