@@ -82,6 +82,7 @@ def test_a_training_whose_scenes_the_device_draws(cuda, tmp_path, training_confi
     static, motion = (replace(p, loop=short["decoder"], draw=replace(p.draw, batch=2)) for p in recipe.phases)
     motion = replace(motion, draw=replace(motion.draw, n_frames=2))
     small = replace(recipe, model=training_config, autoencoder_batch=4, phases=(static, motion), **short)
+    small = replace(small, dtype="fp32")  # in bf16 the pretend device's gradients of a pair are wrong
     store = SceneStore(tmp_path / "scenes", source, {}, keeps=False)
     run = TrainingRun(tmp_path, small, store, devices[1], on_device=lambda seconds: there)
     assert load_checkpoint(run.run()).config.trained
