@@ -127,6 +127,9 @@ def test_plain_clips_alone_need_cameras(scenes, tmp_path, capsys):
     by_list = score(tmp_path / "b", clips, "--azimuths", 60, 120, 180, 240)
     values = [report["summary"]["predicted"]["values"] for report in (by_file, by_list)]
     assert values[0] == values[1] and values[0]["tangency"] > 0
+    assert "states its own cameras" not in capsys.readouterr().err
+    score(tmp_path / "c", scenes / "train/owl", "--azimuths", 30, 120, 180, 240)
+    assert "train/owl states its own cameras; those given are" in capsys.readouterr().err
     assert "True views: none" in (tmp_path / "b/report.md").read_text()
 
 

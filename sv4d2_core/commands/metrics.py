@@ -163,11 +163,14 @@ def _compare(
     args: argparse.Namespace, scene: str, places: dict[str, Path], truth: Path | None, networks: Networks
 ) -> SceneComparison:
     read = partial(read_any_views, frames=args.frames, number=args.input_view)
-    reference = None if truth is None else read(truth, _cameras(args, None))
+    given = given_cameras(args)
+    reference = None if truth is None else read(truth, given)
     predictions = {}
     for name, place in places.items():
         # Plain clips of novel views alone take their input view from the reference, frame by frame.
-        grid = read(place, _cameras(args, reference), reference)
+        grid = read(place, given or (None if reference is None else reference.cameras), reference)
+        if given is not None and grid.cameras != given:
+            log.warning("%s states its own cameras; those given are for plain clips.", place)
         if reference is not None:
             _check_times(grid, reference, place)
         predictions[name] = _fitted(args, grid, place)
@@ -198,11 +201,6 @@ def _check_times(grid: ViewGrid, reference: ViewGrid, place: Path) -> None:
                 f"Expected frames of the reference's moments; frame {t} of {place} shows time "
                 f"{time_in_clip:.3g}, the reference's {true_time:.3g}. Compare views of the same moments."
             )
-
-
-def _cameras(args: argparse.Namespace, reference: ViewGrid | None) -> Cameras | None:
-    """Return the cameras that plain clips were taken with: the options', else the reference's."""
-    return given_cameras(args) or (None if reference is None else reference.cameras)
 
 
 def _networks(args: argparse.Namespace) -> Networks:
