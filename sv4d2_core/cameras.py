@@ -95,9 +95,14 @@ class Cameras:
             raise ValueError(f"Expected a view from 0 (the input) to {self.n_views}; got {view}.")
 
     def beside(self, others: Cameras) -> Cameras:
-        """Return these cameras in the world of others: a relative list begins at the others' input view."""
-        known = self.input_azimuth_deg is not None
-        return self if known else replace(self, input_azimuth_deg=others.input_azimuth_deg)
+        """Return these cameras in the world of others: a relative list begins at the others' input view.
+
+        An elevation of 0 of its own is one that nobody knew; another one stays.
+        """
+        if self.input_azimuth_deg is not None:
+            return self
+        elevation = self.input_elevation_deg or others.input_elevation_deg
+        return replace(self, input_azimuth_deg=others.input_azimuth_deg, input_elevation_deg=elevation)
 
     def select(self, novel_views: Sequence[int]) -> Cameras:
         """Return the input view followed by the given novel views (indices 0..V-1)."""

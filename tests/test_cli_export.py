@@ -95,11 +95,11 @@ def test_glb_moves_as_the_scene_does(scenes, tmp_path, capsys):
     np.testing.assert_allclose(loaded.bounds[:, 0], [-0.25, 0.15], atol=0.04)
     assert [path.name for path in tmp_path.iterdir()] == ["block.glb"]
     said = capsys.readouterr().err
-    assert "follows the surface to" in said and "3 frames, 0.50 s" in said and "MB" in said
+    assert "follows the frames' own meshes to" in said and "3 frames, 0.50 s" in said and "MB" in said
     assert re.search(r"Acceleration: .* [\d.]+ % at most; .* meshes by [\d.]+ %\.", said)
     assert export(scenes["block"], tmp_path / "two.glb", "glb", *SMALL, "--frames", 2) == 0
     said = capsys.readouterr().err
-    assert "follows the surface to" in said and "Acceleration" not in said
+    assert "follows the frames' own meshes to" in said and "Acceleration" not in said
 
 
 def test_a_glb_that_becomes_a_sequence_replaces_nothing(scenes, tmp_path, capsys, monkeypatch):
@@ -107,10 +107,12 @@ def test_a_glb_that_becomes_a_sequence_replaces_nothing(scenes, tmp_path, capsys
     before = {path.name: path.read_bytes() for path in (tmp_path / "walk").iterdir()}
     monkeypatch.setattr(Tracked, "follows", property(lambda self: False))
     capsys.readouterr()
-    assert export(scenes["block"], tmp_path / "walk.glb", "glb", *SMALL, "--overwrite") == 0
+    monkeypatch.setattr(scene_export, "atlas_package", lambda width: None)
+    textured = (*SMALL, "--texture", 64)
+    assert export(scenes["block"], tmp_path / "walk.glb", "glb", *textured, "--overwrite") == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "walk").iterdir()} == before
     assert len([*(tmp_path / "walk_00001").glob("mesh_*.glb")]) == FRAMES
-    assert "walk_00001 holds one per frame" in capsys.readouterr().err
+    assert "walk_00001 holds one per frame instead, with colours at the vertices." in capsys.readouterr().err
     assert not (tmp_path / "walk.glb").exists()
 
 

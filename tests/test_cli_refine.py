@@ -14,7 +14,7 @@ from PIL import Image
 from sv4d2_core.__main__ import main
 from sv4d2_core.cameras import Cameras
 from sv4d2_core.commands import refine
-from sv4d2_core.data.reader import read_dataset
+from sv4d2_core.data.reader import crop_of, read_dataset
 from sv4d2_core.data.views_folder import read_views, write_views
 from sv4d2_core.diffusion import memory
 from sv4d2_core.scene.config import RefineConfig
@@ -238,6 +238,7 @@ OUT, TO = ("--out", "{tmp}/x.safetensors"), ("--out", "{tmp}/r")
         (["render", "{views}/run.json", *TO], "cannot be read"),
         (["render", "{scene}", *TO, "--size", "15"], "even --size"),
         (["render", "{scene}", *TO, "--times", "2"], "a number from 0 to 1"),
+        (["render", "{scene}", *TO, "--times", "0.5", "0.5"], "times that rise; got 0.5, 0.5"),
         (["render", "{scene}", *TO, "--turntable", "--maps"], "Give cameras, too"),
         (["render", "none", *TO, "--azimuths", "30", "--turntable", "--frames", "1"], "at least 2 pictures"),
         (["render", "{scene}", *TO, "--frames", "9999"], "Give the rate that it should play at"),
@@ -366,3 +367,21 @@ def test_a_followed_object_moves_again_unless_it_is_told_not_to(tmp_path, capsys
     assert travel("moving") > 10 > 3 > abs(travel("centred", "--centred"))
     assert main([*command, "--centred", "--overwrite"]) == 0
     assert load_scene(scene).path is None
+
+
+def test_the_crop_of_one_view_is_not_laid_across_another(tmp_path, capsys):
+    crop = CropPath(((20.0, 32.0), (32.0, 32.0), (44.0, 32.0)), 32.0, 32, 64, 64, "per_frame")
+    folder, data = tmp_path / "views", tmp_path / "data"
+    write_views(folder, render_views(make_creature(5), Cameras((0, 0), (0, 90)), 3, 16), crop=crop.to_json())
+    assert main(["export", str(folder), "--format", "dataset", "--out", str(data)]) == 0
+    assert crop_of(folder, 1) == crop_of(data) == crop_of(data, 0) == crop
+    assert main(["export", str(data), "--format", "dataset", "--out", str(tmp_path / "0")]) == 0
+    assert "the object stays" not in capsys.readouterr().err and crop_of(tmp_path / "0") == crop
+    turned = ["export", str(data), "--format", "dataset", "--input-view", "1", "--out", str(tmp_path / "1")]
+    assert main(turned) == 0
+    assert "not view 1: the object stays in the middle" in capsys.readouterr().err
+    assert crop_of(tmp_path / "1") is None
+    # What other programs call so is none of ours.
+    for foreign in ("[]", '{"crop": 5}', "{"):
+        (data / "cameras.json").write_text(foreign)
+        assert crop_of(data) is None

@@ -150,6 +150,7 @@ SAYS = {
     "a frame in other words": (lambda c: c["frames"][5].update(is_input=True), 2),
     "the file, by number": (lambda c: c.update(input_view=2), 2),
     "the file, by name": (lambda c: c.update(input_view=c["frames"][1]["file_path"]), 1),
+    "the file, by a name with a suffix": (lambda c: c.update(input_view="frames/view_01/00000.jpg"), 1),
 }
 
 
@@ -182,6 +183,11 @@ def test_the_command_chooses_the_input_view(data, written, tmp_path_factory, cap
     assert torch.equal(read.images, expected.images[:, [1, 0, 2]])
     with pytest.raises(ValueError, match=r"input view from 0 to 2 in .*; got 3"):
         read_any_views(place, number=3)
+    for stated in ("nonsense", "1", 1.0, True):
+        damaged = data(lambda content, stated=stated: content.update(input_view=stated))
+        with pytest.raises(ValueError, match="number of a camera or the file_path of a frame as input_view"):
+            read_any_views(damaged)
+    place = data(lambda content: content.update(input_view=None))
     read_any_views(written, number=1)
     assert "--input-view is for data sets" in caplog.text
     out = str(tmp_path_factory.mktemp("out") / "views")

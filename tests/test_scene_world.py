@@ -93,6 +93,10 @@ def test_relative_lists_begin_at_the_scenes_input_view(scene, tmp_path):
     assert torch.allclose(made.c2w_opengl()[0], TRAIN.c2w_opengl()[0])
     pictures = [load_scene(scene).render(cameras, (0.5,), 16).rgb for cameras in (ring, made)]
     assert torch.equal(*pictures)
+    tilted = load_scene(scene)
+    tilted.cameras = replace(tilted.cameras, input_elevation_deg=20.0)
+    assert placed(ring, tilted).input_elevation_deg == 20
+    assert placed(replace(ring, input_elevation_deg=5.0), tilted).input_elevation_deg == 5
 
 
 def test_the_command_renders_and_scores_test_views(scene, data, tmp_path, capsys):

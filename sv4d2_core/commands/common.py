@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +28,7 @@ from ..diffusion.config import ModelConfig
 from ..diffusion.memory import load_within, plan_for_free_memory, plan_memory
 from ..diffusion.model import Model
 from ..files import is_out_of_memory
-from ..messages import cut
+from ..messages import cut, listed
 from ..orbits import CUSTOM, orbit, parse_angles
 from ..scene.config import Settings
 from ..scene.scene import even_times
@@ -254,6 +255,8 @@ def listed_times(args: argparse.Namespace) -> tuple[float, ...] | None:
         raise ValueError("Give either --times or --frames, not both.")
     if args.frames is not None:
         return even_times(args.frames)
+    if args.times is not None and any(a >= b for a, b in pairwise(args.times)):
+        raise ValueError(f"Expected --times that rise; got {listed(args.times)}. Sort them, each once.")
     return None if args.times is None else tuple(args.times)
 
 

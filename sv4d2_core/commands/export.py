@@ -7,9 +7,8 @@ import logging
 import time
 from dataclasses import fields
 
-from ..data.reader import read_any_views
+from ..data.reader import crop_of, read_any_views
 from ..data.transforms import read_cameras
-from ..data.views_folder import read_crop
 from ..diffusion.checkpoint import convert_checkpoint, describe_checkpoint
 from ..export.scene_export import (
     FORMATS,
@@ -128,7 +127,7 @@ def _scene(args: argparse.Namespace) -> Exported:
 
 def _views(args: argparse.Namespace) -> Exported:
     grid = read_any_views(args.scene, number=args.input_view)
-    crop = read_crop(args.scene) if args.scene.is_dir() else None
+    crop = crop_of(args.scene, args.input_view)
     return export_views(grid, args.out, args.format, crop=crop and crop.to_json(), overwrite=args.overwrite)
 
 

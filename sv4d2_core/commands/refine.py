@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from ..data.reader import read_any_views, read_normals
-from ..data.views_folder import read_crop
+from ..data.reader import crop_of, read_any_views, read_normals
 from ..diffusion.layout import read_config
 from ..diffusion.memory import plan_memory
 from ..diffusion.novel_views import check_cameras, checked_clip, resynthesizer
@@ -137,7 +136,7 @@ def _run(args: argparse.Namespace) -> int:
     config = _settings(args)
     device = choose_device(args.device)
     views = read_any_views(args.views, number=args.input_view)
-    crop = None if args.centred else read_crop(args.views)
+    crop = None if args.centred else crop_of(args.views, args.input_view)
     normals = None if args.normals is None else read_normals(args.normals, views)
     perceptual = None if args.lpips is None else LPIPS(args.lpips, device)
     state_file = args.out.with_suffix(_STATE)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..messages import cut
 from ..scene.targets import unpacked_normals
+from ..video.crop import CropPath
 from ..video.foreground import opacity_source
 from ..video.pictures import read_frames
 from ..video.places import IMAGE_SUFFIXES, natural_key
@@ -21,7 +22,7 @@ from ..video.read import DEFAULT_FPS, Clip, Pick, mask_opacity, read_pictures, s
 from ..views import ViewGrid
 from .clips import ViewClip, find_clips, grid_of_clips, read_clips
 from .transforms import TRANSFORMS_FILES, Frame, Transforms, read_transforms, transforms_file
-from .views_folder import CAMERAS_FILE, RUN_FILE, read_views
+from .views_folder import CAMERAS_FILE, RUN_FILE, read_crop, read_views
 
 _LONGEST_PATH = 255
 _LARGEST_TIME_ERROR = 1e-3  # distance from even spacing, as a share of the whole span
@@ -193,6 +194,23 @@ def read_any_views(
             f"transforms.json), or --azimuths and --elevations."
         )
     return read_clips(place, cameras, input_view, frames)
+
+
+def crop_of(path: str | Path, number: int | None = None) -> CropPath | None:
+    """Return how the input view of `read_any_views` was cut out of its clip.
+
+    None where that is not known, or ``number`` makes another view of a data set the input view.
+    """
+    crop, place = read_crop(path), Path(path).expanduser()
+    if crop is None or not number or is_folder_of_views(place):
+        return crop
+    log.warning(
+        "%s tells how its own input view was cut out of the clip, not view %d: the object stays in the "
+        "middle.",
+        place,
+        number,
+    )
+    return None
 
 
 def find_scenes(path: str | Path) -> dict[str, Path]:

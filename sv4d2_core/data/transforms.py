@@ -8,6 +8,7 @@ from bisect import bisect
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from posixpath import normpath, splitext
 
 import torch
 from torch import Tensor
@@ -129,6 +130,11 @@ def _path(frame: Fields, key: str = "file_path") -> str:
     return frame.text(key) if frame.has(key) else ""
 
 
+def _plain(path: str) -> str:
+    """Return a path as programs write it that leave suffixes and a leading ./ out."""
+    return splitext(normpath(path))[0]
+
+
 def _input_view(
     content: Fields, frames: list[Fields], view_of: list[int], wanted: int | None
 ) -> tuple[int, str]:
@@ -141,11 +147,14 @@ def _input_view(
     for says in (
         lambda frame: any("input" in key.lower() and value is True for key, value in frame.items()),
         lambda frame: stated and stated == _path(frame),
+        lambda frame: isinstance(stated, str) and _plain(stated) == _plain(_path(frame)),
         lambda frame: "input" in re.split("[^a-z]+", _path(frame).lower()),
     ):
         telling = {view for frame, view in zip(frames, view_of, strict=True) if says(frame)}
         if len(telling) == 1:
             return telling.pop(), "as the file says"
+    if stated is not None:
+        raise content.wrong("input_view", "the number of a camera or the file_path of a frame")
     return 0, "the first by time and name"
 
 

@@ -192,8 +192,9 @@ def write_views(
 def read_crop(folder: str | Path) -> CropPath | None:
     """Return how the input of a folder of views was cut out of its clip; None where that is not known."""
     file = Path(folder).expanduser() / CAMERAS_FILE
-    content = read_json_object(file, "cameras") if file.is_file() else Fields({}, file)
-    return CropPath.from_json(content.object("crop")) if content.has("crop") else None
+    content = json_in(file)  # others write files of this name, too
+    crop = content.get("crop") if isinstance(content, dict) else None
+    return CropPath.from_json(Fields(crop, file)) if isinstance(crop, dict) else None
 
 
 def read_views(folder: Path) -> ViewGrid:

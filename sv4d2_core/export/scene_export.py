@@ -151,7 +151,8 @@ def _moving_mesh(job: _Job) -> Exported:
     if not tracked.follows:
         with claimed(job.path.parent, job.path.stem, numbered=False) as folder:
             made = write_mesh_sequence(folder, tracked.frames, times, job.rate)
-        advice = f"One mesh cannot follow a surface that changes so: {folder} holds one per frame instead."
+        advice = f"One mesh cannot follow a surface that changes so: {folder} holds one per frame instead"
+        advice += ", with colours at the vertices." if settings.texture else "."
         return Exported(made, (_deviation(tracked), advice))
     animation, texture = replace(tracked.animation, duration=settings.duration(scene)), None
     if settings.texture:
@@ -172,7 +173,7 @@ def _mesh_sequence(job: _Job, kind: str) -> Exported:
 def _usd(job: _Job) -> Exported:
     usd_package()
     meshes = [*surfaces(job.scene, job.settings, job.callback)]
-    seconds = [time * job.settings.duration(job.scene) for time in job.times]
+    seconds = [(time - job.times[0]) * job.settings.duration(job.scene) for time in job.times]
     write_usd(job.path, meshes, seconds, fps=job.rate, overwrite=job.settings.overwrite)
     return Exported((job.path,))
 
@@ -190,8 +191,8 @@ def surfaces(scene: Scene4D, settings: ExportSettings, callback: ExportCallback 
 def _deviation(tracked: Tracked) -> str:
     mean, worst = sum(tracked.deviation) / len(tracked.deviation), max(tracked.deviation)
     return (
-        f"The mesh of frame {tracked.anchor} follows the surface to {100 * mean:.2f} % of the object's size, "
-        f"{100 * worst:.2f} % at worst (frame {tracked.deviation.index(worst)})."
+        f"The mesh of frame {tracked.anchor} follows the frames' own meshes to {100 * mean:.2f} % of the "
+        f"object's size, {100 * worst:.2f} % at worst (frame {tracked.deviation.index(worst)})."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -117,6 +118,8 @@ def write_usd(
         check_surface(mesh, f"mesh of frame {i}")
     usd, geometry = usd_package()
     codes = time_codes(seconds, fps)
+    if any(not torch.equal(mesh.faces, meshes[0].faces) for mesh in meshes):
+        meshes, codes = _held(meshes, codes)
     stage = usd.Stage.CreateInMemory()
     stage.SetTimeCodesPerSecond(fps)
     stage.SetFramesPerSecond(fps)
@@ -134,6 +137,20 @@ def write_usd(
 def time_codes(seconds: Sequence[float], fps: float) -> list[float]:
     """Return the codes of times: where they are whole but for rounding, whole, as players ask for those."""
     return [round(time * fps, 6) for time in seconds]
+
+
+def _held(meshes: Sequence[Mesh], codes: list[float]) -> tuple[list[Mesh], list[float]]:
+    """Return the meshes and codes with each mesh once more at the last whole code before the next.
+
+    Between two samples USD mixes vertices, which of meshes with other faces have nothing in common.
+    """
+    samples = []
+    for mesh, code, after in zip(meshes, codes, [*codes[1:], codes[-1]], strict=True):
+        samples.append((mesh, code))
+        if (last := math.ceil(after) - 1) > code:
+            samples.append((mesh, last))
+    held, at = zip(*samples, strict=True)
+    return list(held), list(at)
 
 
 def _add_samples(prim: Any, meshes: Sequence[Mesh], codes: list[float]) -> None:

@@ -189,7 +189,7 @@ def write_trajectories(
     +y is up, quaternions are unit wxyz:
 
     - ``means`` [T, N, 3], ``quats`` [T, N, 4], ``scales`` [T, N, 3] (standard deviations along the own axes)
-      and ``opacities`` [T, N] in 0..1, float32: what is seen at each time.
+      and ``opacities`` [T, N] in 0..1, float32: at each time, between frames by the deformation alone.
     - ``colours`` [N, 3] float32 in 0..1 (sRGB), at all times.
     - ``canonical_means``, ``canonical_quats``, ``canonical_scales``, ``canonical_opacities``, float32, the
       same without T: the Gaussians before they are moved, about the origin.

@@ -85,7 +85,7 @@ class TestExport4D:
         assert (first[0], second[0]) == ("4d/thing_00001.glb", "4d/thing_00002.glb")
         loaded = trimesh.load(host_dirs.output / first[0], force="mesh")
         assert loaded.bounds[1, 0] == pytest.approx(0.15, abs=0.05)
-        assert "follows the surface" in first[1] and "Acceleration: " in first[1]
+        assert "follows the frames' own meshes" in first[1] and "Acceleration: " in first[1]
         assert first[1].splitlines() == first.ui["text"]
 
     def test_a_glb_that_becomes_a_sequence_replaces_nothing(

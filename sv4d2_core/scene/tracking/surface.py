@@ -69,12 +69,13 @@ def density_grid(scene: Scene4D, time: float, resolution: int) -> DensityGrid:
     counts = [int(count) for count in (sides / step - 1e-4).ceil() + 3]
     low = low - step
     axes = [start + step * torch.arange(count) for start, count in zip(low, counts, strict=True)]
-    inner = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)[1:-1, 1:-1, 1:-1]
-    parts = inner.reshape(-1, 3).split(_POINTS)
-    found = torch.cat([scene.densities(part, time).cpu().float() for part in parts])
-    check_finite(moment, densities=found)
-    values = torch.zeros(counts)
-    values[1:-1, 1:-1, 1:-1] = found.view(inner.shape[:3])
+    x, y, z = (axis[1:-1] for axis in axes)
+    found = []  # layer after layer: all points at once would be many times the grid
+    for layers in x.split(max(_POINTS // (len(y) * len(z)), 1)):
+        points = torch.stack(torch.meshgrid(layers, y, z, indexing="ij"), dim=-1)
+        found.append(scene.densities(points.flatten(0, 2), time).cpu().float().view(points.shape[:3]))
+    values = F.pad(torch.cat(found), (1,) * 6)
+    check_finite(moment, densities=values)
     return DensityGrid(values, low, step)
 
 
