@@ -155,11 +155,13 @@ def _viewer_camera(info: Any, fov_deg: float) -> ViewerCamera:
             f"that it comes from."
         )
     quaternion = info.get("quaternion")
+    lens = {"fov": info.get("fov") or fov_deg, "zoom": info.get("zoom") or 1}
+    fov_deg, zoom = _numbers(("fov", "zoom"), lens)
     return ViewerCamera(
         position=_numbers("xyz", info["position"]),
         target=_numbers("xyz", info["target"]),
-        fov_deg=float(info.get("fov") or fov_deg),
-        zoom=float(info.get("zoom") or 1),
+        fov_deg=fov_deg,
+        zoom=zoom,
         quaternion_xyzw=_numbers("xyzw", quaternion) if quaternion else None,
     )
 
@@ -168,7 +170,7 @@ def _named(names: str, values: Sequence[float]) -> dict[str, float]:
     return dict(zip(names, values, strict=True))
 
 
-def _numbers(names: str, values: Any) -> Any:
+def _numbers(names: Sequence[str], values: Any) -> Any:
     try:
         return tuple(float(values[name]) for name in names)
     except (KeyError, TypeError, ValueError) as error:

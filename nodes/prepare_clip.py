@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import folder_paths
@@ -15,12 +18,14 @@ from comfy_api.latest import Input, InputImpl, Types, io, ui
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..sv4d2_core.files import scratch_folder
 from ..sv4d2_core.shipped import SAMPLE_CLIP
 from ..sv4d2_core.video.crop import CENTERINGS
-from ..sv4d2_core.video.decode import REORIENTED, Pick, resampled
+from ..sv4d2_core.video.decode import REORIENTED, WHOLE, Pick, resampled
 from ..sv4d2_core.video.pictures import frame_strip, on_white
 from ..sv4d2_core.video.prepare import prepare_clip
-from ..sv4d2_core.video.read import ALPHAS, Clip, count_pictures, load_clip
+from ..sv4d2_core.video.read import ALPHAS, Clip, count_pictures, load_clip, mask_levels
+from ..sv4d2_core.views import FPS_RANGE
 from .host import advanced, aliases, choice, described, number, outputs, shows_a_picture
 from .preview import picture_preview
 
@@ -95,36 +100,35 @@ class SV4D2PrepareClip(io.ComfyNode):
 def _of_video(video: Input.Video, mask: Tensor | None, pick: Pick, alpha: str) -> Clip:
     """Return the clip in a video's file; the host's own frames where only these will do.
 
-    These are part of a file, pictures in memory, and those of an orientation or size of their own, which a
-    mask was made from.
+    These are pictures in memory, and those of an orientation or size of their own that a mask was made from.
     """
-    place = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
-    trimmed = any(x for name, x in vars(video).items() if name.endswith(("__start_time", "__duration")))
     clip, said = None, list[str]()
-    if isinstance(place, str) and not trimmed:
-        choice = {"frames": pick.count, "start": pick.start, "every": pick.every, "fps": pick.fps}
-        clip = load_clip(place, **choice, alpha=alpha)
-        if mask is None:
-            return clip
-        mask = mask[None] if mask.ndim == 2 else mask
-        shown = clip.frames.shape[1:3]
-        fits = mask.shape[1:] == shown
-        if any(note.startswith(REORIENTED) for note in clip.notes):
-            # Whether the host turns pictures shows in their sides, but of half turns and mirror images.
-            fits = fits and video.get_dimensions()[::-1] != shown
-        elif not fits and video.get_dimensions()[::-1] == mask.shape[1:]:  # pixels that are not square
-            mask = F.interpolate(mask[:, None].float(), shown, mode="bilinear", antialias=True)[:, 0]
-            fits = True
-        if fits:
-            picked = len(mask) > 1 and clip.source_frames != tuple(range(len(mask)))
-            if picked and len(mask) == count_pictures(place):
-                mask = mask[list(clip.source_frames)]
-            opacity = Clip.from_tensors(torch.from_numpy(clip.frames) / 255, mask, alpha="straight").masks
-            return replace(clip, masks=opacity)
+    if isinstance(video, InputImpl.VideoFromFile):
+        with _file_of(video) as place:
+            # Older hosts cut no videos.
+            start, duration = getattr(video, "get_active_trim_window", lambda: (0, 0))()
+            window = (start, start + duration) if duration else (start or WHOLE[0], WHOLE[1])
+            choice = {"frames": pick.count, "start": pick.start, "every": pick.every, "fps": pick.fps}
+            clip = load_clip(place, **choice, alpha=alpha, window=window)
+            if mask is None:
+                return clip
+            mask = mask[None] if mask.ndim == 2 else mask
+            shown = clip.frames.shape[1:3]
+            fits = mask.shape[1:] == shown
+            if any(note.startswith(REORIENTED) for note in clip.notes):
+                # Whether the host turns pictures shows in their sides, but of half turns and mirror images.
+                fits = fits and video.get_dimensions()[::-1] != shown
+            elif not fits and video.get_dimensions()[::-1] == mask.shape[1:]:  # pixels that are not square
+                mask = F.interpolate(mask[:, None].float(), shown, mode="bilinear", antialias=True)[:, 0]
+                fits = True
+            if fits:
+                picked = len(mask) > 1 and clip.source_frames != tuple(range(len(mask)))
+                if picked and len(mask) == count_pictures(place, window):
+                    mask = mask[list(clip.source_frames)]
+                return replace(clip, masks=mask_levels(mask, clip.n_frames))
         said.append(_BY_THE_HOST)
-    images, opacity, rate = _decoded(video)
-    mask = opacity if mask is None else mask
-    numbers, fps = pick.among(len(images), rate), pick.fps or rate / pick.every
+    images, rate = _decoded(video)
+    numbers, fps = pick.among(len(images), rate), pick.fps or max(rate / pick.every, FPS_RANGE[0])
     if clip is not None and clip.source_frames[-1] < len(images):  # the file knows its frames' times
         numbers, fps = clip.source_frames, clip.fps
     made = Clip.from_tensors(images, mask, fps, "the clip", start=pick.start, alpha=alpha, numbers=numbers)
@@ -133,8 +137,21 @@ def _of_video(video: Input.Video, mask: Tensor | None, pick: Pick, alpha: str) -
     return replace(made, notes=(*said, *made.notes))
 
 
-def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:
-    """Return a video's frames [T, H, W, 3], its opacity [T, H, W] where the host has it, and its rate."""
+@contextmanager
+def _file_of(video: Any) -> Iterator[str]:
+    """Yield the place of a video's file; one in memory is written for as long as the block runs."""
+    if isinstance(source := video.get_stream_source(), str):
+        yield source
+        return
+    with scratch_folder() as folder:
+        source.seek(0)
+        place = folder / "video.mp4"  # whatever it is: programs look inside
+        place.write_bytes(source.read())
+        yield str(place)
+
+
+def _decoded(video: Input.Video) -> tuple[Tensor, float]:
+    """Return a video's frames [T, H, W, 3 or, where the host has their opacity, 4], and its rate."""
     width, height = video.get_dimensions()
     free = comfy.model_management.get_free_memory(torch.device("cpu"))
     # The host decodes all frames as float32, whatever is used of them, and stacks them once more.
@@ -151,10 +168,12 @@ def _decoded(video: Input.Video) -> tuple[Tensor, Tensor | None, float]:
         )
     components = video.get_components()
     alpha = getattr(components, "alpha", None)
+    images, rate = components.images, float(components.frame_rate)
+    if alpha is None:
+        return images, rate
     # Hosts differ in whether an opacity has an axis for its one channel.
-    if alpha is not None and alpha.ndim == components.images.ndim:
-        alpha = alpha[..., 0]
-    return components.images, alpha, float(components.frame_rate)
+    alpha = alpha if alpha.ndim == images.ndim else alpha[..., None]
+    return torch.cat([images[..., :3], alpha], dim=-1), rate
 
 
 class SV4D2SampleClip(io.ComfyNode):

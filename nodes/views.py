@@ -247,5 +247,5 @@ class SV4D2ViewsGridVideo(io.ComfyNode):
     def execute(cls, views: ViewGrid, columns: int, labels: bool, cell_size: int) -> io.NodeOutput:
         images = view_mosaic(views, columns=columns, labels=labels, cell_size=cell_size)
         rate = Fraction(views.fps).limit_denominator(1001)
-        components = Types.VideoComponents(images=images, frame_rate=rate)
+        components = Types.VideoComponents(images=images.clone(), frame_rate=rate)
         return io.NodeOutput(images, InputImpl.VideoFromComponents(components))

@@ -1,10 +1,13 @@
 """What counts as the object: mask, alpha, near-white background, in that order; specks and haze do not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from sv4d2_core.video.foreground import foreground_masks, near_white_masks, object_boxes, opacity_source
+from sv4d2_core.video.prepare import prepare_clip
 from sv4d2_core.video.read import Clip
 
 NAMES_THE_WAYS_OUT = r"(?s)(?=.*RemoveBackground)(?=.*SAM3)(?=.*--mask)"
@@ -65,6 +68,13 @@ def test_specks_and_the_haze_of_a_mask_do_not_count_unless_asked_for():
     clip = Clip(white_clip(), masks=hazy)
     np.testing.assert_array_equal(foreground_masks(clip), square_at(40, 30, 20))
     np.testing.assert_array_equal(foreground_masks(clip, ignore_specks=False), hazy)
+    seen = Clip(np.concatenate([white_clip() // 3, hazy[..., None]], axis=-1))  # as alpha of a lossy video
+    np.testing.assert_array_equal(foreground_masks(seen), square_at(40, 30, 20))
+    for hazed in (clip, seen):
+        dark = dataclasses.replace(hazed, frames=hazed.frames // 3)
+        prepared = prepare_clip(dark, size=64)
+        assert prepared.images[:, 0].min() == 1 and prepared.masks[:, 0].max() == 0
+        assert prepare_clip(dark, size=64, ignore_specks=False).images[:, 32, 8].max() < 1
 
 
 def test_no_foreground_names_numbers_and_the_ways_out():

@@ -54,6 +54,10 @@ def test_tiny_wandering_and_jumping_objects_are_named():
     assert "centering smooth" not in report(wander, centering="smooth")
     text = report(moving_square([(70, 70)] * 10 + [(10, 70)] * 11))
     assert "object jumps by 60 % of its size at frame 10" in text
+    # What lies between two steps over empty frames is no jump.
+    clip = moving_square([(70, 70)] * 10 + [(10, 70)] * 5 + [(130, 130)] * 6)
+    clip.frames[13:15] = 255
+    assert "object jumps by 60 % of its size at frame 10:" in report(clip)
 
 
 @pytest.mark.parametrize(("n_frames", "warned"), [(1, True), (11, True), (12, False)])

@@ -5,10 +5,13 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from sv4d2_core.video import read as read_module
 from sv4d2_core.video.decode import Pick
 from sv4d2_core.video.read import load_clip
+from sv4d2_core.video.write import write_video
 
 SIZE = 32
 
@@ -155,3 +158,28 @@ def test_an_animated_avif_gives_all_its_frames(tmp_path):
         pytest.skip("this Pillow writes no AVIF")
     clip = load_clip(tmp_path / "a.avif")
     assert clip.n_frames == 6 and clip.fps == pytest.approx(25)
+
+
+def test_a_rate_that_no_clip_can_have_is_the_nearest_and_said(tmp_path):
+    pictures = [Image.fromarray(np.full((16, 16, 3), 60 * k, np.uint8)) for k in range(3)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=20_000)
+    clip = load_clip(tmp_path / "a.gif")
+    assert clip.fps == 0.1 and "0.05 fps is not a rate that clips can have: 0.1 to 1000" in clip.notes
+
+
+def test_masks_of_frames_picked_by_time_are_the_only_ones_that_are_kept(tmp_path, monkeypatch):
+    frames = torch.linspace(0, 1, 40)[:, None, None, None].expand(40, 16, 16, 3)
+    for name in ("a.mp4", "mask.mp4"):
+        write_video(tmp_path / name, frames, 20)
+    kept = []
+    read = read_module.read_pictures
+
+    def watched(*arguments):
+        kept.append(read(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(read_module, "read_pictures", watched)
+    clip = load_clip(tmp_path / "a.mp4", mask=tmp_path / "mask.mp4", fps=4, start=3)
+    assert clip.source_frames == (3, 8, 13, 18, 23, 28, 33, 38)
+    assert [len(one.pictures) for one in kept] == [8, 8]
+    np.testing.assert_allclose(clip.masks.mean((1, 2)), clip.frames.mean((1, 2, 3)), atol=3)

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 
 from ..files import is_out_of_memory
 from ..messages import cut, listed
+from ..views import FPS_RANGE
 from .colour import LARGEST_OF_VIDEO, VideoColours, beside, linear_picture, open_video, to_uint8, with_profile
 from .places import LINEAR_SUFFIXES, regular
 
@@ -39,8 +40,11 @@ _ATTACHED = Disposition.attached_pic | Disposition.timed_thumbnails | Dispositio
 _NEARLY = 0.01  # a rate that is off by less is not worth a word
 _UNEVEN = 0.1  # deviation from the mean distance of two frames that is said
 _TICK_S, _GIF_TICK_S = 1.1e-3, 1.1e-2  # to which the times of videos and animations are rounded
+_ROUNDED_S = 1e-6  # by which a stamp may miss the end of a window that was computed
 _SAME_TIME_S = 2e-3  # of rounded time stamps; the earlier picture wins a tie
 REORIENTED = "turned or mirrored as the file says"
+
+WHOLE = -math.inf, math.inf  # of a source's time
 
 Picture = TypeVar("Picture")
 
@@ -64,7 +68,8 @@ class Pick:
     """Which pictures of a source are taken.
 
     By number, or, where the source has times, by time: with ``fps`` those nearest to 0, every / fps,
-    2 every / fps, ... seconds after number ``start``; with ``times`` those nearest to each of these.
+    2 every / fps, ... seconds after number ``start``; with ``times`` those nearest to each of these. ``only``
+    are the numbers themselves.
     """
 
     start: int = 0
@@ -72,6 +77,8 @@ class Pick:
     count: int | None = None  # at most; None: all
     fps: float | None = None
     times: Sequence[float] = ()  # ascending seconds after the source's first picture
+    only: frozenset[int] = frozenset()
+    window: tuple[float, float] = WHOLE  # time stamps, seconds, from and before; the rest is not there
 
     def __post_init__(self) -> None:
         if (self.count is not None and self.count < 1) or self.start < 0 or self.every < 1:
@@ -85,6 +92,10 @@ class Pick:
         """The numbers, counted from 0, where pictures are taken by number."""
         stop = None if self.count is None else self.start + (self.count - 1) * self.every + 1
         return slice(self.start, stop, self.every)
+
+    def within(self, total: int) -> Sequence[int]:
+        """Return the numbers that are taken by number of ``total`` pictures."""
+        return sorted(n for n in self.only if n < total) if self.only else range(total)[self.numbers]
 
     def among(self, total: int, rate: float) -> list[int]:
         """Return the numbers that are taken of pictures that follow each other evenly, ``rate`` a second."""
@@ -108,7 +119,7 @@ def read_image(file: Path, notes: list[str] | None = None) -> np.ndarray:
 def read_images(files: Sequence[Path], pick: Pick) -> Decoded:
     """Return the picked ones of image files, of which each is a frame; errors as `read_image`."""
     notes: list[str] = []
-    numbers = range(len(files))[pick.numbers]
+    numbers = pick.within(len(files))
     check_room([files[number] for number in numbers])
     pictures = [read_image(files[number], notes) for number in numbers]
     return Decoded(pictures, len(files), DEFAULT_FPS / pick.every, numbers, notes=tuple(dict.fromkeys(notes)))
@@ -126,7 +137,7 @@ def read_animation(file: Path, pick: Pick) -> Decoded:
         if total > 1 or first:
             room = Room([file])
             if pick.fps is None and not pick.times:
-                room.check(len(range(total)[pick.numbers]), *image.size)
+                room.check(len(pick.within(total)), *image.size)
             choice = _Choice[np.ndarray](pick, lambda pixels: pixels, room)
             choice.read(_animation(image, range(first, first + total), file, notes))
             return choice.decoded(None, notes)
@@ -160,13 +171,14 @@ class _Choice(Generic[Picture]):
     def read(self, source: Iterable[tuple[float | None, Picture]]) -> None:
         """Take from pictures, each with its time in seconds where it has one, only as far as needed."""
         pick, before, now, step = self.pick, None, 0.0, 0.0
-        stop, by_time = pick.numbers.stop or sys.maxsize, pick.fps is not None or bool(pick.times)
+        stop = max(pick.only) + 1 if pick.only else pick.numbers.stop or sys.maxsize
+        wanted, by_time = pick.only or range(pick.start, stop, pick.every), bool(pick.fps or pick.times)
         targets = iter(pick.times)
         target = next(targets, None)
-        for number, (time, picture) in enumerate(source):
+        for number, (time, picture) in enumerate(self._within_window(source)):
             self.times.append(time)
             if time is None or not by_time:
-                if number in range(pick.start, stop, pick.every):
+                if number in wanted:
                     self._take(number, picture)
                 if number + 1 >= stop:
                     return
@@ -191,6 +203,16 @@ class _Choice(Generic[Picture]):
                 self._take(len(self.times) - 1, before)
                 target = next(targets, None)
 
+    def _within_window(
+        self, source: Iterable[tuple[float | None, Picture]]
+    ) -> Iterator[tuple[float | None, Picture]]:
+        first, end = self.pick.window
+        for time, picture in source:
+            if time is not None and time >= end - _ROUNDED_S:
+                return
+            if time is None or time >= first - _ROUNDED_S:
+                yield time, picture
+
     def _take(self, number: int, picture: Picture) -> None:
         again = bool(self.numbers) and self.numbers[-1] == number
         pixels = self.pictures[-1] if again else self.convert(picture)
@@ -212,7 +234,7 @@ class _Choice(Generic[Picture]):
             notes.append(f"the frames have no usable times: {fps:.4g} fps, as the file states")
         elif pick.fps is not None:
             notes.append(resampled(pick.fps, self.numbers))
-        elif has_times and not pick.times:
+        elif has_times and not pick.times and not pick.only:
             off = np.abs(times - times[0] - np.arange(len(times)) / fps)
             if off.max() > tick_s:
                 if stated_fps and abs(mean * fps - 1) > _NEARLY:
@@ -223,6 +245,10 @@ class _Choice(Generic[Picture]):
                     f"frame times are uneven: {1000 * steps.min():.0f} to {1000 * steps.max():.0f} ms apart, "
                     f"{1000 * mean:.0f} on average; --fps (in ComfyUI resample) takes frames at even times"
                 )
+        slowest, fastest = FPS_RANGE
+        if not pick.times and not slowest <= fps <= fastest:
+            notes.append(f"{fps:.4g} fps is not a rate that clips can have: {slowest:g} to {fastest:g}")
+            fps = min(max(fps, slowest), fastest)
         known = times.tolist() if has_times or len(times) == 1 else ()
         seconds = float(all_times[-1]) if known else 0.0
         said = tuple(dict.fromkeys(notes))

@@ -17,7 +17,7 @@ SPECK_SHARE = 0.0005  # of the frame; a smaller connected part is dirt, not the 
 _LARGEST_BORDER_SHARE = 0.8  # of the border may be foreground where the background is called white
 _ROUNDED_SHARE = 0.005  # of the pixels that the rule decides otherwise once colours are of 8 bits
 _NEARLY_WHITE = 0.01  # squared distance from white, of 3, below which a rim's opacity cannot be told
-_HAZE = 8  # opacity of a given mask (0..255) that does not count: networks and video codecs leave it
+_HAZE = 8  # opacity of a mask or alpha (0..255) that does not count: networks and video codecs leave it
 
 _HOW_TO_CUT_OUT = (
     "Give a mask (white = object; in ComfyUI from RemoveBackground or SAM3, on the command line with "
@@ -68,18 +68,24 @@ def opacity_source(clip: Clip) -> str:
     return "alpha" if has_alpha else "near-white background"
 
 
+def given_opacity(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray | None:
+    """Return what mask or alpha say, uint8 [T, H, W], without haze if ``ignore_specks``; None for neither."""
+    if opacity_source(clip) == "near-white background":
+        return None
+    given = clip.frames[..., 3] if clip.masks is None else clip.masks
+    is_hazy = ignore_specks and (given > _HAZE).any()
+    return np.where(given > _HAZE, given, 0) if is_hazy else given
+
+
 def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
     """Return the object's opacity in every frame, uint8 [T, H, W]; every value above 0 belongs to the object.
 
-    ``ignore_specks`` leaves out connected parts below 0.05 % of the frame, and a given mask's haze. Raises
+    ``ignore_specks`` leaves out connected parts below 0.05 % of the frame, and haze (`given_opacity`). Raises
     ValueError: no foreground in any frame, or a background that is not white and nothing else tells.
     """
     source = opacity_source(clip)
-    if clip.masks is not None:
-        opacity = np.where(clip.masks > _HAZE, clip.masks, 0) if ignore_specks else clip.masks
-    elif source == "alpha":
-        opacity = clip.frames[..., 3]
-    else:
+    opacity = given_opacity(clip, ignore_specks=ignore_specks)
+    if opacity is None:
         dark = clip.frames[..., :3].sum(axis=-1, dtype=np.uint16) <= 3 * NEAR_WHITE
         opacity = np.where(dark, 255, 0).astype(np.uint8)
         check_white_border(opacity, clip.name or "the clip")

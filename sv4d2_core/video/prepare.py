@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..messages import listed
 from .crop import CENTERINGS, CropPath, cut_out, plan_crop
-from .foreground import foreground_masks, object_boxes, opacity_source
+from .foreground import foreground_masks, given_opacity, object_boxes, opacity_source
 from .read import Clip, hdr_first
 
 _FEW_FRAMES, _MANY_FRAMES = 12, 60  # of a short and a long clip; the released models look at 5 or 12
@@ -46,7 +46,7 @@ def prepare_clip(
     size: int = 576,  # side of the result, pixels
     centering: str = "global",
     object_ratio: float = 0.9,  # share of the side that the object takes at its farthest reach, 0.1 to 1
-    ignore_specks: bool = True,  # parts below 0.05 % of the frame do not count for the box
+    ignore_specks: bool = True,  # parts below 0.05 % of the frame do not count for the box, haze for nothing
 ) -> PreparedClip:
     """Return the clip cropped to a square around the object, resized and composited on white.
 
@@ -69,7 +69,7 @@ def prepare_clip(
     height, width = foreground.shape[1:]
     crop, kept = plan_crop(boxes, height, width, int(size), centering, object_ratio)
 
-    opacity = {"mask": clip.masks, "alpha": clip.frames[..., -1]}.get(opacity_source(clip))
+    opacity = given_opacity(clip, ignore_specks=ignore_specks)
     opaque = np.full((height, width), 255, np.uint8)
     images = torch.empty(clip.n_frames, crop.size, crop.size, 3)
     masks = torch.empty(clip.n_frames, crop.size, crop.size)
@@ -137,11 +137,12 @@ def _report(
         )
     centers = (boxes[present, :2] + boxes[present, 2:]) / 2
     steps = np.abs(np.diff(centers, axis=0)).max(axis=-1) / max(float(np.median(extents)), 1.0)
-    jumps = present[1:][(steps > _JUMP) & (np.diff(present) == 1)]
+    is_jump = (steps > _JUMP) & (np.diff(present) == 1)
+    jumps = present[1:][is_jump]
     if len(jumps):
         lines.append(
-            f"object jumps by {100 * steps.max():.0f} % of its size at frame {listed(jumps.tolist())}: check "
-            f"the mask there"
+            f"object jumps by {100 * steps[is_jump].max():.0f} % of its size at frame "
+            f"{listed(jumps.tolist())}: check the mask there"
         )
     if n_frames < _FEW_FRAMES:
         lines.append(f"only {counted}: the sampler extends a clip that is shorter than the model's window")

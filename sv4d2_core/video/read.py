@@ -14,7 +14,7 @@ from torch import Tensor
 from ..messages import cut
 from ..views import check_fps
 from .colour import UNCONVERTED, to_uint8
-from .decode import DEFAULT_FPS, Decoded, Pick, read_animation, read_images, read_video, reason
+from .decode import DEFAULT_FPS, WHOLE, Decoded, Pick, read_animation, read_images, read_video, reason
 from .places import IMAGE_SUFFIXES, LINEAR_SUFFIXES, Place, find_pictures
 
 _LOWEST_WHITE = 128  # masks that stay below it everywhere hold labels (0 and 1), not opacity
@@ -120,11 +120,14 @@ class Clip:
         picked, notes = straight_alpha(picked, alpha)
         if masks is None:
             return cls(picked, float(fps), None, name, notes, numbers)
-        masks = masks[None] if masks.ndim == 2 else masks
-        opacity = to_uint8(masks[pick] if len(masks) == len(images) else masks, "masks")
-        if len(opacity) == 1:
-            opacity = np.repeat(opacity, len(picked), axis=0)
-        return cls(picked, float(fps), opacity, name, notes, numbers)
+        masks = masks[pick] if masks.ndim == 3 and len(masks) == len(images) else masks
+        return cls(picked, float(fps), mask_levels(masks, len(picked)), name, notes, numbers)
+
+
+def mask_levels(masks: Tensor, n_frames: int) -> np.ndarray:
+    """Return masks [T or 1, H, W] or [H, W] in 0..1 in 8 bits, a single one for each of the frames."""
+    levels = to_uint8(masks[None] if masks.ndim == 2 else masks, "masks")
+    return np.repeat(levels, n_frames, axis=0) if len(levels) == 1 else levels
 
 
 def load_clip(
@@ -136,6 +139,7 @@ def load_clip(
     fps: float | None = None,  # of the result; None: by the picked frames' times (8 / every for images)
     mask: str | Path | list[Path] | None = None,  # as ``path``, picked like the frames; one mask serves all
     alpha: str = "auto",  # straight, premultiplied, or auto: as the colours over soft pixels show
+    window: tuple[float, float] = WHOLE,  # time stamps, seconds, from and before; frames count from there
 ) -> Clip:
     """Return the clip in a file, or in the images of a folder or pattern (``*.png``, ``%04d.png``).
 
@@ -149,7 +153,7 @@ def load_clip(
     Raises FileNotFoundError where nothing is there, or a folder or pattern gives no images; ValueError for
     several groups, files that cannot be read or hold no such frames, sizes or counts that do not fit.
     """
-    pick = Pick(start, every, frames, fps)
+    pick = Pick(start, every, frames, fps, window=window)
     if fps is not None:
         check_fps(fps, str(path))
     source = read_pictures(path, pick)
@@ -185,13 +189,14 @@ def hdr_first(notes: Sequence[str]) -> Iterator[None]:
 def _read_masks(mask: str | Path | list[Path], path: str | Path, pick: Pick, source: Decoded) -> Decoded:
     """Return a mask picture for each frame of the source, by number or, where the rates differ, by time."""
     wanted, numbers = len(source.pictures), source.numbers
-    read = read_pictures(mask, pick if pick.fps is None else Pick(count=numbers[-1] + 1))
+    read = read_pictures(mask, pick if pick.fps is None else Pick(only=frozenset(numbers)))
     if read.total == 1:
         single = read.pictures or read_pictures(mask, Pick(count=1)).pictures
         return replace(read, pictures=single * wanted)
     if pick.fps is not None:
-        present = [number for number in numbers if number < read.total]
-        times, pictures = ([given[n] for n in present if given] for given in (read.times, read.pictures))
+        place = {number: i for i, number in enumerate(read.numbers)}
+        present = [place[number] for number in numbers if number in place]
+        times, pictures = ([given[i] for i in present if given] for given in (read.times, read.pictures))
         read = replace(read, pictures=pictures, times=times)
     (step, _), late = _step_and_length(source), [np.inf]
     if len(read.times) == wanted == len(source.times):
@@ -218,9 +223,9 @@ def _read_masks(mask: str | Path | list[Path], path: str | Path, pick: Pick, sou
     return read
 
 
-def count_pictures(path: str | Path) -> int:
+def count_pictures(path: str | Path, window: tuple[float, float] = WHOLE) -> int:
     """Return how many pictures there are, all of which are decoded for it."""
-    return read_pictures(path, Pick(every=sys.maxsize)).total
+    return read_pictures(path, Pick(every=sys.maxsize, window=window)).total
 
 
 def _step_and_length(source: Decoded) -> tuple[float, float]:

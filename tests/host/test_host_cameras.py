@@ -196,6 +196,7 @@ class TestCameraInfoToCameras:
             ([no_target], "camera_info with position and target"),
             ([{**infos[0], "position": [0, 0, 2]}], "Expected numbers x, y, z .*; got .0, 0, 2."),
             ([{**infos[0], "target": None}], "Expected numbers x, y, z .*; got None"),
+            ([{**infos[0], "fov": "wide"}], "Expected numbers fov, zoom .*; got .*wide"),
             ([*infos[:2], flat], "perspective cameras; got an orthographic one"),
         ):
             with pytest.raises(ValueError, match=message):

@@ -5,6 +5,7 @@ import os
 import struct
 from dataclasses import replace
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -134,6 +135,49 @@ class TestPrepareClip:
             *_, crop, report, fps = self.prepare(pack, given, mask=masks, fps=5.0, resample=True).args
             assert json.loads(crop)["source_frames"] == [0, 2, 5, 7, 10] and fps == 5
             assert "resampled by time to 5 fps, 0 frames shown again" in report
+        unsaved = InputImpl.VideoFromFile(BytesIO(data))
+        again = self.prepare(pack, unsaved, centering="none").args
+        whole = self.prepare(pack, video, centering="none").args
+        torch.testing.assert_close(again[0], whole[0], rtol=0, atol=0)
+        assert "mirrored as the file says" in again[3]
+
+    def test_a_cut_video_is_the_part_of_its_file(self, pack, core, host_dirs):
+        from comfy_api.latest import InputImpl
+
+        images, _ = moving_square()
+        images[images == 0.5] = 1
+        core("video.write").write_video(host_dirs.input / "a.mp4", images, 12)
+        place = str(host_dirs.input / "a.mp4")
+        if not hasattr(InputImpl.VideoFromFile, "get_active_trim_window"):
+            pytest.skip("this ComfyUI cuts no videos")
+        whole = self.prepare(pack, InputImpl.VideoFromFile(place), centering="none").args
+        for start, duration, expected in (
+            (0.25, 0.5, range(3, 9)),
+            (-0.5, 0, range(6, 12)),
+            (0, 0.25, range(3)),
+        ):
+            video = InputImpl.VideoFromFile(place, start_time=start, duration=duration)
+            assert len(video.get_components().images) == len(expected)
+            made = self.prepare(pack, video, centering="none").args
+            torch.testing.assert_close(made[0], whole[0][list(expected)], rtol=0, atol=0)
+            masks = torch.linspace(0, 1, len(expected))[:, None, None].expand(-1, *images.shape[1:3])
+            taken = self.prepare(pack, video, mask=masks.contiguous(), every=2, centering="none").args
+            assert json.loads(taken[2])["source_frames"] == [*range(0, len(expected), 2)]
+            assert len(taken[0]) == len(expected) // 2 + len(expected) % 2 and taken[4] == 6
+
+    def test_alpha_that_the_host_decoded_is_alpha(self, pack, host_dirs):
+        from comfy_api.latest import InputImpl, Types
+
+        images, masks = moving_square()
+        if "alpha" not in Types.VideoComponents.__dataclass_fields__:
+            pytest.skip("videos of this ComfyUI have no alpha")
+        components = Types.VideoComponents(images=images, alpha=masks, frame_rate=Fraction(8))
+        video = InputImpl.VideoFromComponents(components)
+        video.get_components = lambda: components
+        made = self.prepare(pack, video).args
+        expected = self.prepare(pack, torch.cat([images, masks[..., None]], dim=-1)).args
+        torch.testing.assert_close(made[0], expected[0], rtol=0, atol=0)
+        assert "object from alpha" in made[3]
 
     @pytest.mark.parametrize("turned", [False, True])
     def test_a_mask_of_the_hosts_frames_fits_those_of_the_file(self, pack, host_dirs, turned):
@@ -255,6 +299,7 @@ class TestViewsGridVideo:
         assert images.shape[1] > 2 * 72 and images.shape[1] % 2 == 0
         components = video.get_components()
         assert components.frame_rate == Fraction(15, 2) and torch.equal(components.images, images)
+        assert components.images.data_ptr() != images.data_ptr()  # other packs write into pictures
         video.save_to(str(tmp_path / "a.mp4"))
         assert (tmp_path / "a.mp4").stat().st_size > 1000
 
