@@ -68,7 +68,9 @@ def orbit(
     elif preset == SWEEP:
         cameras = Cameras.sweep(n_views, sweep_azimuth_deg, sweep_elevation_deg)
     else:
-        novel = azimuths_deg[1:] if azimuths_deg[:1] == [0] else azimuths_deg
+        # As many elevations as azimuths, the first not 0, make an azimuth of 0 a view above or below the input.
+        above = len(elevations_deg) == len(azimuths_deg) and elevations_deg[:1] != [0]
+        novel = azimuths_deg[1:] if azimuths_deg[:1] == [0] and not above else azimuths_deg
         if not novel:
             raise ValueError(
                 f"Expected an azimuth for each novel view in the preset {CUSTOM!r}, such as 60, 120; got "

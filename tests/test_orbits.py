@@ -28,6 +28,7 @@ from sv4d2_core.orbits import PRESETS, orbit, parse_angles
         ("custom", {"azimuths": "60 120", "elevations": "0 5 -5"}, Cameras((0, 5, -5), (0, 60, 120))),
         ("custom", {"azimuths": "90", "elevations": "10"}, Cameras((0, 10), (0, 90))),
         ("custom", {"azimuths": "90", "elevations": "0 10"}, Cameras((0, 10), (0, 90))),
+        ("custom", {"azimuths": "0 90", "elevations": "30 30"}, Cameras((0, 30, 30), (0, 0, 90))),
         ("custom", {"azimuths": "0 0", "elevations": "10"}, Cameras((0, 10), (0, 0))),
         (
             "ring",
