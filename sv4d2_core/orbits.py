@@ -68,7 +68,7 @@ def orbit(
     elif preset == SWEEP:
         cameras = Cameras.sweep(n_views, sweep_azimuth_deg, sweep_elevation_deg)
     else:
-        # As many elevations as azimuths, the first not 0, make an azimuth of 0 a view above or below the input.
+        # With as many elevations, the first not 0, an azimuth of 0 is of a view above or below the input.
         above = len(elevations_deg) == len(azimuths_deg) and elevations_deg[:1] != [0]
         novel = azimuths_deg[1:] if azimuths_deg[:1] == [0] and not above else azimuths_deg
         if not novel:
