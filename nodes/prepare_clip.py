@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..sv4d2_core.video.decode import REORIENTED, WHOLE, Pick, resampled
 from ..sv4d2_core.video.pictures import frame_strip, on_white
 from ..sv4d2_core.video.prepare import prepare_clip
 from ..sv4d2_core.video.read import ALPHAS, Clip, count_pictures, load_clip, mask_levels
-from ..sv4d2_core.views import FPS_RANGE
+from ..sv4d2_core.views import playable
 from .host import advanced, aliases, choice, described, number, outputs, shows_a_picture
 from .preview import picture_preview
 
@@ -112,29 +113,39 @@ def _of_video(video: Input.Video, mask: Tensor | None, pick: Pick, alpha: str) -
             clip = load_clip(place, **choice, alpha=alpha, window=window)
             if mask is None:
                 return clip
-            mask = mask[None] if mask.ndim == 2 else mask
-            shown = clip.frames.shape[1:3]
-            fits = mask.shape[1:] == shown
-            if any(note.startswith(REORIENTED) for note in clip.notes):
-                # Whether the host turns pictures shows in their sides, but of half turns and mirror images.
-                fits = fits and video.get_dimensions()[::-1] != shown
-            elif not fits and video.get_dimensions()[::-1] == mask.shape[1:]:  # pixels that are not square
-                mask = F.interpolate(mask[:, None].float(), shown, mode="bilinear", antialias=True)[:, 0]
-                fits = True
-            if fits:
-                picked = len(mask) > 1 and clip.source_frames != tuple(range(len(mask)))
-                if picked and len(mask) == count_pictures(place, window):
-                    mask = mask[list(clip.source_frames)]
-                return replace(clip, masks=mask_levels(mask, clip.n_frames))
+            masked = _masked(clip, mask, video, partial(count_pictures, place, window))
+        if masked is not None:
+            return masked
         said.append(_BY_THE_HOST)
     images, rate = _decoded(video)
-    numbers, fps = pick.among(len(images), rate), pick.fps or max(rate / pick.every, FPS_RANGE[0])
+    numbers, fps = pick.among(len(images), rate), pick.fps or playable(rate / pick.every)
     if clip is not None and clip.source_frames[-1] < len(images):  # the file knows its frames' times
         numbers, fps = clip.source_frames, clip.fps
     made = Clip.from_tensors(images, mask, fps, "the clip", start=pick.start, alpha=alpha, numbers=numbers)
     if pick.fps is not None:
         said.append(resampled(fps, numbers))
     return replace(made, notes=(*said, *made.notes))
+
+
+def _masked(clip: Clip, mask: Tensor, video: Input.Video, count: Callable[[], int]) -> Clip | None:
+    """Return a file's clip with a mask, of which there may be one for each of all ``count()`` frames.
+
+    None for a mask that only fits the frames as the host shows them.
+    """
+    mask = mask[None] if mask.ndim == 2 else mask
+    shown = clip.frames.shape[1:3]
+    fits = mask.shape[1:] == shown
+    if any(note.startswith(REORIENTED) for note in clip.notes):
+        # Whether the host turns pictures shows in their sides, but of half turns and mirror images.
+        fits = fits and video.get_dimensions()[::-1] != shown
+    elif not fits and video.get_dimensions()[::-1] == mask.shape[1:]:  # pixels that are not square
+        mask = F.interpolate(mask[:, None].float(), shown, mode="bilinear", antialias=True)[:, 0]
+        fits = True
+    if not fits:
+        return None
+    if len(mask) > 1 and clip.source_frames != tuple(range(len(mask))) and len(mask) == count():
+        mask = mask[list(clip.source_frames)]
+    return replace(clip, masks=mask_levels(mask, clip.n_frames))
 
 
 @contextmanager
@@ -146,7 +157,8 @@ def _file_of(video: Any) -> Iterator[str]:
     with scratch_folder() as folder:
         source.seek(0)
         place = folder / "video.mp4"  # whatever it is: programs look inside
-        place.write_bytes(source.read())
+        with place.open("wb") as file:
+            shutil.copyfileobj(source, file)
         yield str(place)
 
 

@@ -16,7 +16,7 @@ from ..sv4d2_core.files import claimed
 from ..sv4d2_core.scene.scene import Scene4D, even_times, own_cameras, pace, placed, slowed, turntable
 from ..sv4d2_core.scene.store import load_scene
 from ..sv4d2_core.scene.targets import packed_normals
-from ..sv4d2_core.views import FPS_RANGE, ViewGrid
+from ..sv4d2_core.views import ViewGrid, playable
 from .host import (
     CamerasType,
     SceneType,
@@ -133,8 +133,7 @@ class SV4D2Render4D(io.ComfyNode):
         cameras = own_cameras(scene) if cameras is None else placed(cameras, scene)
         around = mode == _TURNTABLE
         times = scene.times if frames == 0 or around else even_times(frames)
-        slowest, fastest = FPS_RANGE
-        fps = min(max(pace(scene, times), slowest), fastest)
+        fps = playable(pace(scene, times))
         times = slowed(times, slow_motion)
         count = (frames or _TURNTABLE_PICTURES) if around else len(times)
         n_pictures = count if around else count * (cameras.n_views + 1)

@@ -107,6 +107,12 @@ def resize_images(images: Tensor, height: int, width: int) -> Tensor:
     return planes.clamp(0, 1).movedim(1, -1).contiguous()
 
 
+def playable(fps: float) -> float:
+    """Return the nearest frame rate that views and clips can have."""
+    slowest, fastest = FPS_RANGE
+    return min(max(fps, slowest), fastest)
+
+
 def check_fps(fps: float, name: str) -> None:
     """Raise ValueError for a frame rate out of its range."""
     slowest, fastest = FPS_RANGE

@@ -238,7 +238,7 @@ OUT, TO = ("--out", "{tmp}/x.safetensors"), ("--out", "{tmp}/r")
         (["render", "{views}/run.json", *TO], "cannot be read"),
         (["render", "{scene}", *TO, "--size", "15"], "even --size"),
         (["render", "{scene}", *TO, "--times", "2"], "a number from 0 to 1"),
-        (["render", "{scene}", *TO, "--times", "0.5", "0.5"], "times that rise; got 0.5, 0.5"),
+        (["render", "{scene}", *TO, "--times", "0.5", "0.5"], "times that rise within 0..1; got 0.5, 0.5"),
         (["render", "{scene}", *TO, "--turntable", "--maps"], "Give cameras, too"),
         (["render", "none", *TO, "--azimuths", "30", "--turntable", "--frames", "1"], "at least 2 pictures"),
         (["render", "{scene}", *TO, "--frames", "9999"], "Give the rate that it should play at"),

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,10 +27,10 @@ from ..diffusion.config import ModelConfig
 from ..diffusion.memory import load_within, plan_for_free_memory, plan_memory
 from ..diffusion.model import Model
 from ..files import is_out_of_memory
-from ..messages import cut, listed
+from ..messages import cut
 from ..orbits import CUSTOM, orbit, parse_angles
 from ..scene.config import Settings
-from ..scene.scene import even_times
+from ..scene.scene import check_times, even_times
 from ..shipped import SAMPLE_CLIP, TINY_MODEL, versions
 from ..stored import LARGEST_COUNT
 from ..views import FPS_RANGE
@@ -255,9 +254,10 @@ def listed_times(args: argparse.Namespace) -> tuple[float, ...] | None:
         raise ValueError("Give either --times or --frames, not both.")
     if args.frames is not None:
         return even_times(args.frames)
-    if args.times is not None and any(a >= b for a, b in pairwise(args.times)):
-        raise ValueError(f"Expected --times that rise; got {listed(args.times)}. Sort them, each once.")
-    return None if args.times is None else tuple(args.times)
+    if args.times is None:
+        return None
+    check_times(args.times)
+    return tuple(args.times)
 
 
 def made_with(args: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +24,9 @@ from ..data.datasets import (
 )
 from ..data.views_folder import check_square
 from ..files import claimed, exclusive, refuse_existing, replaceable
-from ..messages import listed
 from ..scene.gaussians.gaussians import Gaussians
 from ..scene.geometry.hull import project, surface_points, visual_hull
-from ..scene.scene import Scene4D, own_cameras, pace, placed, turntable
+from ..scene.scene import Scene4D, check_times, own_cameras, pace, placed, turntable
 from ..scene.tracking.mesh import Mesh, atlas_package, bake_texture
 from ..scene.tracking.surface import check_resolution, surface_at, surface_level
 from ..scene.tracking.track import Tracked, coherence, diagonal, track
@@ -76,11 +74,8 @@ class ExportSettings:
     sh_degree: int = SH_DEGREE  # of the harmonics in a splat PLY, all but the first 0; 0 for small files
 
     def __post_init__(self) -> None:
-        times = self.times
-        if times is not None and not (
-            times and 0 <= times[0] and times[-1] <= 1 and all(a < b for a, b in pairwise(times))
-        ):
-            raise ValueError(f"Expected times that rise within 0..1; got {listed(times)}. Sort them.")
+        if self.times is not None:
+            check_times(self.times)
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise ValueError(f"Expected frames per second above 0; got {self.fps:g}.")
         if not 0 <= self.sh_degree <= SH_DEGREE:

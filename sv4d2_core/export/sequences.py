@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -118,8 +118,6 @@ def write_usd(
         check_surface(mesh, f"mesh of frame {i}")
     usd, geometry = usd_package()
     codes = time_codes(seconds, fps)
-    if any(not torch.equal(mesh.faces, meshes[0].faces) for mesh in meshes):
-        meshes, codes = _held(meshes, codes)
     stage = usd.Stage.CreateInMemory()
     stage.SetTimeCodesPerSecond(fps)
     stage.SetFramesPerSecond(fps)
@@ -139,18 +137,15 @@ def time_codes(seconds: Sequence[float], fps: float) -> list[float]:
     return [round(time * fps, 6) for time in seconds]
 
 
-def _held(meshes: Sequence[Mesh], codes: list[float]) -> tuple[list[Mesh], list[float]]:
-    """Return the meshes and codes with each mesh once more at the last whole code before the next.
+def _held(meshes: Sequence[Mesh], codes: list[float]) -> Iterator[tuple[Mesh, float]]:
+    """Yield each mesh at its code, and once more at the last whole one before the next.
 
     Between two samples USD mixes vertices, which of meshes with other faces have nothing in common.
     """
-    samples = []
     for mesh, code, after in zip(meshes, codes, [*codes[1:], codes[-1]], strict=True):
-        samples.append((mesh, code))
+        yield mesh, code
         if (last := math.ceil(after) - 1) > code:
-            samples.append((mesh, last))
-    held, at = zip(*samples, strict=True)
-    return list(held), list(at)
+            yield mesh, last
 
 
 def _add_samples(prim: Any, meshes: Sequence[Mesh], codes: list[float]) -> None:
@@ -164,7 +159,7 @@ def _add_samples(prim: Any, meshes: Sequence[Mesh], codes: list[float]) -> None:
     display = prim.CreateDisplayColorPrimvar(geometry.Tokens.vertex)
     counts, indices = prim.CreateFaceVertexCountsAttr(), prim.CreateFaceVertexIndicesAttr()
     points, extent = prim.CreatePointsAttr(), prim.CreateExtentAttr()
-    for mesh, code in zip(meshes, codes, strict=True):
+    for mesh, code in zip(meshes, codes, strict=True) if same_faces else _held(meshes, codes):
         positions = arrays.Vec3fArray.FromNumpy(np.ascontiguousarray(mesh.vertices.numpy(), np.float32))
         points.Set(positions, code)
         extent.Set(geometry.PointBased.ComputeExtent(positions), code)

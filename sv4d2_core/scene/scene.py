@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -172,6 +173,12 @@ class Scene4D(ABC):
 def even_times(count: int) -> tuple[float, ...]:
     """Return ``count`` times at equal distances, from that of the first frame, 0, to that of the last, 1."""
     return tuple(torch.linspace(0, 1, count, dtype=torch.float64).tolist())
+
+
+def check_times(times: Sequence[float]) -> None:
+    """Raise ValueError unless there are times, which rise within 0..1."""
+    if not (times and 0 <= times[0] and times[-1] <= 1 and all(a < b for a, b in pairwise(times))):
+        raise ValueError(f"Expected times that rise within 0..1; got {listed(times)}. Sort them, each once.")
 
 
 def pace(scene: Scene4D, times: Sequence[float]) -> float:

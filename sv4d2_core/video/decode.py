@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 from ..files import is_out_of_memory
 from ..messages import cut, listed
-from ..views import FPS_RANGE
+from ..views import FPS_RANGE, playable
 from .colour import LARGEST_OF_VIDEO, VideoColours, beside, linear_picture, open_video, to_uint8, with_profile
 from .places import LINEAR_SUFFIXES, regular
 
@@ -245,10 +245,10 @@ class _Choice(Generic[Picture]):
                     f"frame times are uneven: {1000 * steps.min():.0f} to {1000 * steps.max():.0f} ms apart, "
                     f"{1000 * mean:.0f} on average; --fps (in ComfyUI resample) takes frames at even times"
                 )
-        slowest, fastest = FPS_RANGE
-        if not pick.times and not slowest <= fps <= fastest:
+        if not pick.times and playable(fps) != fps:
+            slowest, fastest = FPS_RANGE
             notes.append(f"{fps:.4g} fps is not a rate that clips can have: {slowest:g} to {fastest:g}")
-            fps = min(max(fps, slowest), fastest)
+            fps = playable(fps)
         known = times.tolist() if has_times or len(times) == 1 else ()
         seconds = float(all_times[-1]) if known else 0.0
         said = tuple(dict.fromkeys(notes))

@@ -83,8 +83,11 @@ def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
     ``ignore_specks`` leaves out connected parts below 0.05 % of the frame, and haze (`given_opacity`). Raises
     ValueError: no foreground in any frame, or a background that is not white and nothing else tells.
     """
-    source = opacity_source(clip)
-    opacity = given_opacity(clip, ignore_specks=ignore_specks)
+    return part_of_object(clip, given_opacity(clip, ignore_specks=ignore_specks), ignore_specks)
+
+
+def part_of_object(clip: Clip, opacity: np.ndarray | None, ignore_specks: bool) -> np.ndarray:
+    """Return `foreground_masks` of the opacity that `given_opacity` returned."""
     if opacity is None:
         dark = clip.frames[..., :3].sum(axis=-1, dtype=np.uint16) <= 3 * NEAR_WHITE
         opacity = np.where(dark, 255, 0).astype(np.uint8)
@@ -93,7 +96,7 @@ def foreground_masks(clip: Clip, *, ignore_specks: bool = True) -> np.ndarray:
     if ignore_specks:
         opacity = np.stack([_without_specks(frame) for frame in opacity])
     if not opacity.any():
-        raise ValueError(_nothing_found(clip, source, found))
+        raise ValueError(_nothing_found(clip, opacity_source(clip), found))
     return opacity
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..messages import listed
 from .crop import CENTERINGS, CropPath, cut_out, plan_crop
-from .foreground import foreground_masks, given_opacity, object_boxes, opacity_source
+from .foreground import given_opacity, object_boxes, opacity_source, part_of_object
 from .read import Clip, hdr_first
 
 _FEW_FRAMES, _MANY_FRAMES = 12, 60  # of a short and a long clip; the released models look at 5 or 12
@@ -64,12 +64,12 @@ def prepare_clip(
     if not 0.1 <= object_ratio <= 1:
         raise ValueError(f"Expected an object ratio from 0.1 to 1; got {object_ratio:g}.")
     with hdr_first(clip.notes):
-        foreground = foreground_masks(clip, ignore_specks=ignore_specks)
+        opacity = given_opacity(clip, ignore_specks=ignore_specks)
+        foreground = part_of_object(clip, opacity, ignore_specks)
     boxes = object_boxes(foreground)
     height, width = foreground.shape[1:]
     crop, kept = plan_crop(boxes, height, width, int(size), centering, object_ratio)
 
-    opacity = given_opacity(clip, ignore_specks=ignore_specks)
     opaque = np.full((height, width), 255, np.uint8)
     images = torch.empty(clip.n_frames, crop.size, crop.size, 3)
     masks = torch.empty(clip.n_frames, crop.size, crop.size)
